@@ -1,0 +1,1 @@
+"""The artifact: typed manifest, reading, writing, hashing."""

@@ -1,0 +1,222 @@
+"""The typed manifest of a bundle: what `manifest.json` holds and how it is encoded.
+
+The encoding is canonical (sorted keys, no time, host, user or path), so the same content gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from edgefuse.bundle.spec import DType, ModelSpec, Record, StageSpec
+from edgefuse.errors import BundleError
+
+SCHEMA_MAJOR = 1
+SCHEMA_MINOR = 0
+
+SchemeName: TypeAlias = Literal["float", "fp16", "dynamic_wi8_af32", "static_wi8_ai8"]
+
+
+class Scheme(Record, frozen=True, kw_only=True):
+    """A numeric precision, in one grammar for all targets.
+
+    Attributes:
+        name: `float`, `fp16` (weights), `dynamic_wi8_af32` (int8 weights, activations quantized per run) or
+            `static_wi8_ai8` (int8 weights and activations, ranges from calibration).
+        activation: sign of static activations: `u8` or `s8`; empty where it does not apply.
+        granularity: of the weights.
+        calibrator: how static ranges are chosen.
+        exclude: patterns of operator types or node names that stay float.
+    """
+
+    name: SchemeName
+    activation: Literal["", "u8", "s8"] = ""
+    granularity: Literal["channel", "tensor"] = "channel"
+    calibrator: Literal["minmax", "percentile"] = "minmax"
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """A short unique name that is safe in file names, such as `static_wi8_ai8.u8`."""
+        parts: list[str] = [self.name]
+        if self.activation:
+            parts.append(self.activation)
+        if self.granularity != "channel":
+            parts.append(self.granularity)
+        if self.calibrator != "minmax":
+            parts.append(self.calibrator)
+        if self.exclude:
+            parts.append("x" + hashlib.sha256("\n".join(self.exclude).encode()).hexdigest()[:8])
+        return ".".join(parts)
+
+
+class Binding(Record, frozen=True, kw_only=True):
+    """How a port of a stage is called and typed inside a file.
+
+    Attributes:
+        port: the name in the stage's spec.
+        tensor: the name in the file (for TFLite, in its signature).
+        dtype: the element type in the file.
+        shape: -1 where the file takes any size.
+    """
+
+    port: str
+    tensor: str
+    dtype: DType
+    shape: tuple[int, ...]
+
+
+class Tolerance(Record, frozen=True, kw_only=True):
+    """What a file must keep against torch fp32 on the golden vectors.
+
+    Float files: |error| <= absolute + relative * max|y|. Others: signal-to-noise of at least `min_snr_db`.
+    """
+
+    absolute: float = 1e-4
+    relative: float = 1e-4
+    min_snr_db: float | None = None
+
+
+class Pruning(Record, frozen=True, kw_only=True):
+    """How a stage was pruned: the method and the fraction of channels or weights removed."""
+
+    method: str
+    ratio: float
+
+
+class Candidate(Record, frozen=True, kw_only=True):
+    """One way to run one stage: a file and how to call it."""
+
+    id: str
+    stage: str
+    target: str
+    scheme: Scheme
+    file: str
+    sha256: str
+    size_bytes: int
+    inputs: tuple[Binding, ...]
+    outputs: tuple[Binding, ...]
+    opset: str
+    tolerance: Tolerance
+    pruning: Pruning | None = None
+
+
+class Machine(Record, frozen=True, kw_only=True):
+    """What a figure was measured on (no host name): architecture, CPU, its features, runtimes, threads."""
+
+    architecture: str
+    cpu: str
+    cores: int
+    features: tuple[str, ...]
+    runtimes: dict[str, str]
+    threads: int
+
+
+class Figure(Record, frozen=True, kw_only=True):
+    """Latency and memory of a rung on one machine. A percentile is None where too few runs were made."""
+
+    machine: Machine
+    runs: int
+    p50_ms: float
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    peak_rss_bytes: int | None = None
+
+
+class Rung(Record, frozen=True, kw_only=True):
+    """An operating point: one candidate per stage, with its price.
+
+    Attributes:
+        candidates: stage name to candidate id.
+        accuracy: metric by subset of modalities, on the test split.
+        drop_ci95: the 95 % interval of the paired difference reference - rung, by subset (fractions).
+    """
+
+    name: str
+    objective: Literal["latency", "size", "float"]
+    candidates: dict[str, str]
+    accuracy: dict[str, float]
+    drop_ci95: dict[str, tuple[float, float]]
+    within_budget: bool
+    size_bytes: int
+    figures: tuple[Figure, ...] = ()
+
+
+class GoldenTensor(Record, frozen=True, kw_only=True):
+    """A tensor of a golden case: little-endian, C order, without a header."""
+
+    port: str
+    dtype: DType
+    shape: tuple[int, ...]
+    file: str
+
+
+class GoldenCase(Record, frozen=True, kw_only=True):
+    """Inputs of one stage and what torch fp32 made of them."""
+
+    stage: str
+    inputs: tuple[GoldenTensor, ...]
+    outputs: tuple[GoldenTensor, ...]
+
+
+class FileEntry(Record, frozen=True, kw_only=True):
+    """A file of the bundle with its hash (hex SHA-256) and size."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+class Provenance(Record, frozen=True, kw_only=True):
+    """What the bundle was made from: hashes of weights, data and recipe, versions of the tools."""
+
+    weights_sha256: str
+    data_sha256: str
+    recipe_sha256: str
+    tools: dict[str, str]
+
+
+class Manifest(Record, frozen=True, kw_only=True):
+    """Everything a reader needs to know about a bundle.
+
+    Attributes:
+        schema: [major, minor]; readers refuse a newer major.
+        files: every other file of the bundle, in order of path.
+        default_rung: what `load` opens unless told otherwise.
+    """
+
+    schema: tuple[int, int] = (SCHEMA_MAJOR, SCHEMA_MINOR)
+    target: str
+    backend: str
+    model: ModelSpec
+    stages: tuple[StageSpec, ...]
+    candidates: tuple[Candidate, ...]
+    rungs: tuple[Rung, ...]
+    default_rung: str
+    golden: tuple[GoldenCase, ...]
+    files: tuple[FileEntry, ...]
+    provenance: Provenance
+
+    def rung(self, name: str | None = None) -> Rung:
+        """Return the rung of that name (the default one for None), or raise `BundleError`."""
+        wanted = name or self.default_rung
+        for rung in self.rungs:
+            if rung.name == wanted:
+                return rung
+        raise BundleError(
+            "this bundle has no such rung", got=repr(wanted), expected=" or ".join(r.name for r in self.rungs)
+        )
+
+    def candidate(self, candidate_id: str) -> Candidate:
+        """Return the candidate of that id, or raise `BundleError`."""
+        for candidate in self.candidates:
+            if candidate.id == candidate_id:
+                return candidate
+        raise BundleError("this bundle has no such candidate", got=repr(candidate_id))
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Return the canonical JSON of a manifest: sorted keys, two-space indent, a newline at the end."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=2) + b"\n"

@@ -1,0 +1,263 @@
+"""What a fusion model is made of, as typed data: modalities, stages, wiring.
+
+These structs are shared by the build host (which fills them from a torch model) and the device (which reads them
+from a bundle's manifest). They import nothing but msgspec.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from edgefuse.errors import ModelError
+
+DType: TypeAlias = Literal["float32", "uint8", "int32"]
+Role: TypeAlias = Literal["frontend", "encoder", "fusion", "decoder", "model"]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base of everything that a manifest holds: immutable, keyword-only, strict about unknown fields."""
+
+
+class Bounded(Record, frozen=True, kw_only=True, tag_field="dim", tag="bounded"):
+    """A dimension that may take any size from 1 to `max`."""
+
+    max: int
+
+
+class Bucketed(Record, frozen=True, kw_only=True, tag_field="dim", tag="bucketed"):
+    """A dimension that takes one of a few fixed sizes, in ascending order."""
+
+    sizes: tuple[int, ...]
+
+
+Dim: TypeAlias = int | Bounded | Bucketed
+
+
+def largest(dim: Dim) -> int:
+    """Return the largest size that a dimension may take."""
+    if isinstance(dim, Bounded):
+        return dim.max
+    return dim.sizes[-1] if isinstance(dim, Bucketed) else dim
+
+
+class TensorSpec(Record, frozen=True, kw_only=True):
+    """The name, type and shape of a tensor; between stages it is what the design calls an interface.
+
+    Attributes:
+        name: unique within its owner (a modality or a stage).
+        dtype: the element type.
+        shape: dimensions with the batch (1 when deployed) first.
+    """
+
+    name: str
+    dtype: DType = "float32"
+    shape: tuple[Dim, ...]
+
+    @property
+    def max_shape(self) -> tuple[int, ...]:
+        """The shape with every dimension at its largest."""
+        return tuple(largest(dim) for dim in self.shape)
+
+    @property
+    def max_elements(self) -> int:
+        """The number of elements at the largest shape."""
+        return math.prod(self.max_shape)
+
+
+class ImagePreprocess(Record, frozen=True, kw_only=True, tag_field="kind", tag="image"):
+    """Decode and resize a picture to uint8 [1, height, width, channels] (1: grey, 3: RGB)."""
+
+    height: int
+    width: int
+    channels: Literal[1, 3] = 3
+    resample: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    fit: Literal["stretch", "contain", "cover"] = "stretch"
+
+
+class AudioPreprocess(Record, frozen=True, kw_only=True, tag_field="kind", tag="audio"):
+    """Decode, mix to mono and resample sound to float32 PCM in [-1, 1], [1, samples].
+
+    A longer clip is cut at `samples`, a shorter one is padded with zeros (or kept where the tensor is bounded).
+    """
+
+    sample_rate_hz: int
+    samples: int
+
+
+class TextPreprocess(Record, frozen=True, kw_only=True, tag_field="kind", tag="text"):
+    """Tokenise text with a `tokenizer.json` to int32 ids [1, max_length], padded with `pad_id`."""
+
+    tokenizer: str
+    max_length: int
+    pad_id: int = 0
+
+
+class TensorPreprocess(Record, frozen=True, kw_only=True, tag_field="kind", tag="tensor"):
+    """Take an array as it is, after checking its type, shape and that it is finite."""
+
+
+Preprocess: TypeAlias = ImagePreprocess | AudioPreprocess | TextPreprocess | TensorPreprocess
+
+
+class Modality(Record, frozen=True, kw_only=True):
+    """One input channel of a model.
+
+    Attributes:
+        name: unique within the model; it is also the keyword of `Pipeline.__call__`.
+        tensors: what the modality delivers to its first stage.
+        preprocess: how raw input becomes these tensors.
+        optional: whether it may be absent at run time.
+        length: whether an int32 [1] `length` (valid steps of the first tensor's axis 1) goes with the tensors.
+    """
+
+    name: str
+    tensors: tuple[TensorSpec, ...]
+    preprocess: Preprocess
+    optional: bool = False
+    length: bool = False
+
+
+def image(name: str, *, height: int, width: int, channels: Literal[1, 3] = 3, optional: bool = False) -> Modality:
+    """Describe an image modality that delivers `pixels` uint8 [1, height, width, channels]."""
+    pixels = TensorSpec(name="pixels", dtype="uint8", shape=(1, height, width, channels))
+    preprocess = ImagePreprocess(height=height, width=width, channels=channels)
+    return Modality(name=name, tensors=(pixels,), preprocess=preprocess, optional=optional)
+
+
+def audio(name: str, *, sample_rate_hz: int, samples: int, variable: bool = False, optional: bool = False) -> Modality:
+    """Describe an audio modality that delivers `samples` float32 [1, samples] (any length up to it if `variable`)."""
+    dim: Dim = Bounded(max=samples) if variable else samples
+    pcm = TensorSpec(name="samples", shape=(1, dim))
+    preprocess = AudioPreprocess(sample_rate_hz=sample_rate_hz, samples=samples)
+    return Modality(name=name, tensors=(pcm,), preprocess=preprocess, optional=optional, length=variable)
+
+
+def text(
+    name: str,
+    *,
+    tokenizer: str,
+    max_length: int,
+    pad_id: int = 0,
+    variable: bool = False,
+    optional: bool = False,
+) -> Modality:
+    """Describe a text modality that delivers `ids` int32 [1, max_length] and its `length`."""
+    dim: Dim = Bounded(max=max_length) if variable else max_length
+    ids = TensorSpec(name="ids", dtype="int32", shape=(1, dim))
+    preprocess = TextPreprocess(tokenizer=tokenizer, max_length=max_length, pad_id=pad_id)
+    return Modality(name=name, tensors=(ids,), preprocess=preprocess, optional=optional, length=True)
+
+
+def tensor(
+    name: str, *, shape: tuple[Dim, ...], dtype: DType = "float32", length: bool = False, optional: bool = False
+) -> Modality:
+    """Describe a modality that delivers one array `values` of the given shape (batch first)."""
+    values = TensorSpec(name="values", dtype=dtype, shape=shape)
+    return Modality(name=name, tensors=(values,), preprocess=TensorPreprocess(), optional=optional, length=length)
+
+
+class ClassOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="classes"):
+    """Logits over named classes: float32 [1, len(labels)]."""
+
+    name: str = "logits"
+    labels: tuple[str, ...]
+
+
+class EmbeddingOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="embedding"):
+    """A point in an embedding space: float32 [1, size]."""
+
+    name: str = "embedding"
+    size: int
+
+
+class ValuesOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="values"):
+    """Plain numbers: float32 [1, len(labels)], one per name."""
+
+    name: str = "values"
+    labels: tuple[str, ...]
+
+
+Output: TypeAlias = ClassOutput | EmbeddingOutput | ValuesOutput
+
+
+class ModelSpec(Record, frozen=True, kw_only=True):
+    """What a user says about a model: its modalities, its outputs, how it is judged.
+
+    Attributes:
+        name: used in file names: lower-case letters, digits, '-' and '_'.
+        modalities: in the order of the columns of `present`.
+        outputs: the first one is what the metric judges.
+        metric: the name of a metric in `edgefuse.measure.metrics`.
+    """
+
+    name: str
+    modalities: tuple[Modality, ...]
+    outputs: tuple[Output, ...]
+    metric: str = "accuracy"
+
+    def modality(self, name: str) -> Modality:
+        """Return the modality of that name, or raise `ModelError`."""
+        for modality in self.modalities:
+            if modality.name == name:
+                return modality
+        raise ModelError(
+            f"the model '{self.name}' has no modality '{name}'",
+            expected=" or ".join(m.name for m in self.modalities),
+        )
+
+    def subsets(self) -> tuple[tuple[str, ...], ...]:
+        """Return every admissible subset of modalities in spec order, the largest first."""
+        from itertools import combinations
+
+        names = [m.name for m in self.modalities]
+        required = {m.name for m in self.modalities if not m.optional}
+        return tuple(
+            subset
+            for size in range(len(names), 0, -1)
+            for subset in combinations(names, size)
+            if required <= set(subset)
+        )
+
+
+class Source(Record, frozen=True, kw_only=True):
+    """Where a stage's input comes from.
+
+    `modality`: `tensor` of modality `owner`; `length`: the length of modality `owner`; `stage`: output `tensor` of
+    stage `owner`; `present`: the mask float32 [1, modalities]; `state`: the output `tensor` of this stage's last run.
+    """
+
+    kind: Literal["modality", "length", "stage", "present", "state"]
+    owner: str = ""
+    tensor: str = ""
+
+
+class StageInput(Record, frozen=True, kw_only=True):
+    """An input port of a stage and its source."""
+
+    tensor: TensorSpec
+    source: Source
+
+
+class StageOutput(Record, frozen=True, kw_only=True):
+    """An output port of a stage: a feature for other stages, a result for the caller or the next state."""
+
+    tensor: TensorSpec
+    kind: Literal["feature", "result", "state"] = "feature"
+
+
+class StageSpec(Record, frozen=True, kw_only=True):
+    """One graph of the model with its wiring. Stages are listed in an order in which they can run."""
+
+    name: str
+    role: Role
+    inputs: tuple[StageInput, ...]
+    outputs: tuple[StageOutput, ...]
+    modality: str = ""
+
+
+def subset_name(subset: tuple[str, ...]) -> str:
+    """Return the name of a subset of modalities as reports spell it: `image+audio+text`."""
+    return "+".join(subset)

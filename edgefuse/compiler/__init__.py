@@ -1,0 +1,1 @@
+"""From a recipe to candidates, a search and checked bundles."""

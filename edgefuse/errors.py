@@ -1,0 +1,100 @@
+"""Every error that edgefuse raises on purpose, as one tree.
+
+    EdgefuseError
+    ├── InputError          an array, file or request handed to a pipeline is wrong
+    ├── BundleError         a bundle is damaged, hostile or of another version
+    ├── BackendError        a runtime cannot open or run a file
+    ├── MissingExtraError   a feature needs an optional dependency that is not installed
+    ├── RecipeError         a recipe cannot be read or asks for something impossible
+    ├── ModelError          a torch model breaks the contract of `FusionModel`
+    ├── DataError           a data set, a weight file or a package that carries one is wrong
+    ├── ExportError         a stage cannot be lowered to a target
+    ├── QuantizeError       a scheme cannot be applied, or calibration went wrong
+    ├── MeasureError        a measurement cannot be made as asked
+    └── CheckError          a check ran and was not met (exit code 1)
+
+Each message says what is wrong, what was found, what was expected and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class EdgefuseError(Exception):
+    """Say what is wrong in one sentence; the base of every error of this package.
+
+    Args:
+        what: what is wrong.
+        got: what was found.
+        expected: what was expected instead.
+        fix: what the user can do.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, got: object = None, expected: object = None, fix: str | None = None) -> None:
+        details = [f"got {got}"] if got is not None else []
+        if expected is not None:
+            details.append(f"expected {expected}")
+        sentence = what + (": " + ", ".join(details) if details else "") + "."
+        super().__init__(sentence + (f" Fix: {fix.rstrip('.')}." if fix else ""))
+        self.what = what
+        self.fix = fix
+
+
+class InputError(EdgefuseError):
+    """An array, file or request handed to a pipeline is wrong."""
+
+
+class BundleError(EdgefuseError):
+    """A bundle is damaged, hostile or of another version."""
+
+
+class BackendError(EdgefuseError):
+    """A runtime cannot open or run a file."""
+
+
+class MissingExtraError(EdgefuseError):
+    """A feature needs an optional dependency that is not installed.
+
+    Args:
+        feature: what was asked for, as the subject of a sentence ("reading audio files").
+        extra: the extra that brings it ("media").
+        module: the module that could not be imported.
+    """
+
+    def __init__(self, feature: str, *, extra: str, module: str) -> None:
+        super().__init__(
+            f"{feature} needs the module '{module}', which is not installed",
+            fix=f"pip install 'edgefuse[{extra}]'",
+        )
+        self.extra = extra
+
+
+class RecipeError(EdgefuseError):
+    """A recipe cannot be read or asks for something impossible."""
+
+
+class ModelError(EdgefuseError):
+    """A torch model breaks the contract of `FusionModel`."""
+
+
+class DataError(EdgefuseError):
+    """A data set, a weight file or a package that carries one is wrong."""
+
+
+class ExportError(EdgefuseError):
+    """A stage cannot be lowered to a target."""
+
+
+class QuantizeError(EdgefuseError):
+    """A scheme cannot be applied, or calibration went wrong."""
+
+
+class MeasureError(EdgefuseError):
+    """A measurement cannot be made as asked."""
+
+
+class CheckError(EdgefuseError):
+    """A check ran and was not met."""
+
+    exit_code = 1

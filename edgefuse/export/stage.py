@@ -1,0 +1,60 @@
+"""The seam between torch and the targets: a stage that can be lowered, and the protocol of a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from edgefuse.bundle.manifest import Binding
+from edgefuse.bundle.spec import StageSpec
+
+Array: TypeAlias = npt.NDArray[np.generic]
+Feeds: TypeAlias = Mapping[str, Array]
+"""Port name to array, with the batch dimension."""
+
+FeedSource: TypeAlias = Callable[[], Iterator[Feeds]]
+"""Starts a fresh pass over feeds; a pass holds one sample at a time."""
+
+
+@dataclass(frozen=True)
+class TorchStage:
+    """A stage's wiring and the module that computes it.
+
+    `module.forward` takes the stage's inputs as positional tensors in the order of `spec.inputs` and returns one
+    tensor, or a tuple in the order of `spec.outputs`. The module is in eval mode.
+    """
+
+    spec: StageSpec
+    module: nn.Module
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A stage as a file of some target, with how to call it."""
+
+    data: bytes
+    inputs: tuple[Binding, ...]
+    outputs: tuple[Binding, ...]
+    opset: str
+
+
+class Target(Protocol):
+    """How stages become files."""
+
+    name: str
+    backend: str
+    suffix: str
+
+    def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
+        """Name the operators of a stage that this target cannot lower, without lowering it."""
+
+    def lower(self, stage: TorchStage) -> Lowered:
+        """Lower a stage in float32, or raise `ExportError`."""
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the tools that decide the bytes of a lowered file."""

@@ -1,0 +1,1 @@
+"""Clocks and statistics: latency, memory, accuracy by modality subset."""

@@ -1,0 +1,1 @@
+"""FusionModel and the reference models."""

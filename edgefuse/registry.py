@@ -1,0 +1,38 @@
+"""Find targets, quantizers and backends by name through entry points; the built-ins use them too."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from edgefuse.errors import BackendError, EdgefuseError, ExportError, MissingExtraError, QuantizeError
+
+Kind = Literal["backends", "targets", "quantizers"]
+
+_ERRORS: dict[Kind, type[EdgefuseError]] = {
+    "backends": BackendError,
+    "targets": ExportError,
+    "quantizers": QuantizeError,
+}
+
+
+def names(kind: Kind) -> tuple[str, ...]:
+    """Return the registered names of a kind, sorted."""
+    return tuple(sorted({entry.name for entry in entry_points(group=f"edgefuse.{kind}")}))
+
+
+def create(kind: Kind, name: str) -> Any:
+    """Import and create what is registered under a name.
+
+    Raises:
+        BackendError, ExportError, QuantizeError: if the name is unknown.
+        MissingExtraError: if its dependency is not installed.
+    """
+    for entry in entry_points(group=f"edgefuse.{kind}", name=name):
+        try:
+            factory = entry.load()
+        except ModuleNotFoundError as error:
+            extra = "compile" if kind != "backends" else name
+            raise MissingExtraError(f"the {kind[:-1]} '{name}'", extra=extra, module=str(error.name)) from error
+        return factory()
+    raise _ERRORS[kind](f"unknown {kind[:-1]} '{name}'", expected=" or ".join(names(kind)))

@@ -1,0 +1,1 @@
+"""One file per runtime; found by name through entry points."""
