@@ -233,6 +233,17 @@ class Source(Record, frozen=True, kw_only=True):
     owner: str = ""
     tensor: str = ""
 
+    @property
+    def key(self) -> str:
+        """The name of the value in a pipeline's pool: `image.pixels`, `text.length`, `/image_encoder.feature`."""
+        if self.kind == "modality":
+            return f"{self.owner}.{self.tensor}"
+        if self.kind == "length":
+            return f"{self.owner}.length"
+        if self.kind == "stage":
+            return f"/{self.owner}.{self.tensor}"
+        return "present" if self.kind == "present" else f"~{self.owner}.{self.tensor}"
+
 
 class StageInput(Record, frozen=True, kw_only=True):
     """An input port of a stage and its source."""
