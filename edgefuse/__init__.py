@@ -1,5 +1,73 @@
-"""edgefuse: an edge-deployment compiler for multimodal fusion models."""
+"""edgefuse: an edge-deployment compiler for multimodal fusion models.
+
+    with edgefuse.load("assistant.edgefuse") as pipeline:
+        print(pipeline(image="door.png", audio="call.wav", text="who is it").label)
+
+Names are imported when they are first used, so that `import edgefuse` costs next to nothing.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgefuse.compiler.compilation import compile
+    from edgefuse.errors import (
+        BackendError,
+        BundleError,
+        CheckError,
+        DataError,
+        EdgefuseError,
+        ExportError,
+        InputError,
+        MeasureError,
+        MissingExtraError,
+        ModelError,
+        QuantizeError,
+        RecipeError,
+    )
+    from edgefuse.runtime.load import load
+    from edgefuse.runtime.pipeline import Inputs, Pipeline
+    from edgefuse.runtime.prediction import Prediction
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "BundleError",
+    "CheckError",
+    "DataError",
+    "EdgefuseError",
+    "ExportError",
+    "InputError",
+    "Inputs",
+    "MeasureError",
+    "MissingExtraError",
+    "ModelError",
+    "Pipeline",
+    "Prediction",
+    "QuantizeError",
+    "RecipeError",
+    "compile",
+    "load",
+]
+
+_HOMES = {
+    "Inputs": "edgefuse.runtime.pipeline",
+    "Pipeline": "edgefuse.runtime.pipeline",
+    "Prediction": "edgefuse.runtime.prediction",
+    "compile": "edgefuse.compiler.compilation",
+    "load": "edgefuse.runtime.load",
+}
+"""Where public names live; those that are not listed here are errors."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'edgefuse' has no attribute '{name}'")
+    return getattr(import_module(_HOMES.get(name, "edgefuse.errors")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -28,12 +28,20 @@ class FusionModel(nn.Module):
         spec: the modalities and outputs.
         encoders: one module per modality.
         fusion: the module that makes the outputs: one tensor, or a tuple in the order of `spec.outputs`.
+        assets: files that preprocessing needs on the device, by name (`tokenizer.json`).
 
     Raises:
         ModelError: if the encoders and the modalities of the spec do not match.
     """
 
-    def __init__(self, spec: ModelSpec, encoders: Mapping[str, nn.Module], fusion: nn.Module) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        encoders: Mapping[str, nn.Module],
+        fusion: nn.Module,
+        *,
+        assets: Mapping[str, bytes] | None = None,
+    ) -> None:
         super().__init__()
         names = [modality.name for modality in spec.modalities]
         if sorted(encoders) != sorted(names):
@@ -44,6 +52,7 @@ class FusionModel(nn.Module):
                 fix="give one encoder for each modality, under the modality's name",
             )
         self.spec = spec
+        self.assets = dict(assets or {})
         self.encoders = nn.ModuleDict({name: encoders[name] for name in names})
         self.fusion = fusion
 

@@ -1,0 +1,56 @@
+# make demo    compile the reference model for ONNX and TFLite, run it on files, report to out/demo
+# make test    run the test suite
+# make check   lint, types, import contracts
+# make train   make the weights of the reference model from scratch
+# make wheel   build the wheel into dist/
+# make clean   remove what was built (the environment too)
+#
+# Each makes the environment it needs. PYTHON names another interpreter, PIP_ARGS another index or constraint:
+#     make demo PYTHON=python3.12 PIP_ARGS='--index-url URL --constraint FILE'
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+BIN := $(VENV)/bin
+
+.DELETE_ON_ERROR:
+.PHONY: demo test check train wheel clean
+
+demo: $(VENV)/.compile
+	$(BIN)/python examples/digits/demo.py --out out/demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+train: $(VENV)/.compile
+	$(BIN)/python examples/digits/train.py
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m pip wheel $(PIP_ARGS) --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# What is installed is up to date as long as setup.cfg has not changed since.
+$(VENV)/.compile: setup.cfg | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[compile]'
+	touch $@
+
+$(VENV)/.dev: setup.cfg | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[compile,dev]'
+	touch $@ $(VENV)/.compile
+
+# Debian and Ubuntu ship venv without ensurepip: then the pip of the system puts a pip into the environment.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "edgefuse: compiling needs Python 3.11 or \
+	newer: got $$($(PYTHON) --version 2>&1). Fix: make PYTHON=/path/to/python3.11." >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { $(PYTHON) -m venv --clear --without-pip $(VENV) \
+	&& $(PYTHON) -m pip --python $(BIN)/python install $(PIP_ARGS) pip; } || { rm -rf $(VENV); \
+	echo "edgefuse: cannot make an environment with $(PYTHON). Fix: install its venv and pip." >&2; exit 2; }

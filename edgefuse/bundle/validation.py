@@ -1,0 +1,235 @@
+"""Check what a manifest says: that each name it uses exists, each number is possible and each file has one meaning."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+from edgefuse.bundle.layout import (
+    ASSETS,
+    DIGEST,
+    GOLDEN,
+    MANIFEST,
+    MAX_BUNDLE_BYTES,
+    REPORT,
+    STAGES,
+    check_paths,
+    check_size,
+)
+from edgefuse.bundle.manifest import Binding, Candidate, FileEntry, GoldenCase, GoldenTensor, Manifest, Provenance, Rung
+from edgefuse.bundle.spec import ModelSpec, StageSpec, TensorSpec, TextPreprocess
+from edgefuse.bundle.wiring import MAX_ELEMENTS, check_model, check_stages, fits, require, require_distinct
+
+MAX_CANDIDATES = 1024
+MAX_RUNGS = 64
+MAX_GOLDEN_CASES = 1024
+MAX_NUMBER = 2.0**63
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@,-]{0,159}")
+_ITEM_BYTES = {"float32": 4, "uint8": 1, "int32": 4}
+
+
+def check(manifest: Manifest) -> None:
+    """Check a decoded manifest in full; whether the files are there is for whoever has them to check.
+
+    Raises:
+        BundleError: something in it is impossible; the message names it.
+    """
+    for what, name in (("target", manifest.target), ("backend", manifest.backend)):
+        require(_LABEL.fullmatch(name), f"the {what} has an unusable name", got=ascii(name), expected=_LABEL.pattern)
+    check_model(manifest.model)
+    check_stages(manifest.model, manifest.stages)
+    _check_files(manifest)
+    _check_candidates(manifest)
+    require_distinct([rung.name for rung in manifest.rungs], "rungs", MAX_RUNGS)
+    for rung in manifest.rungs:
+        _check_rung(rung, manifest)
+    require(
+        manifest.default_rung in [rung.name for rung in manifest.rungs],
+        "the default rung does not exist",
+        got=ascii(manifest.default_rung),
+        expected=" or ".join(rung.name for rung in manifest.rungs),
+    )
+    _check_golden(manifest)
+    _check_provenance(manifest.provenance)
+
+
+def asset_paths(model: ModelSpec) -> set[str]:
+    """Return the paths of the assets that a model's preprocessing names."""
+    preprocessing = (modality.preprocess for modality in model.modalities)
+    return {ASSETS + each.tokenizer for each in preprocessing if isinstance(each, TextPreprocess)}
+
+
+def onnx_files(manifest: Manifest) -> frozenset[str]:
+    """Return the files that a backend opens as ONNX models."""
+    is_onnx = "onnx" in (manifest.target, manifest.backend)
+    candidates = (c.file for c in manifest.candidates if is_onnx)
+    return frozenset((*candidates, *(e.path for e in manifest.files if e.path.lower().endswith(".onnx"))))
+
+
+def named_paths(manifest: Manifest) -> set[str]:
+    """Return every path that the manifest names outside of its list of files."""
+    tensors = (tensor for case in manifest.golden for tensor in (*case.inputs, *case.outputs))
+    return asset_paths(manifest.model) | {c.file for c in manifest.candidates} | {tensor.file for tensor in tensors}
+
+
+def _check_files(manifest: Manifest) -> None:
+    paths = [entry.path for entry in manifest.files]
+    check_paths([*paths, MANIFEST, DIGEST])
+    require(paths == sorted(paths), "the files are not in order of path")
+    for entry in manifest.files:
+        require(_SHA256.fullmatch(entry.sha256), f"the SHA-256 of '{entry.path}' is not one", got=ascii(entry.sha256))
+        require(entry.size_bytes >= 0, f"the size of '{entry.path}'", got=entry.size_bytes, expected="0 or more")
+        check_size(entry.path, entry.size_bytes)
+    total = sum(entry.size_bytes for entry in manifest.files)
+    require(total <= MAX_BUNDLE_BYTES, "the files are too large", got=f"{total} bytes", expected=MAX_BUNDLE_BYTES)
+    named = named_paths(manifest)
+    unlisted = sorted(named - set(paths))
+    require(not unlisted, "a file is named but not listed under 'files'", got=ascii(unlisted[:1]))
+    unnamed = [path for path in paths if path not in named and path != REPORT and not path.startswith(ASSETS)]
+    require(not unnamed, "a file is listed but nothing names it", got=unnamed[:1])
+
+
+def _check_candidates(manifest: Manifest) -> None:
+    require_distinct([candidate.id for candidate in manifest.candidates], "candidates", MAX_CANDIDATES)
+    stages = {stage.name: stage for stage in manifest.stages}
+    files = {entry.path: entry for entry in manifest.files}
+    for candidate in manifest.candidates:
+        where = f"the candidate {candidate.id!a}"
+        require(_LABEL.fullmatch(candidate.id), f"{where} has an unusable id", expected=_LABEL.pattern)
+        require(candidate.stage in stages, f"{where} is of an unknown stage", got=ascii(candidate.stage))
+        same = candidate.target == manifest.target
+        require(same, f"{where} is for another target", got=ascii(candidate.target), expected=manifest.target)
+        _check_candidate_file(candidate, files[candidate.file], where)
+        stage = stages[candidate.stage]
+        _check_bindings(candidate.inputs, [port.tensor for port in stage.inputs], f"the inputs of {where}")
+        _check_bindings(candidate.outputs, [port.tensor for port in stage.outputs], f"the outputs of {where}")
+        tolerance, pruning = candidate.tolerance, candidate.pruning
+        _check_numbers((tolerance.absolute, tolerance.relative), f"the tolerance of {where}")
+        _check_numbers((pruning.ratio if pruning else 0.0,), f"the pruning of {where}", high=1.0)
+
+
+def _check_candidate_file(candidate: Candidate, entry: FileEntry, where: str) -> None:
+    require(candidate.file.startswith(STAGES), f"the file of {where}", got=candidate.file, expected=f"one in {STAGES}")
+    said = candidate.sha256, candidate.size_bytes
+    listed = entry.sha256, entry.size_bytes
+    require(said == listed, f"{where} and the list of files do not agree on '{entry.path}'", got=said, expected=listed)
+
+
+def _check_bindings(bindings: Sequence[Binding], ports: Sequence[TensorSpec], where: str) -> None:
+    bound, wanted = sorted(binding.port for binding in bindings), sorted(port.name for port in ports)
+    require(bound == wanted, f"{where} are not the ports of its stage", got=ascii(bound), expected=wanted)
+    tensors = [binding.tensor for binding in bindings]
+    require(
+        all(tensors) and len(set(tensors)) == len(tensors), f"{where} bind a tensor twice or none", got=ascii(tensors)
+    )
+    for binding in bindings:
+        possible = all(size == -1 or size >= 1 for size in binding.shape)
+        elements = math.prod(abs(size) for size in binding.shape)
+        require(possible and elements <= MAX_ELEMENTS, f"{where} have an impossible shape", got=list(binding.shape))
+
+
+def _check_rung(rung: Rung, manifest: Manifest) -> None:
+    where = f"the rung {rung.name!a}"
+    require(_LABEL.fullmatch(rung.name), f"{where} has an unusable name", expected=_LABEL.pattern)
+    stages = sorted(stage.name for stage in manifest.stages)
+    chosen = sorted(rung.candidates)
+    require(
+        chosen == stages, f"{where} does not choose one candidate for each stage", got=ascii(chosen), expected=stages
+    )
+    owners = {candidate.id: candidate.stage for candidate in manifest.candidates}
+    for stage, candidate in rung.candidates.items():
+        known = owners.get(candidate) == stage
+        require(known, f"{where} chooses {candidate!a} for '{stage}', which is not a candidate of that stage")
+    _check_subsets((*rung.accuracy, *rung.drop_ci95), manifest.model, where)
+    _check_numbers(rung.accuracy.values(), f"an accuracy of {where}", low=-MAX_NUMBER)
+    for low, high in rung.drop_ci95.values():
+        _check_numbers((low, high), f"an interval of {where}", low=-MAX_NUMBER)
+        require(low <= high, f"an interval of {where} is empty", got=f"[{low}, {high}]")
+    require(rung.size_bytes >= 0, f"the size of {where}", got=rung.size_bytes, expected="0 or more")
+    for figure in rung.figures:
+        percentiles = (p for p in (figure.p50_ms, figure.p90_ms, figure.p99_ms, figure.peak_rss_bytes) if p is not None)
+        _check_numbers((figure.runs, *percentiles), f"a figure of {where}")
+        cores, threads = figure.machine.cores, figure.machine.threads
+        require(
+            cores >= 1 and threads >= 1, f"the machine of a figure of {where}", got=f"{cores} cores, {threads} threads"
+        )
+
+
+def _check_subsets(subsets: Iterable[str], model: ModelSpec, where: str) -> None:
+    """Check that subsets are spelled as `subset_name` does: known modalities in the order of the model."""
+    order = [modality.name for modality in model.modalities]
+    for subset in subsets:
+        names = subset.split("+")
+        known = names == [name for name in order if name in names]
+        require(
+            known, f"{where} has a figure for something that is no subset", got=ascii(subset), expected="+".join(order)
+        )
+
+
+def _check_numbers(values: Iterable[float], what: str, *, low: float = 0.0, high: float = MAX_NUMBER) -> None:
+    for value in values:
+        require(
+            low <= value <= high,
+            what,
+            got=value,
+            expected=f"a number from {low:g} to {high:g}",
+        )
+
+
+def _check_golden(manifest: Manifest) -> None:
+    require(len(manifest.golden) <= MAX_GOLDEN_CASES, "there are too many golden cases", got=len(manifest.golden))
+    stages = {stage.name: stage for stage in manifest.stages}
+    sizes = {entry.path: entry.size_bytes for entry in manifest.files}
+    for case in manifest.golden:
+        require(case.stage in stages, "a golden case is of an unknown stage", got=ascii(case.stage))
+        _check_case(case, stages[case.stage], sizes)
+
+
+def _check_case(case: GoldenCase, stage: StageSpec, sizes: dict[str, int]) -> None:
+    sides = (
+        (case.inputs, [port.tensor for port in stage.inputs]),
+        (case.outputs, [port.tensor for port in stage.outputs]),
+    )
+    for tensors, ports in sides:
+        found, wanted = sorted(tensor.port for tensor in tensors), sorted(port.name for port in ports)
+        require(
+            found == wanted,
+            f"a golden case does not fit the ports of the stage '{stage.name}'",
+            got=ascii(found),
+            expected=wanted,
+        )
+        specs = {port.name: port for port in ports}
+        for tensor in tensors:
+            _check_golden_tensor(tensor, specs[tensor.port], sizes[tensor.file])
+
+
+def _check_golden_tensor(tensor: GoldenTensor, port: TensorSpec, size_bytes: int) -> None:
+    where = f"the golden tensor '{tensor.file}'"
+    require(tensor.file.startswith(GOLDEN), f"{where} is in the wrong place", expected=f"a file in {GOLDEN}")
+    fitting = len(tensor.shape) == len(port.shape) and all(map(fits, port.shape, tensor.shape))
+    require(
+        tensor.dtype == port.dtype and fitting,
+        f"{where} does not fit the port '{port.name}'",
+        got=f"{tensor.dtype} {list(tensor.shape)}",
+        expected=f"{port.dtype} {list(port.max_shape)}",
+    )
+    expected = math.prod(tensor.shape) * _ITEM_BYTES[tensor.dtype]
+    require(
+        size_bytes == expected, f"{where} has the wrong size", got=f"{size_bytes} bytes", expected=f"{expected} bytes"
+    )
+
+
+def _check_provenance(provenance: Provenance) -> None:
+    hashes = {
+        "weights": provenance.weights_sha256,
+        "data": provenance.data_sha256,
+        "recipe": provenance.recipe_sha256,
+    }
+    for what, value in hashes.items():
+        good = value == "" or _SHA256.fullmatch(value)
+        require(
+            good, f"the SHA-256 of the {what} is not one", got=ascii(value), expected="64 hexadecimal digits or none"
+        )

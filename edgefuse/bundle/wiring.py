@@ -1,0 +1,237 @@
+"""Check that a manifest's model and stages make sense together: names, shapes, and where every input comes from."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from edgefuse.bundle.layout import ASSETS, MANIFEST, check_path
+from edgefuse.bundle.spec import (
+    AudioPreprocess,
+    Bounded,
+    Bucketed,
+    Dim,
+    DType,
+    EmbeddingOutput,
+    ImagePreprocess,
+    Modality,
+    ModelSpec,
+    Output,
+    Source,
+    StageInput,
+    StageSpec,
+    TensorSpec,
+    TextPreprocess,
+    largest,
+)
+from edgefuse.errors import BundleError
+
+MAX_MODALITIES = 16
+MAX_STAGES = 256
+MAX_PORTS = 256
+MAX_RANK = 8
+MAX_ELEMENTS = 2**28
+"""Of one tensor: 1 GiB of float32. It bounds what a manifest of a few bytes can make a device allocate."""
+MAX_SAMPLE_RATE_HZ = 768_000
+
+_MODEL_NAME = re.compile(r"[a-z0-9_-]{1,64}")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+
+
+def require(condition: object, what: str, *, got: object = None, expected: object = None) -> None:
+    """Raise `BundleError` about the manifest unless a condition holds."""
+    if not condition:
+        raise BundleError(f"{MANIFEST}: {what}", got=got, expected=expected)
+
+
+def require_distinct(names: Sequence[str], what: str, limit: int) -> None:
+    """Raise `BundleError` unless there is at least one name, at most `limit`, and none twice."""
+    require(1 <= len(names) <= limit, f"the number of {what}", got=len(names), expected=f"1 to {limit}")
+    require(len(set(names)) == len(names), f"two {what} have one name", got=", ".join(map(ascii, names)))
+
+
+def check_model(model: ModelSpec) -> None:
+    """Check a model by itself.
+
+    Raises:
+        BundleError: a name, shape or preprocessing is not possible.
+    """
+    require(_MODEL_NAME.fullmatch(model.name), "the model's name", got=ascii(model.name), expected=_MODEL_NAME.pattern)
+    names = [modality.name for modality in model.modalities]
+    require_distinct(names, "modalities", MAX_MODALITIES)
+    _check_names(names, "a modality")
+    require("present" not in names, "a modality is called 'present', which is the name of the mask")
+    for modality in model.modalities:
+        _check_modality(modality)
+    outputs = [output.name for output in model.outputs]
+    require_distinct(outputs, "outputs", MAX_PORTS)
+    _check_names(outputs, "an output")
+    for output in model.outputs:
+        require(1 <= width(output) <= MAX_ELEMENTS, f"the size of the output '{output.name}'", got=width(output))
+
+
+def check_stages(model: ModelSpec, stages: Sequence[StageSpec]) -> None:
+    """Check that every stage's inputs come from what exists before it runs, and that the outputs of the model appear.
+
+    Raises:
+        BundleError: the wiring is not possible.
+    """
+    require_distinct([stage.name for stage in stages], "stages", MAX_STAGES)
+    _check_names([stage.name for stage in stages], "a stage")
+    earlier: dict[str, StageSpec] = {}
+    for stage in stages:
+        known = [modality.name for modality in model.modalities]
+        if stage.modality:
+            require(
+                stage.modality in known, f"the stage '{stage.name}' belongs to an unknown modality {stage.modality!a}"
+            )
+        _check_ports(stage)
+        for port in stage.inputs:
+            _check_source(model, stage, port, earlier)
+        earlier[stage.name] = stage
+    _check_results(model, stages)
+
+
+def width(output: Output) -> int:
+    """Return the number of values in one output of a model."""
+    return output.size if isinstance(output, EmbeddingOutput) else len(output.labels)
+
+
+def fits(dim: Dim, size: int) -> bool:
+    """Tell whether a dimension may take a size."""
+    if isinstance(dim, Bounded):
+        return 1 <= size <= dim.max
+    return size in dim.sizes if isinstance(dim, Bucketed) else size == dim
+
+
+def _check_names(names: Iterable[str], what: str) -> None:
+    for name in names:
+        require(_NAME.fullmatch(name), f"{what} has an unusable name", got=ascii(name), expected=_NAME.pattern)
+
+
+def _check_modality(modality: Modality) -> None:
+    tensors = [tensor.name for tensor in modality.tensors]
+    where = f"the modality '{modality.name}'"
+    require_distinct(tensors, f"tensors of {where}", MAX_PORTS)
+    _check_names(tensors, f"a tensor of {where}")
+    require("length" not in tensors, f"{where} has a tensor called 'length', which is the name of its length")
+    for tensor in modality.tensors:
+        _check_shape(tensor, where)
+    if modality.length:
+        require(len(modality.tensors[0].shape) > 1, f"{where} has a length but no axis 1 that it could count")
+    _check_preprocess(modality, where)
+
+
+def _check_preprocess(modality: Modality, where: str) -> None:
+    """Check that the preprocessing delivers the one tensor that the modality declares."""
+    preprocess = modality.preprocess
+    delivered: tuple[DType, tuple[int, ...]]
+    if isinstance(preprocess, ImagePreprocess):
+        delivered = "uint8", (1, preprocess.height, preprocess.width, preprocess.channels)
+    elif isinstance(preprocess, AudioPreprocess):
+        rate_hz = preprocess.sample_rate_hz
+        require(1 <= rate_hz <= MAX_SAMPLE_RATE_HZ, f"the sample rate of {where}", got=f"{rate_hz} Hz")
+        delivered = "float32", (1, preprocess.samples)
+    elif isinstance(preprocess, TextPreprocess):
+        check_path(ASSETS + preprocess.tokenizer)
+        require(0 <= preprocess.pad_id < 2**31, f"the pad id of {where}", got=preprocess.pad_id)
+        delivered = "int32", (1, preprocess.max_length)
+    else:
+        return
+    declared = [(tensor.dtype, tensor.max_shape) for tensor in modality.tensors]
+    require(
+        declared == [delivered],
+        f"{where} does not declare what its preprocessing delivers",
+        got=declared,
+        expected=[delivered],
+    )
+
+
+def _check_shape(tensor: TensorSpec, where: str) -> None:
+    what = f"the shape of '{tensor.name}' of {where}"
+    require(1 <= len(tensor.shape) <= MAX_RANK, what, got=f"rank {len(tensor.shape)}", expected=f"1 to {MAX_RANK}")
+    for dim in tensor.shape:
+        sizes = dim.sizes if isinstance(dim, Bucketed) else (largest(dim),)
+        ascending = all(a < b for a, b in pairwise(sizes))
+        require(sizes and sizes[0] >= 1 and ascending, what, got=f"sizes {list(sizes)}", expected="positive, ascending")
+    # The product of the shape is taken only once each factor is known to be positive.
+    require(
+        math.prod(tensor.max_shape) <= MAX_ELEMENTS,
+        what,
+        got=list(tensor.max_shape),
+        expected=f"at most {MAX_ELEMENTS} elements",
+    )
+
+
+def _check_ports(stage: StageSpec) -> None:
+    where = f"the stage '{stage.name}'"
+    for kind, tensors in (("inputs", [p.tensor for p in stage.inputs]), ("outputs", [p.tensor for p in stage.outputs])):
+        names = [tensor.name for tensor in tensors]
+        require_distinct(names, f"{kind} of {where}", MAX_PORTS)
+        _check_names(names, f"one of the {kind} of {where}")
+        for tensor in tensors:
+            _check_shape(tensor, where)
+
+
+def _check_source(model: ModelSpec, stage: StageSpec, port: StageInput, earlier: dict[str, StageSpec]) -> None:
+    """Check that a source exists and delivers the type and shape that the port takes."""
+    source = port.source
+    where = f"the input '{port.tensor.name}' of the stage '{stage.name}'"
+    given = _delivered(model, stage, source, earlier)
+    require(
+        given is not None,
+        f"{where} comes from nowhere",
+        got=ascii(source.key),
+        expected="a modality's tensor or length, an output of an earlier stage, a state, or 'present'",
+    )
+    if given is not None:
+        takes = port.tensor.dtype, port.tensor.max_shape
+        require(
+            takes == given, f"{where} does not take what its source {source.key!a} delivers", got=takes, expected=given
+        )
+
+
+def _delivered(
+    model: ModelSpec, stage: StageSpec, source: Source, earlier: dict[str, StageSpec]
+) -> tuple[DType, tuple[int, ...]] | None:
+    """Return the type and largest shape of what a source delivers, or nothing if there is no such source."""
+    tensors: dict[str, TensorSpec] = {}
+    modality = next((m for m in model.modalities if m.name == source.owner), None)
+    if source.kind == "present":
+        return None if source.owner or source.tensor else ("float32", (1, len(model.modalities)))
+    if source.kind == "length":
+        return ("int32", (1,)) if modality and modality.length and not source.tensor else None
+    if source.kind == "modality" and modality:
+        tensors = {tensor.name: tensor for tensor in modality.tensors}
+    elif source.kind == "stage" and source.owner in earlier:
+        outputs = earlier[source.owner].outputs
+        tensors = {output.tensor.name: output.tensor for output in outputs if output.kind != "state"}
+    elif source.kind == "state" and source.owner == stage.name:
+        tensors = {output.tensor.name: output.tensor for output in stage.outputs if output.kind == "state"}
+    found = tensors.get(source.tensor)
+    return None if found is None else (found.dtype, found.max_shape)
+
+
+def _check_results(model: ModelSpec, stages: Sequence[StageSpec]) -> None:
+    """Check that each output of the model is the result of exactly one stage, and no stage has another result."""
+    results = [port.tensor for stage in stages for port in stage.outputs if port.kind == "result"]
+    names = [tensor.name for tensor in results]
+    expected = [output.name for output in model.outputs]
+    require(
+        sorted(names) == sorted(expected),
+        "the results of the stages are not the outputs of the model",
+        got=", ".join(names) or "none",
+        expected=", ".join(expected),
+    )
+    widths = {output.name: width(output) for output in model.outputs}
+    for tensor in results:
+        form = tensor.dtype, tensor.max_shape
+        wanted = "float32", (1, widths[tensor.name])
+        require(
+            form == wanted,
+            f"the result '{tensor.name}' is not of the output's type and shape",
+            got=form,
+            expected=wanted,
+        )

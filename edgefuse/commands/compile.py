@@ -1,0 +1,44 @@
+"""`edgefuse compile`: from a recipe to bundles and a report."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgefuse.commands import console
+from edgefuse.errors import MissingExtraError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.toml")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder for bundles and report")
+    parser.add_argument("--target", action="append", metavar="NAME", help="instead of the recipe's; may be repeated")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of what is kept between compiles")
+    parser.add_argument("--json", action="store_true", help="write the paths of what was made as JSON")
+
+
+def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
+    """Compile; 1 if no combination holds the budget (the best one found is written all the same)."""
+    try:
+        from edgefuse.compiler import compile
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "edgefuse":
+            raise
+        raise MissingExtraError("compiling", extra="compile", module=str(error.name)) from error
+    targets = tuple(arguments.target) if arguments.target else None
+    with console.drawn_progress() as progress:
+        result = compile(arguments.recipe, arguments.out, targets=targets, cache=arguments.cache, progress=progress)
+    if arguments.json:
+        console.write_json(
+            {
+                "bundles": [str(path) for path in result.bundles],
+                "within_budget": result.within_budget,
+                "report_json": str(result.report_json),
+                "report_html": str(result.report_html),
+            }
+        )
+    else:
+        console.write(result.summary)
+    return 0 if result.within_budget else 1

@@ -1,0 +1,148 @@
+"""`edgefuse inspect`: what is in a bundle, and what it was measured to cost."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from edgefuse.bundle.manifest import Figure, Machine, Manifest
+from edgefuse.bundle.reader import Bundle, open_bundle
+from edgefuse.bundle.spec import Bounded, Dim, Modality, subset_name
+from edgefuse.commands import console
+from edgefuse.measure import prepared
+from edgefuse.measure.prepared import Entry
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument("--digest", help="the digest that the bundle must have")
+    parser.add_argument("--json", action="store_true", help="write the manifest and the figures measured here as JSON")
+
+
+def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
+    """Show the manifest; no stage is opened."""
+    with open_bundle(arguments.bundle, digest=arguments.digest) as bundle:
+        here = prepared.read(bundle.path, bundle.digest)
+        if arguments.json:
+            facts = {"path": str(bundle.path), "digest": bundle.digest, "size_bytes": bundle.size_bytes}
+            console.write_json(facts | {"manifest": msgspec.to_builtins(bundle.manifest), "prepared": here})
+            return 0
+        _print(bundle, here)
+    return 0
+
+
+def _print(bundle: Bundle, here: Sequence[Entry]) -> None:
+    manifest = bundle.manifest
+    console.write(f"{manifest.model.name}: {console.size(bundle.size_bytes)} in {len(manifest.files)} files")
+    console.write(f"  digest {bundle.digest}")
+    console.write(
+        f"  target {manifest.target}, backend {manifest.backend}, schema {manifest.schema[0]}.{manifest.schema[1]}"
+    )
+    console.write("\nmodalities")
+    header = ("name", "kind", "tensors", "preprocessing", "may be absent")
+    console.write(console.table(header, map(_modality_row, manifest.model.modalities)))
+    console.write("\noutputs")
+    console.write(console.table(("name", "content"), [(o.name, _output(o)) for o in manifest.model.outputs]))
+    console.write("\nrungs")
+    console.write(_rungs(manifest))
+    console.write("\nstages by rung")
+    console.write(_stages(manifest))
+    console.write(
+        f"\n{manifest.model.metric} in percent by what is present (lost against the reference, 95 % interval)"
+    )
+    console.write(_accuracy(manifest))
+    console.write("\nlatency")
+    console.write(_figures(manifest, here) or "  not measured yet: edgefuse prepare measures it here")
+    console.write("\nfiles")
+    files = [(entry.path, console.size(entry.size_bytes), entry.sha256[:16]) for entry in manifest.files]
+    console.write(console.table(("path", "size", "sha256"), files))
+
+
+def _modality_row(modality: Modality) -> tuple[str, ...]:
+    tensors = ", ".join(f"{t.name} {t.dtype} {_shape(t.shape)}" for t in modality.tensors)
+    fields = msgspec.to_builtins(modality.preprocess)
+    kind = fields.pop("kind")
+    steps = ", ".join(f"{name} {value}" for name, value in fields.items()) or "none"
+    return modality.name, kind, tensors + (" + length" if modality.length else ""), steps, _yes(modality.optional)
+
+
+def _output(output: msgspec.Struct) -> str:
+    fields = msgspec.to_builtins(output)
+    kind, labels = fields["type"], fields.get("labels", ())
+    shown = ", ".join(labels[:12]) + (", …" if len(labels) > 12 else "")
+    return f"{len(labels)} {kind}: {shown}" if labels else f"{kind} [{fields['size']}]"
+
+
+def _rungs(manifest: Manifest) -> str:
+    header = ("name", "objective", "stage files", "within budget", "")
+    rows = (
+        (
+            rung.name,
+            rung.objective,
+            console.size(rung.size_bytes),
+            _yes(rung.within_budget),
+            "default" if rung.name == manifest.default_rung else "",
+        )
+        for rung in manifest.rungs
+    )
+    return console.table(header, rows)
+
+
+def _stages(manifest: Manifest) -> str:
+    header = ("stage", "role", *(rung.name for rung in manifest.rungs))
+    rows = []
+    for stage in manifest.stages:
+        chosen = [manifest.candidate(rung.candidates[stage.name]) for rung in manifest.rungs]
+        pruned = [f" pruned {c.pruning.ratio:.0%}" if c.pruning else "" for c in chosen]
+        cells = [f"{c.scheme.id}{cut} ({console.size(c.size_bytes)})" for c, cut in zip(chosen, pruned, strict=True)]
+        rows.append((stage.name, stage.role, *cells))
+    return console.table(header, rows)
+
+
+def _accuracy(manifest: Manifest) -> str:
+    rows = []
+    for subset in map(subset_name, manifest.model.subsets()):
+        cells = []
+        for rung in manifest.rungs:
+            found, drop = rung.accuracy.get(subset), rung.drop_ci95.get(subset)
+            interval = f" ({100 * drop[0]:+.1f} to {100 * drop[1]:+.1f})" if drop else ""
+            cells.append("-" if found is None else console.percent(found) + interval)
+        rows.append((subset, *cells))
+    return console.table(("present", *(rung.name for rung in manifest.rungs)), rows)
+
+
+def _figures(manifest: Manifest, here: Iterable[Entry]) -> str:
+    measured = [(rung.name, figure, "compile") for rung in manifest.rungs for figure in rung.figures]
+    measured += [(name, figure, "prepare") for entry in here for name, figure in entry.figures.items()]
+    header = ("rung", "measured by", "p50 ms", "p90 ms", "p99 ms", "runs", "peak memory", "machine")
+    return console.table(header, (_figure_row(*row) for row in measured)) if measured else ""
+
+
+def _figure_row(rung: str, figure: Figure, origin: str) -> tuple[str, ...]:
+    latencies = (console.milliseconds(value) for value in (figure.p50_ms, figure.p90_ms, figure.p99_ms))
+    return rung, origin, *latencies, str(figure.runs), console.size(figure.peak_rss_bytes), _machine(figure.machine)
+
+
+def _machine(machine: Machine) -> str:
+    runtimes = ", ".join(f"{name} {version}" for name, version in machine.runtimes.items())
+    return f"{machine.cpu} ({machine.architecture}), threads: {machine.threads}, {runtimes}"
+
+
+def _shape(shape: Sequence[Dim]) -> str:
+    spelled = (
+        str(dim)
+        if isinstance(dim, int)
+        else f"<={dim.max}"
+        if isinstance(dim, Bounded)
+        else "|".join(map(str, dim.sizes))
+        for dim in shape
+    )
+    return f"[{', '.join(spelled)}]"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

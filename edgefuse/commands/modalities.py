@@ -1,0 +1,71 @@
+"""Options that a bundle brings: one per modality, named after it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgefuse.bundle.spec import AudioPreprocess, ImagePreprocess, Modality, ModelSpec, TextPreprocess
+from edgefuse.errors import InputError
+
+
+def parse(spec: ModelSpec, extra: Sequence[str], taken: argparse.ArgumentParser) -> dict[str, object]:
+    """Return the raw inputs that a command line gives, by modality; empty if it gives none.
+
+    Args:
+        spec: of the bundle's model.
+        extra: the arguments that the verb's own parser does not know.
+        taken: that parser. A modality that is called like one of its options is given as `--input-<name>`.
+
+    Raises:
+        InputError: if an option is unknown, has no value, or names a file that cannot be read.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    options = {option(modality, taken): modality for modality in spec.modalities}
+    for name, modality in options.items():
+        parser.add_argument(name, dest=modality.name)
+    usage = " ".join(f"{name} {_value(modality)}" for name, modality in options.items())
+    try:
+        given, unknown = parser.parse_known_args(list(extra))
+    except argparse.ArgumentError as error:
+        raise InputError(f"the inputs of '{spec.name}' cannot be read", got=str(error), expected=usage) from error
+    if unknown:
+        raise InputError(f"'{spec.name}' takes no such input", got=" ".join(unknown), expected=usage)
+    return {
+        modality.name: _raw(modality, value)
+        for modality in spec.modalities
+        if (value := getattr(given, modality.name)) is not None
+    }
+
+
+def option(modality: Modality, taken: argparse.ArgumentParser) -> str:
+    """Return how a modality is spelled on the command line."""
+    plain = f"--{modality.name}"
+    clash = any(plain in action.option_strings for action in taken._actions)
+    return f"--input-{modality.name}" if clash else plain
+
+
+def _value(modality: Modality) -> str:
+    if isinstance(modality.preprocess, TextPreprocess):
+        return "TEXT"
+    return "FILE" if isinstance(modality.preprocess, ImagePreprocess | AudioPreprocess) else "FILE.npy"
+
+
+def _raw(modality: Modality, value: str) -> object:
+    """Return what a pipeline takes: text as it stands, an array of a .npy file, or the path of any other file."""
+    if isinstance(modality.preprocess, TextPreprocess):
+        return value
+    path = Path(value)
+    if path.suffix != ".npy":
+        return path
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"the input '{modality.name}' cannot be read from {path}",
+            got=(error.strerror if isinstance(error, OSError) else None) or str(error),
+            expected="an array that numpy.save wrote, without pickled objects",
+        ) from error

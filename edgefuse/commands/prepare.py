@@ -1,0 +1,59 @@
+"""`edgefuse prepare`: measure a bundle's rungs on this device, once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgefuse.bundle.manifest import Figure
+from edgefuse.bundle.reader import open_bundle
+from edgefuse.commands import console
+from edgefuse.measure import prepared, rungs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument("--threads", type=int, default=1, help="threads per rung (default: 1)")
+    parser.add_argument("--backend", help="another backend than the bundle names")
+    parser.add_argument("--again", action="store_true", help="measure even if this machine was measured before")
+    parser.add_argument("--json", action="store_true", help="write JSON")
+
+
+def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
+    """Measure the rungs, or show what was measured before, and keep the figures beside the bundle."""
+    with console.drawn_progress() as progress, open_bundle(arguments.bundle) as bundle:
+        machine = rungs.describe(bundle, threads=arguments.threads, backend=arguments.backend)
+        known = [entry for entry in prepared.read(bundle.path, bundle.digest) if entry.machine == machine]
+        if known and not arguments.again:
+            figures, path, fresh = known[0].figures, prepared.path_of(bundle.path), False
+        else:
+            figures = rungs.measure_all(bundle, threads=arguments.threads, backend=arguments.backend, progress=progress)
+            path, fresh = prepared.write(bundle.path, bundle.digest, machine, figures), True
+    if arguments.json:
+        console.write_json({"path": str(path), "measured_now": fresh, "figures": figures})
+        return 0
+    console.write(
+        f"{machine.cpu}, {machine.threads} thread{'s' * (machine.threads > 1)}, rungs interleaved, cache off:"
+    )
+    console.write(figures_table(figures))
+    console.write(f"{'written to' if fresh else 'measured before (--again measures anew), kept in'} {path}")
+    return 0
+
+
+def figures_table(figures: dict[str, Figure]) -> str:
+    """Lay out figures by rung."""
+    header = ("rung", "p50 ms", "p90 ms", "p99 ms", "runs", "peak memory")
+    rows = (
+        (
+            name,
+            console.milliseconds(figure.p50_ms),
+            console.milliseconds(figure.p90_ms),
+            console.milliseconds(figure.p99_ms),
+            str(figure.runs),
+            console.size(figure.peak_rss_bytes),
+        )
+        for name, figure in figures.items()
+    )
+    return console.table(header, rows)

@@ -1,0 +1,160 @@
+"""Candidates: the files that could run a stage, made once and kept in the cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from edgefuse import registry
+from edgefuse.bundle.manifest import Binding, Candidate, Scheme, Tolerance
+from edgefuse.bundle.spec import Record
+from edgefuse.compiler import fingerprint
+from edgefuse.compiler.cache import Cache
+from edgefuse.errors import ExportError, QuantizeError, RecipeError
+from edgefuse.export.stage import FeedSource, Lowered, Target, TorchStage
+from edgefuse.quantize.quantizer import Quantizer
+from edgefuse.runtime.backends.backend import Backend, Session, SessionOptions
+
+logger = logging.getLogger(__name__)
+
+FLOAT = Scheme(name="float")
+
+
+class _Description(Record, frozen=True, kw_only=True):
+    """What lies beside a file in the cache; `refused` says why there is no file."""
+
+    inputs: tuple[Binding, ...] = ()
+    outputs: tuple[Binding, ...] = ()
+    opset: str = ""
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A stage's file for one target and scheme."""
+
+    target: str
+    stage: str
+    scheme: Scheme
+    path: Path
+    sha256: str
+    size_bytes: int
+    inputs: tuple[Binding, ...]
+    outputs: tuple[Binding, ...]
+    opset: str
+
+    @property
+    def id(self) -> str:
+        """The candidate's name within its target, such as `text_encoder.dynamic_wi8_af32`."""
+        return f"{self.stage}.{self.scheme.id}"
+
+    def lowered(self) -> Lowered:
+        """Read the file."""
+        return Lowered(self.path.read_bytes(), self.inputs, self.outputs, self.opset)
+
+    def open(self, backend: Backend, threads: int) -> Session:
+        """Open the file in its target's runtime."""
+        return backend.open(self.path.read_bytes(), self.inputs, self.outputs, SessionOptions(threads=threads))
+
+    def record(self, suffix: str, tolerance: Tolerance) -> Candidate:
+        """Return the entry of a bundle's manifest."""
+        return Candidate(
+            id=self.id,
+            stage=self.stage,
+            target=self.target,
+            scheme=self.scheme,
+            file=f"stages/{self.id}{suffix}",
+            sha256=self.sha256,
+            size_bytes=self.size_bytes,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            opset=self.opset,
+            tolerance=tolerance,
+        )
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """The target, its quantizer and its runtime, and the cache that they fill."""
+
+    target: Target
+    quantizer: Quantizer
+    backend: Backend
+    cache: Cache
+
+    @classmethod
+    def of(cls, name: str, cache: Cache) -> Toolchain:
+        """Find what belongs to a target by name."""
+        target: Target = registry.create("targets", name)
+        return cls(target, registry.create("quantizers", name), registry.create("backends", target.backend), cache)
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of every tool that has a say in the result."""
+        return self.target.versions() | self.quantizer.versions() | self.backend.versions()
+
+    def lower(self, stage: TorchStage) -> Built:
+        """Lower a stage in float32.
+
+        Raises:
+            ExportError: if the target lacks operators (it names them before lowering) or lowering fails.
+        """
+        key = ["float", self.target.name, stage.spec, fingerprint.of_module(stage.module), *self._tools()]
+
+        built = self._built(stage.spec.name, FLOAT, key, lambda: self.target.lower(stage))
+        if isinstance(built, str):
+            raise ExportError(built)
+        return built
+
+    def quantize(self, source: Built, scheme: Scheme, calibration: FeedSource, calibration_key: object) -> Built | str:
+        """Apply a scheme to a float file; return why it could not be applied where that is so."""
+        key = ["quantized", source.sha256, scheme, calibration_key, *self._tools()]
+        return self._built(
+            source.stage, scheme, key, lambda: self.quantizer.apply(source.lowered(), scheme, calibration)
+        )
+
+    def _tools(self) -> list[object]:
+        return [self.versions(), fingerprint.of_compiler()]
+
+    def _built(self, stage: str, scheme: Scheme, key: object, make: Callable[[], Lowered]) -> Built | str:
+        file = f"{stage}.{scheme.id}{self.target.suffix}"
+
+        def fill(folder: Path) -> None:
+            try:
+                lowered = make()
+            except QuantizeError as error:
+                logger.warning("%s: no candidate %s.%s: %s", self.target.name, stage, scheme.id, error)
+                description = _Description(refused=str(error))
+            else:
+                (folder / file).write_bytes(lowered.data)
+                description = _Description(inputs=lowered.inputs, outputs=lowered.outputs, opset=lowered.opset)
+            (folder / "description.json").write_bytes(msgspec.json.encode(description))
+
+        folder = self.cache.entry(f"stage-{self.target.name}", key, fill)
+        found = msgspec.json.decode((folder / "description.json").read_bytes(), type=_Description)
+        if found.refused:
+            return found.refused
+        data = (folder / file).read_bytes()
+        sha256 = fingerprint.of_bytes(data)
+        name = self.target.name
+        return Built(name, stage, scheme, folder / file, sha256, len(data), found.inputs, found.outputs, found.opset)
+
+
+def wanted_schemes(
+    offered: tuple[Scheme, ...], stage: str, narrowed: Mapping[str, tuple[str, ...]]
+) -> tuple[Scheme, ...]:
+    """Return the schemes to try on a stage: what the quantizer offers, narrowed by the recipe.
+
+    Raises:
+        RecipeError: if the recipe names a scheme that is not offered.
+    """
+    if stage not in narrowed:
+        return offered
+    by_id = {scheme.id: scheme for scheme in offered}
+    for name in narrowed[stage]:
+        if name != FLOAT.id and name not in by_id:
+            raise RecipeError(f"[schemes] {stage}", got=repr(name), expected=" or ".join([FLOAT.id, *by_id]))
+    return tuple(by_id[name] for name in narrowed[stage] if name in by_id)

@@ -1,0 +1,52 @@
+"""Hashes of what a result depends on: weights, the code of modules, the tools. Cache keys are made of them."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from functools import cache
+from pathlib import Path
+
+from torch import nn
+
+import edgefuse
+
+
+def of_bytes(data: bytes) -> str:
+    """Return the SHA-256 of bytes in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def of_module(module: nn.Module) -> str:
+    """Return a hash of a module: its structure, the source files of its classes, all parameters and buffers."""
+    state = hashlib.sha256(repr(module).encode())
+    for source in sorted(_source_of(kind) for kind in {type(part) for part in module.modules()}):
+        state.update(source.encode())
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        array = tensor.detach().cpu().contiguous().numpy()
+        state.update(f"{name} {array.dtype} {array.shape}".encode())
+        state.update(array.tobytes())
+    return state.hexdigest()
+
+
+def _source_of(kind: type) -> str:
+    """Hash the file that defines a class; a class without a file is known by its name alone."""
+    try:
+        path = inspect.getsourcefile(kind)
+    except (TypeError, OSError):
+        path = None
+    if path is None or not Path(path).is_file():
+        return repr(kind)
+    return of_bytes(Path(path).read_bytes())
+
+
+@cache
+def of_compiler() -> str:
+    """Return a hash of this package's own source, so that a change of ours never meets a stale result."""
+    root = Path(edgefuse.__file__).parent
+    state = hashlib.sha256(sys.version.encode())
+    for folder in ("bundle", "runtime", "measure", "export", "quantize", "compiler"):
+        for path in sorted((root / folder).rglob("*.py")):
+            state.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return state.hexdigest()

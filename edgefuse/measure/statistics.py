@@ -1,0 +1,205 @@
+"""Intervals and percentiles that say how sure they are.
+
+Percentiles follow the early stopping of MLPerf LoadGen: an upper bound that holds with 99 % confidence, which exists
+only from a minimum number of runs on. Intervals are 95 % unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgefuse.errors import MeasureError
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+PERCENTILE_ERROR = 0.01
+_Z95 = 1.959963984540054
+_CHUNK_ELEMENTS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def overlaps(self, other: Interval) -> bool:
+        """Tell whether the two intervals share a point."""
+        return self.low <= other.high and other.low <= self.high
+
+
+@dataclass(frozen=True)
+class Drop:
+    """How much of a metric was lost: the mean of reference - candidate, with its 95 % interval."""
+
+    drop: float
+    low: float
+    high: float
+
+
+def median(rows: Floats) -> Floats:
+    """Return the median of each row; rows: [resamples, n]."""
+    result: Floats = np.median(rows, axis=-1)
+    return result
+
+
+def mean(rows: Floats) -> Floats:
+    """Return the mean of each row; rows: [resamples, n]."""
+    result: Floats = np.mean(rows, axis=-1)
+    return result
+
+
+def bootstrap(
+    values: Floats,
+    statistic: Callable[[Floats], Floats] = median,
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    block: int = 1,
+    seed: int = 0,
+) -> Interval:
+    """Return a statistic with its percentile bootstrap interval.
+
+    Blocks of neighbours are drawn as a whole (circular block bootstrap, Politis and Romano 1992), so that the
+    interval of an autocorrelated series is not too narrow; `block_length` chooses the length.
+
+    Args:
+        values: [n], in the order in which they were measured.
+        statistic: maps rows [resamples, n] to [resamples].
+        resamples: how many samples are drawn.
+        confidence: the coverage of the interval.
+        block: the length of a block; 1 is the ordinary bootstrap.
+        seed: the same seed gives the same interval.
+
+    Raises:
+        MeasureError: if there are no values or one is not finite.
+    """
+    series = _finite(values, "a bootstrap")
+    n = len(series)
+    blocks = math.ceil(n / block)
+    rng = np.random.default_rng(seed)
+    rows_at_once = max(1, _CHUNK_ELEMENTS // n)
+    estimates: list[Floats] = []
+    for first in range(0, resamples, rows_at_once):
+        rows = min(rows_at_once, resamples - first)
+        starts = rng.integers(0, n, (rows, blocks, 1))
+        index = (starts + np.arange(block)).reshape(rows, -1)[:, :n] % n
+        estimates.append(statistic(series[index]))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.concatenate(estimates), [tail, 1 - tail])
+    return Interval(float(statistic(series[None])[0]), float(low), float(high))
+
+
+def block_length(values: Floats) -> int:
+    """Return the block length that a bootstrap of this series needs: 1 unless neighbours are alike.
+
+    Where the autocorrelation at lag 1 is significant, it is the length that Carlstein (Annals of Statistics, 1986)
+    derives for a first-order autoregressive series, at most a fifth of the series.
+    """
+    n = len(values)
+    centred = values - values.mean()
+    power = float(centred @ centred)
+    if n < 10 or power == 0:
+        return 1
+    rho = float(centred[1:] @ centred[:-1]) / power
+    if rho < 2 / math.sqrt(n):
+        return 1
+    rho = min(rho, 0.99)
+    length = float((6 * n * (rho / (1 - rho * rho)) ** 2) ** (1 / 3))
+    return max(1, min(n // 5, round(length)))
+
+
+def percentile(values: Floats, fraction: float) -> float | None:
+    """Return an upper bound of a percentile that holds with 99 % confidence, or None for too few values.
+
+    This is the estimate of MLPerf's early stopping: the t-th largest value, with the largest t whose binomial tail
+    stays below 1 %. `minimum_runs` says from how many values on it exists.
+
+    Raises:
+        MeasureError: if a value is not finite, or there is none.
+    """
+    series = np.sort(_finite(values, "a percentile"))
+    discarded = _discarded(len(series), fraction)
+    return float(series[len(series) - discarded]) if discarded else None
+
+
+def minimum_runs(fraction: float) -> int:
+    """Return how many runs a percentile needs: 64 for p90, 662 for p99, 6636 for p99.9."""
+    low, high = 1, 2
+    while not _discarded(high, fraction):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _discarded(middle, fraction) else (middle, high)
+    return high
+
+
+def _discarded(n: int, fraction: float) -> int:
+    """Return the largest t for which P(Binomial(n, 1 - fraction) <= t) <= 1 %, or 0."""
+    odds = math.log((1 - fraction) / fraction)
+    k = np.arange(1, min(n, math.ceil(n * (1 - fraction)) + 1) + 1)
+    log_mass = n * math.log(fraction) + np.concatenate([[0.0], np.cumsum(np.log((n - k + 1) / k) + odds)])
+    below = np.cumsum(np.exp(log_mass)) <= PERCENTILE_ERROR
+    return max(0, int(below.sum()) - 1)
+
+
+def paired_drop(reference_scores: Floats, candidate_scores: Floats) -> Drop:
+    """Return the mean loss per item with its 95 % interval.
+
+    For scores that are right or wrong it is the score interval for matched pairs of Tango (Statistics in Medicine,
+    1998), which keeps a width where the two never disagree; for others the normal interval of the mean difference.
+
+    Args:
+        reference_scores: [n], greater is better.
+        candidate_scores: [n], of the same items in the same order.
+
+    Raises:
+        MeasureError: if the lengths differ, there are no items or a score is not finite.
+    """
+    if reference_scores.shape != candidate_scores.shape:
+        raise MeasureError(
+            "a paired difference needs the scores of the same items",
+            got=f"{candidate_scores.shape} scores",
+            expected=f"{reference_scores.shape}",
+        )
+    difference = _finite(reference_scores, "a drop") - _finite(candidate_scores, "a drop")
+    n, drop = len(difference), float(difference.mean())
+    if np.isin(difference, (-1.0, 0.0, 1.0)).all():
+        lost, won = int((difference > 0).sum()), int((difference < 0).sum())
+        high = _score_bound(lost, won, n)
+        return Drop(drop, min(drop, -_score_bound(won, lost, n)), max(drop, high))
+    if n == 1:
+        raise MeasureError("an interval of a difference needs at least two items", got="1")
+    width = _Z95 * float(difference.std(ddof=1)) / math.sqrt(n)
+    return Drop(drop, drop - width, drop + width)
+
+
+def _score_bound(lost: int, won: int, n: int) -> float:
+    """Return the upper bound of Tango's score interval for (lost - won) / n."""
+    low, high = (lost - won) / n, 1.0
+    for _ in range(50):
+        bound = (low + high) / 2
+        linear = (2 * n - lost + won) * bound - lost - won
+        constant = -won * bound * (1 - bound)
+        rate = (math.sqrt(linear * linear - 8 * n * constant) - linear) / (4 * n)  # of `won`, if `bound` were true
+        variance = n * (2 * rate + bound * (1 - bound))
+        inside = (n * bound - lost + won) ** 2 <= _Z95 * _Z95 * max(variance, 0.0)
+        low, high = (bound, high) if inside else (low, bound)
+    return high
+
+
+def _finite(values: Floats, purpose: str) -> Floats:
+    series = np.asarray(values, np.float64)
+    if series.ndim != 1 or not len(series):
+        raise MeasureError(f"{purpose} needs a series of values", got=f"an array of shape {series.shape}")
+    if not np.isfinite(series).all():
+        raise MeasureError(f"{purpose} needs finite values", got=f"{series[~np.isfinite(series)][0]}")
+    return series

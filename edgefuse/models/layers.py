@@ -1,0 +1,171 @@
+"""Blocks that reference models are made of, in forms that lower to ONNX and LiteRT at a fixed shape.
+
+Attention is spelled out (one fused qkv matrix product, softmax, product), convolutions carry a batch norm that
+folds into them, causal convolutions pad on the left only so that they can run on chunks of a stream.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+MASKED = -100.0  # far below any score, and small enough not to spoil the range of a quantized tensor
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolve an image [B, C, H, W], normalise, and clip to 0..6 if `act`."""
+
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True
+    ) -> None:
+        conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+        layers: list[nn.Module] = [conv, nn.BatchNorm2d(channels_out)]
+        super().__init__(*layers, *([nn.ReLU6()] if act else []))
+
+
+class InvertedResidual(nn.Module):
+    """Widen, filter each channel, narrow; add the input where shapes agree (MobileNetV2, arXiv:1801.04381)."""
+
+    def __init__(self, channels_in: int, channels_out: int, expansion: int, stride: int) -> None:
+        super().__init__()
+        hidden = channels_in * expansion
+        self.body = nn.Sequential(
+            ConvNormAct(channels_in, hidden, 1),
+            ConvNormAct(hidden, hidden, 3, stride, groups=hidden),
+            ConvNormAct(hidden, channels_out, 1, act=False),
+        )
+        self.residual = stride == 1 and channels_in == channels_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, channels_in, H, W] to [B, channels_out, H / stride, W / stride]."""
+        y: Tensor = self.body(x)
+        return x + y if self.residual else y
+
+
+class CausalConv(nn.Module):
+    """Convolve over time with padding on the left only, normalise, clip at zero."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int) -> None:
+        super().__init__()
+        self.pad = nn.ConstantPad1d((kernel - 1, 0), 0.0)
+        self.conv = nn.Conv1d(channels_in, channels_out, kernel, bias=False)
+        self.norm = nn.BatchNorm1d(channels_out)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, channels_in, T] to [B, channels_out, T]."""
+        y: Tensor = self.act(self.norm(self.conv(self.pad(x))))
+        return y
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused qkv projection and an additive mask."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_width = width // heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Attend over tokens.
+
+        Args:
+            x: float32 [B, T, width].
+            mask: float32, broadcastable to [B, heads, T, T]: 0 where a token may look, `MASKED` elsewhere.
+        """
+        batch, steps, width = x.shape
+        qkv = self.qkv(x).reshape(batch, steps, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
+        scores = torch.matmul(qkv[0] * (1 / math.sqrt(self.head_width)), qkv[1].transpose(-2, -1))
+        weights = torch.softmax(scores + mask, dim=-1)
+        mixed = torch.matmul(weights, qkv[2]).permute(0, 2, 1, 3).reshape(batch, steps, width)
+        y: Tensor = self.out(mixed)
+        return y
+
+
+class TransformerBlock(nn.Module):
+    """Attention and a two-layer network, each behind a layer norm and around a residual."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Map [B, T, width] to the same shape; for `mask` see `Attention`."""
+        x = x + self.dropout(self.attention(self.norm1(x), mask))
+        y: Tensor = x + self.dropout(self.feed_forward(self.norm2(x)))
+        return y
+
+
+class ImageFrontend(nn.Module):
+    """Turn camera pixels, uint8 [B, H, W, C], into normalised float32 [B, C, H, W]."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Scale grey levels 0..255 to -1..1."""
+        return pixels.permute(0, 3, 1, 2).to(torch.float32) * (2.0 / 255.0) - 1.0
+
+
+class LogMelFrontend(nn.Module):
+    """Turn PCM, float32 [B, samples], into normalised log-mel energies, float32 [B, frames, mels].
+
+    The windowed DFT is one strided convolution with fixed weights. Mel scale: 2595 log10(1 + f / 700)
+    (O'Shaughnessy 1987), triangular filters.
+    """
+
+    def __init__(
+        self,
+        sample_rate_hz: int = 16_000,
+        window: int = 400,
+        hop: int = 320,
+        mels: int = 40,
+        mean: float = 0.0,
+        deviation: float = 1.0,
+        floor: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.hop = hop
+        self.bins = window // 2 + 1
+        self.floor = floor
+        self.mean = mean
+        self.scale = 1.0 / deviation
+        self.register_buffer("basis", _windowed_dft(window), persistent=False)
+        self.register_buffer("filters", _mel_filters(sample_rate_hz, window, mels), persistent=False)
+        self.basis: Tensor
+        self.filters: Tensor
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Return frames of log-mel energies; the last, incomplete frame is left out."""
+        parts = nn.functional.conv1d(samples.unsqueeze(1), self.basis, stride=self.hop)
+        real, imaginary = parts[:, : self.bins], parts[:, self.bins :]
+        power = real * real + imaginary * imaginary
+        mel = torch.matmul(power.transpose(1, 2), self.filters)
+        return (torch.log(torch.clamp(mel, min=self.floor)) - self.mean) * self.scale
+
+
+def _windowed_dft(window: int) -> Tensor:
+    """Return cosine and sine rows under a periodic Hann window, float32 [2 * (window // 2 + 1), 1, window]."""
+    time = torch.arange(window, dtype=torch.float64)
+    hann = 0.5 - 0.5 * torch.cos(2 * math.pi * time / window)
+    phase = 2 * math.pi * torch.outer(torch.arange(window // 2 + 1, dtype=torch.float64), time) / window
+    return (torch.cat([torch.cos(phase), torch.sin(phase)]) * hann).to(torch.float32).unsqueeze(1)
+
+
+def _mel_filters(sample_rate_hz: int, window: int, mels: int) -> Tensor:
+    """Return triangular filters from 20 Hz to half the sample rate, float32 [window // 2 + 1, mels]."""
+
+    def mel(hertz: float) -> float:
+        return 2595 * math.log10(1 + hertz / 700)
+
+    edges = torch.linspace(mel(20.0), mel(sample_rate_hz / 2), mels + 2, dtype=torch.float64)
+    hertz = 700 * (10 ** (edges / 2595) - 1)
+    bins = torch.arange(window // 2 + 1, dtype=torch.float64) * sample_rate_hz / window
+    rising = (bins[:, None] - hertz[None, :-2]) / (hertz[1:-1] - hertz[:-2])
+    falling = (hertz[None, 2:] - bins[:, None]) / (hertz[2:] - hertz[1:-1])
+    return torch.clamp(torch.minimum(rising, falling), min=0.0).to(torch.float32)

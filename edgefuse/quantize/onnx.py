@@ -1,0 +1,115 @@
+"""The quantizer of ONNX files: int8 weights with dynamic or static activations, and float16 weights."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import (
+    DeduplicateInitializersPass,
+    RemoveUnusedNodesPass,
+    TopologicalSortPass,
+)
+
+from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.spec import StageSpec
+from edgefuse.errors import QuantizeError
+from edgefuse.export.stage import FeedSource, Lowered
+from edgefuse.quantize.onnx_calibration import observe
+from edgefuse.quantize.onnx_dynamic import quantize_dynamically
+from edgefuse.quantize.onnx_linear import matmuls_to_gemm
+from edgefuse.quantize.onnx_plan import plan
+from edgefuse.quantize.onnx_static import insert_qdq
+from edgefuse.quantize.onnx_weights import embed_in_int8, store_in_float16
+
+DYNAMIC = Scheme(name="dynamic_wi8_af32")
+STATIC_U8 = Scheme(name="static_wi8_ai8", activation="u8")
+STATIC_S8 = Scheme(name="static_wi8_ai8", activation="s8")
+STATIC_PERCENTILE = Scheme(name="static_wi8_ai8", activation="u8", calibrator="percentile")
+FP16 = Scheme(name="fp16")
+
+_TOOLS = ("onnx", "onnx-ir", "onnxruntime", "numpy")
+
+
+class OnnxQuantizer:
+    """Applies schemes to ONNX files; ports, types and shapes of the interface stay as they are."""
+
+    target = "onnx"
+
+    def schemes(self, stage: StageSpec) -> tuple[Scheme, ...]:
+        """Return what is worth trying, the likely best first.
+
+        Unsigned activations are the fast ones on x86, signed ones on Arm. Percentile ranges matter where features have
+        outliers, in encoders; features that other stages computed are few and tame.
+        """
+        if stage.role == "frontend":
+            return ()
+        if stage.role in ("encoder", "model"):
+            return (STATIC_U8, DYNAMIC, STATIC_PERCENTILE, STATIC_S8, FP16)
+        return (DYNAMIC, STATIC_U8, STATIC_S8, FP16)
+
+    def apply(self, lowered: Lowered, scheme: Scheme, calibration: FeedSource) -> Lowered:
+        """Quantize a float file.
+
+        Raises:
+            QuantizeError: if the scheme finds nothing to quantize, or calibration has no samples, samples that do not
+                fit, or numbers that are not finite.
+        """
+        model = ir.from_proto(onnx.load_from_string(lowered.data))
+        if scheme.name == "fp16":
+            store_in_float16(model)
+        elif scheme.name == "dynamic_wi8_af32":
+            if quantize_dynamically(model, scheme) == 0:
+                raise _nothing_to_do(scheme, "a matrix product by a constant")
+            embed_in_int8(model)
+        elif scheme.name == "static_wi8_ai8":
+            _quantize_statically(model, lowered, scheme, calibration)
+        else:
+            raise QuantizeError(f"'{scheme.id}' is not a scheme to apply to a file")
+        return Lowered(_serialize(model, scheme), lowered.inputs, lowered.outputs, lowered.opset)
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the libraries that rewrite, and of the runtime that calibrates."""
+        return {tool: version(tool) for tool in _TOOLS}
+
+
+def _quantize_statically(model: ir.Model, lowered: Lowered, scheme: Scheme, calibration: FeedSource) -> None:
+    if scheme.activation not in ("u8", "s8"):
+        raise QuantizeError(
+            "a static scheme needs the sign of its activations", got=repr(scheme.activation), expected="'u8' or 's8'"
+        )
+    matmuls_to_gemm(model)
+    chosen = plan(model, scheme)
+    if not chosen.nodes:
+        raise _nothing_to_do(scheme, "a convolution or a matrix product by a constant")
+    names = [value.name or "" for value in chosen.values]
+    statistics = observe(model, names, lowered.inputs, calibration)
+    wide = scheme.calibrator == "minmax"
+    ranges = {name: seen.minmax() if wide else seen.percentile() for name, seen in statistics.items()}
+    insert_qdq(model, chosen, ranges, scheme)
+    embed_in_int8(model)
+
+
+def _nothing_to_do(scheme: Scheme, wanted: str) -> QuantizeError:
+    return QuantizeError(
+        f"'{scheme.id}' finds nothing to quantize in this stage",
+        expected=f"at least {wanted} that the scheme does not exclude",
+        fix="leave the scheme out for this stage",
+    )
+
+
+def _serialize(model: ir.Model, scheme: Scheme) -> bytes:
+    RemoveUnusedNodesPass()(model)
+    DeduplicateInitializersPass()(model)
+    TopologicalSortPass()(model)
+    proto = ir.to_proto(model)
+    del proto.graph.value_info[:]
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise QuantizeError(
+            f"'{scheme.id}' made a file that is not valid ONNX", got=str(error).strip().split("\n")[0]
+        ) from error
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data

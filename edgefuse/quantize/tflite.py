@@ -1,0 +1,168 @@
+"""Quantize TFLite files: int8 where it is fast, with ai-edge-quantizer under a recipe of our own.
+
+ai-edge-quantizer writes the file; which operators are quantized, and over which ranges, is decided here. Its own
+recipes quantize everything they can, and its own calibration holds all samples for a moving average (0.95) that has
+not reached the range of the data after hundreds of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.spec import StageSpec
+from edgefuse.errors import QuantizeError
+from edgefuse.export.stage import FeedSource, Lowered
+from edgefuse.export.tflite_interface import pack, unpack
+from edgefuse.export.tflite_silence import quiet
+from edgefuse.quantize import tflite_selection as selection
+from edgefuse.quantize.tflite_calibration import Range, calibrate
+from edgefuse.quantize.tflite_graph import Operator, TfliteGraph
+
+_STATIC = Scheme(name="static_wi8_ai8", activation="s8")
+_DYNAMIC = Scheme(name="dynamic_wi8_af32")
+
+
+class TfliteQuantizer:
+    """Applies schemes to LiteRT files; the interface of a file stays as it is, float32 and by the same names.
+
+    `static_wi8_ai8` quantizes what `tflite_selection.static` chooses (activations signed: XNNPACK has no other
+    kernels), `dynamic_wi8_af32` matrix products and plain convolutions; both store embedding tables in int8. `fp16`
+    stores weights in half precision and computes in float32.
+    """
+
+    target = "tflite"
+
+    def schemes(self, stage: StageSpec) -> tuple[Scheme, ...]:
+        """Return the schemes worth trying, the most promising first. A frontend gets none.
+
+        In encoders static ranges are faster wherever there are convolutions; fusion is matrix products over a few
+        tokens, where dynamic ranges are as fast and closer to float.
+        """
+        if stage.role == "frontend":
+            return ()
+        return (_DYNAMIC, _STATIC) if stage.role in ("fusion", "decoder") else (_STATIC, _DYNAMIC)
+
+    def apply(self, lowered: Lowered, scheme: Scheme, calibration: FeedSource) -> Lowered:
+        """Quantize a float file; see `Quantizer.apply`.
+
+        Raises:
+            QuantizeError: if the scheme is not one of this target, finds nothing to quantize, or calibration fails.
+        """
+        _check(scheme)
+        graph = TfliteGraph(lowered.data)
+        ranges: dict[str, Range] = {}
+        if scheme.name == "static_wi8_ai8":
+            operators = selection.static(graph, scheme.exclude)
+            tensors = {i: graph.names[i] for o in operators for i in (*graph.activations(o), *o.outputs)}
+            if tensors:
+                found = calibrate(lowered.data, lowered.inputs, tensors, calibration)
+                ranges = {tensors[index]: span for index, span in found.items()}
+            tables = selection.weighted(graph, selection.TABLES, scheme.exclude)
+            rules = [*_rules(operators, _static(scheme)), *_rules(tables, _dynamic(scheme))]
+        else:
+            half = scheme.name == "fp16"
+            kinds = selection.TABLES | (selection.WEIGHTED if half else selection.DYNAMIC)
+            rules = _rules(selection.weighted(graph, kinds, scheme.exclude), _HALF if half else _dynamic(scheme))
+        if not rules:
+            raise QuantizeError(
+                f"the scheme '{scheme.id}' finds nothing to quantize in this stage",
+                got=f"operators {', '.join(sorted({operator.kind for operator in graph.operators})) or 'none'}",
+                fix="leave the stage in float, or exclude fewer operators",
+            )
+        data = _quantize(lowered.data, rules, ranges)
+        return Lowered(data=data, inputs=lowered.inputs, outputs=lowered.outputs, opset=lowered.opset)
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of ai-edge-quantizer and of the runtime that calibrates."""
+        return {name: version(name) for name in ("ai-edge-quantizer", "ai-edge-litert")}
+
+
+def _check(scheme: Scheme) -> None:
+    """Raise `QuantizeError` if a scheme asks for what LiteRT or this module does not have."""
+    if scheme.name == "float":
+        raise QuantizeError("the scheme 'float' quantizes nothing", fix="use the float file itself")
+    if scheme.activation == "u8":
+        raise QuantizeError("LiteRT has no fast kernels for unsigned activations", got="activation u8", expected="s8")
+    if scheme.calibrator != "minmax":
+        raise QuantizeError("the target 'tflite' knows one calibrator", got=scheme.calibrator, expected="minmax")
+
+
+def _quantize(data: bytes, rules: list[dict[str, Any]], ranges: Mapping[str, Range]) -> bytes:
+    """Run ai-edge-quantizer and check what it wrote."""
+    statistics = {name: {"min": np.array([low]), "max": np.array([high])} for name, (low, high) in ranges.items()}
+    with quiet():
+        from ai_edge_quantizer.quantizer import Quantizer
+
+        try:
+            result = Quantizer(data, rules).quantize(statistics or None, enable_progress_report=False)
+        except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
+            raise QuantizeError(
+                "ai-edge-quantizer refuses the file",
+                got=f"{type(error).__name__}: {error}",
+                fix="exclude the operator named from the scheme",
+            ) from error
+    model = unpack(bytes(result.quantized_model))
+    _check_scales(model)
+    return pack(model)
+
+
+def _check_scales(model: Any) -> None:
+    """Raise `QuantizeError` if any scale is not a positive number; LiteRT runs such files and answers NaN."""
+    for tensor in model.subgraphs[0].tensors:
+        scale = None if tensor.quantization is None else tensor.quantization.scale
+        if scale is not None and not (np.isfinite(scale).all() and (np.asarray(scale) > 0).all()):
+            name = tensor.name.decode()
+            raise QuantizeError(
+                f"the tensor '{name}' has no usable quantization scale",
+                got=f"{np.asarray(scale).ravel()[:4].tolist()}",
+                expected="positive numbers",
+                fix=f"exclude '{name}' from the scheme, or look for huge values in its calibration data",
+            )
+
+
+def _rules(operators: Iterable[Operator], rule: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one recipe entry per operator: ai-edge-quantizer finds it by kind and the name of its output."""
+    return [{"regex": f"^{re.escape(o.name)};", "operation": o.kind, **rule} for o in operators]
+
+
+def _weights(scheme: Scheme) -> dict[str, Any]:
+    granularity = {"channel": "CHANNELWISE", "tensor": "TENSORWISE"}[scheme.granularity]
+    return {"num_bits": 8, "symmetric": True, "granularity": granularity, "dtype": "INT"}
+
+
+def _static(scheme: Scheme) -> dict[str, Any]:
+    activations = {"num_bits": 8, "symmetric": False, "granularity": "TENSORWISE", "dtype": "INT"}
+    rule = _dynamic(scheme)
+    return {**rule, "op_config": {**rule["op_config"], "activation_tensor_config": activations}}
+
+
+def _dynamic(scheme: Scheme) -> dict[str, Any]:
+    return {
+        "algorithm_key": "min_max_uniform_quantize",
+        "op_config": {
+            "weight_tensor_config": _weights(scheme),
+            "compute_precision": "INTEGER",
+            "explicit_dequantize": False,
+        },
+    }
+
+
+_HALF: dict[str, Any] = {
+    "algorithm_key": "float_casting",
+    "op_config": {
+        "weight_tensor_config": {
+            "num_bits": 16,
+            "symmetric": True,
+            "granularity": "TENSORWISE",
+            "dtype": "FLOAT",
+        },
+        "compute_precision": "FLOAT",
+        "explicit_dequantize": True,
+    },
+}

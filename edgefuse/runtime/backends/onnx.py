@@ -1,0 +1,100 @@
+"""The backend for ONNX files: ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as ort
+
+from edgefuse.bundle.manifest import Binding
+from edgefuse.errors import BackendError
+from edgefuse.runtime.backends.backend import Array, Session, SessionOptions
+from edgefuse.runtime.backends.ports import InputPorts, check_tensors, first_line
+
+# ONNX Runtime's errors have no common base below Exception.
+_ERRORS: tuple[type[Exception], ...] = (
+    ort.EngineError,
+    ort.EPFail,
+    ort.Fail,
+    ort.InvalidArgument,
+    ort.InvalidGraph,
+    ort.InvalidProtobuf,
+    ort.NoModel,
+    ort.NoSuchFile,
+    ort.NotImplemented,
+    ort.RuntimeException,
+    RuntimeError,
+    ValueError,
+)
+_ONLY_ERRORS = 3  # severity of messages on stderr: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal
+
+
+class OnnxBackend:
+    """Opens ONNX files with ONNX Runtime."""
+
+    name = "onnx"
+
+    def open(
+        self, data: bytes, inputs: tuple[Binding, ...], outputs: tuple[Binding, ...], options: SessionOptions
+    ) -> Session:
+        """Open a file from its bytes.
+
+        Raises:
+            BackendError: if the runtime refuses the file, or the file lacks a tensor that a binding names.
+        """
+        try:
+            session = onnxruntime.InferenceSession(
+                data, _session_options(options), providers=["CPUExecutionProvider"], enable_fallback=0
+            )
+        except _ERRORS as error:
+            raise BackendError(
+                "ONNX Runtime cannot open a stage file",
+                got=first_line(error),
+                fix="check that the bundle was made for this version of onnxruntime",
+            ) from error
+        # The session would keep the file's bytes for resetting itself, which is never asked of it: a second copy of
+        # all weights in memory for as long as it lives.
+        session._model_bytes = None
+        check_tensors("input", [port.name for port in session.get_inputs()], inputs)
+        check_tensors("output", [port.name for port in session.get_outputs()], outputs)
+        return OnnxSession(session, inputs, outputs)
+
+    def versions(self) -> dict[str, str]:
+        """Return the version of ONNX Runtime."""
+        return {"onnxruntime": str(onnxruntime.__version__)}
+
+
+class OnnxSession:
+    """An opened ONNX file."""
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, inputs: tuple[Binding, ...], outputs: tuple[Binding, ...]
+    ) -> None:
+        self._run = session.run
+        self._inputs = InputPorts(inputs)
+        self._tensors = [binding.tensor for binding in outputs]
+        self._ports = [binding.port for binding in outputs]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once; see `Session.run`."""
+        arranged = self._inputs.arrange(feeds)
+        try:
+            results = self._run(self._tensors, arranged)
+        except _ERRORS as error:
+            raise BackendError("ONNX Runtime cannot run a stage", got=first_line(error)) from error
+        return dict(zip(self._ports, results, strict=True))
+
+
+def _session_options(options: SessionOptions) -> onnxruntime.SessionOptions:
+    session_options = onnxruntime.SessionOptions()
+    session_options.intra_op_num_threads = options.threads
+    # The operators of a stage run one after another, so that `threads` is all that a pipeline ever uses at once.
+    session_options.inter_op_num_threads = 1
+    session_options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    session_options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    session_options.log_severity_level = _ONLY_ERRORS
+    spinning = "1" if options.spinning else "0"
+    session_options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    session_options.add_session_config_entry("session.inter_op.allow_spinning", spinning)
+    return session_options

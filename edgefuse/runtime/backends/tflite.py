@@ -1,0 +1,120 @@
+"""The backend for TFLite files: LiteRT (ai-edge-litert), or tflite-runtime where that is what is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from edgefuse.bundle.manifest import Binding
+from edgefuse.errors import BackendError
+from edgefuse.runtime.backends.backend import Array, Session, SessionOptions
+from edgefuse.runtime.backends.ports import InputPorts, check_tensors, first_line
+
+try:
+    from ai_edge_litert.interpreter import Interpreter
+except ModuleNotFoundError as litert_missing:
+    try:
+        from tflite_runtime.interpreter import Interpreter
+    except ModuleNotFoundError:
+        raise litert_missing from None
+
+_ERRORS = (RuntimeError, ValueError, TypeError)
+
+
+class TfliteBackend:
+    """Opens TFLite files with LiteRT; XNNPACK runs what it can."""
+
+    name = "tflite"
+
+    def open(
+        self, data: bytes, inputs: tuple[Binding, ...], outputs: tuple[Binding, ...], options: SessionOptions
+    ) -> Session:
+        """Open a file from its bytes. LiteRT reads weights from these bytes, so they live as long as the session.
+
+        Raises:
+            BackendError: if the runtime refuses the file, or its signature lacks a tensor that a binding names.
+        """
+        try:
+            interpreter = Interpreter(model_content=data, num_threads=options.threads)
+            interpreter.allocate_tensors()
+            found_inputs, found_outputs = _signature(interpreter)
+        except _ERRORS as error:
+            raise BackendError(
+                "LiteRT cannot open a stage file",
+                got=first_line(error),
+                fix="check that the bundle was made for this version of ai-edge-litert",
+            ) from error
+        check_tensors("input", found_inputs, inputs)
+        check_tensors("output", found_outputs, outputs)
+        return TfliteSession(interpreter, inputs, outputs, input_indices=found_inputs, output_indices=found_outputs)
+
+    def versions(self) -> dict[str, str]:
+        """Return the version of the runtime that is installed."""
+        for distribution in ("ai-edge-litert", "tflite-runtime"):
+            try:
+                return {distribution: version(distribution)}
+            except PackageNotFoundError:
+                continue
+        return {}
+
+
+class TfliteSession:
+    """An opened TFLite file.
+
+    Tensors are set and read by index: a signature runner resizes and allocates all tensors anew on every call.
+    """
+
+    def __init__(
+        self,
+        interpreter: Any,
+        inputs: tuple[Binding, ...],
+        outputs: tuple[Binding, ...],
+        *,
+        input_indices: dict[str, int],
+        output_indices: dict[str, int],
+    ) -> None:
+        self._interpreter = interpreter
+        self._inputs = InputPorts(inputs)
+        self._input_indices = input_indices
+        self._outputs = [(binding.port, output_indices[binding.tensor]) for binding in outputs]
+        self._open_shapes: dict[str, tuple[int, ...]] = {b.tensor: () for b in inputs if -1 in b.shape}
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once; see `Session.run`."""
+        arranged = self._inputs.arrange(feeds)
+        interpreter = self._interpreter
+        try:
+            if self._open_shapes:
+                self._resize(arranged)
+            for tensor, index in self._input_indices.items():
+                interpreter.set_tensor(index, arranged[tensor])
+            interpreter.invoke()
+            return {port: interpreter.get_tensor(index) for port, index in self._outputs}
+        except _ERRORS as error:
+            raise BackendError("LiteRT cannot run a stage", got=first_line(error)) from error
+
+    def _resize(self, arranged: Mapping[str, Array]) -> None:
+        """Allocate anew if an input of open size has another shape than in the last call."""
+        changed = {tensor: arranged[tensor].shape for tensor in self._open_shapes}
+        if changed == self._open_shapes:
+            return
+        for tensor, shape in changed.items():
+            self._interpreter.resize_tensor_input(self._input_indices[tensor], np.array(shape, np.int32))
+        self._interpreter.allocate_tensors()
+        self._open_shapes = changed
+
+
+def _signature(interpreter: Any) -> tuple[dict[str, int], dict[str, int]]:
+    """Return tensor indices by name: of the first signature or, in a file without one, of the main graph."""
+    keys = list(interpreter.get_signature_list())
+    if not keys:
+        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+        return {d["name"]: int(d["index"]) for d in inputs}, {d["name"]: int(d["index"]) for d in outputs}
+    runner = interpreter.get_signature_runner(keys[0])
+    return (
+        {name: int(details["index"]) for name, details in runner.get_input_details().items()},
+        {name: int(details["index"]) for name, details in runner.get_output_details().items()},
+    )

@@ -1,0 +1,89 @@
+"""What a pipeline answers: the outputs, and a typed view of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from edgefuse.bundle.spec import ClassOutput, EmbeddingOutput, Output, ValuesOutput
+from edgefuse.errors import InputError
+from edgefuse.runtime.backends.backend import Array
+
+_O = TypeVar("_O", ClassOutput, EmbeddingOutput, ValuesOutput)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The outputs of a model for one set of inputs.
+
+    `label`, `score`, `scores` and `top` view the first output of classes, `embedding` the first embedding, `values`
+    the first plain numbers; each raises `InputError` if the model has no such output.
+
+    Attributes:
+        outputs: float32 arrays with the batch first, by output name.
+        spec: what the model says about its outputs.
+    """
+
+    outputs: Mapping[str, Array]
+    spec: tuple[Output, ...]
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self._classes.labels[int(self._probabilities.argmax())]
+
+    @property
+    def score(self) -> float:
+        """The probability of the most probable class."""
+        return float(self._probabilities.max())
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The probability of every class (softmax), in the order of the labels."""
+        return dict(zip(self._classes.labels, self._probabilities.tolist(), strict=True))
+
+    def top(self, k: int) -> list[tuple[str, float]]:
+        """Return the k most probable classes with their probabilities, the best first."""
+        if k < 1:
+            raise InputError("top(k) needs a positive number of classes", got=k, expected="1 or more")
+        best = np.argsort(-self._probabilities, kind="stable")[:k]
+        return [(self._classes.labels[i], float(self._probabilities[i])) for i in best]
+
+    @property
+    def embedding(self) -> npt.NDArray[np.float32]:
+        """The embedding, float32 [size]."""
+        return self._flat(self._first(EmbeddingOutput, "embedding"))
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The plain numbers by name."""
+        output = self._first(ValuesOutput, "values")
+        return dict(zip(output.labels, self._flat(output).tolist(), strict=True))
+
+    @cached_property
+    def _classes(self) -> ClassOutput:
+        return self._first(ClassOutput, "classes")
+
+    @cached_property
+    def _probabilities(self) -> npt.NDArray[np.float64]:
+        logits = self._flat(self._classes).astype(np.float64)
+        powers = np.exp(logits - logits.max())
+        return np.asarray(powers / powers.sum())
+
+    def _flat(self, output: Output) -> npt.NDArray[np.float32]:
+        return np.asarray(self.outputs[output.name], np.float32).reshape(-1)
+
+    def _first(self, kind: type[_O], wanted: str) -> _O:
+        for output in self.spec:
+            if isinstance(output, kind):
+                return output
+        raise InputError(
+            f"this model does not predict {wanted}",
+            got=", ".join(f"'{o.name}' ({type(o).__name__.removesuffix('Output').lower()})" for o in self.spec),
+            fix="read prediction.outputs, or the view that fits",
+        )

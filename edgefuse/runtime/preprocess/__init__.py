@@ -1,0 +1,55 @@
+"""From raw input (files, bytes, arrays, strings) to a modality's tensors.
+
+The same code serves calibration, evaluation and the device. A media library is imported when an input needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edgefuse.bundle.spec import (
+    AudioPreprocess,
+    ImagePreprocess,
+    Modality,
+    TextPreprocess,
+)
+from edgefuse.runtime.backends.backend import Array
+from edgefuse.runtime.preprocess.audio import AudioReader
+from edgefuse.runtime.preprocess.image import ImageReader
+from edgefuse.runtime.preprocess.tensor import TensorReader
+from edgefuse.runtime.preprocess.text import TextReader
+
+__all__ = ["Preprocessor"]
+
+
+class Preprocessor:
+    """Turns the raw input of one modality into its tensors.
+
+    Args:
+        modality: what is expected and how it is prepared.
+        read_asset: returns the bytes of a file that the preprocessing names (a tokenizer).
+    """
+
+    def __init__(self, modality: Modality, read_asset: Callable[[str], bytes]) -> None:
+        self.modality = modality
+        self._read = _reader(modality, read_asset)
+
+    def __call__(self, raw: object) -> dict[str, Array]:
+        """Return the tensors under the keys of a pipeline's pool: `image.pixels`, `text.ids`, `text.length`.
+
+        Raises:
+            InputError: if the input cannot be used; the message says why and what would do.
+            MissingExtraError: if the input needs a media library that is not installed.
+        """
+        return self._read(raw)
+
+
+def _reader(modality: Modality, read_asset: Callable[[str], bytes]) -> Callable[[object], dict[str, Array]]:
+    preprocess = modality.preprocess
+    if isinstance(preprocess, ImagePreprocess):
+        return ImageReader(modality, preprocess)
+    if isinstance(preprocess, AudioPreprocess):
+        return AudioReader(modality, preprocess)
+    if isinstance(preprocess, TextPreprocess):
+        return TextReader(modality, preprocess, read_asset(preprocess.tokenizer))
+    return TensorReader(modality)

@@ -1,0 +1,90 @@
+"""Arrays as they are, after a check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from edgefuse.bundle.spec import Dim, Modality, TensorSpec, largest
+from edgefuse.errors import InputError
+from edgefuse.runtime.backends.backend import Array
+from edgefuse.runtime.preprocess.sizes import delivered, fill
+
+
+class TensorReader:
+    """Checks the type, shape and values of a modality's arrays.
+
+    A modality of one tensor takes an array, one of several takes a mapping from tensor name to array. Bounded sizes
+    are kept and bucketed ones padded. If the modality has a `length`, it is what the first tensor has along axis 1,
+    and fixed sizes there are padded, too.
+    """
+
+    def __init__(self, modality: Modality) -> None:
+        self._name = modality.name
+        self._tensors = modality.tensors
+        self._length = modality.length
+
+    def __call__(self, raw: object) -> dict[str, Array]:
+        """Return the tensors; see `Preprocessor`."""
+        arrays = raw if isinstance(raw, Mapping) else {self._tensors[0].name: raw}
+        if sorted(arrays) != sorted(tensor.name for tensor in self._tensors):
+            raise InputError(
+                f"the arrays of '{self._name}' do not match its tensors",
+                got=", ".join(map(str, arrays)) or "none",
+                expected=", ".join(tensor.name for tensor in self._tensors),
+            )
+        checked = [self._checked(arrays[tensor.name], tensor) for tensor in self._tensors]
+        values = {
+            f"{self._name}.{tensor.name}": self._filled(value, tensor)
+            for tensor, value in zip(self._tensors, checked, strict=True)
+        }
+        if self._length:
+            values[f"{self._name}.length"] = np.array([checked[0].shape[1]], np.int32)
+        return values
+
+    def _checked(self, raw: object, tensor: TensorSpec) -> Array:
+        if not isinstance(raw, np.ndarray) or raw.dtype != tensor.dtype:
+            got = raw.dtype if isinstance(raw, np.ndarray) else type(raw).__name__
+            raise InputError(
+                f"'{self._name}.{tensor.name}' has the wrong type",
+                got=got,
+                expected=f"an array of {tensor.dtype}",
+                fix=f"convert it with numpy.asarray(values, '{tensor.dtype}')",
+            )
+        if raw.ndim != len(tensor.shape) or not all(
+            self._admits(dim, size, axis) for axis, (dim, size) in enumerate(zip(tensor.shape, raw.shape, strict=True))
+        ):
+            raise InputError(
+                f"'{self._name}.{tensor.name}' has the wrong shape",
+                got=list(raw.shape),
+                expected=_spelled(tensor, self._length),
+                fix="mind the batch dimension, which comes first" if raw.ndim == len(tensor.shape) - 1 else None,
+            )
+        if tensor.dtype == "float32" and not np.isfinite(raw).all():
+            raise InputError(
+                f"'{self._name}.{tensor.name}' holds values that are not finite",
+                got=f"{np.count_nonzero(~np.isfinite(raw))} of {raw.size} NaN or infinite",
+                expected="finite numbers",
+            )
+        return raw
+
+    def _admits(self, dim: Dim, size: int, axis: int) -> bool:
+        if isinstance(dim, int) and not (self._length and axis == 1):
+            return size == dim
+        return 1 <= size <= largest(dim)
+
+    def _filled(self, value: npt.NDArray[np.generic], tensor: TensorSpec) -> Array:
+        for axis, dim in enumerate(tensor.shape):
+            value = fill(value, delivered(dim, value.shape[axis]), axis)
+        return value
+
+
+def _spelled(tensor: TensorSpec, length: bool) -> str:
+    """Return a shape as a reader of an error likes it: `[1, 1..5, 3]`."""
+    sizes = [
+        f"1..{largest(dim)}" if not isinstance(dim, int) or (length and axis == 1) else str(dim)
+        for axis, dim in enumerate(tensor.shape)
+    ]
+    return f"[{', '.join(sizes)}]"

@@ -1,0 +1,145 @@
+"""The verbs that look at a bundle: inspect, verify, prepare."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgefuse.bundle.manifest import Manifest
+from edgefuse.bundle.writer import write_bundle
+from edgefuse.measure import prepared
+
+Cli = Callable[..., Any]
+
+
+def test_inspect_shows_what_is_in_a_bundle(cli: Cli, tiny_bundle: Path) -> None:
+    done = cli("inspect", tiny_bundle)
+    assert (done.returncode, done.stderr) == (0, "")
+    for words in (
+        "motion  tensor  values float32 [1, <=5, 3] + length",
+        "3 classes: stop, go, wait",
+        "dynamic_wi8_af32 (837 B)",
+        "image+text+motion  50.0 (+0.0 to +1.0)",
+        "not measured yet",
+        "assets/tokenizer.json",
+    ):
+        assert words in done.stdout
+
+
+def test_inspect_gives_machines_the_whole_manifest(cli: Cli, tiny_bundle: Path, tiny_manifest: Manifest) -> None:
+    report = json.loads(cli("inspect", tiny_bundle, "--json").stdout)
+    manifest = msgspec.convert(report["manifest"], Manifest)
+    assert msgspec.structs.replace(manifest, files=()) == tiny_manifest
+    assert report["prepared"] == []
+    assert cli("inspect", tiny_bundle, "--digest", report["digest"]).returncode == 0
+
+
+@pytest.mark.parametrize("verb", ["inspect", "verify", "prepare", "run", "bench"])
+def test_a_damaged_bundle_is_2_for_every_verb(cli: Cli, tiny_bundle: Path, verb: str) -> None:
+    manifest = tiny_bundle / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"go"', b'"no"'))
+    done = cli(verb, tiny_bundle)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("edgefuse: error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_verify_checks_every_file(cli: Cli, tiny_bundle: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tiny_bundle.parent.rglob("*")}
+    done = cli("verify", tiny_bundle)
+    assert done.returncode == 0
+    assert "18 files match their hashes" in done.stdout
+    assert "6 of 6 candidates are within their tolerance" in done.stdout
+    report = json.loads(cli("verify", tiny_bundle, "--json").stdout)
+    assert report["ok"]
+    assert {row["candidate"]: row["ok"] for row in report["golden"]}["image_encoder.dynamic_wi8_af32"]
+    assert {path: path.stat().st_mtime_ns for path in tiny_bundle.parent.rglob("*")} == before
+
+
+def test_verify_refuses_a_file_that_is_not_the_hashed_one(cli: Cli, tiny_bundle: Path) -> None:
+    path = tiny_bundle / "stages" / "fusion.float.onnx"
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    done = cli("verify", tiny_bundle)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'stages/fusion.float.onnx' is damaged" in done.stderr
+
+
+def test_verify_is_1_where_an_answer_is_off(
+    cli: Cli, tmp_path: Path, tiny_manifest: Manifest, tiny_contents: Mapping[str, bytes]
+) -> None:
+    changed = dict(tiny_contents)
+    wrong = np.frombuffer(changed["golden/fusion/logits.bin"], np.float32) + np.float32(0.5)
+    changed["golden/fusion/logits.bin"] = wrong.tobytes()
+    write_bundle(tmp_path / "off", tiny_manifest, changed)
+    done = cli("verify", tmp_path / "off")
+    assert done.returncode == 1
+    assert "fusion.float fails: output 'logits' is off by 0.5, more than" in done.stdout
+    assert "5 of 6 candidates" in done.stdout
+    report = json.loads(cli("verify", tmp_path / "off", "--json").stdout)
+    assert [row["candidate"] for row in report["golden"] if not row["ok"]] == ["fusion.float"]
+
+
+def test_prepare_measures_once_and_inspect_shows_it(cli: Cli, tiny_bundle: Path) -> None:
+    first = json.loads(cli("prepare", tiny_bundle, "--json").stdout)
+    assert first["measured_now"]
+    assert set(first["figures"]) == {"float", "small"}
+    figure = first["figures"]["small"]
+    assert figure["runs"] >= 11
+    assert figure["peak_rss_bytes"] > 10_000_000
+    assert Path(first["path"]) == tiny_bundle.parent / "tiny.prepared.json"
+    again = json.loads(cli("prepare", tiny_bundle, "--json").stdout)
+    assert again == first | {"measured_now": False}
+    shown = cli("inspect", tiny_bundle).stdout
+    assert shown.count(" prepare ") == 2
+    assert cli("verify", tiny_bundle).returncode == 0, "the bundle itself is as it was"
+
+
+def test_figures_of_another_content_are_not_this_bundles(tiny_bundle: Path, tiny_figures: prepared.Entry) -> None:
+    prepared.write(tiny_bundle, "old", tiny_figures.machine, tiny_figures.figures)
+    assert prepared.read(tiny_bundle, "new") == ()
+    prepared.write(tiny_bundle, "new", tiny_figures.machine, tiny_figures.figures)
+    assert prepared.read(tiny_bundle, "old") == ()
+    assert len(prepared.read(tiny_bundle, "new")) == 1
+
+
+def test_machines_that_share_a_folder_keep_their_own_figures(tiny_bundle: Path, tiny_figures: prepared.Entry) -> None:
+    machine = tiny_figures.machine
+    for threads in (1, 2, 1):
+        other = msgspec.structs.replace(machine, threads=threads)
+        prepared.write(tiny_bundle, "d", other, tiny_figures.figures)
+    assert sorted(entry.machine.threads for entry in prepared.read(tiny_bundle, "d")) == [1, 2]
+
+
+def test_damaged_figures_are_one_sentence(cli: Cli, tiny_bundle: Path) -> None:
+    prepared.path_of(tiny_bundle).write_text("{")
+    done = cli("inspect", tiny_bundle)
+    assert done.returncode == 2
+    assert "tiny.prepared.json cannot be read" in done.stderr
+    assert done.stderr.endswith("Fix: delete that file.\n")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_one_sentence(cli: Cli, tiny_bundle: Path) -> None:
+    tiny_bundle.parent.chmod(0o500)
+    done = cli("prepare", tiny_bundle)
+    tiny_bundle.parent.chmod(0o700)
+    assert done.returncode == 2
+    assert "make the folder of the bundle writable" in done.stderr
+
+
+@pytest.fixture
+def tiny_figures() -> prepared.Entry:
+    """Figures of some machine."""
+    figure = {"runs": 64, "p50_ms": 1.5}
+    machine = {"architecture": "a", "cpu": "c", "cores": 1, "features": [], "runtimes": {}, "threads": 1}
+    entry = {"digest": "d", "machine": machine, "figures": {"float": figure | {"machine": machine}}}
+    return msgspec.convert(entry, prepared.Entry)

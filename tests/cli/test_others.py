@@ -1,0 +1,68 @@
+"""doctor, models, demo and compile."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgefuse import cli as command_line
+from edgefuse.commands import demo
+
+Cli = Callable[..., Any]
+
+
+def test_doctor_tells_machines_what_is_here(cli: Cli) -> None:
+    done = cli("doctor", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads(done.stdout)
+    assert set(report["backends"]) >= {"null", "onnx", "tflite"}
+    assert "onnxruntime" in report["backends"]["onnx"]["versions"]
+    assert report["processor"]["logical_cores"] >= 1
+    assert report["packages"]["compile"]["torch"]
+
+
+def test_doctor_tells_people_what_the_system_hides(cli: Cli) -> None:
+    done = cli("doctor")
+    assert done.returncode == 0
+    for words in ("CPU features", "governor", "backends", "  onnx    onnxruntime", "extra 'compile'"):
+        assert words in done.stdout
+
+
+def test_models_lists_digits(cli: Cli) -> None:
+    assert "digits  image + audio + text" in cli("models").stdout
+    (model,) = json.loads(cli("models", "--json").stdout)
+    assert (model["name"], model["modalities"]) == ("digits", ["image", "audio", "text"])
+
+
+def test_demo_runs_the_script_of_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "digits" / "demo.py"
+    script.parent.mkdir()
+    script.write_text("import sys\nsys.exit(len(sys.argv) + 4)\n")
+    monkeypatch.setattr(demo, "_EXAMPLES", tmp_path)
+    assert command_line.main(["demo", "digits", "-o", "here"]) == 7
+
+
+def test_demo_needs_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "_EXAMPLES", tmp_path)
+    assert command_line.main(["demo", "digits"]) == 2
+    assert "Fix: clone the repository" in capsys.readouterr().err
+
+
+def test_compile_says_in_one_sentence_what_is_wrong_with_a_recipe(cli: Cli, tmp_path: Path) -> None:
+    done = cli("compile", "gone.toml", "-o", "out")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("edgefuse: error: cannot read the recipe gone.toml: got No such file or directory.")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_module_and_the_script_are_the_same(cli: Cli) -> None:
+    script = subprocess.run(["edgefuse", "--version"], capture_output=True, text=True, check=False)
+    assert script.stdout == cli("--version").stdout

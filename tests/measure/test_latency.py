@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import gc
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from edgefuse.errors import MeasureError
+from edgefuse.measure.latency import Interleaved, Latencies
+
+
+def test_each_round_calls_every_subject_once() -> None:
+    calls: list[str] = []
+    timing = Interleaved(warmup_rounds=1, min_rounds=20, min_seconds=0)
+    latencies = timing({name: lambda name=name: calls.append(name) for name in "abc"})  # type: ignore[misc]
+    assert latencies.rounds == 20
+    rounds = [tuple(calls[i : i + 3]) for i in range(3, len(calls), 3)]
+    assert len(rounds) == 20
+    assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
+    assert len(set(rounds)) > 1, "the order is drawn anew"
+
+
+def test_round_robin_keeps_the_order() -> None:
+    calls: list[str] = []
+    timing = Interleaved(warmup_rounds=1, min_rounds=5, min_seconds=0, order="round-robin")
+    timing({name: lambda name=name: calls.append(name) for name in "ba"})  # type: ignore[misc]
+    assert calls == ["b", "a"] * 6
+
+
+def test_a_run_has_the_rounds_and_the_seconds_that_were_asked_for() -> None:
+    latencies = Interleaved(min_rounds=2, min_seconds=0.2)({"nap": lambda: time.sleep(0.004)})
+    assert latencies.rounds >= 2
+    assert latencies.milliseconds("nap").min() >= 4
+    assert latencies.milliseconds("nap").sum() >= 150
+
+
+def test_a_run_ends_at_its_limit_with_the_rounds_that_a_median_needs() -> None:
+    timing = Interleaved(min_rounds=1000, max_seconds=0.0)
+    assert timing({"nap": lambda: time.sleep(0.001)}).rounds == timing.floor_rounds
+
+
+def test_the_collector_is_off_during_the_rounds_and_on_again_after_an_error() -> None:
+    seen = Counter[bool]()
+    timing = Interleaved(warmup_rounds=1, min_rounds=3, min_seconds=0)
+    timing({"look": lambda: seen.update([gc.isenabled()])})
+    assert seen == {True: 1, False: 3}
+
+    def fail_later() -> None:
+        if not gc.isenabled():
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        timing({"fail": fail_later})
+    assert gc.isenabled()
+
+
+def test_progress_is_told_of_every_round() -> None:
+    told: list[tuple[int, int, str]] = []
+    Interleaved(min_rounds=3, min_seconds=0)({"a": int}, lambda *values: told.append(values))
+    assert told == [(1, 3, "time rounds"), (2, 3, "time rounds"), (3, 3, "time rounds")]
+
+
+def test_the_ratio_is_paired_by_round() -> None:
+    weather = np.random.default_rng(0).lognormal(0, 1, 200)
+    latencies = Latencies({"slow": (3e6 * weather).astype(np.int64), "fast": (1e6 * weather).astype(np.int64)})
+    ratio = latencies.ratio("slow", "fast")
+    assert ratio.value == pytest.approx(3, rel=1e-3)
+    assert ratio.high - ratio.low < 1e-3, "what slows both does not widen the interval"
+    assert ratio == latencies.ratio("slow", "fast")
+
+
+def test_a_summary_leaves_out_what_too_few_rounds_cannot_tell() -> None:
+    few = Latencies({"a": np.arange(1, 101) * 1_000_000}).summary("a")
+    assert (few.runs, few.p50_ms, few.p99_ms, few.p999_ms) == (100, 50.5, None, None)
+    assert few.p90_ms == 98.0
+    assert Latencies({"a": np.arange(1, 664) * 1_000_000}).summary("a").p99_ms == 663.0
+
+
+def test_an_interval_of_the_median_holds_it() -> None:
+    latencies = Latencies({"a": np.random.default_rng(1).integers(900, 1100, 300) * 1000})
+    interval = latencies.interval_ms("a")
+    assert interval.low <= interval.value == latencies.p50_ms("a") <= interval.high
+
+
+@pytest.mark.parametrize(
+    ("timing", "message"),
+    [(Interleaved(), "there is nothing to time"), (Interleaved(min_rounds=0), "got 3 to warm up and 0 counted")],
+)
+def test_a_timing_says_what_it_needs(timing: Interleaved, message: str) -> None:
+    with pytest.raises(MeasureError, match=message):
+        timing({} if timing.min_rounds else {"a": int})
+
+
+def test_a_name_that_was_not_timed_is_an_error() -> None:
+    with pytest.raises(MeasureError, match="nothing of that name was timed: got 'c', expected a or b"):
+        Latencies({"a": np.ones(3, np.int64), "b": np.ones(3, np.int64)}).ratio("a", "c")

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgefuse.errors import MeasureError
+from edgefuse.measure import child, memory
+
+
+def test_the_peak_keeps_what_is_given_back() -> None:
+    before = memory.peak_rss_bytes()
+    held = memory.current_rss_bytes()
+    size = before - held + 64_000_000
+    np.ones(size, np.uint8)
+    assert memory.peak_rss_bytes() >= before + 50_000_000
+    assert memory.current_rss_bytes() < memory.peak_rss_bytes()
+
+
+def test_a_childs_peak_is_its_own() -> None:
+    ballast = np.ones(120_000_000, np.uint8)
+    report = child.call(memory.current_rss_bytes)
+    assert 1_000_000 < report.peak_rss_bytes < 80_000_000 < len(ballast)
+    assert report.value <= report.peak_rss_bytes
+
+
+def test_a_child_that_fails_says_why() -> None:
+    with pytest.raises(MeasureError, match=r"'_status_bytes' ended with 1: got TypeError: .*'field'"):
+        child.call(memory._status_bytes)

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgefuse.errors import MeasureError
+from edgefuse.measure import statistics
+from edgefuse.measure.statistics import Floats, Interval, bootstrap, paired_drop, percentile
+
+
+@pytest.mark.parametrize(("fraction", "runs"), [(0.5, 11), (0.9, 64), (0.95, 130), (0.99, 662), (0.999, 6636)])
+def test_a_percentile_needs_as_many_runs_as_in_mlperf(fraction: float, runs: int) -> None:
+    assert statistics.minimum_runs(fraction) == runs
+    assert percentile(np.arange(runs - 1.0), fraction) is None
+    assert percentile(np.arange(float(runs)), fraction) == runs - 1
+
+
+def test_a_percentile_discards_what_loadgen_discards() -> None:
+    # LoadGen 6.0.17 on 1135 queries: the p90 estimate discards the 89 largest.
+    assert percentile(np.arange(1135.0), 0.9) == 1135 - 90
+
+
+def test_a_p90_estimate_bounds_the_true_p90_in_99_of_100_runs() -> None:
+    rng = np.random.default_rng(0)
+    below = sum((percentile(rng.random(500), 0.9) or 0) < 0.9 for _ in range(1000))
+    assert below <= 20
+
+
+def test_the_bootstrap_covers_the_median() -> None:
+    rng = np.random.default_rng(1)
+    samples = (rng.lognormal(0.0, 0.5, 60) for _ in range(200))
+    covered = sum(i.low <= 1.0 <= i.high for i in (bootstrap(s, resamples=300) for s in samples))
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_the_bootstrap_repeats_itself_with_its_seed() -> None:
+    values = np.random.default_rng(2).random(50)
+    assert bootstrap(values, seed=3) == bootstrap(values, seed=3)
+    assert bootstrap(values, seed=3) != bootstrap(values, seed=4)
+
+
+def test_blocks_widen_the_interval_of_an_autocorrelated_series() -> None:
+    rng = np.random.default_rng(5)
+    series = np.zeros(600)
+    for step in range(1, 600):
+        series[step] = 0.9 * series[step - 1] + rng.normal()
+    block = statistics.block_length(series)
+    assert block > 10
+    plain, blocks = (bootstrap(series, statistics.mean, block=b) for b in (1, block))
+    assert blocks.high - blocks.low > 2 * (plain.high - plain.low)
+
+
+def test_independent_and_constant_series_need_no_blocks() -> None:
+    assert statistics.block_length(np.random.default_rng(6).random(500)) == 1
+    assert statistics.block_length(np.ones(500)) == 1
+
+
+def test_intervals_overlap_where_they_share_a_point() -> None:
+    assert Interval(1, 0, 2).overlaps(Interval(3, 2, 4))
+    assert not Interval(1, 0, 2).overlaps(Interval(3, 2.1, 4))
+
+
+def test_no_disagreement_is_not_certainty() -> None:
+    drop = paired_drop(np.ones(100), np.ones(100))
+    assert drop.drop == 0
+    assert drop.low < 0 < drop.high
+    assert drop.high < 0.04
+
+
+def test_the_interval_without_disagreement_is_that_of_the_score_test() -> None:
+    # With nothing discordant, Tango's equation is solved by z^2 / (n + z^2).
+    z2 = 1.959963984540054**2
+    assert paired_drop(np.zeros(44), np.zeros(44)).high == pytest.approx(z2 / (44 + z2), rel=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.02, 0.2])
+def test_the_interval_of_a_drop_covers_the_truth(rate: float) -> None:
+    rng = np.random.default_rng(7)
+    covered = 0
+    for _ in range(400):
+        reference = rng.random(300) < 0.9
+        candidate = reference & (rng.random(300) >= rate)
+        drop = paired_drop(reference.astype(float), candidate.astype(float))
+        covered += drop.low <= 0.9 * rate <= drop.high
+    assert covered >= 0.93 * 400
+
+
+def test_a_drop_of_values_is_their_mean_difference() -> None:
+    reference = np.random.default_rng(8).normal(size=400)
+    drop = paired_drop(reference, reference - 0.5 + 0.01 * np.sin(np.arange(400)))
+    assert drop.drop == pytest.approx(0.5, abs=1e-3)
+    assert drop.low < drop.drop < drop.high
+
+
+scores = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
+
+
+@given(scores)
+@settings(deadline=None)
+def test_the_interval_of_a_drop_holds_the_drop_and_stays_in_range(pairs: list[tuple[bool, bool]]) -> None:
+    reference, candidate = np.array(pairs, float).T
+    drop = paired_drop(reference, candidate)
+    assert -1 <= drop.low <= drop.drop <= drop.high <= 1
+    mirrored = paired_drop(candidate, reference)
+    assert math.isclose(mirrored.low, -drop.high, abs_tol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "message"),
+    [
+        (np.ones(3), np.ones(4), r"the scores of the same items: got \(4,\) scores, expected \(3,\)"),
+        (np.ones(0), np.ones(0), r"needs a series of values: got an array of shape \(0,\)"),
+        (np.ones(2), np.array([1, math.nan]), "needs finite values: got nan"),
+        (np.array([0.5]), np.array([0.25]), "needs at least two items"),
+    ],
+)
+def test_a_drop_says_what_it_needs(reference: Floats, candidate: Floats, message: str) -> None:
+    with pytest.raises(MeasureError, match=message):
+        paired_drop(reference, candidate)

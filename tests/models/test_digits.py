@@ -1,0 +1,125 @@
+"""The reference model `digits`: shapes, size, absence, padding, causality, lowering."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from edgefuse.errors import DataError
+from edgefuse.models import digits
+from edgefuse.models.fusion import FusionModel
+
+
+@pytest.fixture(scope="module")
+def model() -> FusionModel:
+    torch.manual_seed(0)
+    return digits.build()
+
+
+def inputs(batch: int = 2) -> dict[str, Tensor]:
+    """Return random tensors for every modality."""
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "image.pixels": torch.randint(0, 256, (batch, 64, 64, 1), dtype=torch.uint8, generator=generator),
+        "audio.samples": torch.rand(batch, 16_000, generator=generator) - 0.5,
+        "text.ids": torch.randint(2, 60, (batch, 24), dtype=torch.int32, generator=generator),
+        "text.length": torch.tensor([5, 24][:batch], dtype=torch.int32),
+    }
+
+
+def test_model_has_the_promised_size(model: FusionModel) -> None:
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert 2_000_000 <= count <= 2_400_000
+
+
+@torch.inference_mode()
+def test_forward_gives_one_row_of_logits_per_item(model: FusionModel) -> None:
+    logits = model(inputs(), torch.ones(2, 3))
+    assert logits.shape == (2, 10)
+    assert torch.isfinite(logits).all()
+
+
+@torch.inference_mode()
+def test_frontends_give_normalised_pixels_and_log_mel_frames(model: FusionModel) -> None:
+    given = inputs()
+    pixels = model.encoders["image"].get_submodule("frontend")(given["image.pixels"])
+    frames = model.encoders["audio"].get_submodule("frontend")(given["audio.samples"])
+    assert pixels.shape == (2, 1, 64, 64)
+    assert float(pixels.abs().max()) <= 1.0
+    assert frames.shape == (2, digits.FRAMES, digits.MELS)
+
+
+@torch.inference_mode()
+def test_log_mel_peaks_at_the_frequency_of_a_tone(model: FusionModel) -> None:
+    tone = torch.sin(2 * torch.pi * 1000 * torch.arange(16_000) / 16_000).unsqueeze(0)
+    frames = model.encoders["audio"].get_submodule("frontend")(tone)
+    band = int(frames[0, 20].argmax())
+    mel_per_band = 2595 * torch.log10(torch.tensor(1 + 8000 / 700)) / (digits.MELS + 1)
+    expected = 2595 * torch.log10(torch.tensor(1 + 1000 / 700)) / mel_per_band - 1
+    assert abs(band - float(expected)) <= 1
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("column", range(3))
+def test_logits_do_not_depend_on_the_feature_of_an_absent_modality(model: FusionModel, column: int) -> None:
+    present = torch.ones(2, 3)
+    present[:, column] = 0
+    features = {name: torch.randn(2, digits.WIDTH) for name in digits.MODALITIES}
+    other = {**features, digits.MODALITIES[column]: torch.full((2, digits.WIDTH), 1e6)}
+    torch.testing.assert_close(model.fusion(features, present), model.fusion(other, present), rtol=0, atol=0)
+
+
+@torch.inference_mode()
+def test_text_feature_does_not_depend_on_padding(model: FusionModel) -> None:
+    given = inputs(1)
+    padded = given["text.ids"].clone()
+    padded[:, 5:] = 1
+    encode = model.encoders["text"]
+    feature, other = encode(given["text.ids"], given["text.length"]), encode(padded, given["text.length"])
+    torch.testing.assert_close(feature, other, rtol=0, atol=1e-6)
+
+
+@torch.inference_mode()
+def test_empty_text_gives_a_finite_feature(model: FusionModel) -> None:
+    feature = model.encoders["text"](torch.zeros(1, 24, dtype=torch.int32), torch.zeros(1, dtype=torch.int32))
+    assert torch.isfinite(feature).all()
+
+
+@torch.inference_mode()
+def test_audio_frames_do_not_look_ahead(model: FusionModel) -> None:
+    encoder = model.encoders["audio"]
+    assert isinstance(encoder, digits.AudioEncoder)
+    frames = torch.randn(1, digits.FRAMES, digits.MELS)
+    changed = frames.clone()
+    changed[:, 30:] += 1.0
+
+    def states(x: Tensor) -> Tensor:
+        y: Tensor = encoder.convolutions(x.transpose(1, 2)).transpose(1, 2)
+        for block in encoder.blocks:
+            y = block(y, encoder.mask)
+        return y
+
+    torch.testing.assert_close(states(frames)[:, :30], states(changed)[:, :30], rtol=0, atol=1e-5)
+
+
+def test_every_stage_goes_through_torch_export(model: FusionModel) -> None:
+    given = inputs(1)
+    stages: list[tuple[torch.nn.Module, tuple[object, ...]]] = [
+        (model.encoders["image"].get_submodule("frontend"), (given["image.pixels"],)),
+        (model.encoders["audio"].get_submodule("frontend"), (given["audio.samples"],)),
+        (model.encoders["image"], (torch.randn(1, 1, 64, 64),)),
+        (model.encoders["audio"], (torch.randn(1, digits.FRAMES, digits.MELS),)),
+        (model.encoders["text"], (given["text.ids"], given["text.length"])),
+        (model.fusion, ({name: torch.randn(1, digits.WIDTH) for name in digits.MODALITIES}, torch.ones(1, 3))),
+    ]
+    for module, arguments in stages:
+        program = torch.export.export(module, arguments)
+        torch.testing.assert_close(program.module()(*arguments), module(*arguments))
+
+
+def test_missing_weight_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="weight file of 'digits' is missing: got no file"):
+        digits.build(tmp_path / "none.safetensors")

@@ -1,0 +1,98 @@
+"""The feature cache by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgefuse.runtime.cache import FeatureCache
+
+Array = npt.NDArray[Any]
+
+
+class Doubler:
+    """A session that counts its runs."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        self.runs += 1
+        return {"y": np.multiply(feeds["x"], 2)}
+
+
+def feed(*numbers: float, dtype: str = "float32") -> dict[str, Array]:
+    return {"x": np.array([numbers], dtype)}
+
+
+def test_the_least_recently_used_input_is_forgotten() -> None:
+    cache, session = FeatureCache(entries=2), Doubler()
+    cached = cache.attach(session, "a")
+    for number in (1, 2, 1, 3, 1, 2):  # 3 pushes 2 out, since 1 was used after it
+        assert cached.run(feed(number))["y"][0, 0] == 2 * number
+    assert (cache.hits, cache.misses, session.runs) == (2, 4, 4)
+
+
+def test_candidates_do_not_share_entries() -> None:
+    cache = FeatureCache()
+    a, b = Doubler(), Doubler()
+    cache.attach(a, "a").run(feed(1))
+    cache.attach(b, "b").run(feed(1))
+    cache.attach(b, "a").run(feed(1))  # the same file, opened again
+    assert (a.runs, b.runs, cache.hits) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [feed(0.0, -0.0), feed(0, 0, dtype="int32"), {"x": np.zeros((2, 1), np.float32)}, feed(0)],
+    ids=["sign of zero", "type", "shape", "size"],
+)
+def test_equal_looking_inputs_are_told_apart(other: dict[str, Array]) -> None:
+    cache, session = FeatureCache(), Doubler()
+    cached = cache.attach(session, "a")
+    cached.run(feed(0, 0))
+    cached.run(other)
+    assert session.runs == 2
+
+
+def test_nan_is_found_again_by_its_bytes() -> None:
+    cache, session = FeatureCache(), Doubler()
+    cached = cache.attach(session, "a")
+    cached.run(feed(np.nan))
+    cached.run(feed(np.nan))
+    assert session.runs == 1
+
+
+def test_what_is_kept_cannot_be_changed() -> None:
+    cached = FeatureCache().attach(Doubler(), "a")
+    with pytest.raises(ValueError, match="read-only"):
+        cached.run(feed(1))["y"][0, 0] = np.float32(5)
+
+
+def test_no_entries_means_no_cache() -> None:
+    cache, session = FeatureCache(entries=0), Doubler()
+    assert cache.attach(session, "a") is session
+
+
+def test_clear_forgets() -> None:
+    cache, session = FeatureCache(), Doubler()
+    cached = cache.attach(session, "a")
+    cached.run(feed(1))
+    cache.clear()
+    cached.run(feed(1))
+    assert session.runs == 2
+
+
+@given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 4))
+def test_a_cache_never_changes_an_answer(numbers: list[int], entries: int) -> None:
+    cache, session = FeatureCache(entries=entries), Doubler()
+    cached = cache.attach(session, "a")
+    assert [cached.run(feed(n))["y"][0, 0] for n in numbers] == [2 * n for n in numbers]
+    assert cache.hits + cache.misses == len(numbers)
+    assert cache.misses == session.runs

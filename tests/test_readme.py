@@ -1,0 +1,48 @@
+"""What the README shows must work as it stands."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgefuse.cli import VERBS
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Return a folder with the module and the recipe of "Your own model"."""
+    (tmp_path / "my_module.py").write_text(blocks("python")[0], encoding="utf-8")
+    (tmp_path / "recipe.toml").write_text(blocks("toml")[0], encoding="utf-8")
+    return tmp_path
+
+
+def test_the_example_is_short() -> None:
+    assert len(blocks("python")[0].splitlines()) <= 40
+
+
+def test_the_verbs_exist() -> None:
+    named = set(re.findall(r"^ {4}edgefuse (\w+)", README, re.MULTILINE))
+    assert named
+    assert named <= set(VERBS)
+
+
+def test_the_own_model_compiles_with_nothing_but_a_recipe(project: Path) -> None:
+    command = [sys.executable, "-m", "edgefuse", "compile", "recipe.toml", "-o", "out", "--cache", "cache", "--json"]
+    result = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    names = {Path(path).name for path in json.loads(result.stdout)["bundles"]}
+    assert names == {"machine-onnx.edgefuse", "machine-tflite.edgefuse"}
+    report = json.loads((project / "out" / "report.json").read_text(encoding="utf-8"))
+    assert set(report["reference"]["accuracy"]) == {"camera+vibration", "vibration"}
+    assert "<h1>machine" in (project / "out" / "report.html").read_text(encoding="utf-8")
