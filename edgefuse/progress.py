@@ -67,14 +67,15 @@ class Log:
         self._every_seconds = every_seconds
         self._written_at = 0.0
         self._what = ""
+        self._done = 0
 
     def __call__(self, done: int, total: int, what: str) -> None:
         """Write a line if one is due."""
         now = time.monotonic()
-        ended = done >= total > 0
+        ended = done >= total > 0 and self._done < total
         if what == self._what and not ended and now - self._written_at < self._every_seconds:
             return
-        self._written_at, self._what = now, what
+        self._written_at, self._what, self._done = now, what, done
         self._stream.write((f"{what}: {done}/{total}" if total else what) + "\n")
         self._stream.flush()
 

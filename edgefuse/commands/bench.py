@@ -16,6 +16,7 @@ from edgefuse.measure import rungs
 from edgefuse.measure.latency import Interleaved, Summary
 from edgefuse.measure.rungs import ColdStart
 from edgefuse.measure.statistics import Interval
+from edgefuse.progress import Progress
 from edgefuse.runtime.load import load
 from edgefuse.runtime.pipeline import Inputs
 
@@ -79,39 +80,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     """Measure cold starts, then all rungs and the reference in turn."""
     with console.drawn_progress() as progress, open_bundle(arguments.bundle) as bundle:
-        inputs, origin = _inputs(bundle, arguments, extra)
-        names = arguments.rung or [rung.name for rung in bundle.manifest.rungs]
-        names = [bundle.manifest.rung(name).name for name in dict.fromkeys(names)]
-        options = {"threads": arguments.threads, "backend": arguments.backend}
-        cold = {}
-        for done, name in enumerate(names, start=1):
-            cold[name] = rungs.cold_start(bundle.path, inputs, rung=name, **options)
-            progress(done, len(names), "cold starts")
-        with ExitStack() as stack:
-            calls = rungs.open_rungs(stack, bundle, inputs, names, **options)
-            baseline = _baseline(stack, arguments, inputs) if arguments.against else None
-            if baseline:
-                calls[baseline.name] = baseline.call
-            timing = Interleaved(min_rounds=arguments.rounds, max_seconds=_MAX_SECONDS, seed=arguments.seed)
-            latencies = timing(calls, progress)
-        floats = next((r.name for r in bundle.manifest.rungs if r.objective == "float" and r.name in names), None)
-        benchmark = Benchmark(
-            scenario=arguments.scenario,
-            machine=rungs.describe(bundle, **options),
-            inputs=f"{origin} ({' + '.join(inputs.present)})",
-            feature_cache=False,
-            rounds=latencies.rounds,
-            baseline=baseline.describe() if baseline else None,
-            steady={name: latencies.summary(name) for name in calls},
-            speedup={name: latencies.ratio(baseline.name, name) for name in names} if baseline else {},
-            speedup_over_float={n: latencies.ratio(floats, n) for n in names if n != floats} if floats else {},
-            cold=cold,
-        )
+        benchmark = _measure(bundle, arguments, *_inputs(bundle, arguments, extra), progress)
     if arguments.json:
         console.write_json(benchmark)
     else:
         _print(benchmark)
     return 0
+
+
+def _measure(
+    bundle: Bundle, arguments: argparse.Namespace, inputs: Inputs, origin: str, progress: Progress
+) -> Benchmark:
+    rung_of = {rung.name: rung for rung in bundle.manifest.rungs}
+    names = [bundle.manifest.rung(name).name for name in dict.fromkeys(arguments.rung or rung_of)]
+    options = {"threads": arguments.threads, "backend": arguments.backend}
+    cold: dict[str, ColdStart] = {}
+    with ExitStack() as stack:
+        calls = rungs.open_rungs(stack, bundle, inputs, names, **options)
+        for name in names:
+            cold[name] = rungs.cold_start(bundle.path, inputs, rung=name, **options)
+            progress(len(cold), len(names), "cold starts")
+        baseline = None
+        if arguments.against:
+            progress(0, 0, "open the reference")
+            baseline = _baseline(stack, arguments, inputs)
+            calls[baseline.name] = baseline.call
+        timing = Interleaved(min_rounds=arguments.rounds, max_seconds=_MAX_SECONDS, seed=arguments.seed)
+        latencies = timing(calls, progress)
+    floats = next((name for name in names if rung_of[name].objective == "float"), None)
+    return Benchmark(
+        scenario=arguments.scenario,
+        machine=rungs.describe(bundle, **options),
+        inputs=f"{origin} ({' + '.join(inputs.present)})",
+        feature_cache=False,
+        rounds=latencies.rounds,
+        baseline=baseline.describe() if baseline else None,
+        steady={name: latencies.summary(name) for name in calls},
+        speedup={name: latencies.ratio(baseline.name, name) for name in names} if baseline else {},
+        speedup_over_float={n: latencies.ratio(floats, n) for n in names if n != floats} if floats else {},
+        cold=cold,
+    )
 
 
 def _inputs(bundle: Bundle, arguments: argparse.Namespace, extra: Sequence[str]) -> tuple[Inputs, str]:

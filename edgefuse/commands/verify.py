@@ -18,7 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--digest", help="the digest that the bundle must have")
-    parser.add_argument("--backend", help="another backend than the bundle names")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="write JSON")
 
@@ -30,8 +29,8 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
             bundle.read(entry.path)
             progress(done, len(bundle.manifest.files), "check hashes")
         options = SessionOptions(threads=arguments.threads)
-        results = golden.check(bundle, options, backend=arguments.backend, progress=progress)
-        backend = arguments.backend or bundle.manifest.backend
+        results = golden.check(bundle, options, progress=progress)
+        backend = bundle.manifest.backend
         failed = [result for result in results if not result.ok]
         if arguments.json:
             report = {

@@ -6,7 +6,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ from edgefuse.bundle.manifest import Rung, Tolerance
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.compiler import fingerprint, golden, report
 from edgefuse.compiler import recipe as recipes
-from edgefuse.compiler.assemble import Assembly, chosen_rungs, plain_rung
+from edgefuse.compiler.assemble import RUNG_NAMES, Assembly, chosen_rungs, plain_rung
 from edgefuse.compiler.cache import Cache, default_folder
 from edgefuse.compiler.candidates import Built, Toolchain
 from edgefuse.compiler.evaluate import Evaluator
@@ -92,6 +92,7 @@ def compile(  # noqa: A001 - the verb of the tool
     test = TestSplit(subject, evaluator)
     finished = [_finish(subject, name, store, inputs, test, progress) for name in wanted.compile.targets]
     timings = _timings(subject, finished, store, progress)
+    finished, timings = _never_slower(finished, timings, test)
     folder.mkdir(parents=True, exist_ok=True)
     made = report.Compiled(
         subject=subject,
@@ -180,6 +181,25 @@ def _timings(subject: Subject, finished: Sequence[_Finished], cache: Cache, prog
     return cache.record("timings", key, Timings, make)
 
 
+def _never_slower(
+    finished: Sequence[_Finished], timings: Timings, test: TestSplit
+) -> tuple[list[_Finished], Timings]:
+    """Give the fastest rung its float stages where the whole was not shown to be faster than them, end to end."""
+    kept: list[_Finished] = []
+    rungs = {target: dict(of_target) for target, of_target in timings.rungs.items()}
+    for f in finished:
+        result, fastest = f.assembly.result, RUNG_NAMES["latency"]
+        here = rungs[_target(f)]
+        if f.assembly.chosen[fastest] != result.floats and here[fastest].speedup_over_float.ci95[0] <= 1:
+            logger.warning("%s: no combination is faster than float end to end: the fastest rung is float", _target(f))
+            here[fastest] = here[FLOAT_RUNG]
+            chosen = {**f.assembly.chosen, fastest: result.floats}
+            accuracies = {**f.accuracies, fastest: test.judge(result, result.floats)}
+            f = replace(f, assembly=replace(f.assembly, chosen=chosen), accuracies=accuracies)
+        kept.append(f)
+    return kept, msgspec.structs.replace(timings, rungs=rungs)
+
+
 def _rungs(finished: _Finished, timings: Timings) -> tuple[Rung, ...]:
     """Return the rungs of a bundle with everything that was measured of them."""
     subject = finished.assembly.subject
@@ -189,7 +209,7 @@ def _rungs(finished: _Finished, timings: Timings) -> tuple[Rung, ...]:
         rungs.append(
             Rung(
                 name=name,
-                objective="latency" if name == "fastest" else "size",
+                objective="latency" if name == RUNG_NAMES["latency"] else "size",
                 candidates=dict(combination),
                 accuracy=dict(judged.accuracy),
                 drop_ci95={subset: (drop.low, drop.high) for subset, drop in judged.drops.items()},

@@ -209,7 +209,7 @@ def _notes(made: Compiled) -> tuple[str, ...]:
     for target, rungs in made.rungs.items():
         for rung in rungs:
             timing = made.timings.rungs[target][rung.name].speedup_over_float
-            if timing.ci95[0] <= 1:
+            if timing.ci95[0] <= 1 and rung.candidates != made.results[target].floats:
                 notes.append(f"{target}, {rung.name}: not faster than float ({timing.ratio:.2f} times); smaller only.")
             if not rung.within_budget:
                 worst = min(rung.drop_ci95, key=lambda subset: rung.accuracy[subset] - made.reference[subset])

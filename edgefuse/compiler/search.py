@@ -58,9 +58,9 @@ class SubsetDrop(Record, frozen=True, kw_only=True):
     high: float
 
     @property
-    def cautious(self) -> float:
-        """The drop plus one standard error: what the search compares with the budget."""
-        return self.drop + (self.high - self.low) / (2 * 1.96)
+    def standard_error(self) -> float:
+        """A quarter of the 95 % interval, nearly."""
+        return (self.high - self.low) / (2 * 1.96)
 
 
 Drops: TypeAlias = Mapping[str, SubsetDrop]
@@ -108,6 +108,7 @@ class Search:
     subsets: Sequence[str]
     max_passes: int
     _judged: dict[tuple[str, ...], Judged] = field(default_factory=dict, init=False)
+    _floor: dict[str, float] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._by_id = {figure.candidate: figure for figure in self.figures}
@@ -181,16 +182,21 @@ class Search:
         parts = [alone[c] for c in combination.values() if c in alone]
         return max(sum(part.drops[subset].drop for part in parts) - self.max_drop for subset in self.subsets)
 
+    def _cautious(self, subset: str, drop: SubsetDrop) -> float:
+        """Return the drop plus one standard error, but for the error that float files show on so few items, too."""
+        return drop.drop + max(0.0, drop.standard_error - self._floor[subset])
+
     def _judge(self, combination: Combination) -> Judged:
         key = tuple(combination[stage] for stage in self._stages)
         if key not in self._judged:
             drops = dict(self.judge(combination))
+            self._floor = self._floor or {subset: drop.standard_error for subset, drop in drops.items()}
             self._judged[key] = Judged(
                 candidates=dict(combination),
                 p50_ms=sum(self._by_id[c].p50_ms for c in key),
                 size_bytes=sum(self._by_id[c].size_bytes for c in key),
                 drops=drops,
-                excess=max(drops[subset].cautious for subset in self.subsets) - self.max_drop,
+                excess=max(self._cautious(subset, drops[subset]) for subset in self.subsets) - self.max_drop,
             )
         return self._judged[key]
 

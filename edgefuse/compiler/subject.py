@@ -15,12 +15,13 @@ from torch import nn
 
 from edgefuse.bundle.manifest import Provenance
 from edgefuse.bundle.spec import ClassOutput, ModelSpec, StageSpec, subset_name
+from edgefuse.bundle.wiring import check_model, check_stages
 from edgefuse.compiler import fingerprint, store
 from edgefuse.compiler.cache import Cache
 from edgefuse.compiler.recipe import Recipe, call_factory
 from edgefuse.compiler.store import ArrayStore
 from edgefuse.datasets.sample import Sample, Splits
-from edgefuse.errors import DataError, EdgefuseError, ModelError, RecipeError
+from edgefuse.errors import BundleError, DataError, EdgefuseError, ModelError, RecipeError
 from edgefuse.export.split import split
 from edgefuse.export.stage import TorchStage
 from edgefuse.progress import Progress
@@ -103,6 +104,7 @@ def prepare(path: Path, recipe: Recipe, cache: Cache, progress: Progress) -> Sub
     model = _build_model(path, recipe)
     spec: ModelSpec = model.spec  # type: ignore[assignment]
     stages = split(model)
+    _check_wiring(spec, stages)
     _check_names(path, recipe, spec, stages)
     assets = _read_assets(path, recipe, model)
     data = call_factory(path, recipe.data.factory)
@@ -139,6 +141,15 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         ) from error
     except (SafetensorError, RuntimeError) as error:
         raise RecipeError(f"the weights {path} do not fit the model", got=str(error).replace("\n", " ")) from error
+
+
+def _check_wiring(spec: ModelSpec, stages: tuple[TorchStage, ...]) -> None:
+    """Refuse now what no bundle could hold later."""
+    try:
+        check_model(spec)
+        check_stages(spec, [stage.spec for stage in stages])
+    except BundleError as error:
+        raise ModelError(f"the model '{spec.name}' does not fit into a bundle: {error}") from error
 
 
 def _check_names(path: Path, recipe: Recipe, spec: ModelSpec, stages: tuple[TorchStage, ...]) -> None:

@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 
 import onnx
@@ -55,18 +56,7 @@ class OnnxTarget:
         Raises:
             ExportError: if torch cannot trace the stage.
         """
-        registry = _registry()
-        with _quiet():
-            program = _fx_passes.decompose_with_registry(_trace(stage), registry)
-            graph = _fx_passes.remove_assertion_nodes(program.graph_module).graph
-        found = {
-            f"{node.target} in '{_module_of(node) or type(stage.module).__name__}'"
-            for node in graph.nodes
-            if node.op == "call_function"
-            and isinstance(node.target, torch._ops.OpOverload)
-            and _dispatching.dispatch(node, registry)[0] is None
-        }
-        return tuple(sorted(found))
+        return _untranslatable(_trace(stage), stage)
 
     def lower(self, stage: TorchStage) -> Lowered:
         """Lower a stage in float32 and compare the file with torch.
@@ -75,14 +65,15 @@ class OnnxTarget:
             ExportError: if torch cannot trace the stage, an operator has no translation, or the file's answers differ
                 from torch's.
         """
-        missing = self.unsupported(stage)
+        program = _trace(stage)
+        missing = _untranslatable(program, stage)
         if missing:
             raise ExportError(
                 f"the stage '{stage.spec.name}' cannot be lowered to ONNX",
                 got="operators without a translation: " + "; ".join(missing),
                 fix="replace these operators, or move them out of the model",
             )
-        model = _translate(stage)
+        model = _translate(program, stage)
         _simplify(model)
         _name_by_module(model)
         lowered = Lowered(
@@ -125,10 +116,26 @@ def _dynamic_axes(shape: tuple[Dim, ...]) -> dict[int, torch.export.dynamic_shap
     }
 
 
-def _translate(stage: TorchStage) -> ir.Model:
+def _untranslatable(program: torch.export.ExportedProgram, stage: TorchStage) -> tuple[str, ...]:
+    registry = _registry()
     with _quiet():
-        program = torch.onnx.export(
-            _trace(stage),
+        graph = _fx_passes.remove_assertion_nodes(
+            _fx_passes.decompose_with_registry(program, registry).graph_module
+        ).graph
+    found = {
+        f"{node.meta.get('original_aten') or node.target} in '{_module_of(node) or type(stage.module).__name__}'"
+        for node in graph.nodes
+        if node.op == "call_function"
+        and isinstance(node.target, torch._ops.OpOverload)
+        and _dispatching.dispatch(node, registry)[0] is None
+    }
+    return tuple(sorted(found))
+
+
+def _translate(program: torch.export.ExportedProgram, stage: TorchStage) -> ir.Model:
+    with _quiet():
+        exported = torch.onnx.export(
+            program,
             dynamo=True,
             opset_version=OPSET,
             input_names=[port.tensor.name for port in stage.spec.inputs],
@@ -136,9 +143,9 @@ def _translate(stage: TorchStage) -> ir.Model:
             optimize=False,
             verbose=False,
         )
-    if program is None:
+    if exported is None:
         raise ExportError(f"torch's ONNX exporter returned nothing for the stage '{stage.spec.name}'")
-    return program.model
+    return exported.model
 
 
 def _simplify(model: ir.Model) -> None:
@@ -215,6 +222,7 @@ def _binding(tensor: TensorSpec, name: str) -> Binding:
     return Binding(port=tensor.name, tensor=name, dtype=tensor.dtype, shape=shape)
 
 
+@cache
 def _registry() -> _registration.ONNXRegistry:
     with _quiet():
         return _registration.ONNXRegistry.from_torchlib(opset_version=OPSET)

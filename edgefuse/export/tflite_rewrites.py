@@ -78,6 +78,7 @@ def lower_conv1d(module: GraphModule) -> None:
                 y = _linear(module, frames, weight[:, 0], bias)
             else:
                 steps = _call(module.graph, aten.transpose.int, x, 1, 2)
+                steps.meta["val"] = x.meta["val"].transpose(1, 2)
                 if kernel == 1 and stride == 1 and padding == 0:
                     y = _linear(module, steps, weight[:, :, 0], bias)
                 else:

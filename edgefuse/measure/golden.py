@@ -41,25 +41,20 @@ class GoldenResult:
 
 
 def check(
-    bundle: Bundle,
-    options: SessionOptions | None = None,
-    *,
-    backend: str | None = None,
-    progress: Progress = silent,
+    bundle: Bundle, options: SessionOptions | None = None, *, progress: Progress = silent
 ) -> tuple[GoldenResult, ...]:
     """Check every candidate's file against torch fp32; nothing is changed.
 
     Args:
         bundle: an open bundle.
         options: how files are opened.
-        backend: another backend than the manifest names.
         progress: called after each file.
 
     Raises:
         BundleError: if a file is damaged, or there is no golden vector to check against.
-        BackendError, MissingExtraError: if there is no such backend here.
+        MissingExtraError: if the runtime is not installed.
     """
-    runtime: Backend = registry.create("backends", backend or bundle.manifest.backend)
+    runtime: Backend = registry.create("backends", bundle.manifest.backend)
     if not bundle.manifest.golden:
         raise BundleError("this bundle holds no golden vectors", fix="compile it again")
     results: list[GoldenResult] = []

@@ -140,7 +140,8 @@ class Interleaved:
             for done in self._rounds():
                 order = rng.permutation(len(calls)) if self.order == "random" else range(len(calls))
                 _round([calls[index] for index in order], durations)
-                progress(min(done + 1, self.min_rounds), self.min_rounds, "time rounds")
+                if done < self.min_rounds:  # how many more it takes to fill the seconds, nobody knows
+                    progress(done + 1, self.min_rounds, "time rounds")
         return Latencies({name: np.array(values, np.int64) for name, values in durations.items()})
 
     def _rounds(self) -> Iterator[int]:

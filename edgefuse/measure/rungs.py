@@ -154,12 +154,12 @@ def measure_all(
     names = [rung.name for rung in bundle.manifest.rungs]
     on = describe(bundle, threads=threads, backend=backend)
     peaks: dict[str, int] = {}
-    for name in names:
-        start = cold_start(bundle.path, inputs, rung=name, threads=threads, backend=backend)
-        peaks[name] = start.peak_rss_bytes
-        progress(len(peaks), len(names), "measure memory")
     with ExitStack() as stack:
         calls = open_rungs(stack, bundle, inputs, names, threads=threads, backend=backend)
+        for name in names:
+            start = cold_start(bundle.path, inputs, rung=name, threads=threads, backend=backend)
+            peaks[name] = start.peak_rss_bytes
+            progress(len(peaks), len(names), "measure memory")
         latencies = (timing or Interleaved(min_rounds=P99_ROUNDS, max_seconds=60.0))(calls, progress)
     return {name: figure(latencies, name, on, peak_rss_bytes=peaks[name]) for name in names}
 

@@ -19,7 +19,7 @@ REFERENCE_MODELS = (
     ReferenceModel(
         name="digits",
         modalities=("image", "audio", "text"),
-        summary="which digit is shown, said and typed? MobileNet-like CNN, causal conv + attention, transformer, fusion",
+        summary="which digit is shown, said and typed? CNN, causal convolutions + attention, transformer, fusion",
         factory="edgefuse.models.digits:build",
     ),
 )

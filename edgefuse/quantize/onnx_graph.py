@@ -32,6 +32,12 @@ def replace_value(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
     old.replace_all_uses_with(new)
 
 
+def only_use(value: ir.Value) -> tuple[ir.Node, int] | None:
+    """Return the node that alone uses a value, and as which input; None if others or the caller see it too."""
+    uses = tuple(value.uses())
+    return (uses[0].node, uses[0].idx) if len(uses) == 1 and not value.is_graph_output() else None
+
+
 def become_output(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
     """Make `new` a graph output instead of `old`, under its name."""
     name = old.name

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from edgefuse.quantize.onnx_graph import add_constant, become_output, replace_value
+from edgefuse.quantize.onnx_graph import add_constant, become_output, constant, only_use, replace_value
 
 _ELEMENTWISE = frozenset({"Relu", "Clip", "Sigmoid", "Tanh", "Gelu"})
 
@@ -34,14 +34,15 @@ def matmuls_to_gemm(model: ir.Model) -> None:
 
 def _convert(graph: ir.Graph, node: ir.Node) -> None:
     data, weight = node.inputs
+    matrix = constant(weight)
     shape = _static_shape(node.outputs[0])
-    if data is None or weight is None or weight.const_value is None or len(weight.const_value.shape) != 2:
+    if data is None or weight is None or matrix is None or matrix.ndim != 2:
         return
     if shape is None or data.shape is None or len(data.shape) < 2:
         return
     name = node.name or ""
     last, bias = _bias_of(node, shape[-1])
-    inputs = [_reshape(graph, node, data, (-1, int(weight.const_value.shape[0])), f"{name}/rows"), weight]
+    inputs = [_reshape(graph, node, data, (-1, matrix.shape[0]), f"{name}/rows"), weight]
     gemm = ir.node("Gemm", [*inputs, bias] if bias is not None else inputs, name=name)
     gemm.outputs[0].name = f"{name}/columns"
     gemm.outputs[0].type = data.type
@@ -54,10 +55,10 @@ def _convert(graph: ir.Graph, node: ir.Node) -> None:
 
 def _bias_of(node: ir.Node, width: int) -> tuple[ir.Node, ir.Value | None]:
     """Return the node that ends the layer and its bias: a following Add of a constant [width], if there is one."""
-    uses = node.outputs[0].uses()
-    if len(uses) == 1 and uses[0].node.op_type == "Add" and not node.outputs[0].is_graph_output():
-        add = uses[0].node
-        other = add.inputs[1 - uses[0].idx]
+    use = only_use(node.outputs[0])
+    if use is not None and use[0].op_type == "Add":
+        add, index = use
+        other = add.inputs[1 - index]
         if other is not None and other.const_value is not None and tuple(other.const_value.shape) == (width,):
             return add, other
     return node, None

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgefuse.bundle.manifest import Scheme
-from edgefuse.quantize.onnx_graph import constant
+from edgefuse.quantize.onnx_graph import constant, only_use
 
 SMALLEST_PRODUCT = 4096
 """Elements of a constant matrix below which converting the activation costs more than the int8 kernel saves."""
@@ -88,13 +88,12 @@ def activation_inputs(node: ir.Node) -> tuple[ir.Value, ...]:
 
 def absorbed_activation(node: ir.Node) -> ir.Node | None:
     """Return the Relu or Clip behind a node that saturating to int8 does as well, if it is the only user."""
-    output = node.outputs[0]
-    uses = output.uses()
-    if len(uses) != 1 or output.is_graph_output() or uses[0].node.op_type not in _ACTIVATIONS:
+    use = only_use(node.outputs[0])
+    if use is None or use[1] != 0 or use[0].op_type not in _ACTIVATIONS:
         return None
-    activation = uses[0].node
+    activation = use[0]
     fixed = all(constant(bound) is not None for bound in activation.inputs[1:] if bound is not None)
-    return activation if fixed and uses[0].idx == 0 else None
+    return activation if fixed else None
 
 
 def after_activation(node: ir.Node) -> ir.Value:
@@ -114,6 +113,6 @@ def _plain_gemm(node: ir.Node) -> bool:
     scaled = attributes.get_float("alpha", 1.0) != 1.0 or attributes.get_float("beta", 1.0) != 1.0
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     array = constant(bias)
-    if scaled or attributes.get_int("transA", 0) or (bias is not None and array is None):
+    if scaled or attributes.get_int("transA", 0) != 0 or (bias is not None and array is None):
         return False
     return array is None or array.ndim == 1

@@ -89,4 +89,5 @@ def _round(weight: Floats, scale: Floats, axis: int | None) -> npt.NDArray[np.in
     if axis is not None:
         shape[axis] = -1
     rounded = np.rint(weight / scale.reshape(shape) if axis is not None else weight / scale)
-    return np.clip(rounded, -127, 127).astype(np.int8)
+    integers: npt.NDArray[np.int8] = np.clip(rounded, -127, 127).astype(np.int8)
+    return integers

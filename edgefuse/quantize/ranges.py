@@ -14,6 +14,8 @@ BINS = 4096
 PERCENTILE = 99.99
 """What stays inside the range: the rest, in equal parts at both ends, saturates."""
 
+_SMALLEST_EXPONENT = -60  # a reach of 2^-60: below it, the width of a bin would leave the range of float64
+
 
 @dataclass(frozen=True)
 class Range:
@@ -87,7 +89,7 @@ class RunningRange:
     def _widen(self, magnitude: float) -> None:
         """Double the reach until a magnitude fits, merging pairs of bins towards the middle."""
         if self.reach == 0.0 and magnitude > 0.0:
-            self.reach = float(2.0 ** np.ceil(np.log2(magnitude)))
+            self.reach = float(2.0 ** max(np.ceil(np.log2(magnitude)), _SMALLEST_EXPONENT))
         while magnitude > self.reach:
             merged = self.counts.reshape(-1, 2).sum(axis=1)
             self.counts = np.zeros(BINS, np.int64)

@@ -10,12 +10,14 @@ from edgefuse.bundle.layout import ASSETS
 from edgefuse.bundle.manifest import Candidate, Manifest, Rung
 from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.bundle.spec import StageSpec
-from edgefuse.errors import BundleError, InputError
+from edgefuse.errors import BackendError, BundleError, InputError
 from edgefuse.runtime.backends.backend import Backend, Session, SessionOptions
 from edgefuse.runtime.cache import FeatureCache
 from edgefuse.runtime.graph import Graph
 from edgefuse.runtime.pipeline import Pipeline
 from edgefuse.runtime.preprocess import Preprocessor
+
+_NOTHING = "null"
 
 
 def load(
@@ -61,6 +63,13 @@ def _opened(
 ) -> Pipeline:
     manifest = bundle.manifest
     rung = manifest.rung(rung_name)
+    if backend_name not in (None, manifest.backend, _NOTHING):
+        # A file is checked for the runtime that its bundle names; another one must not get it unchecked.
+        raise BackendError(
+            f"this bundle is for the backend '{manifest.backend}'",
+            got=repr(backend_name),
+            expected=f"{manifest.backend} or {_NOTHING}",
+        )
     backend: Backend = registry.create("backends", backend_name or manifest.backend)
     features = FeatureCache() if cache else FeatureCache(entries=0)
     modalities = manifest.model.modalities

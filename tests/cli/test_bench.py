@@ -35,7 +35,6 @@ class Sum(nn.Module):
 def build():
     return Sum()
 
-nothing = None
 """
 
 
@@ -77,22 +76,14 @@ def test_bench_against_another_bundle(cli: Cli, tiny_bundle: Path) -> None:
     assert report["baseline"].endswith("tiny, rung 'float', backend onnx")
 
 
-def test_bench_against_torch_without_a_compiler(cli: Cli, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_bench_against_torch(cli: Cli, tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MODEL)
-    done = cli(
-        "bench", tiny_bundle, "--against", "mine:build", "--rounds", "12", "--json",
-        CXX=str(tmp_path / "no-compiler"), TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "inductor"),
-    )  # fmt: skip
+    # Dynamo is off, since the real compiler takes half a minute; what its failure does is in test_reference.py.
+    options = ("--rounds", "12", "--rung", "small", "--json")
+    done = cli("bench", tiny_bundle, "--against", "mine:build", *options, TORCHDYNAMO_DISABLE="1")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert set(report["speedup"]) == {"float", "small"}
+    assert set(report["steady"]) == {"small", "torch"}
+    assert report["speedup"]["small"]["low"] > 0
     assert report["baseline"].startswith("torch 2.")
-    assert ", eager, " in report["baseline"]
-    assert "torch.compile failed" in report["baseline"]
-    for factory, message in (
-        ("mine:gone", "cannot be imported"),
-        ("mine:nothing", "returns no model: got NoneType, expected a torch module"),
-    ):
-        failed = cli("bench", tiny_bundle, "--against", factory, "--rounds", "12")
-        assert failed.returncode == 2
-        assert message in failed.stderr.splitlines()[-1]
+    assert ", 1 thread, measured to choose: eager " in report["baseline"]

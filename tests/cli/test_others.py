@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from edgefuse import cli as command_line
 from edgefuse.commands import demo
 
 Cli = Callable[..., Any]
+SCRIPT = Path(sys.executable).with_name("edgefuse")
 
 
 def test_doctor_tells_machines_what_is_here(cli: Cli) -> None:
@@ -64,5 +66,5 @@ def test_compile_says_in_one_sentence_what_is_wrong_with_a_recipe(cli: Cli, tmp_
 
 
 def test_the_module_and_the_script_are_the_same(cli: Cli) -> None:
-    script = subprocess.run(["edgefuse", "--version"], capture_output=True, text=True, check=False)
+    script = subprocess.run([SCRIPT, "--version"], capture_output=True, text=True, check=False)
     assert script.stdout == cli("--version").stdout

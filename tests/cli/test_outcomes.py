@@ -86,7 +86,7 @@ def test_every_exception_becomes_an_exit_code(
 
 
 def test_a_bug_says_how_to_report_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(edgefuse.commands.models, "run", lambda *_: {}["gone"])
+    monkeypatch.setattr(edgefuse.commands.models, "run", lambda *_: int("gone"))
     assert cli.main(["models"]) == 70
     line = one_line(capsys.readouterr().err)
     assert "please report" in line

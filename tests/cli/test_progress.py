@@ -38,6 +38,7 @@ def test_a_log_gets_a_line_at_the_beginning_and_the_end() -> None:
     log = progress.on(stream)
     for done in range(1, 101):
         log(done, 100, "cook")
+    log(100, 100, "cook")
     log(0, 0, "choose")
     log.close()
     assert stream.getvalue().splitlines() == ["cook: 1/100", "cook: 100/100", "choose"]

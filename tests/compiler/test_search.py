@@ -45,7 +45,8 @@ class Judge:
     def __call__(self, combination: Combination) -> dict[str, SubsetDrop]:
         self.asked.append(dict(combination))
         total = sum(self.drops.get(candidate, 0.0) for candidate in combination.values())
-        return {"all": SubsetDrop(drop=total, low=total - self.width, high=total + self.width)}
+        width = self.width if total else 0.0
+        return {"all": SubsetDrop(drop=total, low=total - width, high=total + width)}
 
 
 def search(judge: Judge, max_drop: float = 0.01, max_passes: int = 24, figures: list[StageFigure] = FIGURES) -> Search:

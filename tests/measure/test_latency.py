@@ -60,6 +60,9 @@ def test_progress_is_told_of_every_round() -> None:
     told: list[tuple[int, int, str]] = []
     Interleaved(min_rounds=3, min_seconds=0)({"a": int}, lambda *values: told.append(values))
     assert told == [(1, 3, "time rounds"), (2, 3, "time rounds"), (3, 3, "time rounds")]
+    told.clear()
+    Interleaved(min_rounds=2, min_seconds=0.05)({"a": int}, lambda *values: told.append(values))
+    assert len(told) == 2, "rounds that only fill the time are not told of"
 
 
 def test_the_ratio_is_paired_by_round() -> None:

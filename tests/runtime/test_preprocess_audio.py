@@ -33,7 +33,8 @@ def prepare(raw: object, samples: int = 1600, variable: bool = False) -> Array:
     pcm = Preprocessor(modality, lambda name: b"")(raw)["mic.samples"]
     assert pcm.dtype == np.float32
     assert pcm.shape[0] == 1
-    return pcm[0]
+    clip: Array = pcm[0]
+    return clip
 
 
 def test_a_path_bytes_and_an_array_are_the_same(encode_wav: Encode, tmp_path: Path) -> None:

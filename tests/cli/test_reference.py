@@ -1,0 +1,123 @@
+"""The torch reference that a benchmark is held against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgefuse.bundle import spec
+from edgefuse.compiler.reference import TorchReference, open_reference
+from edgefuse.errors import ModelError
+from edgefuse.models.fusion import FusionModel
+
+SPEC = spec.ModelSpec(
+    name="pair",
+    modalities=(
+        spec.tensor("left", shape=(1, 4), optional=True),
+        spec.tensor("right", shape=(1, 4, 2), length=True, optional=True),
+    ),
+    outputs=(spec.ClassOutput(labels=("a", "b", "c", "d")),),
+)
+
+
+class Valid(nn.Module):
+    """Sum the valid steps."""
+
+    def forward(self, values: Tensor, length: Tensor) -> Tensor:
+        steps = torch.arange(values.shape[1])[None, :, None]
+        total: Tensor = torch.where(steps < length[:, None, None], values, 0.0).sum(dim=(1, 2))
+        return total[:, None].expand(-1, 4)
+
+
+class Add(nn.Module):
+    """Add the features and the number of modalities."""
+
+    def forward(self, features: dict[str, Tensor], present: Tensor) -> Tensor:
+        return features["left"] + features["right"] + present.sum()
+
+
+class Whole(nn.Module):
+    """The same model in one piece, called with positional tensors."""
+
+    spec = SPEC
+
+    def forward(self, left: Tensor, right: Tensor, length: Tensor, present: Tensor) -> Tensor:
+        result: Tensor = left + Valid()(right, length) * present[:, 1:] + present.sum()
+        return result
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch.compile fail as it does on a machine without a C++ compiler."""
+
+    def fail(model: nn.Module) -> nn.Module:
+        raise RuntimeError("No working C++ compiler found in ('g++',)\nSet TORCHDYNAMO_VERBOSE=1")
+
+    monkeypatch.setattr(torch, "compile", fail)
+
+
+@pytest.mark.usefixtures("no_compiler")
+@pytest.mark.parametrize("model", [FusionModel(SPEC, {"left": nn.Identity(), "right": Valid()}, Add()), Whole()])
+def test_it_computes_what_the_model_computes(model: nn.Module) -> None:
+    reference = TorchReference(model.train(), threads=1)
+    values = {
+        "left": np.arange(4, dtype=np.float32)[None],
+        "right": np.ones((1, 4, 2), np.float32),
+        "length": np.array([3], np.int32),
+    }
+    inputs = {"left.values": values["left"], "right.values": values["right"], "right.length": values["length"]}
+    for array in inputs.values():
+        array.setflags(write=False)
+    assert reference.run(inputs, ("left", "right"))["logits"].tolist() == [[8, 9, 10, 11]]
+    assert reference.run({"left.values": values["left"]}, ("left",))["logits"].tolist() == [[1, 2, 3, 4]]
+    assert not model.training
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_it_says_why_torch_compile_was_not_measured() -> None:
+    reference = TorchReference(Whole(), threads=2)
+    assert "not measured yet" in reference.description
+    reference.run({}, ("left", "right"))
+    assert reference.mode == "eager"
+    assert reference.note == "torch.compile failed: RuntimeError: No working C++ compiler found in ('g++',)"
+    assert f"torch {torch.__version__}, eager, cpu, 2 threads (torch.compile failed" in reference.description
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+
+
+def test_it_keeps_the_faster_of_the_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Whole()
+
+    def compiled(*tensors: Tensor) -> Tensor:
+        result: Tensor = model(*tensors)
+        for _ in range(200):
+            result = result + 0
+        return result
+
+    monkeypatch.setattr(torch, "compile", lambda _: compiled)
+    reference = TorchReference(model)
+    reference.run({}, ("left",))
+    assert reference.mode == "eager"
+    assert reference.p50_ms["eager"] < reference.p50_ms["torch.compile"]
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("mine", "the factory of a reference: got 'mine', expected 'module:callable'"),
+        ("mine_gone:build", "'mine_gone:build' cannot be imported: got No module named 'mine_gone'"),
+        ("math:gone", "'math:gone' cannot be imported"),
+        ("math:pi", "returns no model: got float, expected a torch module"),
+        ("torch.nn:Identity", "the model Identity does not describe itself: got spec = NoneType"),
+    ],
+)
+def test_a_wrong_factory_is_one_sentence(
+    factory: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=message):
+        open_reference(factory)

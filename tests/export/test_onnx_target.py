@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgefuse.bundle import spec
+from edgefuse.bundle.manifest import Tolerance
+from edgefuse.errors import ExportError
+from edgefuse.export.onnx import OnnxTarget
+from edgefuse.export.split import example_feeds, split
+from edgefuse.export.stage import Lowered, TorchStage
+from edgefuse.export.verify import verify
+from edgefuse.registry import create
+from edgefuse.runtime.backends.backend import Session, SessionOptions
+
+
+def opened(lowered: Lowered) -> Session:
+    session: Session = create("backends", "onnx").open(lowered.data, lowered.inputs, lowered.outputs, SessionOptions())
+    return session
+
+
+def one_stage(module: nn.Module, shape: tuple[spec.Dim, ...], width: int) -> TorchStage:
+    module.spec = spec.ModelSpec(  # type: ignore[assignment]
+        name="m",
+        modalities=(spec.tensor("x", shape=shape),),
+        outputs=(spec.EmbeddingOutput(size=width),),
+    )
+    return split(module.eval())[0]
+
+
+@pytest.fixture(scope="module")
+def lowered(stages: tuple[TorchStage, ...]) -> dict[str, Lowered]:
+    return {stage.spec.name: OnnxTarget().lower(stage) for stage in stages}
+
+
+def test_every_stage_answers_like_torch_at_every_size(
+    stages: tuple[TorchStage, ...], lowered: dict[str, Lowered]
+) -> None:
+    for stage in stages:
+        session = opened(lowered[stage.spec.name])
+        for feeds in example_feeds(stage, count=4, seed=7):
+            agreement = verify(stage, session, feeds, Tolerance())
+            assert agreement.ok, (stage.spec.name, agreement.reason)
+
+
+def test_ports_keep_their_names(lowered: dict[str, Lowered]) -> None:
+    words = lowered["words_encoder"]
+    assert [(b.port, b.tensor, b.dtype, b.shape) for b in words.inputs] == [
+        ("ids", "ids", "int32", (1, -1)),
+        ("length", "length", "int32", (1,)),
+    ]
+    camera = lowered["camera_encoder"]
+    assert [b.tensor for b in camera.inputs] == ["feature"]
+    assert [(b.port, b.tensor) for b in camera.outputs] == [("feature", "feature_out")]
+
+
+def test_batch_norm_is_folded_and_nodes_are_named_after_modules(lowered: dict[str, Lowered]) -> None:
+    graph = onnx.load_from_string(lowered["camera_encoder"].data).graph
+    assert [node.op_type for node in graph.node] == ["Conv", "Clip", "Conv", "ReduceMean"]
+    assert [node.name for node in graph.node][1:] == ["body.2/Clip", "body.3/Conv", "ReduceMean"]
+
+
+def test_files_hold_no_metadata_and_no_path(lowered: dict[str, Lowered]) -> None:
+    for name, file in lowered.items():
+        proto = onnx.load_from_string(file.data)
+        assert not proto.metadata_props
+        assert not proto.graph.metadata_props
+        assert not any(node.metadata_props or node.doc_string for node in proto.graph.node)
+        assert b".py" not in file.data
+        assert proto.graph.name == name
+        assert [entry.version for entry in proto.opset_import] == [20]
+
+
+def test_the_same_stage_gives_the_same_bytes(stages: tuple[TorchStage, ...], lowered: dict[str, Lowered]) -> None:
+    for stage in stages[1:3]:
+        assert OnnxTarget().lower(stage).data == lowered[stage.spec.name].data
+
+
+class Unknown(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Bessel()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x)
+        return y
+
+
+class Bessel(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.special.i0(x)
+        return y
+
+
+def test_unsupported_operators_are_named_before_lowering() -> None:
+    stage = one_stage(Unknown(), (1, 3), 3)
+    (name,) = OnnxTarget().unsupported(stage)
+    assert name == "aten.i0.default in 'inner'"
+    with pytest.raises(ExportError, match=r"'model' cannot be lowered to ONNX: got operators .* aten\.i0\.default"):
+        OnnxTarget().lower(stage)
+
+
+def test_a_supported_stage_names_nothing(stages: tuple[TorchStage, ...]) -> None:
+    assert OnnxTarget().unsupported(stages[-1]) == ()
+
+
+class Branches(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.sum() > 0 else x
+
+
+def test_a_branch_on_values_is_named() -> None:
+    with pytest.raises(ExportError, match=r"torch.export cannot trace the stage 'model'.*Python branches"):
+        OnnxTarget().lower(one_stage(Branches(), (1, 3), 3))
+
+
+class Attends(nn.Module):
+    """Attention whose mask comes from the values: the steps whose first number is negative are hidden."""
+
+    def __init__(self, hidden: float) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.norm = nn.LayerNorm(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = (x[:, :, 0] < 0).to(torch.float32) * self.hidden
+        weights = torch.softmax(torch.matmul(x, x.transpose(1, 2)) + mask.unsqueeze(1), dim=-1)
+        y: Tensor = self.norm(torch.matmul(weights, x) + x)
+        return y[:, 0]
+
+
+def constants(data: bytes) -> Iterator[float]:
+    for tensor in onnx.load_from_string(data).graph.initializer:
+        yield from onnx.numpy_helper.to_array(tensor).astype(np.float64).ravel().tolist()
+
+
+def test_masks_are_softened_so_that_softmax_gives_no_denormals() -> None:
+    stage = one_stage(Attends(-1e4), (1, 6, 4), 4)
+    lowered = OnnxTarget().lower(stage)
+    assert -60.0 in set(constants(lowered.data))
+    assert min(constants(lowered.data)) == -60.0
+    for feeds in example_feeds(stage, count=3):
+        assert verify(stage, opened(lowered), feeds, Tolerance(absolute=1e-5, relative=0.0)).ok
+
+
+def test_a_large_constant_elsewhere_is_kept() -> None:
+    class Shift(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.softmax(x, dim=-1) + torch.tensor([-1e4, 0.0, 1.0])
+
+    assert min(constants(OnnxTarget().lower(one_stage(Shift(), (1, 3), 3)).data)) == -1e4
+
+
+def test_the_sum_before_a_layer_norm_is_not_fused() -> None:
+    graph = onnx.load_from_string(OnnxTarget().lower(one_stage(Attends(-1e4), (1, 6, 4), 4)).data).graph
+    assert "Sum" in [node.op_type for node in graph.node]

@@ -1,0 +1,83 @@
+"""Two float ONNX files: a small CNN with a residual, and a transformer layer over a bounded number of tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgefuse.bundle import spec
+from edgefuse.export.onnx import OnnxTarget
+from edgefuse.export.split import split
+from edgefuse.export.stage import Lowered, TorchStage
+
+
+class Cnn(nn.Module):
+    spec = spec.ModelSpec(
+        name="cnn",
+        modalities=(spec.tensor("x", shape=(1, 3, 32, 32)),),
+        outputs=(spec.EmbeddingOutput(size=64),),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU6())
+        self.widen = nn.Sequential(nn.Conv2d(16, 64, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU6())
+        self.filter = nn.Sequential(nn.Conv2d(64, 64, 3, 1, 1, groups=64, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+        self.narrow = nn.Sequential(nn.Conv2d(64, 16, 1, bias=False), nn.BatchNorm2d(16))
+        self.last = nn.Conv2d(16, 64, 1)
+        self.head = nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.narrow(self.filter(self.widen(x)))
+        y: Tensor = self.head(nn.functional.relu(self.last(x)).mean(dim=(2, 3)))
+        return y
+
+
+class Tokens(nn.Module):
+    spec = spec.ModelSpec(
+        name="tokens",
+        modalities=(spec.text("t", tokenizer="t.json", max_length=16, variable=True),),
+        outputs=(spec.EmbeddingOutput(size=64),),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(200, 64)
+        self.qkv = nn.Linear(64, 192)
+        self.norm = nn.LayerNorm(64)
+        self.wide = nn.Linear(64, 128)
+        self.narrow = nn.Linear(128, 64)
+
+    def forward(self, ids: Tensor, length: Tensor) -> Tensor:
+        x = self.table(ids)
+        steps = torch.arange(ids.shape[1], dtype=torch.int32).unsqueeze(0)
+        hidden = (steps >= length.unsqueeze(1)).to(torch.float32).unsqueeze(1) * -1e4
+        query, key, value = self.qkv(x).chunk(3, dim=-1)
+        x = x + torch.softmax(query @ key.transpose(1, 2) / 8 + hidden, dim=-1) @ value
+        x = x + self.narrow(torch.relu(self.wide(self.norm(x))))
+        y: Tensor = x[:, 0]
+        return y
+
+
+@pytest.fixture(scope="session")
+def cnn_stage() -> TorchStage:
+    torch.manual_seed(0)
+    return split(Cnn().eval())[0]
+
+
+@pytest.fixture(scope="session")
+def tokens_stage() -> TorchStage:
+    torch.manual_seed(0)
+    return split(Tokens().eval())[0]
+
+
+@pytest.fixture(scope="session")
+def cnn(cnn_stage: TorchStage) -> Lowered:
+    return OnnxTarget().lower(cnn_stage)
+
+
+@pytest.fixture(scope="session")
+def tokens(tokens_stage: TorchStage) -> Lowered:
+    return OnnxTarget().lower(tokens_stage)

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.spec import Role, StageSpec
+from edgefuse.errors import QuantizeError
+from edgefuse.export.split import example_feeds, run_torch
+from edgefuse.export.stage import Feeds, FeedSource, Lowered, TorchStage
+from edgefuse.export.verify import signal_to_noise_db
+from edgefuse.quantize.onnx import DYNAMIC, FP16, STATIC_PERCENTILE, STATIC_S8, STATIC_U8, OnnxQuantizer
+from edgefuse.registry import create
+from edgefuse.runtime.backends.backend import SessionOptions
+
+ALL = (STATIC_U8, STATIC_S8, STATIC_PERCENTILE, DYNAMIC, FP16)
+
+
+def calibration(stage: TorchStage, count: int = 8) -> FeedSource:
+    return lambda: example_feeds(stage, count=count)
+
+
+def never() -> Iterator[Feeds]:
+    raise AssertionError("only static schemes calibrate")
+
+
+def snr_db(stage: TorchStage, quantized: Lowered) -> float:
+    session = create("backends", "onnx").open(quantized.data, quantized.inputs, quantized.outputs, SessionOptions())
+    return min(
+        signal_to_noise_db(run_torch(stage, feeds), session.run(feeds))
+        for feeds in example_feeds(stage, count=4, seed=5)
+    )
+
+
+def optimised(lowered: Lowered, folder: Path) -> Counter[str]:
+    """Return the operators that ONNX Runtime really runs."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    onnxruntime.InferenceSession(lowered.data, options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
+
+
+@pytest.mark.parametrize("scheme", ALL, ids=lambda scheme: scheme.id)
+def test_a_cnn_keeps_its_interface_and_its_answers(cnn_stage: TorchStage, cnn: Lowered, scheme: Scheme) -> None:
+    quantized = OnnxQuantizer().apply(cnn, scheme, calibration(cnn_stage))
+    assert (quantized.inputs, quantized.outputs) == (cnn.inputs, cnn.outputs)
+    assert len(quantized.data) < len(cnn.data)
+    assert snr_db(cnn_stage, quantized) > 25.0
+
+
+@pytest.mark.parametrize("scheme", ALL, ids=lambda scheme: scheme.id)
+def test_a_transformer_of_variable_length_keeps_its_answers(
+    tokens_stage: TorchStage, tokens: Lowered, scheme: Scheme
+) -> None:
+    quantized = OnnxQuantizer().apply(tokens, scheme, calibration(tokens_stage))
+    assert (quantized.inputs, quantized.outputs) == (tokens.inputs, tokens.outputs)
+    assert snr_db(tokens_stage, quantized) > 25.0
+    assert len(tokens.data) > (1.8 if scheme == FP16 else 3.0) * len(quantized.data)
+
+
+@pytest.mark.parametrize("scheme", ALL[1:], ids=lambda scheme: scheme.id)
+def test_the_same_file_and_data_give_the_same_bytes(tokens_stage: TorchStage, tokens: Lowered, scheme: Scheme) -> None:
+    first, second = (OnnxQuantizer().apply(tokens, scheme, calibration(tokens_stage)) for _ in range(2))
+    assert first.data == second.data
+
+
+def test_the_runtime_fuses_the_whole_cnn(cnn_stage: TorchStage, cnn: Lowered, tmp_path: Path) -> None:
+    operators = optimised(OnnxQuantizer().apply(cnn, STATIC_U8, calibration(cnn_stage)), tmp_path)
+    assert operators["QLinearConv"] == 5
+    assert operators["QLinearAdd"] == 1
+    assert not {"Conv", "Clip", "Relu", "Add", "FusedConv"} & set(operators)
+    assert operators["QuantizeLinear"] + operators["DequantizeLinear"] <= 3
+
+
+def test_linear_layers_become_int8_with_their_bias(tokens_stage: TorchStage, tokens: Lowered, tmp_path: Path) -> None:
+    operators = optimised(OnnxQuantizer().apply(tokens, STATIC_U8, calibration(tokens_stage)), tmp_path)
+    assert operators["QGemm"] == 3
+    assert not {"Gemm", "QLinearAdd", "Relu"} & set(operators)
+    assert operators["LayerNormalization"] == 1
+
+
+def test_dynamic_products_take_the_fast_path(tokens: Lowered, tmp_path: Path) -> None:
+    operators = optimised(OnnxQuantizer().apply(tokens, DYNAMIC, never), tmp_path)
+    assert operators["DynamicQuantizeMatMul"] == 3
+    assert not {"MatMulInteger", "DynamicQuantizeLinear"} & set(operators)
+
+
+def test_embedding_tables_are_int8(tokens: Lowered) -> None:
+    graph = onnx.load_from_string(OnnxQuantizer().apply(tokens, DYNAMIC, never).data).graph
+    tables = [tensor for tensor in graph.initializer if list(tensor.dims) == [200, 64]]
+    assert [tensor.data_type for tensor in tables] == [onnx.TensorProto.INT8]
+
+
+def test_excluded_operators_stay_float(cnn_stage: TorchStage, cnn: Lowered, tmp_path: Path) -> None:
+    scheme = Scheme(name="static_wi8_ai8", activation="u8", exclude=("stem*",))
+    operators = optimised(OnnxQuantizer().apply(cnn, scheme, calibration(cnn_stage)), tmp_path)
+    assert operators["QLinearConv"] == 4
+    assert operators["Conv"] + operators["FusedConv"] == 1
+
+
+def test_calibration_streams(tokens_stage: TorchStage, tokens: Lowered) -> None:
+    def peak_bytes(samples: int) -> int:
+        tracemalloc.start()
+        OnnxQuantizer().apply(tokens, STATIC_PERCENTILE, calibration(tokens_stage, samples))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    peak_bytes(2)
+    assert peak_bytes(200) < 1.1 * peak_bytes(10)
+
+
+def test_calibration_without_samples_is_an_error(cnn: Lowered) -> None:
+    with pytest.raises(QuantizeError, match="calibration got no samples"):
+        OnnxQuantizer().apply(cnn, STATIC_U8, lambda: iter(()))
+
+
+def test_calibration_with_nan_is_an_error(cnn: Lowered) -> None:
+    broken = {"x_values": np.full((1, 3, 32, 32), np.nan, np.float32)}
+    with pytest.raises(QuantizeError, match="not finite in 'x_values'"):
+        OnnxQuantizer().apply(cnn, STATIC_U8, lambda: iter([broken]))
+
+
+def test_a_sample_that_does_not_fit_is_an_error(cnn: Lowered) -> None:
+    with pytest.raises(QuantizeError, match="lacks an input: got other, expected x_values"):
+        OnnxQuantizer().apply(cnn, STATIC_U8, lambda: iter([{"other": np.zeros(1)}]))
+    with pytest.raises(QuantizeError, match="does not fit the stage"):
+        OnnxQuantizer().apply(cnn, STATIC_U8, lambda: iter([{"x_values": np.zeros((2, 2), np.float32)}]))
+
+
+def test_a_scheme_with_nothing_to_do_is_an_error(cnn_stage: TorchStage, cnn: Lowered) -> None:
+    scheme = Scheme(name="static_wi8_ai8", activation="u8", exclude=("*",))
+    with pytest.raises(QuantizeError, match="finds nothing to quantize in this stage"):
+        OnnxQuantizer().apply(cnn, scheme, calibration(cnn_stage))
+    with pytest.raises(QuantizeError, match="sign of its activations: got '', expected 'u8' or 's8'"):
+        OnnxQuantizer().apply(cnn, Scheme(name="static_wi8_ai8"), calibration(cnn_stage))
+    with pytest.raises(QuantizeError, match="'float' is not a scheme"):
+        OnnxQuantizer().apply(cnn, Scheme(name="float"), never)
+
+
+@pytest.mark.parametrize(("role", "first"), [("encoder", STATIC_U8), ("fusion", DYNAMIC), ("model", STATIC_U8)])
+def test_schemes_are_offered_by_role(role: Role, first: Scheme) -> None:
+    stage = StageSpec(name="s", role=role, inputs=(), outputs=())
+    offered = OnnxQuantizer().schemes(stage)
+    assert offered[0] == first
+    assert {STATIC_U8, STATIC_S8, DYNAMIC, FP16} <= set(offered)
+    assert len(offered) <= 5
+
+
+def test_a_frontend_gets_no_scheme() -> None:
+    stage = StageSpec(name="s", role="frontend", inputs=(), outputs=())
+    assert OnnxQuantizer().schemes(stage) == ()

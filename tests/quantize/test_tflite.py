@@ -1,0 +1,287 @@
+"""Quantized LiteRT files of real, tiny stages: what is int8, how close it stays, and what is refused."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from ai_edge_litert import schema_py_generated as schema
+from torch import Tensor, nn
+
+from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.spec import DType, Role, Source, StageInput, StageOutput, StageSpec, TensorSpec
+from edgefuse.errors import QuantizeError
+from edgefuse.export.stage import Feeds, FeedSource, Lowered, TorchStage
+from edgefuse.export.tflite import TfliteTarget
+from edgefuse.export.tflite_interface import unpack
+from edgefuse.models.layers import ConvNormAct, InvertedResidual, TransformerBlock
+from edgefuse.quantize.tflite import TfliteQuantizer
+from edgefuse.quantize.tflite_calibration import calibrate
+from edgefuse.quantize.tflite_graph import TfliteGraph
+from edgefuse.runtime.backends.backend import Array, SessionOptions
+from edgefuse.runtime.backends.tflite import TfliteBackend
+
+STATIC = Scheme(name="static_wi8_ai8", activation="s8")
+DYNAMIC = Scheme(name="dynamic_wi8_af32")
+HALF = Scheme(name="fp16")
+
+
+def spec(name: str, role: Role, inputs: dict[str, tuple[DType, tuple[int, ...]]]) -> StageSpec:
+    return StageSpec(
+        name=name,
+        role=role,
+        inputs=tuple(
+            StageInput(
+                tensor=TensorSpec(name=port, dtype=dtype, shape=shape),
+                source=Source(kind="modality", owner="own", tensor=port),
+            )
+            for port, (dtype, shape) in inputs.items()
+        ),
+        outputs=(StageOutput(tensor=TensorSpec(name="feature", shape=(1, 8))),),
+    )
+
+
+class Picture(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(ConvNormAct(1, 16, 3, 2), InvertedResidual(16, 16, 4, 1), ConvNormAct(16, 64, 1))
+        self.head = nn.Linear(64, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.body(x).mean(dim=(2, 3)))
+        return y
+
+
+class Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(40, 32)
+        self.block = TransformerBlock(32, 2, 64)
+        self.head = nn.Linear(32, 8)
+
+    def forward(self, ids: Tensor, length: Tensor) -> Tensor:
+        valid = (torch.arange(6, dtype=torch.int32) < length.unsqueeze(1)).to(torch.float32)
+        x = self.block(self.embedding(ids), (1.0 - valid)[:, None, None] * -1e4)
+        y: Tensor = self.head((x * valid.unsqueeze(2)).sum(dim=1))
+        return y
+
+
+def picture_feeds(count: int = 12) -> Iterator[Feeds]:
+    values = np.random.default_rng(0)
+    for index in range(count):
+        # Every fourth sample is an absent picture.
+        picture = values.standard_normal((1, 1, 16, 16), np.float32)
+        yield {"feature": picture * np.float32(index % 4 != 3)}
+
+
+def word_feeds(count: int = 12) -> Iterator[Feeds]:
+    """Yield sentences of different lengths; the files hold six words."""
+    values = np.random.default_rng(0)
+    for index in range(count):
+        length = index % 6 + 1
+        ids = values.integers(0, 40, (1, length)).astype(np.int32)
+        yield {"ids": ids, "length": np.array([length], np.int32)}
+
+
+FEEDS: dict[str, FeedSource] = {"picture": picture_feeds, "words": word_feeds}
+
+
+@pytest.fixture(scope="module")
+def floats() -> dict[str, Lowered]:
+    torch.manual_seed(0)
+    stages = (
+        TorchStage(spec("picture", "encoder", {"feature": ("float32", (1, 1, 16, 16))}), Picture().eval()),
+        TorchStage(spec("words", "encoder", {"ids": ("int32", (1, 6)), "length": ("int32", (1,))}), Words().eval()),
+    )
+    return {stage.spec.name: TfliteTarget().lower(stage) for stage in stages}
+
+
+@pytest.fixture(scope="module")
+def quantized(floats: dict[str, Lowered]) -> Callable[[str, Scheme], Lowered]:
+    made: dict[tuple[str, str], Lowered] = {}
+
+    def get(name: str, scheme: Scheme) -> Lowered:
+        key = name, scheme.id
+        if key not in made:
+            made[key] = TfliteQuantizer().apply(floats[name], scheme, FEEDS[name])
+        return made[key]
+
+    return get
+
+
+def outputs(file: Lowered, feeds: FeedSource) -> npt.NDArray[np.float64]:
+    session = TfliteBackend().open(file.data, file.inputs, file.outputs, SessionOptions())
+    return np.concatenate([session.run(feed)["feature"] for feed in feeds()]).astype(np.float64)
+
+
+def kinds(file: Lowered) -> Counter[str]:
+    return Counter(operator.kind for operator in TfliteGraph(file.data).operators)
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "least_db"),
+    [
+        ("picture", STATIC, 25),
+        ("picture", DYNAMIC, 25),
+        ("picture", HALF, 55),
+        ("words", STATIC, 25),
+        ("words", DYNAMIC, 25),
+        ("words", HALF, 55),
+    ],
+)
+def test_a_quantized_file_stays_close_and_shrinks(
+    name: str,
+    scheme: Scheme,
+    least_db: float,
+    floats: dict[str, Lowered],
+    quantized: Callable[[str, Scheme], Lowered],
+) -> None:
+    before, after = floats[name], quantized(name, scheme)
+    expected, got = outputs(before, FEEDS[name]), outputs(after, FEEDS[name])
+    noise = np.square(got - expected).sum()
+    assert 10 * np.log10(np.square(expected).sum() / noise) > least_db
+    assert len(after.data) < len(before.data)
+    assert (after.inputs, after.outputs) == (before.inputs, before.outputs)
+
+
+def test_an_image_network_is_int8_between_one_pair_of_borders(quantized: Callable[[str, Scheme], Lowered]) -> None:
+    file = quantized("picture", STATIC)
+    assert kinds(file)["QUANTIZE"] == 1
+    assert kinds(file)["DEQUANTIZE"] == 1
+    types = {tensor.name: tensor.type for tensor in unpack(file.data).subgraphs[0].tensors}
+    for operator in TfliteGraph(file.data).operators:
+        if operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "FULLY_CONNECTED"):
+            assert types[operator.name.encode()] == schema.TensorType.INT8
+
+
+def test_attention_keeps_sums_softmax_and_masks_in_float(quantized: Callable[[str, Scheme], Lowered]) -> None:
+    file = quantized("words", STATIC)
+    model = unpack(file.data)
+    types = {tensor.name.decode(): tensor.type for tensor in model.subgraphs[0].tensors}
+    for operator in TfliteGraph(file.data).operators:
+        if operator.kind in ("SOFTMAX", "ADD", "RSQRT", "MUL", "BATCH_MATMUL", "SUB"):
+            assert types[operator.name] == schema.TensorType.FLOAT32
+    # Between the two layers of the feed-forward network nothing leaves int8.
+    assert kinds(file)["QUANTIZE"] == kinds(file)["FULLY_CONNECTED"] - 1
+
+
+def test_every_scale_is_a_positive_number(quantized: Callable[[str, Scheme], Lowered]) -> None:
+    for name in FEEDS:
+        for tensor in unpack(quantized(name, STATIC).data).subgraphs[0].tensors:
+            if tensor.quantization is not None and tensor.quantization.scale is not None:
+                assert (tensor.quantization.scale > 0).all()
+
+
+def test_embedding_tables_are_int8(quantized: Callable[[str, Scheme], Lowered]) -> None:
+    for scheme in (STATIC, DYNAMIC):
+        model = unpack(quantized("words", scheme).data)
+        (table,) = [tensor for tensor in model.subgraphs[0].tensors if list(tensor.shape) == [40, 32]]
+        assert table.type == schema.TensorType.INT8
+
+
+def test_dynamic_leaves_depthwise_convolutions_in_float(quantized: Callable[[str, Scheme], Lowered]) -> None:
+    file = quantized("picture", DYNAMIC)
+    assert not {"QUANTIZE", "DEQUANTIZE"} & set(kinds(file))
+    depthwise = [t for t in unpack(file.data).subgraphs[0].tensors if list(t.shape) == [1, 3, 3, 64]]
+    assert [tensor.type for tensor in depthwise] == [schema.TensorType.FLOAT32]
+
+
+def test_the_same_input_gives_the_same_bytes(
+    floats: dict[str, Lowered], quantized: Callable[[str, Scheme], Lowered]
+) -> None:
+    again = TfliteQuantizer().apply(floats["words"], STATIC, word_feeds)
+    assert again.data == quantized("words", STATIC).data
+
+
+def test_excluded_operators_stay_float(floats: dict[str, Lowered]) -> None:
+    scheme = Scheme(name="static_wi8_ai8", activation="s8", exclude=("DEPTHWISE*", "conv_2d_*"))
+    file = TfliteQuantizer().apply(floats["picture"], scheme, picture_feeds)
+    types = {tensor.name: tensor.type for tensor in unpack(file.data).subgraphs[0].tensors}
+    for operator in TfliteGraph(file.data).operators:
+        if "CONV" in operator.kind:
+            assert types[operator.name.encode()] == schema.TensorType.FLOAT32
+
+
+def test_calibration_finds_the_extremes_of_all_samples(floats: dict[str, Lowered]) -> None:
+    file = floats["picture"]
+    one = np.ones((1, 1, 16, 16), np.float32)
+    graph = TfliteGraph(file.data)
+    source = graph.operators[0].inputs[0]
+
+    def feeds() -> Iterator[Feeds]:
+        for scale in (1, -7, 0, 3):
+            yield {"feature": one * np.float32(scale)}
+
+    assert calibrate(file.data, file.inputs, {source: "feature"}, feeds) == {source: (-7.0, 3.0)}
+
+
+def test_calibration_holds_one_sample_at_a_time(floats: dict[str, Lowered]) -> None:
+    alive: list[weakref.ref[Array]] = []
+
+    def feeds() -> Iterator[Feeds]:
+        for sample in picture_feeds(20):
+            array = np.array(sample["feature"])
+            assert sum(reference() is not None for reference in alive) <= 2
+            alive.append(weakref.ref(array))
+            yield {"feature": array}
+
+    TfliteQuantizer().apply(floats["picture"], STATIC, feeds)
+    assert len(alive) == 20
+
+
+def test_dynamic_schemes_do_not_calibrate(floats: dict[str, Lowered]) -> None:
+    def feeds() -> Iterator[Feeds]:
+        raise AssertionError("calibration started")
+
+    TfliteQuantizer().apply(floats["words"], DYNAMIC, feeds)
+
+
+def test_nothing_to_calibrate_on_is_refused(floats: dict[str, Lowered]) -> None:
+    with pytest.raises(QuantizeError, match=r"nothing to calibrate on: got no feeds.*Fix: "):
+        TfliteQuantizer().apply(floats["picture"], STATIC, lambda: iter(()))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_feeds_that_are_not_finite_are_refused(value: float, floats: dict[str, Lowered]) -> None:
+    feed: Feeds = {"feature": np.full((1, 1, 16, 16), value, np.float32)}
+    with pytest.raises(QuantizeError, match="feed of the input 'feature' is not finite"):
+        TfliteQuantizer().apply(floats["picture"], STATIC, lambda: iter([feed]))
+
+
+def test_activations_that_overflow_are_refused() -> None:
+    linear = nn.Linear(4, 8)
+    linear.weight.data.fill_(3.0)
+    stage = TorchStage(spec("plain", "encoder", {"x": ("float32", (1, 4))}), linear)
+    feed: Feeds = {"x": np.full((1, 4), 3e38, np.float32)}
+    with pytest.raises(QuantizeError, match=r"NaN or infinity in the tensor 'feature': got sample 0"):
+        TfliteQuantizer().apply(TfliteTarget().lower(stage), STATIC, lambda: iter([feed]))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "sentence"),
+    [
+        (Scheme(name="static_wi8_ai8", activation="u8"), "no fast kernels for unsigned activations"),
+        (Scheme(name="static_wi8_ai8", calibrator="percentile"), "knows one calibrator: got percentile"),
+        (Scheme(name="float"), "'float' quantizes nothing"),
+        (Scheme(name="dynamic_wi8_af32", exclude=("*",)), "finds nothing to quantize"),
+    ],
+)
+def test_schemes_that_cannot_be_applied_are_refused(scheme: Scheme, sentence: str, floats: dict[str, Lowered]) -> None:
+    with pytest.raises(QuantizeError, match=sentence):
+        TfliteQuantizer().apply(floats["words"], scheme, word_feeds)
+
+
+def test_schemes_worth_trying_by_role() -> None:
+    schemes = TfliteQuantizer().schemes
+    assert schemes(spec("a", "frontend", {})) == ()
+    assert schemes(spec("a", "encoder", {})) == (STATIC, DYNAMIC)
+    assert schemes(spec("a", "fusion", {})) == (DYNAMIC, STATIC)
+
+
+def test_versions_name_the_tools_that_decide_the_bytes() -> None:
+    assert set(TfliteQuantizer().versions()) == {"ai-edge-quantizer", "ai-edge-litert"}

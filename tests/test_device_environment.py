@@ -1,0 +1,172 @@
+"""What a device installs is enough: everything of the device part imports and every `--help` works without torch.
+
+Each environment is a venv of its own, whose only packages are links to what `pip install edgefuse[...]` would bring:
+the distributions of the extra and what they require, by their own metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import venv
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+
+import edgefuse
+from edgefuse.cli import VERBS
+
+Python: TypeAlias = "Callable[..., subprocess.CompletedProcess[str]]"
+
+PACKAGE = Path(edgefuse.__file__).parent
+DEVICE_PARTS = ("errors", "bundle", "registry", "runtime", "measure", "progress", "cli", "commands", "serve")
+BACKENDS = {"onnx": "onnxruntime", "tflite": "ai-edge-litert"}
+NEVER = ("torch", "onnx", "onnxscript", "litert_torch", "ai_edge_quantizer", "PIL", "soundfile", "tokenizers")
+
+
+def closure(names: Iterable[str]) -> set[str]:
+    """Return distributions with everything that they require."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        try:
+            required = [Requirement(line) for line in distribution(name).requires or ()]
+        except PackageNotFoundError:
+            continue  # of another platform or Python
+        found.add(name)
+        waiting += [r.name for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return found
+
+
+def link(name: str, site: Path) -> None:
+    """Link what a distribution installed into a folder of packages."""
+    installed = distribution(name)
+    root = Path(str(installed.locate_file("")))
+    for file in installed.files or ():
+        shared = (
+            len(file.parts) > 2 and "." not in file.parts[0] and not (root / file.parts[0] / "__init__.py").exists()
+        )
+        top = Path(*file.parts[: 2 if shared else 1])
+        if file.parts[0] != ".." and not (site / top).exists():
+            (site / top).parent.mkdir(exist_ok=True)
+            (site / top).symlink_to(root / top)
+
+
+def environment(folder: Path, packages: Iterable[str]) -> Python:
+    """Make a venv with edgefuse, numpy, msgspec and some packages; return a call of its interpreter."""
+    venv.create(folder, with_pip=False, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    for name in closure(("numpy", "msgspec", *packages)):
+        link(name, site)
+    (site / "edgefuse").symlink_to(PACKAGE)
+    metadata = site / "edgefuse-0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: edgefuse\nVersion: 0\n")
+    entries = distribution("edgefuse").read_text("entry_points.txt")
+    assert entries is not None
+    (metadata / "entry_points.txt").write_text(entries)
+
+    def python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        variables = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {
+            "PYTHONDONTWRITEBYTECODE": "1"
+        }
+        command = [folder / "bin" / "python", "-W", "error", *arguments]
+        return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+
+    return python
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Python:
+    """An environment with numpy and msgspec only."""
+    return environment(tmp_path_factory.mktemp("bare") / "venv", ())
+
+
+@pytest.fixture(scope="module", params=sorted(BACKENDS))
+def device(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Python]:
+    """The name of a backend and an environment with its extra."""
+    return request.param, environment(tmp_path_factory.mktemp(request.param) / "venv", (BACKENDS[request.param],))
+
+
+def device_modules() -> list[str]:
+    """Return the names of all modules of the device part."""
+    names = (path.relative_to(PACKAGE.parent).with_suffix("").parts for path in sorted(PACKAGE.rglob("*.py")))
+    modules = (".".join(parts).removesuffix(".__init__") for parts in names if parts[1] in DEVICE_PARTS)
+    return [name for name in modules if not name.startswith("edgefuse.serve")]  # its extra brings Flask
+
+
+def test_the_environments_hold_nothing_else(bare: Python) -> None:
+    names = ", ".join(repr(name) for name in (*NEVER, "onnxruntime", "ai_edge_litert"))
+    done = bare("-c", f"import importlib.util as u; print([n for n in ({names}) if u.find_spec(n)])")
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_every_module_imports_without_a_backend(bare: Python) -> None:
+    vendors = tuple(f"edgefuse.runtime.backends.{name}" for name in BACKENDS)
+    modules = [name for name in device_modules() if name not in vendors]
+    assert "edgefuse.runtime.load" in modules
+    assert "edgefuse.commands.bench" in modules
+    done = bare("-c", "\n".join(f"import {name}" for name in modules))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_help_works_without_a_backend(bare: Python) -> None:
+    program = "import sys, edgefuse.cli as c\nsys.exit(sum(c.main([*v.split(), '--help']) for v in sys.argv[1:]))"
+    done = bare("-c", program, *VERBS, "")
+    assert (done.returncode, done.stderr) == (0, "")
+    for verb in VERBS:
+        assert f"usage: edgefuse {verb} [-h]" in done.stdout
+
+
+def test_what_is_missing_is_named_with_its_extra(bare: Python, tiny_bundle: Path) -> None:
+    for arguments, extra in (
+        (("verify", tiny_bundle), "onnx"),
+        (("compile", "a.toml", "-o", "out"), "compile"),
+        (("bench", tiny_bundle), "onnx"),
+    ):
+        done = bare("-m", "edgefuse", *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.splitlines()[-1].endswith(f"Fix: pip install 'edgefuse[{extra}]'.")
+
+
+def test_doctor_works_everywhere_and_names_what_is_missing(bare: Python, device: tuple[str, Python]) -> None:
+    name, python = device
+    for call, present in ((bare, set[str]()), (python, {name})):
+        done = call("-m", "edgefuse", "doctor", "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        report = json.loads(done.stdout)
+        found = {backend for backend, facts in report["backends"].items() if facts["missing"] is None}
+        assert found == present | {"null"}
+        assert not any(report["packages"]["compile"].values())
+
+
+def test_a_device_runs_a_bundle_from_arrays(device: tuple[str, Python], tiny_bundle: Path, tmp_path: Path) -> None:
+    name, python = device
+    if name != "onnx":
+        pytest.skip("the bundle of these tests holds ONNX files")
+    np.save(tmp_path / "image.npy", np.zeros((8, 8, 1), np.uint8))
+    np.save(tmp_path / "motion.npy", np.ones((1, 4, 3), np.float32))
+    files = ("--image", tmp_path / "image.npy", "--motion", tmp_path / "motion.npy")
+    done = python("-m", "edgefuse", "run", tiny_bundle, *files, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["present"] == ["image", "motion"]
+    assert python("-m", "edgefuse", "verify", tiny_bundle).returncode == 0
+    text = python("-m", "edgefuse", "run", tiny_bundle, "--text", "go")
+    assert text.returncode == 2
+    assert text.stderr.endswith("Fix: pip install 'edgefuse[media]'.\n")
+
+
+def test_the_backend_of_a_device_imports(device: tuple[str, Python]) -> None:
+    name, python = device
+    done = python("-c", f"from edgefuse import registry; print(registry.create('backends', {name!r}).versions())")
+    assert done.returncode == 0, done.stderr
+    assert BACKENDS[name] in done.stdout
