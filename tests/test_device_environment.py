@@ -6,6 +6,7 @@ the distributions of the extra and what they require, by their own metadata.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -18,9 +19,26 @@ from typing import TypeAlias
 import numpy as np
 import pytest
 from packaging.requirements import Requirement
+from torch import Tensor, nn
 
 import edgefuse
+from edgefuse import registry
+from edgefuse.bundle.manifest import (
+    Candidate,
+    GoldenCase,
+    GoldenTensor,
+    Manifest,
+    Provenance,
+    Rung,
+    Scheme,
+    Tolerance,
+)
+from edgefuse.bundle.spec import ClassOutput, ModelSpec, tensor
+from edgefuse.bundle.writer import write_bundle
 from edgefuse.cli import VERBS
+from edgefuse.export.examples import example_feeds, run_torch
+from edgefuse.export.split import split
+from edgefuse.export.stage import Lowered
 
 Python: TypeAlias = "Callable[..., subprocess.CompletedProcess[str]]"
 
@@ -97,6 +115,75 @@ def device(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return request.param, environment(tmp_path_factory.mktemp(request.param) / "venv", (BACKENDS[request.param],))
 
 
+class Linear(nn.Module):
+    """A linear layer over the modality `motion`."""
+
+    spec = ModelSpec(
+        name="motion",
+        modalities=(tensor("motion", shape=(1, 4, 3)),),
+        outputs=(ClassOutput(labels=("stop", "go")),),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 2)
+
+    def forward(self, values: Tensor) -> Tensor:
+        result: Tensor = self.layer(values.flatten(1))
+        return result
+
+
+def tflite_bundle(path: Path) -> Path:
+    """Write a bundle of one TFLite stage, `Linear`."""
+    (stage,) = split(Linear())
+    lowered: Lowered = registry.create("targets", "tflite").lower(stage)
+    feeds = next(iter(example_feeds(stage)))
+    tensors = {**feeds, **run_torch(stage, feeds)}
+    kept = {
+        port: GoldenTensor(port=port, dtype="float32", shape=value.shape, file=f"golden/{port}.bin")
+        for port, value in tensors.items()
+    }
+    candidate = Candidate(
+        id="model.float",
+        stage="model",
+        target="tflite",
+        scheme=Scheme(name="float"),
+        file="stages/model.float.tflite",
+        sha256=hashlib.sha256(lowered.data).hexdigest(),
+        size_bytes=len(lowered.data),
+        inputs=lowered.inputs,
+        outputs=lowered.outputs,
+        opset=lowered.opset,
+        tolerance=Tolerance(),
+    )
+    rung = Rung(
+        name="float",
+        objective="float",
+        candidates={"model": candidate.id},
+        accuracy={"motion": 1.0},
+        drop_ci95={"motion": (0.0, 0.0)},
+        within_budget=True,
+        size_bytes=candidate.size_bytes,
+    )
+    outputs = tuple(kept[port.tensor.name] for port in stage.spec.outputs)
+    case = GoldenCase(stage="model", inputs=tuple(kept[port] for port in feeds), outputs=outputs)
+    manifest = Manifest(
+        target="tflite",
+        backend="tflite",
+        model=Linear.spec,
+        stages=(stage.spec,),
+        candidates=(candidate,),
+        rungs=(rung,),
+        default_rung=rung.name,
+        golden=(case,),
+        files=(),
+        provenance=Provenance(weights_sha256="0" * 64, data_sha256="1" * 64, recipe_sha256="2" * 64, tools={}),
+    )
+    contents = {kept[port].file: value.tobytes() for port, value in tensors.items()}
+    write_bundle(path, manifest, {candidate.file: lowered.data, **contents})
+    return path
+
+
 def device_modules() -> list[str]:
     """Return the names of all modules of the device part."""
     names = (path.relative_to(PACKAGE.parent).with_suffix("").parts for path in sorted(PACKAGE.rglob("*.py")))
@@ -149,20 +236,25 @@ def test_doctor_works_everywhere_and_names_what_is_missing(bare: Python, device:
         assert not any(report["packages"]["compile"].values())
 
 
-def test_a_device_runs_a_bundle_from_arrays(device: tuple[str, Python], tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_device_runs_a_bundle_from_arrays(
+    device: tuple[str, Python], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     name, python = device
-    if name != "onnx":
-        pytest.skip("the bundle of these tests holds ONNX files")
+    bundle = request.getfixturevalue("tiny_bundle") if name == "onnx" else tflite_bundle(tmp_path / "motion")
     np.save(tmp_path / "image.npy", np.zeros((8, 8, 1), np.uint8))
     np.save(tmp_path / "motion.npy", np.ones((1, 4, 3), np.float32))
-    files = ("--image", tmp_path / "image.npy", "--motion", tmp_path / "motion.npy")
-    done = python("-m", "edgefuse", "run", tiny_bundle, *files, "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)["present"] == ["image", "motion"]
-    assert python("-m", "edgefuse", "verify", tiny_bundle).returncode == 0
-    text = python("-m", "edgefuse", "run", tiny_bundle, "--text", "go")
-    assert text.returncode == 2
-    assert text.stderr.endswith("Fix: pip install 'edgefuse[media]'.\n")
+    files = ["--motion", tmp_path / "motion.npy", *(("--image", tmp_path / "image.npy") if name == "onnx" else ())]
+    done = python("-m", "edgefuse", "run", bundle, *files, "--json")
+    said = [line for line in done.stderr.splitlines() if not line.startswith("INFO: ")]  # LiteRT's own greeting
+    assert (done.returncode, said) == (0, [])
+    assert "motion" in json.loads(done.stdout)["present"]
+    assert python("-m", "edgefuse", "verify", bundle).returncode == 0
+    measured = python("-m", "edgefuse", "prepare", bundle, "--json")
+    assert json.loads(measured.stdout)["measured_now"], measured.stderr
+    if name == "onnx":
+        text = python("-m", "edgefuse", "run", bundle, "--text", "go")
+        assert text.returncode == 2
+        assert text.stderr.endswith("Fix: pip install 'edgefuse[media]'.\n")
 
 
 def test_the_backend_of_a_device_imports(device: tuple[str, Python]) -> None:
