@@ -181,9 +181,7 @@ def _timings(subject: Subject, finished: Sequence[_Finished], cache: Cache, prog
     return cache.record("timings", key, Timings, make)
 
 
-def _never_slower(
-    finished: Sequence[_Finished], timings: Timings, test: TestSplit
-) -> tuple[list[_Finished], Timings]:
+def _never_slower(finished: Sequence[_Finished], timings: Timings, test: TestSplit) -> tuple[list[_Finished], Timings]:
     """Give the fastest rung its float stages where the whole was not shown to be faster than them, end to end."""
     kept: list[_Finished] = []
     rungs = {target: dict(of_target) for target, of_target in timings.rungs.items()}

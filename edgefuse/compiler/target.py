@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
-from edgefuse.bundle.manifest import Machine
+from edgefuse.bundle.manifest import Machine, Tolerance
 from edgefuse.bundle.spec import Record, StageSpec, subset_name
 from edgefuse.compiler import fingerprint
 from edgefuse.compiler.candidates import FLOAT, Built, Toolchain, wanted_schemes
@@ -15,13 +14,15 @@ from edgefuse.compiler.evaluate import Evaluator, FileRunner, Outputs, Runner, T
 from edgefuse.compiler.search import Combination, Found, Search, StageFigure, SubsetDrop
 from edgefuse.compiler.subject import Subject
 from edgefuse.export.stage import Array, Feeds
-from edgefuse.export.verify import signal_to_noise_db
+from edgefuse.measure.agreement import agreement
 from edgefuse.measure.latency import Interleaved
 from edgefuse.measure.machine import describe
 from edgefuse.measure.metrics import Metric
 from edgefuse.progress import Progress
 
 _TIMED_FEEDS = 16
+# What is written for an infinite ratio: no difference at all.
+_EXACT_DB = 200.0
 _STAGE_TIMING = Interleaved(warmup_rounds=5, min_rounds=150, min_seconds=1.0, max_seconds=6.0)
 
 
@@ -192,8 +193,8 @@ class TargetCompiler:
         else:
             everything = subset_name(self._subject.subsets[0])
             pair = (self._validation.outputs(reference)[everything], self._validation.outputs(chain)[everything])
-        ratio = signal_to_noise_db({"": pair[0]}, {"": pair[1]})
-        return min(ratio, 200.0) if not math.isnan(ratio) else -200.0
+        ratio = agreement([({"": pair[0]}, {"": pair[1]})], Tolerance()).snr_db
+        return min(max(ratio, -_EXACT_DB), _EXACT_DB)
 
     def _judge(self, combination: Combination) -> dict[str, SubsetDrop]:
         """Run a fusion pass and return its paired drops against torch on the validation set."""

@@ -21,7 +21,7 @@ from edgefuse.errors import DataError, EdgefuseError, ModelError, RecipeError
 from edgefuse.measure import golden
 
 if TYPE_CHECKING:
-    from conftest import Compiled
+    from tests.compiler.conftest import Compiled
 
 _KILLS = 10
 

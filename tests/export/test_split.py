@@ -13,7 +13,7 @@ from edgefuse.bundle.spec import Bounded, Bucketed
 from edgefuse.errors import ModelError
 from edgefuse.export.split import chained_feeds, example_feeds, run_torch, split
 from edgefuse.export.stage import TorchStage
-from edgefuse.export.verify import compare
+from edgefuse.measure.agreement import agreement
 from edgefuse.models.fusion import FusionModel
 
 
@@ -76,7 +76,7 @@ def test_stages_compute_what_the_model_computes(model: FusionModel, stages: tupl
         expected = model(inputs, torch.ones(1, 2))
     model.train()
     assert isinstance(expected, Tensor)
-    assert compare(run_torch(stages[-1], feeds["fusion"]), {"logits": expected.numpy()}, Tolerance()).ok
+    assert agreement([(run_torch(stages[-1], feeds["fusion"]), {"logits": expected.numpy()})], Tolerance()).ok
 
 
 def test_a_model_that_cannot_be_split_is_one_stage(model: FusionModel) -> None:

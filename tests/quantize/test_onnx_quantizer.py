@@ -10,12 +10,12 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.manifest import Scheme, Tolerance
 from edgefuse.bundle.spec import Role, StageSpec
 from edgefuse.errors import QuantizeError
-from edgefuse.export.split import example_feeds, run_torch
+from edgefuse.export.split import example_feeds
 from edgefuse.export.stage import Feeds, FeedSource, Lowered, TorchStage
-from edgefuse.export.verify import signal_to_noise_db
+from edgefuse.export.verify import verify
 from edgefuse.quantize.onnx import DYNAMIC, FP16, STATIC_PERCENTILE, STATIC_S8, STATIC_U8, OnnxQuantizer
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import SessionOptions
@@ -33,10 +33,7 @@ def never() -> Iterator[Feeds]:
 
 def snr_db(stage: TorchStage, quantized: Lowered) -> float:
     session = create("backends", "onnx").open(quantized.data, quantized.inputs, quantized.outputs, SessionOptions())
-    return min(
-        signal_to_noise_db(run_torch(stage, feeds), session.run(feeds))
-        for feeds in example_feeds(stage, count=4, seed=5)
-    )
+    return min(verify(stage, session, feeds, Tolerance()).snr_db for feeds in example_feeds(stage, count=4, seed=5))
 
 
 def optimised(lowered: Lowered, folder: Path) -> Counter[str]:
