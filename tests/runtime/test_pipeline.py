@@ -104,7 +104,7 @@ def test_an_unknown_rung_is_refused(load_tiny: Load) -> None:
 
 
 def test_an_unknown_backend_is_refused(load_tiny: Load) -> None:
-    with pytest.raises(BackendError, match="unknown backend 'abacus': expected null or onnx or tflite"):
+    with pytest.raises(BackendError, match="for the backend 'onnx': got 'abacus', expected onnx or null"):
         load_tiny(backend="abacus")
 
 
