@@ -19,12 +19,11 @@ from edgefuse.compiler.search import Combination, SubsetDrop
 from edgefuse.compiler.subject import Subject
 from edgefuse.compiler.target import TargetResult, accuracy, drops
 from edgefuse.measure.latency import Interleaved
-from edgefuse.measure.rungs import cold_start, figure
+from edgefuse.measure.rungs import P99_ROUNDS, cold_start, figure
 from edgefuse.runtime.pipeline import Inputs
 
 _TIMED_ITEMS = 32
-# Enough rounds for MLPerf's p99.
-_TIMING = Interleaved(warmup_rounds=10, min_rounds=700, min_seconds=5.0, max_seconds=60.0)
+_TIMING = Interleaved(warmup_rounds=10, min_rounds=P99_ROUNDS, max_seconds=90.0)
 FLOAT_RUNG = "float"
 
 

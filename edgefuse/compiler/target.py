@@ -23,7 +23,7 @@ from edgefuse.progress import Progress
 _TIMED_FEEDS = 16
 # What is written for an infinite ratio: no difference at all.
 _EXACT_DB = 200.0
-_STAGE_TIMING = Interleaved(warmup_rounds=5, min_rounds=150, min_seconds=1.0, max_seconds=6.0)
+_STAGE_TIMING = Interleaved(warmup_rounds=5, min_rounds=150, max_seconds=8.0)
 
 
 class _Figures(Record, frozen=True, kw_only=True):

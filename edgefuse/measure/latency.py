@@ -94,13 +94,15 @@ class Latencies:
 
 @dataclass(frozen=True)
 class Interleaved:
-    """Time callables in rounds: each round calls every one of them once.
+    """Time callables in rounds: each round times one call of every one of them.
 
-    What slows the machine down for a while slows all of them, so that their ratio holds. The garbage collector is
+    Right before, the same callable is called untimed (`settle`): in a single stream the next query finds the caches as
+    the last one left them, not as another contender did. What slows the machine down for a while slows all of them, so that their ratio holds. The garbage collector is
     off during the rounds. A run ends when it has both the rounds and the seconds asked for, or `max_seconds`.
 
     Attributes:
         warmup_rounds: rounds that are not counted, at least one.
+        settle: untimed calls before each timed one.
         min_rounds: counted rounds, at the least.
         min_seconds: how long the counted rounds take together, at the least.
         max_seconds: no round begins after this time once there are `floor_rounds` of them; None for no limit.
@@ -110,6 +112,7 @@ class Interleaved:
     """
 
     warmup_rounds: int = 3
+    settle: int = 1
     min_rounds: int = 64
     min_seconds: float = 0.5
     max_seconds: float | None = None
@@ -135,11 +138,11 @@ class Interleaved:
         durations: dict[str, list[int]] = {name: [] for name in subjects}
         rng = np.random.default_rng(self.seed)
         for _ in range(self.warmup_rounds):
-            _round(calls, {name: [] for name in subjects})
+            _round(calls, {name: [] for name in subjects}, self.settle)
         with _collector_off():
             for done in self._rounds():
                 order = rng.permutation(len(calls)) if self.order == "random" else range(len(calls))
-                _round([calls[index] for index in order], durations)
+                _round([calls[index] for index in order], durations, self.settle)
                 if done < self.min_rounds:  # how many more it takes to fill the seconds, nobody knows
                     progress(done + 1, self.min_rounds, "time rounds")
         return Latencies({name: np.array(values, np.int64) for name, values in durations.items()})
@@ -158,8 +161,12 @@ class Interleaved:
             done += 1
 
 
-def _round(calls: Sequence[tuple[str, Callable[[], object]]], durations: Mapping[str, list[int]]) -> None:
+def _round(
+    calls: Sequence[tuple[str, Callable[[], object]]], durations: Mapping[str, list[int]], settle: int
+) -> None:
     for name, call in calls:
+        for _ in range(settle):
+            call()
         before = time.perf_counter_ns()
         call()
         durations[name].append(time.perf_counter_ns() - before)

@@ -13,7 +13,7 @@ from edgefuse.measure.latency import Interleaved, Latencies
 
 def test_each_round_calls_every_subject_once() -> None:
     calls: list[str] = []
-    timing = Interleaved(warmup_rounds=1, min_rounds=20, min_seconds=0)
+    timing = Interleaved(warmup_rounds=1, settle=0, min_rounds=20, min_seconds=0)
     latencies = timing({name: lambda name=name: calls.append(name) for name in "abc"})  # type: ignore[misc]
     assert latencies.rounds == 20
     rounds = [tuple(calls[i : i + 3]) for i in range(3, len(calls), 3)]
@@ -24,13 +24,21 @@ def test_each_round_calls_every_subject_once() -> None:
 
 def test_round_robin_keeps_the_order() -> None:
     calls: list[str] = []
-    timing = Interleaved(warmup_rounds=1, min_rounds=5, min_seconds=0, order="round-robin")
+    timing = Interleaved(warmup_rounds=1, settle=0, min_rounds=5, min_seconds=0, order="round-robin")
     timing({name: lambda name=name: calls.append(name) for name in "ba"})  # type: ignore[misc]
     assert calls == ["b", "a"] * 6
 
 
+def test_each_timed_call_follows_untimed_ones_of_its_own() -> None:
+    calls: list[str] = []
+    timing = Interleaved(warmup_rounds=1, settle=2, min_rounds=2, min_seconds=0, order="round-robin")
+    latencies = timing({name: lambda name=name: calls.append(name) for name in "ba"})  # type: ignore[misc]
+    assert calls == ["b", "b", "b", "a", "a", "a"] * 3
+    assert latencies.rounds == 2
+
+
 def test_a_run_has_the_rounds_and_the_seconds_that_were_asked_for() -> None:
-    latencies = Interleaved(min_rounds=2, min_seconds=0.2)({"nap": lambda: time.sleep(0.004)})
+    latencies = Interleaved(settle=0, min_rounds=2, min_seconds=0.2)({"nap": lambda: time.sleep(0.004)})
     assert latencies.rounds >= 2
     assert latencies.milliseconds("nap").min() >= 4
     assert latencies.milliseconds("nap").sum() >= 150
@@ -43,7 +51,7 @@ def test_a_run_ends_at_its_limit_with_the_rounds_that_a_median_needs() -> None:
 
 def test_the_collector_is_off_during_the_rounds_and_on_again_after_an_error() -> None:
     seen = Counter[bool]()
-    timing = Interleaved(warmup_rounds=1, min_rounds=3, min_seconds=0)
+    timing = Interleaved(warmup_rounds=1, settle=0, min_rounds=3, min_seconds=0)
     timing({"look": lambda: seen.update([gc.isenabled()])})
     assert seen == {True: 1, False: 3}
 

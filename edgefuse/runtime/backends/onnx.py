@@ -10,6 +10,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort
 from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import BackendError
 from edgefuse.runtime.backends.backend import Array, Session, SessionOptions
+from edgefuse.runtime.backends.denormals import Flushed
 from edgefuse.runtime.backends.ports import InputPorts, check_tensors, first_line
 
 # ONNX Runtime's errors have no common base below Exception.
@@ -44,9 +45,10 @@ class OnnxBackend:
             BackendError: if the runtime refuses the file, or the file lacks a tensor that a binding names.
         """
         try:
-            session = onnxruntime.InferenceSession(
-                data, _session_options(options), providers=["CPUExecutionProvider"], enable_fallback=0
-            )
+            with Flushed():
+                session = onnxruntime.InferenceSession(
+                    data, _session_options(options), providers=["CPUExecutionProvider"], enable_fallback=0
+                )
         except _ERRORS as error:
             raise BackendError(
                 "ONNX Runtime cannot open a stage file",
@@ -72,6 +74,7 @@ class OnnxSession:
         self, session: onnxruntime.InferenceSession, inputs: tuple[Binding, ...], outputs: tuple[Binding, ...]
     ) -> None:
         self._run = session.run
+        self._flushed = Flushed()
         self._inputs = InputPorts(inputs)
         self._tensors = [binding.tensor for binding in outputs]
         self._ports = [binding.port for binding in outputs]
@@ -80,7 +83,8 @@ class OnnxSession:
         """Run once; see `Session.run`."""
         arranged = self._inputs.arrange(feeds)
         try:
-            results = self._run(self._tensors, arranged)
+            with self._flushed:
+                results = self._run(self._tensors, arranged)
         except _ERRORS as error:
             raise BackendError("ONNX Runtime cannot run a stage", got=first_line(error)) from error
         return dict(zip(self._ports, results, strict=True))
