@@ -121,7 +121,7 @@ class AudioReader:
         """Refuse what is empty, not finite or not scaled."""
         if pcm.size == 0:
             raise InputError(f"the sound '{self._name}' is empty", got="0 samples", expected="at least one")
-        peak = max(float(pcm.max()), -float(pcm.min()))  # NaN and infinity come through
+        peak = max(float(np.maximum.reduce(pcm)), -float(np.minimum.reduce(pcm)))  # NaN and infinity come through
         if not math.isfinite(peak):
             raise InputError(
                 f"the sound '{self._name}' holds values that are not finite",

@@ -37,32 +37,33 @@ class TextReader:
     def __call__(self, raw: object) -> dict[str, Array]:
         """Return the ids and their length; see `Preprocessor`."""
         if isinstance(raw, str):
-            ids: Array = np.array(self._tokenised(raw), np.int32)
+            ids = self._tokenised(raw)
         elif isinstance(raw, np.ndarray):
             ids = self._from_array(raw)
         else:
             raise InputError(
                 f"'{self._name}' is not text", got=type(raw).__name__, expected="a string or an integer array of ids"
             )
-        steps = min(ids.size, self._preprocess.max_length)
+        steps = len(ids)
         if steps == 0:
             raise InputError(f"the text '{self._name}' is empty", got=repr(raw), expected="at least one token")
-        values = np.full((1, delivered(self._dim, steps)), self._preprocess.pad_id, np.int32)
-        values[0, :steps] = ids[:steps]
+        padding = [self._preprocess.pad_id] * (delivered(self._dim, steps) - steps)
+        values = np.array([ids + padding], np.int32)
         return with_length(self._name, self._key, values, steps, self._length)
 
-    def _from_array(self, raw: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        ids = raw[0] if raw.ndim == 2 and raw.shape[0] == 1 else raw
-        if not np.issubdtype(ids.dtype, np.integer) or ids.ndim != 1:
+    def _from_array(self, raw: npt.NDArray[np.generic]) -> list[int]:
+        row = raw[0] if raw.ndim == 2 and raw.shape[0] == 1 else raw
+        if row.dtype.kind not in "iu" or row.ndim != 1:
             raise InputError(
                 f"the token ids '{self._name}' have the wrong type or shape",
                 got=f"{raw.dtype} {list(raw.shape)}",
                 expected="integers [tokens] or [1, tokens]",
             )
-        if ids.size and (ids.min() < 0 or ids.max() > _MAX_ID):
+        ids: list[int] = row[: self._preprocess.max_length].tolist()  # a list is faster for a few numbers
+        if ids and (min(ids) < 0 or max(ids) > _MAX_ID):
             raise InputError(
                 f"the token ids '{self._name}' are out of range",
-                got=f"{ids.min()} to {ids.max()}",
+                got=f"{min(ids)} to {max(ids)}",
                 expected=f"0 to {_MAX_ID}",
             )
         return ids
@@ -72,7 +73,7 @@ class TextReader:
             return []
         tokenizer = self._tokenizer or self._opened()
         try:
-            return list(tokenizer.encode(raw).ids)
+            return list(tokenizer.encode(raw).ids)[: self._preprocess.max_length]
         except (UnicodeEncodeError, TypeError) as error:  # a lone surrogate
             raise InputError(
                 f"the text '{self._name}' is not valid Unicode", got=ascii(raw[:40]), expected="text without surrogates"
