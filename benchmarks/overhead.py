@@ -5,7 +5,7 @@ Three figures, each against the same files opened by hand with the runtime that 
 * latency of the pipeline over calling the files by hand, from the same tensors, interleaved; apart from it, what the
   checks of `pipeline(**arrays)` add, which nobody does by hand;
 * time of `import edgefuse` beyond numpy, the median of fresh interpreters;
-* peak resident memory of a process that loads the bundle and predicts, over one that opens the bare files and runs them.
+* peak resident memory of a process that loads the bundle and predicts, over one that opens and runs the bare files.
 """
 
 from __future__ import annotations
@@ -148,12 +148,14 @@ def measure(bundle: Path) -> dict[str, float]:
         raw = raw_inputs(manifest.model, inputs.values)
         with edgefuse.load(opened, cache=False) as pipeline:
             call = by_hand(manifest, runs, inputs.values)
-            np.testing.assert_allclose(next(iter(pipeline(**raw).outputs.values())), call(), atol=1e-5)
+            answer: Any = next(iter(pipeline(**raw).outputs.values()))
+            np.testing.assert_allclose(answer, call(), atol=1e-5)
             prepared = pipeline.preprocess(**raw)
             latencies = _TIMING(
                 {"by hand": call, "pipeline": lambda: pipeline.infer(prepared), "call": lambda: pipeline(**raw)}
             )
-        np.savez(Path(folder) / "inputs.npz", **{key: value for key, value in inputs.values.items()})
+        values: dict[str, Any] = dict(inputs.values)
+        np.savez(Path(folder) / "inputs.npz", **values)
         script = {"onnx": _BARE_ONNX, "tflite": _BARE_TFLITE}[manifest.backend]
         own = peak_bytes(_EDGEFUSE, str(bundle), str(Path(folder) / "inputs.npz"))
         other = peak_bytes(script, *paths)
@@ -184,10 +186,8 @@ def peak_bytes(script: str, *arguments: str) -> float:
 def import_ms() -> float:
     """Return how long `import edgefuse` takes in an interpreter that has numpy already."""
     script = "import time, numpy; t = time.perf_counter(); import edgefuse; print(1e3 * (time.perf_counter() - t))"
-    runs = [
-        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        for _ in range(_PROCESSES)
-    ]
+    command = [sys.executable, "-c", script]
+    runs = (subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(_PROCESSES))
     return statistics.median(float(run.stdout) for run in runs)
 
 
@@ -207,10 +207,8 @@ def main() -> None:
         f"checks of arrays {found['checks_us']:.0f} us"
     )
     print(f"import edgefuse beyond numpy: {found['import_ms']:.1f} ms")
-    print(
-        f"peak memory {found['peak_rss_bytes'] / 1e6:.1f} MB, bare runtime {found['bare_peak_rss_bytes'] / 1e6:.1f} MB: "
-        f"{found['peak_rss_ratio']:.2f} x"
-    )
+    own, bare = found["peak_rss_bytes"] / 1e6, found["bare_peak_rss_bytes"] / 1e6
+    print(f"peak memory {own:.1f} MB, bare runtime {bare:.1f} MB: {found['peak_rss_ratio']:.2f} x")
 
 
 if __name__ == "__main__":
