@@ -27,8 +27,7 @@ if TYPE_CHECKING:
         QuantizeError,
         RecipeError,
     )
-    from edgefuse.runtime.load import load
-    from edgefuse.runtime.pipeline import Inputs, Pipeline
+    from edgefuse.runtime.pipeline import Inputs, Pipeline, load
     from edgefuse.runtime.prediction import Prediction
 
 __version__ = "0.1.0"
@@ -58,7 +57,7 @@ _HOMES = {
     "Pipeline": "edgefuse.runtime.pipeline",
     "Prediction": "edgefuse.runtime.prediction",
     "compile": "edgefuse.compiler.compilation",
-    "load": "edgefuse.runtime.load",
+    "load": "edgefuse.runtime.pipeline",
 }
 """Where public names live; those that are not listed here are errors."""
 

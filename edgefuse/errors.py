@@ -18,6 +18,9 @@ Each message says what is wrong, what was found, what was expected and what to d
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class EdgefuseError(Exception):
     """Say what is wrong in one sentence; the base of every error of this package.
@@ -68,6 +71,17 @@ class MissingExtraError(EdgefuseError):
             fix=f"pip install 'edgefuse[{extra}]'",
         )
         self.extra = extra
+
+
+@contextmanager
+def needing(feature: str, *, extra: str) -> Iterator[None]:
+    """Turn an import that fails within the block into a `MissingExtraError`, unless the module is one of ours."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] == "edgefuse":
+            raise
+        raise MissingExtraError(feature, extra=extra, module=str(error.name)) from error
 
 
 class RecipeError(EdgefuseError):

@@ -21,11 +21,7 @@ def silent(done: int, total: int, what: str) -> None:
 
 
 class Bar:
-    """A single line that is drawn over itself, for a terminal.
-
-    Args:
-        stream: the terminal; `close` leaves the cursor at the start of a clean line.
-    """
+    """A single line that is drawn over itself on a terminal; `close` leaves the cursor at the start of a clean line."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -55,12 +51,7 @@ class Bar:
 
 
 class Log:
-    """One line when a piece of work begins, ends, or has gone on for a while: for log files.
-
-    Args:
-        stream: where lines go.
-        every_seconds: the least time between two lines about the same work.
-    """
+    """Lines for a log file: when work begins, ends, or has gone on for `every_seconds` since the last one."""
 
     def __init__(self, stream: TextIO, every_seconds: float = 10.0) -> None:
         self._stream = stream

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
-from edgefuse.errors import BackendError, EdgefuseError, ExportError, MissingExtraError, QuantizeError
+from edgefuse.errors import BackendError, EdgefuseError, ExportError, QuantizeError, needing
 
 Kind = Literal["backends", "targets", "quantizers"]
 
@@ -29,10 +29,7 @@ def create(kind: Kind, name: str) -> Any:
         MissingExtraError: if its dependency is not installed.
     """
     for entry in entry_points(group=f"edgefuse.{kind}", name=name):
-        try:
+        with needing(f"the {kind[:-1]} '{name}'", extra=name if kind == "backends" else "compile"):
             factory = entry.load()
-        except ModuleNotFoundError as error:
-            extra = "compile" if kind != "backends" else name
-            raise MissingExtraError(f"the {kind[:-1]} '{name}'", extra=extra, module=str(error.name)) from error
         return factory()
     raise _ERRORS[kind](f"unknown {kind[:-1]} '{name}'", expected=" or ".join(names(kind)))

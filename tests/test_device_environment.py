@@ -200,7 +200,7 @@ def test_the_environments_hold_nothing_else(bare: Python) -> None:
 def test_every_module_imports_without_a_backend(bare: Python) -> None:
     vendors = tuple(f"edgefuse.runtime.backends.{name}" for name in BACKENDS)
     modules = [name for name in device_modules() if name not in vendors]
-    assert "edgefuse.runtime.load" in modules
+    assert "edgefuse.runtime.pipeline" in modules
     assert "edgefuse.commands.bench" in modules
     done = bare("-c", "\n".join(f"import {name}" for name in modules))
     assert (done.returncode, done.stderr) == (0, "")

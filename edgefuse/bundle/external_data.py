@@ -1,12 +1,9 @@
 """Refuse ONNX files that would make a runtime read other files (or memory), without needing the onnx package.
 
-A tensor of an ONNX model may live in another file, named by path, and ONNX Runtime resolves that path against the
-working directory when a model is opened from bytes; with a special path it even reads a memory address. A node
-`EPContext` names a compiled engine in another file. This module walks the protobuf encoding of a model along the fields
-of onnx.proto in which a tensor or a node can lie, and refuses both.
-
-Where protobuf parsers may disagree (groups, overlong tags, truncated enumerations) the file is refused as well. The
-encoding is described at https://protobuf.dev/programming-guides/encoding/.
+A tensor of an ONNX model may live in another file: ONNX Runtime resolves its path against the working directory, and a
+special path even reads a memory address. A node `EPContext` names a compiled engine in another file. This module walks
+the protobuf encoding along the fields of onnx.proto in which a tensor or a node can lie, and refuses both, and whatever
+protobuf parsers may disagree on. The encoding: https://protobuf.dev/programming-guides/encoding/.
 """
 
 from __future__ import annotations
@@ -39,14 +36,10 @@ MAX_FIELDS = 4_000_000
 
 
 def refuse_external_data(name: str, data: bytes) -> None:
-    """Check that an ONNX model is well-formed protobuf and complete in itself.
-
-    Args:
-        name: of the file, for the message.
-        data: the serialized ModelProto.
+    """Check that a serialized ModelProto is well-formed protobuf and complete in itself; `name` is for the message.
 
     Raises:
-        BundleError: the model refers to something outside of itself, or its encoding is malformed.
+        BundleError: it refers to something outside of itself, or its encoding is malformed.
     """
     try:
         _walk(data)

@@ -34,13 +34,10 @@ def digest_line(digest: str) -> bytes:
 
 
 def check_path(path: str) -> None:
-    """Refuse a path that is not relative, portable and inside the bundle.
+    """Refuse, with `BundleError`, a path that is not relative, portable and inside the bundle.
 
-    Segments are ASCII letters, digits and `_.+=@,-`, start with a letter, a digit or `_`, and do not end with a dot.
-    So no two paths differ by Unicode form alone, and every file system of a host or device can hold them.
-
-    Raises:
-        BundleError: the path breaks a rule; the message says which.
+    Segments are ASCII letters, digits and `_.+=@,-`, start with a letter, a digit or `_`, and do not end with a dot: no
+    two paths differ by Unicode form alone, and every file system can hold them.
     """
     reason = _unsafe(path)
     if reason:
@@ -48,11 +45,7 @@ def check_path(path: str) -> None:
 
 
 def check_paths(paths: Collection[str]) -> None:
-    """Refuse paths that are unsafe, too many, equal up to case, or both a file and a folder.
-
-    Raises:
-        BundleError: one of them, or all together, break a rule.
-    """
+    """Refuse, with `BundleError`, paths that are unsafe, too many, equal up to case, or both a file and a folder."""
     if len(paths) > MAX_FILES:
         raise BundleError("there are too many files", got=len(paths), expected=f"at most {MAX_FILES}")
     seen: dict[str, str] = {}
@@ -71,11 +64,7 @@ def check_paths(paths: Collection[str]) -> None:
 
 
 def check_size(path: str, size_bytes: int) -> None:
-    """Refuse a file that is larger than a file of its kind may be.
-
-    Raises:
-        BundleError: it is too large.
-    """
+    """Refuse, with `BundleError`, a file that is larger than a file of its kind may be."""
     limit = MAX_MANIFEST_BYTES if path in (MANIFEST, DIGEST) else MAX_FILE_BYTES
     if size_bytes > limit:
         raise BundleError(f"the file '{path}' is too large", got=f"{size_bytes} bytes", expected=f"at most {limit}")

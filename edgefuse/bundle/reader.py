@@ -1,7 +1,7 @@
 """Open a bundle for reading. Whatever is wrong with it, damage or malice, is one `BundleError`.
 
-Each file is read once, hashed, and handed on as those same bytes, so that what runs is what was checked. Nothing is
-executed, unpacked to disk or written, and nothing outside the bundle is opened.
+Each file is read once, hashed, and handed on as those same bytes. Nothing is executed, unpacked to disk or written, and
+nothing outside the bundle is opened.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from edgefuse.bundle.archive import Archive
-from edgefuse.bundle.decoding import decode
 from edgefuse.bundle.external_data import refuse_external_data
-from edgefuse.bundle.folder import Folder
+from edgefuse.bundle.forms import Archive, Folder
 from edgefuse.bundle.layout import DIGEST, MANIFEST, digest_line
-from edgefuse.bundle.manifest import Manifest
+from edgefuse.bundle.manifest import Manifest, decode
 from edgefuse.bundle.validation import check, onnx_files
 from edgefuse.errors import BundleError
 
@@ -39,7 +37,7 @@ class _Store(Protocol):
 class Bundle:
     """An opened bundle, whose list of files and manifest have been checked; `open_bundle` makes it.
 
-    A context manager. `read` may be called from several threads.
+    A context manager; `read` may be called from several threads.
 
     Attributes:
         path: of the folder or archive.
@@ -58,14 +56,11 @@ class Bundle:
         self._onnx = onnx_files(manifest)
 
     def read(self, name: str) -> bytes:
-        """Return the verified bytes of a file. They are read anew on each call: keep them if they are needed twice.
-
-        Args:
-            name: as the manifest's `files` lists it, such as `assets/tokenizer.json`.
+        """Return the verified bytes of a file that the manifest lists; they are read anew on each call.
 
         Raises:
-            BundleError: there is no such file, it is damaged or has changed, it is an ONNX file with external data,
-                or the bundle is closed.
+            BundleError: there is no such file, it is damaged or has changed, it is an ONNX file with external data, or
+                the bundle is closed.
         """
         with _naming(self.path):
             if self._store is None:
@@ -105,13 +100,13 @@ class Bundle:
 def open_bundle(path: str | Path, *, digest: str | None = None) -> Bundle:
     """Open a bundle: a folder, or a `.edgefuse` archive.
 
-    The manifest is read and checked in full, and so is the list of files with their sizes; the files' own bytes are
-    checked by `Bundle.read` (all of them by `Bundle.verify`), so that opening takes no longer for a larger bundle.
+    The manifest and the list of files are checked in full, the files' own bytes when they are read (all of them by
+    `Bundle.verify`), so that a larger bundle opens as fast.
 
     Args:
         path: of the folder or archive.
-        digest: the expected digest in hexadecimal. The hashes inside a bundle show damage; only a digest from
-            elsewhere shows that it is the bundle that its author made.
+        digest: the expected digest in hexadecimal. The hashes inside a bundle show damage; only a digest from elsewhere
+            shows that it is the bundle that its author made.
 
     Raises:
         BundleError: the bundle cannot be read, is damaged, hostile, of a newer schema, or not the pinned one.

@@ -6,7 +6,7 @@ from a bundle's manifest). They import nothing but msgspec.
 
 from __future__ import annotations
 
-import math
+from itertools import combinations
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -43,6 +43,15 @@ def largest(dim: Dim) -> int:
     return dim.sizes[-1] if isinstance(dim, Bucketed) else dim
 
 
+def spelled(shape: tuple[Dim, ...]) -> str:
+    """Spell a shape: `[1, <=50, 40]` with an upper bound, `[1, 32|64]` with buckets."""
+    sizes = (
+        f"<={dim.max}" if isinstance(dim, Bounded) else "|".join(map(str, getattr(dim, "sizes", (dim,))))
+        for dim in shape
+    )
+    return f"[{', '.join(sizes)}]"
+
+
 class TensorSpec(Record, frozen=True, kw_only=True):
     """The name, type and shape of a tensor; between stages it is what the design calls an interface.
 
@@ -60,11 +69,6 @@ class TensorSpec(Record, frozen=True, kw_only=True):
     def max_shape(self) -> tuple[int, ...]:
         """The shape with every dimension at its largest."""
         return tuple(largest(dim) for dim in self.shape)
-
-    @property
-    def max_elements(self) -> int:
-        """The number of elements at the largest shape."""
-        return math.prod(self.max_shape)
 
 
 class ImagePreprocess(Record, frozen=True, kw_only=True, tag_field="kind", tag="image"):
@@ -210,8 +214,6 @@ class ModelSpec(Record, frozen=True, kw_only=True):
 
     def subsets(self) -> tuple[tuple[str, ...], ...]:
         """Return every admissible subset of modalities in spec order, the largest first."""
-        from itertools import combinations
-
         names = [m.name for m in self.modalities]
         required = {m.name for m in self.modalities if not m.optional}
         return tuple(
@@ -267,6 +269,10 @@ class StageSpec(Record, frozen=True, kw_only=True):
     inputs: tuple[StageInput, ...]
     outputs: tuple[StageOutput, ...]
     modality: str = ""
+
+    def key(self, output: str) -> str:
+        """Return how a pipeline's pool calls an output of this stage; see `Source.key`."""
+        return f"/{self.name}.{output}"
 
 
 def subset_name(subset: tuple[str, ...]) -> str:

@@ -32,11 +32,7 @@ _ITEM_BYTES = {"float32": 4, "uint8": 1, "int32": 4}
 
 
 def check(manifest: Manifest) -> None:
-    """Check a decoded manifest in full; whether the files are there is for whoever has them to check.
-
-    Raises:
-        BundleError: something in it is impossible; the message names it.
-    """
+    """Check a decoded manifest in full, or raise `BundleError`; whether the files are there is for whoever has them."""
     for what, name in (("target", manifest.target), ("backend", manifest.backend)):
         require(_LABEL.fullmatch(name), f"the {what} has an unusable name", got=ascii(name), expected=_LABEL.pattern)
     check_model(manifest.model)

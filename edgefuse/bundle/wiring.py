@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import Literal, TypeAlias
 
 from edgefuse.bundle.layout import ASSETS, MANIFEST, check_path
 from edgefuse.bundle.spec import (
@@ -36,6 +37,7 @@ MAX_ELEMENTS = 2**28
 """Of one tensor: 1 GiB of float32. It bounds what a manifest of a few bytes can make a device allocate."""
 MAX_SAMPLE_RATE_HZ = 768_000
 
+_Form: TypeAlias = tuple[DType, tuple[int, ...]]
 _MODEL_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
@@ -53,11 +55,7 @@ def require_distinct(names: Sequence[str], what: str, limit: int) -> None:
 
 
 def check_model(model: ModelSpec) -> None:
-    """Check a model by itself.
-
-    Raises:
-        BundleError: a name, shape or preprocessing is not possible.
-    """
+    """Check a model by itself: `BundleError` if a name, shape or preprocessing is not possible."""
     require(_MODEL_NAME.fullmatch(model.name), "the model's name", got=ascii(model.name), expected=_MODEL_NAME.pattern)
     names = [modality.name for modality in model.modalities]
     require_distinct(names, "modalities", MAX_MODALITIES)
@@ -80,17 +78,18 @@ def check_stages(model: ModelSpec, stages: Sequence[StageSpec]) -> None:
     """
     require_distinct([stage.name for stage in stages], "stages", MAX_STAGES)
     _check_names([stage.name for stage in stages], "a stage")
-    earlier: dict[str, StageSpec] = {}
+    known = [modality.name for modality in model.modalities]
+    offered = _offered(model)
     for stage in stages:
-        known = [modality.name for modality in model.modalities]
         if stage.modality:
             require(
                 stage.modality in known, f"the stage '{stage.name}' belongs to an unknown modality {stage.modality!a}"
             )
         _check_ports(stage)
+        outputs, states = _made(stage, "stage"), _made(stage, "state")
         for port in stage.inputs:
-            _check_source(model, stage, port, earlier)
-        earlier[stage.name] = stage
+            _check_source(stage, port, offered | states)
+        offered |= outputs
     _check_results(model, stages)
 
 
@@ -127,7 +126,7 @@ def _check_modality(modality: Modality) -> None:
 def _check_preprocess(modality: Modality, where: str) -> None:
     """Check that the preprocessing delivers the one tensor that the modality declares."""
     preprocess = modality.preprocess
-    delivered: tuple[DType, tuple[int, ...]]
+    delivered: _Form
     if isinstance(preprocess, ImagePreprocess):
         delivered = "uint8", (1, preprocess.height, preprocess.width, preprocess.channels)
     elif isinstance(preprocess, AudioPreprocess):
@@ -140,7 +139,7 @@ def _check_preprocess(modality: Modality, where: str) -> None:
         delivered = "int32", (1, preprocess.max_length)
     else:
         return
-    declared = [(tensor.dtype, tensor.max_shape) for tensor in modality.tensors]
+    declared = [_form(tensor) for tensor in modality.tensors]
     require(
         declared == [delivered],
         f"{where} does not declare what its preprocessing delivers",
@@ -175,43 +174,39 @@ def _check_ports(stage: StageSpec) -> None:
             _check_shape(tensor, where)
 
 
-def _check_source(model: ModelSpec, stage: StageSpec, port: StageInput, earlier: dict[str, StageSpec]) -> None:
+def _check_source(stage: StageSpec, port: StageInput, offered: Mapping[Source, _Form]) -> None:
     """Check that a source exists and delivers the type and shape that the port takes."""
-    source = port.source
     where = f"the input '{port.tensor.name}' of the stage '{stage.name}'"
-    given = _delivered(model, stage, source, earlier)
+    key = ascii(port.source.key)
     require(
-        given is not None,
+        port.source in offered,
         f"{where} comes from nowhere",
-        got=ascii(source.key),
+        got=key,
         expected="a modality's tensor or length, an output of an earlier stage, a state, or 'present'",
     )
-    if given is not None:
-        takes = port.tensor.dtype, port.tensor.max_shape
-        require(
-            takes == given, f"{where} does not take what its source {source.key!a} delivers", got=takes, expected=given
-        )
+    takes, given = _form(port.tensor), offered[port.source]
+    require(takes == given, f"{where} does not take what its source {key} delivers", got=takes, expected=given)
 
 
-def _delivered(
-    model: ModelSpec, stage: StageSpec, source: Source, earlier: dict[str, StageSpec]
-) -> tuple[DType, tuple[int, ...]] | None:
-    """Return the type and largest shape of what a source delivers, or nothing if there is no such source."""
-    tensors: dict[str, TensorSpec] = {}
-    modality = next((m for m in model.modalities if m.name == source.owner), None)
-    if source.kind == "present":
-        return None if source.owner or source.tensor else ("float32", (1, len(model.modalities)))
-    if source.kind == "length":
-        return ("int32", (1,)) if modality and modality.length and not source.tensor else None
-    if source.kind == "modality" and modality:
-        tensors = {tensor.name: tensor for tensor in modality.tensors}
-    elif source.kind == "stage" and source.owner in earlier:
-        outputs = earlier[source.owner].outputs
-        tensors = {output.tensor.name: output.tensor for output in outputs if output.kind != "state"}
-    elif source.kind == "state" and source.owner == stage.name:
-        tensors = {output.tensor.name: output.tensor for output in stage.outputs if output.kind == "state"}
-    found = tensors.get(source.tensor)
-    return None if found is None else (found.dtype, found.max_shape)
+def _offered(model: ModelSpec) -> dict[Source, _Form]:
+    """Return the type and largest shape of everything that a stage may take from outside."""
+    offered: dict[Source, _Form] = {Source(kind="present"): ("float32", (1, len(model.modalities)))}
+    for modality in model.modalities:
+        for tensor in modality.tensors:
+            offered[Source(kind="modality", owner=modality.name, tensor=tensor.name)] = _form(tensor)
+        if modality.length:
+            offered[Source(kind="length", owner=modality.name)] = "int32", (1,)
+    return offered
+
+
+def _made(stage: StageSpec, kind: Literal["stage", "state"]) -> dict[Source, _Form]:
+    """Return what a stage makes: for the stages after it, or as a state for itself."""
+    ports = [port.tensor for port in stage.outputs if (port.kind == "state") == (kind == "state")]
+    return {Source(kind=kind, owner=stage.name, tensor=tensor.name): _form(tensor) for tensor in ports}
+
+
+def _form(tensor: TensorSpec) -> _Form:
+    return tensor.dtype, tensor.max_shape
 
 
 def _check_results(model: ModelSpec, stages: Sequence[StageSpec]) -> None:
@@ -227,11 +222,10 @@ def _check_results(model: ModelSpec, stages: Sequence[StageSpec]) -> None:
     )
     widths = {output.name: width(output) for output in model.outputs}
     for tensor in results:
-        form = tensor.dtype, tensor.max_shape
         wanted = "float32", (1, widths[tensor.name])
         require(
-            form == wanted,
+            _form(tensor) == wanted,
             f"the result '{tensor.name}' is not of the output's type and shape",
-            got=form,
+            got=_form(tensor),
             expected=wanted,
         )

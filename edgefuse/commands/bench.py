@@ -11,14 +11,13 @@ from pathlib import Path
 from edgefuse.bundle.manifest import Machine
 from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.commands import console, modalities
-from edgefuse.errors import MeasureError, MissingExtraError
+from edgefuse.errors import MeasureError, needing
 from edgefuse.measure import rungs
 from edgefuse.measure.latency import Interleaved, Summary
 from edgefuse.measure.rungs import ColdStart
 from edgefuse.measure.statistics import Interval
 from edgefuse.progress import Progress
-from edgefuse.runtime.load import load
-from edgefuse.runtime.pipeline import Inputs
+from edgefuse.runtime.pipeline import Inputs, load
 
 TAKES_EXTRA = True
 SCENARIOS = ("single-stream",)
@@ -36,17 +35,15 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a benchmark found.
+    """What a benchmark found; mappings are by rung, and `steady` has the reference, too.
 
     Attributes:
-        scenario: as MLPerf names it; single-stream asks again when the answer is there.
         inputs: where they came from, and what is present.
         feature_cache: always off: caching across queries would measure the cache.
         baseline: what `speedup` is over, in words; None without `--against`.
-        steady: per name, the reference included, from one interleaved run.
-        speedup: per rung, how many times faster than the baseline.
-        speedup_over_float: per rung, over the rung of float stages in the same runtime, where the bundle has one.
-        cold: per rung, in a process of its own.
+        steady: from one interleaved run.
+        speedup_over_float: over the rung of float stages in the same runtime, where the bundle has one.
+        cold: each in a process of its own.
     """
 
     scenario: str
@@ -152,12 +149,8 @@ def _baseline(stack: ExitStack, arguments: argparse.Namespace, inputs: Inputs) -
 
 
 def _torch_baseline(factory: str, threads: int, inputs: Inputs) -> Baseline:
-    try:
+    with needing("a torch reference", extra="compile"):
         from edgefuse.compiler.reference import open_reference
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "edgefuse":
-            raise
-        raise MissingExtraError("a torch reference", extra="compile", module=str(error.name)) from error
     reference = open_reference(factory, threads)
     reference.run(inputs.values, inputs.present)
     return Baseline("torch", lambda: reference.run(inputs.values, inputs.present), lambda: reference.description)

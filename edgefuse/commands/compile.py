@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgefuse.commands import console
-from edgefuse.errors import MissingExtraError
+from edgefuse.errors import needing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,12 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     """Compile; 1 if no combination holds the budget (the best one found is written all the same)."""
-    try:
+    with needing("compiling", extra="compile"):
         from edgefuse.compiler import compile
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "edgefuse":
-            raise
-        raise MissingExtraError("compiling", extra="compile", module=str(error.name)) from error
     targets = tuple(arguments.target) if arguments.target else None
     with console.drawn_progress() as progress:
         result = compile(arguments.recipe, arguments.out, targets=targets, cache=arguments.cache, progress=progress)

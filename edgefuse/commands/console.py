@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from edgefuse import progress
+from edgefuse.bundle.manifest import Figure
 from edgefuse.progress import Progress
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -62,6 +63,12 @@ def milliseconds(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if value < 0.1 else f"{value:.3f}" if value < 10 else f"{value:.1f}"
+
+
+def figure(measured: Figure) -> tuple[str, ...]:
+    """Spell percentiles, runs and peak memory."""
+    latencies = map(milliseconds, (measured.p50_ms, measured.p90_ms, measured.p99_ms))
+    return *latencies, str(measured.runs), size(measured.peak_rss_bytes)
 
 
 def percent(fraction: float) -> str:

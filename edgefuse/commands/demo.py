@@ -8,21 +8,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgefuse.commands import models
 from edgefuse.errors import DataError
-from edgefuse.models.catalogue import REFERENCE_MODELS
-
-_EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("name", metavar="NAME", choices=[model.name for model in REFERENCE_MODELS])
+    parser.add_argument("name", metavar="NAME", choices=[model.name for model in models.REFERENCE_MODELS])
     parser.add_argument("-o", "--out", type=Path, default=Path("out/demo"), help="folder of what it makes")
 
 
 def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     """Run the demo's script and return its exit code."""
-    script = _EXAMPLES / arguments.name / "demo.py"
+    script = models.EXAMPLES / arguments.name / "demo.py"
     if not script.exists():
         raise DataError(
             f"the demo '{arguments.name}' is not part of an installed edgefuse",

@@ -41,12 +41,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything that doctor says.
-
-    Attributes:
-        packages: per extra the versions of what it brings; None for what is not installed.
-        cxx_compiler: what torch.compile would call, or None.
-    """
+    """Everything that doctor says; what is not installed is None."""
 
     edgefuse: str
     python: str

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import msgspec
 
-from edgefuse.bundle.manifest import Figure, Machine, Manifest
+from edgefuse.bundle.manifest import Machine, Manifest
 from edgefuse.bundle.reader import Bundle, open_bundle
-from edgefuse.bundle.spec import Bounded, Dim, Modality, subset_name
+from edgefuse.bundle.spec import Modality, spelled, subset_name
 from edgefuse.commands import console
-from edgefuse.measure import prepared
-from edgefuse.measure.prepared import Entry
+from edgefuse.measure import rungs
+from edgefuse.measure.rungs import Entry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     """Show the manifest; no stage is opened."""
     with open_bundle(arguments.bundle, digest=arguments.digest) as bundle:
-        here = prepared.read(bundle.path, bundle.digest)
+        here = rungs.read_prepared(bundle.path, bundle.digest)
         if arguments.json:
             facts = {"path": str(bundle.path), "digest": bundle.digest, "size_bytes": bundle.size_bytes}
             console.write_json(facts | {"manifest": msgspec.to_builtins(bundle.manifest), "prepared": here})
@@ -63,7 +63,7 @@ def _print(bundle: Bundle, here: Sequence[Entry]) -> None:
 
 
 def _modality_row(modality: Modality) -> tuple[str, ...]:
-    tensors = ", ".join(f"{t.name} {t.dtype} {_shape(t.shape)}" for t in modality.tensors)
+    tensors = ", ".join(f"{t.name} {t.dtype} {spelled(t.shape)}" for t in modality.tensors)
     fields = msgspec.to_builtins(modality.preprocess)
     kind = fields.pop("kind")
     steps = ", ".join(f"{name} {value}" for name, value in fields.items()) or "none"
@@ -119,29 +119,13 @@ def _figures(manifest: Manifest, here: Iterable[Entry]) -> str:
     measured = [(rung.name, figure, "compile") for rung in manifest.rungs for figure in rung.figures]
     measured += [(name, figure, "prepare") for entry in here for name, figure in entry.figures.items()]
     header = ("rung", "measured by", "p50 ms", "p90 ms", "p99 ms", "runs", "peak memory", "machine")
-    return console.table(header, (_figure_row(*row) for row in measured)) if measured else ""
-
-
-def _figure_row(rung: str, figure: Figure, origin: str) -> tuple[str, ...]:
-    latencies = (console.milliseconds(value) for value in (figure.p50_ms, figure.p90_ms, figure.p99_ms))
-    return rung, origin, *latencies, str(figure.runs), console.size(figure.peak_rss_bytes), _machine(figure.machine)
+    rows = ((rung, by, *console.figure(figure), _machine(figure.machine)) for rung, figure, by in measured)
+    return console.table(header, rows) if measured else ""
 
 
 def _machine(machine: Machine) -> str:
     runtimes = ", ".join(f"{name} {version}" for name, version in machine.runtimes.items())
     return f"{machine.cpu} ({machine.architecture}), threads: {machine.threads}, {runtimes}"
-
-
-def _shape(shape: Sequence[Dim]) -> str:
-    spelled = (
-        str(dim)
-        if isinstance(dim, int)
-        else f"<={dim.max}"
-        if isinstance(dim, Bounded)
-        else "|".join(map(str, dim.sizes))
-        for dim in shape
-    )
-    return f"[{', '.join(spelled)}]"
 
 
 def _yes(value: bool) -> str:

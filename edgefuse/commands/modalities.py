@@ -15,10 +15,8 @@ from edgefuse.errors import InputError
 def parse(spec: ModelSpec, extra: Sequence[str], taken: argparse.ArgumentParser) -> dict[str, object]:
     """Return the raw inputs that a command line gives, by modality; empty if it gives none.
 
-    Args:
-        spec: of the bundle's model.
-        extra: the arguments that the verb's own parser does not know.
-        taken: that parser. A modality that is called like one of its options is given as `--input-<name>`.
+    `extra` is what the verb's own parser, `taken`, does not know. A modality that is called like one of the parser's
+    options is given as `--input-<name>`.
 
     Raises:
         InputError: if an option is unknown, has no value, or names a file that cannot be read.

@@ -4,9 +4,32 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from edgefuse.commands import console
-from edgefuse.models.catalogue import REFERENCE_MODELS
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@dataclass(frozen=True)
+class ReferenceModel:
+    """A model of the source checkout: what it takes, what it answers, and the factory that builds it."""
+
+    name: str
+    modalities: tuple[str, ...]
+    summary: str
+    factory: str
+
+
+REFERENCE_MODELS = (
+    ReferenceModel(
+        name="digits",
+        modalities=("image", "audio", "text"),
+        summary="which digit is shown, said and typed? CNN, causal convolutions + attention, transformer, fusion",
+        factory="edgefuse.models.digits:build",
+    ),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,4 +44,6 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     else:
         rows = [(model.name, " + ".join(model.modalities), model.summary) for model in REFERENCE_MODELS]
         console.write(console.table(("name", "modalities", "what it does"), rows))
+        if not EXAMPLES.is_dir():
+            console.write("They are not part of an installed edgefuse: clone the repository to build and run them.")
     return 0

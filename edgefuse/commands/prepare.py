@@ -9,7 +9,7 @@ from pathlib import Path
 from edgefuse.bundle.manifest import Figure
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.commands import console
-from edgefuse.measure import prepared, rungs
+from edgefuse.measure import rungs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,12 +25,12 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     """Measure the rungs, or show what was measured before, and keep the figures beside the bundle."""
     with console.drawn_progress() as progress, open_bundle(arguments.bundle) as bundle:
         machine = rungs.describe(bundle, threads=arguments.threads, backend=arguments.backend)
-        known = [entry for entry in prepared.read(bundle.path, bundle.digest) if entry.machine == machine]
+        known = [entry for entry in rungs.read_prepared(bundle.path, bundle.digest) if entry.machine == machine]
         if known and not arguments.again:
-            figures, path, fresh = known[0].figures, prepared.path_of(bundle.path), False
+            figures, path, fresh = known[0].figures, rungs.prepared_path(bundle.path), False
         else:
             figures = rungs.measure_all(bundle, threads=arguments.threads, backend=arguments.backend, progress=progress)
-            path, fresh = prepared.write(bundle.path, bundle.digest, machine, figures), True
+            path, fresh = rungs.write_prepared(bundle.path, bundle.digest, machine, figures), True
     if arguments.json:
         console.write_json({"path": str(path), "measured_now": fresh, "figures": figures})
         return 0
@@ -45,15 +45,5 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
 def figures_table(figures: dict[str, Figure]) -> str:
     """Lay out figures by rung."""
     header = ("rung", "p50 ms", "p90 ms", "p99 ms", "runs", "peak memory")
-    rows = (
-        (
-            name,
-            console.milliseconds(figure.p50_ms),
-            console.milliseconds(figure.p90_ms),
-            console.milliseconds(figure.p99_ms),
-            str(figure.runs),
-            console.size(figure.peak_rss_bytes),
-        )
-        for name, figure in figures.items()
-    )
+    rows = ((name, *console.figure(figure)) for name, figure in figures.items())
     return console.table(header, rows)

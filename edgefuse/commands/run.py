@@ -11,7 +11,7 @@ from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import ClassOutput, ValuesOutput
 from edgefuse.commands import console, modalities
 from edgefuse.errors import InputError
-from edgefuse.runtime.load import load
+from edgefuse.runtime.pipeline import load
 from edgefuse.runtime.prediction import Prediction
 
 TAKES_EXTRA = True

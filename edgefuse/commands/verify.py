@@ -9,8 +9,8 @@ from pathlib import Path
 
 from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.commands import console
-from edgefuse.measure import golden
-from edgefuse.measure.golden import GoldenResult
+from edgefuse.measure import agreement
+from edgefuse.measure.agreement import GoldenResult
 from edgefuse.runtime.backends.backend import SessionOptions
 
 
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
             bundle.read(entry.path)
             progress(done, len(bundle.manifest.files), "check hashes")
         options = SessionOptions(threads=arguments.threads)
-        results = golden.check(bundle, options, progress=progress)
+        results = agreement.check(bundle, options, progress=progress)
         backend = bundle.manifest.backend
         failed = [result for result in results if not result.ok]
         if arguments.json:

@@ -1,21 +1,26 @@
-"""A folder of results that are expensive to make, shared by concurrent compiles and safe against a kill.
+"""What is kept on disk: results that are expensive to make, and arrays of many samples.
 
-An entry is a folder named by the SHA-256 of its key. It is made in a temporary folder under a lock and then renamed,
-so it is there in full or not at all.
+A cache is shared by concurrent compiles and safe against a kill. An entry is a folder named by the SHA-256 of its key,
+made in a temporary folder under a lock and then renamed, so it is there in full or not at all. Arrays are read through
+a memory map: memory does not grow with the number of samples.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 from filelock import FileLock
 
 T = TypeVar("T")
@@ -40,12 +45,9 @@ class Cache:
     folder: Path
 
     def entry(self, kind: str, key: object, make: Callable[[Path], None]) -> Path:
-        """Return the folder of an entry, making it if it is not there.
+        """Return the folder of an entry; `make` fills it if it is not there.
 
-        Args:
-            kind: a short name that keeps entries of one kind together.
-            key: everything that the result depends on.
-            make: fills an empty folder with the result. Another process that wants the same entry waits for it.
+        The key is everything that the result depends on. Another process that wants the same entry waits for it.
         """
         place = self.folder / kind / digest(key)
         if place.is_dir():
@@ -75,3 +77,72 @@ class Cache:
             temporary.rename(place)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+Array: TypeAlias = npt.NDArray[np.generic]
+
+
+class _Column(msgspec.Struct):
+    """One key: its element type and the shape of every sample (shapes may differ)."""
+
+    file: str
+    dtype: str
+    shapes: list[tuple[int, ...]]
+
+
+def write_arrays(folder: Path, samples: Iterable[Mapping[str, Array]]) -> None:
+    """Write samples (key to array) into a folder, one at a time; all have the same keys and types."""
+    columns: dict[str, _Column] = {}
+    with ExitStack() as stack:
+        files = {}
+        for sample in samples:
+            for key, array in sample.items():
+                if key not in columns:
+                    name = f"{len(columns)}.bin"
+                    columns[key] = _Column(name, array.dtype.str, [])
+                    files[key] = stack.enter_context((folder / name).open("wb"))
+                files[key].write(np.ascontiguousarray(array).tobytes())
+                columns[key].shapes.append(array.shape)
+    (folder / "index.json").write_bytes(msgspec.json.encode(columns))
+
+
+class ArrayStore:
+    """What `write` wrote. `store[i]` is the i-th sample; its arrays are views of the file and read-only."""
+
+    def __init__(self, folder: Path) -> None:
+        columns = msgspec.json.decode((folder / "index.json").read_bytes(), type=dict[str, _Column])
+        self._columns = columns
+        self._data = {key: _map(folder / column.file, column.dtype) for key, column in columns.items()}
+        self._starts = {
+            key: np.concatenate([[0], np.cumsum([math.prod(shape) for shape in column.shapes])])
+            for key, column in columns.items()
+        }
+        self._length = max((len(column.shapes) for column in columns.values()), default=0)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict[str, Array]:
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        return {key: self.get(key, index) for key in self._columns}
+
+    def get(self, key: str, index: int) -> Array:
+        """Return one array of one sample."""
+        starts = self._starts[key]
+        return self._data[key][starts[index] : starts[index + 1]].reshape(self._columns[key].shapes[index])
+
+    def flat(self, key: str) -> Array:
+        """Return one key of all samples, end to end."""
+        return self._data[key]
+
+    def stacked(self, key: str) -> Array:
+        """Return one key of all samples as [samples, ...]; the shapes must be the same."""
+        shapes = self._columns[key].shapes
+        return self._data[key].reshape(len(shapes), *shapes[0])
+
+
+def _map(path: Path, dtype: str) -> Array:
+    if path.stat().st_size == 0:
+        return np.empty(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r")

@@ -1,8 +1,8 @@
 """Run stages over a split: features of the encoders once per candidate, fusion once per combination and subset.
 
-A stage that belongs to one modality is a *leaf*: its features depend on its own candidate alone, so they are computed
-once and kept. The other stages (fusion, or a whole model in one stage) run per combination and subset. A pass over a
-subset depends only on the candidates of its modalities, so combinations that differ elsewhere share it.
+A stage that belongs to one modality is a *leaf*: its features depend on its own candidate alone and are kept. The other
+stages (fusion, or a whole model in one stage) run per combination and subset, whose passes are shared by all
+combinations that have the same candidates there.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import numpy.typing as npt
 import torch
 
 from edgefuse.bundle.spec import StageSpec, subset_name
-from edgefuse.compiler import fingerprint, store
-from edgefuse.compiler.cache import Cache
+from edgefuse.compiler import fingerprint
+from edgefuse.compiler.cache import ArrayStore, Cache, write_arrays
 from edgefuse.compiler.candidates import Built
-from edgefuse.compiler.store import ArrayStore
 from edgefuse.compiler.subject import SplitData, Subject
+from edgefuse.export.examples import run_torch
 from edgefuse.export.stage import Feeds, TorchStage
 from edgefuse.runtime.backends.backend import Backend, Session
+from edgefuse.runtime.graph import absent_features
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Outputs: TypeAlias = Mapping[str, Array]
@@ -34,9 +35,7 @@ Outputs: TypeAlias = Mapping[str, Array]
 class Runner(Protocol):
     """Something that runs a stage: a candidate's file in its runtime, or torch.
 
-    Attributes:
-        identity: tells what runs, for cache keys.
-        batch: how many samples may be stacked in one call; files run at the deployed batch size of 1.
+    `identity` tells what runs, for cache keys; `batch` is how many samples one call may take (files: the deployed 1).
     """
 
     @property
@@ -80,22 +79,12 @@ class TorchRunner:
         return fingerprint.of_module(self.stage.module) + torch.__version__
 
     def session(self) -> Session:
-        """Return a session that calls the module."""
-        return _TorchSession(self.stage)
-
-
-class _TorchSession:
-    def __init__(self, stage: TorchStage) -> None:
-        self._stage = stage
+        """Return itself: a module needs no opening."""
+        return self
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Run the module on whole batches."""
-        inputs = [torch.from_numpy(np.array(feeds[port.tensor.name])) for port in self._stage.spec.inputs]
-        with torch.inference_mode():
-            results = self._stage.module(*inputs)
-        tensors = results if isinstance(results, tuple) else (results,)
-        ports = self._stage.spec.outputs
-        return {port.tensor.name: tensor.numpy() for port, tensor in zip(ports, tensors, strict=True)}
+        """Run the module on a whole batch."""
+        return run_torch(self.stage, feeds)
 
 
 def is_leaf(stage: StageSpec) -> bool:
@@ -109,16 +98,7 @@ def feeds_of(stage: StageSpec, pool: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _keyed(stage: StageSpec, result: Mapping[str, Array]) -> dict[str, Array]:
-    return {f"/{stage.name}.{port}": value for port, value in result.items()}
-
-
-def absent_features(stages: Iterable[StageSpec]) -> dict[str, Array]:
-    """Return what stands in for the outputs of stages whose modality is absent: zeros."""
-    return {
-        f"/{stage.name}.{port.tensor.name}": np.zeros(port.tensor.max_shape, np.float32)
-        for stage in stages
-        for port in stage.outputs
-    }
+    return {stage.key(port): value for port, value in result.items()}
 
 
 def run_batched(session: Session, feeds: Iterable[Feeds], batch: int) -> Iterator[dict[str, Array]]:
@@ -146,14 +126,7 @@ def _run_stacked(session: Session, feeds: Sequence[Feeds]) -> Iterator[dict[str,
 
 
 class Evaluator:
-    """Evaluates combinations of candidates on one split, keeping every pass.
-
-    Args:
-        subject: the model.
-        data: the split.
-        cache: where features and outputs are kept.
-        progress: is told after every pass.
-    """
+    """Evaluates combinations of candidates on one split, keeping every pass; `note` is told before each."""
 
     def __init__(self, subject: Subject, data: SplitData, cache: Cache, note: Callable[[str], None]) -> None:
         self._subject = subject
@@ -162,12 +135,7 @@ class Evaluator:
         self._note = note
 
     def features(self, stage: StageSpec, chain: Mapping[str, Runner]) -> ArrayStore:
-        """Return a leaf stage's outputs on every item, under `Source.key`.
-
-        Args:
-            stage: the leaf.
-            chain: the runners of this stage and of the leaves before it, by stage name.
-        """
+        """Return a leaf's outputs on every item, by key; `chain` has the runners of it and of the leaves before."""
         return ArrayStore(self._features_folder(stage, chain))
 
     def _features_folder(self, stage: StageSpec, chain: Mapping[str, Runner]) -> Path:
@@ -180,7 +148,7 @@ class Evaluator:
             results = run_batched(runner.session(), self._leaf_feeds(stage, chain), runner.batch)
             absent = absent_features([stage])
             present = self._data.present[:, self._column(stage)]
-            store.write(folder, (_keyed(stage, next(results)) if there else absent for there in present))
+            write_arrays(folder, (_keyed(stage, next(results)) if there else absent for there in present))
 
         return self._cache.entry("features", key, make)
 
@@ -209,7 +177,7 @@ class Evaluator:
             for stage in joint:
                 pools = _through(stage, combination[stage.name], pools)
             result = next(port for port in joint[-1].outputs if port.kind == "result")
-            answers = [pool[f"/{joint[-1].name}.{result.tensor.name}"] for pool in pools]
+            answers = [pool[joint[-1].key(result.tensor.name)] for pool in pools]
             np.save(folder / "outputs.npy", np.concatenate(answers))
 
         answers: Array = np.load(self._cache.entry("outputs", key, make) / "outputs.npy")

@@ -142,7 +142,7 @@ def call_factory(recipe_path: Path, reference: str) -> Any:
     """Import `module:callable` (the recipe's folder is searched first) and return what the callable returns.
 
     Raises:
-        RecipeError: if it cannot be imported or called; the cause is chained.
+        RecipeError: if it cannot be imported or called.
     """
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute.isidentifier():

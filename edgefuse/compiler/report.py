@@ -193,8 +193,8 @@ def _method(made: Compiled) -> tuple[str, ...]:
     items = {name: len(split) for name, split in made.subject.splits.items()}
     return (
         f"Latency: {runs} rounds over real test items, {threads} thread(s), batch 1, feature cache off; every round "
-        "times one call of the torch reference, of the float stages and of every rung of every target, in random order, each "
-        "right after an untimed call of its own (a single stream: caches as the last query left them). "
+        "times one call of the torch reference, of the float stages and of every rung of every target, in random "
+        "order, each right after an untimed call of its own (a single stream: caches as the last query left them). "
         "p50 is the median; a speed-up is the median of the rounds' ratios with its bootstrap 95 % interval.",
         "Preprocessing outside the graph (decoding, resizing, tokenising) is not in these figures; frontends are.",
         f"Accuracy: {items['test']} test items that the search never saw, every admissible subset of modalities, from "

@@ -105,13 +105,7 @@ def frontier(points: Iterable[tuple[float, float]]) -> tuple[tuple[float, float]
 
 
 def scatter(judged: Sequence[Judged], rungs: Sequence[RungReport], max_drop: float | None) -> Scatter:
-    """Lay out the judged combinations of one target.
-
-    Args:
-        judged: at least one combination.
-        rungs: the rungs of the target; a combination that has the schemes of a rung is marked as chosen by it.
-        max_drop: the budget as a fraction, if there is one.
-    """
+    """Lay out the judged combinations of one target, at least one; rungs mark those with their schemes as chosen."""
     drops = [worst(item.drop)[1] for item in judged]
     x = _latency_axis([item.p50_ms for item in judged])
     y, ceiling = _drop_axis(drops, max_drop)

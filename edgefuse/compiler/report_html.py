@@ -13,15 +13,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from edgefuse.compiler.report_charts import Scatter, scatter, worst
-from edgefuse.compiler.report_schema import (
-    BundleReport,
-    CandidateReport,
-    Gain,
-    Interval,
-    Report,
-    RungReport,
-    parse,
-)
+from edgefuse.compiler.report_schema import BundleReport, CandidateReport, Interval, Report, RungReport, parse
 
 _TARGETS = {"onnx": "ONNX", "tflite": "TFLite", "tensorrt": "TensorRT"}
 # Metrics that are shares of the items, and so are read in per cent.
@@ -32,20 +24,16 @@ _DEFAULT_BUDGET = 0.01
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the main table: the reference, a target's float stages, or a rung."""
+    """A line of the main table: the reference, a target's float stages, or a rung with the subset that lost most."""
 
     name: str
     target: str
     tone: str
     p50_ms: float
     size_bytes: int
-    speedup: Gain | None = None
-    over_float: Gain | None = None
-    size_ratio: float | None = None
     accuracy: float | None = None
+    rung: RungReport | None = None
     worst: tuple[str, float] | None = None
-    worst_ci95: Interval | None = None
-    peak_rss_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +62,7 @@ class TimeBar:
 
     name: str
     target: str
+    tone: str
     parts: tuple[tuple[str, str, float, float], ...]
 
     @property
@@ -83,30 +72,27 @@ class TimeBar:
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """Return a report as an HTML page.
-
-    Args:
-        report: the content of `report.json`, as `report_schema.Report` describes it. Sections whose keys are missing
-            are left out.
+    """Return the content of a `report.json` as an HTML page; sections whose keys are missing are left out.
 
     Raises:
         EdgefuseError: if it is not such a report.
     """
     typed = parse(report)
     subsets = subset_order(typed)
+    rungs = [(bundle, rung) for bundle in typed.bundles for rung in bundle.rungs]
     return _template().render(
         report=typed,
         title=typed.model.name if typed.model else "model",
         targets=[target_name(bundle.target) for bundle in typed.bundles],
         subsets=subsets,
         rows=rows(typed),
-        matrix={subset: [_cell(typed, rung, subset) for _, rung in _rungs(typed)] for subset in subsets},
-        columns=_rungs(typed),
+        rungs=rungs,
+        matrix={subset: [_cell(typed, rung, subset) for _, rung in rungs] for subset in subsets},
         sensitivities=sensitivities(typed),
         times=time_bars(typed),
         stage_names=stage_names(typed),
         scatters=[(bundle.target, plot) for bundle in typed.bundles if (plot := _scatter(typed, bundle))],
-        tones={bundle.target: f"t{index % 3}" for index, bundle in enumerate(typed.bundles)},
+        tones=tones(typed),
         share=typed.reference.metric in _SHARES,
         fastest=fastest,
         smallest=lambda bundle: min(bundle.rungs, key=lambda rung: rung.size_bytes),
@@ -136,49 +122,29 @@ def fastest(bundle: BundleReport) -> RungReport | None:
     return min(bundle.rungs, key=lambda rung: rung.p50_ms, default=None)
 
 
+def tones(report: Report) -> dict[str, str]:
+    """Return the class of each target's colour."""
+    return {bundle.target: f"t{index % 3}" for index, bundle in enumerate(report.bundles)}
+
+
 def rows(report: Report) -> list[Row]:
     """Return the lines of the main table: the reference, then each target's float stages and rungs."""
-    full = subset_order(report)[:1]
+    full = next(iter(subset_order(report)), "")
     reference = report.reference
-    result = [
-        Row(
-            # What follows the first comma says how it was chosen; the lines above and below the table have room for it.
-            name=reference.runtime.partition(",")[0],
-            target="",
-            tone="ref",
-            p50_ms=reference.p50_ms,
-            size_bytes=reference.size_bytes,
-            accuracy=reference.accuracy[full[0]] if full else None,
-        )
-    ]
-    for index, bundle in enumerate(report.bundles):
-        tone = f"t{index % 3}"
+    # What follows the first comma says how it was chosen; the lines above and below the table have room for it.
+    name = reference.runtime.partition(",")[0]
+    result = [Row(name, "", "ref", reference.p50_ms, reference.size_bytes, reference.accuracy.get(full))]
+    for bundle in report.bundles:
+        target, tone = bundle.target, tones(report)[bundle.target]
         if not any(rung.objective == "float" for rung in bundle.rungs):
-            result.append(Row("float", bundle.target, tone + " float", bundle.float_p50_ms, bundle.float_size_bytes))
-        result.extend(_rung_row(report, bundle, rung, tone) for rung in bundle.rungs)
+            result.append(Row("float", target, tone + " float", bundle.float_p50_ms, bundle.float_size_bytes))
+        for rung in bundle.rungs:
+            lost = worst(drops(report, rung))
+            shown = tone + (" float" if rung.objective == "float" else "")
+            accuracy = rung.accuracy.get(full)
+            row = Row(rung.name, target, shown, rung.p50_ms, rung.size_bytes, accuracy, rung, lost if lost[0] else None)
+            result.append(row)
     return result
-
-
-def _rung_row(report: Report, bundle: BundleReport, rung: RungReport, tone: str) -> Row:
-    lost = worst(drops(report, rung))
-    return Row(
-        name=rung.name,
-        target=bundle.target,
-        tone=tone + (" float" if rung.objective == "float" else ""),
-        p50_ms=rung.p50_ms,
-        size_bytes=rung.size_bytes,
-        speedup=rung.speedup,
-        over_float=rung.speedup_over_float,
-        size_ratio=rung.size_ratio,
-        accuracy=next((rung.accuracy[subset] for subset in subset_order(report) if subset in rung.accuracy), None),
-        worst=lost if lost[0] else None,
-        worst_ci95=rung.drop_ci95.get(lost[0]),
-        peak_rss_bytes=rung.peak_rss_bytes,
-    )
-
-
-def _rungs(report: Report) -> list[tuple[BundleReport, RungReport]]:
-    return [(bundle, rung) for bundle in report.bundles for rung in bundle.rungs]
 
 
 def _cell(report: Report, rung: RungReport, subset: str) -> Cell | None:
@@ -231,8 +197,9 @@ def time_bars(report: Report) -> list[TimeBar]:
             if rung.objective != "float":
                 bars.append((rung.name, bundle.target, _parts(report, mine, rung.name)))
     longest = max((sum(part[2] for part in parts) for _, _, parts in bars), default=0.0)
+    colour = tones(report)
     return [
-        TimeBar(name, target, tuple((*part, part[2] / longest) for part in parts))
+        TimeBar(name, target, colour[target], tuple((*part, part[2] / longest) for part in parts))
         for name, target, parts in bars
         if parts and longest > 0
     ]
@@ -297,12 +264,8 @@ def breakable(name: str) -> Markup:
     return Markup(text)
 
 
-def tolerance(value: float | str | Mapping[str, float | None] | None) -> str:
+def tolerance(value: Mapping[str, float | None]) -> str:
     """Return a tolerance as a short sentence."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    if not isinstance(value, Mapping):
-        return f"{value:.3g}"
     if (snr := value.get("min_snr_db")) is not None:
         return f"≥ {snr:g} dB"
     return f"≤ {value.get('absolute') or 0:.0e} + {value.get('relative') or 0:.0e}·max|y|"

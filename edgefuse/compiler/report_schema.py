@@ -97,14 +97,14 @@ class SearchReport(Part, frozen=True, kw_only=True):
 
 
 class GoldenRow(Part, frozen=True, kw_only=True):
-    """A file against torch on the golden inputs; `tolerance` as a number, a sentence or the manifest's fields."""
+    """A file against torch on the golden inputs; `tolerance` holds the fields of the manifest's."""
 
     target: str
     stage: str
     candidate: str
     max_abs_error: float | None = None
     snr_db: float | None = None
-    tolerance: float | str | dict[str, float | None] | None = None
+    tolerance: dict[str, float | None] = {}
     ok: bool
 
 
@@ -170,11 +170,7 @@ class Report(Part, frozen=True, kw_only=True):
 
 
 def parse(report: Mapping[str, Any]) -> Report:
-    """Check a report as read from JSON and return it typed.
-
-    Raises:
-        EdgefuseError: if a key is missing or of the wrong type, or the report is of another schema.
-    """
+    """Check a report as read from JSON and return it typed; `EdgefuseError` if it is wrong or of another schema."""
     try:
         typed = msgspec.convert(report, Report)
     except msgspec.ValidationError as error:

@@ -16,15 +16,15 @@ from torch import nn
 from edgefuse.bundle.manifest import Provenance
 from edgefuse.bundle.spec import ClassOutput, ModelSpec, StageSpec, subset_name
 from edgefuse.bundle.wiring import check_model, check_stages
-from edgefuse.compiler import fingerprint, store
-from edgefuse.compiler.cache import Cache
+from edgefuse.compiler import fingerprint
+from edgefuse.compiler.cache import ArrayStore, Cache, write_arrays
 from edgefuse.compiler.recipe import Recipe, call_factory
-from edgefuse.compiler.store import ArrayStore
 from edgefuse.datasets.sample import Sample, Splits
 from edgefuse.errors import BundleError, DataError, EdgefuseError, ModelError, RecipeError
 from edgefuse.export.split import split
 from edgefuse.export.stage import TorchStage
 from edgefuse.progress import Progress
+from edgefuse.runtime.graph import absent_values
 from edgefuse.runtime.preprocess import Preprocessor
 
 Array: TypeAlias = npt.NDArray[np.generic]
@@ -37,11 +37,8 @@ _TARGET, _PRESENT = "#target", "#present"  # no value of a pipeline is called so
 class SplitData:
     """One split, preprocessed by the code that the device runs.
 
-    Attributes:
-        values: per item the tensors of all modalities under `Source.key`; an absent one is zeros.
-        targets: [items].
-        present: bool [items, modalities]: what each item really has.
-        digest: identifies the content.
+    `values` are the tensors of all modalities by key, zeros where absent; `targets` [items]; `present`, bool [items,
+    modalities], is what each item really has; `digest` identifies the content.
     """
 
     values: ArrayStore
@@ -82,8 +79,7 @@ class Subject:
     @property
     def value_keys(self) -> tuple[str, ...]:
         """The keys of the preprocessed tensors and lengths, as `Source.key` spells them."""
-        tensors = [f"{m.name}.{tensor.name}" for m in self.spec.modalities for tensor in m.tensors]
-        return (*tensors, *(f"{m.name}.length" for m in self.spec.modalities if m.length))
+        return tuple(absent_values(self.spec.modalities))
 
     def columns(self, subset: tuple[str, ...]) -> list[int]:
         """Return the columns of `present` that a subset fills."""
@@ -197,7 +193,7 @@ def _load_split(
     ]
 
     def make(folder: Path) -> None:
-        store.write(folder, _preprocessed(name, samples, spec, assets, progress))
+        write_arrays(folder, _preprocessed(name, samples, spec, assets, progress))
 
     folder = cache.entry("split", key, make)
     values = ArrayStore(folder)
@@ -208,11 +204,7 @@ def _preprocessed(
     name: str, samples: Sequence[Sample], spec: ModelSpec, assets: Mapping[str, bytes], progress: Progress
 ) -> Iterator[dict[str, Array]]:
     preprocessors = {modality.name: Preprocessor(modality, assets.__getitem__) for modality in spec.modalities}
-    absent = {
-        f"{modality.name}.{tensor.name}": np.zeros(tensor.max_shape, tensor.dtype)
-        for modality in spec.modalities
-        for tensor in modality.tensors
-    } | {f"{modality.name}.length": np.zeros(1, np.int32) for modality in spec.modalities if modality.length}
+    absent = absent_values(spec.modalities)
     for index, sample in enumerate(samples):
         values = dict(absent)
         for modality, raw in sample.inputs.items():

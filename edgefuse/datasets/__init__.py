@@ -1,1 +1,5 @@
-"""The data of the reference models."""
+"""What a data set hands to the compiler."""
+
+from edgefuse.datasets.sample import Sample, Splits
+
+__all__ = ["Sample", "Splits"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +16,10 @@ from edgefuse.export.stage import Array, Feeds, TorchStage
 
 
 def example_feeds(stage: TorchStage, *, count: int = 1, seed: int = 0, fixed: bool = False) -> Iterator[Feeds]:
-    """Generate feeds of one stage from its spec alone.
+    """Generate feeds of one stage from its spec alone, the same for the same seed.
 
-    The first feed is at the largest shape, of full length, with every modality present. Later ones vary the sizes
-    of dynamic dimensions, the lengths, and which modality is absent.
-
-    Args:
-        stage: the stage.
-        count: how many feeds.
-        seed: the same seed gives the same feeds.
-        fixed: keep every shape at its largest, for targets without dynamic shapes.
+    The first is at the largest shape, of full length, with every modality present. Later ones vary the sizes of dynamic
+    dimensions (unless `fixed`), the lengths, and which modality is absent.
     """
     for index in range(count):
         pool = _raw_values(stage.spec, _id_limits([stage]), index, seed, fixed)
@@ -39,18 +34,10 @@ def example_feeds(stage: TorchStage, *, count: int = 1, seed: int = 0, fixed: bo
 def chained_feeds(
     stages: Sequence[TorchStage], *, count: int = 1, seed: int = 0, fixed: bool = False
 ) -> Iterator[dict[str, Feeds]]:
-    """Generate feeds of all stages together: what a stage gets from another is what torch computes for it.
+    """Generate feeds of all stages together, by stage: what a stage gets from another is what torch computes for it.
 
-    So features have the distribution that the model gives them, and golden vectors of fusion mean something.
-
-    Args:
-        stages: all stages of a model, in an order in which they can run.
-        count: how many times.
-        seed: the same seed gives the same feeds.
-        fixed: keep every shape at its largest.
-
-    Yields:
-        Stage name to feeds.
+    So features have the distribution that the model gives them, and golden vectors of fusion mean something. Stages
+    come in an order in which they can run; for `seed` and `fixed` see `example_feeds`.
     """
     limits = _id_limits(stages)
     for index in range(count):
@@ -62,7 +49,7 @@ def chained_feeds(
             _silence_absent(stage.spec, pool)
             feeds[stage.spec.name] = {port.tensor.name: pool[port.source.key] for port in stage.spec.inputs}
             for name, value in run_torch(stage, feeds[stage.spec.name]).items():
-                pool[f"/{stage.spec.name}.{name}"] = value
+                pool[stage.spec.key(name)] = value
         yield feeds
 
 
@@ -72,17 +59,25 @@ def run_torch(stage: TorchStage, feeds: Feeds) -> dict[str, Array]:
     Raises:
         ModelError: if the module returns another number of tensors than its spec names.
     """
-    tensors = [torch.from_numpy(np.ascontiguousarray(feeds[port.tensor.name])) for port in stage.spec.inputs]
+    return {name: value.numpy() for name, value in call_torch(stage, feeds).items()}
+
+
+def call_torch(stage: TorchStage, feeds: Feeds) -> dict[str, Any]:
+    """Call a stage's module and return whatever it gives, under port names; errors as those of `run_torch`."""
+    tensors = [
+        torch.from_numpy(np.require(feeds[port.tensor.name], requirements=["C", "W"])) for port in stage.spec.inputs
+    ]
     with torch.inference_mode():
         result = stage.module(*tensors)
-    outputs = result if isinstance(result, tuple) else (result,)
-    if len(outputs) != len(stage.spec.outputs):
+    values = result if isinstance(result, tuple) else (result,)
+    names = [output.tensor.name for output in stage.spec.outputs]
+    if len(values) != len(names):
         raise ModelError(
-            f"the stage '{stage.spec.name}' returns another number of tensors than its spec names",
-            got=len(outputs),
-            expected=len(stage.spec.outputs),
+            f"the stage '{stage.spec.name}' returns the wrong number of tensors",
+            got=len(values),
+            expected=f"{len(names)} ({', '.join(names)})",
         )
-    return {port.tensor.name: value.numpy() for port, value in zip(stage.spec.outputs, outputs, strict=True)}
+    return dict(zip(names, values, strict=True))
 
 
 def size_of(dim: Dim, variant: int) -> int:

@@ -28,7 +28,7 @@ from edgefuse.bundle.manifest import Binding, Tolerance
 from edgefuse.bundle.spec import Dim, TensorSpec, largest
 from edgefuse.errors import ExportError
 from edgefuse.export.examples import example_feeds
-from edgefuse.export.onnx_passes import keep_layer_norms_apart
+from edgefuse.export.onnx_passes import apply_fast_forms
 from edgefuse.export.stage import Lowered, TorchStage
 from edgefuse.export.verify import verify
 from edgefuse.registry import create
@@ -151,7 +151,7 @@ def _translate(program: torch.export.ExportedProgram, stage: TorchStage) -> ir.M
 def _simplify(model: ir.Model) -> None:
     """Fold constants and batch norms, remove what has no effect, keep one copy of equal weights."""
     onnxscript.optimizer.optimize_ir(model, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT)
-    keep_layer_norms_apart(model)
+    apply_fast_forms(model)
     RemoveUnusedNodesPass()(model)
     DeduplicateInitializersPass(size_limit=_FOLD_LIMIT)(model)
 

@@ -6,7 +6,6 @@ import copy
 from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,16 +15,17 @@ from edgefuse.bundle.spec import (
     Dim,
     Modality,
     ModelSpec,
-    Output,
     Role,
     Source,
     StageInput,
     StageOutput,
     StageSpec,
     TensorSpec,
+    spelled,
 )
+from edgefuse.bundle.wiring import width
 from edgefuse.errors import ModelError
-from edgefuse.export.examples import chained_feeds, example_feeds, run_torch
+from edgefuse.export.examples import call_torch, chained_feeds, example_feeds, run_torch
 from edgefuse.export.stage import Feeds, TorchStage
 from edgefuse.models.fusion import FusionModel
 
@@ -33,17 +33,12 @@ __all__ = ["chained_feeds", "example_feeds", "run_torch", "split"]
 
 
 def split(model: nn.Module) -> tuple[TorchStage, ...]:
-    """Take a model apart.
+    """Take a model apart into stages, in eval mode and in an order in which they can run.
 
-    A `FusionModel` becomes the stages `<modality>_frontend`, `<modality>_encoder` and `fusion`. Any other module with
-    a `spec` becomes the one stage `model`, called with all modality tensors in order, then the lengths, then `present`
-    if any modality is optional. Shapes are found by running torch on generated inputs.
-
-    Args:
-        model: the model; one in training mode is copied, so that the caller's stays as it is.
-
-    Returns:
-        The stages in an order in which they can run, in eval mode.
+    A `FusionModel` becomes the stages `<modality>_frontend`, `<modality>_encoder` and `fusion`. Any other module with a
+    `spec` becomes the one stage `model`, called with all modality tensors in order, then the lengths, then `present` if
+    any modality is optional. Shapes are found by running torch on generated inputs. A model in training mode is copied,
+    so that the caller's stays as it is.
 
     Raises:
         ModelError: if the model has no spec, raises, or its tensors do not match the spec.
@@ -63,12 +58,7 @@ def split(model: nn.Module) -> tuple[TorchStage, ...]:
 
 
 class FusionStage(nn.Module):
-    """Call a fusion module with positional features, as a stage is called.
-
-    Args:
-        fusion: takes a dict of features and `present`.
-        names: the modalities in order.
-    """
+    """Call a fusion module with positional features, in the order of `names`, as a stage is called."""
 
     def __init__(self, fusion: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
@@ -160,7 +150,7 @@ def _result_stage(
     name: str, role: Role, inputs: tuple[StageInput, ...], module: nn.Module, spec: ModelSpec
 ) -> TorchStage:
     outputs = tuple(
-        StageOutput(tensor=TensorSpec(name=output.name, shape=(1, _width(output))), kind="result")
+        StageOutput(tensor=TensorSpec(name=output.name, shape=(1, width(output))), kind="result")
         for output in spec.outputs
     )
     stage = TorchStage(StageSpec(name=name, role=role, inputs=inputs, outputs=outputs), module)
@@ -168,8 +158,8 @@ def _result_stage(
         if shape != output.tensor.shape:
             raise ModelError(
                 f"the output '{output.tensor.name}' of '{spec.name}' has another shape than its spec says",
-                got=_spelled(shape),
-                expected=_spelled(output.tensor.shape),
+                got=spelled(shape),
+                expected=spelled(output.tensor.shape),
                 fix="correct the labels or size in the spec, or the last layer",
             )
     return stage
@@ -186,7 +176,7 @@ def _output_shapes(stage: TorchStage) -> list[tuple[Dim, ...]]:
     if again != shapes[0]:
         raise ModelError(
             f"the shape of what the stage '{stage.spec.name}' returns depends on the values it is given",
-            got=f"{_spelled(again[0])} after {_spelled(shapes[0][0])}",
+            got=f"{spelled(again[0])} after {spelled(shapes[0][0])}",
             expected="one shape for inputs of one shape",
         )
     return [
@@ -221,44 +211,18 @@ def _probe(stage: TorchStage, feeds: Feeds) -> list[tuple[int, ...]]:
     return shapes
 
 
-def _call(stage: TorchStage, feeds: Feeds) -> dict[str, object]:
-    tensors = [torch.from_numpy(np.ascontiguousarray(feeds[port.tensor.name])) for port in stage.spec.inputs]
+def _call(stage: TorchStage, feeds: Feeds) -> dict[str, Any]:
     try:
-        with torch.inference_mode():
-            result: Any = stage.module(*tensors)
+        return call_torch(stage, feeds)
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
-        takes = ", ".join(f"{port.tensor.name} {_spelled(port.tensor.shape)}" for port in stage.spec.inputs)
+        takes = ", ".join(f"{port.tensor.name} {spelled(port.tensor.shape)}" for port in stage.spec.inputs)
         raise ModelError(
             f"the stage '{stage.spec.name}' failed when called with ({takes})", got=f"{type(error).__name__}: {error}"
         ) from error
-    values = result if isinstance(result, tuple) else (result,)
-    names = [output.tensor.name for output in stage.spec.outputs]
-    if len(values) != len(names):
-        raise ModelError(
-            f"the stage '{stage.spec.name}' returns the wrong number of tensors",
-            got=len(values),
-            expected=f"{len(names)} ({', '.join(names)})",
-        )
-    return dict(zip(names, values, strict=True))
-
-
-def _width(output: Output) -> int:
-    return len(output.labels) if hasattr(output, "labels") else output.size
 
 
 def _type_of(value: object) -> str:
     return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def _spelled(shape: tuple[Dim, ...] | tuple[int, ...]) -> str:
-    """Spell a shape: `[1, <=50, 40]` with an upper bound, `[1, 32|64]` with buckets."""
-    parts = []
-    for dim in shape:
-        if isinstance(dim, Bounded):
-            parts.append(f"<={dim.max}")
-        else:
-            parts.append("|".join(map(str, dim.sizes)) if isinstance(dim, Bucketed) else str(dim))
-    return "[" + ", ".join(parts) + "]"
 
 
 def _check_names(spec: ModelSpec) -> None:

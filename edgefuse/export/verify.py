@@ -10,12 +10,5 @@ from edgefuse.runtime.backends.backend import Session
 
 
 def verify(stage: TorchStage, session: Session, feeds: Feeds, tolerance: Tolerance) -> Agreement:
-    """Run torch and a file of any target on the same feeds and judge the file's answers.
-
-    Args:
-        stage: the stage in torch.
-        session: its file, opened by a backend.
-        feeds: arrays under port names.
-        tolerance: what to keep.
-    """
+    """Run a stage in torch and its file, opened by a backend, on the same feeds and judge the file."""
     return agreement([(run_torch(stage, feeds), session.run(feeds))], tolerance)

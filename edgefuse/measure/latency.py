@@ -97,8 +97,9 @@ class Interleaved:
     """Time callables in rounds: each round times one call of every one of them.
 
     Right before, the same callable is called untimed (`settle`): in a single stream the next query finds the caches as
-    the last one left them, not as another contender did. What slows the machine down for a while slows all of them, so that their ratio holds. The garbage collector is
-    off during the rounds. A run ends when it has both the rounds and the seconds asked for, or `max_seconds`.
+    the last one left them, not as another contender did. What slows the machine down for a while slows all of them, so
+    that their ratio holds. The garbage collector is off during the rounds. A run ends when it has both the rounds and
+    the seconds asked for, or `max_seconds`.
 
     Attributes:
         warmup_rounds: rounds that are not counted, at least one.
@@ -161,9 +162,7 @@ class Interleaved:
             done += 1
 
 
-def _round(
-    calls: Sequence[tuple[str, Callable[[], object]]], durations: Mapping[str, list[int]], settle: int
-) -> None:
+def _round(calls: Sequence[tuple[str, Callable[[], object]]], durations: Mapping[str, list[int]], settle: int) -> None:
     for name, call in calls:
         for _ in range(settle):
             call()

@@ -42,13 +42,12 @@ class Processor:
 
 @dataclass(frozen=True)
 class Condition:
-    """What the machine is like right now, as far as it tells; None or empty where it does not.
+    """What the machine is like right now; None or empty where it does not tell.
 
     Attributes:
         board: the name of a single-board computer.
         governor: of the CPU's clock.
         frequency_mhz: the clock of the first core now.
-        max_frequency_mhz: the highest that it may take.
         temperatures_c: by name of the thermal zone.
         throttled: how often the first core was throttled by heat since the start.
         power_mode: of a Jetson (`nvpmodel -q`).
@@ -64,13 +63,7 @@ class Condition:
 
 
 def describe(threads: int, runtimes: Mapping[str, str], *, root: Path = _ROOT) -> Machine:
-    """Describe this machine as a figure's key: no host name, nothing that changes while it runs.
-
-    Args:
-        threads: that the runtime may use.
-        runtimes: versions by distribution name.
-        root: where /proc lies.
-    """
+    """Describe this machine as a figure's key: no host name, nothing that changes while it runs; `root` holds /proc."""
     machine = platform.machine().lower()
     cpu = processor(root=root)
     return Machine(

@@ -78,14 +78,11 @@ class Metric:
             raise MeasureError("there is no such metric", got=repr(self.name), expected=" or ".join(names()))
 
     def scores(self, outputs: Outputs, targets: Outputs) -> Floats:
-        """Score each item.
+        """Score each item, float64 [n]; for `macro_f1`, which has no score per item, whether it is right.
 
         Args:
             outputs: the model's first output, [n, ...]: logits [n, classes] or values.
             targets: class indices [n] for logits, values like `outputs` otherwise.
-
-        Returns:
-            float64 [n]. For `macro_f1` it is whether the item is right, since F1 has no score per item.
 
         Raises:
             MeasureError: if shapes do not fit, an output is NaN or infinite, or a target is not a class.

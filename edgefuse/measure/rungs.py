@@ -1,27 +1,30 @@
-"""What each rung of a bundle costs on this device: steady latency, cold start and memory."""
+"""What each rung of a bundle costs on this device: steady latency, cold start and memory; kept beside the bundle."""
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from edgefuse import registry
 from edgefuse.bundle.manifest import Figure, Machine
 from edgefuse.bundle.reader import Bundle
-from edgefuse.errors import BundleError
-from edgefuse.measure import child, coldstart, machine
-from edgefuse.measure.golden import read_tensor
+from edgefuse.bundle.spec import Record
+from edgefuse.errors import BundleError, MeasureError
+from edgefuse.measure import machine, memory
+from edgefuse.measure.agreement import read_tensor
 from edgefuse.measure.latency import Interleaved, Latencies
 from edgefuse.progress import Progress, silent
 from edgefuse.runtime.backends.backend import Array, Backend
-from edgefuse.runtime.load import load
-from edgefuse.runtime.pipeline import Inputs
+from edgefuse.runtime.pipeline import Inputs, load
 
 P99_ROUNDS = 662
 _PRESENT = "present"
@@ -33,7 +36,7 @@ class ColdStart:
 
     Attributes:
         import_ms: of edgefuse and numpy.
-        load_ms: reading and checking the files and opening them in the runtime, its import included.
+        load_ms: reading, checking and opening the files, the import of the runtime included.
         first_inference_ms: the first call.
         peak_rss_bytes: of the process.
         growth_bytes: by how much its memory grew over the 200 calls after the first.
@@ -73,20 +76,11 @@ def golden_inputs(bundle: Bundle) -> Inputs:
 def open_rungs(
     stack: ExitStack, bundle: Bundle, inputs: Inputs, names: Iterable[str], *, threads: int, backend: str | None
 ) -> dict[str, Callable[[], object]]:
-    """Open rungs, feature cache off, and return by name a call that predicts once from the same inputs.
-
-    Args:
-        stack: closes the pipelines.
-        bundle: an open bundle.
-        inputs: what every call gets.
-        names: of the rungs.
-        threads: per rung.
-        backend: another backend than the manifest names.
-    """
+    """Open rungs, feature cache off, and return by name a call that predicts once; `stack` closes them."""
     calls: dict[str, Callable[[], object]] = {}
     for name in names:
         pipeline = stack.enter_context(load(bundle, rung=name, threads=threads, backend=backend, cache=False))
-        calls[name] = _call(pipeline.infer, inputs)
+        calls[name] = partial(pipeline.infer, inputs)
     return calls
 
 
@@ -100,15 +94,15 @@ def cold_start(bundle: Path, inputs: Inputs, *, rung: str, threads: int, backend
         path = Path(folder) / "inputs.npz"
         arrays: dict[str, Any] = {**inputs.values, _PRESENT: np.array(inputs.present)}
         np.savez(path, **arrays)
-        report = child.call(
-            coldstart.live,
+        value, peak = memory.call_in_child(
+            memory.live,
             bundle=str(bundle.resolve()),
             inputs=str(path),
             rung=rung,
             threads=threads,
             backend=backend,
         )
-    return ColdStart(**report.value, peak_rss_bytes=report.peak_rss_bytes)
+    return ColdStart(**value, peak_rss_bytes=peak)
 
 
 def describe(bundle: Bundle, *, threads: int, backend: str | None) -> Machine:
@@ -140,15 +134,7 @@ def measure_all(
 ) -> dict[str, Figure]:
     """Measure every rung of a bundle here, interleaved, and the peak memory of each in a process of its own.
 
-    Args:
-        bundle: an open bundle.
-        threads: per rung.
-        backend: another backend than the manifest names.
-        timing: how many rounds; enough for a p99 by default.
-        progress: called as the work moves on.
-
-    Returns:
-        The figures by rung.
+    By default there are as many rounds as a p99 needs. Returns the figures by rung.
     """
     inputs = golden_inputs(bundle)
     names = [rung.name for rung in bundle.manifest.rungs]
@@ -164,5 +150,68 @@ def measure_all(
     return {name: figure(latencies, name, on, peak_rss_bytes=peaks[name]) for name in names}
 
 
-def _call(infer: Callable[[Inputs], object], inputs: Inputs) -> Callable[[], object]:
-    return lambda: infer(inputs)
+_PREPARED_SCHEMA = 1
+
+
+class Entry(Record, frozen=True, kw_only=True):
+    """Figures by rung, for one bundle (by digest) on one machine."""
+
+    digest: str
+    machine: Machine
+    figures: dict[str, Figure]
+
+
+class Prepared(Record, frozen=True, kw_only=True):
+    """The content of the cache file."""
+
+    schema: int = _PREPARED_SCHEMA
+    entries: tuple[Entry, ...] = ()
+
+
+def prepared_path(bundle: Path) -> Path:
+    """Return where the figures of a bundle are kept: `<bundle>.prepared.json` in the same folder."""
+    resolved = bundle.resolve()
+    return resolved.with_name(resolved.name + ".prepared.json")
+
+
+def read_prepared(bundle: Path, digest: str) -> tuple[Entry, ...]:
+    """Return what was measured of this very bundle, on all machines that shared the folder.
+
+    Raises:
+        MeasureError: if the cache file is damaged.
+    """
+    return tuple(entry for entry in _load_prepared(prepared_path(bundle)).entries if entry.digest == digest)
+
+
+def write_prepared(bundle: Path, digest: str, machine: Machine, figures: Mapping[str, Figure]) -> Path:
+    """Keep the figures of a bundle, in place of older ones of this machine and of other contents of the bundle.
+
+    The file appears whole or not at all.
+
+    Raises:
+        MeasureError: if the folder cannot be written, or the cache file is damaged.
+    """
+    path = prepared_path(bundle)
+    others = tuple(entry for entry in read_prepared(bundle, digest) if entry.machine != machine)
+    content = Prepared(entries=(*others, Entry(digest=digest, machine=machine, figures=dict(figures))))
+    data = msgspec.json.format(msgspec.json.encode(content, order="sorted"), indent=2) + b"\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise MeasureError(
+            f"the figures cannot be kept in {path}", got=error.strerror, fix="make the folder of the bundle writable"
+        ) from error
+    return path
+
+
+def _load_prepared(path: Path) -> Prepared:
+    try:
+        content = msgspec.json.decode(path.read_bytes(), type=Prepared)
+    except FileNotFoundError:
+        return Prepared()
+    except (OSError, msgspec.MsgspecError) as error:
+        raise MeasureError(f"the figures in {path} cannot be read", got=str(error), fix="delete that file") from error
+    return content if content.schema == _PREPARED_SCHEMA else Prepared()

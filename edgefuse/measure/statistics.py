@@ -1,7 +1,7 @@
 """Intervals and percentiles that say how sure they are.
 
 Percentiles follow the early stopping of MLPerf LoadGen: an upper bound that holds with 99 % confidence, which exists
-only from a minimum number of runs on. Intervals are 95 % unless told otherwise.
+only from a minimum number of runs on. Intervals are 95 %.
 """
 
 from __future__ import annotations
@@ -31,10 +31,6 @@ class Interval:
     low: float
     high: float
 
-    def overlaps(self, other: Interval) -> bool:
-        """Tell whether the two intervals share a point."""
-        return self.low <= other.high and other.low <= self.high
-
 
 @dataclass(frozen=True)
 class Drop:
@@ -62,21 +58,19 @@ def bootstrap(
     statistic: Callable[[Floats], Floats] = median,
     *,
     resamples: int = 2000,
-    confidence: float = 0.95,
     block: int = 1,
     seed: int = 0,
 ) -> Interval:
-    """Return a statistic with its percentile bootstrap interval.
+    """Return a statistic with its 95 % percentile bootstrap interval.
 
-    Blocks of neighbours are drawn as a whole (circular block bootstrap, Politis and Romano 1992), so that the
-    interval of an autocorrelated series is not too narrow; `block_length` chooses the length.
+    Blocks of neighbours are drawn as a whole (circular block bootstrap, Politis and Romano 1992), so that the interval
+    of an autocorrelated series is not too narrow.
 
     Args:
         values: [n], in the order in which they were measured.
         statistic: maps rows [resamples, n] to [resamples].
         resamples: how many samples are drawn.
-        confidence: the coverage of the interval.
-        block: the length of a block; 1 is the ordinary bootstrap.
+        block: see `block_length`; 1 is the ordinary bootstrap.
         seed: the same seed gives the same interval.
 
     Raises:
@@ -93,8 +87,7 @@ def bootstrap(
         starts = rng.integers(0, n, (rows, blocks, 1))
         index = (starts + np.arange(block)).reshape(rows, -1)[:, :n] % n
         estimates.append(statistic(series[index]))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(estimates), [tail, 1 - tail])
+    low, high = np.quantile(np.concatenate(estimates), [0.025, 0.975])
     return Interval(float(statistic(series[None])[0]), float(low), float(high))
 
 
@@ -121,25 +114,12 @@ def percentile(values: Floats, fraction: float) -> float | None:
     """Return an upper bound of a percentile that holds with 99 % confidence, or None for too few values.
 
     This is the estimate of MLPerf's early stopping: the t-th largest value, with the largest t whose binomial tail
-    stays below 1 %. `minimum_runs` says from how many values on it exists.
-
-    Raises:
-        MeasureError: if a value is not finite, or there is none.
+    stays below 1 %. It exists from 64 values on for p90, 662 for p99 and 6,636 for p99.9. `MeasureError` if a value is
+    not finite.
     """
     series = np.sort(_finite(values, "a percentile"))
     discarded = _discarded(len(series), fraction)
     return float(series[len(series) - discarded]) if discarded else None
-
-
-def minimum_runs(fraction: float) -> int:
-    """Return how many runs a percentile needs: 64 for p90, 662 for p99, 6636 for p99.9."""
-    low, high = 1, 2
-    while not _discarded(high, fraction):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _discarded(middle, fraction) else (middle, high)
-    return high
 
 
 def _discarded(n: int, fraction: float) -> int:
@@ -152,14 +132,10 @@ def _discarded(n: int, fraction: float) -> int:
 
 
 def paired_drop(reference_scores: Floats, candidate_scores: Floats) -> Drop:
-    """Return the mean loss per item with its 95 % interval.
+    """Return the mean of reference - candidate over the same items, [n] scores each, with its 95 % interval.
 
     For scores that are right or wrong it is the score interval for matched pairs of Tango (Statistics in Medicine,
     1998), which keeps a width where the two never disagree; for others the normal interval of the mean difference.
-
-    Args:
-        reference_scores: [n], greater is better.
-        candidate_scores: [n], of the same items in the same order.
 
     Raises:
         MeasureError: if the lengths differ, there are no items or a score is not finite.

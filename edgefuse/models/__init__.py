@@ -1,1 +1,5 @@
-"""FusionModel and the reference models."""
+"""What a model is to the compiler."""
+
+from edgefuse.models.fusion import FusionModel
+
+__all__ = ["FusionModel"]

@@ -57,12 +57,7 @@ class FusionModel(nn.Module):
         self.fusion = fusion
 
     def encode(self, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the feature of one modality.
-
-        Args:
-            name: the modality.
-            inputs: its tensors under `"<modality>.<tensor>"` and, if it has one, `"<modality>.length"`.
-        """
+        """Return the feature of one modality from its tensors and length, under `"<modality>.<tensor>"`."""
         modality = self.spec.modality(name)
         encoder = self.encoders[name]
         tensors = [inputs[f"{name}.{tensor.name}"] for tensor in modality.tensors]
@@ -72,12 +67,7 @@ class FusionModel(nn.Module):
         return cast(Tensor, encoder(*features, *lengths))
 
     def forward(self, inputs: Mapping[str, Tensor], present: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the outputs for a batch.
-
-        Args:
-            inputs: the tensors of all modalities, as `encode` takes them; zeros where a modality is absent.
-            present: float32 [batch, modalities], 1 where a modality is present.
-        """
+        """Return the outputs for a batch; see `encode` for the inputs (zeros where absent), the class for `present`."""
         features: dict[str, Tensor] = {}
         for column, modality in enumerate(self.spec.modalities):
             feature = self.encode(modality.name, inputs)

@@ -21,6 +21,7 @@ from edgefuse.quantize.onnx_dynamic import quantize_dynamically
 from edgefuse.quantize.onnx_linear import matmuls_to_gemm
 from edgefuse.quantize.onnx_plan import plan
 from edgefuse.quantize.onnx_static import insert_qdq
+from edgefuse.quantize.onnx_stem import fold_stride_into_channels
 from edgefuse.quantize.onnx_weights import embed_in_int8, store_in_float16
 
 DYNAMIC = Scheme(name="dynamic_wi8_af32")
@@ -79,6 +80,7 @@ def _quantize_statically(model: ir.Model, lowered: Lowered, scheme: Scheme, cali
         raise QuantizeError(
             "a static scheme needs the sign of its activations", got=repr(scheme.activation), expected="'u8' or 's8'"
         )
+    fold_stride_into_channels(model, scheme)
     matmuls_to_gemm(model)
     chosen = plan(model, scheme)
     if not chosen.nodes:

@@ -13,16 +13,12 @@ _Content = tuple[tuple[str, str, tuple[int, ...], bytes], ...]
 class FeatureCache:
     """Keeps the outputs of stages for the last few distinct inputs of each candidate.
 
-    A camera gives one frame while a microphone gives ten chunks: the frame's features are then computed once. One
-    cache may serve several rungs, since entries belong to a candidate's hash. Not safe for concurrent calls; a
-    pipeline holds its lock while it uses it.
+    A camera gives one frame while a microphone gives ten chunks: the frame's features are then computed once. Entries
+    belong to a candidate's hash, so one cache may serve several rungs. Not safe for concurrent calls; a pipeline holds
+    its lock. `hits` counts runs that were answered from it, `misses` the others.
 
     Args:
         entries: inputs kept per candidate; 0 switches the cache off.
-
-    Attributes:
-        hits: runs that were answered from the cache.
-        misses: runs that were not.
     """
 
     def __init__(self, entries: int = 4) -> None:
@@ -36,12 +32,7 @@ class FeatureCache:
         self._kept.clear()
 
     def attach(self, session: Session, sha256: str) -> Session:
-        """Return a session that asks this cache first; the session itself if the cache is off.
-
-        Args:
-            session: of an encoder or a frontend.
-            sha256: the hash of the candidate's file.
-        """
+        """Return a session that asks this cache first (itself if that is off), by the hash of its file."""
         return CachedSession(session, self, sha256) if self.entries > 0 else session
 
     def run(self, session: Session, sha256: str, feeds: Mapping[str, Array]) -> dict[str, Array]:

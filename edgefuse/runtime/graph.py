@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgefuse.bundle.spec import Modality, Source, StageSpec, TensorSpec
+from edgefuse.bundle.spec import Modality, StageSpec
 from edgefuse.errors import InputError
 from edgefuse.runtime.backends.backend import Array, Session
 
@@ -34,16 +34,12 @@ class _Plan:
 
 
 class Graph:
-    """Runs stages over values keyed as `Source.key` spells them.
+    """Runs stages, in an order in which they can run, over values keyed as `Source.key` spells them.
 
-    A stage that belongs to an absent modality is skipped and its outputs are float32 zeros of the largest shape;
-    tensors of an absent modality that another stage asks for are zeros, too. A stage without a session is not run:
-    whoever needs its outputs finds them among the given values (features that were kept, states of a stream).
-
-    Args:
-        stages: all stages of the model, in an order in which they can run.
-        sessions: opened files by the stage's name, for some or all of the stages.
-        modalities: in the order of the columns of `present`.
+    A stage of an absent modality is skipped: its outputs are zeros of the largest shape, and so are the modality's
+    tensors where another stage asks for them. A stage without a session is not run: whoever needs its outputs finds
+    them among the given values (features that were kept, states of a stream). Modalities are in the order of the
+    columns of `present`.
     """
 
     def __init__(
@@ -56,10 +52,6 @@ class Graph:
 
     def run(self, values: Mapping[str, Array], present: Subset) -> dict[str, Array]:
         """Return the results of the stages that ran, by output name.
-
-        Args:
-            values: the tensors of the present modalities and the outputs of stages without a session.
-            present: the names of the modalities that are present.
 
         Raises:
             InputError: if a value that a stage needs is missing, or a name in `present` is unknown.
@@ -93,36 +85,36 @@ class Graph:
         unknown = set(present) - set(known)
         if unknown:
             raise InputError("unknown modalities", got=", ".join(sorted(unknown)), expected=" or ".join(known))
-        absent = set(known) - set(present)
         mask = np.array([[float(name in present) for name in known]], np.float32)
-        constants: dict[str, Array] = {"present": mask, **dict(self._absent_tensors(absent))}
+        constants = {"present": mask, **absent_values(m for m in self._modalities if m.name not in present)}
+        constants |= absent_features(s for s in self._stages if s.modality and s.modality not in present)
         steps: list[_Step] = []
         results: list[tuple[str, str]] = []
         for stage in self._stages:
-            outputs = tuple((port.tensor.name, _key(stage, port.tensor)) for port in stage.outputs)
-            if stage.modality in absent:
-                for port in stage.outputs:
-                    constants[_key(stage, port.tensor)] = np.zeros(port.tensor.max_shape, np.float32)
-            elif stage.name in self._sessions:
+            if stage.name in self._sessions and (not stage.modality or stage.modality in present):
                 inputs = tuple((port.tensor.name, port.source.key) for port in stage.inputs)
+                outputs = tuple((port.tensor.name, stage.key(port.tensor.name)) for port in stage.outputs)
                 steps.append(_Step(session=self._sessions[stage.name], inputs=inputs, outputs=outputs))
-                results += [
-                    (port.tensor.name, _key(stage, port.tensor)) for port in stage.outputs if port.kind == "result"
-                ]
+                results += [pair for pair, port in zip(outputs, stage.outputs, strict=True) if port.kind == "result"]
         for constant in constants.values():
             constant.setflags(write=False)  # shared by all runs of the plan
         plan = _Plan(constants=constants, steps=tuple(steps), results=tuple(results))
         self._plans[present] = plan
         return plan
 
-    def _absent_tensors(self, absent: set[str]) -> Iterator[tuple[str, Array]]:
-        for modality in self._modalities:
-            if modality.name in absent:
-                for tensor in modality.tensors:
-                    source = Source(kind="modality", owner=modality.name, tensor=tensor.name)
-                    yield source.key, np.zeros(tensor.max_shape, tensor.dtype)
-                yield Source(kind="length", owner=modality.name).key, np.zeros(1, np.int32)
+
+def absent_values(modalities: Iterable[Modality]) -> dict[str, Array]:
+    """Return what stands for the tensors and lengths of modalities that are absent, by key: zeros."""
+    values: dict[str, Array] = {}
+    for modality in modalities:
+        for tensor in modality.tensors:
+            values[f"{modality.name}.{tensor.name}"] = np.zeros(tensor.max_shape, tensor.dtype)
+        if modality.length:
+            values[f"{modality.name}.length"] = np.zeros(1, np.int32)
+    return values
 
 
-def _key(stage: StageSpec, tensor: TensorSpec) -> str:
-    return Source(kind="stage", owner=stage.name, tensor=tensor.name).key
+def absent_features(stages: Iterable[StageSpec]) -> dict[str, Array]:
+    """Return what stands for the outputs of stages whose modality is absent, by key: float32 zeros."""
+    ports = ((stage.key(port.tensor.name), port.tensor) for stage in stages for port in stage.outputs)
+    return {key: np.zeros(tensor.max_shape, np.float32) for key, tensor in ports}

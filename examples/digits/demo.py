@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from edgefuse.compiler.report import summary
+from edgefuse.compiler.report_schema import parse
 from edgefuse.datasets import digits
 
-HERE = Path(__file__).parent
+HERE = Path(os.path.relpath(Path(__file__).parent))
 BUNDLES = ("digits-onnx.edgefuse", "digits-tflite.edgefuse")
 HELD_OUT = (3, 1000, 1999)
 
@@ -52,6 +55,8 @@ def main() -> None:
     edgefuse("run", out / BUNDLES[0], "--audio", samples / f"{stem}.wav")
     for name in BUNDLES:
         edgefuse("bench", out / name)
+    report = parse(json.loads((out / "report.json").read_text(encoding="utf-8")))
+    print(f"\n{summary(report)}")
     print(f"\nreport: {out / 'report.html'} and {out / 'report.json'}; {time.monotonic() - started:.0f} s in all")
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from edgefuse.datasets import digits
 from edgefuse.datasets.digits import DigitItems
 from edgefuse.models.digits import build
-from edgefuse.models.training import (
+from edgefuse.models.digits.training import (
     Batch,
     Epoch,
     Prepare,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgefuse.bundle.decoding import decode
+from edgefuse.bundle.manifest import decode
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.errors import BundleError
 

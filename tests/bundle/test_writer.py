@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgefuse.bundle import publication
+from edgefuse.bundle import writer
 from edgefuse.bundle.manifest import Manifest
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.writer import write_bundle
@@ -100,7 +100,7 @@ def test_an_older_bundle_is_replaced(form: str, tmp_path: Path, manifest: Manife
 def test_a_folder_is_replaced_where_names_cannot_change_places(
     tmp_path: Path, manifest: Manifest, contents: Contents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publication, "_exchange", lambda a, b: False)
+    monkeypatch.setattr(writer, "_exchange", lambda a, b: False)
     test_an_older_bundle_is_replaced("bundle", tmp_path, manifest, contents)
 
 
@@ -179,7 +179,7 @@ def test_what_dead_runs_left_is_removed_and_nothing_else(
     kept = {f".{form}.tmp", ".other.0123456789abcdef.tmp", f"{form}.0123456789abcdef.tmp"}
     for name in kept:
         (tmp_path / name).touch()
-    with publication._sibling(tmp_path / form, folder=True) as alive:
+    with writer._sibling(tmp_path / form, folder=True) as alive:
         write_bundle(tmp_path / form, manifest, contents)
         assert {path.name for path in tmp_path.iterdir()} == kept | {form, alive.name}
 
@@ -210,7 +210,7 @@ def test_writers_at_once_leave_one_whole_bundle(
     form: str, exchange: bool, tmp_path: Path, manifest: Manifest, contents: Contents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not exchange:
-        monkeypatch.setattr(publication, "_exchange", lambda a, b: False)
+        monkeypatch.setattr(writer, "_exchange", lambda a, b: False)
 
     def write(number: int) -> str:
         return write_bundle(tmp_path / form, manifest, {**contents, "report.json": b"%d" % number})

@@ -15,7 +15,7 @@ import pytest
 from edgefuse.bundle.manifest import Manifest
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import MeasureError
-from edgefuse.measure import prepared
+from edgefuse.measure import rungs
 
 Cli = Callable[..., Any]
 
@@ -108,24 +108,24 @@ def test_prepare_measures_once_and_inspect_shows_it(cli: Cli, tiny_bundle: Path)
     assert cli("verify", tiny_bundle).returncode == 0, "the bundle itself is as it was"
 
 
-def test_figures_of_another_content_are_not_this_bundles(tiny_bundle: Path, tiny_figures: prepared.Entry) -> None:
-    prepared.write(tiny_bundle, "old", tiny_figures.machine, tiny_figures.figures)
-    assert prepared.read(tiny_bundle, "new") == ()
-    prepared.write(tiny_bundle, "new", tiny_figures.machine, tiny_figures.figures)
-    assert prepared.read(tiny_bundle, "old") == ()
-    assert len(prepared.read(tiny_bundle, "new")) == 1
+def test_figures_of_another_content_are_not_this_bundles(tiny_bundle: Path, tiny_figures: rungs.Entry) -> None:
+    rungs.write_prepared(tiny_bundle, "old", tiny_figures.machine, tiny_figures.figures)
+    assert rungs.read_prepared(tiny_bundle, "new") == ()
+    rungs.write_prepared(tiny_bundle, "new", tiny_figures.machine, tiny_figures.figures)
+    assert rungs.read_prepared(tiny_bundle, "old") == ()
+    assert len(rungs.read_prepared(tiny_bundle, "new")) == 1
 
 
-def test_machines_that_share_a_folder_keep_their_own_figures(tiny_bundle: Path, tiny_figures: prepared.Entry) -> None:
+def test_machines_that_share_a_folder_keep_their_own_figures(tiny_bundle: Path, tiny_figures: rungs.Entry) -> None:
     machine = tiny_figures.machine
     for threads in (1, 2, 1):
         other = msgspec.structs.replace(machine, threads=threads)
-        prepared.write(tiny_bundle, "d", other, tiny_figures.figures)
-    assert sorted(entry.machine.threads for entry in prepared.read(tiny_bundle, "d")) == [1, 2]
+        rungs.write_prepared(tiny_bundle, "d", other, tiny_figures.figures)
+    assert sorted(entry.machine.threads for entry in rungs.read_prepared(tiny_bundle, "d")) == [1, 2]
 
 
 def test_damaged_figures_are_one_sentence(cli: Cli, tiny_bundle: Path) -> None:
-    prepared.path_of(tiny_bundle).write_text("{")
+    rungs.prepared_path(tiny_bundle).write_text("{")
     done = cli("inspect", tiny_bundle)
     assert done.returncode == 2
     assert "tiny.prepared.json cannot be read" in done.stderr
@@ -133,21 +133,21 @@ def test_damaged_figures_are_one_sentence(cli: Cli, tiny_bundle: Path) -> None:
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(
-    tiny_bundle: Path, tiny_figures: prepared.Entry, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Path, tiny_figures: rungs.Entry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path, target: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(MeasureError, match=r"tiny\.prepared\.json: got No space left on device\. Fix: make the folder"):
-        prepared.write(tiny_bundle, "d", tiny_figures.machine, tiny_figures.figures)
+        rungs.write_prepared(tiny_bundle, "d", tiny_figures.machine, tiny_figures.figures)
     assert [path.name for path in tiny_bundle.parent.iterdir()] == ["tiny"]
 
 
 @pytest.fixture
-def tiny_figures() -> prepared.Entry:
+def tiny_figures() -> rungs.Entry:
     """Figures of some machine."""
     figure = {"runs": 64, "p50_ms": 1.5}
     machine = {"architecture": "a", "cpu": "c", "cores": 1, "features": [], "runtimes": {}, "threads": 1}
     entry = {"digest": "d", "machine": machine, "figures": {"float": figure | {"machine": machine}}}
-    return msgspec.convert(entry, prepared.Entry)
+    return msgspec.convert(entry, rungs.Entry)

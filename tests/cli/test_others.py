@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgefuse import cli as command_line
-from edgefuse.commands import demo
+from edgefuse.commands import models
 
 Cli = Callable[..., Any]
 SCRIPT = Path(sys.executable).with_name("edgefuse")
@@ -45,14 +45,14 @@ def test_demo_runs_the_script_of_the_example(tmp_path: Path, monkeypatch: pytest
     script = tmp_path / "digits" / "demo.py"
     script.parent.mkdir()
     script.write_text("import sys\nsys.exit(len(sys.argv) + 4)\n")
-    monkeypatch.setattr(demo, "_EXAMPLES", tmp_path)
+    monkeypatch.setattr(models, "EXAMPLES", tmp_path)
     assert command_line.main(["demo", "digits", "-o", "here"]) == 7
 
 
 def test_demo_needs_a_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "_EXAMPLES", tmp_path)
+    monkeypatch.setattr(models, "EXAMPLES", tmp_path)
     assert command_line.main(["demo", "digits"]) == 2
     assert "Fix: clone the repository" in capsys.readouterr().err
 

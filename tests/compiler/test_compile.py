@@ -18,7 +18,7 @@ from edgefuse.bundle.reader import open_bundle
 from edgefuse.compiler import compile
 from edgefuse.compiler.report_schema import parse
 from edgefuse.errors import DataError, EdgefuseError, ModelError, RecipeError
-from edgefuse.measure import golden
+from edgefuse.measure import agreement
 
 if TYPE_CHECKING:
     from tests.compiler.conftest import Compiled
@@ -34,7 +34,7 @@ def test_a_users_own_model_compiles_with_nothing_but_a_recipe(compiled: Compiled
     (bundle,) = compiled.result.bundles
     with open_bundle(bundle) as opened:
         assert [rung.name for rung in opened.manifest.rungs] == ["fastest", "smallest"]
-        assert all(result.ok for result in golden.check(opened))
+        assert all(result.ok for result in agreement.check(opened))
     with edgefuse.load(bundle) as pipeline:
         trace = np.random.default_rng(0).standard_normal((1, 9, 8)).astype(np.float32)
         picture = np.full((16, 16), 90, np.uint8)

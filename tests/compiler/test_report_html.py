@@ -404,7 +404,6 @@ def test_one_judged_combination_is_enough_for_a_plot() -> None:
         (report_html.decibels(float("inf")), "exact"),
         (report_html.tolerance({"absolute": 1e-4, "relative": 1e-4, "min_snr_db": None}), "≤ 1e-04 + 1e-04·max|y|"),
         (report_html.tolerance({"min_snr_db": 15.0}), "≥ 15 dB"),
-        (report_html.tolerance(0.5), "0.5"),
         (str(report_html.breakable("a_<b>")), "a_<wbr>&lt;b&gt;"),
     ],
 )

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgefuse.compiler import store
+from edgefuse.compiler import cache
 
 
 def test_ragged_samples_come_back(tmp_path: Path) -> None:
     samples = [
         {"a": np.arange(n, dtype=np.int32).reshape(1, n), "b": np.full((1, 2), n, np.float32)} for n in (3, 0, 5)
     ]
-    store.write(tmp_path, samples)
-    found = store.ArrayStore(tmp_path)
+    cache.write_arrays(tmp_path, samples)
+    found = cache.ArrayStore(tmp_path)
     assert len(found) == 3
     for index, sample in enumerate(samples):
         for key, value in sample.items():
@@ -26,9 +26,9 @@ def test_ragged_samples_come_back(tmp_path: Path) -> None:
 
 
 def test_samples_are_read_only(tmp_path: Path) -> None:
-    store.write(tmp_path, [{"a": np.zeros(4, np.float32)}])
+    cache.write_arrays(tmp_path, [{"a": np.zeros(4, np.float32)}])
     with pytest.raises(ValueError, match="read-only"):
-        store.ArrayStore(tmp_path)[0]["a"][0] = 1
+        cache.ArrayStore(tmp_path)[0]["a"][0] = 1
 
 
 def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path) -> None:
@@ -36,8 +36,8 @@ def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path) -> None
         folder = tmp_path / str(count)
         folder.mkdir()
         tracemalloc.start()
-        store.write(folder, ({"a": np.zeros(50_000, np.float32)} for _ in range(count)))
-        total = sum(float(sample["a"].sum()) for sample in map(store.ArrayStore(folder).__getitem__, range(count)))
+        cache.write_arrays(folder, ({"a": np.zeros(50_000, np.float32)} for _ in range(count)))
+        total = sum(float(sample["a"].sum()) for sample in map(cache.ArrayStore(folder).__getitem__, range(count)))
         _, found = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert total == 0

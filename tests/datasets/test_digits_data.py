@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgefuse.datasets import digit_speech, digit_text, digits
+from edgefuse.datasets import digits
+from edgefuse.datasets.digits import speech
+from edgefuse.datasets.digits import text as spelling
 from edgefuse.datasets.sample import Splits
 
 
@@ -36,7 +38,7 @@ def test_inputs_are_raw_and_in_range(splits: Splits) -> None:
     assert (image.shape, str(image.dtype)) == ((64, 64), "uint8")
     assert (audio.shape, str(audio.dtype)) == ((16_000,), "float32")
     assert 0.1 < float(np.abs(audio).max()) <= 1.0
-    assert 0 < len(text) <= digit_text.MAX_LENGTH
+    assert 0 < len(text) <= spelling.MAX_LENGTH
 
 
 def test_items_are_pure_functions_of_their_index(splits: Splits) -> None:
@@ -61,10 +63,10 @@ def test_pictures_and_voices_of_the_splits_are_disjoint() -> None:
     assert [len(pictures[split]) for split in digits.SPLITS[1:]] == [200, 500, 2000]
     for one, other in combinations(pictures.values(), 2):
         assert not one & other
-    for voices, others in combinations(digit_speech.VARIANTS.values(), 2):
+    for voices, others in combinations(speech.VARIANTS.values(), 2):
         assert not set(voices) & set(others)
-    heard = {accent for split in digits.SPLITS[:3] for accent in digit_speech.ACCENTS[split]}
-    assert set(digit_speech.ACCENTS["test"]) - heard == {"en-gb-x-gbclan", "en-029"}
+    heard = {accent for split in digits.SPLITS[:3] for accent in speech.ACCENTS[split]}
+    assert set(speech.ACCENTS["test"]) - heard == {"en-gb-x-gbclan", "en-029"}
 
 
 def test_every_split_is_balanced() -> None:
@@ -94,17 +96,17 @@ def test_files_hold_what_the_samples_hold(splits: Splits, tmp_path: Path) -> Non
 
 @given(st.integers(0, 9), st.integers(0, 8), st.integers(0, 2**32))
 def test_misspelled_words_keep_at_least_one_letter(digit: int, errors: int, seed: int) -> None:
-    for words in digit_text.WORDS.values():
-        assert digit_text.misspell(words[digit], errors, np.random.default_rng(seed))
+    for words in spelling.WORDS.values():
+        assert spelling.misspell(words[digit], errors, np.random.default_rng(seed))
 
 
 def test_tokenizer_ignores_case_and_knows_every_letter_of_every_word() -> None:
-    tokenizer = digit_text.tokenizer()
-    for words in digit_text.WORDS.values():
+    tokenizer = spelling.tokenizer()
+    for words in spelling.WORDS.values():
         for word in words:
             ids = tokenizer.encode(word).ids
             assert ids == tokenizer.encode(word.upper()).ids
             assert len(ids) == len(word)
             assert min(ids) > 1
-    assert tokenizer.get_vocab_size() == digit_text.vocabulary_size()
+    assert tokenizer.get_vocab_size() == spelling.vocabulary_size()
     assert tokenizer.encode("€").ids == [1]

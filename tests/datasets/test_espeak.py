@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgefuse.datasets.espeak import Utterance, synthesise
+from edgefuse.datasets.digits.espeak import Utterance, synthesise
 from edgefuse.errors import DataError
 
 

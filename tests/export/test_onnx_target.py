@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -61,8 +58,8 @@ def test_ports_keep_their_names(lowered: dict[str, Lowered]) -> None:
 
 def test_batch_norm_is_folded_and_nodes_are_named_after_modules(lowered: dict[str, Lowered]) -> None:
     graph = onnx.load_from_string(lowered["camera_encoder"].data).graph
-    assert [node.op_type for node in graph.node] == ["Conv", "Clip", "Conv", "ReduceMean"]
-    assert [node.name for node in graph.node][1:] == ["body.2/Clip", "body.3/Conv", "ReduceMean"]
+    assert [node.op_type for node in graph.node] == ["Conv", "Clip", "Conv", "GlobalAveragePool", "Flatten"]
+    assert [node.name for node in graph.node][1:] == ["body.2/Clip", "body.3/Conv", "GlobalAveragePool", "Flatten"]
 
 
 def test_files_hold_no_metadata_and_no_path(lowered: dict[str, Lowered]) -> None:
@@ -119,43 +116,16 @@ def test_a_branch_on_values_is_named() -> None:
         OnnxTarget().lower(one_stage(Branches(), (1, 3), 3))
 
 
-class Attends(nn.Module):
-    """Attention whose mask comes from the values: the steps whose first number is negative are hidden."""
-
-    def __init__(self, hidden: float) -> None:
+class Residual(nn.Module):
+    def __init__(self) -> None:
         super().__init__()
-        self.hidden = hidden
         self.norm = nn.LayerNorm(4)
 
     def forward(self, x: Tensor) -> Tensor:
-        mask = (x[:, :, 0] < 0).to(torch.float32) * self.hidden
-        weights = torch.softmax(torch.matmul(x, x.transpose(1, 2)) + mask.unsqueeze(1), dim=-1)
-        y: Tensor = self.norm(torch.matmul(weights, x) + x)
+        y: Tensor = self.norm(x + x.flip(1))
         return y[:, 0]
 
 
-def constants(data: bytes) -> Iterator[float]:
-    for tensor in onnx.load_from_string(data).graph.initializer:
-        yield from onnx.numpy_helper.to_array(tensor).astype(np.float64).ravel().tolist()
-
-
-def test_masks_are_softened_so_that_softmax_gives_no_denormals() -> None:
-    stage = one_stage(Attends(-1e4), (1, 6, 4), 4)
-    lowered = OnnxTarget().lower(stage)
-    assert -60.0 in set(constants(lowered.data))
-    assert min(constants(lowered.data)) == -60.0
-    for feeds in example_feeds(stage, count=3):
-        assert verify(stage, opened(lowered), feeds, Tolerance(absolute=1e-5, relative=0.0)).ok
-
-
-def test_a_large_constant_elsewhere_is_kept() -> None:
-    class Shift(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.softmax(x, dim=-1) + torch.tensor([-1e4, 0.0, 1.0])
-
-    assert min(constants(OnnxTarget().lower(one_stage(Shift(), (1, 3), 3)).data)) == -1e4
-
-
 def test_the_sum_before_a_layer_norm_is_not_fused() -> None:
-    graph = onnx.load_from_string(OnnxTarget().lower(one_stage(Attends(-1e4), (1, 6, 4), 4)).data).graph
+    graph = onnx.load_from_string(OnnxTarget().lower(one_stage(Residual(), (1, 6, 4), 4)).data).graph
     assert "Sum" in [node.op_type for node in graph.node]

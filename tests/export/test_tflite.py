@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from edgefuse.bundle.spec import Bounded, DType, Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.errors import ExportError
 from edgefuse.export.stage import Lowered, TorchStage
-from edgefuse.export.tflite import TfliteTarget
-from edgefuse.export.tflite_interface import unpack
-from edgefuse.models.layers import ConvNormAct, InvertedResidual, TransformerBlock
+from edgefuse.export.tflite import TfliteTarget, unpack
+from edgefuse.models.digits.layers import ConvNormAct, InvertedResidual, TransformerBlock
 from edgefuse.runtime.backends.backend import Array, SessionOptions
 from edgefuse.runtime.backends.tflite import TfliteBackend
 

@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 
 from edgefuse.errors import MeasureError
 from edgefuse.measure import statistics
-from edgefuse.measure.statistics import Floats, Interval, bootstrap, paired_drop, percentile
+from edgefuse.measure.statistics import Floats, bootstrap, paired_drop, percentile
 
 
 @pytest.mark.parametrize(("fraction", "runs"), [(0.5, 11), (0.9, 64), (0.95, 130), (0.99, 662), (0.999, 6636)])
 def test_a_percentile_needs_as_many_runs_as_in_mlperf(fraction: float, runs: int) -> None:
-    assert statistics.minimum_runs(fraction) == runs
     assert percentile(np.arange(runs - 1.0), fraction) is None
     assert percentile(np.arange(float(runs)), fraction) == runs - 1
 
@@ -57,11 +56,6 @@ def test_blocks_widen_the_interval_of_an_autocorrelated_series() -> None:
 def test_independent_and_constant_series_need_no_blocks() -> None:
     assert statistics.block_length(np.random.default_rng(6).random(500)) == 1
     assert statistics.block_length(np.ones(500)) == 1
-
-
-def test_intervals_overlap_where_they_share_a_point() -> None:
-    assert Interval(1, 0, 2).overlaps(Interval(3, 2, 4))
-    assert not Interval(1, 0, 2).overlaps(Interval(3, 2.1, 4))
 
 
 def test_no_disagreement_is_not_certainty() -> None:

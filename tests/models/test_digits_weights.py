@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from edgefuse.datasets import digits as data
 from edgefuse.errors import DataError
 from edgefuse.models import digits
-from edgefuse.models.training import Preprocess, accuracy_by_subset, collate
+from edgefuse.models.digits.model import AudioEncoder
+from edgefuse.models.digits.training import Preprocess, accuracy_by_subset, collate
 
 FOLDER = Path(__file__).parents[2] / "examples" / "digits"
 
@@ -34,6 +36,19 @@ def test_weights_reach_the_recorded_accuracy_on_part_of_the_test_split() -> None
     found = accuracy_by_subset(model, [collate(data.load().test[:200], Preprocess(model))])
     for subset, recorded in record["test"].items():
         assert found[subset] == pytest.approx(recorded, abs=0.09)
+
+
+def test_trained_attention_looks_at_the_past_only() -> None:
+    model = digits.build(FOLDER / "digits.safetensors")
+    encoder = model.encoders["audio"]
+    assert isinstance(encoder, AudioEncoder)
+    clips = torch.stack([torch.from_numpy(np.asarray(sample.inputs["audio"])) for sample in data.load().test[:64]])
+    with torch.inference_mode():
+        frames = encoder.get_submodule("frontend")(clips)
+        changed = frames.clone()
+        changed[:, 30:] = frames[:, 30:].flip(0)
+        before, after = (encoder.states(x)[:, :30] for x in (frames, changed))
+    torch.testing.assert_close(before, after, rtol=0, atol=1e-5)
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from edgefuse.bundle import spec
 from edgefuse.datasets.sample import Sample
 from edgefuse.errors import DataError
+from edgefuse.models.digits.training import TrainSettings, collate, fit, make_deterministic
 from edgefuse.models.fusion import FusionModel
-from edgefuse.models.training import TrainSettings, collate, fit, make_deterministic
 
 SETTINGS = TrainSettings(epochs=4, epoch_items=64, batch=16, learning_rate=0.02, patience=1, max_epochs=8, threads=1)
 

@@ -1,4 +1,4 @@
-"""Two float ONNX files: a small CNN with a residual, and a transformer layer over a bounded number of tokens."""
+"""A small CNN with a residual, a network over a bounded number of tokens, and a transformer layer over six."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from edgefuse.bundle import spec
 from edgefuse.export.onnx import OnnxTarget
 from edgefuse.export.split import split
 from edgefuse.export.stage import Lowered, TorchStage
+from edgefuse.models.digits.layers import TransformerBlock
 
 
 class Cnn(nn.Module):
@@ -59,6 +60,28 @@ class Tokens(nn.Module):
         x = x + self.narrow(torch.relu(self.wide(self.norm(x))))
         y: Tensor = x[:, 0]
         return y
+
+
+class Layer(nn.Module):
+    spec = spec.ModelSpec(
+        name="layer",
+        modalities=(spec.tensor("x", shape=(1, 6, 64)),),
+        outputs=(spec.EmbeddingOutput(size=64),),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = TransformerBlock(64, 4, 128)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.block(x, torch.zeros(6, 6))
+        return y[:, 0]
+
+
+@pytest.fixture(scope="session")
+def layer_stage() -> TorchStage:
+    torch.manual_seed(0)
+    return split(Layer().eval())[0]
 
 
 @pytest.fixture(scope="session")

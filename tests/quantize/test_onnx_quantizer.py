@@ -13,6 +13,7 @@ import pytest
 from edgefuse.bundle.manifest import Scheme, Tolerance
 from edgefuse.bundle.spec import Role, StageSpec
 from edgefuse.errors import QuantizeError
+from edgefuse.export.onnx import OnnxTarget
 from edgefuse.export.split import example_feeds
 from edgefuse.export.stage import Feeds, FeedSource, Lowered, TorchStage
 from edgefuse.export.verify import verify
@@ -84,6 +85,22 @@ def test_linear_layers_become_int8_with_their_bias(tokens_stage: TorchStage, tok
     assert operators["LayerNormalization"] == 1
 
 
+def test_a_transformer_layer_is_reshaped_around_attention_only(layer_stage: TorchStage) -> None:
+    quantized = OnnxQuantizer().apply(OnnxTarget().lower(layer_stage), STATIC_U8, calibration(layer_stage))
+    operators = [node.op_type for node in onnx.load_from_string(quantized.data).graph.node]
+    operators = [operator for operator in operators if operator not in ("QuantizeLinear", "DequantizeLinear")]
+    layer = ["Add", "LayerNormalization", "Gemm", "Relu", "Gemm", "Add", "Reshape"]
+    assert any(operators[start : start + len(layer)] == layer for start in range(len(operators)))
+    assert snr_db(layer_stage, quantized) > 25.0
+
+
+@pytest.mark.parametrize("scheme", ALL, ids=lambda scheme: scheme.id)
+def test_a_file_holds_nothing_that_is_not_used(tokens_stage: TorchStage, tokens: Lowered, scheme: Scheme) -> None:
+    graph = onnx.load_from_string(OnnxQuantizer().apply(tokens, scheme, calibration(tokens_stage)).data).graph
+    used = {name for node in graph.node for name in node.input}
+    assert {tensor.name for tensor in graph.initializer} <= used
+
+
 def test_dynamic_products_take_the_fast_path(tokens: Lowered, tmp_path: Path) -> None:
     operators = optimised(OnnxQuantizer().apply(tokens, DYNAMIC, never), tmp_path)
     assert operators["DynamicQuantizeMatMul"] == 3
@@ -122,7 +139,7 @@ def test_calibration_without_samples_is_an_error(cnn: Lowered) -> None:
 
 def test_calibration_with_nan_is_an_error(cnn: Lowered) -> None:
     broken = {"x_values": np.full((1, 3, 32, 32), np.nan, np.float32)}
-    with pytest.raises(QuantizeError, match="not finite in 'x_values'"):
+    with pytest.raises(QuantizeError, match="not finite in 'x_values/blocks'"):
         OnnxQuantizer().apply(cnn, STATIC_U8, lambda: iter([broken]))
 
 

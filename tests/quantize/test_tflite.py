@@ -17,12 +17,10 @@ from edgefuse.bundle.manifest import Scheme
 from edgefuse.bundle.spec import DType, Role, Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.errors import QuantizeError
 from edgefuse.export.stage import Feeds, FeedSource, Lowered, TorchStage
-from edgefuse.export.tflite import TfliteTarget
-from edgefuse.export.tflite_interface import unpack
-from edgefuse.models.layers import ConvNormAct, InvertedResidual, TransformerBlock
-from edgefuse.quantize.tflite import TfliteQuantizer
-from edgefuse.quantize.tflite_calibration import calibrate
-from edgefuse.quantize.tflite_graph import TfliteGraph
+from edgefuse.export.tflite import TfliteTarget, unpack
+from edgefuse.models.digits.layers import ConvNormAct, InvertedResidual, TransformerBlock
+from edgefuse.quantize.tflite import TfliteQuantizer, calibrate
+from edgefuse.quantize.tflite_selection import TfliteGraph
 from edgefuse.runtime.backends.backend import Array, SessionOptions
 from edgefuse.runtime.backends.tflite import TfliteBackend
 

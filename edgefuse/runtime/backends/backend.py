@@ -1,15 +1,16 @@
-"""The protocol of a backend: how a stage's file is opened and run on a device."""
+"""The protocol of a backend, how a stage's file is opened and run on a device, and what all backends share: ports."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from edgefuse.bundle.manifest import Binding
+from edgefuse.errors import BackendError, InputError
 
 Array: TypeAlias = npt.NDArray[np.generic]
 
@@ -48,3 +49,82 @@ class Backend(Protocol):
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the runtime, by distribution name."""
+
+
+class InputPorts:
+    """Turns feeds by port into arrays by tensor name.
+
+    A feed that has the type and shape of its binding costs two comparisons. One that is smaller than a fixed size of
+    the file (after the batch) is padded with zeros: that is how a variable input runs in a file of fixed shapes. Sizes
+    of -1 in a binding take anything.
+    """
+
+    def __init__(self, bindings: tuple[Binding, ...]) -> None:
+        self._plan = [(b.port, b.tensor, np.dtype(b.dtype), b.shape) for b in bindings]
+
+    def arrange(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the arrays by the names that the file gives them.
+
+        Raises:
+            InputError: if a feed is missing or unknown, or has the wrong type or shape.
+        """
+        if len(feeds) != len(self._plan):
+            raise self._wrong_names(feeds)
+        arranged: dict[str, Array] = {}
+        for port, tensor, dtype, shape in self._plan:
+            value = feeds.get(port)
+            if value is None:
+                raise self._wrong_names(feeds)
+            if value.shape != shape or value.dtype != dtype:
+                value = _fit(port, value, dtype, shape)
+            arranged[tensor] = value
+        return arranged
+
+    def _wrong_names(self, feeds: Mapping[str, Array]) -> InputError:
+        expected = ", ".join(port for port, *_ in self._plan)
+        return InputError("the feeds of a stage do not match its inputs", got=", ".join(feeds), expected=expected)
+
+
+def _fit(port: str, value: Array, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Array:
+    """Return the value padded to the fixed sizes of a shape, or say why that is impossible."""
+    if value.dtype != dtype:
+        raise InputError(f"the input '{port}' has the wrong type", got=value.dtype, expected=dtype)
+    target = tuple(
+        size if wanted < 0 else wanted for size, wanted in zip(value.shape, shape, strict=False)
+    )  # a shape of another rank is refused below
+    fits = len(value.shape) == len(shape) and all(
+        size == wanted or (axis > 0 and size < wanted)
+        for axis, (size, wanted) in enumerate(zip(value.shape, target, strict=True))
+    )
+    if not fits:
+        raise InputError(
+            f"the input '{port}' has the wrong shape", got=list(value.shape), expected=f"{list(shape)} (-1 is any size)"
+        )
+    return value if value.shape == target else padded(value, target)
+
+
+def padded(value: npt.NDArray[np.generic], shape: tuple[int, ...]) -> Array:
+    """Return a copy of a value in the first corner of zeros of a larger shape."""
+    zeros = np.zeros(shape, value.dtype)
+    zeros[tuple(slice(size) for size in value.shape)] = value
+    return zeros
+
+
+def check_tensors(kind: Literal["input", "output"], found: Collection[str], bindings: tuple[Binding, ...]) -> None:
+    """Check that a file has the tensors that bindings name and, as inputs, no others.
+
+    Raises:
+        BackendError: if it does not.
+    """
+    named = {binding.tensor for binding in bindings}
+    if named - set(found) or (kind == "input" and set(found) - named):
+        raise BackendError(
+            f"the {kind}s of a stage file do not match the manifest",
+            got=", ".join(sorted(found)) or "none",
+            expected=", ".join(sorted(named)),
+        )
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what a runtime says, which is the part for people."""
+    return str(error).strip().split("\n", 1)[0].rstrip(".")

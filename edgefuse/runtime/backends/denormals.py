@@ -4,7 +4,7 @@ Masked attention leaves weights such as exp(-100) behind its softmax. x86 comput
 times slower (measured in ONNX Runtime: 145 instead of 13 microseconds for one product of weights and values). XNNPACK
 flushes them by itself. ONNX Runtime can, too, but in the thread that opens the first session alone, and for good:
 everything that this thread computes afterwards is flushed, the user's numbers as well. Here the calling thread's
-floating-point environment is changed before a call and restored after it; threads that a runtime starts inside inherit it.
+floating-point environment is changed before a call and restored after it; threads that a runtime starts inherit it.
 
 The environment is `fenv_t` of the C library. Where its layout is not known, nothing is flushed.
 """

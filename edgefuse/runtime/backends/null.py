@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgefuse.bundle.manifest import Binding
-from edgefuse.runtime.backends.backend import Array, Session, SessionOptions
-from edgefuse.runtime.backends.ports import InputPorts
+from edgefuse.runtime.backends.backend import Array, InputPorts, Session, SessionOptions
 
 
 class NullBackend:

@@ -9,9 +9,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
 from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import BackendError
-from edgefuse.runtime.backends.backend import Array, Session, SessionOptions
+from edgefuse.runtime.backends.backend import Array, InputPorts, Session, SessionOptions, check_tensors, first_line
 from edgefuse.runtime.backends.denormals import Flushed
-from edgefuse.runtime.backends.ports import InputPorts, check_tensors, first_line
 
 # ONNX Runtime's errors have no common base below Exception.
 _ERRORS: tuple[type[Exception], ...] = (

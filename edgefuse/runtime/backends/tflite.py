@@ -10,8 +10,7 @@ import numpy as np
 
 from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import BackendError
-from edgefuse.runtime.backends.backend import Array, Session, SessionOptions
-from edgefuse.runtime.backends.ports import InputPorts, check_tensors, first_line
+from edgefuse.runtime.backends.backend import Array, InputPorts, Session, SessionOptions, check_tensors, first_line
 
 try:
     from ai_edge_litert.interpreter import Interpreter

@@ -1,4 +1,4 @@
-"""Arrays as they are, after a check."""
+"""Arrays as they are, after a check, and how many steps a tensor takes along an axis."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.bundle.spec import Dim, Modality, TensorSpec, largest
+from edgefuse.bundle.spec import Bounded, Bucketed, Dim, Modality, TensorSpec, largest
 from edgefuse.errors import InputError
-from edgefuse.runtime.backends.backend import Array
-from edgefuse.runtime.preprocess.sizes import delivered, fill
+from edgefuse.runtime.backends.backend import Array, padded
 
 
 class TensorReader:
@@ -88,3 +87,30 @@ def _spelled(tensor: TensorSpec, length: bool) -> str:
         for axis, dim in enumerate(tensor.shape)
     ]
     return f"[{', '.join(sizes)}]"
+
+
+def delivered(dim: Dim, steps: int) -> int:
+    """Return the size that a dimension takes for a number of valid steps that does not exceed its largest.
+
+    A fixed dimension is filled up, a bounded one keeps the steps, a bucketed one takes the smallest bucket that holds
+    them.
+    """
+    if isinstance(dim, Bounded):
+        return steps
+    if isinstance(dim, Bucketed):
+        return next(size for size in dim.sizes if size >= steps)
+    return dim
+
+
+def with_length(name: str, key: str, value: npt.NDArray[np.generic], steps: int, length: bool) -> dict[str, Array]:
+    """Return a modality's tensor under its key, with `length` (int32 [1]) if the modality has one."""
+    if not length:
+        return {key: value}
+    return {key: value, f"{name}.length": np.array([steps], np.int32)}
+
+
+def fill(value: npt.NDArray[np.generic], size: int, axis: int = 1) -> Array:
+    """Return the value padded with zeros to a size along an axis; itself if it has that size."""
+    if value.shape[axis] == size:
+        return value
+    return padded(value, (*value.shape[:axis], size, *value.shape[axis + 1 :]))

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefuse.bundle.spec import Modality, TextPreprocess
-from edgefuse.errors import BundleError, InputError, MissingExtraError
+from edgefuse.errors import BundleError, InputError, needing
 from edgefuse.runtime.backends.backend import Array
-from edgefuse.runtime.preprocess.sizes import delivered, with_length
+from edgefuse.runtime.preprocess.tensor import delivered, with_length
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -81,10 +81,8 @@ class TextReader:
 
     def _opened(self) -> Tokenizer:
         """Open the tokenizer when a text first needs it, and let its file's bytes go."""
-        try:
+        with needing("tokenising text", extra="media"):
             from tokenizers import Tokenizer
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("tokenising text", extra="media", module="tokenizers") from error
         try:
             tokenizer = Tokenizer.from_str(self._tokenizer_json.decode())
         except Exception as error:  # tokenizers raises plain `Exception`

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.datasets.digit_text import WORDS
-from edgefuse.datasets.espeak import SAMPLE_RATE_HZ, Utterance, synthesise
+from edgefuse.datasets.digits.espeak import SAMPLE_RATE_HZ, Utterance, synthesise
+from edgefuse.datasets.digits.text import WORDS
 
 SAMPLES = SAMPLE_RATE_HZ  # one second
 Pcm = npt.NDArray[np.float32]

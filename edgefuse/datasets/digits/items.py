@@ -24,11 +24,11 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from edgefuse.datasets import digit_images, digit_speech, digit_text
-from edgefuse.datasets.digit_images import Degradation
-from edgefuse.datasets.digit_speech import Clips
-from edgefuse.datasets.espeak import SAMPLE_RATE_HZ
-from edgefuse.datasets.packages import cache_folder
+from edgefuse.datasets.digits import images, speech, text
+from edgefuse.datasets.digits.espeak import SAMPLE_RATE_HZ
+from edgefuse.datasets.digits.images import Degradation
+from edgefuse.datasets.digits.packages import cache_folder
+from edgefuse.datasets.digits.speech import Clips
 from edgefuse.datasets.sample import RawInput, Sample, Splits
 from edgefuse.errors import DataError
 
@@ -119,18 +119,18 @@ class DigitItems(Sequence[Sample]):
         picture = self._pool.pictures[index % len(self._pool.pictures)]
         rng = self._rng(index, 0)
         mild = self.split == "train" and rng.random() < self._settings.mild_share
-        return digit_images.render(picture, rng, self._settings.mild if mild else self._settings.degradation)
+        return images.render(picture, rng, self._settings.mild if mild else self._settings.degradation)
 
     def audio(self, index: int) -> npt.NDArray[np.float32]:
         """Return the sound of an item, float32 [16000]."""
         rng = self._rng(index, 1)
         said = self._said[self.target(index)]
         clip = self._pool.clips.clip(int(said[rng.integers(len(said))]))
-        return digit_speech.record(clip, rng, snr_db=self._settings.snr_db)
+        return speech.record(clip, rng, snr_db=self._settings.snr_db)
 
     def text(self, index: int) -> str:
         """Return the text of an item."""
-        return digit_text.write(self.target(index), self._rng(index, 2), mean_errors=self._settings.typing_errors)
+        return text.write(self.target(index), self._rng(index, 2), mean_errors=self._settings.typing_errors)
 
     def _rng(self, index: int, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self._settings.seed, SPLITS.index(self.split), purpose, index])
@@ -172,7 +172,7 @@ def part_digest(part: DigitItems) -> str:
 def pool(split: str, settings: Settings = DEFAULT) -> Pool:
     """Return the clean material of a split, from the cache where it is there."""
     material = (settings.version, settings.seed, settings.pictures, settings.takes)
-    decisive = (split, material, digit_speech.VARIANTS, digit_speech.ACCENTS, version("espeakng-loader"))
+    decisive = (split, material, speech.VARIANTS, speech.ACCENTS, version("espeakng-loader"))
     name = hashlib.sha256(repr(decisive).encode()).hexdigest()
     path = cache_folder() / "digits" / f"{split}-{name}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -194,9 +194,9 @@ def _save(path: Path, made: Pool) -> None:
 
 def _make_pool(split: str, settings: Settings) -> Pool:
     place = SPLITS.index(split)
-    pictures, digits = digit_images.pictures()
+    pictures, digits = images.pictures()
     chosen = _share(digits, settings)[place]
-    clips = digit_speech.speak(split, takes=settings.takes[place], seed=settings.seed + place)
+    clips = speech.speak(split, takes=settings.takes[place], seed=settings.seed + place)
     return Pool(pictures=pictures[chosen], digits=digits[chosen], clips=clips)
 
 

@@ -69,7 +69,7 @@ def synthesise(utterances: Sequence[Utterance]) -> list[npt.NDArray[np.int16]]:
                 got=f"'{utterance.variant}'",
                 expected=f"a variant other than {', '.join(sorted(UNSTABLE_VARIANTS))}",
             )
-    command = [sys.executable, "-m", "edgefuse.datasets.espeak"]
+    command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
     request = json.dumps([asdict(utterance) for utterance in utterances]).encode()
     done = subprocess.run(command, input=request, capture_output=True, check=False)
     if done.returncode != 0:
@@ -139,13 +139,9 @@ def _trim(pcm: npt.NDArray[np.float32], floor: float = 0.01) -> npt.NDArray[np.i
     return np.asarray(np.clip(np.rint(scaled * 32767), -32768, 32767), dtype=np.int16)
 
 
-def _serve() -> None:
+def serve() -> None:
     """Read utterances as JSON from stdin and write their samples as .npz to stdout."""
     clips = _speak_all([Utterance(**fields) for fields in json.load(sys.stdin)])
     reply = io.BytesIO()
     np.savez(reply, lengths=np.array([clip.size for clip in clips], np.int64), pcm=np.concatenate(clips))
     sys.stdout.buffer.write(reply.getvalue())
-
-
-if __name__ == "__main__":
-    _serve()

@@ -1,11 +1,9 @@
-"""The single-file form of a bundle: a zip with stored members only, read strictly and written canonically.
+"""The two forms of a bundle: a folder, and a single file, both read strictly.
 
-Python's `zipfile` reads what it can: it trusts the central directory alone, and accepts prefixed data, overlapping
-members and several end records. Two readers may then see two bundles in one file. This module accepts only archives
-that have one reading: members tile the file from its first byte, in any order, followed by the central directory and
-the end record, and each local header agrees with its entry in the directory.
-
-The format is section 4 of PKWARE's APPNOTE.TXT 6.3.10.
+The file is a zip with stored members only. Python's `zipfile` trusts the central directory alone and accepts prefixed
+data, overlapping members and several end records, so two readers may see two bundles in one file. Only archives with
+one reading are accepted here: members tile the file from its first byte, then come the central directory and the end
+record, and each local header agrees with its entry. The format is section 4 of PKWARE's APPNOTE.TXT 6.3.10.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from edgefuse.bundle.layout import (
     MAX_BUNDLE_BYTES,
     MAX_FILES,
     MAX_PATH_CHARACTERS,
+    MAX_PATH_SEGMENTS,
     check_path,
     check_paths,
     check_size,
@@ -83,10 +82,7 @@ class _Member(NamedTuple):
 
 
 def pack(contents: Mapping[str, bytes]) -> Iterator[bytes]:
-    """Yield the bytes of an archive: members in order of name, dated 1980-01-01, mode 0644, no comments.
-
-    The same contents give the same bytes, whatever the version of Python or zlib.
-    """
+    """Yield the bytes of an archive, the same for the same contents: sorted, dated 1980-01-01, mode 0644."""
     directory: list[bytes] = []
     offset = 0
     for name, data in sorted(contents.items()):
@@ -105,12 +101,7 @@ def pack(contents: Mapping[str, bytes]) -> Iterator[bytes]:
 class Archive:
     """An opened archive whose structure has been checked; its members' bytes have not.
 
-    Args:
-        path: the file. It stays open until `close`, so replacing it does not disturb a reader.
-
-    Attributes:
-        sizes: size in bytes by member.
-        size_bytes: of the whole file.
+    The file stays open until `close`, so replacing it does not disturb a reader. `sizes` has the bytes of each member.
 
     Raises:
         BundleError: the file is not an archive with exactly one reading.
@@ -141,11 +132,7 @@ class Archive:
 
 
 def read_exactly(fd: int, size_bytes: int, offset: int, name: str) -> bytes:
-    """Return `size_bytes` bytes of a file from an offset on.
-
-    Raises:
-        BundleError: the file ends before.
-    """
+    """Return `size_bytes` bytes of a file from an offset on, or raise `BundleError` if it ends before."""
     chunks: list[bytes] = []
     missing = size_bytes
     while missing:
@@ -270,3 +257,88 @@ def _check_local_header(fd: int, member: _Member) -> None:
     same = tuple(shared) == member.entry.shared and header[_LOCAL.size :] == member.name.encode("ascii")
     if signature != _LOCAL_SIGNATURE or not same:
         raise BundleError(f"the local header of '{member.name}' differs from the central directory")
+
+
+class Folder:
+    """An opened folder of which every entry has been looked at; the files' bytes have not.
+
+    Files are opened relative to the folder's descriptor, segment by segment, without following symbolic links, so that
+    a link in the bundle, or one that appears later, leads nowhere. `sizes` has the bytes of each file.
+
+    Raises:
+        BundleError: something in it is not a regular file, or there is too much of it.
+        OSError: something cannot be opened or read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.sizes: dict[str, int] = {}
+        self._entries = 0
+        try:
+            self._scan(self._fd, "")
+            check_paths(self.sizes)
+            self.size_bytes = self._checked_size()
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a file, or raise `BundleError` if its size is no longer what it was at the start."""
+        fd = self._open(name)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or status.st_size != self.sizes[name]:
+                raise BundleError(f"'{name}' has changed while the bundle was open")
+            return read_exactly(fd, status.st_size, 0, name)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close the folder."""
+        os.close(self._fd)
+
+    def _checked_size(self) -> int:
+        total = sum(self.sizes.values())
+        if total > MAX_BUNDLE_BYTES:
+            raise BundleError("the files are too large", got=f"{total} bytes", expected=f"at most {MAX_BUNDLE_BYTES}")
+        return total
+
+    def _scan(self, folder_fd: int, prefix: str) -> None:
+        """Note the files of a folder and of those under it; `prefix` is empty or ends with a slash."""
+        if prefix.count("/") >= MAX_PATH_SEGMENTS:
+            raise BundleError(f"the folder '{prefix}' is too deep", expected=f"at most {MAX_PATH_SEGMENTS} levels")
+        with os.scandir(folder_fd) as entries:
+            for entry in entries:
+                self._entries += 1
+                if self._entries > MAX_FILES + MAX_PATH_SEGMENTS:
+                    raise BundleError("there are too many files", expected=f"at most {MAX_FILES}")
+                self._note(entry, folder_fd, prefix)
+
+    def _note(self, entry: os.DirEntry[str], folder_fd: int, prefix: str) -> None:
+        path = prefix + entry.name
+        status = entry.stat(follow_symlinks=False)
+        if stat.S_ISREG(status.st_mode):
+            check_size(path, status.st_size)
+            self.sizes[path] = status.st_size
+        elif stat.S_ISDIR(status.st_mode):
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(entry.name, flags, dir_fd=folder_fd)
+            try:
+                self._scan(fd, path + "/")
+            finally:
+                os.close(fd)
+        else:
+            kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a regular file"
+            raise BundleError(f"{path!a} is {kind}", expected="regular files and folders alone")
+
+    def _open(self, name: str) -> int:
+        """Open a file segment by segment, following no link."""
+        *folders, last = name.split("/")
+        fd = os.dup(self._fd)
+        for segment, kind in [*((folder, os.O_DIRECTORY) for folder in folders), (last, os.O_NONBLOCK)]:
+            try:
+                inner = os.open(segment, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind, dir_fd=fd)
+            finally:
+                os.close(fd)
+            fd = inner
+        return fd

@@ -15,10 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from edgefuse.bundle import spec
-from edgefuse.datasets.digit_text import MAX_LENGTH, tokenizer, vocabulary_size
+from edgefuse.datasets.digits.text import MAX_LENGTH, tokenizer, vocabulary_size
 from edgefuse.errors import DataError
-from edgefuse.models.fusion import FusionModel
-from edgefuse.models.layers import (
+from edgefuse.models.digits.layers import (
     MASKED,
     CausalConv,
     ConvNormAct,
@@ -27,6 +26,7 @@ from edgefuse.models.layers import (
     LogMelFrontend,
     TransformerBlock,
 )
+from edgefuse.models.fusion import FusionModel
 
 WIDTH = 192
 CLASSES = 10
@@ -90,11 +90,15 @@ class AudioEncoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Encode what the frontend gives."""
+        y: Tensor = self.head(self.norm(self.states(frames)).mean(dim=1))
+        return y
+
+    def states(self, frames: Tensor) -> Tensor:
+        """Return a state per frame, [B, 49, 192], that depends on this frame and the ones before it."""
         x: Tensor = self.convolutions(frames.transpose(1, 2)).transpose(1, 2)
         for block in self.blocks:
             x = block(x, self.mask)
-        y: Tensor = self.head(self.norm(x).mean(dim=1))
-        return y
+        return x
 
 
 class TextEncoder(nn.Module):

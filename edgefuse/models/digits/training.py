@@ -49,7 +49,7 @@ class TrainSettings:
         seed: of the initial weights and the order of samples.
     """
 
-    epochs: int = 20
+    epochs: int = 15
     epoch_items: int = 4600
     batch: int = 64
     learning_rate: float = 1.8e-3

@@ -1,0 +1,5 @@
+"""The data set of the reference model `digits`, for use in a source checkout: it is not in the wheel."""
+
+from edgefuse.datasets.digits.items import SPLITS, DigitItems, Settings, export_files, items, load, pool
+
+__all__ = ["SPLITS", "DigitItems", "Settings", "export_files", "items", "load", "pool"]

@@ -1,0 +1,74 @@
+"""Packed attention is cut into heads in the form that ONNX Runtime runs without copies; anything else stays."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgefuse.bundle import spec
+from edgefuse.bundle.manifest import Tolerance
+from edgefuse.export.onnx import OnnxTarget
+from edgefuse.export.split import example_feeds, split
+from edgefuse.export.stage import Lowered, TorchStage
+from edgefuse.export.verify import verify
+from edgefuse.models.digits.layers import Attention
+from edgefuse.registry import create
+from edgefuse.runtime.backends.backend import SessionOptions
+
+WIDTH, HEADS = 16, 4
+
+
+class Attends(nn.Module):
+    """Self-attention over steps, the last of which are hidden; `length` makes the steps dynamic."""
+
+    def __init__(self, steps: spec.Dim) -> None:
+        super().__init__()
+        shape = (1, steps, WIDTH)
+        self.spec = spec.ModelSpec(
+            name="attends", modalities=(spec.tensor("x", shape=shape),), outputs=(spec.EmbeddingOutput(size=WIDTH),)
+        )
+        torch.manual_seed(0)
+        self.attention = Attention(WIDTH, HEADS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = (x[:, :, 0] < 0).to(torch.float32)[:, None, None] * -100.0
+        y: Tensor = self.attention(x, mask)
+        return y[:, 0]
+
+
+class TwoParts(Attends):
+    """Queries that are keys, too: two parts in place of three."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.reshape(1, x.shape[1], 2, HEADS, 2).permute(2, 0, 3, 1, 4)
+        y = torch.softmax(parts[0] @ parts[0].transpose(-1, -2), dim=-1) @ parts[1]
+        return torch.cat([y[:, :, 0].flatten(1)] * 2, dim=1)
+
+
+def stage_of(module: nn.Module) -> TorchStage:
+    return split(module.eval())[0]
+
+
+def kinds(lowered: Lowered) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load_from_string(lowered.data).graph.node)
+
+
+@pytest.mark.parametrize("steps", [6, spec.Bounded(max=9)], ids=["fixed", "bounded"])
+def test_heads_are_split_once_and_answers_stay(steps: spec.Dim) -> None:
+    stage = stage_of(Attends(steps))
+    lowered = OnnxTarget().lower(stage)
+    if isinstance(steps, int):
+        assert kinds(lowered)["Split"] == 1
+        assert kinds(lowered)["Gather"] <= 2  # what the mask and the last line take
+    session = create("backends", "onnx").open(lowered.data, lowered.inputs, lowered.outputs, SessionOptions())
+    for feeds in example_feeds(stage, count=4, seed=3):
+        assert verify(stage, session, feeds, Tolerance(absolute=1e-5, relative=0.0)).ok
+
+
+def test_another_number_of_parts_is_left_alone() -> None:
+    lowered = OnnxTarget().lower(stage_of(TwoParts(6)))
+    assert kinds(lowered)["Split"] == 0

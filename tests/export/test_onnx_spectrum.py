@@ -1,0 +1,115 @@
+"""Log-mel frontends compute a factored Fourier transform; convolutions that are none stay convolutions."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from edgefuse.bundle import spec
+from edgefuse.bundle.manifest import Tolerance
+from edgefuse.export.onnx import OnnxTarget
+from edgefuse.export.onnx_spectrum import bin_transforms, factors, residue_transform, spread_filters
+from edgefuse.export.split import example_feeds, split
+from edgefuse.export.stage import Lowered, TorchStage
+from edgefuse.export.verify import verify
+from edgefuse.models.digits.layers import LogMelFrontend
+from edgefuse.registry import create
+from edgefuse.runtime.backends.backend import SessionOptions
+
+TIGHT = Tolerance(absolute=2e-5, relative=1e-5)
+
+
+def stage_of(frontend: nn.Module, samples: int, frames: int, mels: int) -> TorchStage:
+    class Sound(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spec = spec.ModelSpec(
+                name="sound",
+                modalities=(spec.tensor("samples", shape=(1, samples)),),
+                outputs=(spec.EmbeddingOutput(size=frames * mels),),
+            )
+            self.frontend = frontend
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.frontend(x)
+            return y.flatten(1)
+
+    return split(Sound().eval())[0]
+
+
+def kinds(lowered: Lowered) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load_from_string(lowered.data).graph.node)
+
+
+def agrees(stage: TorchStage, lowered: Lowered) -> bool:
+    session = create("backends", "onnx").open(lowered.data, lowered.inputs, lowered.outputs, SessionOptions())
+    return all(verify(stage, session, feeds, TIGHT).ok for feeds in example_feeds(stage, count=3, seed=2))
+
+
+@pytest.mark.parametrize(
+    ("window", "hop", "samples"),
+    [(400, 320, 16_000), (400, 160, 4_000), (256, 256, 2_048), (64, 100, 1_000), (400, 320, 16_079)],
+)
+def test_a_log_mel_frontend_needs_no_convolution(window: int, hop: int, samples: int) -> None:
+    frames = (samples - window) // hop + 1
+    stage = stage_of(LogMelFrontend(window=window, hop=hop, mels=10), samples, frames, 10)
+    lowered = OnnxTarget().lower(stage)
+    assert kinds(lowered)["Conv"] == 0
+    assert agrees(stage, lowered)
+
+
+def test_the_weights_are_smaller_than_all_sines_and_cosines() -> None:
+    stage = stage_of(LogMelFrontend(mels=40), 16_000, 49, 40)
+    assert len(OnnxTarget().lower(stage).data) < 402 * 400 * 4 / 4
+
+
+def changed(kind: str) -> LogMelFrontend:
+    frontend = LogMelFrontend(window=64, hop=32, mels=8)
+    if kind == "one weight":
+        frontend.basis[5, 0, 7] += 0.01
+    elif kind == "random weights":
+        frontend.basis.copy_(torch.randn(frontend.basis.shape) * 0.1)
+    elif kind == "too few bins":
+        frontend.basis, frontend.filters, frontend.bins = frontend.basis[:64], frontend.filters[:32], 32
+    return frontend
+
+
+@pytest.mark.parametrize("kind", ["one weight", "random weights", "too few bins"])
+def test_weights_that_are_no_windowed_transform_stay_a_convolution(kind: str) -> None:
+    stage = stage_of(changed(kind), 1_024, 31, 8)
+    lowered = OnnxTarget().lower(stage)
+    assert kinds(lowered)["Conv"] == 1
+    assert agrees(stage, lowered)
+
+
+def test_samples_that_end_within_the_last_hop_stay_a_convolution() -> None:
+    stage = stage_of(LogMelFrontend(window=80, hop=64, mels=8), 80 + 64, 2, 8)
+    lowered = OnnxTarget().lower(stage)
+    assert kinds(lowered)["Conv"] == 1
+    assert agrees(stage, lowered)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 12), st.integers(0, 12), st.integers(0, 1000))
+def test_the_factored_powers_are_those_of_the_fft(outer: int, more: int, seed: int) -> None:
+    inner = outer + more
+    length = outer * inner
+    signal = np.random.default_rng(seed).standard_normal(length)
+    sums = (residue_transform(outer) @ signal.reshape(outer, inner)).reshape(-1, 1, 2 * inner)
+    squares = np.square(sums @ bin_transforms(outer, inner)).ravel()
+    powers = squares @ spread_filters(np.eye(length // 2 + 1), outer, inner)
+    np.testing.assert_allclose(powers, np.abs(np.fft.rfft(signal)) ** 2, rtol=1e-9, atol=1e-9)
+
+
+@given(st.integers(1, 5000))
+def test_factors_multiply_to_the_length(length: int) -> None:
+    smaller, larger = factors(length)
+    assert smaller * larger == length
+    assert smaller <= larger
