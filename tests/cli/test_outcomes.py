@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,10 @@ def test_a_reader_that_went_away_is_no_traceback(tiny_bundle: Path) -> None:
 
 def test_ctrl_c_is_130_and_leaves_nothing_behind(tiny_bundle: Path) -> None:
     command = [sys.executable, "-m", "edgefuse", "prepare", str(tiny_bundle), "--again"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # A job in the background of a shell ignores the signal, and what it starts inherits that.
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, preexec_fn=listening) as process:  # type: ignore[call-overload]
         assert process.stdout is not None
         assert process.stderr is not None
         process.stderr.readline()  # the work has begun
