@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -13,16 +14,18 @@ import edgefuse
 from edgefuse.bundle.manifest import Figure, Machine, Rung
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import Record
-from edgefuse.compiler.evaluate import Evaluator, Outputs, TorchRunner
+from edgefuse.compiler.evaluate import Array, Evaluator, Outputs, TorchRunner, feeds_of
 from edgefuse.compiler.reference import TorchReference
 from edgefuse.compiler.search import Combination, SubsetDrop
 from edgefuse.compiler.subject import Subject
 from edgefuse.compiler.target import TargetResult, accuracy, drops
 from edgefuse.measure.latency import Interleaved
 from edgefuse.measure.rungs import P99_ROUNDS, cold_start, figure
+from edgefuse.runtime.backends.denormals import Flushed
 from edgefuse.runtime.pipeline import Inputs
 
 _TIMED_ITEMS = 32
+_STAGE_TIMING = Interleaved(min_rounds=100, max_seconds=10.0)
 _TIMING = Interleaved(warmup_rounds=10, min_rounds=P99_ROUNDS, max_seconds=90.0)
 FLOAT_RUNG = "float"
 
@@ -47,6 +50,7 @@ class Timings(Record, frozen=True, kw_only=True):
 
     reference: str
     reference_p50_ms: float
+    reference_stages_ms: dict[str, float]
     rungs: dict[str, dict[str, RungTiming]]
 
 
@@ -114,7 +118,25 @@ def time_rungs(
             speedup_over_float=Ratio(ratio=own.value, ci95=(own.low, own.high)),
         )
         pipeline.close()
-    return Timings(reference=reference.description, reference_p50_ms=latencies.p50_ms("reference"), rungs=rungs)
+    return Timings(
+        reference=reference.description,
+        reference_p50_ms=latencies.p50_ms("reference"),
+        reference_stages_ms=_torch_stages_ms(subject, inputs[0]),
+        rungs=rungs,
+    )
+
+
+def _torch_stages_ms(subject: Subject, inputs: Inputs) -> dict[str, float]:
+    """Time each stage alone in torch eager, to show where the reference spends its time."""
+    pool: dict[str, Array] = {**inputs.values, "present": np.ones((1, len(inputs.present)), np.float32)}
+    calls: dict[str, Callable[[], object]] = {}
+    for stage in subject.stages:
+        feeds, session = feeds_of(stage.spec, pool), TorchRunner(stage).session()
+        calls[stage.spec.name] = partial(session.run, feeds)
+        pool |= {stage.spec.key(port): value for port, value in session.run(feeds).items()}
+    with Flushed():
+        latencies = _STAGE_TIMING(calls)
+    return {name: latencies.p50_ms(name) for name in calls}
 
 
 def _rungs(path: Path) -> tuple[Rung, ...]:

@@ -63,6 +63,7 @@ def build(made: Compiled, paths: Mapping[str, Path]) -> Report:
             metric=subject.spec.metric,
             accuracy=dict(made.reference),
             items=len(subject.splits["test"]),
+            stages_ms=made.timings.reference_stages_ms,
         ),
         bundles=tuple(_bundle(made, target, path) for target, path in paths.items()),
         search=_search(made),

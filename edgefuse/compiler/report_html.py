@@ -188,8 +188,11 @@ def stage_names(report: Report) -> tuple[str, ...]:
 
 
 def time_bars(report: Report) -> list[TimeBar]:
-    """Return, for each target in float and for each of its rungs, the time of every stage measured alone."""
+    """Return, for torch, each target in float and each of its rungs, the time of every stage measured alone."""
     bars = []
+    eager = report.reference.stages_ms
+    if eager:
+        bars.append(("torch eager", "", [(stage, "fp32", eager[stage]) for stage in stage_names(report)]))
     for bundle in report.bundles:
         mine = [item for item in report.stages if item.target == bundle.target]
         bars.append(("float", bundle.target, _parts(report, mine, None)))
@@ -199,7 +202,7 @@ def time_bars(report: Report) -> list[TimeBar]:
     longest = max((sum(part[2] for part in parts) for _, _, parts in bars), default=0.0)
     colour = tones(report)
     return [
-        TimeBar(name, target, colour[target], tuple((*part, part[2] / longest) for part in parts))
+        TimeBar(name, target, colour.get(target, "ref"), tuple((*part, part[2] / longest) for part in parts))
         for name, target, parts in bars
         if parts and longest > 0
     ]

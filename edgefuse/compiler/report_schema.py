@@ -30,7 +30,10 @@ class Gain(Part, frozen=True, kw_only=True):
 
 
 class Reference(Part, frozen=True, kw_only=True):
-    """The full-precision model in its own framework; `accuracy` is by subset, over `items` test items."""
+    """The full-precision model in its own framework.
+
+    `accuracy` is by subset, over `items` test items; `stages_ms` is the p50 of each stage alone, in eager mode.
+    """
 
     runtime: str
     threads: int
@@ -39,6 +42,7 @@ class Reference(Part, frozen=True, kw_only=True):
     metric: str
     accuracy: dict[str, float]
     items: int
+    stages_ms: dict[str, float] = {}
 
 
 class StageChoice(Part, frozen=True, kw_only=True):
