@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import msgspec
 
-from edgefuse.bundle.manifest import Manifest, Rung, Tolerance
+from edgefuse.bundle.manifest import GoldenCase, Manifest, Rung, Tolerance
 from edgefuse.compiler import golden as golden_table
 from edgefuse.compiler.golden import GoldenInputs
 from edgefuse.compiler.search import Combination, Judged, Objective
@@ -47,7 +48,7 @@ class Assembly:
             candidates=tuple(result.built[id_].record(suffix, self.tolerances[id_]) for id_ in used),
             rungs=tuple(rungs),
             default_rung=rungs[0].name,
-            golden=golden_table.cases(subject.stages, self.golden)[0],
+            golden=self._golden_cases[0],
             files=(),
             provenance=msgspec.structs.replace(subject.provenance, tools=tools),
         )
@@ -55,17 +56,15 @@ class Assembly:
     def contents(self, rungs: Sequence[Rung]) -> dict[str, bytes]:
         """Return the files of a bundle with these rungs."""
         suffix = self.result.toolchain.target.suffix
-        files = golden_table.cases(self.subject.stages, self.golden)[1]
-        files |= {f"assets/{name}": data for name, data in self.subject.assets.items()}
+        files = self._golden_cases[1] | {f"assets/{name}": data for name, data in self.subject.assets.items()}
         for rung in rungs:
             for candidate in rung.candidates.values():
                 files[f"stages/{candidate}{suffix}"] = self.result.built[candidate].path.read_bytes()
         return files
 
-    def size_bytes(self, combination: Combination) -> int:
-        """Return the size of a rung's stage files, frontends apart."""
-        counted = {stage.name for stage in self.subject.specs if stage.role != "frontend"}
-        return sum(self.result.built[c].size_bytes for stage, c in combination.items() if stage in counted)
+    @cached_property
+    def _golden_cases(self) -> tuple[tuple[GoldenCase, ...], dict[str, bytes]]:
+        return golden_table.cases(self.subject.stages, self.golden)
 
 
 def plain_rung(name: str, combination: Combination) -> Rung:

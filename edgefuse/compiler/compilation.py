@@ -214,7 +214,7 @@ def _rungs(finished: _Finished, timings: Timings) -> tuple[Rung, ...]:
                 within_budget=all(
                     judged.drops[subset].drop <= subject.recipe.search.max_drop for subset in subject.budget_subsets
                 ),
-                size_bytes=finished.assembly.size_bytes(combination),
+                size_bytes=finished.assembly.result.size_bytes(combination),
                 figures=(timings.rungs[_target(finished)][name].figure,),
             )
         )

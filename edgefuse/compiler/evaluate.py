@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -73,9 +74,9 @@ class TorchRunner:
     stage: TorchStage
     batch: int = 32
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """The stage's weights and code."""
+        """The stage's weights and code; hashing them takes a while."""
         return fingerprint.of_module(self.stage.module) + torch.__version__
 
     def session(self) -> Session:
@@ -136,9 +137,6 @@ class Evaluator:
 
     def features(self, stage: StageSpec, chain: Mapping[str, Runner]) -> ArrayStore:
         """Return a leaf's outputs on every item, by key; `chain` has the runners of it and of the leaves before."""
-        return ArrayStore(self._features_folder(stage, chain))
-
-    def _features_folder(self, stage: StageSpec, chain: Mapping[str, Runner]) -> Path:
         before = self._before(stage)
         runner = chain[stage.name]
         key = [self._data.digest, stage, [chain[s.name].identity for s in (*before, stage)]]
@@ -150,7 +148,7 @@ class Evaluator:
             present = self._data.present[:, self._column(stage)]
             write_arrays(folder, (_keyed(stage, next(results)) if there else absent for there in present))
 
-        return self._cache.entry("features", key, make)
+        return ArrayStore(self._cache.entry("features", key, make))
 
     def _before(self, stage: StageSpec) -> list[StageSpec]:
         """Return the leaves that a leaf needs, in order."""

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class GoldenInputs:
     feeds: Mapping[str, Sequence[Feeds]]
     outputs: Mapping[str, Sequence[Mapping[str, Array]]]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Identifies inputs and outputs."""
         state = hashlib.sha256()

@@ -110,8 +110,7 @@ def write(folder: Path, report: Report) -> tuple[Path, Path]:
 
 def _bundle(made: Compiled, target: str, path: Path) -> BundleReport:
     result, timings = made.results[target], made.timings.rungs[target]
-    counted = {stage.name for stage in made.subject.specs if stage.role != "frontend"}
-    float_size = sum(result.built[c].size_bytes for stage, c in result.floats.items() if stage in counted)
+    float_size = result.size_bytes(result.floats)
     rungs = tuple(_rung(made, target, rung, float_size) for rung in made.rungs[target])
     return BundleReport(
         target=target,

@@ -29,6 +29,7 @@ class StageFigure(Record, frozen=True, kw_only=True):
 
     Attributes:
         p50_ci_ms: the 95 % interval of the median.
+        size_bytes: of the file; 0 for a frontend, which all rungs share.
         speedup: of the float file of the same stage over this one, from interleaved runs, with its 95 % interval.
         snr_db: signal-to-noise of the stage's output against torch fp32, on the validation set.
     """

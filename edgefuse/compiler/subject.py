@@ -67,10 +67,6 @@ class Subject:
     subsets: tuple[tuple[str, ...], ...]
     provenance: Provenance
 
-    def stage(self, name: str) -> TorchStage:
-        """Return a stage by name."""
-        return next(stage for stage in self.stages if stage.spec.name == name)
-
     @property
     def specs(self) -> tuple[StageSpec, ...]:
         """The wiring."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import cycle, islice
 
 from edgefuse.bundle.manifest import Machine, Tolerance
@@ -56,6 +57,11 @@ class TargetResult:
     def runner(self, candidate: str) -> FileRunner:
         """Return what runs a candidate."""
         return FileRunner(self.built[candidate], self.toolchain.backend, self.machine.threads)
+
+    def size_bytes(self, combination: Combination) -> int:
+        """Return the size of a combination's stage files, frontends apart."""
+        sizes = {figure.candidate: figure.size_bytes for figure in self.figures}
+        return sum(sizes[candidate] for candidate in combination.values())
 
     @property
     def floats(self) -> Combination:
@@ -114,6 +120,15 @@ class TargetCompiler:
     def _floats(self) -> dict[str, Runner]:
         return {stage: self._runner(built[0]) for stage, built in self._built.items()}
 
+    @cached_property
+    def _torch(self) -> dict[str, Runner]:
+        return {stage.spec.name: TorchRunner(stage) for stage in self._subject.stages}
+
+    @cached_property
+    def _reference(self) -> Outputs:
+        """What torch answers on the validation set."""
+        return self._validation.outputs(self._torch)
+
     def _quantize(self, stage: StageSpec) -> None:
         """Add a stage's quantized candidates; those of the stages before it are there already."""
         source = self._built[stage.name][0]
@@ -146,11 +161,12 @@ class TargetCompiler:
     def _measure(self, stage: StageSpec) -> tuple[StageFigure, ...]:
         """Measure all candidates of a stage against its float file, in one interleaved run."""
         built = self._built[stage.name]
-        key = [[b.sha256 for b in built], self._machine, self._validation_key(), fingerprint.of_compiler()]
+        split = self._subject.splits["validation"].digest
+        key = [[b.sha256 for b in built], self._machine, split, fingerprint.of_compiler()]
 
         def make() -> _Figures:
             self._note(f"measure {stage.name}")
-            feeds = list(islice(self._timing_feeds(stage), _TIMED_FEEDS))
+            feeds = self._timing_feeds(stage)
             latencies = _STAGE_TIMING({b.id: _caller(self._runner(b), feeds) for b in built})
             found = []
             for candidate in built:
@@ -174,9 +190,6 @@ class TargetCompiler:
 
         return self._tools.cache.record("figures", key, _Figures, make).figures
 
-    def _validation_key(self) -> str:
-        return self._subject.splits["validation"].digest
-
     def _timing_feeds(self, stage: StageSpec) -> list[Feeds]:
         """Return real feeds of a stage, every modality present, from the validation set."""
         floats = self._floats()
@@ -184,15 +197,14 @@ class TargetCompiler:
 
     def _snr_db(self, stage: StageSpec, candidate: Built) -> float:
         """Return the signal-to-noise of a candidate over the validation set, all stages before it in float."""
-        reference: dict[str, Runner] = {s.spec.name: TorchRunner(s) for s in self._subject.stages}
         chain = self._floats() | {stage.name: self._runner(candidate)}
         if is_leaf(stage):
-            ours, theirs = self._validation.features(stage, chain), self._validation.features(stage, reference)
-            port = f"/{stage.name}.{stage.outputs[0].tensor.name}"
+            ours, theirs = self._validation.features(stage, chain), self._validation.features(stage, self._torch)
+            port = stage.key(stage.outputs[0].tensor.name)
             pair = (theirs.flat(port), ours.flat(port))
         else:
             everything = subset_name(self._subject.subsets[0])
-            pair = (self._validation.outputs(reference)[everything], self._validation.outputs(chain)[everything])
+            pair = (self._reference[everything], self._validation.outputs(chain)[everything])
         ratio = agreement([({"": pair[0]}, {"": pair[1]})], Tolerance()).snr_db
         return min(max(ratio, -_EXACT_DB), _EXACT_DB)
 
@@ -200,8 +212,7 @@ class TargetCompiler:
         """Run a fusion pass and return its paired drops against torch on the validation set."""
         by_id = {b.id: b for built in self._built.values() for b in built}
         outputs = self._validation.outputs({s: self._runner(by_id[c]) for s, c in combination.items()})
-        reference = self._validation.outputs({s.spec.name: TorchRunner(s) for s in self._subject.stages})
-        return drops(self._subject, "validation", reference, outputs)
+        return drops(self._subject, "validation", self._reference, outputs)
 
 
 def drops(subject: Subject, split: str, reference: Outputs, candidate: Outputs) -> dict[str, SubsetDrop]:
