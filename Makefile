@@ -1,4 +1,5 @@
 # make demo    compile the reference model for ONNX and TFLite, run it on files, report to out/demo
+# make compress  prune, recover and compile both reference models, with reports to out/digits and out/assistant
 # make test    run the test suite
 # make check   lint, types, import contracts
 # make train   make the weights of the reference model from scratch
@@ -12,13 +13,19 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+JOBS ?= 2
 BIN := $(VENV)/bin
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check train wheel clean
+.PHONY: demo compress test check train wheel clean
 
 demo: $(VENV)/.compile
 	$(BIN)/python examples/digits/demo.py --out out/demo
+
+# Hours become minutes from the cache, and a run that was stopped goes on where it was.
+compress: $(VENV)/.compile
+	$(BIN)/edgefuse compile examples/digits/pruned.toml --out out/digits --jobs $(JOBS)
+	$(BIN)/edgefuse compile examples/assistant/pruned.toml --out out/assistant --jobs $(JOBS)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

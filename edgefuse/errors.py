@@ -11,6 +11,7 @@
     ├── ExportError         a stage cannot be lowered to a target
     ├── QuantizeError       a scheme cannot be applied, or calibration went wrong
     ├── MeasureError        a measurement cannot be made as asked
+    ├── EngineError         workers cannot be started, die, or do not see the same files
     └── CheckError          a check ran and was not met (exit code 1)
 
 Each message says what is wrong, what was found, what was expected and what to do about it.
@@ -18,7 +19,7 @@ Each message says what is wrong, what was found, what was expected and what to d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -42,6 +43,17 @@ class EdgefuseError(Exception):
         super().__init__(sentence + (f" Fix: {fix.rstrip('.')}." if fix else ""))
         self.what = what
         self.fix = fix
+
+    def __reduce__(self) -> tuple[Callable[..., EdgefuseError], tuple[object, ...]]:
+        # The way from a worker process: what Exception does by itself would build a sentence out of the sentence.
+        return _restored, (type(self), str(self), vars(self))
+
+
+def _restored(kind: type[EdgefuseError], sentence: str, attributes: Mapping[str, object]) -> EdgefuseError:
+    """Return an error as it was pickled, whatever arguments its class takes."""
+    error = kind.__new__(kind, sentence)
+    vars(error).update(attributes)
+    return error
 
 
 class InputError(EdgefuseError):
@@ -104,8 +116,16 @@ class QuantizeError(EdgefuseError):
     """A scheme cannot be applied, or calibration went wrong."""
 
 
+class PruneError(EdgefuseError):
+    """A stage cannot be pruned as asked, or not recovered."""
+
+
 class MeasureError(EdgefuseError):
     """A measurement cannot be made as asked."""
+
+
+class EngineError(EdgefuseError):
+    """Workers cannot be started, die, or do not see the same files."""
 
 
 class CheckError(EdgefuseError):

@@ -1,18 +1,20 @@
-"""Find targets, quantizers and backends by name through entry points; the built-ins use them too."""
+"""Find targets, quantizers, pruners, backends and engines by name through entry points; the built-ins use them too."""
 
 from __future__ import annotations
 
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
-from edgefuse.errors import BackendError, EdgefuseError, ExportError, QuantizeError, needing
+from edgefuse.errors import BackendError, EdgefuseError, EngineError, ExportError, PruneError, QuantizeError, needing
 
-Kind = Literal["backends", "targets", "quantizers"]
+Kind = Literal["backends", "targets", "quantizers", "pruners", "engines"]
 
 _ERRORS: dict[Kind, type[EdgefuseError]] = {
     "backends": BackendError,
     "targets": ExportError,
     "quantizers": QuantizeError,
+    "pruners": PruneError,
+    "engines": EngineError,
 }
 
 
@@ -21,15 +23,15 @@ def names(kind: Kind) -> tuple[str, ...]:
     return tuple(sorted({entry.name for entry in entry_points(group=f"edgefuse.{kind}")}))
 
 
-def create(kind: Kind, name: str) -> Any:
-    """Import and create what is registered under a name.
+def create(kind: Kind, name: str, *arguments: object) -> Any:
+    """Import what is registered under a name and create it with `arguments`.
 
     Raises:
-        BackendError, ExportError, QuantizeError: if the name is unknown.
+        BackendError, ExportError, QuantizeError, PruneError, EngineError: if the name is unknown.
         MissingExtraError: if its dependency is not installed.
     """
     for entry in entry_points(group=f"edgefuse.{kind}", name=name):
-        with needing(f"the {kind[:-1]} '{name}'", extra=name if kind == "backends" else "compile"):
+        with needing(f"the {kind[:-1]} '{name}'", extra=name if kind in ("backends", "engines") else "compile"):
             factory = entry.load()
-        return factory()
+        return factory(*arguments)
     raise _ERRORS[kind](f"unknown {kind[:-1]} '{name}'", expected=" or ".join(names(kind)))

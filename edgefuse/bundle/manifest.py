@@ -19,27 +19,33 @@ from edgefuse.bundle.spec import DType, ModelSpec, Record, StageSpec
 from edgefuse.errors import BundleError
 
 SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 0
+SCHEMA_MINOR = 1
 
-SchemeName: TypeAlias = Literal["float", "fp16", "dynamic_wi8_af32", "static_wi8_ai8"]
+SchemeName: TypeAlias = Literal["float", "fp16", "dynamic_wi4_af32", "dynamic_wi8_af32", "static_wi8_ai8"]
+Calibrator: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]
 
 
 class Scheme(Record, frozen=True, kw_only=True):
     """A numeric precision, in one grammar for all targets.
 
     Attributes:
-        name: `float`, `fp16` (weights), `dynamic_wi8_af32` (int8 weights, activations quantized per run) or
-            `static_wi8_ai8` (int8 weights and activations, ranges from calibration).
+        name: `float`, `fp16` (weights), `dynamic_wi8_af32` (int8 weights, activations quantized per run),
+            `dynamic_wi4_af32` (the same with int4 weights) or `static_wi8_ai8` (int8 weights and activations, ranges
+            from calibration).
         activation: sign of static activations: `u8` or `s8`; empty where it does not apply.
         granularity: of the weights.
         calibrator: how static ranges are chosen.
+        balanced: whether ranges were evened out between layers before (SmoothQuant, cross-layer equalisation).
+        corrected: whether biases were moved by the mean error that quantization made.
         exclude: patterns of operator types or node names that stay float.
     """
 
     name: SchemeName
     activation: Literal["", "u8", "s8"] = ""
     granularity: Literal["channel", "tensor"] = "channel"
-    calibrator: Literal["minmax", "percentile"] = "minmax"
+    calibrator: Calibrator = "minmax"
+    balanced: bool = False
+    corrected: bool = False
     exclude: tuple[str, ...] = ()
 
     @property
@@ -52,6 +58,7 @@ class Scheme(Record, frozen=True, kw_only=True):
             parts.append(self.granularity)
         if self.calibrator != "minmax":
             parts.append(self.calibrator)
+        parts += ["balanced"] * self.balanced + ["corrected"] * self.corrected
         if self.exclude:
             parts.append("x" + hashlib.sha256("\n".join(self.exclude).encode()).hexdigest()[:8])
         return ".".join(parts)
@@ -84,11 +91,36 @@ class Tolerance(Record, frozen=True, kw_only=True):
     min_snr_db: float | None = None
 
 
-class Pruning(Record, frozen=True, kw_only=True):
-    """How a stage was pruned: the method and the fraction of channels or weights removed."""
+class PruningStep(Record, frozen=True, kw_only=True):
+    """One step of pruning.
+
+    Attributes:
+        method: such as `structured`, `depth` or `magnitude`.
+        ratio: the fraction removed, of what the method removes: channels, blocks or weights.
+        importance: by what it was chosen; empty where the method leaves no choice.
+    """
 
     method: str
     ratio: float
+    importance: str = ""
+
+
+class Pruning(Record, frozen=True, kw_only=True):
+    """How a stage was pruned.
+
+    Attributes:
+        steps: in the order in which they were taken.
+        recovery: by distillation from the unpruned stage `alone`, or then of all stages together (`joint`).
+    """
+
+    steps: tuple[PruningStep, ...]
+    recovery: Literal["none", "alone", "joint"] = "alone"
+
+    @property
+    def id(self) -> str:
+        """A short name that is safe in file names, such as `depth50-structured50`."""
+        parts = [f"{step.method}{round(step.ratio * 100)}" for step in self.steps]
+        return "-".join([*parts, *({"none": ["raw"], "alone": [], "joint": ["joint"]}[self.recovery])])
 
 
 class Candidate(Record, frozen=True, kw_only=True):
@@ -140,7 +172,7 @@ class Rung(Record, frozen=True, kw_only=True):
     """
 
     name: str
-    objective: Literal["latency", "size", "float"]
+    objective: Literal["latency", "size", "memory", "accuracy", "float"]
     candidates: dict[str, str]
     accuracy: dict[str, float]
     drop_ci95: dict[str, tuple[float, float]]
@@ -159,9 +191,13 @@ class GoldenTensor(Record, frozen=True, kw_only=True):
 
 
 class GoldenCase(Record, frozen=True, kw_only=True):
-    """Inputs of one stage and what torch fp32 made of them."""
+    """Inputs of one stage and what torch fp32 made of them: the unpruned stage, or the one pruned as `pruning` says.
+
+    `pruning` is the `Pruning.id` of the candidates that the case is for; empty for the unpruned ones.
+    """
 
     stage: str
+    pruning: str = ""
     inputs: tuple[GoldenTensor, ...]
     outputs: tuple[GoldenTensor, ...]
 

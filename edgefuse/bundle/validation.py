@@ -104,7 +104,8 @@ def _check_candidates(manifest: Manifest) -> None:
         _check_bindings(candidate.outputs, [port.tensor for port in stage.outputs], f"the outputs of {where}")
         tolerance, pruning = candidate.tolerance, candidate.pruning
         _check_numbers((tolerance.absolute, tolerance.relative), f"the tolerance of {where}")
-        _check_numbers((pruning.ratio if pruning else 0.0,), f"the pruning of {where}", high=1.0)
+        ratios = tuple(step.ratio for step in pruning.steps) if pruning else ()
+        _check_numbers(ratios, f"the pruning of {where}", high=1.0)
 
 
 def _check_candidate_file(candidate: Candidate, entry: FileEntry, where: str) -> None:

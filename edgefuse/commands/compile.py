@@ -16,6 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder for bundles and report")
     parser.add_argument("--target", action="append", metavar="NAME", help="instead of the recipe's; may be repeated")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of what is kept between compiles")
+    parser.add_argument(
+        "-j", "--jobs", type=int, default=1, metavar="N", help="make N candidates at the same time, a thread each (1)"
+    )
+    parser.add_argument(
+        "--engine", default="local", metavar="NAME", help="where jobs run: local, or ray (RAY_ADDRESS names a cluster)"
+    )
     parser.add_argument("--json", action="store_true", help="write the paths of what was made as JSON")
 
 
@@ -25,7 +31,15 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         from edgefuse.compiler import compile
     targets = tuple(arguments.target) if arguments.target else None
     with console.drawn_progress() as progress:
-        result = compile(arguments.recipe, arguments.out, targets=targets, cache=arguments.cache, progress=progress)
+        result = compile(
+            arguments.recipe,
+            arguments.out,
+            targets=targets,
+            cache=arguments.cache,
+            progress=progress,
+            jobs=arguments.jobs,
+            engine=arguments.engine,
+        )
     if arguments.json:
         console.write_json(
             {

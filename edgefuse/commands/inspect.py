@@ -15,6 +15,8 @@ from edgefuse.commands import console
 from edgefuse.measure import rungs
 from edgefuse.measure.rungs import Entry
 
+_RECOVERIES = {"none": "no", "alone": "against the unpruned stage", "joint": "together with the other stages"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -51,6 +53,9 @@ def _print(bundle: Bundle, here: Sequence[Entry]) -> None:
     console.write(_rungs(manifest))
     console.write("\nstages by rung")
     console.write(_stages(manifest))
+    if pruned := _pruned(manifest):
+        console.write("\npruned stages")
+        console.write(pruned)
     console.write(
         f"\n{manifest.model.metric} in percent by what is present (lost against the reference, 95 % interval)"
     )
@@ -97,10 +102,24 @@ def _stages(manifest: Manifest) -> str:
     rows = []
     for stage in manifest.stages:
         chosen = [manifest.candidate(rung.candidates[stage.name]) for rung in manifest.rungs]
-        pruned = [f" pruned {c.pruning.ratio:.0%}" if c.pruning else "" for c in chosen]
+        pruned = [f" {c.pruning.id}" if c.pruning else "" for c in chosen]
         cells = [f"{c.scheme.id}{cut} ({console.size(c.size_bytes)})" for c, cut in zip(chosen, pruned, strict=True)]
         rows.append((stage.name, stage.role, *cells))
     return console.table(header, rows)
+
+
+def _pruned(manifest: Manifest) -> str:
+    rows = []
+    for candidate in manifest.candidates:
+        if candidate.pruning is not None:
+            steps = (
+                f"{step.method} {100 * step.ratio:g} %" + (f" by {step.importance}" if step.importance else "")
+                for step in candidate.pruning.steps
+            )
+            rungs = [rung.name for rung in manifest.rungs if candidate.id in rung.candidates.values()]
+            recovery = _RECOVERIES[candidate.pruning.recovery]
+            rows.append((candidate.id, ", then ".join(steps), recovery, ", ".join(rungs)))
+    return console.table(("candidate", "removed", "recovered", "rungs"), rows) if rows else ""
 
 
 def _accuracy(manifest: Manifest) -> str:

@@ -8,15 +8,12 @@ from functools import cached_property
 
 import msgspec
 
-from edgefuse.bundle.manifest import GoldenCase, Manifest, Rung, Tolerance
+from edgefuse.bundle.manifest import GoldenCase, Manifest, Rung
 from edgefuse.compiler import golden as golden_table
 from edgefuse.compiler.golden import GoldenInputs
-from edgefuse.compiler.search import Combination, Judged, Objective
+from edgefuse.compiler.search import Combination
 from edgefuse.compiler.subject import Subject
 from edgefuse.compiler.target import TargetResult
-
-RUNG_NAMES: Mapping[Objective, str] = {"latency": "fastest", "size": "smallest"}
-"""The name of the rung that an objective gives."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +22,11 @@ class Assembly:
 
     Attributes:
         chosen: rung name to combination, the default rung first.
-        tolerances: candidate id to what devices hold the file to.
     """
 
     subject: Subject
     result: TargetResult
     chosen: Mapping[str, Combination]
-    tolerances: Mapping[str, Tolerance]
     golden: GoldenInputs
 
     def manifest(self, rungs: Sequence[Rung]) -> Manifest:
@@ -45,7 +40,7 @@ class Assembly:
             backend=result.toolchain.target.backend,
             model=subject.spec,
             stages=subject.specs,
-            candidates=tuple(result.built[id_].record(suffix, self.tolerances[id_]) for id_ in used),
+            candidates=tuple(result.built[id_].record(suffix, result.checked[id_].tolerance) for id_ in used),
             rungs=tuple(rungs),
             default_rung=rungs[0].name,
             golden=self._golden_cases[0],
@@ -64,7 +59,11 @@ class Assembly:
 
     @cached_property
     def _golden_cases(self) -> tuple[tuple[GoldenCase, ...], dict[str, bytes]]:
-        return golden_table.cases(self.subject.stages, self.golden)
+        """The golden cases of all forms of stages that some rung uses, and of the unpruned ones."""
+        used = {self.result.built[c].form for combination in self.chosen.values() for c in combination.values()}
+        forms = [form for name in (s.name for s in self.subject.specs) for form in self.subject.forms(name)]
+        kept = [form for form in forms if form.pruning is None or golden_table.form(form) in used]
+        return golden_table.cases(kept, self.golden)
 
 
 def plain_rung(name: str, combination: Combination) -> Rung:
@@ -78,9 +77,3 @@ def plain_rung(name: str, combination: Combination) -> Rung:
         within_budget=False,
         size_bytes=0,
     )
-
-
-def chosen_rungs(winners: Mapping[Objective, Judged], default: Objective) -> dict[str, Combination]:
-    """Return rung name to combination, the one of the recipe's objective first."""
-    objectives = sorted(winners, key=lambda objective: objective != default)
-    return {RUNG_NAMES[objective]: winners[objective].candidates for objective in objectives}

@@ -107,9 +107,13 @@ def write_arrays(folder: Path, samples: Iterable[Mapping[str, Array]]) -> None:
 
 
 class ArrayStore:
-    """What `write` wrote. `store[i]` is the i-th sample; its arrays are views of the file and read-only."""
+    """What `write_arrays` wrote. `store[i]` is the i-th sample; its arrays are views of the file and read-only.
+
+    A store travels to another process as its folder.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         columns = msgspec.json.decode((folder / "index.json").read_bytes(), type=dict[str, _Column])
         self._columns = columns
         self._data = {key: _map(folder / column.file, column.dtype) for key, column in columns.items()}
@@ -118,6 +122,9 @@ class ArrayStore:
             for key, column in columns.items()
         }
         self._length = max((len(column.shapes) for column in columns.values()), default=0)
+
+    def __reduce__(self) -> tuple[type[ArrayStore], tuple[Path]]:
+        return ArrayStore, (self._folder,)
 
     def __len__(self) -> int:
         return self._length

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from edgefuse import registry
-from edgefuse.bundle.manifest import Binding, Candidate, Scheme, Tolerance
+from edgefuse.bundle.manifest import Binding, Candidate, Pruning, Scheme, Tolerance
 from edgefuse.bundle.spec import Record
 from edgefuse.compiler import fingerprint
 from edgefuse.compiler.cache import Cache
@@ -35,7 +35,7 @@ class _Description(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Built:
-    """A stage's file for one target and scheme."""
+    """A stage's file for one target, pruning and scheme."""
 
     target: str
     stage: str
@@ -46,11 +46,17 @@ class Built:
     inputs: tuple[Binding, ...]
     outputs: tuple[Binding, ...]
     opset: str
+    pruning: Pruning | None = None
 
     @property
     def id(self) -> str:
-        """The candidate's name within its target, such as `text_encoder.dynamic_wi8_af32`."""
-        return f"{self.stage}.{self.scheme.id}"
+        """The candidate's name within its target, such as `text_encoder.structured50.dynamic_wi8_af32`."""
+        return candidate_id(self.stage, self.pruning, self.scheme)
+
+    @property
+    def form(self) -> tuple[str, str]:
+        """The stage, and how it was pruned: what the file must agree with."""
+        return self.stage, self.pruning.id if self.pruning else ""
 
     def lowered(self) -> Lowered:
         """Read the file."""
@@ -74,7 +80,13 @@ class Built:
             outputs=self.outputs,
             opset=self.opset,
             tolerance=tolerance,
+            pruning=self.pruning,
         )
+
+
+def candidate_id(stage: str, pruning: Pruning | None, scheme: Scheme) -> str:
+    """Return the name of a candidate within its target."""
+    return ".".join([stage, *([pruning.id] if pruning else []), scheme.id])
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,7 @@ class Toolchain:
         """
         key = ["float", self.target.name, stage.spec, fingerprint.of_module(stage.module), *self._tools()]
 
-        built = self._built(stage.spec.name, FLOAT, key, lambda: self.target.lower(stage))
+        built = self._built(stage.spec.name, stage.pruning, FLOAT, key, lambda: self.target.lower(stage))
         if isinstance(built, str):
             raise ExportError(built)
         return built
@@ -113,20 +125,26 @@ class Toolchain:
         """Apply a scheme to a float file; return why it could not be applied where that is so."""
         key = ["quantized", source.sha256, scheme, calibration_key, *self._tools()]
         return self._built(
-            source.stage, scheme, key, lambda: self.quantizer.apply(source.lowered(), scheme, calibration)
+            source.stage,
+            source.pruning,
+            scheme,
+            key,
+            lambda: self.quantizer.apply(source.lowered(), scheme, calibration),
         )
 
     def _tools(self) -> list[object]:
         return [self.versions(), fingerprint.of_compiler()]
 
-    def _built(self, stage: str, scheme: Scheme, key: object, make: Callable[[], Lowered]) -> Built | str:
+    def _built(
+        self, stage: str, pruning: Pruning | None, scheme: Scheme, key: object, make: Callable[[], Lowered]
+    ) -> Built | str:
         file = f"{stage}.{scheme.id}{self.target.suffix}"
 
         def fill(folder: Path) -> None:
             try:
                 lowered = make()
             except QuantizeError as error:
-                logger.warning("%s: no candidate %s.%s: %s", self.target.name, stage, scheme.id, error)
+                logger.warning("%s: no %s: %s", self.target.name, candidate_id(stage, pruning, scheme), error)
                 description = _Description(refused=str(error))
             else:
                 (folder / file).write_bytes(lowered.data)
@@ -139,8 +157,18 @@ class Toolchain:
             return found.refused
         data = (folder / file).read_bytes()
         sha256 = fingerprint.of_bytes(data)
-        name = self.target.name
-        return Built(name, stage, scheme, folder / file, sha256, len(data), found.inputs, found.outputs, found.opset)
+        return Built(
+            target=self.target.name,
+            stage=stage,
+            scheme=scheme,
+            path=folder / file,
+            sha256=sha256,
+            size_bytes=len(data),
+            inputs=found.inputs,
+            outputs=found.outputs,
+            opset=found.opset,
+            pruning=pruning,
+        )
 
 
 def wanted_schemes(

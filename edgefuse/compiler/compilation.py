@@ -11,19 +11,22 @@ from pathlib import Path
 
 import msgspec
 
-from edgefuse.bundle.manifest import Rung, Tolerance
+from edgefuse.bundle.manifest import Rung
 from edgefuse.bundle.writer import write_bundle
-from edgefuse.compiler import fingerprint, golden, report
+from edgefuse.compiler import engine as engines
+from edgefuse.compiler import fingerprint, golden, prefetch, report
 from edgefuse.compiler import recipe as recipes
-from edgefuse.compiler.assemble import RUNG_NAMES, Assembly, chosen_rungs, plain_rung
+from edgefuse.compiler.assemble import Assembly, plain_rung
 from edgefuse.compiler.cache import Cache, default_folder
-from edgefuse.compiler.candidates import Built, Toolchain
+from edgefuse.compiler.candidates import Toolchain
+from edgefuse.compiler.compiled import recovery
+from edgefuse.compiler.engine import Crew, in_one_thread
 from edgefuse.compiler.evaluate import Evaluator
 from edgefuse.compiler.final import FLOAT_RUNG, RungAccuracy, TestSplit, Timings, time_rungs
-from edgefuse.compiler.report_schema import GoldenRow
+from edgefuse.compiler.frontier import NAMES, ladder, objective_of, reduced
+from edgefuse.compiler.pruning import pruned
 from edgefuse.compiler.subject import Subject, prepare
-from edgefuse.compiler.target import TargetCompiler, TargetResult
-from edgefuse.errors import CheckError
+from edgefuse.compiler.target import TargetCompiler
 from edgefuse.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
@@ -51,10 +54,10 @@ class _Finished:
     """One target, ready to be bundled."""
 
     assembly: Assembly
-    rows: tuple[GoldenRow, ...]
     accuracies: Mapping[str, RungAccuracy]
 
 
+@in_one_thread()
 def compile(  # noqa: A001 - the verb of the tool
     recipe: Path | str,
     out: Path | str,
@@ -62,6 +65,8 @@ def compile(  # noqa: A001 - the verb of the tool
     targets: Sequence[str] | None = None,
     cache: Path | None = None,
     progress: Progress = silent,
+    jobs: int = 1,
+    engine: str = "local",
 ) -> CompileResult:
     """Compile a recipe: prune, quantize, export, search, verify, bundle and report.
 
@@ -71,11 +76,14 @@ def compile(  # noqa: A001 - the verb of the tool
         targets: instead of the recipe's.
         cache: the folder of the cache; the user's by default.
         progress: is told what is going on.
+        jobs: how many recoveries or candidates are made at the same time; the result is the same for any number.
+        engine: where jobs run, `local` or `ray`. Latency is measured here, when all jobs are done.
 
     Raises:
         RecipeError, ModelError, DataError: what the user gave is wrong; nothing was written.
         ExportError: a target cannot lower a stage.
-        CheckError: a float file does not agree with torch, or a quantized one is broken beyond use.
+        CheckError: a float file does not agree with torch.
+        EngineError, MissingExtraError: jobs cannot run as asked.
     """
     started = time.perf_counter()
     path, folder = Path(recipe), Path(out)
@@ -85,9 +93,16 @@ def compile(  # noqa: A001 - the verb of the tool
             wanted, compile=msgspec.structs.replace(wanted.compile, targets=tuple(targets))
         )
         recipes.check(path, wanted)
-    store = Cache(cache or default_folder())
+    store = Cache((cache or default_folder()).resolve())  # workers may stand in another folder
+    crew = Crew(shared=store.folder, jobs=jobs, paths=(str(path.resolve().parent),), progress=progress)
+    hands = engines.create(engine, crew)
     subject = prepare(path, wanted, store, progress)
-    inputs = golden.generate(subject.stages)
+    if hands.parallel:
+        prefetch.recover(subject, store, hands, progress)
+    subject = pruned(subject, store, progress)
+    if hands.parallel:
+        prefetch.build(subject, store, hands)
+    inputs = golden.generate(subject.stages, [form for forms in subject.variants.values() for form in forms])
     evaluator = Evaluator(subject, subject.splits["test"], store, lambda what: progress(0, 0, f"test: {what}"))
     test = TestSplit(subject, evaluator)
     finished = [_finish(subject, name, store, inputs, test, progress) for name in wanted.compile.targets]
@@ -98,10 +113,12 @@ def compile(  # noqa: A001 - the verb of the tool
         subject=subject,
         results={f.assembly.result.toolchain.target.name: f.assembly.result for f in finished},
         rungs={_target(f): _rungs(f, timings) for f in finished},
-        rows=tuple(row for f in finished for row in f.rows),
+        rows=tuple(checked.row for f in finished for checked in f.assembly.result.checked.values()),
         timings=timings,
         reference=test.reference(),
         seconds=time.perf_counter() - started,
+        recoveries=[recovery(one.stages, one.pruning, one.epochs) for one in subject.recoveries],
+        limits=wanted.search.limits,
     )
     return _write(folder, finished, made)
 
@@ -114,45 +131,11 @@ def _finish(
     subject: Subject, name: str, cache: Cache, inputs: golden.GoldenInputs, test: TestSplit, progress: Progress
 ) -> _Finished:
     """Compile for one target, check every file of it, and judge what was chosen on the test split."""
-    result = TargetCompiler(subject, Toolchain.of(name, cache), progress).run()
-    rows, tolerances = _golden(result, inputs, cache)
-    chosen = chosen_rungs(result.found.winners, subject.recipe.search.objective)
+    result = TargetCompiler(subject, Toolchain.of(name, cache), progress).run(inputs)
+    found = ladder(result.found.judged, result.found.winners, default=subject.recipe.search.objective)
+    chosen = {rung: judged.candidates for rung, judged in found}
     accuracies = {rung: test.judge(result, combination) for rung, combination in chosen.items()}
-    return _Finished(Assembly(subject, result, chosen, tolerances, inputs), rows, accuracies)
-
-
-class _GoldenResult(msgspec.Struct):
-    row: GoldenRow
-    tolerance: Tolerance
-
-
-def _golden(
-    result: TargetResult, inputs: golden.GoldenInputs, cache: Cache
-) -> tuple[tuple[GoldenRow, ...], dict[str, Tolerance]]:
-    """Hold every file to the golden table.
-
-    Raises:
-        CheckError: if a float file fails, or a quantized one that was chosen.
-    """
-    versions = result.toolchain.backend.versions()
-
-    def checked(built: Built) -> _GoldenResult:
-        key = [built.sha256, inputs.digest, versions, fingerprint.of_compiler()]
-        return cache.record(
-            "golden", key, _GoldenResult, lambda: _GoldenResult(*golden.check(built, result.toolchain.backend, inputs))
-        )
-
-    found = {id_: checked(built) for id_, built in result.built.items()}
-    chosen = {c for judged in result.found.winners.values() for c in judged.candidates.values()}
-    for id_ in sorted(chosen | set(result.floats.values())):
-        if not found[id_].row.ok:
-            raise CheckError(
-                f"{result.toolchain.target.name}: the file of '{id_}' does not agree with torch on the golden inputs",
-                got=f"a largest error of {found[id_].row.max_abs_error:.3g} and {found[id_].row.snr_db} dB",
-                expected=f"{found[id_].row.tolerance}",
-                fix="leave the scheme out under [schemes] in the recipe, or report it with the model",
-            )
-    return tuple(one.row for one in found.values()), {id_: one.tolerance for id_, one in found.items()}
+    return _Finished(Assembly(subject, result, chosen, inputs), accuracies)
 
 
 def _timings(subject: Subject, finished: Sequence[_Finished], cache: Cache, progress: Progress) -> Timings:
@@ -182,19 +165,27 @@ def _timings(subject: Subject, finished: Sequence[_Finished], cache: Cache, prog
 
 
 def _never_slower(finished: Sequence[_Finished], timings: Timings, test: TestSplit) -> tuple[list[_Finished], Timings]:
-    """Give the fastest rung its float stages where the whole was not shown to be faster than them, end to end."""
+    """Hold the rungs to what was measured of them end to end.
+
+    The fastest rung gets its float stages where it was not shown to be faster than them, and a reduced rung that is not
+    faster than the rung before it is left out.
+    """
     kept: list[_Finished] = []
     rungs = {target: dict(of_target) for target, of_target in timings.rungs.items()}
     for f in finished:
-        result, fastest = f.assembly.result, RUNG_NAMES["latency"]
-        here = rungs[_target(f)]
-        if f.assembly.chosen[fastest] != result.floats and here[fastest].speedup_over_float.ci95[0] <= 1:
+        here, chosen, accuracies = rungs[_target(f)], dict(f.assembly.chosen), dict(f.accuracies)
+        fastest, floats = NAMES["latency"], f.assembly.result.floats
+        if chosen.get(fastest, floats) != floats and here[fastest].speedup_over_float.ci95[0] <= 1:
             logger.warning("%s: no combination is faster than float end to end: the fastest rung is float", _target(f))
-            here[fastest] = here[FLOAT_RUNG]
-            chosen = {**f.assembly.chosen, fastest: result.floats}
-            accuracies = {**f.accuracies, fastest: test.judge(result, result.floats)}
-            f = replace(f, assembly=replace(f.assembly, chosen=chosen), accuracies=accuracies)
-        kept.append(f)
+            here[fastest], chosen[fastest] = here[FLOAT_RUNG], floats
+            accuracies[fastest] = test.judge(f.assembly.result, floats)
+        limit = min((here[name].figure.p50_ms for name in chosen if not reduced(name)), default=0.0)
+        for name in [name for name in chosen if reduced(name)]:
+            if here[name].figure.p50_ms >= limit:
+                del chosen[name]
+            else:
+                limit = here[name].figure.p50_ms
+        kept.append(replace(f, assembly=replace(f.assembly, chosen=chosen), accuracies=accuracies))
     return kept, msgspec.structs.replace(timings, rungs=rungs)
 
 
@@ -207,7 +198,7 @@ def _rungs(finished: _Finished, timings: Timings) -> tuple[Rung, ...]:
         rungs.append(
             Rung(
                 name=name,
-                objective="latency" if name == RUNG_NAMES["latency"] else "size",
+                objective=objective_of(name),
                 candidates=dict(combination),
                 accuracy=dict(judged.accuracy),
                 drop_ci95={subset: (drop.low, drop.high) for subset, drop in judged.drops.items()},

@@ -222,7 +222,8 @@ class Evaluator:
         earlier = earlier[: earlier.index(stage)]
         subsets = self._subject.subsets
         for number, subset in enumerate((subsets[0], *subsets)):
-            combination = combinations[number % len(combinations)]
+            # Spread over all of them: neighbours are forms and schemes of the same kind.
+            combination = combinations[number * len(combinations) // (len(subsets) + 1)]
             pools_of = [leaf for leaf in leaves if leaf.modality in subset]
             pools = self._joint_pools(subset, pools_of, combination)
             if number > 0:

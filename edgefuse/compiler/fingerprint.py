@@ -41,12 +41,18 @@ def _source_of(kind: type) -> str:
     return of_bytes(Path(path).read_bytes())
 
 
-@cache
 def of_compiler() -> str:
     """Return a hash of this package's own source, so that a change of ours never meets a stale result."""
+    return of_source("bundle", "runtime", "measure", "export", "quantize", "compiler")
+
+
+@cache
+def of_source(*places: str) -> str:
+    """Return a hash of some of this package's files and folders, for results that depend on these alone."""
     root = Path(edgefuse.__file__).parent
     state = hashlib.sha256(sys.version.encode())
-    for folder in ("bundle", "runtime", "measure", "export", "quantize", "compiler"):
-        for path in sorted((root / folder).rglob("*.py")):
+    for place in places:
+        files = [root / place] if place.endswith(".py") else sorted((root / place).rglob("*.py"))
+        for path in files:
             state.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return state.hexdigest()

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from edgefuse.bundle.manifest import GoldenCase, GoldenTensor, Tolerance
-from edgefuse.bundle.spec import TensorSpec
+from edgefuse.bundle.spec import Record, TensorSpec
 from edgefuse.compiler.candidates import Built
 from edgefuse.compiler.report_schema import GoldenRow
 from edgefuse.export.examples import chained_feeds, run_torch
@@ -29,39 +29,51 @@ _MOST_ASKED_DB = 80.0
 
 @dataclass(frozen=True)
 class GoldenInputs:
-    """Per stage, the feeds and what torch made of them."""
+    """Per stage the feeds, and per form of it (stage, `Pruning.id`) what torch made of them."""
 
     feeds: Mapping[str, Sequence[Feeds]]
-    outputs: Mapping[str, Sequence[Mapping[str, Array]]]
+    outputs: Mapping[tuple[str, str], Sequence[Mapping[str, Array]]]
 
     @cached_property
     def digest(self) -> str:
         """Identifies inputs and outputs."""
         state = hashlib.sha256()
-        for side in (self.feeds, self.outputs):
-            for stage, runs in side.items():
-                for run in runs:
-                    for port, array in run.items():
-                        state.update(f"{stage} {port} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        for name, runs in (*self.feeds.items(), *self.outputs.items()):
+            for run in runs:
+                for port, array in run.items():
+                    state.update(f"{name} {port} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
         return state.hexdigest()
 
 
-def generate(stages: Sequence[TorchStage]) -> GoldenInputs:
-    """Generate inputs (nobody's voice, nobody's picture) and run them through all stages in torch fp32."""
+def form(stage: TorchStage) -> tuple[str, str]:
+    """Return the stage's name and how it was pruned."""
+    return stage.spec.name, stage.pruning.id if stage.pruning else ""
+
+
+def generate(stages: Sequence[TorchStage], variants: Sequence[TorchStage] = ()) -> GoldenInputs:
+    """Generate inputs (nobody's voice, nobody's picture) and run them through all stages in torch fp32.
+
+    Args:
+        stages: the unpruned stages: they make the features that later ones are fed with.
+        variants: pruned forms of them, which are run on the same feeds.
+    """
     chains = list(chained_feeds(stages, count=_CASES, fixed=True))
     feeds = {stage.spec.name: [chain[stage.spec.name] for chain in chains] for stage in stages}
-    outputs = {stage.spec.name: [run_torch(stage, feed) for feed in feeds[stage.spec.name]] for stage in stages}
+    outputs = {form(s): [run_torch(s, feed) for feed in feeds[s.spec.name]] for s in (*stages, *variants)}
     return GoldenInputs(feeds, outputs)
 
 
-def check(built: Built, backend: Backend, golden: GoldenInputs) -> tuple[GoldenRow, Tolerance]:
-    """Run one file on the golden inputs.
+class Checked(Record, frozen=True, kw_only=True):
+    """How one file did, and the tolerance that devices hold it to."""
 
-    Returns:
-        The row of the table, and the tolerance that devices hold the file to.
-    """
+    row: GoldenRow
+    tolerance: Tolerance
+
+
+def check(built: Built, backend: Backend, golden: GoldenInputs) -> Checked:
+    """Run one file on the golden inputs."""
     session = built.open(backend, 1)
-    pairs = zip(golden.outputs[built.stage], golden.feeds[built.stage], strict=True)
+    pairs = zip(golden.outputs[built.form], golden.feeds[built.stage], strict=True)
     found = agreement(((expected, session.run(feeds)) for expected, feeds in pairs), Tolerance())
     tolerance, held = Tolerance(), found.ok
     if built.scheme.name != "float":
@@ -77,11 +89,11 @@ def check(built: Built, backend: Backend, golden: GoldenInputs) -> tuple[GoldenR
         tolerance={"absolute": tolerance.absolute, "relative": tolerance.relative, "min_snr_db": tolerance.min_snr_db},
         ok=held,
     )
-    return row, tolerance
+    return Checked(row=row, tolerance=tolerance)
 
 
 def cases(stages: Sequence[TorchStage], golden: GoldenInputs) -> tuple[tuple[GoldenCase, ...], dict[str, bytes]]:
-    """Return the golden cases of a bundle and the files that hold their tensors (equal tensors share a file)."""
+    """Return the golden cases of stages, pruned or not, and the files of their tensors (equal ones share a file)."""
     files: dict[str, bytes] = {}
     found: list[GoldenCase] = []
     names: dict[bytes, str] = {}
@@ -94,8 +106,8 @@ def cases(stages: Sequence[TorchStage], golden: GoldenInputs) -> tuple[tuple[Gol
 
     for stage in stages:
         name = stage.spec.name
-        for feeds, outputs in zip(golden.feeds[name], golden.outputs[name], strict=True):
+        for feeds, outputs in zip(golden.feeds[name], golden.outputs[form(stage)], strict=True):
             inputs = tuple(keep(port.tensor, feeds[port.tensor.name]) for port in stage.spec.inputs)
             results = tuple(keep(port.tensor, outputs[port.tensor.name]) for port in stage.spec.outputs)
-            found.append(GoldenCase(stage=name, inputs=inputs, outputs=results))
+            found.append(GoldenCase(stage=name, pruning=form(stage)[1], inputs=inputs, outputs=results))
     return tuple(found), files

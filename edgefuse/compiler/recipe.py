@@ -6,16 +6,20 @@ import difflib
 import importlib
 import math
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import tomllib
 
 from edgefuse import registry
+from edgefuse.bundle.manifest import PruningStep
 from edgefuse.bundle.spec import Record
-from edgefuse.errors import RecipeError
+from edgefuse.compiler.search_figures import Limits, Objective
+from edgefuse.errors import EdgefuseError, RecipeError
+from edgefuse.prune.training import RecoverySettings
 
 
 class ModelSection(Record, frozen=True, kw_only=True):
@@ -50,15 +54,93 @@ class SearchSection(Record, frozen=True, kw_only=True):
 
     Attributes:
         objective: what the default rung minimises.
+        max_latency_ms: of all stages together, one after the other.
+        max_latency_share: the same as a share of the float stages'.
+        max_size_bytes: of the stage files, frontends apart.
+        max_memory_bytes: of weights and activations, as estimated from the files.
         max_drop: how much of the metric may be lost in each subset, as a fraction (0.01 is one point).
         subsets: the subsets that the budget binds (`image+audio`); all admissible ones if empty.
         max_fusion_passes: how many combinations are judged per target, at the most.
     """
 
-    objective: Literal["latency", "size"] = "latency"
+    objective: Objective = "latency"
     max_drop: float = 0.01
     subsets: tuple[str, ...] = ()
     max_fusion_passes: int = 24
+    max_latency_ms: float | None = None
+    max_latency_share: float | None = None
+    max_size_bytes: int | None = None
+    max_memory_bytes: int | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """What a combination must hold besides its drops."""
+        return Limits(self.max_latency_ms, self.max_latency_share, self.max_size_bytes, self.max_memory_bytes)
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What to find winners for, the recipe's own first."""
+        others: tuple[Objective, ...] = ("latency", "size")
+        return (self.objective, *(other for other in others if other != self.objective))
+
+
+class VariantsSection(Record, frozen=True, kw_only=True):
+    """One pruning, tried on each of some stages: the steps in the order in which they are taken."""
+
+    stages: tuple[str, ...]
+    steps: tuple[PruningStep, ...]
+
+
+class PruneSection(Record, frozen=True, kw_only=True):
+    """What to prune: ratios stage by stage, or one goal for the whole.
+
+    Attributes:
+        variants: the prunings to try, besides the unpruned stages.
+        latency: the share of the float latency that the pruned stages, still in float, should take together; the
+            compiler then distributes ratios over the stages by what they cost and what they gain.
+    """
+
+    variants: tuple[VariantsSection, ...] = ()
+    latency: float | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is to be pruned."""
+        return bool(self.variants) or self.latency is not None
+
+
+class RecoverSection(Record, frozen=True, kw_only=True):
+    """How pruned stages recover, by distillation from the unpruned ones, on the `train` part of the data.
+
+    Attributes:
+        epochs: at the most, over all training samples; 0 leaves pruned stages as they are.
+        batch: samples per step.
+        learning_rate: the peak.
+        patience: epochs without a better mean accuracy over all subsets, after which a stage's recovery ends.
+        joint: also train the pruned stages of one place in the list on, all together, as further candidates.
+        threads: of torch; another number rounds differently.
+        seed: of the order of samples.
+    """
+
+    epochs: int = 12
+    batch: int = 64
+    learning_rate: float = 2e-3
+    patience: int = 3
+    joint: bool = False
+    threads: int = 1
+    seed: int = 0
+
+    @property
+    def settings(self) -> RecoverySettings:
+        """What the recovery code takes."""
+        return RecoverySettings(
+            epochs=max(1, self.epochs),
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            patience=self.patience,
+            threads=self.threads,
+            seed=self.seed,
+        )
 
 
 class Recipe(Record, frozen=True, kw_only=True):
@@ -68,6 +150,8 @@ class Recipe(Record, frozen=True, kw_only=True):
     data: DataSection
     compile: CompileSection = CompileSection()
     search: SearchSection = SearchSection()
+    prune: PruneSection = PruneSection()
+    recover: RecoverSection = RecoverSection()
     schemes: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 - msgspec copies empty defaults
 
 
@@ -100,11 +184,24 @@ def _refuse_unknown_keys(path: Path, table: Mapping[str, Any]) -> None:
         "data": DataSection,
         "compile": CompileSection,
         "search": SearchSection,
+        "prune": PruneSection,
+        "recover": RecoverSection,
     }
     _refuse(path, "", table, (*sections, "schemes"))
     for name, section in sections.items():
         if isinstance(content := table.get(name), Mapping):
             _refuse(path, f"[{name}] ", content, section.__struct_fields__)
+    where = "[[prune.variants]] "
+    for variant in _tables(table.get("prune"), "variants"):
+        _refuse(path, where, variant, VariantsSection.__struct_fields__)
+        for step in _tables(variant, "steps"):
+            _refuse(path, f"{where}steps ", step, PruningStep.__struct_fields__)
+
+
+def _tables(table: object, key: str) -> list[Mapping[str, Any]]:
+    """Return the tables of an array under a key; what is neither is left to the check of types."""
+    content = table.get(key) if isinstance(table, Mapping) else None
+    return [entry for entry in content if isinstance(entry, Mapping)] if isinstance(content, list) else []
 
 
 def _refuse(path: Path, where: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
@@ -126,16 +223,59 @@ def check(path: Path, recipe: Recipe) -> None:
         raise RecipeError(
             f"[search] max_drop in {path}", got=search.max_drop, expected="a fraction from 0 to 1 (0.01 is one point)"
         )
+    for name in ("max_latency_ms", "max_latency_share", "max_size_bytes", "max_memory_bytes"):
+        limit = getattr(search, name)
+        if limit is not None and not (math.isfinite(limit) and limit > 0):
+            raise RecipeError(f"[search] {name} in {path}", got=limit, expected="more than 0")
     if search.max_fusion_passes < 1:
         raise RecipeError(f"[search] max_fusion_passes in {path}", got=search.max_fusion_passes, expected="at least 1")
     if wanted.threads < 1:
         raise RecipeError(f"[compile] threads in {path}", got=wanted.threads, expected="at least 1")
     known = registry.names("targets")
+    _check_pruning(path, recipe)
+    _check_recovery(path, recipe.recover)
     for target in wanted.targets:
         if target not in known:
             raise RecipeError(f"[compile] targets in {path}", got=repr(target), expected=" or ".join(known))
     if not wanted.targets or len(set(wanted.targets)) != len(wanted.targets):
         raise RecipeError(f"[compile] targets in {path}", got=list(wanted.targets), expected="each target once")
+
+
+def _check_pruning(path: Path, recipe: Recipe) -> None:
+    prune = recipe.prune
+    for variant in prune.variants:
+        if not variant.steps or not variant.stages:
+            raise RecipeError(f"an entry of [[prune.variants]] in {path}", got="no stages or no steps", expected="both")
+        for step in variant.steps:
+            _check_step(path, step)
+    if prune.latency is not None and not (math.isfinite(prune.latency) and 0 < prune.latency < 1):
+        raise RecipeError(
+            f"[prune] latency in {path}", got=prune.latency, expected="a share of the float latency between 0 and 1"
+        )
+    if prune.latency is not None and prune.variants:
+        raise RecipeError(f"[prune] in {path} has both latency and variants", fix="leave one of them out")
+
+
+def _check_step(path: Path, step: PruningStep) -> None:
+    pruners = registry.names("pruners")
+    if step.method not in pruners:
+        raise RecipeError(
+            f"a method under [[prune.variants]] in {path}", got=repr(step.method), expected=" or ".join(pruners)
+        )
+    if not (math.isfinite(step.ratio) and 0 <= step.ratio < 1):
+        raise RecipeError(
+            f"the ratio of '{step.method}' under [[prune.variants]] in {path}",
+            got=step.ratio,
+            expected="the fraction to remove, from 0 to less than 1",
+        )
+
+
+def _check_recovery(path: Path, recover: RecoverSection) -> None:
+    for name, low in (("epochs", 0), ("batch", 2), ("patience", 1), ("threads", 1)):
+        if getattr(recover, name) < low:
+            raise RecipeError(f"[recover] {name} in {path}", got=getattr(recover, name), expected=f"at least {low}")
+    if not (math.isfinite(recover.learning_rate) and recover.learning_rate > 0):
+        raise RecipeError(f"[recover] learning_rate in {path}", got=recover.learning_rate, expected="more than 0")
 
 
 def call_factory(recipe_path: Path, reference: str) -> Any:
@@ -151,17 +291,30 @@ def call_factory(recipe_path: Path, reference: str) -> Any:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
-        factory = getattr(importlib.import_module(module_name), attribute)
+        module = importlib.import_module(module_name)
     except ImportError as error:
         raise RecipeError(
             f"cannot import the factory '{reference}' of {recipe_path}",
             got=str(error),
             fix=f"put the module beside the recipe ({folder}) or install it",
         ) from error
-    except AttributeError as error:
-        raise RecipeError(
-            f"the module '{module_name}' has no '{attribute}'", fix="correct the factory in the recipe"
-        ) from error
+    except Exception as error:
+        raise _failed(f"importing the module '{module_name}' of {recipe_path} failed", error) from error
+    factory = getattr(module, attribute, None)
+    if factory is None:
+        raise RecipeError(f"the module '{module_name}' has no '{attribute}'", fix="correct the factory in the recipe")
     if not callable(factory):
         raise RecipeError(f"the factory '{reference}'", got=type(factory).__name__, expected="a callable")
-    return factory()
+    try:
+        return factory()
+    except EdgefuseError:
+        raise
+    except Exception as error:
+        raise _failed(f"the factory '{reference}' of {recipe_path} failed", error) from error
+
+
+def _failed(what: str, error: Exception) -> RecipeError:
+    """Say where the user's own code failed, which may raise anything."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    got = f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(frame.filename).name}:{frame.lineno})"
+    return RecipeError(what, got=got, fix="call it in Python by itself; EDGEFUSE_DEBUG=1 shows the whole traceback")

@@ -146,6 +146,9 @@ def _spread_labels(marks: Sequence[Mark]) -> list[Mark]:
 
 
 def _runs(rung: RungReport, item: Judged) -> bool:
+    if item.candidates:
+        names = {s: ".".join(filter(None, (s, c.pruning, c.scheme))) for s, c in rung.stages.items()}
+        return all(names.get(stage) == name for stage, name in item.candidates.items())
     schemes = {stage: choice.scheme for stage, choice in rung.stages.items()}
     return all(schemes.get(stage) == scheme for stage, scheme in item.stages.items())
 

@@ -46,10 +46,14 @@ class Reference(Part, frozen=True, kw_only=True):
 
 
 class StageChoice(Part, frozen=True, kw_only=True):
-    """What a rung runs for one stage; `pruned` is the fraction removed, or whether any was."""
+    """What a rung runs for one stage.
+
+    `pruned` is the fraction removed (of what the methods remove), or whether any was; `pruning` is the name of how.
+    """
 
     scheme: str
     pruned: bool | float | None = None
+    pruning: str = ""
 
 
 class RungReport(Part, frozen=True, kw_only=True):
@@ -68,6 +72,17 @@ class RungReport(Part, frozen=True, kw_only=True):
     peak_rss_bytes: int | None = None
 
 
+class Constraint(Part, frozen=True, kw_only=True):
+    """A limit of the recipe and what a rung came to, both in `unit`; `excess` is by how much it was missed, or 0."""
+
+    rung: str
+    what: str
+    limit: float
+    value: float
+    unit: str
+    excess: float = 0.0
+
+
 class BundleReport(Part, frozen=True, kw_only=True):
     """One target's bundle; sizes of floats and rungs are those of stage files, frontends apart."""
 
@@ -78,10 +93,14 @@ class BundleReport(Part, frozen=True, kw_only=True):
     float_p50_ms: float
     float_size_bytes: int
     rungs: tuple[RungReport, ...]
+    constraints: tuple[Constraint, ...] = ()
 
 
 class Judged(Part, frozen=True, kw_only=True):
-    """A combination of candidates that got a fusion pass over the validation set."""
+    """A combination of candidates that got a fusion pass over the validation set.
+
+    `stages` are the schemes, `candidates` the candidates' names, both by stage.
+    """
 
     target: str
     stages: dict[str, str]
@@ -89,15 +108,40 @@ class Judged(Part, frozen=True, kw_only=True):
     size_bytes: int
     drop: dict[str, float]
     within_budget: bool
+    candidates: dict[str, str] = {}
+
+
+class FrontPoint(Part, frozen=True, kw_only=True):
+    """A judged combination that no other beats in latency, size and worst drop at once; `rungs` run it.
+
+    Latency, size and memory are sums over the stages; the worst drop is in `subset`, both on validation.
+    """
+
+    target: str
+    candidates: dict[str, str]
+    p50_ms: float
+    size_bytes: int
+    drop: float
+    subset: str
+    within_budget: bool
+    memory_bytes: int = 0
+    rungs: tuple[str, ...] = ()
 
 
 class SearchReport(Part, frozen=True, kw_only=True):
-    """How much work the search did."""
+    """How much work the search did, over all targets.
+
+    An encoder pass is a candidate of an encoder run once over the validation set, a fusion pass a combination judged
+    over kept features; `cap` is what the recipe allows of the latter.
+    """
 
     candidates: int
     fusion_passes: int
     seconds: float
     judged: tuple[Judged, ...] = ()
+    encoder_passes: int | None = None
+    cap: int | None = None
+    front: tuple[FrontPoint, ...] = ()
 
 
 class GoldenRow(Part, frozen=True, kw_only=True):
@@ -113,7 +157,10 @@ class GoldenRow(Part, frozen=True, kw_only=True):
 
 
 class CandidateReport(Part, frozen=True, kw_only=True):
-    """A candidate of one stage, measured alone; `speedup` is over the same stage in float."""
+    """A candidate of one stage, measured alone; `speedup` is over the same stage in float, unpruned.
+
+    `pruning` and `pruned` are as in a `StageChoice`; `recovery` says how it recovered: `none`, `alone` or `joint`.
+    """
 
     target: str
     stage: str
@@ -127,6 +174,82 @@ class CandidateReport(Part, frozen=True, kw_only=True):
     snr_db: float | None = None
     chosen_by: tuple[str, ...] = ()
     excluded: str | None = None
+    pruning: str = ""
+    pruned: float | None = None
+    recovery: str = ""
+    mac: int | None = None
+    bytes_moved: int | None = None
+
+
+class StageCosts(Part, frozen=True, kw_only=True):
+    """What some stages cost in one run: summed, but for `activation_bytes`, the largest (an estimate, see `method`)."""
+
+    p50_ms: float
+    size_bytes: int
+    mac: int
+    bytes_moved: int
+    activation_bytes: int
+
+
+class Change(Part, frozen=True, kw_only=True):
+    """A figure before compression (the reference) and after."""
+
+    before: float
+    after: float
+
+
+class ModalityReport(Part, frozen=True, kw_only=True):
+    """What a modality costs on one target, before (float) and after (the default rung), and what it is worth.
+
+    Attributes:
+        modality: empty for the stages that all modalities share.
+        sensitivity: the worst drop on validation when its stages alone are compressed, as in `compressed`: the
+            candidates of the rung if that was judged, else the fastest that were.
+        together: the metric with all inputs.
+        without: with all inputs but this one; None if it may not be absent.
+        alone: with this input only.
+        uncounted: operators that MAC and bytes leave out.
+    """
+
+    target: str
+    modality: str
+    stages: tuple[str, ...]
+    before: StageCosts
+    after: StageCosts
+    sensitivity: float | None = None
+    compressed: dict[str, str] = {}
+    together: Change | None = None
+    without: Change | None = None
+    alone: Change | None = None
+    uncounted: tuple[str, ...] = ()
+
+
+class FloatLayers(Part, frozen=True, kw_only=True):
+    """Operators that stayed float in a stage of the default rung for one reason: their kinds, number and MAC."""
+
+    target: str
+    stage: str
+    candidate: str
+    operator: str
+    count: int
+    mac: int
+    reason: str
+
+
+class RecoveryPoint(Part, frozen=True, kw_only=True):
+    """The state of a recovery after an epoch (0: as pruned): mean loss, and mean accuracy over all subsets."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+
+
+class RecoveryReport(Part, frozen=True, kw_only=True):
+    """How pruned stages came back by distillation; several stages if they were trained together."""
+
+    stages: tuple[str, ...]
+    pruning: str
+    points: tuple[RecoveryPoint, ...]
 
 
 class ModelReport(Part, frozen=True, kw_only=True):
@@ -171,6 +294,9 @@ class Report(Part, frozen=True, kw_only=True):
     method: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     command: str = ""
+    modalities: tuple[ModalityReport, ...] = ()
+    float_layers: tuple[FloatLayers, ...] = ()
+    recoveries: tuple[RecoveryReport, ...] = ()
 
 
 def parse(report: Mapping[str, Any]) -> Report:

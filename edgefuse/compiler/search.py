@@ -1,94 +1,69 @@
-"""The search: from measured candidates to rungs. A pure function of what was recorded.
+"""The search: from measured candidates to the best combinations. A pure function of what was recorded.
 
-Encoder work is the sum of the candidates (each ran once over the validation set before this). Every candidate is
-judged alone, all others in float; the sum of these drops predicts a combination's. Combinations are then judged in
-order of the objective until one holds the budget, and the number of judgements is capped.
+1. A candidate that another one of its stage beats in latency (overlapping intervals are ties), size, memory and
+   signal-to-noise is left out, and for latency what is not faster than its float twin.
+2. The float combination is judged first: something is always found, and the latency winner is never slower.
+3. A bisection along each stage's own latency/noise frontier, all others in float, finds about where that stage alone
+   breaks the budget; stages that were trained together are judged together. At most a seventh of the passes go there.
+4. Every pass after that goes where it is worth most: to the combination with the largest *expected gain*, what it
+   would gain over the best within budget times the probability that it holds the budget (Gelbart et al. 2014,
+   Bayesian optimization with unknown constraints; arXiv 1403.5607). Gains are sums of measurements; the
+   probability comes from `search_prediction`, which learns from each pass. The first objective gets at most three
+   quarters of the passes, then the others take turns; the cap is a cap.
+5. Winners are chosen among judged combinations only; if none holds the budget, the one that misses it least.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 
-from edgefuse.bundle.spec import Record
+import numpy as np
 
-Objective: TypeAlias = Literal["latency", "size"]
-Combination: TypeAlias = Mapping[str, str]
-"""Stage name to candidate id."""
+from edgefuse.compiler.search_candidates import Candidates
+from edgefuse.compiler.search_figures import (
+    Combination,
+    Drops,
+    Floats,
+    Found,
+    Judged,
+    Limits,
+    Objective,
+    StageFigure,
+    SubsetDrop,
+)
+from edgefuse.compiler.search_prediction import DropModel, Effects
+from edgefuse.compiler.search_space import position_of, sums, thinned
 
-_MAX_ENUMERATED = 200_000
-# A combination is worth judging while the sum of its parts' drops stays within this multiple of the budget: errors of
-# independent parts add up to less than their sum.
-_PREDICTION_SLACK = 2.0
+__all__ = [
+    "Combination",
+    "Drops",
+    "Found",
+    "Judged",
+    "Limits",
+    "Objective",
+    "Search",
+    "StageFigure",
+    "SubsetDrop",
+]
 
-
-class StageFigure(Record, frozen=True, kw_only=True):
-    """What was measured of one candidate alone.
-
-    Attributes:
-        p50_ci_ms: the 95 % interval of the median.
-        size_bytes: of the file; 0 for a frontend, which all rungs share.
-        speedup: of the float file of the same stage over this one, from interleaved runs, with its 95 % interval.
-        snr_db: signal-to-noise of the stage's output against torch fp32, on the validation set.
-    """
-
-    stage: str
-    candidate: str
-    scheme: str
-    p50_ms: float
-    p50_ci_ms: tuple[float, float]
-    speedup: float
-    speedup_ci95: tuple[float, float]
-    size_bytes: int
-    snr_db: float
-    is_float: bool
-
-    @property
-    def slower_than_float(self) -> bool:
-        """Whether it is not shown to be faster than its float twin."""
-        return not self.is_float and self.speedup_ci95[0] <= 1.0
-
-
-class SubsetDrop(Record, frozen=True, kw_only=True):
-    """How much of the metric a combination loses in one subset: reference minus candidate, paired."""
-
-    drop: float
-    low: float
-    high: float
-
-    @property
-    def standard_error(self) -> float:
-        """A quarter of the 95 % interval, nearly."""
-        return (self.high - self.low) / (2 * 1.96)
-
-
-Drops: TypeAlias = Mapping[str, SubsetDrop]
-
-
-class Judged(Record, frozen=True, kw_only=True):
-    """A combination that got a fusion pass."""
-
-    candidates: dict[str, str]
-    p50_ms: float
-    size_bytes: int
-    drops: dict[str, SubsetDrop]
-    excess: float
-
-    @property
-    def within_budget(self) -> bool:
-        """Whether every subset that the budget binds holds it, with one standard error to spare."""
-        return self.excess <= 0
+# An expected gain below this share of the float combination is not worth a pass.
+_WORTH_A_PASS = 1e-4
+# What counts as a large drop where the budget is (nearly) nothing.
+_SMALLEST_SCALE = 0.005
+# Shares of the passes: at the most for stages alone, and at the least for all objectives but the first.
+_PROBING, _OTHERS = 0.15, 0.25
+# The normal distribution function is the logistic one of 1.702 times its argument, within 0.01.
+_LOGISTIC = 1.702
 
 
 @dataclass(frozen=True)
-class Found:
-    """The result: one combination per objective, all that was judged, and how many judgements there were."""
+class _Goal:
+    """Something to look for: an objective under a budget of its own."""
 
-    winners: Mapping[Objective, Judged]
-    judged: Sequence[Judged]
-    passes: int
+    objective: Objective
+    budget: float
 
 
 @dataclass
@@ -96,11 +71,15 @@ class Search:
     """Looks for the best combination of candidates per objective.
 
     Args:
-        figures: measured candidates, every stage with its float one.
+        figures: measured candidates, every stage with its unpruned float one.
         judge: runs a fusion pass over a combination and returns its drops by subset.
         max_drop: the budget, a fraction of the metric.
         subsets: the subsets that the budget binds.
         max_passes: the cap on calls of `judge`.
+        objectives: what to find winners for; the first gets most of the passes.
+        limits: what else a combination must hold.
+        relaxed: multiples of the budget at which some passes look for yet faster combinations: the cheaper rungs.
+        leaves: the stages that each candidate ran through once before this; all if `None`.
     """
 
     figures: Sequence[StageFigure]
@@ -108,102 +87,213 @@ class Search:
     max_drop: float
     subsets: Sequence[str]
     max_passes: int
-    _judged: dict[tuple[str, ...], Judged] = field(default_factory=dict, init=False)
+    _: KW_ONLY
+    objectives: Sequence[Objective] = ("latency", "size")
+    limits: Limits = field(default_factory=Limits)
+    relaxed: Sequence[float] = (3.0,)
+    leaves: Collection[str] | None = None
+    _judged: dict[tuple[int, ...], Judged] = field(default_factory=dict, init=False)
+    _cautious: list[list[float]] = field(default_factory=list, init=False)
     _floor: dict[str, float] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._by_id = {figure.candidate: figure for figure in self.figures}
-        self._stages = list(dict.fromkeys(figure.stage for figure in self.figures))
+        self._candidates = Candidates(self.figures)
+        self._scale = max(self.max_drop, _SMALLEST_SCALE)
+        self._model = DropModel(self._candidates.figures, self._scale)
+        self._floats = self._candidates.indices(self._candidates.floats())
 
     def run(self) -> Found:
-        """Judge the float combination, every candidate alone, and then combinations by objective."""
-        floats = {figure.stage: figure.candidate for figure in self.figures if figure.is_float}
-        self._judge(floats)
-        reserve = min(self.max_passes // 2, len(self.figures))
-        for figure in sorted(self.figures, key=lambda f: (f.p50_ms / max(self._float_of(f).p50_ms, 1e-9), f.candidate)):
-            if not figure.is_float and len(self._judged) < self.max_passes - reserve:
-                self._judge(floats | {figure.stage: figure.candidate})
-        winners: dict[Objective, Judged] = {}
-        for objective, share in (("latency", reserve - reserve // 2), ("size", reserve // 2)):
-            winners[objective] = self._look(objective, floats, share)  # type: ignore[index, arg-type]
-        return Found(winners, list(self._judged.values()), len(self._judged))
+        """Judge the float combination, stages alone, and then combinations by expected gain."""
+        self._judge(self._floats)
+        first, *others = self._goals()
+        self._probe(1 + int(_PROBING * (self.max_passes - 1)))
+        self._walk([first], self.max_passes - int(_OTHERS * self.max_passes) if others else self.max_passes)
+        self._walk(others, self.max_passes)
+        self._walk([first], self.max_passes)
+        ran = [f for f in self.figures if self.leaves is None or f.stage in self.leaves]
+        winners = {objective: self._winner(objective) for objective in self.objectives}
+        return Found(winners, list(self._judged.values()), len(self._judged), len(ran))
 
-    def _look(self, objective: Objective, floats: Mapping[str, str], share: int) -> Judged:
-        limit = min(len(self._judged) + share, self.max_passes)
-        for combination in self._ranked(objective):
-            known = tuple(combination[stage] for stage in self._stages) in self._judged
-            if not known and len(self._judged) >= limit:
-                break
-            if self._judge(combination).within_budget:
-                break
-        allowed = [judged for judged in self._judged.values() if self._allowed(objective, judged.candidates)]
-        within = [judged for judged in allowed if judged.within_budget]
+    def _goals(self) -> list[_Goal]:
+        """Return what to look for, the most important first."""
+        lossless = max(self._judged[self._floats].worst_drop, 0.0)
+        goals = [_Goal(o, lossless if o == "accuracy" else self.max_drop) for o in self.objectives]
+        return goals + [_Goal("latency", self.max_drop * multiple) for multiple in self.relaxed]
+
+    def _walk(self, goals: Sequence[_Goal], limit: int) -> None:
+        """Judge what is most promising for each goal in turn, until nothing is or the limit is reached."""
+        turns = list(goals)
+        while turns and len(self._judged) < limit:
+            goal = turns.pop(0)
+            best = self._most_promising(goal)
+            if best is not None:
+                self._judge(best)
+                turns.append(goal)
+
+    # Alone: where does each stage break the budget?
+
+    def _probe(self, limit: int) -> None:
+        """Bisect the frontiers of all stages in turn, the slowest stage first."""
+        for together in self._joint_sets():
+            if len(self._judged) < min(limit, self.max_passes):
+                self._judge(together)
+        members = self._candidates.members
+        order = sorted(range(len(members)), key=lambda s: (-self._candidates.figures[self._floats[s]].p50_ms, s))
+        probes = [self._bisect(stage, self._frontier(members[stage])) for stage in order]
+        while probes and len(self._judged) < limit:
+            probe = probes.pop(0)
+            if next(probe, None) is not None:
+                probes.append(probe)
+
+    def _bisect(self, stage: int, frontier: Sequence[int]) -> Iterator[Judged]:
+        """Judge the fastest candidate, and then halve the frontier between what breaks half the budget and what not."""
+        broken, held = -1, len(frontier)
+        position = 0
+        while held - broken > 1:
+            judged = self._judge((*self._floats[:stage], frontier[position], *self._floats[stage + 1 :]))
+            if judged.worst_drop <= self.max_drop / 2:
+                held = position
+            else:
+                broken = position
+            yield judged
+            position = (broken + held) // 2
+
+    def _frontier(self, members: Sequence[int]) -> list[int]:
+        """Return a stage's candidates that no faster one beats in noise, the fastest first, without float."""
+        figures, tied = self._candidates.figures, self._candidates.tied_ms
+        usable = [i for i in members if self._candidates.fast[i] and not figures[i].joint and not figures[i].is_float]
+        frontier: list[int] = []
+        for i in sorted(usable, key=lambda i: (tied[i], figures[i].noise, i)):
+            if not frontier or figures[i].noise < figures[frontier[-1]].noise:
+                frontier.append(i)
+        return frontier
+
+    def _joint_sets(self) -> list[tuple[int, ...]]:
+        """Return, for every pruning whose stages were trained together, all of them at their least noisy scheme."""
+        figures, sets = self._candidates.figures, []
+        for number in range(len(self._model.joints)):
+            chosen = list(self._floats)
+            for stage, members in enumerate(self._candidates.members):
+                own = [i for i in members if self._model.in_joint[i, number]]
+                chosen[stage] = min(own, key=lambda i: (figures[i].noise, i), default=chosen[stage])
+            sets.append(tuple(chosen))
+        return sets
+
+    # Together: which combination is worth a pass?
+
+    def _most_promising(self, goal: _Goal) -> tuple[int, ...] | None:
+        """Return the combination with the largest expected gain, or `None` if no gain is worth a pass."""
+        effects = self._effects()
+        cost = self._candidates.cost(goal.objective)
+        options = thinned(self._candidates.options(goal.objective), cost, effects.mean.max(axis=1))
+        costs, chance = sums(options, cost[:, None])[:, 0], self._chance(goal, effects, options)
+        overruns = self._overruns(options)
+        for known in self._judged:
+            if all(i in own for i, own in zip(known, options, strict=True)):
+                chance[position_of(known, options)] = 0.0
+        chance[overruns > max(float(overruns.min()), 0.0)] = 0.0
+        best = min((cost[list(k)].sum() for k, j in self._judged.items() if self._reaches(goal, k, j)), default=None)
+        # Where nothing reaches the goal yet: what is most likely to, and the cheapest of those.
+        gain = 1.0 + _WORTH_A_PASS * (costs.max() - costs) if best is None else best - costs
+        score = chance * gain
+        number = int(score.argmax())
+        if score[number] < _WORTH_A_PASS:
+            return None
+        where = np.unravel_index(number, [len(own) for own in options])
+        return tuple(own[int(i)] for own, i in zip(options, where, strict=True))
+
+    def _effects(self) -> Effects:
+        drops = np.array(self._cautious)
+        return self._model.fit(list(self._judged), drops - drops[0])
+
+    def _chance(self, goal: _Goal, effects: Effects, options: Sequence[Sequence[int]]) -> Floats:
+        """Return the probability that each combination holds the goal's budget in its worst subset."""
+        count = len(self._candidates.figures)
+        is_part = np.array([[0.0 if figure.is_float else 1.0] for figure in self._candidates.figures])
+        parts = sums(options, is_part)[:, 0]
+        mean, variance = sums(options, effects.mean[:count]), sums(options, effects.variance[:count, None])[:, 0]
+        if self._model.joints:
+            further = np.maximum(sums(options, self._model.in_joint.astype(float)) - 1, 0)
+            mean += further @ effects.mean[count:]
+            variance += further**2 @ effects.variance[count:]
+        ratio = np.where(parts > 1, effects.ratio, 1.0)
+        spread = np.sqrt(ratio**2 * variance + self._model.residual_variance(parts))
+        margin = goal.budget - np.array(self._cautious[0]) - ratio[:, None] * mean
+        return np.asarray(1 / (1 + np.exp(-np.clip(_LOGISTIC * margin.min(axis=1) / spread, -50, 50))))
+
+    def _overruns(self, options: Sequence[Sequence[int]]) -> Floats:
+        """Return how far combinations miss the limits, as the largest share."""
+        figures = self._candidates.figures
+        measured = np.array([[f.p50_ms, f.size_bytes, f.memory_bytes] for f in figures], np.float64)
+        bounds = np.array([self._max_latency_ms(), self._max(self.limits.max_size_bytes), self._max_memory()])
+        shares = sums(options, measured) / np.maximum(bounds, 1e-12)
+        return np.asarray(np.maximum(shares - 1, 0).max(axis=1), np.float64)
+
+    def _max_latency_ms(self) -> float:
+        share = self._max(self.limits.max_latency_share)
+        float_ms = sum(self._candidates.figures[i].p50_ms for i in self._floats)
+        return min(self._max(self.limits.max_latency_ms), share * float_ms)
+
+    def _max_memory(self) -> float:
+        return self._max(self.limits.max_memory_bytes)
+
+    @staticmethod
+    def _max(limit: float | None) -> float:
+        return math.inf if limit is None else float(limit)
+
+    # What was found.
+
+    def _reaches(self, goal: _Goal, indices: Sequence[int], judged: Judged) -> bool:
+        return judged.worst_drop <= goal.budget and judged.overrun <= 0 and self._allowed(goal.objective, indices)
+
+    def _allowed(self, objective: Objective, indices: Sequence[int]) -> bool:
+        """Whether an objective may choose it: what is slower than float is for size and memory only."""
+        if objective == "latency":
+            return all(self._candidates.fast[i] for i in indices)
+        float_ms = sum(self._candidates.figures[i].p50_ms for i in self._floats)
+        return objective != "accuracy" or sum(self._candidates.figures[i].p50_ms for i in indices) <= float_ms
+
+    def _winner(self, objective: Objective) -> Judged:
+        allowed = {k: judged for k, judged in self._judged.items() if self._allowed(objective, k)}
+        within = {k: judged for k, judged in allowed.items() if judged.within_budget}
         if within:
-            return min(within, key=lambda judged: self._rank(objective, judged.candidates))
-        return min(allowed, key=lambda judged: (judged.excess, self._rank(objective, judged.candidates)))
+            return within[min(within, key=lambda k: self._rank(objective, k))]
+        return allowed[min(allowed, key=lambda k: (allowed[k].shortfall, self._rank(objective, k)))]
 
-    def _ranked(self, objective: Objective) -> list[Combination]:
-        """Return combinations by objective, without those whose predicted drop is hopeless."""
-        options = [
-            [f for f in self.figures if f.stage == stage and self._allowed(objective, {stage: f.candidate})]
-            for stage in self._stages
-        ]
-        while _product(options) > _MAX_ENUMERATED:
-            max(options, key=len).sort(key=lambda f: self._rank(objective, {f.stage: f.candidate}))
-            max(options, key=len).pop()
-        combinations = [{f.stage: f.candidate for f in parts} for parts in itertools.product(*options)]
-        hopeful = [c for c in combinations if self._predicted_excess(c) <= self.max_drop * (_PREDICTION_SLACK - 1)]
-        return sorted(hopeful, key=lambda c: self._rank(objective, c))
-
-    def _allowed(self, objective: Objective, combination: Combination) -> bool:
-        """A candidate that is not faster than its float twin is for the size objective only."""
-        return objective == "size" or not any(self._by_id[c].slower_than_float for c in combination.values())
-
-    def _rank(self, objective: Objective, combination: Combination) -> tuple[float, float, str]:
-        latency = sum(self._tied_p50_ms(self._by_id[c]) for c in combination.values())
-        size = sum(self._by_id[c].size_bytes for c in combination.values())
-        name = " ".join(combination[stage] for stage in self._stages if stage in combination)
-        return (latency, size, name) if objective == "latency" else (size, latency, name)
-
-    def _tied_p50_ms(self, figure: StageFigure) -> float:
-        """Return the median of the fastest candidate whose interval overlaps this one's: they are a tie."""
-        rivals = [f for f in self.figures if f.stage == figure.stage and f.p50_ci_ms[1] >= figure.p50_ci_ms[0]]
-        return min(f.p50_ms for f in [*rivals, figure])
-
-    def _float_of(self, figure: StageFigure) -> StageFigure:
-        return next(f for f in self.figures if f.stage == figure.stage and f.is_float)
-
-    def _predicted_excess(self, combination: Combination) -> float:
-        """Sum the drops of the parts, each judged alone; a part that was not judged counts as harmless."""
-        alone = {
-            next(iter(changed)): judged
-            for judged in self._judged.values()
-            if len(changed := [c for c in judged.candidates.values() if not self._by_id[c].is_float]) == 1
+    def _rank(self, objective: Objective, indices: Sequence[int]) -> tuple[float, float, float, str]:
+        """Return what orders judged combinations: the objective, then the other figures, then the name."""
+        judged = self._judged[tuple(indices)]
+        latency, size = float(self._candidates.tied_ms[list(indices)].sum()), float(judged.size_bytes)
+        loss = max(judged.worst_drop, 0.0)
+        order: dict[Objective, tuple[float, float, float]] = {
+            "latency": (latency, size, loss),
+            "size": (size, latency, loss),
+            "memory": (float(judged.memory_bytes), latency, size),
+            "accuracy": (loss, latency, size),
         }
-        parts = [alone[c] for c in combination.values() if c in alone]
-        return max(sum(part.drops[subset].drop for part in parts) - self.max_drop for subset in self.subsets)
+        return (*order[objective], judged.name)
 
-    def _cautious(self, subset: str, drop: SubsetDrop) -> float:
+    def _judge(self, indices: tuple[int, ...]) -> Judged:
+        if indices in self._judged:
+            return self._judged[indices]
+        combination = self._candidates.combination(indices)
+        drops = dict(self.judge(combination))
+        self._floor = self._floor or {subset: drop.standard_error for subset, drop in drops.items()}
+        cautious = [self._with_caution(subset, drops[subset]) for subset in self.subsets]
+        self._cautious.append(cautious)
+        figures = [self._candidates.figures[i] for i in indices]
+        self._judged[indices] = Judged(
+            candidates=dict(combination),
+            p50_ms=sum(f.p50_ms for f in figures),
+            size_bytes=sum(f.size_bytes for f in figures),
+            memory_bytes=sum(f.memory_bytes for f in figures),
+            drops=drops,
+            worst_drop=max(cautious),
+            excess=max(cautious) - self.max_drop,
+            overrun=float(self._overruns([[i] for i in indices])[0]),
+        )
+        return self._judged[indices]
+
+    def _with_caution(self, subset: str, drop: SubsetDrop) -> float:
         """Return the drop plus one standard error, but for the error that float files show on so few items, too."""
         return drop.drop + max(0.0, drop.standard_error - self._floor[subset])
-
-    def _judge(self, combination: Combination) -> Judged:
-        key = tuple(combination[stage] for stage in self._stages)
-        if key not in self._judged:
-            drops = dict(self.judge(combination))
-            self._floor = self._floor or {subset: drop.standard_error for subset, drop in drops.items()}
-            self._judged[key] = Judged(
-                candidates=dict(combination),
-                p50_ms=sum(self._by_id[c].p50_ms for c in key),
-                size_bytes=sum(self._by_id[c].size_bytes for c in key),
-                drops=drops,
-                excess=max(self._cautious(subset, drops[subset]) for subset in self.subsets) - self.max_drop,
-            )
-        return self._judged[key]
-
-
-def _product(options: Sequence[Sequence[StageFigure]]) -> int:
-    total = 1
-    for choice in options:
-        total *= len(choice)
-    return total

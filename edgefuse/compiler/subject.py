@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,23 +13,30 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import nn
 
-from edgefuse.bundle.manifest import Provenance
-from edgefuse.bundle.spec import ClassOutput, ModelSpec, StageSpec, subset_name
+from edgefuse import registry
+from edgefuse.bundle.manifest import Provenance, Pruning
+from edgefuse.bundle.spec import ModelSpec, StageSpec, subset_name
 from edgefuse.bundle.wiring import check_model, check_stages
 from edgefuse.compiler import fingerprint
 from edgefuse.compiler.cache import ArrayStore, Cache, write_arrays
+from edgefuse.compiler.candidates import wanted_schemes
+from edgefuse.compiler.data_checks import check_data, checked_sample, checked_target
 from edgefuse.compiler.recipe import Recipe, call_factory
 from edgefuse.datasets.sample import Sample, Splits
 from edgefuse.errors import BundleError, DataError, EdgefuseError, ModelError, RecipeError
 from edgefuse.export.split import split
 from edgefuse.export.stage import TorchStage
+from edgefuse.measure.metrics import Metric
 from edgefuse.progress import Progress
+from edgefuse.prune.training import Epoch
+from edgefuse.quantize.quantizer import Quantizer
 from edgefuse.runtime.graph import absent_values
 from edgefuse.runtime.preprocess import Preprocessor
 
 Array: TypeAlias = npt.NDArray[np.generic]
 
 SPLITS = ("calibration", "validation", "test")
+TRAIN = "train"
 _TARGET, _PRESENT = "#target", "#present"  # no value of a pipeline is called so
 
 
@@ -37,8 +44,9 @@ _TARGET, _PRESENT = "#target", "#present"  # no value of a pipeline is called so
 class SplitData:
     """One split, preprocessed by the code that the device runs.
 
-    `values` are the tensors of all modalities by key, zeros where absent; `targets` [items]; `present`, bool [items,
-    modalities], is what each item really has; `digest` identifies the content.
+    `values` are the tensors of all modalities by key, zeros where absent; `targets` [items], or [items, values] where
+    there are several; `present`, bool [items, modalities], is what each item really has; `digest` identifies the
+    content.
     """
 
     values: ArrayStore
@@ -55,8 +63,22 @@ class SplitData:
 
 
 @dataclass(frozen=True)
+class Recovery:
+    """How pruned stages came back: one, or several that were trained together; the curve from before recovery on."""
+
+    stages: tuple[str, ...]
+    pruning: Pruning
+    epochs: tuple[Epoch, ...]
+
+
+@dataclass(frozen=True)
 class Subject:
-    """A model under compilation."""
+    """A model under compilation.
+
+    `splits` has the three that every compile reads, and `train` where stages are to be pruned and recover. `variants`
+    are the pruned forms of a stage, by its name: other modules behind the same interface; `recoveries` tells how they
+    came to be.
+    """
 
     recipe: Recipe
     model: nn.Module
@@ -66,6 +88,13 @@ class Subject:
     splits: Mapping[str, SplitData]
     subsets: tuple[tuple[str, ...], ...]
     provenance: Provenance
+    variants: Mapping[str, tuple[TorchStage, ...]] = field(default_factory=dict)
+    recoveries: tuple[Recovery, ...] = ()
+
+    def forms(self, name: str) -> tuple[TorchStage, ...]:
+        """Return all forms of a stage, the unpruned one first."""
+        unpruned = next(stage for stage in self.stages if stage.spec.name == name)
+        return (unpruned, *self.variants.get(name, ()))
 
     @property
     def specs(self) -> tuple[StageSpec, ...]:
@@ -91,24 +120,28 @@ def prepare(path: Path, recipe: Recipe, cache: Cache, progress: Progress) -> Sub
     """Build the model, take it apart, and preprocess its data (or find it in the cache).
 
     Raises:
-        RecipeError, ModelError, DataError: what the user gave does not fit together.
+        RecipeError, ModelError, DataError, MeasureError: what the user gave does not fit together.
     """
     model = _build_model(path, recipe)
     spec: ModelSpec = model.spec  # type: ignore[assignment]
     stages = split(model)
     _check_wiring(spec, stages)
     _check_names(path, recipe, spec, stages)
+    Metric(spec.metric)  # refuses a name that it does not know
     assets = _read_assets(path, recipe, model)
     data = call_factory(path, recipe.data.factory)
-    _check_splits(recipe, data)
-    splits = {name: _load_split(name, data, spec, assets, cache, progress) for name in SPLITS}
+    _check_splits(path, recipe, data)
+    wanted = (*SPLITS, TRAIN) if recipe.prune.wanted else SPLITS
+    splits = {name: _load_split(name, data, spec, assets, cache, progress) for name in wanted}
     provenance = Provenance(
         weights_sha256=fingerprint.of_module(model),
-        data_sha256=fingerprint.of_bytes("".join(splits[name].digest for name in SPLITS).encode()),
+        data_sha256=fingerprint.of_bytes("".join(part.digest for part in splits.values()).encode()),
         recipe_sha256=fingerprint.of_bytes(path.read_bytes()),
         tools={},
     )
-    return Subject(recipe, model, spec, stages, assets, splits, spec.subsets(), provenance)
+    subject = Subject(recipe, model, spec, stages, assets, splits, spec.subsets(), provenance)
+    check_data(subject)
+    return subject
 
 
 def _build_model(path: Path, recipe: Recipe) -> nn.Module:
@@ -153,6 +186,16 @@ def _check_names(path: Path, recipe: Recipe, spec: ModelSpec, stages: tuple[Torc
     for name in recipe.schemes:
         if name not in known:
             raise RecipeError(f"[schemes] in {path}", got=repr(name), expected=" or ".join(known))
+    for target in recipe.compile.targets if recipe.schemes else ():
+        quantizer: Quantizer = registry.create("quantizers", target)
+        for stage in stages:
+            wanted_schemes(quantizer.schemes(stage.spec), stage.spec.name, recipe.schemes)
+    prunable = [stage.spec.name for stage in stages if stage.spec.role != "frontend"]
+    for name in (name for variant in recipe.prune.variants for name in variant.stages):
+        if name not in prunable:
+            raise RecipeError(
+                f"a stage under [[prune.variants]] in {path}", got=repr(name), expected=" or ".join(prunable)
+            )
 
 
 def _read_assets(path: Path, recipe: Recipe, model: nn.Module) -> dict[str, bytes]:
@@ -165,7 +208,7 @@ def _read_assets(path: Path, recipe: Recipe, model: nn.Module) -> dict[str, byte
     return assets
 
 
-def _check_splits(recipe: Recipe, data: Any) -> None:
+def _check_splits(path: Path, recipe: Recipe, data: Any) -> None:
     if not isinstance(data, Splits):
         raise DataError(
             f"what '{recipe.data.factory}' returns", got=type(data).__name__, expected="edgefuse.datasets.Splits"
@@ -173,6 +216,13 @@ def _check_splits(recipe: Recipe, data: Any) -> None:
     for name in SPLITS:
         if len(getattr(data, name)) == 0:
             raise DataError(f"the split '{name}' of '{recipe.data.factory}' is empty", expected="at least one sample")
+    if recipe.prune.wanted and len(data.train) == 0:
+        raise DataError(
+            f"the recipe {path} prunes, but '{recipe.data.factory}' gives no training samples",
+            got="an empty `train` in its Splits",
+            expected="samples to recover on (labels are not used)",
+            fix="fill Splits.train, or leave [prune] out",
+        )
 
 
 def _load_split(
@@ -185,7 +235,7 @@ def _load_split(
         data.digest,
         spec,
         {n: fingerprint.of_bytes(a) for n, a in assets.items()},
-        fingerprint.of_compiler(),
+        fingerprint.of_source("runtime", "compiler/subject.py", "compiler/cache.py"),
     ]
 
     def make(folder: Path) -> None:
@@ -193,7 +243,9 @@ def _load_split(
 
     folder = cache.entry("split", key, make)
     values = ArrayStore(folder)
-    return SplitData(values, values.stacked(_TARGET)[:, 0], values.stacked(_PRESENT).astype(bool), folder.name)
+    targets = values.stacked(_TARGET)
+    targets = targets[:, 0] if targets.shape[1] == 1 else targets
+    return SplitData(values, targets, values.stacked(_PRESENT).astype(bool), folder.name)
 
 
 def _preprocessed(
@@ -201,28 +253,15 @@ def _preprocessed(
 ) -> Iterator[dict[str, Array]]:
     preprocessors = {modality.name: Preprocessor(modality, assets.__getitem__) for modality in spec.modalities}
     absent = absent_values(spec.modalities)
-    for index, sample in enumerate(samples):
+    for index, given in enumerate(samples):
+        sample = checked_sample(name, index, given, spec)
         values = dict(absent)
         for modality, raw in sample.inputs.items():
-            if modality not in preprocessors:
-                raise DataError(f"sample {index} of '{name}' has an unknown modality", got=repr(modality))
             try:
                 values |= preprocessors[modality](raw)
             except EdgefuseError as error:
                 raise DataError(f"sample {index} of '{name}' is wrong: {error}") from error
         present = np.array([m.name in sample.inputs for m in spec.modalities], np.uint8)
-        for modality_spec, here in zip(spec.modalities, present, strict=True):
-            if not here and not modality_spec.optional:
-                raise DataError(f"sample {index} of '{name}' lacks the required modality '{modality_spec.name}'")
-        target = _checked_target(name, index, sample.target, spec)
+        target = checked_target(name, index, sample.target, spec)
         yield values | {_TARGET: target, _PRESENT: present}
         progress(index + 1, len(samples), f"preprocess {name}")
-
-
-def _checked_target(name: str, index: int, target: Any, spec: ModelSpec) -> Array:
-    output = spec.outputs[0]
-    if isinstance(output, ClassOutput) and not 0 <= int(target) < len(output.labels):
-        raise DataError(
-            f"the target of sample {index} of '{name}'", got=target, expected=f"0 to {len(output.labels) - 1}"
-        )
-    return np.atleast_1d(np.asarray(target))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import cycle, islice
+from types import MappingProxyType
 
-from edgefuse.bundle.manifest import Machine, Tolerance
+from edgefuse.bundle.manifest import Machine, Scheme, Tolerance
 from edgefuse.bundle.spec import Record, StageSpec, subset_name
 from edgefuse.compiler import fingerprint
-from edgefuse.compiler.candidates import FLOAT, Built, Toolchain, wanted_schemes
+from edgefuse.compiler.candidates import FLOAT, Built, Toolchain, candidate_id, wanted_schemes
 from edgefuse.compiler.evaluate import Evaluator, FileRunner, Outputs, Runner, TorchRunner, is_leaf
+from edgefuse.compiler.golden import Checked, GoldenInputs, check
 from edgefuse.compiler.search import Combination, Found, Search, StageFigure, SubsetDrop
 from edgefuse.compiler.subject import Subject
-from edgefuse.export.stage import Array, Feeds
+from edgefuse.errors import CheckError
+from edgefuse.export import costs
+from edgefuse.export.stage import Array, Feeds, TorchStage
 from edgefuse.measure.agreement import agreement
 from edgefuse.measure.latency import Interleaved
 from edgefuse.measure.machine import describe
@@ -41,6 +46,7 @@ class TargetResult:
         built: every candidate by id.
         refused: schemes that could not be applied, by candidate id, with the reason.
         figures: what was measured of every candidate, stage by stage.
+        checked: how every file did on the golden inputs, by candidate id, the broken ones among them.
     """
 
     toolchain: Toolchain
@@ -49,6 +55,7 @@ class TargetResult:
     refused: Mapping[str, str]
     figures: Sequence[StageFigure]
     found: Found
+    checked: Mapping[str, Checked]
 
     def runners(self, combination: Combination) -> dict[str, Runner]:
         """Return what runs each stage of a combination."""
@@ -76,9 +83,16 @@ class TargetCompiler:
         subject: the model and its data.
         toolchain: of the target.
         progress: is told what is going on.
+        built: candidates that were made already, by stage.
     """
 
-    def __init__(self, subject: Subject, toolchain: Toolchain, progress: Progress) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        toolchain: Toolchain,
+        progress: Progress,
+        built: Mapping[str, Sequence[Built]] = MappingProxyType({}),
+    ) -> None:
         self._subject = subject
         self._tools = toolchain
         self._threads = subject.recipe.compile.threads
@@ -88,27 +102,39 @@ class TargetCompiler:
         cache = toolchain.cache
         self._calibration = Evaluator(subject, subject.splits["calibration"], cache, self._note)
         self._validation = Evaluator(subject, subject.splits["validation"], cache, self._note)
-        self._built: dict[str, list[Built]] = {}
+        self._built: dict[str, list[Built]] = {stage: list(made) for stage, made in built.items()}
         self._refused: dict[str, str] = {}
 
-    def run(self) -> TargetResult:
-        """Build, measure and search.
+    def run(self, golden: GoldenInputs) -> TargetResult:
+        """Build, check, measure and search.
+
+        Args:
+            golden: what every file is held to; a quantized one that is broken is no candidate.
 
         Raises:
             ExportError: if a stage cannot be lowered in float.
+            CheckError: if a float file does not agree with torch.
         """
-        for stage in self._subject.stages:
-            self._note(f"lower {stage.spec.name}")
-            self._built[stage.spec.name] = [self._tools.lower(stage)]
-        for stage in self._subject.stages:
-            self._quantize(stage.spec)
+        for stage in self._subject.specs:
+            self._built[stage.name] = [self._lower(form) for form in self._subject.forms(stage.name)]
+        checked: dict[str, Checked] = {}
+        for stage in self._subject.specs:
+            self._quantize(stage)
+            checked |= self._hold_to(golden, stage)
         figures = [figure for stage in self._subject.specs for figure in self._measure(stage)]
         settings = self._subject.recipe.search
         found = Search(
-            figures, self._judge, settings.max_drop, self._subject.budget_subsets, settings.max_fusion_passes
+            figures,
+            self._judge,
+            settings.max_drop,
+            self._subject.budget_subsets,
+            settings.max_fusion_passes,
+            objectives=settings.objectives,
+            limits=settings.limits,
+            leaves=[stage.name for stage in self._subject.specs if is_leaf(stage)],
         ).run()
         built = {candidate.id: candidate for stage in self._built.values() for candidate in stage}
-        return TargetResult(self._tools, self._machine, built, self._refused, figures, found)
+        return TargetResult(self._tools, self._machine, built, self._refused, figures, found, checked)
 
     def _note(self, what: str) -> None:
         self._steps += 1
@@ -129,24 +155,66 @@ class TargetCompiler:
         """What torch answers on the validation set."""
         return self._validation.outputs(self._torch)
 
+    def _lower(self, form: TorchStage) -> Built:
+        self._note(f"lower {candidate_id(form.spec.name, form.pruning, FLOAT)}")
+        return self._tools.lower(form)
+
     def _quantize(self, stage: StageSpec) -> None:
-        """Add a stage's quantized candidates; those of the stages before it are there already."""
-        source = self._built[stage.name][0]
+        """Add the quantized candidates of every form of a stage; those of the stages before it are there already."""
+        for source, scheme in self.pairs(stage):
+            name = candidate_id(stage.name, source.pruning, scheme)
+            self._note(f"quantize {name}")
+            built = self.quantized(stage, source, scheme)
+            if isinstance(built, Built):
+                self._built[stage.name].append(built)
+            else:
+                self._refused[name] = built
+
+    def _hold_to(self, golden: GoldenInputs, stage: StageSpec) -> dict[str, Checked]:
+        """Check a stage's files on the golden inputs and leave out what is broken."""
+        backend = self._tools.backend
+        results: dict[str, Checked] = {}
+        for built in self._built[stage.name]:
+            key = [built.sha256, golden.digest, backend.versions(), fingerprint.of_compiler()]
+            make = partial(check, built, backend, golden)
+            results[built.id] = found = self._tools.cache.record("golden", key, Checked, make)
+            if not found.row.ok and built.scheme == FLOAT:
+                raise CheckError(
+                    f"{built.target}: the file of '{built.id}' does not agree with torch on the golden inputs",
+                    got=f"a largest error of {found.row.max_abs_error:.3g} and {found.row.snr_db} dB",
+                    expected=f"{found.row.tolerance}",
+                    fix="report it with the model: the converter computes something else",
+                )
+            if not found.row.ok:
+                self._refused[built.id] = f"broken: {found.row.snr_db} dB against torch on the golden inputs"
+        self._built[stage.name] = [built for built in self._built[stage.name] if results[built.id].row.ok]
+        return results
+
+    def pairs(self, stage: StageSpec) -> list[tuple[Built, Scheme]]:
+        """Return what may be tried on a stage: its float files, each with every scheme."""
         offered = self._tools.quantizer.schemes(stage)
-        combinations = [self._floats()] if is_leaf(stage) else self._leaf_combinations()
+        schemes = wanted_schemes(offered, stage.name, self._subject.recipe.schemes)
+        return list(itertools.product(self._built[stage.name], schemes))
+
+    def quantized(self, stage: StageSpec, source: Built, scheme: Scheme) -> Built | str:
+        """Apply a scheme to a float file of a stage; return why it could not be applied where that is so."""
+        floats = self._floats()
+        combinations = [floats] if is_leaf(stage) else self._leaf_combinations()
         key = [
             self._subject.splits["calibration"].digest,
             [[c[s.name].identity for s in self._subject.specs if is_leaf(s)] for c in combinations],
         ]
-        for scheme in wanted_schemes(offered, stage.name, self._subject.recipe.schemes):
-            self._note(f"{scheme.id} of {stage.name}")
-            built = self._tools.quantize(
-                source, scheme, lambda: self._calibration.calibration_feeds(stage, combinations, self._floats()), key
-            )
-            if isinstance(built, Built):
-                self._built[stage.name].append(built)
-            else:
-                self._refused[f"{stage.name}.{scheme.id}"] = built
+        return self._tools.quantize(
+            source, scheme, lambda: self._calibration.calibration_feeds(stage, combinations, floats), key
+        )
+
+    def evaluate(self, stage: StageSpec, candidate: Built) -> None:
+        """Run a candidate over the validation set, all other stages in float, and keep what it gives."""
+        chain = self._floats() | {stage.name: self._runner(candidate)}
+        if is_leaf(stage):
+            self._validation.features(stage, chain)
+        else:
+            self._validation.outputs(chain)
 
     def _leaf_combinations(self) -> list[dict[str, Runner]]:
         """Return combinations in which every candidate of every leaf stage appears."""
@@ -171,6 +239,7 @@ class TargetCompiler:
             found = []
             for candidate in built:
                 speedup = latencies.ratio(built[0].id, candidate.id)
+                cost = costs.costs(candidate.lowered(), candidate.target, stage)
                 interval = latencies.interval_ms(candidate.id)
                 found.append(
                     StageFigure(
@@ -183,7 +252,11 @@ class TargetCompiler:
                         speedup_ci95=(speedup.low, speedup.high),
                         size_bytes=0 if stage.role == "frontend" else candidate.size_bytes,
                         snr_db=self._snr_db(stage, candidate),
-                        is_float=candidate.scheme == FLOAT,
+                        is_float=candidate is built[0],
+                        pruning=candidate.form[1],
+                        memory_bytes=cost.weight_bytes + cost.activation_bytes,
+                        mac=cost.mac,
+                        bytes_moved=cost.bytes_moved,
                     )
                 )
             return _Figures(figures=tuple(found))

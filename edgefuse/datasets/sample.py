@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy.typing as npt
 
+from edgefuse.errors import DataError
+
 RawInput: TypeAlias = npt.NDArray[Any] | str
 
 
@@ -26,16 +28,44 @@ class Sample:
 
 @dataclass(frozen=True)
 class Splits:
-    """Three disjoint parts of a data set.
+    """Disjoint parts of a data set.
 
     Attributes:
         calibration: what quantization sees.
         validation: what the search sees.
         test: read once, after the choice.
-        digest: identifies content and parameters of all three in full, for cache keys.
+        digest: identifies content and parameters of all parts in full, for cache keys.
+        train: what pruned stages recover on, by distillation; labels are not used.
     """
 
     calibration: Sequence[Sample]
     validation: Sequence[Sample]
     test: Sequence[Sample]
     digest: str
+    train: Sequence[Sample] = ()
+
+
+def samples(targets: Sequence[Any], **inputs: Sequence[RawInput | None]) -> list[Sample]:
+    """Pair the columns of a data set, which `zip` would cut to the shortest without a word.
+
+    Args:
+        targets: one per sample.
+        inputs: per modality one raw input per sample, in the order of the targets; None where a sample lacks it.
+
+    Raises:
+        DataError: if a column is shorter or longer than the others.
+    """
+    lengths = {"targets": len(targets)} | {name: len(column) for name, column in inputs.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(
+            "the columns of a data set differ in length",
+            got=", ".join(
+                f"{length} {name}" if name == "targets" else f"{length} of '{name}'" for name, length in lengths.items()
+            ),
+            expected="one entry of each for every sample",
+            fix="pair them anew, with None where a sample lacks a modality",
+        )
+    return [
+        Sample({name: raw for name, column in inputs.items() if (raw := column[i]) is not None}, targets[i])
+        for i in range(len(targets))
+    ]

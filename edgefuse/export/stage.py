@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from edgefuse.bundle.manifest import Binding
+from edgefuse.bundle.manifest import Binding, Pruning
 from edgefuse.bundle.spec import StageSpec
 
 Array: TypeAlias = npt.NDArray[np.generic]
@@ -26,11 +26,13 @@ class TorchStage:
     """A stage's wiring and the module that computes it.
 
     `module.forward` takes the stage's inputs as positional tensors in the order of `spec.inputs` and returns one
-    tensor, or a tuple in the order of `spec.outputs`. The module is in eval mode.
+    tensor, or a tuple in the order of `spec.outputs`. The module is in eval mode. A pruned variant of a stage is a
+    stage with the same wiring, another module, and `pruning`.
     """
 
     spec: StageSpec
     module: nn.Module
+    pruning: Pruning | None = None
 
 
 @dataclass(frozen=True)

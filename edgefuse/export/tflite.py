@@ -152,6 +152,9 @@ def unpack(data: bytes) -> Any:
 
 def pack(model: Any) -> bytes:
     """Return a `ModelT` object as a file whose constants lie inline, at multiples of 16 bytes."""
+    for buffer in model.buffers:
+        if isinstance(buffer.data, bytes | bytearray):  # the schema would write these byte by byte, in Python
+            buffer.data = np.frombuffer(buffer.data, np.uint8)
     builder = _CompactBuilder()
     builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())

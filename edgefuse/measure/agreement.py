@@ -137,7 +137,8 @@ def read_tensor(bundle: Bundle, tensor: GoldenTensor) -> Array:
 
 
 def _check_candidate(bundle: Bundle, candidate: Candidate, backend: Backend, options: SessionOptions) -> GoldenResult:
-    cases = [case for case in bundle.manifest.golden if case.stage == candidate.stage]
+    pruning = candidate.pruning.id if candidate.pruning else ""
+    cases = [c for c in bundle.manifest.golden if (c.stage, c.pruning) == (candidate.stage, pruning)]
     try:
         session = backend.open(bundle.read(candidate.file), candidate.inputs, candidate.outputs, options)
         found = agreement(_answers(bundle, cases, session), candidate.tolerance)

@@ -16,19 +16,24 @@ from edgefuse.bundle.manifest import Scheme
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.errors import QuantizeError
 from edgefuse.export.stage import FeedSource, Lowered
+from edgefuse.quantize import schemes
+from edgefuse.quantize.calibrators import CALIBRATORS
+from edgefuse.quantize.floats import FloatLayer
+from edgefuse.quantize.onnx_bias import correct_biases, float_means, give_biases
 from edgefuse.quantize.onnx_calibration import observe
 from edgefuse.quantize.onnx_dynamic import quantize_dynamically
+from edgefuse.quantize.onnx_int4 import quantize_to_int4
 from edgefuse.quantize.onnx_linear import matmuls_to_gemm
-from edgefuse.quantize.onnx_plan import plan
+from edgefuse.quantize.onnx_plan import excluded, plan, weight_of, why_float
 from edgefuse.quantize.onnx_static import insert_qdq
 from edgefuse.quantize.onnx_stem import fold_stride_into_channels
 from edgefuse.quantize.onnx_weights import embed_in_int8, store_in_float16
+from edgefuse.quantize.schemes import FP16
 
 DYNAMIC = Scheme(name="dynamic_wi8_af32")
 STATIC_U8 = Scheme(name="static_wi8_ai8", activation="u8")
 STATIC_S8 = Scheme(name="static_wi8_ai8", activation="s8")
 STATIC_PERCENTILE = Scheme(name="static_wi8_ai8", activation="u8", calibrator="percentile")
-FP16 = Scheme(name="fp16")
 
 _TOOLS = ("onnx", "onnx-ir", "onnxruntime", "numpy")
 
@@ -50,6 +55,23 @@ class OnnxQuantizer:
             return (STATIC_U8, DYNAMIC, STATIC_PERCENTILE, STATIC_S8, FP16)
         return (DYNAMIC, STATIC_U8, STATIC_S8, FP16)
 
+    def known(self) -> tuple[Scheme, ...]:
+        """Return every scheme of this target."""
+        return (*schemes.static("u8", "s8", correctable=True), *schemes.dynamic(), FP16)
+
+    def layers(self, lowered: Lowered, scheme: Scheme) -> tuple[str, ...]:
+        """Name the convolutions and matrix products that a scheme quantizes; see `Quantizer.layers`."""
+        graph = ir.from_proto(onnx.load_from_string(lowered.data)).graph
+        kinds = ("Conv", "Gemm", "MatMul") if scheme.name == "static_wi8_ai8" else ("Gemm", "MatMul")
+        nodes = [node for node in graph if node.op_type in kinds and weight_of(node) is not None]
+        return tuple(node.name or "" for node in nodes if not excluded(node, scheme))
+
+    def floats(self, lowered: Lowered, scheme: Scheme) -> tuple[FloatLayer, ...]:
+        """Return the layers that stay float; see `Quantizer.floats`."""
+        graph = ir.from_proto(onnx.load_from_string(lowered.data)).graph
+        reasons = [(node.name or "", why_float(node, scheme)) for node in graph]
+        return tuple(FloatLayer(layer, reason) for layer, reason in reasons if reason is not None)
+
     def apply(self, lowered: Lowered, scheme: Scheme, calibration: FeedSource) -> Lowered:
         """Quantize a float file.
 
@@ -64,6 +86,9 @@ class OnnxQuantizer:
             if quantize_dynamically(model, scheme) == 0:
                 raise _nothing_to_do(scheme, "a matrix product by a constant")
             embed_in_int8(model)
+        elif scheme.name == "dynamic_wi4_af32":
+            if quantize_to_int4(model, scheme) == 0:
+                raise _nothing_to_do(scheme, "a matrix product by a constant, or an embedding table,")
         elif scheme.name == "static_wi8_ai8":
             _quantize_statically(model, lowered, scheme, calibration)
         else:
@@ -86,10 +111,14 @@ def _quantize_statically(model: ir.Model, lowered: Lowered, scheme: Scheme, cali
     if not chosen.nodes:
         raise _nothing_to_do(scheme, "a convolution or a matrix product by a constant")
     names = [value.name or "" for value in chosen.values]
-    statistics = observe(model, names, lowered.inputs, calibration)
-    wide = scheme.calibrator == "minmax"
-    ranges = {name: seen.minmax() if wide else seen.percentile() for name, seen in statistics.items()}
+    statistics = observe(model, names, lowered.inputs, calibration, counting=scheme.calibrator != "minmax")
+    ranges = {name: CALIBRATORS[scheme.calibrator](seen) for name, seen in statistics.items()}
+    if scheme.corrected:
+        give_biases(model.graph, chosen)
+        wanted = float_means(model, chosen, lowered.inputs, calibration)
     insert_qdq(model, chosen, ranges, scheme)
+    if scheme.corrected:
+        correct_biases(model, chosen, wanted, lowered.inputs, calibration)
     embed_in_int8(model)
 
 

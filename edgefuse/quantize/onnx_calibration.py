@@ -1,21 +1,28 @@
-"""Find the ranges of activations by running an ONNX file on calibration feeds, one sample at a time."""
+"""Gather statistics of activations by running an ONNX file on calibration feeds, one sample at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import onnxruntime
 
 from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import QuantizeError
-from edgefuse.export.stage import FeedSource
+from edgefuse.export.stage import Array, FeedSource
 from edgefuse.quantize.ranges import RunningRange
 
 
 def observe(
-    model: ir.Model, tensors: Sequence[str], inputs: tuple[Binding, ...], calibration: FeedSource
+    model: ir.Model,
+    tensors: Sequence[str],
+    inputs: tuple[Binding, ...],
+    calibration: FeedSource,
+    *,
+    counting: bool = True,
 ) -> dict[str, RunningRange]:
     """Run the model over one pass of calibration feeds and gather statistics of some of its tensors.
 
@@ -24,11 +31,46 @@ def observe(
         tensors: names of float tensors in it.
         inputs: how the feeds' ports are called in the graph.
         calibration: starts a pass; one sample is held at a time, and nothing of it is kept but the statistics.
+        counting: whether to gather histograms besides the extremes.
 
     Raises:
         QuantizeError: if there are no feeds, one does not fit, or a value is not finite.
     """
-    statistics = {name: RunningRange(name) for name in tensors}
+    statistics = {name: RunningRange(name, counting) for name in tensors}
+    for values in _runs(model, tensors, inputs, calibration):
+        for name, value in zip(tensors, values, strict=True):
+            statistics[name].update(value)
+    return statistics
+
+
+def channel_means(
+    model: ir.Model, channels: Mapping[str, int], inputs: tuple[Binding, ...], calibration: FeedSource
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the mean of tensors in each channel over one pass of calibration feeds: [channels].
+
+    Args:
+        model: the graph.
+        channels: tensor names, each with the axis of its channels.
+        inputs: how the feeds' ports are called in the graph.
+        calibration: starts a pass.
+
+    Raises:
+        QuantizeError: if there are no feeds, or one does not fit.
+    """
+    sums: dict[str, npt.NDArray[np.float64]] = {}
+    counts = dict.fromkeys(channels, 0)
+    for values in _runs(model, tuple(channels), inputs, calibration):
+        for (name, axis), value in zip(channels.items(), values, strict=True):
+            rows = np.moveaxis(np.asarray(value, np.float64), axis, -1).reshape(-1, value.shape[axis])
+            sums[name] = sums.get(name, 0.0) + rows.sum(axis=0)
+            counts[name] += len(rows)
+    return {name: total / max(counts[name], 1) for name, total in sums.items()}
+
+
+def _runs(
+    model: ir.Model, tensors: Sequence[str], inputs: tuple[Binding, ...], calibration: FeedSource
+) -> Iterator[list[Array]]:
+    """Yield the wanted tensors of every sample."""
     session = _session(model, tensors)
     samples = 0
     for feeds in calibration():
@@ -43,12 +85,10 @@ def observe(
             raise QuantizeError(
                 "a calibration sample does not fit the stage", got=str(error).strip().split("\n")[0]
             ) from error
-        for name, value in zip(tensors, values, strict=True):
-            statistics[name].update(value)
+        yield values
         samples += 1
     if samples == 0:
         raise QuantizeError("calibration got no samples", expected="at least one", fix="give a calibration split")
-    return statistics
 
 
 def _session(model: ir.Model, tensors: Sequence[str]) -> onnxruntime.InferenceSession:

@@ -16,12 +16,16 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgefuse.bundle.manifest import Scheme
+from edgefuse.quantize import floats
 from edgefuse.quantize.onnx_graph import constant, only_use
 
 SMALLEST_PRODUCT = 4096
 """Elements of a constant matrix below which converting the activation costs more than the int8 kernel saves."""
 
 _BETWEEN = frozenset({"Add", "Mul", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat"})
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_NORMALISING = frozenset({"LayerNormalization", "Softmax"})
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 
 
@@ -58,6 +62,26 @@ def plan(model: ir.Model, scheme: Scheme) -> Plan:
 def excluded(node: ir.Node, scheme: Scheme) -> bool:
     """Tell whether a scheme leaves a node float, by a pattern of its operator or name."""
     return any(fnmatchcase(node.op_type, p) or fnmatchcase(node.name or "", p) for p in scheme.exclude)
+
+
+def why_float(node: ir.Node, scheme: Scheme) -> str | None:
+    """Return why a layer stays float under an int8 or int4 scheme; None if it does not, or is no layer to speak of."""
+    if node.op_type in _RECURRENT:
+        return floats.RECURRENT
+    if node.op_type in _NORMALISING:
+        return floats.NORMALISES
+    if node.op_type not in _WEIGHTED:
+        return None
+    if excluded(node, scheme):
+        return floats.EXCLUDED
+    if node.op_type == "Conv" and scheme.name != "static_wi8_ai8":
+        return floats.NO_DYNAMIC_KERNEL
+    if weight_of(node) is not None:
+        return None
+    weight = constant(node.inputs[1])
+    if weight is None:
+        return floats.TWO_ACTIVATIONS
+    return floats.too_small(weight.size) if weight.size < SMALLEST_PRODUCT else floats.NO_KERNEL
 
 
 def weight_of(node: ir.Node) -> npt.NDArray[Any] | None:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgefuse.quantize.onnx_graph import add_constant, constant
+from edgefuse.quantize.onnx_graph import add_constant, constant, replace_value
 
 Floats = npt.NDArray[np.float32]
 
@@ -44,24 +44,39 @@ def int8_with_room_for_bias(
     return (integers, scale) if np.array_equal(roomy, scale) else (_round(weight, roomy, axis), roomy)
 
 
-def embed_in_int8(model: ir.Model) -> None:
-    """Store embedding tables as int8 with one scale: Gather picks int8 rows, DequantizeLinear follows."""
-    for node in list(model.graph):
+def tables(model: ir.Model) -> list[tuple[ir.Node, Floats]]:
+    """Return the lookups of rows in a constant table that is worth quantizing, and the tables: [rows, width]."""
+    found = []
+    for node in model.graph:
         table = constant(node.inputs[0]) if node.op_type == "Gather" else None
-        if table is None or table.dtype != np.float32 or table.ndim != 2 or table.size < SMALLEST_TABLE:
-            continue
+        whole_rows = node.attributes.get_int("axis", 0) == 0
+        if table is not None and table.dtype == np.float32 and table.ndim == 2 and whole_rows:
+            found.append((node, table))
+    return [(node, table) for node, table in found if table.size >= SMALLEST_TABLE]
+
+
+def embed_in_int8(model: ir.Model) -> None:
+    """Store embedding tables as int8 with a scale per row.
+
+    Two Gathers pick the int8 rows and their scales, so that only rows that are looked up become float. (A
+    DequantizeLinear of the table would expand all of it in every run.)
+    """
+    graph = model.graph
+    one = np.ones((), np.float32)
+    for node, table in tables(model):
         name = node.inputs[0].name if node.inputs[0] is not None else ""
-        integers, scale = symmetric_int8(table, None)
-        node.replace_input_with(0, add_constant(model.graph, f"{name}/int8", integers))
+        integers, scale = symmetric_int8(table, 0)
+        node.replace_input_with(0, add_constant(graph, f"{name}/int8", integers))
         rows = node.outputs[0]
-        floats = ir.node("DequantizeLinear", [rows, add_constant(model.graph, f"{name}/scale", scale)])
-        floats.name, floats.outputs[0].type = f"{node.name}/float", ir.TensorType(ir.DataType.FLOAT)
-        floats.outputs[0].name, floats.outputs[0].shape = f"{rows.name}/float", rows.shape
+        scales = ir.node("Gather", [add_constant(graph, f"{name}/scale", scale[:, None]), node.inputs[1]])
+        integral = ir.node("DequantizeLinear", [rows, add_constant(graph, "one", one)])
+        floats = ir.node("Mul", [integral.outputs[0], scales.outputs[0]])
+        for number, made in enumerate((scales, integral, floats)):
+            made.name = made.outputs[0].name = f"{node.name}/float_{number}"
+        graph.insert_after(node, [scales, integral, floats])
+        replace_value(graph, rows, floats.outputs[0])
+        integral.replace_input_with(0, rows)
         rows.type = ir.TensorType(ir.DataType.INT8)
-        model.graph.insert_after(node, floats)
-        for use in list(rows.uses()):
-            if use.node is not floats:
-                use.node.replace_input_with(use.idx, floats.outputs[0])
 
 
 def store_in_float16(model: ir.Model) -> None:

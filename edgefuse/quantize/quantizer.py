@@ -7,6 +7,7 @@ from typing import Protocol
 from edgefuse.bundle.manifest import Scheme
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.export.stage import FeedSource, Lowered
+from edgefuse.quantize.floats import FloatLayer
 
 
 class Quantizer(Protocol):
@@ -16,6 +17,21 @@ class Quantizer(Protocol):
 
     def schemes(self, stage: StageSpec) -> tuple[Scheme, ...]:
         """Return the schemes worth trying on a stage, `float` not among them. A frontend gets none."""
+
+    def known(self) -> tuple[Scheme, ...]:
+        """Return every scheme that a recipe may name by its id, those for special cases among them.
+
+        A scheme with `balanced` applies to the float file of a stage that went through `balance.balance`.
+        """
+
+    def layers(self, lowered: Lowered, scheme: Scheme) -> tuple[str, ...]:
+        """Name the layers with weights that a scheme quantizes in a float file, in order, as `exclude` knows them."""
+
+    def floats(self, lowered: Lowered, scheme: Scheme) -> tuple[FloatLayer, ...]:
+        """Return the layers that compute but stay float under an int8 or int4 scheme, in order, each with the reason.
+
+        What only adds, moves or reshapes values is left out.
+        """
 
     def apply(self, lowered: Lowered, scheme: Scheme, calibration: FeedSource) -> Lowered:
         """Quantize a float file.

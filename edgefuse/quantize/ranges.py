@@ -11,8 +11,6 @@ import numpy.typing as npt
 from edgefuse.errors import QuantizeError
 
 BINS = 4096
-PERCENTILE = 99.99
-"""What stays inside the range: the rest, in equal parts at both ends, saturates."""
 
 _SMALLEST_EXPONENT = -60  # a reach of 2^-60: below it, the width of a bin would leave the range of float64
 
@@ -29,14 +27,16 @@ class Range:
 class RunningRange:
     """The extremes of all values seen, and a histogram of them over [-reach, reach].
 
-    When a value falls outside, the reach doubles and neighbouring bins merge, so the histogram is exact up to the
-    width of a bin and never grows.
+    When a value falls outside, the reach, a power of two, doubles and neighbouring bins merge, so the histogram is
+    exact up to the width of a bin, never grows, and does not depend on the order of the samples.
 
     Args:
         name: of the tensor, for messages.
+        counting: whether the histogram is filled; the extremes alone come cheaper.
     """
 
     name: str
+    counting: bool = True
     low: float = np.inf
     high: float = -np.inf
     reach: float = 0.0
@@ -58,13 +58,11 @@ class RunningRange:
                 fix="check the calibration data and the model's weights",
             )
         self.low, self.high = min(self.low, low), max(self.high, high)
-        self._widen(max(-low, high))
-        if self.reach > 0:
-            self.counts += np.histogram(values, BINS, (-self.reach, self.reach))[0]
-        else:
-            self.counts[BINS // 2] += values.size
+        if self.counting:
+            self._widen(max(-low, high))
+            self._count(values)
 
-    def minmax(self) -> Range:
+    def extremes(self) -> Range:
         """Return the extremes.
 
         Raises:
@@ -76,21 +74,21 @@ class RunningRange:
             )
         return Range(min(self.low, 0.0), max(self.high, 0.0))
 
-    def percentile(self, kept: float = PERCENTILE) -> Range:
-        """Return the range that holds `kept` percent of all values, never wider than the extremes."""
-        widest = self.minmax()
-        outside = (100.0 - kept) / 200.0 * float(self.counts.sum())
-        below = np.cumsum(self.counts)
-        edges = np.linspace(-self.reach, self.reach, BINS + 1)
-        low = edges[int(np.searchsorted(below, outside, side="right"))]
-        high = edges[int(np.searchsorted(below, float(below[-1]) - outside, side="left")) + 1]
-        return Range(min(max(float(low), widest.low), 0.0), max(min(float(high), widest.high), 0.0))
+    def edges(self) -> npt.NDArray[np.float64]:
+        """Return the borders of the bins, float64 [BINS + 1]."""
+        return np.linspace(-self.reach, self.reach, BINS + 1)
+
+    def _count(self, values: npt.NDArray[Any]) -> None:
+        # The width of a bin is a power of two: scaling is exact, and every value falls into its bin without a search.
+        per_unit = BINS / (2.0 * self.reach) if self.reach > 0.0 else 0.0
+        bins = np.floor(values.ravel() * values.dtype.type(per_unit)).astype(np.int64) + BINS // 2
+        self.counts += np.bincount(bins, minlength=BINS)
 
     def _widen(self, magnitude: float) -> None:
-        """Double the reach until a magnitude fits, merging pairs of bins towards the middle."""
+        """Double the reach until a magnitude lies below it, merging pairs of bins towards the middle."""
         if self.reach == 0.0 and magnitude > 0.0:
-            self.reach = float(2.0 ** max(np.ceil(np.log2(magnitude)), _SMALLEST_EXPONENT))
-        while magnitude > self.reach:
+            self.reach = float(2.0 ** max(np.floor(np.log2(magnitude)) + 1, _SMALLEST_EXPONENT))
+        while magnitude >= self.reach > 0.0:
             merged = self.counts.reshape(-1, 2).sum(axis=1)
             self.counts = np.zeros(BINS, np.int64)
             self.counts[BINS // 4 : 3 * BINS // 4] = merged

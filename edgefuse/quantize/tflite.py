@@ -8,33 +8,39 @@ not reached the range of the data after hundreds of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
-from ai_edge_litert.interpreter import Interpreter
 
-from edgefuse.bundle.manifest import Binding, Scheme
+from edgefuse.bundle.manifest import Scheme
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.errors import QuantizeError
-from edgefuse.export.stage import Array, Feeds, FeedSource, Lowered
+from edgefuse.export.stage import FeedSource, Lowered
 from edgefuse.export.tflite import pack, quiet, unpack
+from edgefuse.quantize import schemes
 from edgefuse.quantize import tflite_selection as selection
+from edgefuse.quantize.calibrators import CALIBRATORS
+from edgefuse.quantize.floats import FloatLayer
+from edgefuse.quantize.ranges import Range
+from edgefuse.quantize.tflite_calibration import observe
 from edgefuse.quantize.tflite_selection import Operator, TfliteGraph
-from edgefuse.runtime.backends.backend import InputPorts
 
 _STATIC = Scheme(name="static_wi8_ai8", activation="s8")
 _DYNAMIC = Scheme(name="dynamic_wi8_af32")
+
+Rules: TypeAlias = list[dict[str, Any]]
+"""Entries of ai-edge-quantizer's recipe."""
 
 
 class TfliteQuantizer:
     """Applies schemes to LiteRT files; the interface of a file stays as it is, float32 and by the same names.
 
     `static_wi8_ai8` quantizes what `tflite_selection.static` chooses (activations signed: XNNPACK has no other
-    kernels), `dynamic_wi8_af32` matrix products and plain convolutions; both store embedding tables in int8. `fp16`
-    stores weights in half precision and computes in float32.
+    kernels), `dynamic_wi8_af32` matrix products and plain convolutions; both store embedding tables in int8, with a
+    scale per row. `dynamic_wi4_af32` has matrix products and tables in int4, and convolutions in int8. `fp16` stores
+    weights in half precision and computes in float32.
     """
 
     target = "tflite"
@@ -49,6 +55,22 @@ class TfliteQuantizer:
             return ()
         return (_DYNAMIC, _STATIC) if stage.role in ("fusion", "decoder") else (_STATIC, _DYNAMIC)
 
+    def known(self) -> tuple[Scheme, ...]:
+        """Return every scheme of this target."""
+        return (*schemes.static("s8", correctable=False), *schemes.dynamic(), schemes.FP16)
+
+    def layers(self, lowered: Lowered, scheme: Scheme) -> tuple[str, ...]:
+        """Name the convolutions and matrix products that a scheme quantizes; see `Quantizer.layers`."""
+        kinds = selection.WEIGHTED if scheme.name == "static_wi8_ai8" else selection.DYNAMIC
+        operators = selection.weighted(TfliteGraph(lowered.data), kinds, scheme.exclude)
+        return tuple(operator.name for operator in operators)
+
+    def floats(self, lowered: Lowered, scheme: Scheme) -> tuple[FloatLayer, ...]:
+        """Return the layers that stay float; see `Quantizer.floats`."""
+        graph = TfliteGraph(lowered.data)
+        reasons = [(operator.name, selection.why_float(graph, operator, scheme)) for operator in graph.operators]
+        return tuple(FloatLayer(layer, reason) for layer, reason in reasons if reason is not None)
+
     def apply(self, lowered: Lowered, scheme: Scheme, calibration: FeedSource) -> Lowered:
         """Quantize a float file; see `Quantizer.apply`.
 
@@ -57,25 +79,21 @@ class TfliteQuantizer:
         """
         _check(scheme)
         graph = TfliteGraph(lowered.data)
-        ranges: dict[str, Range] = {}
-        if scheme.name == "static_wi8_ai8":
-            operators = selection.static(graph, scheme.exclude)
-            tensors = {i: graph.names[i] for o in operators for i in (*graph.activations(o), *o.outputs)}
-            if tensors:
-                found = calibrate(lowered.data, lowered.inputs, tensors, calibration)
-                ranges = {tensors[index]: span for index, span in found.items()}
-            tables = selection.weighted(graph, selection.TABLES, scheme.exclude)
-            rules = [*_rules(operators, _static(scheme)), *_rules(tables, _dynamic(scheme))]
-        else:
-            half = scheme.name == "fp16"
-            kinds = selection.TABLES | (selection.WEIGHTED if half else selection.DYNAMIC)
-            rules = _rules(selection.weighted(graph, kinds, scheme.exclude), _HALF if half else _dynamic(scheme))
+        rules = _RULES[scheme.name](graph, scheme)
         if not rules:
             raise QuantizeError(
                 f"the scheme '{scheme.id}' finds nothing to quantize in this stage",
                 got=f"operators {', '.join(sorted({operator.kind for operator in graph.operators})) or 'none'}",
                 fix="leave the stage in float, or exclude fewer operators",
             )
+        ranges: dict[str, Range] = {}
+        if scheme.name == "static_wi8_ai8":
+            operators = selection.static(graph, scheme.exclude)
+            tensors = {i: graph.names[i] for o in operators for i in (*graph.activations(o), *o.outputs)}
+            counting = scheme.calibrator != "minmax"
+            if tensors:
+                found = observe(lowered.data, lowered.inputs, tensors, calibration, counting=counting)
+                ranges = {seen.name: CALIBRATORS[scheme.calibrator](seen) for seen in found}
         data = _quantize(lowered.data, rules, ranges)
         return Lowered(data=data, inputs=lowered.inputs, outputs=lowered.outputs, opset=lowered.opset)
 
@@ -90,13 +108,16 @@ def _check(scheme: Scheme) -> None:
         raise QuantizeError("the scheme 'float' quantizes nothing", fix="use the float file itself")
     if scheme.activation == "u8":
         raise QuantizeError("LiteRT has no fast kernels for unsigned activations", got="activation u8", expected="s8")
-    if scheme.calibrator != "minmax":
-        raise QuantizeError("the target 'tflite' knows one calibrator", got=scheme.calibrator, expected="minmax")
+    if scheme.corrected:
+        raise QuantizeError(
+            f"edgefuse corrects no biases in TFLite files, as '{scheme.id}' asks",
+            fix="take the scheme without 'corrected', which gains little where every channel has a scale",
+        )
 
 
-def _quantize(data: bytes, rules: list[dict[str, Any]], ranges: Mapping[str, Range]) -> bytes:
+def _quantize(data: bytes, rules: Rules, ranges: Mapping[str, Range]) -> bytes:
     """Run ai-edge-quantizer and check what it wrote."""
-    statistics = {name: {"min": np.array([low]), "max": np.array([high])} for name, (low, high) in ranges.items()}
+    statistics = {n: {"min": np.array([limit.low]), "max": np.array([limit.high])} for n, limit in ranges.items()}
     with quiet():
         from ai_edge_quantizer.quantizer import Quantizer
 
@@ -127,14 +148,29 @@ def _check_scales(model: Any) -> None:
             )
 
 
-def _rules(operators: Iterable[Operator], rule: dict[str, Any]) -> list[dict[str, Any]]:
+def _rules(operators: Iterable[Operator], rule: dict[str, Any]) -> Rules:
     """Return one recipe entry per operator: ai-edge-quantizer finds it by kind and the name of its output."""
     return [{"regex": f"^{re.escape(o.name)};", "operation": o.kind, **rule} for o in operators]
 
 
-def _weights(scheme: Scheme) -> dict[str, Any]:
-    granularity = {"channel": "CHANNELWISE", "tensor": "TENSORWISE"}[scheme.granularity]
-    return {"num_bits": 8, "symmetric": True, "granularity": granularity, "dtype": "INT"}
+def _static_rules(graph: TfliteGraph, scheme: Scheme) -> Rules:
+    tables = selection.weighted(graph, selection.TABLES, scheme.exclude)
+    return _rules(selection.static(graph, scheme.exclude), _static(scheme)) + _rules(tables, _dynamic(scheme))
+
+
+def _dynamic_rules(graph: TfliteGraph, scheme: Scheme) -> Rules:
+    return _rules(selection.weighted(graph, selection.DYNAMIC | selection.TABLES, scheme.exclude), _dynamic(scheme))
+
+
+def _int4_rules(graph: TfliteGraph, scheme: Scheme) -> Rules:
+    """Give matrix products and tables four bits; convolutions, whose int4 kernel is slower than float, eight."""
+    narrow = selection.weighted(graph, selection.INT4 | selection.TABLES, scheme.exclude)
+    others = selection.weighted(graph, selection.DYNAMIC - selection.INT4, scheme.exclude)
+    return _rules(narrow, _dynamic(scheme, bits=4)) + _rules(others, _dynamic(scheme)) if narrow else []
+
+
+def _half_rules(graph: TfliteGraph, scheme: Scheme) -> Rules:
+    return _rules(selection.weighted(graph, selection.WEIGHTED | selection.TABLES, scheme.exclude), _HALF)
 
 
 def _static(scheme: Scheme) -> dict[str, Any]:
@@ -143,11 +179,12 @@ def _static(scheme: Scheme) -> dict[str, Any]:
     return {**rule, "op_config": {**rule["op_config"], "activation_tensor_config": activations}}
 
 
-def _dynamic(scheme: Scheme) -> dict[str, Any]:
+def _dynamic(scheme: Scheme, bits: int = 8) -> dict[str, Any]:
+    granularity = {"channel": "CHANNELWISE", "tensor": "TENSORWISE"}[scheme.granularity]
     return {
         "algorithm_key": "min_max_uniform_quantize",
         "op_config": {
-            "weight_tensor_config": _weights(scheme),
+            "weight_tensor_config": {"num_bits": bits, "symmetric": True, "granularity": granularity, "dtype": "INT"},
             "compute_precision": "INTEGER",
             "explicit_dequantize": False,
         },
@@ -168,85 +205,9 @@ _HALF: dict[str, Any] = {
     },
 }
 
-
-Range = tuple[float, float]
-
-
-def calibrate(
-    data: bytes, bindings: tuple[Binding, ...], tensors: Mapping[int, str], calibration: FeedSource
-) -> dict[int, Range]:
-    """Return the smallest and largest value of tensors (index to name) over all calibration feeds.
-
-    One sample is held at a time. Feeds that are shorter than the file's fixed shapes are padded with zeros, as the
-    runtime does. Absent modalities are samples like any other.
-
-    Raises:
-        QuantizeError: if there are no feeds, or a value is NaN or infinite.
-        InputError: if a feed does not fit the stage.
-    """
-    runner = _Runner(data, bindings)
-    indices = list(tensors)
-    low, high = np.full(len(indices), np.inf), np.full(len(indices), -np.inf)
-    samples = 0
-    for feeds in calibration():
-        runner.run(feeds)
-        values = [runner.value(index) for index in indices]
-        low = np.minimum(low, [value.min() for value in values])
-        high = np.maximum(high, [value.max() for value in values])
-        _check_finite(low, high, [tensors[index] for index in indices], samples)
-        samples += 1
-    if samples == 0:
-        raise QuantizeError(
-            "static quantization has nothing to calibrate on",
-            got="no feeds",
-            expected="at least one",
-            fix="give the recipe's data a calibration split with samples in it",
-        )
-    return {index: (float(a), float(b)) for index, a, b in zip(indices, low, high, strict=True)}
-
-
-class _Runner:
-    """The float file, opened so that every tensor can be read after a run."""
-
-    def __init__(self, data: bytes, bindings: tuple[Binding, ...]) -> None:
-        with quiet():
-            self._interpreter: Any = Interpreter(
-                model_content=data, num_threads=1, experimental_preserve_all_tensors=True
-            )
-            self._interpreter.allocate_tensors()
-        (signature,) = self._interpreter.get_signature_list()
-        details = self._interpreter.get_signature_runner(signature).get_input_details()
-        self._indices = {name: int(detail["index"]) for name, detail in details.items()}
-        self._ports = InputPorts(bindings)
-
-    def run(self, feeds: Feeds) -> None:
-        """Run once, after checking that the feeds are finite."""
-        for port, value in feeds.items():
-            if not np.isfinite(value).all():
-                raise QuantizeError(
-                    f"a calibration feed of the input '{port}' is not finite",
-                    got="NaN or infinity",
-                    fix="remove the sample or repair what computes the feature",
-                )
-        for tensor, value in self._ports.arrange(feeds).items():
-            self._interpreter.set_tensor(self._indices[tensor], value)
-        self._interpreter.invoke()
-
-    def value(self, index: int) -> Array:
-        """Return a copy of a tensor of the last run."""
-        value: Array = self._interpreter.get_tensor(index)
-        return value
-
-
-def _check_finite(
-    low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], names: Iterable[str], sample: int
-) -> None:
-    finite = np.isfinite(low) & np.isfinite(high)
-    if not finite.all():
-        first = next(name for name, good in zip(names, finite, strict=True) if not good)
-        raise QuantizeError(
-            f"calibration met NaN or infinity in the tensor '{first}'",
-            got=f"sample {sample}",
-            expected="finite activations",
-            fix="check the model in float32 on that sample",
-        )
+_RULES: Mapping[str, Callable[[TfliteGraph, Scheme], Rules]] = {
+    "static_wi8_ai8": _static_rules,
+    "dynamic_wi8_af32": _dynamic_rules,
+    "dynamic_wi4_af32": _int4_rules,
+    "fp16": _half_rules,
+}

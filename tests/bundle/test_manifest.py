@@ -50,7 +50,7 @@ def _refusal(path: Path) -> str:
         (lambda t: t.replace(b'"image": 0.75', b'"image": 0.75, "\\u0069mage": 1'), "has the key 'image' twice"),
         (lambda t: b'{"a": ' * 100_000 + b"1" + b"}" * 100_000, "is nested too deeply"),
         (
-            lambda t: t.replace(b'"schema": [\n    1,\n    0', b'"schema": [\n    2,\n    0'),
+            lambda t: t.replace(b'"schema": [\n    1,\n    1', b'"schema": [\n    2,\n    0'),
             "got version 2.0, expected 1.x",
         ),
         (lambda t: t.replace(b'"schema"', b'"scheme"'), "missing required field `schema`"),
@@ -166,7 +166,7 @@ CHANGES: list[tuple[Callable[[Json], object], str]] = [
     (lambda m: m["candidates"][0]["inputs"][0].update(shape=[1, -2]), "have an impossible shape: got [1, -2]"),
     (lambda m: m["candidates"][0]["tolerance"].update(absolute=-1), "the tolerance of the candidate"),
     (
-        lambda m: m["candidates"][0].update(pruning={"method": "x", "ratio": 1.5}),
+        lambda m: m["candidates"][0].update(pruning={"steps": [{"method": "x", "ratio": 1.5}]}),
         "got 1.5, expected a number from 0 to 1",
     ),
     (lambda m: m["candidates"][0]["scheme"].update(name="int3"), "Invalid enum value 'int3'"),

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgefuse.bundle.manifest import Manifest
+from edgefuse.bundle.manifest import Manifest, Pruning, PruningStep
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import MeasureError
 from edgefuse.measure import rungs
@@ -32,6 +32,24 @@ def test_inspect_shows_what_is_in_a_bundle(cli: Cli, tiny_bundle: Path) -> None:
         "assets/tokenizer.json",
     ):
         assert words in done.stdout
+
+
+def test_inspect_tells_how_a_stage_was_pruned(
+    cli: Cli, tmp_path: Path, tiny_manifest: Manifest, tiny_contents: Mapping[str, bytes]
+) -> None:
+    steps = (
+        PruningStep(method="depth", ratio=0.5),
+        PruningStep(method="structured", ratio=0.25, importance="taylor"),
+    )
+    candidates = tuple(
+        msgspec.structs.replace(c, pruning=Pruning(steps=steps)) if c.id == "image_encoder.dynamic_wi8_af32" else c
+        for c in tiny_manifest.candidates
+    )
+    bundle = tmp_path / "pruned.edgefuse"
+    write_bundle(bundle, msgspec.structs.replace(tiny_manifest, candidates=candidates), tiny_contents)
+    shown = cli("inspect", bundle).stdout
+    assert "dynamic_wi8_af32 depth50-structured25 (837 B)" in shown
+    assert "depth 50 %, then structured 25 % by taylor  against the unpruned stage" in shown
 
 
 def test_inspect_gives_machines_the_whole_manifest(cli: Cli, tiny_bundle: Path, tiny_manifest: Manifest) -> None:

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping
+from random import Random
 
+import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgefuse.compiler.search import Combination, Search, StageFigure, SubsetDrop
+from edgefuse.compiler.search import Combination, Limits, Search, StageFigure, SubsetDrop
+from edgefuse.compiler.search_prediction import isotonic
 
 
 def figure(
@@ -44,7 +50,7 @@ class Judge:
 
     def __call__(self, combination: Combination) -> dict[str, SubsetDrop]:
         self.asked.append(dict(combination))
-        total = sum(self.drops.get(candidate, 0.0) for candidate in combination.values())
+        total = math.fsum(self.drops.get(candidate, 0.0) for candidate in combination.values())
         width = self.width if total else 0.0
         return {"all": SubsetDrop(drop=total, low=total - width, high=total + width)}
 
@@ -104,25 +110,125 @@ def test_the_same_figures_give_the_same_choice() -> None:
     assert list(one.judged) == list(other.judged)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.lists(st.tuples(st.floats(0.1, 5), st.floats(0, 0.05)), min_size=1, max_size=4), min_size=1, max_size=4
-    ),
-    st.integers(1, 12),
+def test_a_limit_on_size_rules_out_what_is_faster_but_larger() -> None:
+    limits = Limits(max_size_bytes=200)
+    figures = [*FIGURES, figure("image", "small", 1.2, 90, 1.6)]
+    found = Search(figures, Judge({}), 0.01, ["all"], 24, limits=limits).run()
+    assert found.winners["latency"].candidates == {"image": "image.small", "text": "text.dynamic"}
+    assert found.winners["latency"].overrun == 0
+
+
+def test_a_limit_that_nothing_holds_gives_what_misses_it_least() -> None:
+    found = Search(FIGURES, Judge({}), 0.01, ["all"], 24, limits=Limits(max_latency_share=0.25)).run()
+    winner = found.winners["latency"]
+    assert winner.candidates == {"image": "image.static", "text": "text.dynamic"}
+    assert not winner.within_budget
+    assert winner.overrun == pytest.approx(1.0)
+
+
+def test_accuracy_is_the_fastest_that_loses_nothing() -> None:
+    judge = Judge({"image.static": 0.004})
+    found = Search(FIGURES, judge, 0.01, ["all"], 24, objectives=["latency", "accuracy"]).run()
+    assert found.winners["latency"].candidates == {"image": "image.static", "text": "text.dynamic"}
+    assert found.winners["accuracy"].candidates == {"image": "image.float", "text": "text.dynamic"}
+
+
+def test_memory_is_an_objective() -> None:
+    figures = [msgspec.structs.replace(f, memory_bytes=1000 - int(100 * f.p50_ms)) for f in FIGURES]
+    found = Search(figures, Judge({}), 0.01, ["all"], 24, objectives=["memory"]).run()
+    assert found.winners["memory"].candidates == {"image": "image.float", "text": "text.tiny"}
+    assert found.winners["memory"].memory_bytes == 800 + 850
+
+
+def test_a_quantized_file_no_faster_than_the_float_one_of_its_pruning_is_for_size_only() -> None:
+    pruned = [
+        msgspec.structs.replace(figure("image", f"structured50.{scheme}", p50_ms, size, 3.0), pruning="structured50")
+        for scheme, p50_ms, size in (("float", 0.7, 200), ("static", 0.7, 50))
+    ]
+    pruned[0] = msgspec.structs.replace(pruned[0], scheme="float")
+    found = search(Judge({}), figures=[*FIGURES, *pruned]).run()
+    assert found.winners["latency"].candidates["image"] == "image.structured50.float"
+    assert found.winners["size"].candidates["image"] == "image.structured50.static"
+
+
+def test_what_another_candidate_beats_in_everything_is_never_judged() -> None:
+    worse = msgspec.structs.replace(figure("image", "worse", 1.2, 120, 1.6), snr_db=20.0)
+    judge = Judge({"image.static": 0.02})
+    search(judge, figures=[*FIGURES, worse]).run()
+    assert all(combination["image"] != "image.worse" for combination in judge.asked)
+
+
+def test_stages_trained_together_are_judged_together_first() -> None:
+    joint = [
+        msgspec.structs.replace(figure(stage, "half-joint.float", p50_ms, 60, 4.0), pruning="half-joint", snr_db=3.0)
+        for stage, p50_ms in (("image", 0.5), ("text", 0.25))
+    ]
+
+    class Together(Judge):
+        def __call__(self, combination: Combination) -> dict[str, SubsetDrop]:
+            drops = super().__call__(combination)
+            agree = sum("joint" in candidate for candidate in combination.values()) != 1
+            return drops if agree else {"all": SubsetDrop(drop=0.2, low=0.2, high=0.2)}
+
+    judge = Together({})
+    found = search(judge, figures=[*FIGURES, *joint]).run()
+    both = {"image": "image.half-joint.float", "text": "text.half-joint.float"}
+    assert judge.asked[1] == both
+    assert found.winners["latency"].candidates == both
+
+
+Stages = list[list[tuple[float, float, float]]]
+STAGES = st.lists(
+    st.lists(st.tuples(st.floats(0.1, 5), st.floats(0, 0.05), st.floats(-5, 60)), min_size=1, max_size=6),
+    min_size=1,
+    max_size=4,
 )
-def test_passes_stay_under_the_cap_and_something_is_always_found(
-    stages: list[list[tuple[float, float]]], cap: int
-) -> None:
+
+
+def made_up(stages: Stages) -> tuple[list[StageFigure], dict[str, float]]:
+    """Return figures and drops of candidates given as latency, drop and signal-to-noise, by stage."""
     figures, drops = [], {}
     for number, candidates in enumerate(stages):
         figures.append(figure(f"s{number}", "float", 3.0, 400, 1.0))
-        for index, (p50_ms, drop) in enumerate(candidates):
-            figures.append(figure(f"s{number}", f"c{index}", p50_ms, 100 + index, 3.0 / p50_ms))
+        for index, (p50_ms, drop, snr_db) in enumerate(candidates):
+            one = figure(f"s{number}", f"c{index}", p50_ms, 100 + index, 3.0 / p50_ms)
+            figures.append(msgspec.structs.replace(one, snr_db=snr_db))
             drops[f"s{number}.c{index}"] = drop
+    return figures, drops
+
+
+@settings(max_examples=60, deadline=None)
+@given(STAGES, st.integers(1, 24))
+def test_passes_stay_under_the_cap_and_something_is_always_found(stages: Stages, cap: int) -> None:
+    figures, drops = made_up(stages)
     judge = Judge(drops)
     found = search(judge, max_passes=cap, figures=figures).run()
     assert found.passes == len(judge.asked) <= cap
     assert set(found.winners) == {"latency", "size"}
+    float_ms = sum(f.p50_ms for f in figures if f.is_float)
+    assert found.winners["latency"].p50_ms <= float_ms
     for winner in found.winners.values():
         assert set(winner.candidates) == {f"s{number}" for number in range(len(stages))}
+        assert winner.within_budget
+    fast = {f.candidate for f in figures if not f.slower_than_float}
+    for judged in found.judged:
+        if judged.within_budget and fast.issuperset(judged.candidates.values()):
+            assert found.winners["latency"].p50_ms <= judged.p50_ms + 0.02 * len(stages)
+
+
+@settings(max_examples=40, deadline=None)
+@given(STAGES, st.randoms(use_true_random=False))
+def test_the_order_of_figures_does_not_matter(stages: Stages, random: Random) -> None:
+    figures, drops = made_up(stages)
+    shuffled = list(figures)
+    random.shuffle(shuffled)
+    one, other = search(Judge(drops), figures=figures).run(), search(Judge(drops), figures=shuffled).run()
+    assert one.winners == other.winners
+    assert list(one.judged) == list(other.judged)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=12))
+def test_isotonic_regression_rises_and_keeps_the_mean(values: list[float]) -> None:
+    fitted = isotonic(values)
+    assert all(a <= b + 1e-12 for a, b in itertools.pairwise(fitted))
+    assert sum(fitted) == pytest.approx(sum(values), abs=1e-9)

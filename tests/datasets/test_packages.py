@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgefuse.datasets.digits import packages
+from edgefuse.datasets import packages
 from edgefuse.errors import DataError
 
 CONTENT = b"seven"

@@ -9,15 +9,20 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgefuse.bundle.manifest import Scheme, Tolerance
 from edgefuse.bundle.spec import Role, StageSpec
 from edgefuse.errors import QuantizeError
+from edgefuse.export.examples import example_feeds, run_torch
 from edgefuse.export.onnx import OnnxTarget
-from edgefuse.export.split import example_feeds
 from edgefuse.export.stage import Feeds, FeedSource, Lowered, TorchStage
 from edgefuse.export.verify import verify
-from edgefuse.quantize.onnx import DYNAMIC, FP16, STATIC_PERCENTILE, STATIC_S8, STATIC_U8, OnnxQuantizer
+from edgefuse.quantize import floats
+from edgefuse.quantize.onnx import DYNAMIC, STATIC_PERCENTILE, STATIC_S8, STATIC_U8, OnnxQuantizer
+from edgefuse.quantize.onnx_int4 import BLOCK, blocks_of_int4
+from edgefuse.quantize.schemes import FP16, INT4
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import SessionOptions
 
@@ -113,6 +118,79 @@ def test_embedding_tables_are_int8(tokens: Lowered) -> None:
     assert [tensor.data_type for tensor in tables] == [onnx.TensorProto.INT8]
 
 
+def test_an_embedding_table_has_a_scale_per_row_and_only_looked_up_rows_become_float(
+    tokens: Lowered, tmp_path: Path
+) -> None:
+    quantized = OnnxQuantizer().apply(tokens, DYNAMIC, never)
+    graph = onnx.load_from_string(quantized.data).graph
+    assert [list(tensor.dims) for tensor in graph.initializer if 200 in tensor.dims] == [[200, 64], [200, 1]]
+    operators = optimised(quantized, tmp_path)
+    assert operators["Gather"] >= 2
+    rows = onnx.load(tmp_path / "optimised.onnx").graph
+    assert [t.data_type for t in rows.initializer if list(t.dims) == [200, 64]] == [onnx.TensorProto.INT8]
+
+
+def test_int4_runs_in_the_fused_kernels_and_keeps_five_bits_a_weight(
+    tokens_stage: TorchStage, tokens: Lowered, tmp_path: Path
+) -> None:
+    quantized = OnnxQuantizer().apply(tokens, INT4, never)
+    operators = optimised(quantized, tmp_path)
+    assert (operators["MatMulNBits"], operators["GatherBlockQuantized"]) == (3, 1)
+    assert (quantized.inputs, quantized.outputs) == (tokens.inputs, tokens.outputs)
+    assert snr_db(tokens_stage, quantized) > 15.0
+    eight_bits = OnnxQuantizer().apply(tokens, DYNAMIC, never)
+    assert len(quantized.data) < 0.75 * len(eight_bits.data)
+    assert quantized.data == OnnxQuantizer().apply(tokens, INT4, never).data
+
+
+@given(st.integers(1, 5), st.integers(1, 70), st.integers(0, 99))
+def test_int4_blocks_are_wrong_by_a_step_at_most(rows: int, width: int, seed: int) -> None:
+    weight = np.random.default_rng(seed).standard_normal((rows, width)).astype(np.float32)
+    packed, scale = blocks_of_int4(weight)
+    integers = np.stack([packed & 15, packed >> 4], axis=-1).reshape(rows, -1, BLOCK).astype(np.float32) - 8
+    back = (integers * scale[:, :, None]).reshape(rows, -1)[:, :width]
+    step = np.repeat(np.abs(scale), BLOCK, axis=1)[:, :width]
+    # Half a step, but for the number opposite the largest one, which would be 8 and is cut to 7.
+    assert (np.abs(back - weight) <= step * 1.001).all()
+
+
+def mean_error(stage: TorchStage, quantized: Lowered) -> float:
+    """Return the largest mean error of an output over the calibration feeds."""
+    session = create("backends", "onnx").open(quantized.data, quantized.inputs, quantized.outputs, SessionOptions())
+    (port,) = [output.tensor.name for output in stage.spec.outputs]
+    errors = [session.run(feeds)[port] - run_torch(stage, feeds)[port] for feeds in calibration(stage)()]
+    return float(np.abs(np.mean(errors, axis=0)).max())
+
+
+def test_corrected_biases_take_the_mean_out_of_the_error(cnn_stage: TorchStage, cnn: Lowered) -> None:
+    whole = Scheme(name="static_wi8_ai8", activation="u8", granularity="tensor")
+    corrected = Scheme(name="static_wi8_ai8", activation="u8", granularity="tensor", corrected=True)
+    before = OnnxQuantizer().apply(cnn, whole, calibration(cnn_stage))
+    after = OnnxQuantizer().apply(cnn, corrected, calibration(cnn_stage))
+    assert mean_error(cnn_stage, after) < 0.3 * mean_error(cnn_stage, before)
+    assert after.data == OnnxQuantizer().apply(cnn, corrected, calibration(cnn_stage)).data
+
+
+def test_layers_are_named_as_exclusions_know_them(cnn_stage: TorchStage, cnn: Lowered) -> None:
+    layers = OnnxQuantizer().layers(cnn, STATIC_U8)
+    assert len(layers) == 6
+    one = Scheme(name="static_wi8_ai8", activation="u8", exclude=layers[:1])
+    assert OnnxQuantizer().layers(cnn, one) == layers[1:]
+    assert OnnxQuantizer().layers(cnn, DYNAMIC) == layers[-1:]
+
+
+def test_what_stays_float_is_named_with_its_reason(tokens: Lowered, cnn: Lowered) -> None:
+    kept = [item.reason for item in OnnxQuantizer().floats(tokens, STATIC_U8)]
+    assert kept == [floats.TWO_ACTIVATIONS, floats.NORMALISES, floats.TWO_ACTIVATIONS, floats.NORMALISES]
+    convolutions = OnnxQuantizer().layers(cnn, STATIC_U8)[:5]
+    assert OnnxQuantizer().floats(cnn, STATIC_U8) == ()
+    assert OnnxQuantizer().floats(cnn, DYNAMIC) == tuple(
+        floats.FloatLayer(layer, floats.NO_DYNAMIC_KERNEL) for layer in convolutions
+    )
+    one = Scheme(name="static_wi8_ai8", activation="u8", exclude=convolutions[:1])
+    assert OnnxQuantizer().floats(cnn, one) == (floats.FloatLayer(convolutions[0], floats.EXCLUDED),)
+
+
 def test_excluded_operators_stay_float(cnn_stage: TorchStage, cnn: Lowered, tmp_path: Path) -> None:
     scheme = Scheme(name="static_wi8_ai8", activation="u8", exclude=("stem*",))
     operators = optimised(OnnxQuantizer().apply(cnn, scheme, calibration(cnn_stage)), tmp_path)
@@ -167,6 +245,13 @@ def test_schemes_are_offered_by_role(role: Role, first: Scheme) -> None:
     assert offered[0] == first
     assert {STATIC_U8, STATIC_S8, DYNAMIC, FP16} <= set(offered)
     assert len(offered) <= 5
+
+
+def test_every_known_scheme_has_its_own_id_and_those_offered_are_known() -> None:
+    known = OnnxQuantizer().known()
+    assert len({scheme.id for scheme in known}) == len(known)
+    assert set(OnnxQuantizer().schemes(StageSpec(name="s", role="encoder", inputs=(), outputs=()))) <= set(known)
+    assert "static_wi8_ai8.u8.tensor.mse.balanced.corrected" in {scheme.id for scheme in known}
 
 
 def test_a_frontend_gets_no_scheme() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +20,16 @@ from edgefuse.errors import QuantizeError
 from edgefuse.export.stage import Feeds, FeedSource, Lowered, TorchStage
 from edgefuse.export.tflite import TfliteTarget, unpack
 from edgefuse.models.digits.layers import ConvNormAct, InvertedResidual, TransformerBlock
-from edgefuse.quantize.tflite import TfliteQuantizer, calibrate
+from edgefuse.quantize.ranges import Range
+from edgefuse.quantize.tflite import TfliteQuantizer
+from edgefuse.quantize.tflite_calibration import observe
 from edgefuse.quantize.tflite_selection import TfliteGraph
 from edgefuse.runtime.backends.backend import Array, SessionOptions
 from edgefuse.runtime.backends.tflite import TfliteBackend
 
 STATIC = Scheme(name="static_wi8_ai8", activation="s8")
 DYNAMIC = Scheme(name="dynamic_wi8_af32")
+INT4 = Scheme(name="dynamic_wi4_af32")
 HALF = Scheme(name="fp16")
 
 
@@ -182,6 +186,28 @@ def test_embedding_tables_are_int8(quantized: Callable[[str, Scheme], Lowered]) 
         assert table.type == schema.TensorType.INT8
 
 
+def test_int4_is_for_matrices_and_tables_with_a_scale_per_row(
+    floats: dict[str, Lowered], quantized: Callable[[str, Scheme], Lowered]
+) -> None:
+    file = quantized("words", INT4)
+    tensors = unpack(file.data).subgraphs[0].tensors
+    narrow = [tensor for tensor in tensors if tensor.type == schema.TensorType.INT4]
+    assert len(narrow) == 1 + kinds(file)["FULLY_CONNECTED"]
+    (table,) = [tensor for tensor in narrow if list(tensor.shape) == [40, 32]]
+    assert len(table.quantization.scale) == 40
+    expected, got = outputs(floats["words"], word_feeds), outputs(file, word_feeds)
+    assert 10 * np.log10(np.square(expected).sum() / np.square(got - expected).sum()) > 12
+    assert len(file.data) < len(quantized("words", DYNAMIC).data)
+
+
+@pytest.mark.parametrize("calibrator", ["percentile", "mse", "entropy"])
+def test_calibrators_choose_ranges(calibrator: Any, floats: dict[str, Lowered]) -> None:
+    scheme = Scheme(name="static_wi8_ai8", activation="s8", calibrator=calibrator)
+    file = TfliteQuantizer().apply(floats["picture"], scheme, picture_feeds)
+    expected, got = outputs(floats["picture"], picture_feeds), outputs(file, picture_feeds)
+    assert 10 * np.log10(np.square(expected).sum() / np.square(got - expected).sum()) > 15
+
+
 def test_dynamic_leaves_depthwise_convolutions_in_float(quantized: Callable[[str, Scheme], Lowered]) -> None:
     file = quantized("picture", DYNAMIC)
     assert not {"QUANTIZE", "DEQUANTIZE"} & set(kinds(file))
@@ -194,6 +220,18 @@ def test_the_same_input_gives_the_same_bytes(
 ) -> None:
     again = TfliteQuantizer().apply(floats["words"], STATIC, word_feeds)
     assert again.data == quantized("words", STATIC).data
+
+
+def test_what_stays_float_is_named_with_its_reason(floats: dict[str, Lowered]) -> None:
+    kept = TfliteQuantizer().floats
+    assert kept(floats["picture"], STATIC) == ()
+    # A stem over one channel is a depthwise convolution, too.
+    no_kernel = "the runtime has no fast kernel for it with ranges found in every run"
+    assert [item.reason for item in kept(floats["picture"], DYNAMIC)] == [no_kernel] * 2
+    reasons = Counter(item.reason for item in kept(floats["words"], STATIC))
+    assert reasons["it multiplies two activations, where int8 costs accuracy"] == 2
+    excluded = Scheme(name="static_wi8_ai8", activation="s8", exclude=("DEPTHWISE*",))
+    assert [item.reason for item in kept(floats["picture"], excluded)] == ["the scheme excludes it"] * 2
 
 
 def test_excluded_operators_stay_float(floats: dict[str, Lowered]) -> None:
@@ -215,7 +253,8 @@ def test_calibration_finds_the_extremes_of_all_samples(floats: dict[str, Lowered
         for scale in (1, -7, 0, 3):
             yield {"feature": one * np.float32(scale)}
 
-    assert calibrate(file.data, file.inputs, {source: "feature"}, feeds) == {source: (-7.0, 3.0)}
+    (seen,) = observe(file.data, file.inputs, {source: "feature"}, feeds)
+    assert (seen.name, seen.extremes()) == ("feature", Range(-7.0, 3.0))
 
 
 def test_calibration_holds_one_sample_at_a_time(floats: dict[str, Lowered]) -> None:
@@ -240,7 +279,7 @@ def test_dynamic_schemes_do_not_calibrate(floats: dict[str, Lowered]) -> None:
 
 
 def test_nothing_to_calibrate_on_is_refused(floats: dict[str, Lowered]) -> None:
-    with pytest.raises(QuantizeError, match=r"nothing to calibrate on: got no feeds.*Fix: "):
+    with pytest.raises(QuantizeError, match=r"calibration got no samples.*Fix: "):
         TfliteQuantizer().apply(floats["picture"], STATIC, lambda: iter(()))
 
 
@@ -256,7 +295,7 @@ def test_activations_that_overflow_are_refused() -> None:
     linear.weight.data.fill_(3.0)
     stage = TorchStage(spec("plain", "encoder", {"x": ("float32", (1, 4))}), linear)
     feed: Feeds = {"x": np.full((1, 4), 3e38, np.float32)}
-    with pytest.raises(QuantizeError, match=r"NaN or infinity in the tensor 'feature': got sample 0"):
+    with pytest.raises(QuantizeError, match="numbers that are not finite in 'feature'"):
         TfliteQuantizer().apply(TfliteTarget().lower(stage), STATIC, lambda: iter([feed]))
 
 
@@ -264,7 +303,7 @@ def test_activations_that_overflow_are_refused() -> None:
     ("scheme", "sentence"),
     [
         (Scheme(name="static_wi8_ai8", activation="u8"), "no fast kernels for unsigned activations"),
-        (Scheme(name="static_wi8_ai8", calibrator="percentile"), "knows one calibrator: got percentile"),
+        (Scheme(name="static_wi8_ai8", activation="s8", corrected=True), "corrects no biases in TFLite files"),
         (Scheme(name="float"), "'float' quantizes nothing"),
         (Scheme(name="dynamic_wi8_af32", exclude=("*",)), "finds nothing to quantize"),
     ],

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.datasets.digits.packages import fetch
+from edgefuse.datasets.packages import fetch
 
 SIZE = 64
 Picture = npt.NDArray[np.uint8]

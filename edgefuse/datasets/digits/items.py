@@ -27,8 +27,8 @@ from filelock import FileLock
 from edgefuse.datasets.digits import images, speech, text
 from edgefuse.datasets.digits.espeak import SAMPLE_RATE_HZ
 from edgefuse.datasets.digits.images import Degradation
-from edgefuse.datasets.digits.packages import cache_folder
 from edgefuse.datasets.digits.speech import Clips
+from edgefuse.datasets.packages import cache_folder
 from edgefuse.datasets.sample import RawInput, Sample, Splits
 from edgefuse.errors import DataError
 
@@ -46,6 +46,7 @@ class Settings:
         seed: of every draw.
         pictures: distinct pictures per split, in the order of `SPLITS`; the same number of each digit.
         items: samples of the calibration, validation and test split.
+        recovery_items: training samples that `load` gives for recovery after pruning.
         takes: how often each voice says each digit, per split.
         degradation: of the pictures.
         mild: a lighter degradation that part of the training items get, without which learning is slow to start.
@@ -58,6 +59,7 @@ class Settings:
     seed: int = 20
     pictures: tuple[int, int, int, int] = (2300, 200, 500, 2000)
     items: tuple[int, int, int] = (300, 1000, 2000)
+    recovery_items: int = 9200
     takes: tuple[int, int, int, int] = (2, 1, 1, 1)
     degradation: Degradation = HARD
     mild: Degradation = MILD
@@ -141,12 +143,13 @@ class DigitItems(Sequence[Sample]):
 
 
 def load(settings: Settings = DEFAULT) -> Splits:
-    """Return calibration, validation and test; the first call fetches pictures and synthesises speech.
+    """Return all parts; the first call fetches pictures and synthesises speech.
 
     Raises:
         DataError: a package cannot be fetched, or the speech engine fails.
     """
     parts = {name: items(name, settings) for name in SPLITS[1:]}
+    parts["train"] = items("train", settings, settings.recovery_items)
     digest = hashlib.sha256(repr(settings).encode())
     for part in parts.values():
         digest.update(part_digest(part).encode())

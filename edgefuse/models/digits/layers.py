@@ -62,7 +62,11 @@ class CausalConv(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused qkv projection and an additive mask."""
+    """Multi-head self-attention with one fused qkv projection and an additive mask.
+
+    Pruning knows the attributes: `qkv` gives [3, heads, head_width], and after pruning heads * head_width need not be
+    the width of the tokens.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -78,11 +82,11 @@ class Attention(nn.Module):
             x: float32 [B, T, width].
             mask: float32, broadcastable to [B, heads, T, T]: 0 where a token may look, `MASKED` elsewhere.
         """
-        batch, steps, width = x.shape
+        batch, steps, _ = x.shape
         qkv = self.qkv(x).reshape(batch, steps, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
         scores = torch.matmul(qkv[0] * (1 / math.sqrt(self.head_width)), qkv[1].transpose(-2, -1))
         weights = torch.softmax(scores + mask, dim=-1)
-        mixed = torch.matmul(weights, qkv[2]).permute(0, 2, 1, 3).reshape(batch, steps, width)
+        mixed = torch.matmul(weights, qkv[2]).permute(0, 2, 1, 3).reshape(batch, steps, self.heads * self.head_width)
         y: Tensor = self.out(mixed)
         return y
 

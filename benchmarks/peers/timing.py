@@ -1,0 +1,41 @@
+"""Time all contenders in one interleaved run: each is a process of its own, and one of them works at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from benchmarks.peers.protocol import Worker
+from edgefuse.errors import MeasureError
+from edgefuse.measure.latency import Latencies
+from edgefuse.progress import Progress
+
+
+def interleave(
+    workers: Mapping[str, Worker], *, rounds: int, warmup: int, seed: int, progress: Progress
+) -> tuple[Latencies, dict[str, str]]:
+    """Ask every worker for one timed call per round, in a random order each round.
+
+    The worker calls its model once untimed right before: as in `edgefuse.measure.latency.Interleaved`, caches are then
+    as its own last call left them. What slows the machine down for a while slows all of them.
+
+    Returns:
+        The latencies of those that answered in every round, and why each of the others did not.
+    """
+    alive = dict(workers)
+    failed: dict[str, str] = {}
+    durations: dict[str, list[int]] = {name: [] for name in workers}
+    rng = np.random.default_rng(seed)
+    for done in range(-warmup, rounds):
+        for name in rng.permutation(sorted(alive)):
+            try:
+                taken = alive[name].time(1)
+            except MeasureError as error:
+                failed[name] = str(error)
+                del alive[name]
+                continue
+            if done >= 0:
+                durations[name] += taken
+        progress(max(done + 1, 0), rounds, "time rounds")
+    return Latencies({name: np.array(durations[name], np.int64) for name in alive}), failed

@@ -1,0 +1,178 @@
+"""Where independent jobs run: in this process, in worker processes of this machine, or on a Ray cluster.
+
+A job fills entries of the cache, which all workers share, and returns something small. Latency is never measured in a
+job: jobs run beside each other, and a latency counts on a quiet machine only.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import pickle
+import queue
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from edgefuse import registry
+from edgefuse.errors import EngineError
+from edgefuse.progress import Progress, silent
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""The environment that a worker starts with: as many workers as cores, a thread each."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """What an engine gives its workers.
+
+    Attributes:
+        shared: the folder of the cache, which every worker must see under the same path.
+        jobs: how many jobs run at the same time.
+        paths: folders that workers import modules from, besides those of the installation: the recipe's.
+        retries: how often a job is tried again after the worker that ran it died.
+        progress: is told whenever a job is done.
+    """
+
+    shared: Path
+    jobs: int = 1
+    paths: tuple[str, ...] = ()
+    retries: int = 2
+    progress: Progress = silent
+
+
+class Engine(AbstractContextManager["Engine"], Protocol):
+    """Runs jobs; its workers live until the end of a `with` block, of which there may be several.
+
+    Engines are registered under the entry-point group `edgefuse.engines` and created with a `Crew`. `parallel` tells
+    whether jobs run in other processes.
+    """
+
+    @property
+    def parallel(self) -> bool: ...  # noqa: D102
+
+    def map(self, function: Callable[[T], R], items: Sequence[T], what: str) -> list[R]:
+        """Call a function with every item and return the results in the order of the items.
+
+        The function and the items travel to workers by pickle: a function is best a frozen dataclass with `__call__`
+        that carries what it needs. It may be called twice for an item, if a worker dies.
+
+        Args:
+            function: computes the result of one item.
+            items: what to compute.
+            what: what the jobs do, for progress and errors.
+
+        Raises:
+            EngineError: if a job outlived no worker, or a function or a result cannot travel.
+            Exception: what the function raised; for several items, that of the first.
+        """
+
+
+def create(name: str, crew: Crew) -> Engine:
+    """Return the engine of that name.
+
+    Raises:
+        EngineError: if there is none, or `crew` asks for fewer jobs than one.
+        MissingExtraError: if its library is not installed.
+    """
+    if crew.jobs < 1:
+        raise EngineError("the number of jobs", got=crew.jobs, expected="at least 1")
+    engine: Engine = registry.create("engines", name, crew)
+    return engine
+
+
+class WorkerTraceback(Exception):  # noqa: N818 - never raised by itself: it is the cause of what a worker raised
+    """Where an error came from in a worker, as text."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job: a value or an error, and what was logged on the way."""
+
+    value: Any = None
+    error: BaseException | None = None
+    traceback: str = ""
+    records: tuple[logging.LogRecord, ...] = ()
+
+    def result(self) -> Any:
+        """Log here what was logged there; return the value or raise the error."""
+        for record in self.records:
+            logging.getLogger(record.name).handle(record)
+        if self.error is not None:
+            raise self.error from WorkerTraceback(f"\n{self.traceback}")
+        return self.value
+
+
+def pickled(value: object, what: str) -> bytes:
+    """Return what travels to a worker.
+
+    Raises:
+        EngineError: if it cannot.
+    """
+    try:
+        return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise EngineError(
+            f"{what}: a job cannot be sent to a worker",
+            got=str(error),
+            expected="a model of importable classes",
+            fix="define the classes and functions of the model at the top of a module, or compile with --jobs 1",
+        ) from error
+
+
+def enlist(paths: Sequence[str]) -> None:
+    """Make a process a worker: one thread, and the modules of `paths`."""
+    torch.set_num_threads(1)
+    sys.path[:0] = [path for path in paths if path not in sys.path]
+
+
+@contextmanager
+def in_one_thread() -> Iterator[None]:
+    """Keep torch to one thread within the block, as in workers: sums of several threads round differently."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def attempt(function: bytes, item: bytes) -> bytes:
+    """Run a job in a worker and return its pickled `Outcome`, whatever happens."""
+    with _recorded() as records:
+        try:
+            value, error, trace = pickle.loads(function)(pickle.loads(item)), None, ""
+        except Exception as raised:  # noqa: BLE001 - travels to the caller, who raises it
+            value, error, trace = None, raised, traceback.format_exc()
+    try:
+        data = pickle.dumps(Outcome(value, error, trace, tuple(records)))
+        pickle.loads(data)
+    except Exception as raised:  # noqa: BLE001 - pickling calls code of whatever class the value or error is
+        spoken = f"{type(error).__name__}: {error}" if error else f"a result of type {type(value).__name__}: {raised}"
+        return pickle.dumps(Outcome(None, EngineError("what a job gave cannot leave its worker", got=spoken), trace))
+    return data
+
+
+@contextmanager
+def _recorded() -> Iterator[list[logging.LogRecord]]:
+    """Keep what is logged within the block for the process that draws the progress."""
+    records: list[logging.LogRecord] = []
+    waiting: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    handler = logging.handlers.QueueHandler(waiting)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield records
+    finally:
+        root.removeHandler(handler)
+        while not waiting.empty():
+            records.append(waiting.get())

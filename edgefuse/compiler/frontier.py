@@ -1,0 +1,101 @@
+"""The Pareto front of judged combinations, and the rungs that are worth having."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from edgefuse.compiler.search_figures import Judged, Objective
+
+WORTH = 0.05
+"""A rung must be this much faster or smaller than one before it, as a share."""
+
+NAMES: Mapping[Objective, str] = {
+    "latency": "fastest",
+    "size": "smallest",
+    "memory": "leanest",
+    "accuracy": "accurate",
+}
+
+"""The rung that an objective gives."""
+
+
+_REDUCED = "reduced-"
+
+
+def reduced(rung: str) -> bool:
+    """Tell whether a rung of that name is faster at a price beyond the budget."""
+    return rung.startswith(_REDUCED)
+
+
+def objective_of(rung: str) -> Objective:
+    """Return what a rung of that name is best at; reduced ones are there for their latency."""
+    return next((objective for objective, name in NAMES.items() if name == rung), "latency")
+
+
+def front(judged: Iterable[Judged]) -> list[Judged]:
+    """Return what no other combination beats in latency, size and worst drop, the fastest first.
+
+    A drop below zero is luck: it counts as none.
+    """
+    found: list[Judged] = []
+    for one in sorted(judged, key=lambda j: (*_figures(j), j.name)):
+        if not any(all(a <= b for a, b in zip(_figures(other), _figures(one), strict=True)) for other in found):
+            found.append(one)
+    return found
+
+
+def ladder(
+    judged: Sequence[Judged],
+    winners: Mapping[Objective, Judged],
+    *,
+    default: Objective = "latency",
+    most: int = 6,
+    largest_drop: float = 0.1,
+) -> list[tuple[str, Judged]]:
+    """Return a bundle's rungs: names and combinations, the default one first.
+
+    `fastest`, `smallest`, `leanest` and `accurate` are the winners of the objectives, those that are there. Between the
+    default and them stand `reduced-1`, `reduced-2` …: each faster than the one before at a price beyond the budget,
+    so that a device under heat or load steps down the list and knows what it pays.
+
+    Args:
+        judged: all judged combinations.
+        winners: by objective.
+        default: the objective whose winner is the rung that a device starts on.
+        most: how many rungs, at the most.
+        largest_drop: the worst drop that a reduced rung may have, a fraction.
+    """
+    rungs = [(NAMES[default], winners[default])]
+    further = [(NAMES[o], w) for o, w in winners.items() if o != default and _differs(o, w, winners[default])]
+    steps = _reduced(judged, winners.get("latency", winners[default]), most - 1 - len(further), largest_drop)
+    rungs += [(f"{_REDUCED}{number}", step) for number, step in enumerate(steps, start=1)]
+    return (rungs + further)[: max(most, 1)]
+
+
+def _reduced(judged: Sequence[Judged], start: Judged, most: int, largest_drop: float) -> list[Judged]:
+    """Return ever faster combinations of the front beyond the budget, each at the smallest price for its gain."""
+    beyond = [j for j in front(judged) if j.overrun <= 0 and j.worst_drop <= largest_drop and not j.within_budget]
+    steps: list[Judged] = []
+    for one in sorted(beyond, key=lambda j: (j.worst_drop, j.p50_ms, j.name)):
+        if one.p50_ms <= (1 - WORTH) * (steps[-1] if steps else start).p50_ms:
+            steps.append(one)
+    # Too many: those that gain most stay, in order.
+    while len(steps) > max(most, 0):
+        before = [start, *steps]
+        gains = [one.p50_ms / before[number].p50_ms for number, one in enumerate(steps)]
+        del steps[gains.index(max(gains))]
+    return steps
+
+
+def _differs(objective: Objective, one: Judged, default: Judged) -> bool:
+    """Whether a winner is worth a rung of its own beside the default one."""
+    if one.candidates == default.candidates:
+        return False
+    if objective == "accuracy":
+        return max(one.worst_drop, 0.0) < max(default.worst_drop, 0.0)
+    figure = {"latency": "p50_ms", "size": "size_bytes", "memory": "memory_bytes"}[objective]
+    return bool(getattr(one, figure) <= (1 - WORTH) * getattr(default, figure))
+
+
+def _figures(judged: Judged) -> tuple[float, int, float]:
+    return judged.p50_ms, judged.size_bytes, max(judged.worst_drop, 0.0)

@@ -1,0 +1,146 @@
+"""Fill the cache with many jobs at a time, so that a compile that goes through step by step finds everything there.
+
+What depends on each other makes the rounds: pruned forms recover; all forms are lowered; the stages of one modality are
+quantized, then run over the validation set; then the same with the stages after them. Nothing is measured by time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from edgefuse.bundle.manifest import Pruning, Scheme
+from edgefuse.bundle.spec import StageSpec
+from edgefuse.compiler.cache import Cache
+from edgefuse.compiler.candidates import Built, Toolchain
+from edgefuse.compiler.engine import Engine
+from edgefuse.compiler.evaluate import is_leaf
+from edgefuse.compiler.pruning import Pruner
+from edgefuse.compiler.subject import Subject
+from edgefuse.compiler.target import TargetCompiler
+from edgefuse.progress import Progress, silent
+
+Candidates: TypeAlias = Mapping[str, Mapping[str, Sequence[Built]]]
+"""What was built, by target and stage."""
+
+
+@dataclass(frozen=True)
+class Recover:
+    """Prunes one stage and lets it recover."""
+
+    subject: Subject
+    cache: Cache
+
+    def __call__(self, job: tuple[str, Pruning]) -> None:
+        """Take a stage's name and how to prune it."""
+        Pruner(self.subject, self.cache, silent).alone(*job)
+
+
+@dataclass(frozen=True)
+class Lower:
+    """Lowers one form of a stage for a target."""
+
+    subject: Subject
+    cache: Cache
+
+    def __call__(self, job: tuple[str, str, int]) -> Built:
+        """Take a target, a stage's name, and which of its forms."""
+        target, stage, form = job
+        return Toolchain.of(target, self.cache).lower(self.subject.forms(stage)[form])
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Applies one scheme to a float file; `built` holds all float files, and all candidates of the stages before."""
+
+    subject: Subject
+    cache: Cache
+    built: Candidates
+
+    def __call__(self, job: tuple[str, StageSpec, Built, Scheme]) -> Built | str:
+        """Take a target, a stage, its file and the scheme; return why there is no candidate where that is so."""
+        target, stage, source, scheme = job
+        return _compiler(self.subject, self.cache, self.built, target).quantized(stage, source, scheme)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Runs one candidate over the validation set, all other stages in float."""
+
+    subject: Subject
+    cache: Cache
+    built: Candidates
+
+    def __call__(self, job: tuple[str, StageSpec, Built]) -> None:
+        """Take a target, a stage, and the candidate."""
+        target, stage, candidate = job
+        _compiler(self.subject, self.cache, self.built, target).evaluate(stage, candidate)
+
+
+def recover(subject: Subject, cache: Cache, engine: Engine, progress: Progress) -> None:
+    """Make the pruned forms that the recipe asks for, each apart from the others.
+
+    Raises:
+        PruneError: if a stage cannot be pruned as asked.
+        EngineError: if workers die or cannot be used.
+    """
+    if not subject.recipe.prune.wanted:
+        return
+    wanted = Pruner(subject, cache, progress).wanted()  # may measure latencies: no worker is there yet
+    jobs = [(stage, pruning) for stage, prunings in wanted.items() for pruning in prunings]
+    with engine:
+        engine.map(Recover(subject, cache), jobs, "prune and recover")
+
+
+def build(subject: Subject, cache: Cache, engine: Engine) -> None:
+    """Make all candidates for all targets of the recipe and run each over the validation set.
+
+    Raises:
+        ExportError: if a stage cannot be lowered in float.
+        EngineError: if workers die or cannot be used.
+    """
+    leaves = [spec for spec in subject.specs if is_leaf(spec)]
+    with engine:
+        built = _lowered(subject, cache, engine)
+        for stages in (leaves, *([spec] for spec in subject.specs if not is_leaf(spec))):
+            _quantize(subject, cache, engine, built, stages)
+            jobs = [(target, stage, one) for target in built for stage in stages for one in built[target][stage.name]]
+            engine.map(Evaluate(subject, cache, built), jobs, "run candidates")
+
+
+def _lowered(subject: Subject, cache: Cache, engine: Engine) -> dict[str, dict[str, list[Built]]]:
+    jobs = [
+        (target, spec.name, form)
+        for target in subject.recipe.compile.targets
+        for spec in subject.specs
+        for form in range(len(subject.forms(spec.name)))
+    ]
+    built: dict[str, dict[str, list[Built]]] = {}
+    for (target, stage, _), one in zip(jobs, engine.map(Lower(subject, cache), jobs, "lower"), strict=True):
+        built.setdefault(target, {}).setdefault(stage, []).append(one)
+    return built
+
+
+def _quantize(
+    subject: Subject,
+    cache: Cache,
+    engine: Engine,
+    built: dict[str, dict[str, list[Built]]],
+    stages: Sequence[StageSpec],
+) -> None:
+    """Add the quantized candidates of some stages, in the order in which a serial compile makes them."""
+    jobs = [
+        (target, stage, source, scheme)
+        for target in built
+        for stage in stages
+        for source, scheme in _compiler(subject, cache, built, target).pairs(stage)
+    ]
+    made = engine.map(Quantize(subject, cache, built), jobs, "quantize")
+    for (target, stage, _, _), one in zip(jobs, made, strict=True):
+        if isinstance(one, Built):
+            built[target][stage.name].append(one)
+
+
+def _compiler(subject: Subject, cache: Cache, built: Candidates, target: str) -> TargetCompiler:
+    return TargetCompiler(subject, Toolchain.of(target, cache), silent, built[target])

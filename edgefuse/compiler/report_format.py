@@ -1,0 +1,87 @@
+"""How figures of a report are spelled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from markupsafe import Markup, escape
+
+from edgefuse.compiler.report_schema import Constraint
+
+_TARGETS = {"onnx": "ONNX", "tflite": "TFLite", "tensorrt": "TensorRT"}
+# Metrics that are shares of the items, and so are read in per cent.
+_SHARES = frozenset({"accuracy", "macro_f1"})
+
+
+def is_share(metric: str) -> bool:
+    """Tell whether a metric is a share of the items: its differences are points."""
+    return metric in _SHARES
+
+
+def target_name(target: str) -> str:
+    """Return how a target is spelled by those who made it."""
+    return _TARGETS.get(target, target)
+
+
+def milliseconds(value: float) -> str:
+    """Return milliseconds with three significant digits and at least two decimals: `0.684`, `12.31`."""
+    return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"
+
+
+def size(value: float) -> str:
+    """Return bytes in decimal units: `822 kB`, `7.92 MB`."""
+    return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.0f} kB" if value >= 1e3 else f"{value:.0f} B"
+
+
+def multiplications(value: float) -> str:
+    """Return multiply-accumulates: `38.2 M`, `1.49 G`."""
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g} {name}"
+    return f"{value:.0f}"
+
+
+def decibels(value: float) -> str:
+    """Return a signal-to-noise ratio; without any noise it is `exact`."""
+    return "exact" if math.isinf(value) and value > 0 else f"{value:.1f} dB"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """Return a number with a true minus sign, and never a negative zero."""
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        return text.lstrip("-")
+    return text.replace("-", "−")
+
+
+def breakable(name: str) -> Markup:
+    """Escape an identifier and let it wrap after its separators."""
+    text = str(escape(name))
+    for separator in "_.+":
+        text = text.replace(separator, separator + "<wbr>")
+    return Markup(text)
+
+
+def tolerance(value: Mapping[str, float | None]) -> str:
+    """Return a tolerance as a short sentence."""
+    if (snr := value.get("min_snr_db")) is not None:
+        return f"≥ {snr:g} dB"
+    return f"≤ {value.get('absolute') or 0:.0e} + {value.get('relative') or 0:.0e}·max|y|"
+
+
+def amount(value: float, unit: str) -> str:
+    """Return a value of a constraint with its unit: `1.40 points`, `0.684 ms`, `7.92 MB`."""
+    if unit == "ms":
+        return f"{milliseconds(value)} ms"
+    if unit == "bytes":
+        return size(value)
+    return f"{signed(100 * value)} points" if is_share(unit) else f"{signed(value, 4)} {unit}"
+
+
+def verdict(constraint: Constraint) -> str:
+    """Say whether a limit was held: `drop in audio: 1.40 points, 0.40 points over the limit of 1.00 points`."""
+    found, limit = amount(constraint.value, constraint.unit), amount(constraint.limit, constraint.unit)
+    if constraint.excess > 0:
+        return f"{constraint.what}: {found}, {amount(constraint.excess, constraint.unit)} over the limit of {limit}"
+    return f"{constraint.what}: {found}, within the limit of {limit}"

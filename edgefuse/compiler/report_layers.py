@@ -1,0 +1,130 @@
+"""Which layers stayed float in what was chosen, and why."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from fnmatch import fnmatchcase
+
+from edgefuse.bundle.manifest import Scheme
+from edgefuse.compiler.candidates import Built
+from edgefuse.compiler.compiled import Compiled
+from edgefuse.compiler.report_modalities import worst_drop
+from edgefuse.compiler.report_schema import FloatLayers
+from edgefuse.export.costs_graph import CostGraph, Operation
+
+WHOLE_STAGE = "whole stage"
+
+_FEW_WEIGHTS = 4096
+_SOFTMAX = frozenset({"Softmax", "LogSoftmax", "SOFTMAX", "LOG_SOFTMAX"})
+_NORMS = frozenset(
+    {"LayerNormalization", "SkipLayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"}
+    | {"InstanceNormalization", "GroupNormalization", "LpNormalization", "RSQRT", "SQUARED_DIFFERENCE"}
+    | {"L2_NORMALIZATION"}
+)
+_CURVES = frozenset(
+    {"Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Erf", "Tanh", "Sigmoid", "HardSwish", "Swish", "Mish", "Elu", "Exp"}
+    | {"GELU", "TANH", "LOGISTIC", "HARD_SWISH", "ELU", "EXP", "Log", "LOG"}
+)
+_SUMS = frozenset({"Add", "Sum", "Sub", "Mul", "Div", "ADD", "SUB", "MUL", "DIV"})
+_POOLS = frozenset(
+    {"ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MaxPool", "MEAN", "SUM", "AVERAGE_POOL_2D"}
+    | {"MAX_POOL_2D"}
+)
+_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"})
+
+
+def float_layers(made: Compiled, target: str) -> list[FloatLayers]:
+    """Return what stayed float in the stages of a target's default rung."""
+    result = made.results[target]
+    found = []
+    for candidate in made.default(target).candidates.values():
+        built, graph = result.built[candidate], made.graph(target, candidate)
+        if built.scheme.name in ("float", "fp16"):
+            kinds = {(WHOLE_STAGE, _whole_stage(made, target, built)): list(graph.operations)}
+        else:
+            kinds = _by_reason(graph, built.scheme)
+        found += [
+            FloatLayers(
+                target=target,
+                stage=built.stage,
+                candidate=candidate,
+                operator=operator,
+                count=len(operations),
+                mac=sum(operation.mac for operation in operations),
+                reason=reason,
+            )
+            for (operator, reason), operations in kinds.items()
+        ]
+    return found
+
+
+def _by_reason(graph: CostGraph, scheme: Scheme) -> dict[tuple[str, str], list[Operation]]:
+    """Group the operations that compute in float; those that only move or convert values are left out."""
+    groups: dict[str, list[Operation]] = defaultdict(list)
+    for operation in graph.operations:
+        reason = None if operation.integer else reason_for(graph, operation, scheme)
+        if reason is not None:
+            groups[reason].append(operation)
+    heaviest_first = sorted(groups.items(), key=lambda item: -sum(operation.mac for operation in item[1]))
+    return {
+        (", ".join(dict.fromkeys(operation.kind for operation in group)), reason): group
+        for reason, group in heaviest_first
+    }
+
+
+def reason_for(graph: CostGraph, operation: Operation, scheme: Scheme) -> str | None:
+    """Say why a scheme left an operation float; None if it computes nothing."""
+    kind = operation.kind
+    for pattern in scheme.exclude:
+        if fnmatchcase(kind, pattern) or fnmatchcase(operation.name, pattern):
+            return f"excluded by the scheme ({pattern})"
+    if operation.mac:
+        return _product_reason(graph, operation, scheme)
+    for kinds, reason in (
+        (_NORMS, "normalization: no 8-bit kernel, and 8 bits cost it accuracy"),
+        (_SOFTMAX, "softmax: 8 bits cost accuracy"),
+        (_CURVES, "activation function: 8 bits cost accuracy"),
+        (_SUMS, "sums and scales between float layers: converting would cost more than it saves"),
+        (_POOLS, "means and pools between float layers: converting would cost more than it saves"),
+    ):
+        if kind in kinds:
+            return reason
+    return None
+
+
+def _product_reason(graph: CostGraph, operation: Operation, scheme: Scheme) -> str:
+    constants = [graph.sizes[name] for name in operation.reads if name in graph.constants]
+    if not constants:
+        return "product of two activations: it has no weights"
+    if operation.kind in _CONVOLUTIONS and scheme.name.startswith("dynamic"):
+        return "convolution: no fast kernel with ranges found at run time"
+    if max(constants) / 4 < _FEW_WEIGHTS:
+        return f"fewer than {_FEW_WEIGHTS:,} weights: converting would cost more than it saves"
+    return "the quantizer has no 8-bit form of it"
+
+
+def _whole_stage(made: Compiled, target: str, built: Built) -> str:
+    """Say why no quantized candidate of a stage was chosen."""
+    result = made.results[target]
+    if made.spec(built.stage).role == "frontend":
+        return "frontend: signal processing is never quantized"
+    if built.scheme.name == "fp16":
+        return "16-bit weights, computed in float"
+    rivals = [f for f in result.figures if f.stage == built.stage and result.built[f.candidate].scheme != built.scheme]
+    if not rivals:
+        prefix = f"{built.stage}."
+        refusals = [reason for name, reason in result.refused.items() if name.startswith(prefix)]
+        return f"no scheme could be applied: {refusals[0]}" if refusals else "no scheme was tried"
+    if all(figure.slower_than_float for figure in rivals):
+        best = max(figure.speedup for figure in rivals)
+        return f"no scheme is shown to be faster than float (the best: {best:.2f} times)"
+    names = {figure.candidate for figure in rivals if not figure.slower_than_float}
+    alone = [
+        worst_drop(one)
+        for one in result.found.judged
+        if one.candidates.get(built.stage) in names
+        and one.candidates == {**result.floats, built.stage: one.candidates[built.stage]}
+    ]
+    if alone and min(alone) > made.subject.recipe.search.max_drop:
+        return f"every faster scheme that was judged by itself loses more than the budget (at least {min(alone):.4f})"
+    return "the search found a better combination with it in float"

@@ -1,0 +1,47 @@
+"""What the recipe limits, and what a rung came to, end to end and on test data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgefuse.bundle.manifest import Rung
+from edgefuse.compiler.compiled import Compiled
+from edgefuse.compiler.final import FLOAT_RUNG
+from edgefuse.compiler.report_schema import Constraint
+
+# Accuracies are multiples of 1/items: a drop of exactly the budget must not exceed it by rounding.
+_ROUNDING = 1e-9
+
+
+def constraints(made: Compiled, target: str, rung: Rung) -> list[Constraint]:
+    """Return every limit of the recipe with what a rung came to: of the drops, that of the worst subset."""
+    return [
+        Constraint(
+            rung=rung.name,
+            what=what,
+            limit=limit,
+            value=value,
+            unit=unit,
+            excess=value - limit if value > limit + _ROUNDING else 0.0,
+        )
+        for what, unit, value, limit in _found(made, target, rung)
+    ]
+
+
+def _found(made: Compiled, target: str, rung: Rung) -> Iterator[tuple[str, str, float, float]]:
+    """Give (what, unit, value, limit) of each limit."""
+    subject, limits, timings = made.subject, made.limits, made.timings.rungs[target]
+    lost = {name: made.reference[name] - rung.accuracy[name] for name in subject.budget_subsets}
+    subset = max(lost, key=lambda name: lost[name])
+    yield f"drop in {subset}", subject.spec.metric, lost[subset], subject.recipe.search.max_drop
+    p50_ms = timings[rung.name].figure.p50_ms
+    if limits.max_latency_ms is not None:
+        yield "latency", "ms", p50_ms, limits.max_latency_ms
+    if limits.max_latency_share is not None:
+        share = limits.max_latency_share
+        yield f"latency ({share:g} of float)", "ms", p50_ms, share * timings[FLOAT_RUNG].figure.p50_ms
+    if limits.max_size_bytes is not None:
+        yield "size", "bytes", rung.size_bytes, limits.max_size_bytes
+    if limits.max_memory_bytes is not None:
+        memory = sum(made.figure(target, candidate).memory_bytes for candidate in rung.candidates.values())
+        yield "memory of the stages (estimated)", "bytes", memory, limits.max_memory_bytes

@@ -1,0 +1,80 @@
+"""What each modality costs and what it is worth, before and after compression."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from edgefuse.bundle.manifest import Rung
+from edgefuse.bundle.spec import subset_name
+from edgefuse.compiler.compiled import Compiled
+from edgefuse.compiler.report_schema import Change, ModalityReport, StageCosts
+from edgefuse.compiler.search import Combination, Judged
+
+
+def modality_reports(made: Compiled, target: str) -> list[ModalityReport]:
+    """Return a line for each modality, then one for the stages that they share, if there are any."""
+    names = [modality.name for modality in made.subject.spec.modalities]
+    lines = [_line(made, target, name) for name in [*names, ""]]
+    return [line for line in lines if line.stages]
+
+
+def _line(made: Compiled, target: str, modality: str) -> ModalityReport:
+    specs = made.subject.specs
+    stages = tuple(spec.name for spec in specs if spec.modality == modality)
+    rung, floats = made.default(target), made.results[target].floats
+    names = tuple(other.name for other in made.subject.spec.modalities)
+    rest = tuple(name for name in names if name != modality)
+    graphs = [made.graph(target, rung.candidates[stage]) for stage in stages]
+    alone = judged_alone(made.results[target].found.judged, stages, floats, rung.candidates)
+    return ModalityReport(
+        target=target,
+        modality=modality,
+        stages=stages,
+        before=stage_costs(made, target, stages, floats),
+        after=stage_costs(made, target, stages, rung.candidates),
+        sensitivity=worst_drop(alone) if alone else None,
+        compressed={stage: alone.candidates[stage] for stage in stages} if alone else {},
+        together=_change(made, rung, names) if modality else None,
+        without=_change(made, rung, rest) if modality else None,
+        alone=_change(made, rung, (modality,)) if modality else None,
+        uncounted=tuple(dict.fromkeys(kind for graph in graphs for kind in graph.uncounted)),
+    )
+
+
+def stage_costs(made: Compiled, target: str, stages: Sequence[str], combination: Combination) -> StageCosts:
+    """Return what some stages cost as a combination runs them."""
+    figures = [made.figure(target, combination[stage]) for stage in stages]
+    graphs = [made.graph(target, combination[stage]) for stage in stages]
+    return StageCosts(
+        p50_ms=sum(figure.p50_ms for figure in figures),
+        size_bytes=sum(figure.size_bytes for figure in figures),
+        mac=sum(graph.mac for graph in graphs),
+        bytes_moved=sum(graph.bytes_moved for graph in graphs),
+        activation_bytes=max((graph.peak_activation_bytes for graph in graphs), default=0),
+    )
+
+
+def worst_drop(judged: Judged) -> float:
+    """Return what the worst subset lost, plainly (without the caution of the search)."""
+    return max(drop.drop for drop in judged.drops.values())
+
+
+def judged_alone(
+    judged: Sequence[Judged], stages: Collection[str], floats: Combination, wanted: Combination
+) -> Judged | None:
+    """Return the judged combination that compresses some stages alone: as wanted, else the fastest; None if none."""
+    alone = [
+        one
+        for one in judged
+        if one.candidates != floats
+        and all(one.candidates[stage] == candidate for stage, candidate in floats.items() if stage not in stages)
+    ]
+    exact = [one for one in alone if all(one.candidates[stage] == wanted[stage] for stage in stages)]
+    return next(iter(exact), min(alone, key=lambda one: (one.p50_ms, one.name), default=None))
+
+
+def _change(made: Compiled, rung: Rung, subset: tuple[str, ...]) -> Change | None:
+    name = subset_name(subset)
+    if name not in made.reference or name not in rung.accuracy:
+        return None
+    return Change(before=made.reference[name], after=rung.accuracy[name])

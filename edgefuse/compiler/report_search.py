@@ -1,0 +1,104 @@
+"""What the search did: the candidates, the combinations it judged, and the front of the best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edgefuse.compiler.compiled import Compiled, removed
+from edgefuse.compiler.frontier import front
+from edgefuse.compiler.report_schema import CandidateReport, FrontPoint, Gain, Judged, SearchReport
+from edgefuse.compiler.search import StageFigure
+
+
+def search_report(made: Compiled) -> SearchReport:
+    """Return the counters, all that was judged, and the front."""
+    results = made.results.values()
+    return SearchReport(
+        candidates=sum(len(result.built) for result in results),
+        encoder_passes=sum(result.found.encoder_passes for result in results),
+        fusion_passes=sum(result.found.passes for result in results),
+        cap=made.subject.recipe.search.max_fusion_passes * len(made.results),
+        seconds=round(made.seconds, 3),
+        judged=tuple(one for target in made.results for one in _judged(made, target)),
+        front=tuple(point for target in made.results for point in _front(made, target)),
+    )
+
+
+def _judged(made: Compiled, target: str) -> list[Judged]:
+    result = made.results[target]
+    return [
+        Judged(
+            target=target,
+            stages={stage: result.built[c].scheme.id for stage, c in one.candidates.items()},
+            candidates=dict(one.candidates),
+            p50_ms=one.p50_ms,
+            size_bytes=one.size_bytes,
+            drop={subset: drop.drop for subset, drop in one.drops.items()},
+            within_budget=one.within_budget,
+        )
+        for one in result.found.judged
+    ]
+
+
+def _front(made: Compiled, target: str) -> list[FrontPoint]:
+    return [
+        FrontPoint(
+            target=target,
+            candidates=one.candidates,
+            p50_ms=one.p50_ms,
+            size_bytes=one.size_bytes,
+            memory_bytes=one.memory_bytes,
+            drop=max(drop.drop for drop in one.drops.values()),
+            subset=max(one.drops, key=lambda subset: one.drops[subset].drop),
+            within_budget=one.within_budget,
+            rungs=tuple(rung.name for rung in made.rungs[target] if rung.candidates == one.candidates),
+        )
+        for one in front(made.results[target].found.judged)
+    ]
+
+
+def candidate_reports(made: Compiled, target: str) -> list[CandidateReport]:
+    """Return a line for every candidate of every stage, then one for each that could not be made."""
+    result = made.results[target]
+    floats = {figure.stage: figure for figure in result.figures if figure.is_float}
+    lines = [_candidate(made, target, figure, floats) for figure in result.figures]
+    for id_, reason in result.refused.items():
+        stage, pruning, scheme = _parts(made, id_)
+        lines.append(
+            CandidateReport(target=target, stage=stage, candidate=id_, scheme=scheme, pruning=pruning, excluded=reason)
+        )
+    return lines
+
+
+def _candidate(made: Compiled, target: str, figure: StageFigure, floats: Mapping[str, StageFigure]) -> CandidateReport:
+    result = made.results[target]
+    built, twin = result.built[figure.candidate], floats[figure.stage]
+    graph = made.graph(target, figure.candidate)
+    return CandidateReport(
+        target=target,
+        stage=figure.stage,
+        candidate=figure.candidate,
+        scheme=figure.scheme,
+        p50_ms=figure.p50_ms,
+        float_p50_ms=twin.p50_ms,
+        speedup=Gain(ratio=figure.speedup, ci95=figure.speedup_ci95),
+        size_bytes=built.size_bytes,
+        float_size_bytes=result.built[twin.candidate].size_bytes,
+        snr_db=figure.snr_db,
+        chosen_by=tuple(r.name for r in made.rungs[target] if figure.candidate in r.candidates.values()),
+        excluded="not faster than float: for size only" if figure.slower_than_float else None,
+        pruning=built.pruning.id if built.pruning else "",
+        pruned=removed(built.pruning),
+        recovery=built.pruning.recovery if built.pruning else "",
+        mac=graph.mac,
+        bytes_moved=graph.bytes_moved,
+    )
+
+
+def _parts(made: Compiled, id_: str) -> tuple[str, str, str]:
+    """Take the name of a candidate apart: its stage, its pruning (empty if unpruned) and its scheme."""
+    stage, _, rest = id_.partition(".")
+    for form in made.subject.forms(stage):
+        if form.pruning is not None and rest.startswith(f"{form.pruning.id}."):
+            return stage, form.pruning.id, rest[len(form.pruning.id) + 1 :]
+    return stage, "", rest

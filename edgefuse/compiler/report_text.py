@@ -1,0 +1,79 @@
+"""The report in words: how it was measured, what it does not tell, and its main table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgefuse.compiler.compiled import Compiled
+from edgefuse.compiler.report_format import verdict
+from edgefuse.compiler.report_schema import BundleReport, Report
+
+
+def method(made: Compiled) -> tuple[str, ...]:
+    """Return how everything was measured, in sentences."""
+    threads = made.subject.recipe.compile.threads
+    runs = next(iter(next(iter(made.timings.rungs.values())).values())).figure.runs
+    items = {name: len(split) for name, split in made.subject.splits.items()}
+    return (
+        f"Latency: {runs} rounds over real test items, {threads} thread(s), batch 1, feature cache off; every round "
+        "times one call of the torch reference, of the float stages and of every rung of every target, in random "
+        "order, each right after an untimed call of its own (a single stream: caches as the last query left them). "
+        "p50 is the median; a speed-up is the median of the rounds' ratios with its bootstrap 95 % interval.",
+        "Preprocessing outside the graph (decoding, resizing, tokenising) is not in these figures; frontends are.",
+        f"Accuracy: {items['test']} test items that the search never saw, every admissible subset of modalities, from "
+        "the exported files in the target's own runtime at batch 1. A drop is reference minus rung, paired by item.",
+        f"Search: {items['validation']} validation items; a combination holds the budget if its drop plus one standard "
+        f"error does. Calibration: {items['calibration']} items.",
+        "Sizes of rungs are those of their stage files, frontends apart.",
+        "MAC and bytes moved are counted from the exported files, batch 1, open dimensions at their largest: weights "
+        "read once, activations written and read once, by element type. Together they stand in for energy: moving a "
+        "byte costs more than multiplying it (Horowitz, ISSCC 2014). Activation memory is an estimate: the largest "
+        "sum of activations alive at once in the file's order, nothing computed in place.",
+    )
+
+
+def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
+    """Return what was missed, and what these figures do not tell."""
+    found = [f"Not run on target hardware: measured on this machine, {next(iter(made.results.values())).machine.cpu}."]
+    for target, rungs in made.rungs.items():
+        for rung in rungs:
+            timing = made.timings.rungs[target][rung.name].speedup_over_float
+            if timing.ci95[0] <= 1 and rung.candidates != made.results[target].floats:
+                found.append(f"{target}, {rung.name}: not faster than float ({timing.ratio:.2f} times); smaller only.")
+    for bundle in bundles:
+        missed = [constraint for constraint in bundle.constraints if constraint.excess > 0]
+        found += [f"{bundle.target}, {constraint.rung}: {verdict(constraint)}." for constraint in missed]
+    return tuple(found)
+
+
+_COLUMNS = "{:8} {:9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>10}"
+
+
+def summary(report: Report) -> str:
+    """Return the main table as text."""
+    reference = report.reference
+    lines = [
+        _COLUMNS.format("target", "rung", "p50 ms", "x torch", "x float", "size kB", "smaller", "worst drop"),
+        _line("torch", "fp32", reference.p50_ms, reference.size_bytes),
+    ]
+    for bundle in report.bundles:
+        lines.append(_line(bundle.target, "float", bundle.float_p50_ms, bundle.float_size_bytes))
+        for rung in bundle.rungs:
+            lost = max(reference.accuracy[subset] - rung.accuracy[subset] for subset in rung.accuracy)
+            gains = [f"{gain.ratio:.2f}" for gain in (rung.speedup, rung.speedup_over_float)]
+            rest = (*gains, f"{rung.size_ratio:.2f}", f"{100 * lost:.2f} pt")
+            lines.append(_line(bundle.target, rung.name, rung.p50_ms, rung.size_bytes, *rest))
+    return "\n".join([*lines, "", *(f"note: {note}" for note in report.notes)])
+
+
+def _line(
+    target: str,
+    rung: str,
+    p50_ms: float,
+    size_bytes: int,
+    over: str = "",
+    own: str = "",
+    smaller: str = "",
+    lost: str = "",
+) -> str:
+    return _COLUMNS.format(target, rung, f"{p50_ms:.2f}", over, own, f"{size_bytes / 1e3:.0f}", smaller, lost).rstrip()

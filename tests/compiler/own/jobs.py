@@ -1,0 +1,87 @@
+"""Jobs of a user's module, for the engines: each is a frozen dataclass that can be called."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from edgefuse.errors import MissingExtraError, RecipeError
+
+
+@dataclass(frozen=True)
+class Square:
+    """Squares, and tells what kind of process did it."""
+
+    def __call__(self, item: int) -> tuple[int, int]:
+        logging.getLogger("jobs").warning("squared %d", item)
+        return item * item, os.getpid()
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Tells how many threads a job may use."""
+
+    def __call__(self, item: int) -> tuple[int, str | None]:
+        return torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class DieOnce:
+    """Kills its process the first time it meets the item 2, as a system short of memory does."""
+
+    folder: Path
+
+    def __call__(self, item: int) -> int:
+        mark = self.folder / "died"
+        if item == 2 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item
+
+
+@dataclass(frozen=True)
+class DieAlways:
+    """Kills its process at the item 2."""
+
+    def __call__(self, item: int) -> int:
+        if item == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item
+
+
+@dataclass(frozen=True)
+class Fail:
+    """Finds fault with all items but the first: late with the second one, at once with the others."""
+
+    def __call__(self, item: int) -> int:
+        if item == 1:
+            time.sleep(0.5)
+            raise MissingExtraError("the second item", extra="second", module="two")
+        if item > 1:
+            raise RecipeError("a later item", got=item)
+        return item
+
+
+@dataclass(frozen=True)
+class Return:
+    """Returns what no pickle can hold."""
+
+    def __call__(self, item: int) -> object:
+        return lambda: item
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Writes down its process and goes to sleep."""
+
+    folder: Path
+
+    def __call__(self, item: int) -> None:
+        (self.folder / str(os.getpid())).touch()
+        time.sleep(600)

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgefuse.compiler import engine as engines
+from edgefuse.compiler.engine import Crew, Engine
+from edgefuse.errors import EngineError, MissingExtraError, RecipeError
+
+OWN = Path(__file__).parent / "own"
+PARALLEL = (("local", 2), ("ray", 2))
+
+
+@pytest.fixture(scope="module")
+def jobs() -> Iterator[Any]:
+    """The module `jobs`, which lies beside a recipe and is not installed."""
+    sys.path.insert(0, str(OWN))
+    yield importlib.import_module("jobs")
+    sys.path.remove(str(OWN))
+
+
+class Steps(list[tuple[int, int, str]]):
+    """The progress that was reported."""
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        self.append((done, total, what))
+
+
+def crew(folder: Path, jobs: int, steps: Steps | None = None) -> Crew:
+    return Crew(shared=folder, jobs=jobs, paths=(str(OWN),), retries=1, progress=Steps() if steps is None else steps)
+
+
+@pytest.fixture(scope="module", params=PARALLEL, ids=[name for name, _ in PARALLEL])
+def parallel(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Engine, Steps]]:
+    """An engine with two workers, kept for the tests of this module."""
+    name, count = request.param
+    steps = Steps()
+    with engines.create(name, crew(tmp_path_factory.mktemp("shared"), count, steps)) as engine:
+        yield engine, steps
+
+
+def test_one_job_at_a_time_runs_here(jobs: Any, tmp_path: Path) -> None:
+    steps = Steps()
+    with engines.create("local", crew(tmp_path, 1, steps)) as engine:
+        found = engine.map(jobs.Square(), [3, 4], "square")
+    assert found == [(9, os.getpid()), (16, os.getpid())]
+    assert steps == [(1, 2, "square"), (2, 2, "square")]
+
+
+def test_results_come_in_order_from_other_processes(
+    parallel: tuple[Engine, Steps], jobs: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, steps = parallel
+    del steps[:]
+    with caplog.at_level(logging.WARNING):
+        found = engine.map(jobs.Square(), range(6), "square")
+    assert [square for square, _ in found] == [0, 1, 4, 9, 16, 25]
+    assert os.getpid() not in {process for _, process in found}
+    assert [record.message for record in caplog.records] == [f"squared {item}" for item in range(6)]
+    assert steps[-1] == (6, 6, "square")
+    assert len(steps) <= 6
+
+
+def test_a_worker_has_one_thread(parallel: tuple[Engine, Steps], jobs: Any) -> None:
+    assert parallel[0].map(jobs.Threads(), [0, 1], "count") == [(1, "1")] * 2
+
+
+def test_nothing_to_do_is_nothing(parallel: tuple[Engine, Steps], jobs: Any) -> None:
+    assert parallel[0].map(jobs.Square(), [], "square") == []
+
+
+def test_the_first_error_in_order_arrives_as_it_was_raised(parallel: tuple[Engine, Steps], jobs: Any) -> None:
+    engine, _ = parallel
+    with pytest.raises(MissingExtraError) as caught:
+        engine.map(jobs.Fail(), range(5), "fail")
+    assert str(caught.value) == (
+        "the second item needs the module 'two', which is not installed. Fix: pip install 'edgefuse[second]'."
+    )
+    assert caught.value.extra == "second"
+    assert 'raise MissingExtraError("the second item"' in str(caught.value.__cause__)
+    assert engine.map(jobs.DieOnce(OWN), [5], "go on") == [5]
+
+
+def test_the_job_of_a_worker_that_died_is_tried_again(
+    parallel: tuple[Engine, Steps], jobs: Any, tmp_path: Path
+) -> None:
+    assert parallel[0].map(jobs.DieOnce(tmp_path), range(4), "die") == [0, 1, 2, 3]
+    assert (tmp_path / "died").exists()
+
+
+def test_a_job_that_kills_every_worker_is_one_sentence(parallel: tuple[Engine, Steps], jobs: Any) -> None:
+    with pytest.raises(EngineError, match=r"^die \(job 3 of 3\): 2 workers died of it") as caught:
+        parallel[0].map(jobs.DieAlways(), range(3), "die")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_travel_is_one_sentence(parallel: tuple[Engine, Steps], jobs: Any) -> None:
+    engine, _ = parallel
+    with pytest.raises(EngineError, match=r"square: a job cannot be sent to a worker: got .*lambda.*Fix: define the"):
+        engine.map(lambda item: item, [1], "square")
+    with pytest.raises(EngineError, match="what a job gave cannot leave its worker: got a result of type function"):
+        engine.map(jobs.Return(), [1], "return")
+
+
+def test_a_ray_worker_that_does_not_see_the_cache_says_so(tmp_path: Path) -> None:
+    ray_engine = importlib.import_module("edgefuse.compiler.engine_ray")
+    outcome = pickle.loads(ray_engine.run(b"", b"", (), tmp_path / "probe"))
+    with pytest.raises(EngineError, match=f"does not see the cache folder {tmp_path}: expected .* Fix: give one with"):
+        outcome.result()
+
+
+def test_a_ray_cluster_that_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "nonsense")
+    with pytest.raises(EngineError, match="the Ray cluster 'nonsense' cannot be used"):
+        engines.create("ray", crew(tmp_path, 2)).__enter__()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "message"),
+    [
+        ("moon", 1, "unknown engine 'moon': expected local or ray."),
+        ("local", 0, "the number of jobs: got 0, expected at least 1."),
+    ],
+)
+def test_an_engine_that_cannot_be_is_one_sentence(name: str, count: int, message: str, tmp_path: Path) -> None:
+    with pytest.raises(EngineError) as caught:
+        engines.create(name, crew(tmp_path, count))
+    assert str(caught.value) == message
+
+
+def test_an_interrupt_leaves_no_worker_behind(tmp_path: Path) -> None:
+    script = f"""
+        import signal, sys
+        from pathlib import Path
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+        sys.path.insert(0, {str(OWN)!r})
+        import jobs
+        from edgefuse.compiler import engine
+        with engine.create("local", engine.Crew(Path({str(tmp_path)!r}), jobs=2, paths=({str(OWN)!r},))) as two:
+            two.map(jobs.Sleep(Path({str(tmp_path)!r})), [1, 2], "sleep")
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.PIPE) as process:
+        while process.poll() is None and len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert b"KeyboardInterrupt" in process.stderr.read()
+    workers = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(workers) == 2
+    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
+
+
+def test_every_error_survives_the_way_between_processes() -> None:
+    error = RecipeError("what is wrong", got=1, expected=2, fix="do it")
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.what, again.fix) == (RecipeError, str(error), error.what, error.fix)

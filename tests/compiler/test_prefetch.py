@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import hashlib
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edgefuse.compiler import compile, prefetch
+from edgefuse.compiler import engine as engines
+from edgefuse.compiler import recipe as recipes
+from edgefuse.compiler.cache import Cache
+from edgefuse.compiler.engine import Crew
+from edgefuse.compiler.pruning import pruned
+from edgefuse.compiler.subject import Subject, prepare
+from edgefuse.errors import ExportError
+from edgefuse.progress import silent
+
+if TYPE_CHECKING:
+    from tests.compiler.conftest import Compiled
+
+PARALLEL = (("local", 2), ("ray", 2))
+_PRUNED = """
+[[prune.variants]]
+stages = ["image_encoder", "sensor_encoder"]
+steps = [{ method = "structured", ratio = 0.5 }]
+[recover]
+epochs = 2
+batch = 16
+"""
+
+
+def entries(cache: Path, *kinds: str) -> dict[str, str]:
+    """Return the files of finished cache entries by path, with their hashes."""
+    return {
+        path.relative_to(cache).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for kind in kinds
+        for path in sorted((cache / kind).rglob("*"))
+        if path.is_file() and path.suffix != ".lock"
+    }
+
+
+def prepared(recipe: Path, cache: Path) -> Subject:
+    return prepare(recipe, recipes.load(recipe), Cache(cache), silent)
+
+
+def crew(recipe: Path, cache: Path, jobs: int) -> Crew:
+    return Crew(shared=cache, jobs=jobs, paths=(str(recipe.parent),))
+
+
+@pytest.mark.parametrize(("name", "count"), PARALLEL)
+def test_workers_make_what_a_serial_compile_makes(name: str, count: int, compiled: Compiled, tmp_path: Path) -> None:
+    subject = prepared(compiled.recipe, tmp_path)
+    prefetch.build(subject, Cache(tmp_path), engines.create(name, crew(compiled.recipe, tmp_path, count)))
+    made = entries(tmp_path, "stage-onnx", "features", "outputs")
+    there = entries(compiled.cache, "stage-onnx", "features", "outputs")
+    assert entries(tmp_path, "stage-onnx") == entries(compiled.cache, "stage-onnx")
+    assert len(made) > 30
+    assert made.items() <= there.items()  # under the same keys: a compile finds all of it, and makes none of it anew
+
+
+def test_workers_recover_as_one_process_does(compiled: Compiled, tmp_path: Path) -> None:
+    recipe = compiled.recipe.with_name("pruned.toml")
+    recipe.write_text(compiled.recipe.read_text(encoding="utf-8") + _PRUNED, encoding="utf-8")
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    with engines.in_one_thread():
+        subject = prepared(recipe, alone)
+        forms = pruned(subject, Cache(alone), silent).variants
+    assert {stage: len(found) for stage, found in forms.items()} == {"image_encoder": 1, "sensor_encoder": 1}
+    engine = engines.create("local", crew(recipe, together, 2))
+    prefetch.recover(prepared(recipe, together), Cache(together), engine, silent)
+    assert entries(together, "pruned") == entries(alone, "pruned")
+    assert entries(together, "pruned")
+
+
+def test_many_jobs_are_an_argument_of_compile(compiled: Compiled, tmp_path: Path) -> None:
+    before = entries(compiled.cache, "stage-onnx", "figures")
+    result = compile(compiled.recipe, tmp_path, cache=compiled.cache, jobs=2)
+    assert result.bundles[0].read_bytes() == compiled.result.bundles[0].read_bytes()
+    assert entries(compiled.cache, "stage-onnx", "figures") == before
+
+
+def test_what_a_stage_lacks_is_said_by_workers_too(
+    compiled: Compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = prepared(compiled.recipe, tmp_path)
+    module = importlib.import_module("edgefuse.export.onnx")
+    monkeypatch.setattr(module.OnnxTarget, "unsupported", lambda *_: ("aten.magic",))
+    with pytest.raises(ExportError, match=r"aten\.magic"):
+        prefetch.build(subject, Cache(tmp_path), engines.create("local", crew(compiled.recipe, tmp_path, 1)))

@@ -1,0 +1,157 @@
+"""Pruned candidates, from the recipe to the bundle, on a user's own two-input model."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import edgefuse
+from edgefuse.bundle.reader import open_bundle
+from edgefuse.compiler import compile
+from edgefuse.compiler import recipe as recipes
+from edgefuse.compiler.batches import JointStageExamples, LeafExamples, SubsetTable, TrainingData, examples, stacked
+from edgefuse.compiler.cache import Cache
+from edgefuse.compiler.distribute import Point, distribute
+from edgefuse.compiler.evaluate import Evaluator
+from edgefuse.compiler.pruning import Pruner, pruned
+from edgefuse.compiler.subject import Subject, prepare
+from edgefuse.export.examples import run_torch
+from edgefuse.measure import agreement
+from edgefuse.progress import silent
+
+PRUNE = """
+[[prune.variants]]
+stages = ["image_encoder", "sensor_encoder", "fusion"]
+steps = [{ method = "structured", ratio = 0.5, importance = "magnitude" }]
+
+[recover]
+epochs = 3
+batch = 32
+"""
+
+
+@pytest.fixture(scope="module")
+def pruned_recipe(own_recipe: Path) -> Path:
+    path = own_recipe.with_name("pruned.toml")
+    path.write_text(own_recipe.read_text(encoding="utf-8") + PRUNE, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return Cache(tmp_path_factory.mktemp("pruning-cache"))
+
+
+@pytest.fixture(scope="module")
+def subject(pruned_recipe: Path, cache: Cache) -> Subject:
+    return prepare(pruned_recipe, recipes.load(pruned_recipe), cache, silent)
+
+
+@pytest.fixture(scope="module")
+def training(subject: Subject, cache: Cache) -> TrainingData:
+    data = subject.splits["train"]
+    return TrainingData(subject, data, Evaluator(subject, data, cache, lambda what: None))
+
+
+def test_leaf_examples_are_what_the_unpruned_stage_makes_of_padded_batches(
+    subject: Subject, training: TrainingData
+) -> None:
+    stage = next(s for s in subject.stages if s.spec.name == "sensor_encoder")
+    (values, lengths), (feature,) = LeafExamples(training, stage.spec).batch([0, 5, 9])
+    assert values.shape == (3, int(lengths.max()), 8)
+    for row in range(3):
+        length = int(lengths[row])
+        alone = {"values": values[row : row + 1, :length].numpy(), "length": lengths[row : row + 1].numpy()}
+        np.testing.assert_allclose(run_torch(stage, alone)["feature"][0], feature[row], atol=1e-5)
+
+
+def test_fusion_examples_hold_every_item_under_every_subset(subject: Subject, training: TrainingData) -> None:
+    stage = subject.stages[-1]
+    data = examples(training, stage)
+    assert isinstance(data, JointStageExamples)
+    assert len(data) == 256 * 3
+    (image, sensor, present), (logits,) = data.batch(range(6))
+    assert present.tolist() == [[1, 1], [1, 0], [0, 1]] * 2
+    assert not image[present[:, 0] == 0].any()
+    assert not sensor[present[:, 1] == 0].any()
+    assert logits.shape == (6, 4)
+
+
+def test_stacking_pads_with_zeros() -> None:
+    whole = stacked([np.ones((1, 2, 3), np.float32), np.ones((1, 4, 1), np.float32)])
+    assert whole.shape == (2, 4, 3)
+    assert float(whole.sum()) == 10
+
+
+def test_the_table_of_the_unpruned_model_is_right_and_a_broken_stage_shows(subject: Subject, cache: Cache) -> None:
+    data = subject.splits["validation"]
+    table = SubsetTable(TrainingData(subject, data, Evaluator(subject, data, cache, lambda what: None)))
+    assert table({})["image+sensor"] == 1.0  # the labels are the model's own answers
+    encoder = next(s for s in subject.stages if s.spec.name == "image_encoder").module
+    torch.manual_seed(1)
+    untrained = {"image_encoder": type(encoder)().eval()}
+    assert table(untrained)["image+sensor"] < 1.0
+    assert table(untrained)["sensor"] == table({})["sensor"]
+
+
+def test_forms_are_made_once_and_recover(subject: Subject, cache: Cache, caplog: pytest.LogCaptureFixture) -> None:
+    found = pruned(subject, cache, silent)
+    assert {name: len(forms) for name, forms in found.variants.items()} == {
+        "image_encoder": 1,
+        "sensor_encoder": 1,
+        "fusion": 1,
+    }
+    for name, (form,) in found.variants.items():
+        assert form.pruning is not None
+        assert form.pruning.id == "structured50"
+        assert form.spec == subject.forms(name)[0].spec
+        before = sum(p.numel() for p in subject.forms(name)[0].module.parameters())
+        assert sum(p.numel() for p in form.module.parameters()) < 0.75 * before
+
+    def forbidden(done: int, total: int, what: str) -> None:
+        raise AssertionError(f"made again: {what}")
+
+    again = Pruner(subject, cache, forbidden).forms()
+    for name, (form,) in found.variants.items():
+        ours, theirs = form.module.state_dict(), again[name][0].module.state_dict()
+        assert all(bool((ours[key] == theirs[key]).all()) for key in ours)
+    assert not list((cache.folder / "recovering").glob("*"))
+
+
+def test_a_pruned_model_compiles_into_a_bundle_that_verifies(
+    pruned_recipe: Path, cache: Cache, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        result = compile(pruned_recipe, tmp_path, cache=cache.folder)
+    (bundle,) = result.bundles
+    with open_bundle(bundle) as opened:
+        assert all(found.ok for found in agreement.check(opened))
+        for candidate in opened.manifest.candidates:
+            assert (candidate.pruning is not None) == ("structured50" in candidate.id)
+        smallest = next(rung for rung in opened.manifest.rungs if rung.name == "smallest")
+        assert any("structured50" in candidate for candidate in smallest.candidates.values())
+    with edgefuse.load(bundle, rung="smallest") as pipeline:
+        assert pipeline(image=np.full((16, 16), 90, np.uint8)).label in ("north", "east", "south", "west")
+
+
+def test_a_latency_goal_goes_to_the_stage_where_it_costs_least() -> None:
+    points = {
+        "cheap": [
+            Point(ratio=0.0, p50_ms=1.0, error=0.0),
+            Point(ratio=0.5, p50_ms=0.5, error=0.1),
+            Point(ratio=0.7, p50_ms=0.3, error=0.9),
+        ],
+        "dear": [Point(ratio=0.0, p50_ms=1.0, error=0.0), Point(ratio=0.5, p50_ms=0.5, error=0.4)],
+    }
+    assert distribute(points, 0.8) == {"cheap": 0.5, "dear": 0.0}
+    assert distribute(points, 0.5) == {"cheap": 0.5, "dear": 0.5}
+
+
+def test_a_goal_out_of_reach_gives_the_nearest_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    points = {"only": [Point(ratio=0.0, p50_ms=1.0, error=0.0), Point(ratio=0.5, p50_ms=0.6, error=0.1)]}
+    assert distribute(points, 0.1) == {"only": 0.5}
+    assert "pruning reaches 0.60 of the float latency, not the goal of 0.10" in caplog.text

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from edgefuse.compiler.frontier import front, ladder
+from edgefuse.compiler.search import Judged, Objective
+
+BUDGET = 0.01
+
+
+def judged(name: str, p50_ms: float, size: int, drop: float) -> Judged:
+    return Judged(
+        candidates={"model": name}, p50_ms=p50_ms, size_bytes=size, drops={}, worst_drop=drop, excess=drop - BUDGET
+    )
+
+
+FLOAT = judged("float", 10.0, 1000, 0.0)
+BEST = judged("best", 4.0, 300, 0.009)
+SMALL = judged("small", 6.0, 200, 0.008)
+CLEAN = judged("clean", 5.0, 320, 0.0)
+STEP = judged("step", 3.0, 250, 0.02)
+NEAR = judged("near", 2.95, 250, 0.03)
+LAST = judged("last", 2.0, 240, 0.05)
+BROKEN = judged("broken", 1.0, 100, 0.6)
+ALL = [FLOAT, BEST, SMALL, CLEAN, STEP, NEAR, LAST, BROKEN]
+WINNERS: dict[Objective, Judged] = {"latency": BEST, "size": SMALL, "accuracy": CLEAN}
+
+
+def names(rungs: list[tuple[str, Judged]]) -> list[tuple[str, str]]:
+    return [(name, rung.candidates["model"]) for name, rung in rungs]
+
+
+def test_the_front_leaves_out_what_another_one_beats_in_everything() -> None:
+    beaten = judged("beaten", 5.0, 320, 0.009)
+    assert [j.candidates["model"] for j in front([beaten, FLOAT, *ALL[1:4]])] == ["best", "clean", "small"]
+
+
+def test_a_drop_below_zero_is_luck_and_no_gain() -> None:
+    lucky = judged("lucky", 11.0, 1000, -0.01)
+    assert front([FLOAT, lucky]) == [FLOAT]
+
+
+def test_the_ladder_steps_down_to_faster_rungs_at_a_price() -> None:
+    assert names(ladder(ALL, WINNERS)) == [
+        ("fastest", "best"),
+        ("reduced-1", "step"),
+        ("reduced-2", "last"),
+        ("smallest", "small"),
+        ("accurate", "clean"),
+    ]
+
+
+def test_the_objective_of_the_recipe_comes_first() -> None:
+    rungs = names(ladder(ALL, WINNERS, default="size"))
+    assert rungs[0] == ("smallest", "small")
+    assert ("fastest", "best") in rungs
+
+
+def test_winners_that_hardly_differ_are_no_rungs_of_their_own() -> None:
+    close = judged("close", 4.1, 290, 0.009)
+    assert names(ladder([FLOAT, BEST, close], {"latency": BEST, "size": close})) == [("fastest", "best")]
+
+
+def test_a_short_ladder_keeps_the_steps_that_gain_most() -> None:
+    assert names(ladder(ALL, WINNERS, most=4)) == [
+        ("fastest", "best"),
+        ("reduced-1", "last"),
+        ("smallest", "small"),
+        ("accurate", "clean"),
+    ]

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from edgefuse.prune import checkpoint
+
+
+def test_a_state_survives(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "c.pt"
+    checkpoint.save(path, "key", {"weights": {"w": torch.arange(3.0)}, "epoch": 2, "names": ["a"]})
+
+    state = checkpoint.load(path, "key")
+
+    assert state is not None
+    assert torch.equal(state["weights"]["w"], torch.arange(3.0))
+    assert (state["epoch"], state["names"]) == (2, ["a"])
+    assert [file.name for file in path.parent.iterdir()] == ["c.pt"]
+
+
+def test_a_failed_write_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    checkpoint.save(path, "key", {"epoch": 1})
+
+    with pytest.raises(TypeError, match="pickle"):
+        checkpoint.save(path, "key", {"epoch": 2, "bad": threading.Lock()})
+
+    assert checkpoint.load(path, "key") == {"epoch": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_nothing_there_is_nothing_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert checkpoint.load(tmp_path / "c.pt", "key") is None
+    assert caplog.text == ""
+
+
+def test_another_key_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "c.pt"
+    checkpoint.save(path, "key", {"epoch": 1})
+
+    assert checkpoint.load(path, "other") is None
+    assert f"{path} belongs to another student, data or settings and is not used" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 half a file"])
+def test_a_damaged_file_is_logged(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "c.pt"
+    path.write_bytes(content)
+
+    with caplog.at_level(logging.WARNING):
+        assert checkpoint.load(path, "key") is None
+    assert "is damaged and not used" in caplog.text
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "c.pt"
+    torch.save({"key": "key", "state": nn.Linear(1, 1)}, path)
+
+    assert checkpoint.load(path, "key") is None
+    assert "is damaged and not used" in caplog.text
+
+
+def test_the_identity_follows_weights_examples_and_facts() -> None:
+    torch.manual_seed(0)
+    module = nn.Linear(2, 2)
+    tensors = {"x": torch.zeros(2, dtype=torch.int32), "scalar": torch.tensor(1.0)}
+    base = checkpoint.identity(module, tensors, {"epochs": 1})
+
+    assert checkpoint.identity(module, tensors, {"epochs": 1}) == base
+    assert checkpoint.identity(module, tensors, {"epochs": 2}) != base
+    assert checkpoint.identity(module, {**tensors, "x": torch.ones(2, dtype=torch.int32)}, {"epochs": 1}) != base
+    assert checkpoint.identity(nn.Linear(2, 2), tensors, {"epochs": 1}) != base
