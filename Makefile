@@ -3,6 +3,7 @@
 # make test    run the test suite
 # make check   lint, types, import contracts
 # make train   make the weights of the reference model from scratch
+# make peers   compare with other tools, each in an environment of its own (after `make compress`), to out/peers.json
 # make wheel   build the wheel into dist/
 # make clean   remove what was built (the environment too)
 #
@@ -13,11 +14,12 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+PEERS_ARGS ?=
 JOBS ?= 2
 BIN := $(VENV)/bin
 
 .DELETE_ON_ERROR:
-.PHONY: demo compress test check train wheel clean
+.PHONY: demo compress test check train peers wheel clean
 
 demo: $(VENV)/.compile
 	$(BIN)/python examples/digits/demo.py --out out/demo
@@ -38,6 +40,12 @@ check: $(VENV)/.dev
 
 train: $(VENV)/.compile
 	$(BIN)/python examples/digits/train.py
+
+# PEERS_ARGS narrows it: PEERS_ARGS='--items 200 --systems "nncf default"'.
+peers: $(VENV)/.compile
+	$(BIN)/python -m benchmarks.peers --out out/peers.json $(PEERS_ARGS) \
+	$(foreach recipe,$(wildcard examples/*/recipe.toml),--recipe $(recipe)) \
+	$(foreach bundle,$(wildcard out/digits/*.edgefuse out/assistant/*.edgefuse),--bundle $(bundle))
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m pip wheel $(PIP_ARGS) --no-deps --wheel-dir dist .

@@ -171,7 +171,7 @@ def test_the_wheel_is_small(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         members = archive.infolist()
     names = {member.filename for member in members}
-    assert {"edgefuse/py.typed", "edgefuse/compiler/report_page/page.html"} <= names
+    assert {"edgefuse/py.typed", "edgefuse/compiler/report/page/page.html"} <= names
     assert all(name.startswith(("edgefuse/", f"edgefuse-{edgefuse.__version__}.dist-info/")) for name in names)
     assert not [name for name in names if "/digits/" in name]  # the reference model is for a checkout
     weights = sum(member.compress_size for member in members if member.filename.endswith(".safetensors"))

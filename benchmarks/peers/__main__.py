@@ -2,8 +2,8 @@
 
 Every peer makes its file from the same whole float graph, calibrated on the same samples, in an environment of its own.
 Accuracy is that of its file in its own runtime, by subset of modalities; sizes hold frontends. `edgefuse_speedup` says
-how many times faster edgefuse is than a system (the row of edgefuse's that it names under `against`: of the same runtime
-where there is one, pruned where there is one). What cannot be made or run is a row with its reason.
+how many times faster edgefuse is than a system (the row of edgefuse's that it names under `against`: of the same
+runtime where there is one, pruned where there is one). What cannot be made or run is a row with its reason.
 """
 
 from __future__ import annotations

@@ -88,6 +88,15 @@ SYSTEMS: tuple[System, ...] = (
         _ORT,
         note="the same with unsigned activations",
     ),
+    System(
+        "onnxruntime static products u8",
+        "onnxruntime",
+        "static-products",
+        "onnxruntime",
+        "onnxruntime",
+        _ORT,
+        note="the same, op_types_to_quantize=['Conv', 'MatMul', 'Gemm']",
+    ),
     System("openvino float", "nncf", "float", "openvino", "openvino", _NNCF, note="read_model, f32"),
     System("nncf default", "nncf", "default", "openvino", "openvino", _NNCF, note="nncf.quantize defaults"),
     System(

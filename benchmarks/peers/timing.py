@@ -28,7 +28,7 @@ def interleave(
     durations: dict[str, list[int]] = {name: [] for name in workers}
     rng = np.random.default_rng(seed)
     for done in range(-warmup, rounds):
-        for name in rng.permutation(sorted(alive)):
+        for name in rng.permutation(sorted(alive)).tolist():
             try:
                 taken = alive[name].time(1)
             except MeasureError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,11 +86,21 @@ def make(recipe: Path, folder: Path, progress: Progress) -> Subject:
         progress(number, len(targets) + 1, f"export the whole model to {target.name}")
         path.write_bytes(target.lower(stage).data)
     progress(len(targets), len(targets) + 1, "export the whole model with torch.export")
+    module = _with_lasting_buffers(stage.module)
     example = tuple(
         torch.zeros(port.tensor.max_shape, dtype=getattr(torch, port.tensor.dtype)) for port in stage.spec.inputs
     )
-    torch.export.save(torch.export.export(stage.module, example, strict=False), subject.program)
+    torch.export.save(torch.export.export(module, example, strict=False), subject.program)
     return write(folder, about, splits)
+
+
+def _with_lasting_buffers(module: nn.Module) -> nn.Module:
+    """Return a copy whose buffers all belong to its state: torch cannot export a loaded program again otherwise."""
+    copied = copy.deepcopy(module)
+    for inner in copied.modules():
+        for name, buffer in inner.named_buffers(recurse=False):
+            inner.register_buffer(name, buffer, persistent=True)
+    return copied
 
 
 def _described(recipe: Path, compiled: Compiled, stage: TorchStage) -> Description:

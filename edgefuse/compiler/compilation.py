@@ -14,17 +14,18 @@ import msgspec
 from edgefuse.bundle.manifest import Rung
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.compiler import engine as engines
-from edgefuse.compiler import fingerprint, golden, prefetch, report
+from edgefuse.compiler import fingerprint, golden, prefetch
 from edgefuse.compiler import recipe as recipes
 from edgefuse.compiler.assemble import Assembly, plain_rung
 from edgefuse.compiler.cache import Cache, default_folder
 from edgefuse.compiler.candidates import Toolchain
-from edgefuse.compiler.compiled import recovery
 from edgefuse.compiler.engine import Crew, in_one_thread
 from edgefuse.compiler.evaluate import Evaluator
 from edgefuse.compiler.final import FLOAT_RUNG, RungAccuracy, TestSplit, Timings, time_rungs
-from edgefuse.compiler.frontier import NAMES, ladder, objective_of, reduced
 from edgefuse.compiler.pruning import pruned
+from edgefuse.compiler.report import report
+from edgefuse.compiler.report.compiled import recovery
+from edgefuse.compiler.search.frontier import NAMES, ladder, objective_of, reduced
 from edgefuse.compiler.subject import Subject, prepare
 from edgefuse.compiler.target import TargetCompiler
 from edgefuse.progress import Progress, silent

@@ -13,7 +13,7 @@ import numpy as np
 from edgefuse.bundle.manifest import GoldenCase, GoldenTensor, Tolerance
 from edgefuse.bundle.spec import Record, TensorSpec
 from edgefuse.compiler.candidates import Built
-from edgefuse.compiler.report_schema import GoldenRow
+from edgefuse.compiler.report.schema import GoldenRow
 from edgefuse.export.examples import chained_feeds, run_torch
 from edgefuse.export.stage import Array, Feeds, TorchStage
 from edgefuse.measure.agreement import agreement

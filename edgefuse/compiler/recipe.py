@@ -17,7 +17,7 @@ import tomllib
 from edgefuse import registry
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.bundle.spec import Record
-from edgefuse.compiler.search_figures import Limits, Objective
+from edgefuse.compiler.search.figures import Limits, Objective
 from edgefuse.errors import EdgefuseError, RecipeError
 from edgefuse.prune.training import RecoverySettings
 

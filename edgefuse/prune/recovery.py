@@ -41,8 +41,8 @@ class Recovered:
 
     @property
     def best(self) -> Epoch:
-        """The epoch whose weights were kept: the highest mean accuracy, then the lowest loss."""
-        return max(self.history, key=lambda point: (point.mean_accuracy, -point.loss))
+        """The epoch whose weights were kept."""
+        return max(self.history, key=lambda point: point.merit)
 
 
 def recover(

@@ -47,7 +47,8 @@ class OnnxQuantizer:
         """Return what is worth trying, the likely best first.
 
         Unsigned activations are the fast ones on x86, signed ones on Arm. Percentile ranges matter where features have
-        outliers, in encoders; features that other stages computed are few and tame.
+        outliers, in encoders; features that other stages computed are few and tame. What else there is (`known`) gains
+        little where the extremes are good enough, or costs time for size, as int4 does.
         """
         if stage.role == "frontend":
             return ()
@@ -93,7 +94,8 @@ class OnnxQuantizer:
             _quantize_statically(model, lowered, scheme, calibration)
         else:
             raise QuantizeError(f"'{scheme.id}' is not a scheme to apply to a file")
-        return Lowered(_serialize(model, scheme), lowered.inputs, lowered.outputs, lowered.opset)
+        opset = ", ".join(f"{domain or 'ai.onnx'} {number}" for domain, number in model.opset_imports.items())
+        return Lowered(_serialize(model, scheme), lowered.inputs, lowered.outputs, opset)
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the libraries that rewrite, and of the runtime that calibrates."""

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from edgefuse.bundle.manifest import Pruning, PruningStep, Scheme
-from edgefuse.compiler.compiled import recovery, removed
-from edgefuse.compiler.report_layers import reason_for
-from edgefuse.compiler.report_modalities import judged_alone, worst_drop
+from edgefuse.compiler.report.compiled import recovery, removed
+from edgefuse.compiler.report.layers import reason_for
+from edgefuse.compiler.report.modalities import judged_alone, worst_drop
 from edgefuse.compiler.search import Judged, SubsetDrop
 from edgefuse.export.costs_graph import CostGraph, Operation
 from edgefuse.prune.recovery import Epoch

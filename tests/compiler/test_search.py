@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgefuse.compiler.search import Combination, Limits, Search, StageFigure, SubsetDrop
-from edgefuse.compiler.search_prediction import isotonic
+from edgefuse.compiler.search.prediction import isotonic
 
 
 def figure(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from edgefuse.compiler.frontier import front, ladder
 from edgefuse.compiler.search import Judged, Objective
+from edgefuse.compiler.search.frontier import front, ladder
 
 BUDGET = 0.01
 

@@ -29,7 +29,7 @@ class Reading(nn.Module):
 class Sentences:
     """Examples that use the ids 3 (once), 5 and 7 (more often)."""
 
-    ids = torch.tensor([[3, 5, 7, 7], [5, 5, 7, 7]], dtype=torch.int32)
+    ids = torch.tensor([[3, 5, 7, 7], [5, 7, 7, 7]], dtype=torch.int32)
 
     def __len__(self) -> int:
         return 2

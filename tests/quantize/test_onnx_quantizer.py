@@ -136,6 +136,7 @@ def test_int4_runs_in_the_fused_kernels_and_keeps_five_bits_a_weight(
     quantized = OnnxQuantizer().apply(tokens, INT4, never)
     operators = optimised(quantized, tmp_path)
     assert (operators["MatMulNBits"], operators["GatherBlockQuantized"]) == (3, 1)
+    assert quantized.opset == f"{tokens.opset}, com.microsoft 1"
     assert (quantized.inputs, quantized.outputs) == (tokens.inputs, tokens.outputs)
     assert snr_db(tokens_stage, quantized) > 15.0
     eight_bits = OnnxQuantizer().apply(tokens, DYNAMIC, never)

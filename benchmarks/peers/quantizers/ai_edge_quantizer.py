@@ -14,7 +14,7 @@ def build(setting: str, subject: Subject, folder: Path) -> list[Path]:
     if setting == "float":
         return [subject.tflite]
     tool = quantizer.Quantizer(str(subject.tflite), getattr(recipe, setting)())
-    ranges = tool.calibrate({"serving_default": subject.calibration()}) if tool.need_calibration else None
+    ranges = tool.calibrate({"serving_default": list(subject.calibration())}) if tool.need_calibration else None
     path = folder / "model.tflite"
     path.unlink(missing_ok=True)
     tool.quantize(ranges).export_model(str(path))

@@ -13,7 +13,7 @@ from benchmarks.peers.subject import Subject
 
 def build(setting: str, subject: Subject, folder: Path) -> list[Path]:
     """Quantize the exported program."""
-    module = torch.export.load(subject.program).module()
+    module = torch.export.unflatten(torch.export.load(subject.program))
     example = tuple(torch.from_numpy(array) for array in next(subject.calibration()).values())
     prepared = prepare(export(module, example_inputs=example), get_default_static_config())
     for feeds in subject.calibration():

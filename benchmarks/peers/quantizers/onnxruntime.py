@@ -44,17 +44,32 @@ def _dynamic_matmul(subject: Subject, path: Path) -> None:
     quantize_dynamic(subject.onnx, path, op_types_to_quantize=["MatMul"])
 
 
-def _static_best(subject: Subject, path: Path, activations: QuantType = QuantType.QInt8) -> None:
+def _static_best(
+    subject: Subject,
+    path: Path,
+    activations: QuantType = QuantType.QInt8,
+    operators: tuple[str, ...] = (),
+) -> None:
     prepared = path.with_name("prepared.onnx")
     quant_pre_process(subject.onnx, prepared, skip_symbolic_shape=True)
     nodes = [node.name for node in onnx.load(prepared).graph.node if "frontend" in node.name]
     quantize_static(
-        prepared, path, Reader(subject), per_channel=True, activation_type=activations, nodes_to_exclude=nodes
+        prepared,
+        path,
+        Reader(subject),
+        per_channel=True,
+        activation_type=activations,
+        nodes_to_exclude=nodes,
+        op_types_to_quantize=list(operators) or None,
     )
 
 
 def _static_best_u8(subject: Subject, path: Path) -> None:
     _static_best(subject, path, QuantType.QUInt8)
+
+
+def _static_products(subject: Subject, path: Path) -> None:
+    _static_best(subject, path, QuantType.QUInt8, ("Conv", "MatMul", "Gemm"))
 
 
 _SETTINGS: dict[str, Callable[[Subject, Path], None]] = {
@@ -63,4 +78,5 @@ _SETTINGS: dict[str, Callable[[Subject, Path], None]] = {
     "dynamic-matmul": _dynamic_matmul,
     "static-best": _static_best,
     "static-best-u8": _static_best_u8,
+    "static-products": _static_products,
 }

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torchao.quantization.pt2e  # noqa: F401 - registers the operators that quantized programs hold
 from torch._inductor import config
 
 from benchmarks.peers.subject import Array, Feeds, Subject

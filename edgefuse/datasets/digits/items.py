@@ -59,7 +59,7 @@ class Settings:
     seed: int = 20
     pictures: tuple[int, int, int, int] = (2300, 200, 500, 2000)
     items: tuple[int, int, int] = (300, 1000, 2000)
-    recovery_items: int = 9200
+    recovery_items: int = 13_800
     takes: tuple[int, int, int, int] = (2, 1, 1, 1)
     degradation: Degradation = HARD
     mild: Degradation = MILD

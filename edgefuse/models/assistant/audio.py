@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgefuse.models.digits.layers import CausalConv
 
 MELS = 32
-WIDTH = 96
+WIDTH, HIDDEN = 96, 128
 WINDOW, HOP = 512, 160
 BINS = WINDOW // 2 + 1
 # Channels out of each pair of convolutions (over frequency, then time), and the pooling after it.
@@ -93,8 +93,8 @@ class AudioEncoder(nn.Module):
         super().__init__()
         self.frontend = MelFrontend()
         self.backbone = SpeechEmbedding()
-        self.convolutions = nn.Sequential(CausalConv(WIDTH, width, 3), CausalConv(width, width, 3))
-        self.head = nn.Linear(2 * width, width)
+        self.convolutions = nn.Sequential(CausalConv(WIDTH, HIDDEN, 3), CausalConv(HIDDEN, HIDDEN, 3))
+        self.head = nn.Linear(2 * HIDDEN, width)
 
     def embed(self, frames: Tensor) -> Tensor:
         """Return what the pretrained part makes of a window, [B, 96, steps]."""

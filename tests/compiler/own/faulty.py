@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pair  # type: ignore[import-not-found] - lies beside this file, as beside a recipe
+import pair  # type: ignore[import-not-found]  # lies beside this file, as beside a recipe
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +36,8 @@ def with_sample(index: int, split: str = "calibration", target: Any = 1, **input
     good: Sample = splits.calibration[0]
     parts = [good] * COUNT
     parts[index] = replace(good, inputs={**good.inputs, **inputs}, target=target)
-    return replace(splits, **{split: parts})
+    changed: dict[str, Any] = {split: parts}
+    return replace(splits, **changed)
 
 
 def fails() -> Splits:

@@ -87,13 +87,13 @@ def build() -> FusionModel:
 def _balance(model: FusionModel) -> None:
     """Centre the untrained model's logits, so that it answers with every class and changes show."""
     tensors = [inputs(*raw) for raw in raws(np.random.default_rng(99), 64)]
-    last = model.fusion.layers[2]
+    last = model.fusion.get_submodule("layers.2")
+    assert isinstance(last, nn.Linear)
     with torch.inference_mode():
         logits = torch.cat([model(one, torch.ones(1, 2)) for one in tensors])
     with torch.no_grad():
-        last.bias -= logits.mean(dim=0)
-        last.weight /= logits.std()
-        last.bias /= logits.std()
+        last.bias.sub_(logits.mean(dim=0)).div_(logits.std())
+        last.weight.div_(logits.std())
 
 
 def data() -> Splits:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgefuse.compiler import report_html
+from edgefuse.compiler.report import html
 
 SUBSETS = ("image+audio+text", "image+audio", "image+text", "audio+text", "image", "audio", "text")
 REFERENCE = dict(zip(SUBSETS, (0.9810, 0.9535, 0.9620, 0.9475, 0.8120, 0.8640, 0.8405), strict=True))
@@ -288,7 +288,7 @@ def full() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def page() -> str:
-    return report_html.render(full_report())
+    return html.render(full_report())
 
 
 @pytest.fixture(scope="session")
@@ -299,4 +299,4 @@ def outline(page: str) -> Outline:
 @pytest.fixture(scope="session")
 def shown() -> Callable[[dict[str, Any]], Outline]:
     """Renders a report and takes the page apart."""
-    return lambda report: Outline(report_html.render(report))
+    return lambda report: Outline(html.render(report))

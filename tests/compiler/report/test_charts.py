@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgefuse.compiler.report_charts import HEIGHT, LEFT, RIGHT, TOP, WIDTH, frontier, round_values, scatter
-from edgefuse.compiler.report_schema import Gain, Judged, RungReport, StageChoice
+from edgefuse.compiler.report.charts import HEIGHT, LEFT, RIGHT, TOP, WIDTH, frontier, round_values, scatter
+from edgefuse.compiler.report.schema import Gain, Judged, RungReport, StageChoice
 
 finite = st.floats(-1e6, 1e6)
 

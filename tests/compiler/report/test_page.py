@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgefuse.compiler import report_html
+from edgefuse.compiler.report import html
 from edgefuse.errors import EdgefuseError
 
 Shown = Callable[[dict[str, Any]], Any]
@@ -99,7 +99,7 @@ def test_a_metric_that_is_no_share_is_printed_as_it_is(full: dict[str, Any], sho
 
 
 def test_the_same_report_gives_the_same_page(full: dict[str, Any], page: str) -> None:
-    assert report_html.render(json.loads(json.dumps(full))) == page
+    assert html.render(json.loads(json.dumps(full))) == page
 
 
 def plant(value: Any, text: str) -> Any:
@@ -135,7 +135,7 @@ def test_hostile_keys_are_escaped(full: dict[str, Any], shown: Shown) -> None:
 )
 def test_a_wrong_report_is_refused_with_a_sentence(change: dict[str, Any], message: str, core: dict[str, Any]) -> None:
     with pytest.raises(EdgefuseError, match=re.escape(message)) as caught:
-        report_html.render(core | change)
+        html.render(core | change)
     assert "Fix: " in str(caught.value)
 
 
@@ -143,4 +143,4 @@ def test_a_missing_key_is_named(core: dict[str, Any]) -> None:
     report = copy.deepcopy(core)
     del report["bundles"][1]["rungs"][0]["speedup"]
     with pytest.raises(EdgefuseError, match="missing required field `speedup`"):
-        report_html.render(report)
+        html.render(report)

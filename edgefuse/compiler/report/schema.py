@@ -1,4 +1,4 @@
-"""What `report.json` holds, as types: the compiler fills it in, `report_html` shows it.
+"""What `report.json` holds, as types: the compiler fills it in, `html` shows it.
 
 Ratios are "how many times better": a speed-up of 2 takes half the time, a size ratio of 3 takes a third of the bytes.
 Accuracies, drops and budgets are fractions where the metric is one; a drop is reference minus rung, so positive means

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgefuse.compiler.report_charts import Axis, Tick
-from edgefuse.compiler.report_schema import RecoveryPoint, RecoveryReport
+from edgefuse.compiler.report.charts import Axis, Tick
+from edgefuse.compiler.report.schema import RecoveryPoint, RecoveryReport
 
 WIDTH, HEIGHT = 300.0, 150.0
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 12.0, 12.0, 26.0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgefuse.compiler.compiled import Compiled, removed
-from edgefuse.compiler.frontier import front
-from edgefuse.compiler.report_schema import CandidateReport, FrontPoint, Gain, Judged, SearchReport
+from edgefuse.compiler.report.compiled import Compiled, removed
+from edgefuse.compiler.report.schema import CandidateReport, FrontPoint, Gain, Judged, SearchReport
 from edgefuse.compiler.search import StageFigure
+from edgefuse.compiler.search.frontier import front
 
 
 def search_report(made: Compiled) -> SearchReport:

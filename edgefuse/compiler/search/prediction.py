@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgefuse.compiler.search_figures import Floats, StageFigure
+from edgefuse.compiler.search.figures import Floats, StageFigure
 
 # How far the effects of two candidates of a stage go together: of the same pruning, and of different ones.
 _SAME_PRUNING, _SAME_STAGE = 0.9, 0.5

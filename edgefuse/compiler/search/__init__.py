@@ -8,7 +8,7 @@
 4. Every pass after that goes where it is worth most: to the combination with the largest *expected gain*, what it
    would gain over the best within budget times the probability that it holds the budget (Gelbart et al. 2014,
    Bayesian optimization with unknown constraints; arXiv 1403.5607). Gains are sums of measurements; the
-   probability comes from `search_prediction`, which learns from each pass. The first objective gets at most three
+   probability comes from `prediction`, which learns from each pass. The first objective gets at most three
    quarters of the passes, then the others take turns; the cap is a cap.
 5. Winners are chosen among judged combinations only; if none holds the budget, the one that misses it least.
 """
@@ -21,8 +21,8 @@ from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 
-from edgefuse.compiler.search_candidates import Candidates
-from edgefuse.compiler.search_figures import (
+from edgefuse.compiler.search.candidates import Candidates
+from edgefuse.compiler.search.figures import (
     Combination,
     Drops,
     Floats,
@@ -33,8 +33,8 @@ from edgefuse.compiler.search_figures import (
     StageFigure,
     SubsetDrop,
 )
-from edgefuse.compiler.search_prediction import DropModel, Effects
-from edgefuse.compiler.search_space import position_of, sums, thinned
+from edgefuse.compiler.search.prediction import DropModel, Effects
+from edgefuse.compiler.search.space import position_of, sums, thinned
 
 __all__ = [
     "Combination",

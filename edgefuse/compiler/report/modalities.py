@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 
 from edgefuse.bundle.manifest import Rung
 from edgefuse.bundle.spec import subset_name
-from edgefuse.compiler.compiled import Compiled
-from edgefuse.compiler.report_schema import Change, ModalityReport, StageCosts
+from edgefuse.compiler.report.compiled import Compiled
+from edgefuse.compiler.report.schema import Change, ModalityReport, StageCosts
 from edgefuse.compiler.search import Combination, Judged
 
 

@@ -10,7 +10,7 @@ from edgefuse.bundle.manifest import Pruning, Rung
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.candidates import Built
 from edgefuse.compiler.final import Timings
-from edgefuse.compiler.report_schema import GoldenRow, RecoveryPoint, RecoveryReport
+from edgefuse.compiler.report.schema import GoldenRow, RecoveryPoint, RecoveryReport
 from edgefuse.compiler.search import Limits, StageFigure
 from edgefuse.compiler.subject import Subject
 from edgefuse.compiler.target import TargetResult

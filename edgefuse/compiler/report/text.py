@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgefuse.compiler.compiled import Compiled
-from edgefuse.compiler.report_format import verdict
-from edgefuse.compiler.report_schema import BundleReport, Report
+from edgefuse.compiler.report.compiled import Compiled
+from edgefuse.compiler.report.format import verdict
+from edgefuse.compiler.report.schema import BundleReport, Report
 
 
 def method(made: Compiled) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from edgefuse.compiler.report_schema import Judged, RungReport
+from edgefuse.compiler.report.schema import Judged, RungReport
 
 WIDTH, HEIGHT = 520.0, 360.0
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 16.0, 22.0, 46.0

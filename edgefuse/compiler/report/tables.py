@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from edgefuse.compiler.report_charts import worst
-from edgefuse.compiler.report_schema import BundleReport, CandidateReport, Interval, Report, RungReport, StageCosts
+from edgefuse.compiler.report.charts import worst
+from edgefuse.compiler.report.schema import BundleReport, CandidateReport, Interval, Report, RungReport, StageCosts
 
 # Without a budget, a drop of one point gives a cell the full colour.
 _DEFAULT_BUDGET = 0.01

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
+from threading import Thread
 from types import TracebackType
 from typing import TypeVar
 
@@ -168,6 +169,7 @@ class _Worker:
 def _work(connection: Connection, paths: Sequence[str]) -> None:
     """Run jobs until nobody sends any."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that draws the progress hears Ctrl-C for all
+    Thread(target=_follow_parent, daemon=True).start()
     enlist(paths)
     function = b""
     while True:
@@ -177,6 +179,14 @@ def _work(connection: Connection, paths: Sequence[str]) -> None:
             connection.send_bytes(attempt(function, item))
         except (EOFError, OSError):
             return
+
+
+def _follow_parent() -> None:
+    """End this process when the one that started it is gone: killed, it could not say so, and a job takes minutes."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _spelled_exit(code: int) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 
 import jinja2
 
-from edgefuse.compiler import report_format, report_tables
-from edgefuse.compiler.report_charts import Scatter, scatter, worst
-from edgefuse.compiler.report_curves import curves
-from edgefuse.compiler.report_schema import BundleReport, Report, parse
+from edgefuse.compiler.report import format as formats
+from edgefuse.compiler.report import tables
+from edgefuse.compiler.report.charts import Scatter, scatter, worst
+from edgefuse.compiler.report.curves import curves
+from edgefuse.compiler.report.schema import BundleReport, Report, parse
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -21,31 +22,31 @@ def render(report: Mapping[str, Any]) -> str:
         EdgefuseError: if it is not such a report.
     """
     typed = parse(report)
-    subsets = report_tables.subset_order(typed)
+    subsets = tables.subset_order(typed)
     rungs = [(bundle, rung) for bundle in typed.bundles for rung in bundle.rungs]
-    share = report_format.is_share(typed.reference.metric)
+    share = formats.is_share(typed.reference.metric)
     return _template().render(
         report=typed,
         title=typed.model.name if typed.model else "model",
-        targets=[report_format.target_name(bundle.target) for bundle in typed.bundles],
+        targets=[formats.target_name(bundle.target) for bundle in typed.bundles],
         subsets=subsets,
-        rows=report_tables.rows(typed),
+        rows=tables.rows(typed),
         rungs=rungs,
-        matrix={subset: [report_tables.cell(typed, rung, subset) for _, rung in rungs] for subset in subsets},
-        ladders=[(b, report_tables.ladder(typed, b)) for b in typed.bundles if len(b.rungs) > 1],
+        matrix={subset: [tables.cell(typed, rung, subset) for _, rung in rungs] for subset in subsets},
+        ladders=[(b, tables.ladder(typed, b)) for b in typed.bundles if len(b.rungs) > 1],
         missed=[(b, c) for b in typed.bundles for c in b.constraints if c.excess > 0],
-        totals=report_tables.totals(typed),
-        sensitivities=report_tables.sensitivities(typed),
-        times=report_tables.time_bars(typed),
-        stage_names=report_tables.stage_names(typed),
+        totals=tables.totals(typed),
+        sensitivities=tables.sensitivities(typed),
+        times=tables.time_bars(typed),
+        stage_names=tables.stage_names(typed),
         scatters=[(bundle.target, plot) for bundle in typed.bundles if (plot := _scatter(typed, bundle))],
         curves=curves(typed.recoveries),
-        tones=report_tables.tones(typed),
+        tones=tables.tones(typed),
         share=share,
         points="points" if share else typed.reference.metric,
-        fastest=report_tables.fastest,
+        fastest=tables.fastest,
         smallest=lambda bundle: min(bundle.rungs, key=lambda rung: rung.size_bytes),
-        worst_drop=lambda rung: worst(report_tables.drops(typed, rung)),
+        worst_drop=lambda rung: worst(tables.drops(typed, rung)),
     )
 
 
@@ -59,21 +60,21 @@ def _scatter(report: Report, bundle: BundleReport) -> Scatter | None:
 @lru_cache(maxsize=1)
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("edgefuse.compiler", "report_page"),
+        loader=jinja2.PackageLoader("edgefuse.compiler.report", "page"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(
-        target=report_format.target_name,
-        ms=report_format.milliseconds,
-        bytes=report_format.size,
-        mac=report_format.multiplications,
-        db=report_format.decibels,
-        signed=report_format.signed,
-        breakable=report_format.breakable,
-        tolerance=report_format.tolerance,
-        verdict=report_format.verdict,
+        target=formats.target_name,
+        ms=formats.milliseconds,
+        bytes=formats.size,
+        mac=formats.multiplications,
+        db=formats.decibels,
+        signed=formats.signed,
+        breakable=formats.breakable,
+        tolerance=formats.tolerance,
+        verdict=formats.verdict,
     )
     return environment.get_template("page.html")

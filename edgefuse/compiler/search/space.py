@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgefuse.compiler.search_figures import Floats
+from edgefuse.compiler.search.figures import Floats
 
 _MAX_ENUMERATED = 100_000
 

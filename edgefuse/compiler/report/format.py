@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from markupsafe import Markup, escape
 
-from edgefuse.compiler.report_schema import Constraint
+from edgefuse.compiler.report.schema import Constraint
 
 _TARGETS = {"onnx": "ONNX", "tflite": "TFLite", "tensorrt": "TensorRT"}
 # Metrics that are shares of the items, and so are read in per cent.

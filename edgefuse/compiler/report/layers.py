@@ -7,9 +7,9 @@ from fnmatch import fnmatchcase
 
 from edgefuse.bundle.manifest import Scheme
 from edgefuse.compiler.candidates import Built
-from edgefuse.compiler.compiled import Compiled
-from edgefuse.compiler.report_modalities import worst_drop
-from edgefuse.compiler.report_schema import FloatLayers
+from edgefuse.compiler.report.compiled import Compiled
+from edgefuse.compiler.report.modalities import worst_drop
+from edgefuse.compiler.report.schema import FloatLayers
 from edgefuse.export.costs_graph import CostGraph, Operation
 
 WHOLE_STAGE = "whole stage"

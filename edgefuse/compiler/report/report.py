@@ -11,13 +11,13 @@ import msgspec
 
 from edgefuse.bundle.manifest import Rung
 from edgefuse.bundle.spec import subset_name
-from edgefuse.compiler import report_html
-from edgefuse.compiler.compiled import Compiled, removed
 from edgefuse.compiler.final import FLOAT_RUNG
-from edgefuse.compiler.report_layers import float_layers
-from edgefuse.compiler.report_limits import constraints
-from edgefuse.compiler.report_modalities import modality_reports
-from edgefuse.compiler.report_schema import (
+from edgefuse.compiler.report import html
+from edgefuse.compiler.report.compiled import Compiled, removed
+from edgefuse.compiler.report.layers import float_layers
+from edgefuse.compiler.report.limits import constraints
+from edgefuse.compiler.report.modalities import modality_reports
+from edgefuse.compiler.report.schema import (
     Budget,
     BundleReport,
     Gain,
@@ -28,8 +28,8 @@ from edgefuse.compiler.report_schema import (
     RungReport,
     StageChoice,
 )
-from edgefuse.compiler.report_search import candidate_reports, search_report
-from edgefuse.compiler.report_text import method, notes, summary
+from edgefuse.compiler.report.search import candidate_reports, search_report
+from edgefuse.compiler.report.text import method, notes, summary
 
 __all__ = ["Compiled", "build", "encode", "summary", "write"]
 
@@ -64,7 +64,7 @@ def encode(report: Report) -> bytes:
 def write(folder: Path, report: Report) -> tuple[Path, Path]:
     """Write `report.json` and `report.html` into a folder, each in full or not at all."""
     data = encode(report)
-    page = report_html.render(msgspec.json.decode(data))
+    page = html.render(msgspec.json.decode(data))
     paths = (folder / "report.json", folder / "report.html")
     for path, content in zip(paths, (data, page.encode()), strict=True):
         with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}.", delete=False) as file:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgefuse.compiler.search_figures import Combination, Floats, Objective, StageFigure
+from edgefuse.compiler.search.figures import Combination, Floats, Objective, StageFigure
 
 # How much the second criterion weighs in the cost of the first: it decides between ties, nothing else.
 _TIE_WEIGHT = 1e-3

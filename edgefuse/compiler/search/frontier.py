@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from edgefuse.compiler.search_figures import Judged, Objective
+from edgefuse.compiler.search.figures import Judged, Objective
 
 WORTH = 0.05
 """A rung must be this much faster or smaller than one before it, as a share."""

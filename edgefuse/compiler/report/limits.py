@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgefuse.bundle.manifest import Rung
-from edgefuse.compiler.compiled import Compiled
 from edgefuse.compiler.final import FLOAT_RUNG
-from edgefuse.compiler.report_schema import Constraint
+from edgefuse.compiler.report.compiled import Compiled
+from edgefuse.compiler.report.schema import Constraint
 
 # Accuracies are multiples of 1/items: a drop of exactly the budget must not exceed it by rounding.
 _ROUNDING = 1e-9

@@ -1,0 +1,1 @@
+"""What a compile found, as `report.json` and as a page."""
