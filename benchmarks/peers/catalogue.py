@@ -195,6 +195,16 @@ SYSTEMS: tuple[System, ...] = (
         note="quantize_mode='int8' defaults (entropy); meant for TensorRT",
     ),
     System(
+        "modelopt int8, frontends float",
+        "modelopt",
+        "int8-scoped",
+        "onnxruntime",
+        "modelopt",
+        ("nvidia-modelopt", "onnxruntime"),
+        "onnxruntime",
+        note="the same, nodes_to_exclude: signal processing",
+    ),
+    System(
         "neural-compressor static",
         "neural_compressor",
         "static",

@@ -45,12 +45,12 @@ def _command(python: Path, action: str, arguments: Sequence[str]) -> list[str]:
 
 
 def last_words(log: Path, code: int) -> str:
-    """Return why a process ended, as one line: the last exception in its log."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    """Return why a process ended, as one line: the last exception in its log, else its last line."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     traces = [index for index, line in enumerate(lines) if line.startswith("Traceback")]
-    found = lines[traces[-1] :] if traces else lines
-    named = [i for i, line in enumerate(found) if line.split(":")[0].split(".")[-1].endswith(("Error", "Exception"))]
-    message = " ".join(filter(None, found[named[0] : named[0] + 4])) if named else next(reversed(found), "")
+    # Below the frames of a trace, which are indented, stands the exception.
+    after = [line for line in lines[traces[-1] + 1 :] if line[:1].strip()] if traces else lines[-1:]
+    message = " ".join(" ".join(after[:4]).split())
     return message[:_LONGEST] or f"ended with code {code}"
 
 

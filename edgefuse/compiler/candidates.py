@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,12 +12,16 @@ import msgspec
 
 from edgefuse import registry
 from edgefuse.bundle.manifest import Binding, Candidate, Pruning, Scheme, Tolerance
-from edgefuse.bundle.spec import Record
+from edgefuse.bundle.spec import Record, StageSpec
 from edgefuse.compiler import fingerprint
 from edgefuse.compiler.cache import Cache
+from edgefuse.compiler.search import Objective
 from edgefuse.errors import ExportError, QuantizeError, RecipeError
 from edgefuse.export.stage import FeedSource, Lowered, Target, TorchStage
+from edgefuse.quantize.balance import balance
 from edgefuse.quantize.quantizer import Quantizer
+from edgefuse.quantize.schemes import INT4
+from edgefuse.quantize.sensitivity import mixed
 from edgefuse.runtime.backends.backend import Backend, Session, SessionOptions
 
 logger = logging.getLogger(__name__)
@@ -31,6 +36,12 @@ class _Description(Record, frozen=True, kw_only=True):
     outputs: tuple[Binding, ...] = ()
     opset: str = ""
     refused: str = ""
+
+
+class _Mixed(Record, frozen=True, kw_only=True):
+    """A scheme that leaves some layers float, if there is one worth trying."""
+
+    scheme: Scheme | None
 
 
 @dataclass(frozen=True)
@@ -121,16 +132,33 @@ class Toolchain:
             raise ExportError(built)
         return built
 
-    def quantize(self, source: Built, scheme: Scheme, calibration: FeedSource, calibration_key: object) -> Built | str:
-        """Apply a scheme to a float file; return why it could not be applied where that is so."""
+    def quantize(
+        self, stage: TorchStage, source: Built, scheme: Scheme, calibration: FeedSource, calibration_key: object
+    ) -> Built | str:
+        """Apply a scheme to the float file of a stage; return why it could not be applied where that is so."""
         key = ["quantized", source.sha256, scheme, calibration_key, *self._tools()]
-        return self._built(
-            source.stage,
-            source.pruning,
-            scheme,
-            key,
-            lambda: self.quantizer.apply(source.lowered(), scheme, calibration),
-        )
+
+        def make() -> Lowered:
+            lowered = self.target.lower(balance(stage, calibration)) if scheme.balanced else source.lowered()
+            return self.quantizer.apply(lowered, scheme, calibration)
+
+        return self._built(source.stage, source.pruning, scheme, key, make)
+
+    def mixed(
+        self, source: Built, scheme: Scheme, calibration: FeedSource, calibration_key: object, goal_db: float
+    ) -> Scheme | None:
+        """Return a scheme with the most sensitive layers in float, if a static one misses a signal-to-noise ratio."""
+        key = ["mixed", source.sha256, scheme, calibration_key, goal_db, *self._tools()]
+
+        def make() -> _Mixed:
+            try:
+                found = mixed(self.quantizer, self.backend, source.lowered(), scheme, calibration, goal_db)
+            except QuantizeError as error:
+                logger.warning("%s: no mixed precision for %s: %s", self.target.name, source.id, error)
+                found = None
+            return _Mixed(scheme=found.scheme if found else None)
+
+        return self.cache.record("mixed", key, _Mixed, make).scheme
 
     def _tools(self) -> list[object]:
         return [self.versions(), fingerprint.of_compiler()]
@@ -172,17 +200,26 @@ class Toolchain:
 
 
 def wanted_schemes(
-    offered: tuple[Scheme, ...], stage: str, narrowed: Mapping[str, tuple[str, ...]]
+    quantizer: Quantizer, stage: StageSpec, objective: Objective, narrowed: Mapping[str, tuple[str, ...]]
 ) -> tuple[Scheme, ...]:
-    """Return the schemes to try on a stage: what the quantizer offers, narrowed by the recipe.
+    """Return the schemes to try on a stage: what the quantizer offers, or those that the recipe names.
 
     Raises:
-        RecipeError: if the recipe names a scheme that is not offered.
+        RecipeError: if the recipe names a scheme that the quantizer does not know.
     """
-    if stage not in narrowed:
+    offered = quantizer.schemes(stage)
+    if offered and objective == "size" and INT4 in quantizer.known():
+        offered = (*offered, INT4)
+    if stage.name not in narrowed:
         return offered
-    by_id = {scheme.id: scheme for scheme in offered}
-    for name in narrowed[stage]:
+    by_id = {scheme.id: scheme for scheme in (*quantizer.known(), *offered)} if offered else {}
+    for name in narrowed[stage.name]:
         if name != FLOAT.id and name not in by_id:
-            raise RecipeError(f"[schemes] {stage}", got=repr(name), expected=" or ".join([FLOAT.id, *by_id]))
-    return tuple(by_id[name] for name in narrowed[stage] if name in by_id)
+            close = difflib.get_close_matches(name, by_id, n=1)
+            raise RecipeError(
+                f"[schemes] {stage.name}",
+                got=repr(name),
+                expected=" or ".join([FLOAT.id, *(scheme.id for scheme in offered)]),
+                fix=f"did you mean '{close[0]}'?" if close else None,
+            )
+    return tuple(by_id[name] for name in narrowed[stage.name] if name in by_id)

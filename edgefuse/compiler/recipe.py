@@ -84,6 +84,17 @@ class SearchSection(Record, frozen=True, kw_only=True):
         return (self.objective, *(other for other in others if other != self.objective))
 
 
+class QuantizeSection(Record, frozen=True, kw_only=True):
+    """How to quantize, beyond the schemes.
+
+    Attributes:
+        min_snr_db: a static scheme that leaves less than this signal-to-noise ratio at a stage's output gets a second
+            candidate, in which the most sensitive layers stay float.
+    """
+
+    min_snr_db: float | None = None
+
+
 class VariantsSection(Record, frozen=True, kw_only=True):
     """One pruning, tried on each of some stages: the steps in the order in which they are taken."""
 
@@ -152,6 +163,7 @@ class Recipe(Record, frozen=True, kw_only=True):
     search: SearchSection = SearchSection()
     prune: PruneSection = PruneSection()
     recover: RecoverSection = RecoverSection()
+    quantize: QuantizeSection = QuantizeSection()
     schemes: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 - msgspec copies empty defaults
 
 
@@ -186,6 +198,7 @@ def _refuse_unknown_keys(path: Path, table: Mapping[str, Any]) -> None:
         "search": SearchSection,
         "prune": PruneSection,
         "recover": RecoverSection,
+        "quantize": QuantizeSection,
     }
     _refuse(path, "", table, (*sections, "schemes"))
     for name, section in sections.items():
@@ -227,6 +240,8 @@ def check(path: Path, recipe: Recipe) -> None:
         limit = getattr(search, name)
         if limit is not None and not (math.isfinite(limit) and limit > 0):
             raise RecipeError(f"[search] {name} in {path}", got=limit, expected="more than 0")
+    if (goal_db := recipe.quantize.min_snr_db) is not None and not (math.isfinite(goal_db) and goal_db > 0):
+        raise RecipeError(f"[quantize] min_snr_db in {path}", got=goal_db, expected="more than 0")
     if search.max_fusion_passes < 1:
         raise RecipeError(f"[search] max_fusion_passes in {path}", got=search.max_fusion_passes, expected="at least 1")
     if wanted.threads < 1:

@@ -19,7 +19,7 @@ from edgefuse.compiler.search import Combination, Found, Search, StageFigure, Su
 from edgefuse.compiler.subject import Subject
 from edgefuse.errors import CheckError
 from edgefuse.export import costs
-from edgefuse.export.stage import Array, Feeds, TorchStage
+from edgefuse.export.stage import Array, Feeds, FeedSource, TorchStage
 from edgefuse.measure.agreement import agreement
 from edgefuse.measure.latency import Interleaved
 from edgefuse.measure.machine import describe
@@ -161,14 +161,22 @@ class TargetCompiler:
 
     def _quantize(self, stage: StageSpec) -> None:
         """Add the quantized candidates of every form of a stage; those of the stages before it are there already."""
+        goal_db = self._subject.recipe.quantize.min_snr_db
         for source, scheme in self.pairs(stage):
-            name = candidate_id(stage.name, source.pruning, scheme)
-            self._note(f"quantize {name}")
-            built = self.quantized(stage, source, scheme)
-            if isinstance(built, Built):
-                self._built[stage.name].append(built)
-            else:
-                self._refused[name] = built
+            self._add(stage, source, scheme)
+            if goal_db is not None and scheme.name.startswith("static"):
+                feeds, key = self._calibration_of(stage)
+                if (partly := self._tools.mixed(source, scheme, feeds, key, goal_db)) is not None:
+                    self._add(stage, source, partly)
+
+    def _add(self, stage: StageSpec, source: Built, scheme: Scheme) -> None:
+        name = candidate_id(stage.name, source.pruning, scheme)
+        self._note(f"quantize {name}")
+        built = self.quantized(stage, source, scheme)
+        if isinstance(built, Built):
+            self._built[stage.name].append(built)
+        else:
+            self._refused[name] = built
 
     def _hold_to(self, golden: GoldenInputs, stage: StageSpec) -> dict[str, Checked]:
         """Check a stage's files on the golden inputs and leave out what is broken."""
@@ -192,21 +200,24 @@ class TargetCompiler:
 
     def pairs(self, stage: StageSpec) -> list[tuple[Built, Scheme]]:
         """Return what may be tried on a stage: its float files, each with every scheme."""
-        offered = self._tools.quantizer.schemes(stage)
-        schemes = wanted_schemes(offered, stage.name, self._subject.recipe.schemes)
+        recipe = self._subject.recipe
+        schemes = wanted_schemes(self._tools.quantizer, stage, recipe.search.objective, recipe.schemes)
         return list(itertools.product(self._built[stage.name], schemes))
 
     def quantized(self, stage: StageSpec, source: Built, scheme: Scheme) -> Built | str:
         """Apply a scheme to a float file of a stage; return why it could not be applied where that is so."""
+        feeds, key = self._calibration_of(stage)
+        forms = self._subject.forms(stage.name)
+        return self._tools.quantize(next(f for f in forms if f.pruning == source.pruning), source, scheme, feeds, key)
+
+    def _calibration_of(self, stage: StageSpec) -> tuple[FeedSource, object]:
+        """Return what starts a pass over a stage's calibration feeds, and what it depends on."""
         floats = self._floats()
         combinations = [floats] if is_leaf(stage) else self._leaf_combinations()
-        key = [
-            self._subject.splits["calibration"].digest,
-            [[c[s.name].identity for s in self._subject.specs if is_leaf(s)] for c in combinations],
-        ]
-        return self._tools.quantize(
-            source, scheme, lambda: self._calibration.calibration_feeds(stage, combinations, floats), key
-        )
+        leaves = [spec.name for spec in self._subject.specs if is_leaf(spec)]
+        runs = [[combination[name].identity for name in leaves] for combination in combinations]
+        feeds = partial(self._calibration.calibration_feeds, stage, combinations, floats)
+        return feeds, [self._subject.splits["calibration"].digest, runs]
 
     def evaluate(self, stage: StageSpec, candidate: Built) -> None:
         """Run a candidate over the validation set, all other stages in float, and keep what it gives."""

@@ -129,9 +129,9 @@ def test_the_last_exception_of_a_log_is_the_reason(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text(
         "note\nTraceback (most recent call last):\n  File x\nKeyError: 'a'\n\nDuring handling\n"
-        "Traceback (most recent call last):\n  File y\nvendor.errors.QuantError: no rule\nfor Foo\n"
+        "Traceback (most recent call last):\n  File y\n    run()\n    ^^^\nvendor.errors.Fail: no rule\nfor Foo\n"
     )
-    assert last_words(log, 1) == "vendor.errors.QuantError: no rule for Foo"
+    assert last_words(log, 1) == "vendor.errors.Fail: no rule for Foo"
 
 
 def test_a_process_that_says_nothing_ends_with_its_code(tmp_path: Path) -> None:

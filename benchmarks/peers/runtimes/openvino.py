@@ -13,6 +13,7 @@ _SETTINGS = {
     "PERFORMANCE_HINT": "LATENCY",
     "INFERENCE_NUM_THREADS": 1,
     "NUM_STREAMS": 1,
+    "ENABLE_CPU_PINNING": False,  # a pinned thread waits where the machine has other work
     "INFERENCE_PRECISION_HINT": "f32",  # what is not int8 stays float32: bfloat16 would be another comparison
     "CPU_DENORMALS_OPTIMIZATION": True,
 }
