@@ -49,7 +49,7 @@ def _step(ratio: float) -> PruningStep:
 
 
 def test_what_is_used_keeps_its_row_and_the_rest_gets_the_nearest(stage: TorchStage) -> None:
-    pruned: Any = VocabularyPruner().prune(stage, _step(0), Sentences())
+    pruned: Any = VocabularyPruner().prune(stage, _step(0.925), Sentences())
     with torch.no_grad():
         assert torch.equal(pruned(Sentences.ids), stage.module(Sentences.ids))
     table = stage.module.get_parameter("embedding.weight").detach()
@@ -72,18 +72,21 @@ def test_a_ratio_takes_the_least_used_and_a_second_step_goes_on(stage: TorchStag
     assert torch.equal(again.embedding.rows, torch.zeros(40, dtype=torch.int32))
 
 
-def test_everything_used_changes_nothing(stage: TorchStage, examples_of: Any) -> None:
-    class Every(Sentences):
-        ids = torch.arange(40, dtype=torch.int32).reshape(2, 20)
+def test_of_what_is_not_used_the_first_stay(stage: TorchStage) -> None:
+    pruned = VocabularyPruner().prune(stage, _step(0.875), Sentences())
+    table = stage.module.get_parameter("embedding.weight")
+    assert torch.equal(pruned.get_parameter("embedding.table.weight"), table[[0, 1, 3, 5, 7]])
 
-    pruned = VocabularyPruner().prune(stage, _step(0), Every())
+
+def test_ratio_zero_changes_nothing(stage: TorchStage) -> None:
+    pruned = VocabularyPruner().prune(stage, _step(0), Sentences())
     assert isinstance(pruned.get_submodule("embedding"), nn.Embedding)
 
 
 def test_it_lowers_to_gathers_on_both_targets(stage: TorchStage) -> None:
     import onnx
 
-    pruned = TorchStage(stage.spec, VocabularyPruner().prune(stage, _step(0), Sentences()))
+    pruned = TorchStage(stage.spec, VocabularyPruner().prune(stage, _step(0.9), Sentences()))
     # `lower` compares each file with torch.
     lowered = OnnxTarget().lower(pruned)
     kinds = [node.op_type for node in onnx.load_from_string(lowered.data).graph.node]

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from edgefuse.bundle import spec
+from edgefuse.datasets.stamps import CATEGORIES
 from edgefuse.errors import DataError
 from edgefuse.models.assistant import pretrained
 from edgefuse.models.assistant.audio import AudioEncoder
@@ -25,7 +26,6 @@ from edgefuse.models.digits.layers import MASKED, TransformerBlock
 from edgefuse.models.fusion import FusionModel
 
 MODALITIES = ("image", "audio", "text")
-CATEGORIES = ("animals", "food", "plants", "seasonal", "symbols", "town")
 PIXELS = 160
 SAMPLE_RATE_HZ = 16_000
 SAMPLES = 2 * SAMPLE_RATE_HZ

@@ -39,8 +39,6 @@ class TrainSettings:
         label_smoothing: probability mass spread over all categories.
         feature_dropout: probability of each number of an embedding to be zeroed.
         fusion_dropout: the same within the fusion.
-        misheard: probability that an item hears another item's recording while it learns its category: sound says
-            little about the category, and over few things heard often it would come to be trusted.
         matching: weight of the contrastive loss.
         temperature: by which similarities are divided in it.
         gradient_norm: gradients are clipped at this norm.
@@ -49,14 +47,13 @@ class TrainSettings:
     """
 
     turns: int = 3
-    epochs: int = 20
+    epochs: int = 14
     batch: int = 256
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     weight_decay: float = 0.3
     label_smoothing: float = 0.2
     feature_dropout: float = 0.6
     fusion_dropout: float = 0.3
-    misheard: float = 0.5
     matching: float = 1.0
     temperature: float = 0.07
     gradient_norm: float = 1.0
@@ -244,11 +241,7 @@ def _loss(
 ) -> Tensor:
     dropped = {name: nn.functional.dropout(value, settings.feature_dropout) for name, value in inputs.items()}
     fused = fuse_subsets(model, dropped)
-    others = torch.where(
-        torch.rand(len(stamps), 1, 1) < settings.misheard, dropped["audio"].roll(1, 0), dropped["audio"]
-    )
-    misheard = fuse_subsets(model, {**dropped, "audio": others})
-    logits = torch.cat([logits for logits, _ in misheard.values()])
+    logits = torch.cat([logits for logits, _ in fused.values()])
     category = nn.functional.cross_entropy(
         logits, categories.repeat(len(fused)), label_smoothing=settings.label_smoothing
     )
