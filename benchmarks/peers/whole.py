@@ -15,8 +15,9 @@ from benchmarks.peers.subject import PRESENT, Array, Description, Input, Subject
 from edgefuse.bundle.spec import ModelSpec, Source, StageInput, StageSpec, TensorSpec
 from edgefuse.compiler.cache import Cache, default_folder
 from edgefuse.compiler.recipe import load
-from edgefuse.compiler.subject import SplitData, prepare
+from edgefuse.compiler.splits import SplitData
 from edgefuse.compiler.subject import Subject as Compiled
+from edgefuse.compiler.subject import prepare
 from edgefuse.export.onnx import OnnxTarget
 from edgefuse.export.stage import Target, TorchStage
 from edgefuse.export.tflite import TfliteTarget

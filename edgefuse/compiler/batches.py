@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.spec import StageSpec, subset_name
 from edgefuse.compiler.evaluate import Evaluator, TorchRunner, is_leaf
-from edgefuse.compiler.subject import SplitData, Subject
+from edgefuse.compiler.splits import SplitData
+from edgefuse.compiler.subject import Subject
 from edgefuse.export.stage import Array, TorchStage
 from edgefuse.measure.metrics import Metric
 

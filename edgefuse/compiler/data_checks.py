@@ -17,7 +17,8 @@ from edgefuse.export.stage import Array
 from edgefuse.measure.metrics import Metric
 
 if TYPE_CHECKING:
-    from edgefuse.compiler.subject import SplitData, Subject
+    from edgefuse.compiler.splits import SplitData
+    from edgefuse.compiler.subject import Subject
 
 _TRIED = 8
 

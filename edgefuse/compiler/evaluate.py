@@ -22,7 +22,8 @@ from edgefuse.bundle.spec import StageSpec, subset_name
 from edgefuse.compiler import fingerprint
 from edgefuse.compiler.cache import ArrayStore, Cache, write_arrays
 from edgefuse.compiler.candidates import Built
-from edgefuse.compiler.subject import SplitData, Subject
+from edgefuse.compiler.splits import SplitData
+from edgefuse.compiler.subject import Subject
 from edgefuse.export.examples import run_torch
 from edgefuse.export.stage import Feeds, TorchStage
 from edgefuse.runtime.backends.backend import Backend, Session

@@ -24,7 +24,8 @@ from edgefuse.compiler.cache import Cache, digest
 from edgefuse.compiler.candidates import Toolchain
 from edgefuse.compiler.distribute import Point, Points, Prober, distribute, step
 from edgefuse.compiler.evaluate import Evaluator, is_leaf
-from edgefuse.compiler.subject import TRAIN, Recovery, Subject
+from edgefuse.compiler.splits import TRAIN
+from edgefuse.compiler.subject import Recovery, Subject
 from edgefuse.errors import PruneError
 from edgefuse.export.stage import TorchStage
 from edgefuse.measure.machine import describe

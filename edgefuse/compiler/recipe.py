@@ -128,6 +128,7 @@ class RecoverSection(Record, frozen=True, kw_only=True):
         batch: samples per step.
         learning_rate: the peak.
         patience: epochs without a better mean accuracy over all subsets, after which a stage's recovery ends.
+        settled: the last share of the epochs, in which batch norms keep their statistics, as when deployed.
         joint: also train the pruned stages of one place in the list on, all together, as further candidates.
         threads: of torch; another number rounds differently.
         seed: of the order of samples.
@@ -137,6 +138,7 @@ class RecoverSection(Record, frozen=True, kw_only=True):
     batch: int = 64
     learning_rate: float = 2e-3
     patience: int = 3
+    settled: float = 0.2
     joint: bool = False
     threads: int = 1
     seed: int = 0
@@ -149,6 +151,7 @@ class RecoverSection(Record, frozen=True, kw_only=True):
             batch=self.batch,
             learning_rate=self.learning_rate,
             patience=self.patience,
+            settled=self.settled,
             threads=self.threads,
             seed=self.seed,
         )
@@ -289,6 +292,8 @@ def _check_recovery(path: Path, recover: RecoverSection) -> None:
     for name, low in (("epochs", 0), ("batch", 2), ("patience", 1), ("threads", 1)):
         if getattr(recover, name) < low:
             raise RecipeError(f"[recover] {name} in {path}", got=getattr(recover, name), expected=f"at least {low}")
+    if not 0 <= recover.settled <= 1:
+        raise RecipeError(f"[recover] settled in {path}", got=recover.settled, expected="a fraction from 0 to 1")
     if not (math.isfinite(recover.learning_rate) and recover.learning_rate > 0):
         raise RecipeError(f"[recover] learning_rate in {path}", got=recover.learning_rate, expected="more than 0")
 

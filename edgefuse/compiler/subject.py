@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,12 +18,13 @@ from edgefuse.bundle.manifest import Provenance, Pruning
 from edgefuse.bundle.spec import ModelSpec, StageSpec, subset_name
 from edgefuse.bundle.wiring import check_model, check_stages
 from edgefuse.compiler import fingerprint
-from edgefuse.compiler.cache import ArrayStore, Cache, write_arrays
+from edgefuse.compiler.cache import Cache
 from edgefuse.compiler.candidates import wanted_schemes
-from edgefuse.compiler.data_checks import check_data, checked_sample, checked_target
+from edgefuse.compiler.data_checks import check_data
 from edgefuse.compiler.recipe import Recipe, call_factory
-from edgefuse.datasets.sample import Sample, Splits
-from edgefuse.errors import BundleError, DataError, EdgefuseError, ModelError, RecipeError
+from edgefuse.compiler.splits import SPLITS, TRAIN, SplitData, load_split
+from edgefuse.datasets.sample import Splits
+from edgefuse.errors import BundleError, DataError, ModelError, RecipeError
 from edgefuse.export.split import split
 from edgefuse.export.stage import TorchStage
 from edgefuse.measure.metrics import Metric
@@ -31,35 +32,8 @@ from edgefuse.progress import Progress
 from edgefuse.prune.training import Epoch
 from edgefuse.quantize.quantizer import Quantizer
 from edgefuse.runtime.graph import absent_values
-from edgefuse.runtime.preprocess import Preprocessor
 
 Array: TypeAlias = npt.NDArray[np.generic]
-
-SPLITS = ("calibration", "validation", "test")
-TRAIN = "train"
-_TARGET, _PRESENT = "#target", "#present"  # no value of a pipeline is called so
-
-
-@dataclass(frozen=True)
-class SplitData:
-    """One split, preprocessed by the code that the device runs.
-
-    `values` are the tensors of all modalities by key, zeros where absent; `targets` [items], or [items, values] where
-    there are several; `present`, bool [items, modalities], is what each item really has; `digest` identifies the
-    content.
-    """
-
-    values: ArrayStore
-    targets: Array
-    present: npt.NDArray[np.bool_]
-    digest: str
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def with_subset(self, columns: Sequence[int]) -> npt.NDArray[np.intp]:
-        """Return the indices of the items that have all of these modalities."""
-        return np.flatnonzero(self.present[:, list(columns)].all(axis=1))
 
 
 @dataclass(frozen=True)
@@ -132,7 +106,7 @@ def prepare(path: Path, recipe: Recipe, cache: Cache, progress: Progress) -> Sub
     data = call_factory(path, recipe.data.factory)
     _check_splits(path, recipe, data)
     wanted = (*SPLITS, TRAIN) if recipe.prune.wanted else SPLITS
-    splits = {name: _load_split(name, data, spec, assets, cache, progress) for name in wanted}
+    splits = {name: load_split(name, data, spec, assets, cache, progress) for name in wanted}
     provenance = Provenance(
         weights_sha256=fingerprint.of_module(model),
         data_sha256=fingerprint.of_bytes("".join(part.digest for part in splits.values()).encode()),
@@ -223,45 +197,3 @@ def _check_splits(path: Path, recipe: Recipe, data: Any) -> None:
             expected="samples to recover on (labels are not used)",
             fix="fill Splits.train, or leave [prune] out",
         )
-
-
-def _load_split(
-    name: str, data: Splits, spec: ModelSpec, assets: Mapping[str, bytes], cache: Cache, progress: Progress
-) -> SplitData:
-    samples: Sequence[Sample] = getattr(data, name)
-    key = [
-        "split",
-        name,
-        data.digest,
-        spec,
-        {n: fingerprint.of_bytes(a) for n, a in assets.items()},
-        fingerprint.of_source("runtime", "compiler/subject.py", "compiler/cache.py"),
-    ]
-
-    def make(folder: Path) -> None:
-        write_arrays(folder, _preprocessed(name, samples, spec, assets, progress))
-
-    folder = cache.entry("split", key, make)
-    values = ArrayStore(folder)
-    targets = values.stacked(_TARGET)
-    targets = targets[:, 0] if targets.shape[1] == 1 else targets
-    return SplitData(values, targets, values.stacked(_PRESENT).astype(bool), folder.name)
-
-
-def _preprocessed(
-    name: str, samples: Sequence[Sample], spec: ModelSpec, assets: Mapping[str, bytes], progress: Progress
-) -> Iterator[dict[str, Array]]:
-    preprocessors = {modality.name: Preprocessor(modality, assets.__getitem__) for modality in spec.modalities}
-    absent = absent_values(spec.modalities)
-    for index, given in enumerate(samples):
-        sample = checked_sample(name, index, given, spec)
-        values = dict(absent)
-        for modality, raw in sample.inputs.items():
-            try:
-                values |= preprocessors[modality](raw)
-            except EdgefuseError as error:
-                raise DataError(f"sample {index} of '{name}' is wrong: {error}") from error
-        present = np.array([m.name in sample.inputs for m in spec.modalities], np.uint8)
-        target = checked_target(name, index, sample.target, spec)
-        yield values | {_TARGET: target, _PRESENT: present}
-        progress(index + 1, len(samples), f"preprocess {name}")
