@@ -175,6 +175,30 @@ def examples(data: TrainingData, stage: TorchStage) -> LeafExamples | JointStage
     return kind(data, stage.spec)
 
 
+class ModelExamples:
+    """Examples of the model as one stage: every item once, with all the modalities that it has."""
+
+    def __init__(self, data: SplitData, stage: TorchStage) -> None:
+        self._data = data
+        self._stage = stage
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def batch(self, indices: Indices) -> tuple[Tensors, Tensors]:
+        """Return positional inputs and the unpruned outputs of some examples."""
+        present = torch.from_numpy(self._data.present[np.asarray(indices)].astype(np.float32))
+        inputs = tuple(
+            present
+            if port.source.kind == "present"
+            else stacked([self._data.values.get(port.source.key, int(i)) for i in indices])
+            for port in self._stage.spec.inputs
+        )
+        with torch.no_grad():
+            made = self._stage.module(*inputs)
+        return inputs, made if isinstance(made, tuple) else (made,)
+
+
 class SubsetTable:
     """The metric by subset, in torch, with some stages replaced: what early stopping looks at."""
 

@@ -89,6 +89,11 @@ class TorchRunner:
         return run_torch(self.stage, feeds)
 
 
+def in_torch(subject: Subject) -> dict[str, Runner]:
+    """Return what runs each stage of a subject in torch."""
+    return {stage.spec.name: TorchRunner(stage) for stage in subject.stages}
+
+
 def is_leaf(stage: StageSpec) -> bool:
     """Tell whether a stage belongs to one modality."""
     return bool(stage.modality)

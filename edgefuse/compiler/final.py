@@ -14,7 +14,8 @@ import edgefuse
 from edgefuse.bundle.manifest import Figure, Machine, Rung
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import Record
-from edgefuse.compiler.evaluate import Array, Evaluator, Outputs, TorchRunner, feeds_of
+from edgefuse.compiler.cache import Cache
+from edgefuse.compiler.evaluate import Array, Evaluator, Outputs, Runner, TorchRunner, feeds_of, in_torch
 from edgefuse.compiler.reference import TorchReference
 from edgefuse.compiler.search import Combination, SubsetDrop
 from edgefuse.compiler.subject import Subject
@@ -67,40 +68,44 @@ class TestSplit:
 
     __test__ = False  # this is no pytest class
 
-    def __init__(self, subject: Subject, evaluator: Evaluator) -> None:
+    def __init__(self, subject: Subject, cache: Cache, note: Callable[[str], None]) -> None:
         self._subject = subject
-        self._evaluator = evaluator
-        self._reference: Outputs = evaluator.outputs({s.spec.name: TorchRunner(s) for s in subject.stages})
+        self._cache = cache
+        self._note = note
+        self._reference = self._outputs(subject, in_torch(subject))
 
     def reference(self) -> dict[str, float]:
         """Return the metric of torch fp32 by subset."""
         return accuracy(self._subject, "test", self._reference)
 
-    def judge(self, result: TargetResult, combination: Combination) -> RungAccuracy:
-        """Return the metric of a combination by subset, and what it lost."""
-        outputs = self._evaluator.outputs(result.runners(combination))
+    def judge(self, subject: Subject, result: TargetResult, combination: Combination) -> RungAccuracy:
+        """Return the metric of a combination of a subject's candidates by subset, and what the unpruned model lost."""
+        outputs = self._outputs(subject, result.runners(combination))
         return RungAccuracy(
             accuracy(self._subject, "test", outputs), drops(self._subject, "test", self._reference, outputs)
         )
 
+    def _outputs(self, subject: Subject, runners: Mapping[str, Runner]) -> Outputs:
+        return Evaluator(subject, subject.splits["test"], self._cache, self._note).outputs(runners)
+
 
 def time_rungs(
-    subject: Subject, drafts: Mapping[str, Path], machines: Mapping[str, Machine], note: Callable[[str], None]
+    subject: Subject,
+    drafts: Mapping[str, Sequence[Path]],
+    machines: Mapping[str, Machine],
+    note: Callable[[str], None],
 ) -> Timings:
     """Time the reference and every rung of every draft bundle in one interleaved run.
 
     Args:
         subject: the model.
-        drafts: per target a bundle whose rungs include `FLOAT_RUNG`.
+        drafts: per target bundles, among whose rungs is `FLOAT_RUNG`.
         machines: per target what the figures are keyed by.
         note: is told what is going on.
     """
     threads = subject.recipe.compile.threads
-    pipelines = {
-        (target, rung.name): edgefuse.load(path, rung=rung.name, threads=threads, cache=False)
-        for target, path in drafts.items()
-        for rung in _rungs(path)
-    }
+    places = {(target, rung.name): path for target, paths in drafts.items() for path in paths for rung in _rungs(path)}
+    pipelines = {key: edgefuse.load(path, rung=key[1], threads=threads, cache=False) for key, path in places.items()}
     note("choose the torch reference")
     reference = TorchReference(subject.model, threads)
     inputs = _test_inputs(subject)
@@ -110,7 +115,7 @@ def time_rungs(
     rungs: dict[str, dict[str, RungTiming]] = {target: {} for target in drafts}
     for (target, rung), pipeline in pipelines.items():
         name = _name((target, rung))
-        start = cold_start(drafts[target], inputs[0], rung=rung, threads=threads, backend=None)
+        start = cold_start(places[target, rung], inputs[0], rung=rung, threads=threads, backend=None)
         over, own = latencies.ratio("reference", name), latencies.ratio(_name((target, FLOAT_RUNG)), name)
         rungs[target][rung] = RungTiming(
             figure=figure(latencies, name, machines[target], peak_rss_bytes=start.peak_rss_bytes),

@@ -16,6 +16,7 @@ from edgefuse.compiler.cache import Cache
 from edgefuse.compiler.candidates import Built, Toolchain
 from edgefuse.compiler.engine import Engine
 from edgefuse.compiler.evaluate import is_leaf
+from edgefuse.compiler.narrowing import narrowed_set
 from edgefuse.compiler.pruning import Pruner
 from edgefuse.compiler.subject import Subject
 from edgefuse.compiler.target import TargetCompiler
@@ -27,14 +28,17 @@ Candidates: TypeAlias = Mapping[str, Mapping[str, Sequence[Built]]]
 
 @dataclass(frozen=True)
 class Recover:
-    """Prunes one stage and lets it recover."""
+    """Prunes one stage, or narrows the whole model, and lets it recover."""
 
     subject: Subject
     cache: Cache
 
-    def __call__(self, job: tuple[str, Pruning]) -> None:
-        """Take a stage's name and how to prune it."""
-        Pruner(self.subject, self.cache, silent).alone(*job)
+    def __call__(self, job: tuple[str, Pruning] | None) -> None:
+        """Take a stage's name and how to prune it; None stands for the whole model."""
+        if job is None:
+            narrowed_set(self.subject, self.cache, silent)
+        else:
+            Pruner(self.subject, self.cache, silent).alone(*job)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,9 @@ def recover(subject: Subject, cache: Cache, engine: Engine, progress: Progress) 
     if not subject.recipe.prune.wanted:
         return
     wanted = Pruner(subject, cache, progress).wanted()  # may measure latencies: no worker is there yet
-    jobs = [(stage, pruning) for stage, prunings in wanted.items() for pruning in prunings]
+    stages = [(stage, pruning) for stage, prunings in wanted.items() for pruning in prunings]
+    # What takes longest comes first.
+    jobs = [*([None] if subject.recipe.prune.narrow is not None else []), *stages]
     with engine:
         engine.map(Recover(subject, cache), jobs, "prune and recover")
 

@@ -103,8 +103,8 @@ class Pruner:
         for stage in self.subject.stages:
             if stage.spec.role == "frontend":
                 continue
-            key = [*self._key([stage], Pruning(steps=())), machine, fingerprint.of_compiler()]
-            prober, data = Prober(toolchain, wanted.threads), examples(self._training, stage)
+            key = [*self.key([stage], Pruning(steps=())), machine, fingerprint.of_compiler()]
+            prober, data = Prober(toolchain, wanted.threads), examples(self.training, stage)
             self.progress(0, 0, f"measure what pruning {stage.spec.name} gains")
             try:
                 make = functools.partial(prober.measure, stage, data)
@@ -117,15 +117,15 @@ class Pruner:
         """Prune one stage and let it recover against the unpruned one."""
         stage = self.subject.forms(name)[0]
         entry = self.cache.entry(
-            "pruned", self._key([stage], pruning), lambda folder: self._alone(folder, stage, pruning)
+            "pruned", self.key([stage], pruning), lambda folder: self._alone(folder, stage, pruning)
         )
-        self.recoveries.append(Recovery((name,), pruning, _curve(entry)))
-        return _read(entry, stage, pruning)
+        self.recoveries.append(Recovery((name,), pruning, curve(entry)))
+        return read_form(entry, stage, pruning)
 
     def _alone(self, folder: Path, stage: TorchStage, pruning: Pruning) -> None:
         settings = self.subject.recipe.recover.settings
         recovers = pruning.recovery != "none"
-        data = examples(self._training, stage)
+        data = examples(self.training, stage)
         name = f"{stage.spec.name} {pruning.id}"
 
         def train(student: nn.Module, reached: float, share: float) -> tuple[nn.Module, tuple[Epoch, ...]]:
@@ -133,10 +133,10 @@ class Pruner:
             found = recover(
                 student,
                 data,
-                lambda module: self._table({stage.spec.name: module}),
+                lambda module: self.table({stage.spec.name: module}),
                 replace(settings, epochs=epochs),
                 role="feature" if is_leaf(stage.spec) else "result",
-                checkpoint=self._checkpoint([*self._key([stage], pruning), reached, share]),
+                checkpoint=self.checkpoint([*self.key([stage], pruning), reached, share]),
                 progress=self.progress,
                 name=name,
                 outputs=self.subject.spec.outputs,
@@ -153,7 +153,7 @@ class Pruner:
         history: tuple[Epoch, ...] = ()
         if recovers:
             module, history = train(module, 1.0, 1.0)
-        _write(folder, module, history)
+        write_form(folder, module, history)
 
     def jointly(self, forms: Mapping[str, TorchStage]) -> dict[str, TorchStage]:
         """Train forms of several stages on together; return what each became."""
@@ -164,29 +164,32 @@ class Pruner:
                 {name: form.module for name, form in forms.items()},
                 self.subject.stages,
                 self.subject.spec,
-                JointExamples(self._training),
-                self._table,
+                JointExamples(self.training),
+                self.table,
                 self.subject.recipe.recover.settings,
-                checkpoint=self._checkpoint(key),
+                checkpoint=self.checkpoint(key),
                 progress=self.progress,
             )
             for name, module in found.modules.items():
                 (folder / name).mkdir()
-                _write(folder / name, module, found.history)
+                write_form(folder / name, module, found.history)
 
-        key = self._key([forms[name] for name in places], Pruning(steps=(), recovery="joint"))
+        key = self.key([forms[name] for name in places], Pruning(steps=(), recovery="joint"))
         entry = self.cache.entry("pruned", key, make)
-        self.recoveries.append(Recovery(tuple(places), _joint(forms[places[0]].pruning), _curve(entry / places[0])))
+        self.recoveries.append(Recovery(tuple(places), _joint(forms[places[0]].pruning), curve(entry / places[0])))
         return {
-            name: _read(entry / name, self.subject.forms(name)[0], _joint(form.pruning)) for name, form in forms.items()
+            name: read_form(entry / name, self.subject.forms(name)[0], _joint(form.pruning))
+            for name, form in forms.items()
         }
 
     @functools.cached_property
-    def _training(self) -> TrainingData:
+    def training(self) -> TrainingData:
+        """The training samples through the unpruned model."""
         return self._through_torch(TRAIN)
 
     @functools.cached_property
-    def _table(self) -> SubsetTable:
+    def table(self) -> SubsetTable:
+        """The validation accuracy by subset, with some stages replaced."""
         return SubsetTable(self._through_torch("validation"))
 
     def _through_torch(self, split: str) -> TrainingData:
@@ -194,7 +197,7 @@ class Pruner:
         note = lambda what: self.progress(0, 0, f"{split}: {what}")  # noqa: E731
         return TrainingData(self.subject, data, Evaluator(self.subject, data, self.cache, note))
 
-    def _key(self, stages: Sequence[TorchStage], pruning: Pruning) -> list[object]:
+    def key(self, stages: Sequence[TorchStage], pruning: Pruning) -> list[object]:
         """Return all that a form depends on; the whole model has a say in when recovery stops."""
         return [
             [[stage.spec, fingerprint.of_module(stage.module), stage.pruning] for stage in stages],
@@ -205,7 +208,8 @@ class Pruner:
             fingerprint.of_source(*_SOURCES),
         ]
 
-    def _checkpoint(self, key: object) -> Path:
+    def checkpoint(self, key: object) -> Path:
+        """Return where a recovery keeps how far it came."""
         return self.cache.folder / "recovering" / f"{digest(key)}.pt"
 
 
@@ -231,16 +235,19 @@ def _joint(pruning: Pruning | None) -> Pruning:
     return msgspec.structs.replace(pruning or Pruning(steps=()), recovery="joint")
 
 
-def _write(folder: Path, module: nn.Module, history: tuple[Epoch, ...]) -> None:
+def write_form(folder: Path, module: nn.Module, history: tuple[Epoch, ...]) -> None:
+    """Keep a pruned module and its curve in a folder."""
     (folder / "module").write_bytes(save(module))
     (folder / "curve.json").write_bytes(msgspec.json.encode(Curve(points=history)))
 
 
-def _curve(folder: Path) -> tuple[Epoch, ...]:
+def curve(folder: Path) -> tuple[Epoch, ...]:
+    """Return the curve that `write_form` kept."""
     return msgspec.json.decode((folder / "curve.json").read_bytes(), type=Curve).points
 
 
-def _read(folder: Path, stage: TorchStage, pruning: Pruning) -> TorchStage:
+def read_form(folder: Path, stage: TorchStage, pruning: Pruning) -> TorchStage:
+    """Return the pruned form of a stage that `write_form` kept."""
     module = restore(stage.module, (folder / "module").read_bytes())
     return TorchStage(stage.spec, module.eval(), pruning)
 

@@ -109,15 +109,18 @@ class PruneSection(Record, frozen=True, kw_only=True):
         variants: the prunings to try, besides the unpruned stages.
         latency: the share of the float latency that the pruned stages, still in float, should take together; the
             compiler then distributes ratios over the stages by what they cost and what they gain.
+        narrow: the fraction to remove from every width of the whole model, also from the features that pass between
+            stages: a second set of candidates, which combine among themselves only.
     """
 
     variants: tuple[VariantsSection, ...] = ()
     latency: float | None = None
+    narrow: float | None = None
 
     @property
     def wanted(self) -> bool:
         """Whether anything is to be pruned."""
-        return bool(self.variants) or self.latency is not None
+        return bool(self.variants) or self.latency is not None or self.narrow is not None
 
 
 class RecoverSection(Record, frozen=True, kw_only=True):
@@ -269,6 +272,10 @@ def _check_pruning(path: Path, recipe: Recipe) -> None:
     if prune.latency is not None and not (math.isfinite(prune.latency) and 0 < prune.latency < 1):
         raise RecipeError(
             f"[prune] latency in {path}", got=prune.latency, expected="a share of the float latency between 0 and 1"
+        )
+    if prune.narrow is not None and not (math.isfinite(prune.narrow) and 0 < prune.narrow < 1):
+        raise RecipeError(
+            f"[prune] narrow in {path}", got=prune.narrow, expected="the fraction to remove, between 0 and 1"
         )
     if prune.latency is not None and prune.variants:
         raise RecipeError(f"[prune] in {path} has both latency and variants", fix="leave one of them out")

@@ -28,6 +28,7 @@ from edgefuse.errors import BundleError, DataError, ModelError, RecipeError
 from edgefuse.export.split import split
 from edgefuse.export.stage import TorchStage
 from edgefuse.measure.metrics import Metric
+from edgefuse.models.fusion import FusionModel
 from edgefuse.progress import Progress
 from edgefuse.prune.training import Epoch
 from edgefuse.quantize.quantizer import Quantizer
@@ -51,7 +52,8 @@ class Subject:
 
     `splits` has the three that every compile reads, and `train` where stages are to be pruned and recover. `variants`
     are the pruned forms of a stage, by its name: other modules behind the same interface; `recoveries` tells how they
-    came to be.
+    came to be. Stages whose interfaces were narrowed are a subject of their own; its `reference` is the subject that
+    they come from, which accuracy and speed are held against.
     """
 
     recipe: Recipe
@@ -64,6 +66,7 @@ class Subject:
     provenance: Provenance
     variants: Mapping[str, tuple[TorchStage, ...]] = field(default_factory=dict)
     recoveries: tuple[Recovery, ...] = ()
+    reference: Subject | None = None
 
     def forms(self, name: str) -> tuple[TorchStage, ...]:
         """Return all forms of a stage, the unpruned one first."""
@@ -101,6 +104,13 @@ def prepare(path: Path, recipe: Recipe, cache: Cache, progress: Progress) -> Sub
     stages = split(model)
     _check_wiring(spec, stages)
     _check_names(path, recipe, spec, stages)
+    if recipe.prune.narrow is not None and not isinstance(model, FusionModel):
+        raise RecipeError(
+            f"[prune] narrow in {path} needs a model with interfaces to narrow",
+            got=type(model).__name__,
+            expected="an edgefuse FusionModel",
+            fix="leave it out, or build the model from encoders and a fusion module",
+        )
     Metric(spec.metric)  # refuses a name that it does not know
     assets = _read_assets(path, recipe, model)
     data = call_factory(path, recipe.data.factory)

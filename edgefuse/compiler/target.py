@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import cycle, islice
 from types import MappingProxyType
@@ -13,7 +13,7 @@ from edgefuse.bundle.manifest import Machine, Scheme, Tolerance
 from edgefuse.bundle.spec import Record, StageSpec, subset_name
 from edgefuse.compiler import fingerprint
 from edgefuse.compiler.candidates import FLOAT, Built, Toolchain, candidate_id, wanted_schemes
-from edgefuse.compiler.evaluate import Evaluator, FileRunner, Outputs, Runner, TorchRunner, is_leaf
+from edgefuse.compiler.evaluate import Evaluator, FileRunner, Outputs, Runner, in_torch, is_leaf
 from edgefuse.compiler.golden import Checked, GoldenInputs, check
 from edgefuse.compiler.search import Combination, Found, Search, StageFigure, SubsetDrop
 from edgefuse.compiler.subject import Subject
@@ -76,6 +76,30 @@ class TargetResult:
         return {figure.stage: figure.candidate for figure in self.figures if figure.is_float}
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """The unpruned float files of a target, which stages with other interfaces than theirs are measured against.
+
+    Attributes:
+        result: of compiling the stages whose interfaces stayed.
+        feeds: gives real feeds of one of those stages, by its name.
+    """
+
+    result: TargetResult
+    feeds: Callable[[str], list[Feeds]]
+
+    @property
+    def p50_ms(self) -> float:
+        """The latency of the float files, one after the other."""
+        return sum(figure.p50_ms for figure in self.result.figures if figure.is_float)
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """The standard errors of the drops of the float files, by subset."""
+        floats = next(one for one in self.result.found.judged if one.candidates == self.result.floats)
+        return {subset: drop.standard_error for subset, drop in floats.drops.items()}
+
+
 class TargetCompiler:
     """Compiles for one target.
 
@@ -84,6 +108,7 @@ class TargetCompiler:
         toolchain: of the target.
         progress: is told what is going on.
         built: candidates that were made already, by stage.
+        baseline: for stages whose interfaces were narrowed.
     """
 
     def __init__(
@@ -92,8 +117,10 @@ class TargetCompiler:
         toolchain: Toolchain,
         progress: Progress,
         built: Mapping[str, Sequence[Built]] = MappingProxyType({}),
+        baseline: Baseline | None = None,
     ) -> None:
         self._subject = subject
+        self._baseline = baseline
         self._tools = toolchain
         self._threads = subject.recipe.compile.threads
         self._machine = describe(self._threads, toolchain.backend.versions())
@@ -122,19 +149,29 @@ class TargetCompiler:
             self._quantize(stage)
             checked |= self._hold_to(golden, stage)
         figures = [figure for stage in self._subject.specs for figure in self._measure(stage)]
-        settings = self._subject.recipe.search
-        found = Search(
-            figures,
+        built = {candidate.id: candidate for stage in self._built.values() for candidate in stage}
+        found = self._search(figures)
+        return TargetResult(self._tools, self._machine, built, self._refused, figures, found, checked)
+
+    def _search(self, figures: Sequence[StageFigure]) -> Found:
+        settings, baseline = self._subject.recipe.search, self._baseline
+        limits = settings.limits
+        if baseline is not None and limits.max_latency_share is not None:
+            share_ms = limits.max_latency_share * baseline.p50_ms
+            limits = replace(
+                limits, max_latency_share=None, max_latency_ms=min(share_ms, limits.max_latency_ms or share_ms)
+            )
+        return Search(
+            [figure.among_its_own() for figure in figures] if baseline else figures,
             self._judge,
             settings.max_drop,
             self._subject.budget_subsets,
             settings.max_fusion_passes,
             objectives=settings.objectives,
-            limits=settings.limits,
+            limits=limits,
+            floor=baseline.errors if baseline else {},
             leaves=[stage.name for stage in self._subject.specs if is_leaf(stage)],
         ).run()
-        built = {candidate.id: candidate for stage in self._built.values() for candidate in stage}
-        return TargetResult(self._tools, self._machine, built, self._refused, figures, found, checked)
 
     def _note(self, what: str) -> None:
         self._steps += 1
@@ -148,12 +185,21 @@ class TargetCompiler:
 
     @cached_property
     def _torch(self) -> dict[str, Runner]:
-        return {stage.spec.name: TorchRunner(stage) for stage in self._subject.stages}
+        return in_torch(self._subject)
+
+    @cached_property
+    def _answers(self) -> Outputs:
+        """What these stages answer in torch on the validation set."""
+        return self._validation.outputs(self._torch)
 
     @cached_property
     def _reference(self) -> Outputs:
-        """What torch answers on the validation set."""
-        return self._validation.outputs(self._torch)
+        """What the unpruned model answers in torch on the validation set."""
+        unpruned = self._subject.reference
+        if unpruned is None:
+            return self._answers
+        data = unpruned.splits["validation"]
+        return Evaluator(unpruned, data, self._tools.cache, self._note).outputs(in_torch(unpruned))
 
     def _lower(self, form: TorchStage) -> Built:
         self._note(f"lower {candidate_id(form.spec.name, form.pruning, FLOAT)}")
@@ -238,18 +284,22 @@ class TargetCompiler:
         ]
 
     def _measure(self, stage: StageSpec) -> tuple[StageFigure, ...]:
-        """Measure all candidates of a stage against its float file, in one interleaved run."""
-        built = self._built[stage.name]
+        """Measure all candidates of a stage against its unpruned float file, in one interleaved run."""
+        built, base = self._built[stage.name], self._base(stage)
         split = self._subject.splits["validation"].digest
-        key = [[b.sha256 for b in built], self._machine, split, fingerprint.of_compiler()]
+        files = [b.sha256 for b in (*built, *([base] if base else []))]
+        key = [files, self._machine, split, fingerprint.of_compiler()]
 
         def make() -> _Figures:
             self._note(f"measure {stage.name}")
-            feeds = self._timing_feeds(stage)
-            latencies = _STAGE_TIMING({b.id: _caller(self._runner(b), feeds) for b in built})
+            feeds = self.timing_feeds(stage.name)
+            calls = {b.id: _caller(self._runner(b), feeds) for b in built}
+            if base and self._baseline:
+                calls[base.id] = _caller(self._runner(base), self._baseline.feeds(stage.name))
+            latencies = _STAGE_TIMING(calls)
             found = []
             for candidate in built:
-                speedup = latencies.ratio(built[0].id, candidate.id)
+                speedup = latencies.ratio((base or built[0]).id, candidate.id)
                 cost = costs.costs(candidate.lowered(), candidate.target, stage)
                 interval = latencies.interval_ms(candidate.id)
                 found.append(
@@ -263,7 +313,7 @@ class TargetCompiler:
                         speedup_ci95=(speedup.low, speedup.high),
                         size_bytes=0 if stage.role == "frontend" else candidate.size_bytes,
                         snr_db=self._snr_db(stage, candidate),
-                        is_float=candidate is built[0],
+                        is_float=candidate is built[0] and base is None,
                         pruning=candidate.form[1],
                         memory_bytes=cost.weight_bytes + cost.activation_bytes,
                         mac=cost.mac,
@@ -274,10 +324,19 @@ class TargetCompiler:
 
         return self._tools.cache.record("figures", key, _Figures, make).figures
 
-    def _timing_feeds(self, stage: StageSpec) -> list[Feeds]:
+    def _base(self, stage: StageSpec) -> Built | None:
+        """Return the unpruned float file of a stage that has other interfaces here; None if it is the same file."""
+        if self._baseline is None:
+            return None
+        result = self._baseline.result
+        base = result.built[result.floats[stage.name]]
+        return None if base.sha256 == self._built[stage.name][0].sha256 else base
+
+    def timing_feeds(self, stage: str) -> list[Feeds]:
         """Return real feeds of a stage, every modality present, from the validation set."""
         floats = self._floats()
-        return list(islice(self._validation.calibration_feeds(stage, [floats], floats), _TIMED_FEEDS))
+        spec = next(spec for spec in self._subject.specs if spec.name == stage)
+        return list(islice(self._validation.calibration_feeds(spec, [floats], floats), _TIMED_FEEDS))
 
     def _snr_db(self, stage: StageSpec, candidate: Built) -> float:
         """Return the signal-to-noise of a candidate over the validation set, all stages before it in float."""
@@ -288,7 +347,7 @@ class TargetCompiler:
             pair = (theirs.flat(port), ours.flat(port))
         else:
             everything = subset_name(self._subject.subsets[0])
-            pair = (self._reference[everything], self._validation.outputs(chain)[everything])
+            pair = (self._answers[everything], self._validation.outputs(chain)[everything])
         ratio = agreement([({"": pair[0]}, {"": pair[1]})], Tolerance()).snr_db
         return min(max(ratio, -_EXACT_DB), _EXACT_DB)
 

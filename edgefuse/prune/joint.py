@@ -2,7 +2,7 @@
 
 Every step runs the encoders once and what follows them under every admissible subset of the modalities, as the model
 itself is trained. The features stay close to the unpruned ones, too, so that a student can still be swapped for another
-candidate of its stage.
+candidate of its stage; features of another width than the unpruned ones have nothing to be close to.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class _Together:
             pool |= self._leaf(stage, pool)
         total = torch.zeros(())
         for key, feature in features.items():
-            if pool[key] is not feature:
+            if pool[key] is not feature and pool[key].shape == feature.shape:
                 total = total + self._weight * self._feature_distance[key](pool[key], feature)
         present, item = self._subsets(pool["present"])
         with torch.no_grad():

@@ -7,13 +7,16 @@ part as ports, so a width that a port shares is known and stays.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch_pruning import DependencyGraph
+from torch_pruning.ops import OPTYPE
 from torch_pruning.pruner.function import BasePruningFunc
 
 from edgefuse.errors import PruneError
@@ -22,6 +25,7 @@ from edgefuse.export.stage import TorchStage
 from edgefuse.prune.importance import Ranked, Slice
 from edgefuse.prune.leaves import FixedLeaf, Leaf, leaves_of, standing_in
 
+_MOST_CONSTANTS = 16
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.PReLU)
 
 
@@ -84,6 +88,26 @@ class _PortPruner(BasePruningFunc):  # type: ignore[misc]
     get_in_channels = get_out_channels
 
 
+class _Joined(TorchFunctionMode):
+    """Puts ports before what no gradient reaches and is joined to channels: the graph counts what it sees only."""
+
+    def __init__(self, ports: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self._ports = iter(ports)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.cat, torch.concat, torch.concatenate):
+            tensors, dim = args[0], (*args[1:], (kwargs or {}).get("dim", 0))[0]
+            if dim % tensors[0].dim() == tensors[0].dim() - 1:
+                args = ([self._seen(tensor) for tensor in tensors], *args[1:])
+        return func(*args, **(kwargs or {}))
+
+    def _seen(self, tensor: Tensor) -> Tensor:
+        port = None if tensor.requires_grad or not tensor.is_floating_point() else next(self._ports, None)
+        seen: Tensor = tensor if port is None else port(tensor.detach().requires_grad_())
+        return seen
+
+
 class _Ported(nn.Module):
     """A stage's module between ports."""
 
@@ -95,6 +119,7 @@ class _Ported(nn.Module):
             nn.Identity() if port.source.kind in ("present", "length") else _Port() for port in stage.spec.inputs
         )
         self.exits = nn.ModuleList(_Port() for _ in stage.spec.outputs)
+        self.constants = nn.ModuleList(_Port() for _ in range(_MOST_CONSTANTS))
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Pass floating-point inputs and all outputs through their ports."""
@@ -102,7 +127,8 @@ class _Ported(nn.Module):
             port(x.requires_grad_()) if isinstance(port, _Port) and x.is_floating_point() else x
             for port, x in zip(self.entries, tensors, strict=True)
         ]
-        result = self.module(*inputs)
+        with _Joined(self.constants):
+            result = self.module(*inputs)
         outputs = result if isinstance(result, tuple) else (result,)
         return tuple(port(x) for port, x in zip(self.exits, outputs, strict=True))
 
@@ -129,7 +155,20 @@ def _traced(stage: TorchStage, leaves: dict[type[nn.Module], Leaf]) -> Any:
             got=str(error).strip().split("\n")[0],
             fix="use another method of pruning for this stage",
         ) from error
+    _show_flattening(graph)
     return graph
+
+
+def _show_flattening(graph: Any) -> None:
+    """Tell the graph what its reshapes took: torch calls the attribute that it looks for differently by now.
+
+    Without it, no map that is flattened into a vector can be told from a view of heads, once any linear layer of the
+    model works on a sequence.
+    """
+    for node in graph.module2node.values():
+        sizes = getattr(node.grad_fn, "_saved_self_sym_sizes", None)
+        if node.type == OPTYPE.RESHAPE and sizes is not None and len(sizes) == 4:
+            node.grad_fn = SimpleNamespace(_saved_self_sizes=tuple(int(size) for size in sizes))
 
 
 def _free_parameters(model: nn.Module, leaves: dict[type[nn.Module], Leaf]) -> list[tuple[nn.Parameter, int]]:

@@ -12,6 +12,7 @@ from edgefuse.compiler import engine as engines
 from edgefuse.compiler import recipe as recipes
 from edgefuse.compiler.cache import Cache
 from edgefuse.compiler.engine import Crew
+from edgefuse.compiler.narrowing import narrowed_set
 from edgefuse.compiler.pruning import pruned
 from edgefuse.compiler.subject import Subject, prepare
 from edgefuse.progress import silent
@@ -72,6 +73,20 @@ def test_workers_recover_as_one_process_does(compiled: Compiled, tmp_path: Path)
     modules = {path: sha256 for path, sha256 in entries(alone, "pruned").items() if not path.endswith("curve.json")}
     assert len(modules) == 2
     assert modules.items() <= entries(together, "pruned").items()  # a curve tells how long its epochs took, too
+
+
+def test_a_worker_narrows_the_model_as_one_process_does(compiled: Compiled, tmp_path: Path) -> None:
+    recipe = compiled.recipe.with_name("narrowed.toml")
+    narrow = "[prune]\nnarrow = 0.5\n[recover]\nepochs = 1\n"
+    recipe.write_text(compiled.recipe.read_text(encoding="utf-8") + narrow, encoding="utf-8")
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    with engines.in_one_thread():
+        assert narrowed_set(prepared(recipe, alone), Cache(alone), silent) is not None
+    engine = engines.create("local", crew(recipe, together, 2))
+    prefetch.recover(prepared(recipe, together), Cache(together), engine, silent)
+    made = {path: sha256 for path, sha256 in entries(alone, "narrowed").items() if not path.endswith("curve.json")}
+    assert len(made) == 4  # three modules and their wiring
+    assert made.items() <= entries(together, "narrowed").items()
 
 
 def test_many_jobs_are_an_argument_of_compile(compiled: Compiled, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from edgefuse.compiler.subject import Subject
 from edgefuse.compiler.target import TargetResult
 from edgefuse.export import costs
 from edgefuse.export.costs_graph import CostGraph
+from edgefuse.export.stage import TorchStage
 from edgefuse.prune.recovery import Epoch
 
 
@@ -24,6 +25,7 @@ class Compiled:
     """What a compile found, ready to be reported; mappings are by target.
 
     Attributes:
+        sets: the subjects whose stages combine with each other: the model as it came, and a narrowed one.
         recoveries: how pruned stages came back.
         limits: of the recipe, besides the drop.
     """
@@ -35,6 +37,7 @@ class Compiled:
     timings: Timings
     reference: Mapping[str, float]
     seconds: float
+    sets: Sequence[Subject] = ()
     recoveries: Sequence[RecoveryReport] = ()
     limits: Limits = field(default_factory=Limits)
 
@@ -46,10 +49,14 @@ class Compiled:
         """Return the wiring of a stage."""
         return next(spec for spec in self.subject.specs if spec.name == stage)
 
+    def forms(self, stage: str) -> list[TorchStage]:
+        """Return all forms of a stage, of all sets, the unpruned one first."""
+        return [form for subject in self.sets or [self.subject] for form in subject.forms(stage)]
+
     def graph(self, target: str, candidate: str) -> CostGraph:
         """Return the operations in a candidate's file, with what they read and write."""
         built = self.results[target].built[candidate]
-        return _graph(built, self.spec(built.stage))
+        return _graph(built, next(form.spec for form in self.forms(built.stage) if form.pruning == built.pruning))
 
     def default(self, target: str) -> Rung:
         """Return the rung that a target's bundle opens with."""

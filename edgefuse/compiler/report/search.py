@@ -17,7 +17,7 @@ def search_report(made: Compiled) -> SearchReport:
         candidates=sum(len(result.built) for result in results),
         encoder_passes=sum(result.found.encoder_passes for result in results),
         fusion_passes=sum(result.found.passes for result in results),
-        cap=made.subject.recipe.search.max_fusion_passes * len(made.results),
+        cap=made.subject.recipe.search.max_fusion_passes * len(made.results) * max(1, len(made.sets)),
         seconds=round(made.seconds, 3),
         judged=tuple(one for target in made.results for one in _judged(made, target)),
         front=tuple(point for target in made.results for point in _front(made, target)),
@@ -98,7 +98,7 @@ def _candidate(made: Compiled, target: str, figure: StageFigure, floats: Mapping
 def _parts(made: Compiled, id_: str) -> tuple[str, str, str]:
     """Take the name of a candidate apart: its stage, its pruning (empty if unpruned) and its scheme."""
     stage, _, rest = id_.partition(".")
-    for form in made.subject.forms(stage):
+    for form in made.forms(stage):
         if form.pruning is not None and rest.startswith(f"{form.pruning.id}."):
             return stage, form.pruning.id, rest[len(form.pruning.id) + 1 :]
     return stage, "", rest

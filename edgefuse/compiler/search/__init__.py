@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
@@ -79,6 +79,8 @@ class Search:
         objectives: what to find winners for; the first gets most of the passes.
         limits: what else a combination must hold.
         relaxed: multiples of the budget at which some passes look for yet faster combinations: the cheaper rungs.
+        floor: standard errors of the drops that float files show on so few items, by subset; those of the float
+            combination if empty.
         leaves: the stages that each candidate ran through once before this; all if `None`.
     """
 
@@ -91,10 +93,10 @@ class Search:
     objectives: Sequence[Objective] = ("latency", "size")
     limits: Limits = field(default_factory=Limits)
     relaxed: Sequence[float] = (3.0,)
+    floor: Mapping[str, float] = field(default_factory=dict)
     leaves: Collection[str] | None = None
     _judged: dict[tuple[int, ...], Judged] = field(default_factory=dict, init=False)
     _cautious: list[list[float]] = field(default_factory=list, init=False)
-    _floor: dict[str, float] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._candidates = Candidates(self.figures)
@@ -278,7 +280,7 @@ class Search:
             return self._judged[indices]
         combination = self._candidates.combination(indices)
         drops = dict(self.judge(combination))
-        self._floor = self._floor or {subset: drop.standard_error for subset, drop in drops.items()}
+        self.floor = self.floor or {subset: drop.standard_error for subset, drop in drops.items()}
         cautious = [self._with_caution(subset, drops[subset]) for subset in self.subsets]
         self._cautious.append(cautious)
         figures = [self._candidates.figures[i] for i in indices]
@@ -296,4 +298,4 @@ class Search:
 
     def _with_caution(self, subset: str, drop: SubsetDrop) -> float:
         """Return the drop plus one standard error, but for the error that float files show on so few items, too."""
-        return drop.drop + max(0.0, drop.standard_error - self._floor[subset])
+        return drop.drop + max(0.0, drop.standard_error - self.floor[subset])

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgefuse.compiler.search.figures import Combination, Floats, Objective, StageFigure
+from edgefuse.compiler.search.figures import FLOAT_SCHEME, Combination, Floats, Objective, StageFigure
 
 # How much the second criterion weighs in the cost of the first: it decides between ties, nothing else.
 _TIE_WEIGHT = 1e-3
-_FLOAT_SCHEME = "float"
 # Signal-to-noise tells what a candidate loses to about this much: only what is clearly noisier is beaten.
 _CLEARLY_DB = 3.0
 
@@ -86,7 +85,7 @@ class Candidates:
         twins = [
             f
             for f in self._by_stage[figure.stage]
-            if f.pruning and f.pruning == figure.pruning and f.scheme == _FLOAT_SCHEME != figure.scheme
+            if f.pruning and f.pruning == figure.pruning and f.scheme == FLOAT_SCHEME != figure.scheme
         ]
         return not figure.slower_than_float and all(figure.p50_ci_ms[1] < f.p50_ci_ms[0] for f in twins)
 

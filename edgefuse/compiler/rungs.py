@@ -1,0 +1,186 @@
+"""The rungs of each target: chosen, judged on the test split, timed end to end, and held to what was measured."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from edgefuse.bundle.manifest import Rung
+from edgefuse.bundle.writer import write_bundle
+from edgefuse.compiler import fingerprint
+from edgefuse.compiler.assemble import Assembly, plain_rung
+from edgefuse.compiler.cache import Cache
+from edgefuse.compiler.final import FLOAT_RUNG, RungAccuracy, RungTiming, TestSplit, Timings, time_rungs
+from edgefuse.compiler.search import Combination
+from edgefuse.compiler.search.frontier import NAMES, ladder, objective_of, reduced
+from edgefuse.compiler.sets import CandidateSet, best, merged
+from edgefuse.compiler.target import TargetResult
+from edgefuse.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+_FASTEST = NAMES["latency"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One target, ready to be bundled.
+
+    Attributes:
+        sets, results: what there was to choose from, the unpruned model's own set first.
+        number: of the set that was chosen.
+        assembly: of the bundle; its result is that of all sets together.
+        accuracies: by rung.
+    """
+
+    sets: Sequence[CandidateSet]
+    results: Sequence[TargetResult]
+    number: int
+    assembly: Assembly
+    accuracies: Mapping[str, RungAccuracy]
+
+    @property
+    def target(self) -> str:
+        """The name of the target."""
+        return self.assembly.result.toolchain.target.name
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether its stages have other interfaces than the float files that they are measured against."""
+        return self.number > 0
+
+    def drafts(self) -> list[tuple[Assembly, list[Rung]]]:
+        """Return bundles to be measured: the chosen rungs, and the float files, whose interfaces may be others."""
+        chosen = [plain_rung(name, combination) for name, combination in self.assembly.chosen.items()]
+        first, result = self.sets[0], self.assembly.result
+        floats: dict[str, Combination] = {FLOAT_RUNG: result.floats}
+        plain = Assembly(first.subject, result, floats, first.golden)
+        return [(self.assembly, chosen), (plain, [plain_rung(FLOAT_RUNG, result.floats)])]
+
+
+def finish(
+    sets: Sequence[CandidateSet], results: Sequence[TargetResult], test: TestSplit, number: int | None = None
+) -> Finished:
+    """Choose the rungs of a target and judge them on the test split.
+
+    Args:
+        sets: that its candidates are of.
+        results: of compiling each set for it.
+        test: what they are judged on.
+        number: of the set to take; by default that with the best winner.
+    """
+    objective = sets[0].subject.recipe.search.objective
+    if number is None:
+        number = best([result.found.winners[objective] for result in results], objective)
+    found, whole = results[number].found, merged(results)
+    chosen = {rung: one.candidates for rung, one in ladder(found.judged, found.winners, default=objective)}
+    subject = sets[number].subject
+    accuracies = {rung: test.judge(subject, whole, combination) for rung, combination in chosen.items()}
+    return Finished(sets, results, number, Assembly(subject, whole, chosen, sets[number].golden), accuracies)
+
+
+def timed(
+    finished: Sequence[Finished], test: TestSplit, cache: Cache, progress: Progress
+) -> tuple[list[Finished], Timings]:
+    """Time all rungs end to end; narrowed stages that do not pay off make room for the target's other set."""
+    timings = _timings(finished, cache, progress)
+    kept = [
+        finish(f.sets, f.results, test, number=0) if f.narrowed and _slow_default(f, timings) else f for f in finished
+    ]
+    if any(one is not other for one, other in zip(kept, finished, strict=True)):
+        timings = _timings(kept, cache, progress)
+    return _never_slower(kept, timings, test)
+
+
+def _slow_default(finished: Finished, timings: Timings) -> bool:
+    default = next(iter(finished.assembly.chosen))
+    slow = default == _FASTEST and _slow(timings.rungs[finished.target][default])
+    if slow:
+        logger.warning("%s: narrowed interfaces are not faster than float end to end: left out", finished.target)
+    return slow
+
+
+def _slow(timing: RungTiming) -> bool:
+    """Whether a rung was not shown to be faster than the float files."""
+    return timing.speedup_over_float.ci95[0] <= 1
+
+
+def _timings(finished: Sequence[Finished], cache: Cache, progress: Progress) -> Timings:
+    """Time all rungs of all targets, and the float stages, against the reference: end to end, from bundles."""
+    subject = finished[0].sets[0].subject
+    drafts = {f.target: f.drafts() for f in finished}
+    machines = {f.target: f.assembly.result.machine for f in finished}
+    files = [
+        [rung.name, [assembly.result.built[c].sha256 for c in rung.candidates.values()]]
+        for of_target in drafts.values()
+        for assembly, rungs in of_target
+        for rung in rungs
+    ]
+    key = [files, machines, subject.provenance, subject.splits["test"].digest, fingerprint.of_compiler()]
+
+    def make() -> Timings:
+        with tempfile.TemporaryDirectory(prefix="edgefuse-") as temporary:
+            paths: dict[str, list[Path]] = {target: [] for target in drafts}
+            for target, of_target in drafts.items():
+                for number, (assembly, rungs) in enumerate(of_target):
+                    paths[target].append(Path(temporary) / f"{target}-{number}.edgefuse")
+                    write_bundle(paths[target][-1], assembly.manifest(rungs), assembly.contents(rungs))
+            return time_rungs(subject, paths, machines, lambda what: progress(0, 0, what))
+
+    return cache.record("timings", key, Timings, make)
+
+
+def _never_slower(finished: Sequence[Finished], timings: Timings, test: TestSplit) -> tuple[list[Finished], Timings]:
+    """Hold the rungs to what was measured of them end to end.
+
+    The fastest rung gets its float stages where it was not shown to be faster than them, or is left out where those
+    have other interfaces; and a reduced rung that is not faster than the rung before it is left out.
+    """
+    kept: list[Finished] = []
+    rungs = {target: dict(of_target) for target, of_target in timings.rungs.items()}
+    for f in finished:
+        here, chosen, accuracies = rungs[f.target], dict(f.assembly.chosen), dict(f.accuracies)
+        floats = f.assembly.result.floats
+        if chosen.get(_FASTEST, floats) != floats and _slow(here[_FASTEST]):
+            logger.warning("%s: no combination is faster than float end to end", f.target)
+            if f.narrowed:
+                del chosen[_FASTEST]
+            else:
+                here[_FASTEST], chosen[_FASTEST] = here[FLOAT_RUNG], floats
+                accuracies[_FASTEST] = test.judge(f.assembly.subject, f.assembly.result, floats)
+        limit = min((here[name].figure.p50_ms for name in chosen if not reduced(name)), default=0.0)
+        for name in [name for name in chosen if reduced(name)]:
+            if here[name].figure.p50_ms >= limit:
+                del chosen[name]
+            else:
+                limit = here[name].figure.p50_ms
+        kept.append(replace(f, assembly=replace(f.assembly, chosen=chosen), accuracies=accuracies))
+    return kept, msgspec.structs.replace(timings, rungs=rungs)
+
+
+def measured_rungs(finished: Finished, timings: Timings) -> tuple[Rung, ...]:
+    """Return the rungs of a bundle with everything that was measured of them."""
+    subject = finished.assembly.subject
+    rungs = []
+    for name, combination in finished.assembly.chosen.items():
+        judged = finished.accuracies[name]
+        rungs.append(
+            Rung(
+                name=name,
+                objective=objective_of(name),
+                candidates=dict(combination),
+                accuracy=dict(judged.accuracy),
+                drop_ci95={subset: (drop.low, drop.high) for subset, drop in judged.drops.items()},
+                within_budget=all(
+                    judged.drops[subset].drop <= subject.recipe.search.max_drop for subset in subject.budget_subsets
+                ),
+                size_bytes=finished.assembly.result.size_bytes(combination),
+                figures=(timings.rungs[finished.target][name].figure,),
+            )
+        )
+    return tuple(rungs)
