@@ -32,7 +32,7 @@ from edgefuse.measure.machine import describe
 from edgefuse.progress import Progress
 from edgefuse.prune.joint import recover_jointly
 from edgefuse.prune.persist import restore, save
-from edgefuse.prune.pruner import Examples, apply_steps
+from edgefuse.prune.pruner import Examples, apply_steps, method
 from edgefuse.prune.recovery import Epoch, recover
 from edgefuse.prune.schedule import gradually
 
@@ -221,7 +221,7 @@ def _step(
     def prune(module: nn.Module, ratio: float) -> nn.Module:
         return apply_steps(replace(stage, module=module), [msgspec.structs.replace(step, ratio=ratio)], data)
 
-    if short is None or step.ratio == 0:
+    if short is None or step.ratio == 0 or not method(step).gradual:
         return prune(stage.module, step.ratio)
     return gradually(
         stage.module,

@@ -46,6 +46,7 @@ class DepthPruner:
     """
 
     name = "depth"
+    gradual = False
 
     def prune(self, stage: TorchStage, step: PruningStep, examples: Examples) -> nn.Module:
         """Return a copy without the blocks that change their input least.

@@ -28,9 +28,14 @@ class Examples(Protocol):
 
 
 class Pruner(Protocol):
-    """One pruning method, registered as an entry point of the group `edgefuse.pruners` under its name."""
+    """One pruning method, registered as an entry point of the group `edgefuse.pruners` under its name.
+
+    Attributes:
+        gradual: whether a ratio above one half is better reached in steps, with a short recovery after each.
+    """
 
     name: str
+    gradual: bool
 
     def prune(self, stage: TorchStage, step: PruningStep, examples: Examples) -> nn.Module:
         """Return a pruned copy of the stage's module, in eval mode; the original stays as it is.
@@ -38,6 +43,15 @@ class Pruner(Protocol):
         Raises:
             PruneError: the stage has nothing that this method can prune, or the step makes no sense.
         """
+
+
+def method(step: PruningStep) -> Pruner:
+    """Return what takes a step.
+
+    Raises:
+        PruneError: the method is unknown.
+    """
+    return cast(Pruner, create("pruners", step.method))
 
 
 def apply_steps(stage: TorchStage, steps: Sequence[PruningStep], examples: Examples) -> nn.Module:
@@ -48,7 +62,7 @@ def apply_steps(stage: TorchStage, steps: Sequence[PruningStep], examples: Examp
     """
     module = copy.deepcopy(stage.module)
     for step in steps:
-        pruner = cast(Pruner, create("pruners", step.method))
+        pruner = method(step)
         module = pruner.prune(TorchStage(stage.spec, module), step, examples)
     return module
 

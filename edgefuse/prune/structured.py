@@ -35,6 +35,7 @@ class StructuredPruner:
     """Remove a fraction of every width inside a stage, by the dependency graph of Torch-Pruning (arXiv:2301.12900)."""
 
     name = "structured"
+    gradual = True
 
     def prune(self, stage: TorchStage, step: PruningStep, examples: Examples) -> nn.Module:
         """Return a narrower copy with the same interfaces.

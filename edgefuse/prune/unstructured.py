@@ -31,6 +31,7 @@ class MagnitudePruner:
     """
 
     name = "magnitude"
+    gradual = True
 
     def prune(self, stage: TorchStage, step: PruningStep, examples: Examples) -> nn.Module:
         """Return a copy with the smallest weights at zero; no examples are needed."""
@@ -58,6 +59,7 @@ class SemiStructuredPruner:
     """
 
     name = "semi_structured"
+    gradual = False
 
     def prune(self, stage: TorchStage, step: PruningStep, examples: Examples) -> nn.Module:
         """Return a copy in which each output row has two zeros among four inputs; no examples are needed."""

@@ -8,6 +8,7 @@ tokenizer, too; here unseen ones degrade instead of becoming unknown.)
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import torch
@@ -51,6 +52,7 @@ class VocabularyPruner:
     """
 
     name = "vocabulary"
+    gradual = False
 
     def prune(self, stage: TorchStage, step: PruningStep, examples: Examples) -> nn.Module:
         """Return a copy with smaller tables.
@@ -104,16 +106,23 @@ def _kept(counts: Tensor, ratio: float) -> Tensor:
     return order[: max(1, len(counts) - round(ratio * len(counts)))].sort().values
 
 
+class _Counted(Exception):  # noqa: N818 - not an error: what follows the last table need not run
+    """All ids of a batch were seen."""
+
+
 @torch.no_grad()
 def _uses(module: nn.Module, examples: Examples) -> dict[str, Tensor]:
     """Return how often the examples look up each row, int64 [rows], by name of the embedding that took them."""
     tables = {name: part for name, part in module.named_modules() if isinstance(part, nn.Embedding)}
     counts: dict[str, Tensor] = {}
+    last = ""
 
     def watch(name: str, size: int) -> None:
         def count(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             found = torch.bincount(inputs[0].flatten().long(), minlength=size)
             counts[name] = counts.get(name, torch.zeros(size, dtype=torch.int64)) + found
+            if name == last:
+                raise _Counted
 
         handles.append(tables[name].register_forward_pre_hook(count))
 
@@ -122,7 +131,9 @@ def _uses(module: nn.Module, examples: Examples) -> dict[str, Tensor]:
         watch(name, part.num_embeddings)
     try:
         for start in range(0, len(examples), _BATCH):
-            module(*examples.batch(range(start, min(start + _BATCH, len(examples))))[0])
+            with contextlib.suppress(_Counted):
+                module(*examples.batch(range(start, min(start + _BATCH, len(examples))))[0])
+            last = next(reversed(counts), "")
     finally:
         for handle in handles:
             handle.remove()
