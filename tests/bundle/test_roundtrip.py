@@ -21,8 +21,8 @@ from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import BundleError
 
 FORMS = ("bundle", "bundle.edgefuse")
-DIGEST = "6ec12378b7c77dbbc9d2867f7036117e2d642a52153d58c057369a030ca1cbe4"
-ARCHIVE_SHA256 = "3eaa5d87d43b2ba89996c1241fe605e9fdc250aa631827109b240b303ede41fc"
+DIGEST = "9a0b8fc66618f0e03580a066e5fb3bcf96ed2b708e481c6fdbc95ee80ff47b95"
+ARCHIVE_SHA256 = "94eaa04376a24ef75b48696ecb940240cee33305658e5177b478fa6e3c8e28e1"
 
 
 def _tree(folder: Path) -> dict[str, bytes]:
