@@ -46,3 +46,24 @@ def test_the_own_model_compiles_with_nothing_but_a_recipe(project: Path) -> None
     report = json.loads((project / "out" / "report.json").read_text(encoding="utf-8"))
     assert set(report["reference"]["accuracy"]) == {"camera+vibration", "vibration"}
     assert "<h1>machine" in (project / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_pruning_that_is_shown_needs_nothing_but_training_samples(project: Path) -> None:
+    with (project / "recipe.toml").open("a", encoding="utf-8") as file:
+        file.write(blocks("toml")[1])
+    command = [sys.executable, "-m", "edgefuse", "compile", "recipe.toml", "-o", "out", "--cache", "cache"]
+    result = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "the recipe recipe.toml prunes, but 'my_module:data' gives no training samples" in result.stderr
+    module = (project / "my_module.py").read_text(encoding="utf-8")
+    (project / "my_module.py").write_text(
+        module.replace("test=items[150:],", "test=items[150:], train=items[:50],"), encoding="utf-8"
+    )
+    code = (
+        "from pathlib import Path\nfrom edgefuse.compiler import recipe\nfrom edgefuse.compiler.cache import Cache\n"
+        "from edgefuse.compiler.subject import prepare\nfrom edgefuse.progress import silent\n"
+        "path = Path('recipe.toml')\n"
+        "print(sorted(prepare(path, recipe.load(path), Cache(Path('cache')), silent).splits))"
+    )
+    prepared = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=False)
+    assert "'train'" in prepared.stdout, prepared.stderr

@@ -54,6 +54,7 @@ class SearchSection(Record, frozen=True, kw_only=True):
 
     Attributes:
         objective: what the default rung minimises.
+        caution: standard errors that a drop on the validation set must hold `max_drop` by; 0 takes it at its word.
         max_latency_ms: of all stages together, one after the other.
         max_latency_share: the same as a share of the float stages'.
         max_size_bytes: of the stage files, frontends apart.
@@ -67,6 +68,7 @@ class SearchSection(Record, frozen=True, kw_only=True):
     max_drop: float = 0.01
     subsets: tuple[str, ...] = ()
     max_fusion_passes: int = 24
+    caution: float = 1.0
     max_latency_ms: float | None = None
     max_latency_share: float | None = None
     max_size_bytes: int | None = None
@@ -237,19 +239,10 @@ def check(path: Path, recipe: Recipe) -> None:
     Raises:
         RecipeError: if a value is out of range or a target is unknown.
     """
-    search, wanted = recipe.search, recipe.compile
-    if not (math.isfinite(search.max_drop) and 0 <= search.max_drop < 1):
-        raise RecipeError(
-            f"[search] max_drop in {path}", got=search.max_drop, expected="a fraction from 0 to 1 (0.01 is one point)"
-        )
-    for name in ("max_latency_ms", "max_latency_share", "max_size_bytes", "max_memory_bytes"):
-        limit = getattr(search, name)
-        if limit is not None and not (math.isfinite(limit) and limit > 0):
-            raise RecipeError(f"[search] {name} in {path}", got=limit, expected="more than 0")
+    wanted = recipe.compile
+    _check_search(path, recipe.search)
     if (goal_db := recipe.quantize.min_snr_db) is not None and not (math.isfinite(goal_db) and goal_db > 0):
         raise RecipeError(f"[quantize] min_snr_db in {path}", got=goal_db, expected="more than 0")
-    if search.max_fusion_passes < 1:
-        raise RecipeError(f"[search] max_fusion_passes in {path}", got=search.max_fusion_passes, expected="at least 1")
     if wanted.threads < 1:
         raise RecipeError(f"[compile] threads in {path}", got=wanted.threads, expected="at least 1")
     known = registry.names("targets")
@@ -260,6 +253,21 @@ def check(path: Path, recipe: Recipe) -> None:
             raise RecipeError(f"[compile] targets in {path}", got=repr(target), expected=" or ".join(known))
     if not wanted.targets or len(set(wanted.targets)) != len(wanted.targets):
         raise RecipeError(f"[compile] targets in {path}", got=list(wanted.targets), expected="each target once")
+
+
+def _check_search(path: Path, search: SearchSection) -> None:
+    if not (math.isfinite(search.max_drop) and 0 <= search.max_drop < 1):
+        raise RecipeError(
+            f"[search] max_drop in {path}", got=search.max_drop, expected="a fraction from 0 to 1 (0.01 is one point)"
+        )
+    for name in ("max_latency_ms", "max_latency_share", "max_size_bytes", "max_memory_bytes"):
+        limit = getattr(search, name)
+        if limit is not None and not (math.isfinite(limit) and limit > 0):
+            raise RecipeError(f"[search] {name} in {path}", got=limit, expected="more than 0")
+    if not (math.isfinite(search.caution) and search.caution >= 0):
+        raise RecipeError(f"[search] caution in {path}", got=search.caution, expected="zero or more standard errors")
+    if search.max_fusion_passes < 1:
+        raise RecipeError(f"[search] max_fusion_passes in {path}", got=search.max_fusion_passes, expected="at least 1")
 
 
 def _check_pruning(path: Path, recipe: Recipe) -> None:

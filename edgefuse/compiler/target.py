@@ -168,6 +168,7 @@ class TargetCompiler:
             self._subject.budget_subsets,
             settings.max_fusion_passes,
             objectives=settings.objectives,
+            caution=settings.caution,
             limits=limits,
             floor=baseline.errors if baseline else {},
             leaves=[stage.name for stage in self._subject.specs if is_leaf(stage)],

@@ -232,3 +232,10 @@ def test_isotonic_regression_rises_and_keeps_the_mean(values: list[float]) -> No
     fitted = isotonic(values)
     assert all(a <= b + 1e-12 for a, b in itertools.pairwise(fitted))
     assert sum(fitted) == pytest.approx(sum(values), abs=1e-9)
+
+
+@pytest.mark.parametrize(("caution", "wanted"), [(1.0, "image.float"), (0.0, "image.static")])
+def test_caution_says_how_many_standard_errors_a_drop_must_spare(caution: float, wanted: str) -> None:
+    judge = Judge({"image.static": 0.008, "text.dynamic": 0.05}, width=0.012)
+    found = Search(FIGURES, judge, 0.01, ["all"], 24, caution=caution).run()
+    assert found.winners["latency"].candidates["image"] == wanted

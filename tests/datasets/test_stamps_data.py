@@ -10,6 +10,7 @@ import pytest
 
 from edgefuse.datasets import stamps
 from edgefuse.datasets.sample import Splits
+from edgefuse.datasets.stamps.phrases import words
 from edgefuse.errors import DataError
 
 
@@ -25,7 +26,8 @@ def test_splits_have_the_stated_sizes(splits: Splits) -> None:
     sizes = {name: len(stamps.items(name)) for name in stamps.SPLITS}
     assert sizes == {"train": 1667, "calibration": 262, "validation": 669, "test": 1082, "known": 228}
     assert [len(part) for part in (splits.calibration, splits.validation, splits.test)] == [262, 669, 1082]
-    assert len(splits.train) == stamps.Settings().recovery_items
+    settings = stamps.Settings()
+    assert len(splits.train) == settings.recovery_items + settings.recovery_phrases
     assert len(splits.digest) == 64
 
 
@@ -66,6 +68,20 @@ def test_inputs_are_raw_and_pure_functions_of_their_index(splits: Splits) -> Non
         assert np.array_equal(image, again.inputs["image"])
         assert np.array_equal(audio, again.inputs["audio"])
         assert text == again.inputs["text"]
+
+
+def test_phrases_for_recovery_are_words_of_the_tokenizer_and_nothing_else(splits: Splits) -> None:
+    first = stamps.Settings().recovery_items
+    assert len(splits.train[first - 1].inputs) == 3
+    drawn = splits.train[first : first + 50]
+    assert all(list(sample.inputs) == ["text"] for sample in drawn)
+    texts = [str(sample.inputs["text"]) for sample in drawn]
+    assert len(set(texts)) == 50
+    known = {*words(), "a", "an", "A", "The"}
+    assert all(word in known for text in texts for word in text.split())
+    assert splits.train[-1].inputs == splits.train[len(splits.train) - 1].inputs
+    with pytest.raises(IndexError):
+        splits.train[len(splits.train)]
 
 
 def test_sequences_behave_like_lists(splits: Splits) -> None:

@@ -79,6 +79,7 @@ class Search:
         objectives: what to find winners for; the first gets most of the passes.
         limits: what else a combination must hold.
         relaxed: multiples of the budget at which some passes look for yet faster combinations: the cheaper rungs.
+        caution: standard errors that a drop must hold the budget by.
         floor: standard errors of the drops that float files show on so few items, by subset; those of the float
             combination if empty.
         leaves: the stages that each candidate ran through once before this; all if `None`.
@@ -93,6 +94,7 @@ class Search:
     objectives: Sequence[Objective] = ("latency", "size")
     limits: Limits = field(default_factory=Limits)
     relaxed: Sequence[float] = (3.0,)
+    caution: float = 1.0
     floor: Mapping[str, float] = field(default_factory=dict)
     leaves: Collection[str] | None = None
     _judged: dict[tuple[int, ...], Judged] = field(default_factory=dict, init=False)
@@ -297,5 +299,5 @@ class Search:
         return self._judged[indices]
 
     def _with_caution(self, subset: str, drop: SubsetDrop) -> float:
-        """Return the drop plus one standard error, but for the error that float files show on so few items, too."""
-        return drop.drop + max(0.0, drop.standard_error - self.floor[subset])
+        """Return the drop plus some standard errors, but for the error that float files show on so few items, too."""
+        return drop.drop + self.caution * max(0.0, drop.standard_error - self.floor[subset])

@@ -24,6 +24,7 @@ from edgefuse.datasets.stamps import augmentation
 from edgefuse.datasets.stamps.augmentation import MILD, STRONG, Augmentation
 from edgefuse.datasets.stamps.grouping import deal
 from edgefuse.datasets.stamps.material import Material, Stamp, material
+from edgefuse.datasets.stamps.phrases import Phrases
 
 SPLITS = ("train", "calibration", "validation", "test", "known")
 
@@ -37,6 +38,7 @@ class Settings:
         seed: of every draw.
         shares: fraction of the stamps for training, calibration, validation and test.
         recovery_items: training samples that `load` gives for recovery after pruning.
+        recovery_phrases: and made-up texts, without picture and sound.
         mild: how evaluated items vary.
         strong: how training items vary.
     """
@@ -44,7 +46,8 @@ class Settings:
     version: int = 1
     seed: int = 20
     shares: tuple[float, float, float, float] = (0.49, 0.07, 0.17, 0.27)
-    recovery_items: int = 8000
+    recovery_items: int = 3000
+    recovery_phrases: int = 9000
     mild: Augmentation = MILD
     strong: Augmentation = STRONG
 
@@ -130,7 +133,33 @@ def load(settings: Settings = DEFAULT) -> Splits:
     """
     parts = {name: items(name, settings) for name in ("calibration", "validation", "test")}
     digest = hashlib.sha256(f"{settings!r} {material().digest}".encode()).hexdigest()
-    return Splits(**parts, digest=digest, train=items("train", settings, settings.recovery_items))
+    train = _Joined(
+        items("train", settings, settings.recovery_items), Phrases(settings.recovery_phrases, settings.seed)
+    )
+    return Splits(**parts, digest=digest, train=train)
+
+
+class _Joined(Sequence[Sample]):
+    """Two sequences, one after the other."""
+
+    def __init__(self, first: Sequence[Sample], second: Sequence[Sample]) -> None:
+        self._first = first
+        self._second = second
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._second)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        place = index % len(self)
+        return self._first[place] if place < len(self._first) else self._second[place - len(self._first)]
 
 
 def items(split: str, settings: Settings = DEFAULT, count: int | None = None) -> StampItems:
