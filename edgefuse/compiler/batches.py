@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -15,8 +14,9 @@ from edgefuse.bundle.spec import StageSpec, subset_name
 from edgefuse.compiler.evaluate import Evaluator, TorchRunner, is_leaf
 from edgefuse.compiler.splits import SplitData
 from edgefuse.compiler.subject import Subject
-from edgefuse.export.stage import Array, TorchStage
+from edgefuse.export.stage import Array, TorchStage, keyed, outputs_of
 from edgefuse.measure.metrics import Metric
+from edgefuse.models.fusion import masked
 
 _JUDGED_AT_ONCE = 256
 
@@ -41,9 +41,7 @@ def stacked(arrays: Sequence[Array]) -> Tensor:
 
 def call(spec: StageSpec, module: nn.Module, pool: Mapping[str, Tensor]) -> Pool:
     """Run a stage's module on a pool and return its outputs by key."""
-    made = module(*(pool[port.source.key] for port in spec.inputs))
-    outputs = made if isinstance(made, tuple) else (made,)
-    return {spec.key(port.tensor.name): value for port, value in zip(spec.outputs, outputs, strict=True)}
+    return keyed(spec, module(*(pool[port.source.key] for port in spec.inputs)))
 
 
 class TrainingData:
@@ -55,21 +53,20 @@ class TrainingData:
         self._evaluator = evaluator
         self.teacher = {stage.spec.name: stage for stage in subject.stages}
         self._torch = {name: TorchRunner(stage) for name, stage in self.teacher.items()}
+        self._kept: dict[str, dict[str, Array]] = {}
 
-    @cached_property
-    def _features(self) -> Mapping[str, Mapping[str, Array]]:
-        """Outputs of every leaf by key, [items, ...], mapped from disk."""
-        found: dict[str, dict[str, Array]] = {}
-        for spec in self.subject.specs:
-            if is_leaf(spec):
-                store = self._evaluator.features(spec, self._torch)
-                keys = [spec.key(port.tensor.name) for port in spec.outputs]
-                found[spec.name] = {key: store.stacked(key)[:, 0] for key in keys}  # each sample is a batch of one
-        return found
+    def _features(self, leaf: str) -> Mapping[str, Array]:
+        """Return the outputs of a leaf by key, [items, ...], mapped from disk; it runs when first asked for."""
+        if leaf not in self._kept:
+            spec = self.teacher[leaf].spec
+            store = self._evaluator.features(spec, self._torch)
+            keys = [spec.key(port.tensor.name) for port in spec.outputs]
+            self._kept[leaf] = {key: store.stacked(key)[:, 0] for key in keys}  # each sample is a batch of one
+        return self._kept[leaf]
 
     def feature(self, spec: StageSpec, indices: Indices) -> Pool:
         """Return what the unpruned leaf gives for some items, by key, in the order of its outputs."""
-        return {key: torch.from_numpy(kept[np.asarray(indices)]) for key, kept in self._features[spec.name].items()}
+        return {key: torch.from_numpy(kept[np.asarray(indices)]) for key, kept in self._features(spec.name).items()}
 
     def leaf_inputs(self, spec: StageSpec, indices: Indices) -> Pool:
         """Return the values that a leaf reads, of some items."""
@@ -77,7 +74,7 @@ class TrainingData:
         for port in spec.inputs:
             key = port.source.key
             if port.source.kind == "stage":
-                pool[key] = torch.from_numpy(self._features[port.source.owner][key][np.asarray(indices)])
+                pool[key] = torch.from_numpy(self._features(port.source.owner)[key][np.asarray(indices)])
             else:
                 pool[key] = stacked([self.data.values.get(key, int(i)) for i in indices])
         return pool
@@ -100,23 +97,14 @@ class TrainingData:
         wanted = {port.source.key: port.source for spec in joint for port in spec.inputs}
         pool: Pool = {"present": present}
         for spec in self.subject.specs:
-            if is_leaf(spec):
-                kept = features.get(spec.name) or self._kept(spec, indices, wanted)
-                pool |= {key: _masked(value, columns[spec.modality]) for key, value in kept.items() if key in wanted}
+            if is_leaf(spec) and any(spec.key(port.tensor.name) in wanted for port in spec.outputs):
+                kept = features.get(spec.name) or self.feature(spec, indices)
+                pool |= {key: masked(value, columns[spec.modality]) for key, value in kept.items() if key in wanted}
         for key, source in wanted.items():
             if source.kind in ("modality", "length"):
                 value = stacked([self.data.values.get(key, int(i)) for i in indices])
-                pool[key] = _masked(value, columns[source.owner])
+                pool[key] = masked(value, columns[source.owner])
         return pool
-
-    def _kept(self, spec: StageSpec, indices: Indices, wanted: Mapping[str, object]) -> Pool:
-        return {key: value for key, value in self.feature(spec, indices).items() if key in wanted}
-
-
-def _masked(value: Tensor, present: Tensor) -> Tensor:
-    """Select what is absent away, as zeros."""
-    mask = present.reshape(-1, *([1] * (value.dim() - 1))) > 0
-    return torch.where(mask, value, torch.zeros_like(value))
 
 
 class LeafExamples:
@@ -165,8 +153,7 @@ class JointStageExamples:
             for spec in self._before:
                 pool |= call(spec, self._data.teacher[spec.name].module, pool)
             inputs = tuple(pool[port.source.key] for port in self._spec.inputs)
-            made = self._data.teacher[self._spec.name].module(*inputs)
-        return inputs, made if isinstance(made, tuple) else (made,)
+            return inputs, outputs_of(self._data.teacher[self._spec.name].module(*inputs))
 
 
 def examples(data: TrainingData, stage: TorchStage) -> LeafExamples | JointStageExamples:
@@ -195,8 +182,7 @@ class ModelExamples:
             for port in self._stage.spec.inputs
         )
         with torch.no_grad():
-            made = self._stage.module(*inputs)
-        return inputs, made if isinstance(made, tuple) else (made,)
+            return inputs, outputs_of(self._stage.module(*inputs))
 
 
 class SubsetTable:

@@ -17,6 +17,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from edgefuse.bundle.spec import ModelSpec
 from edgefuse.errors import ModelError
+from edgefuse.export.stage import outputs_of
 from edgefuse.measure.latency import Interleaved
 from edgefuse.models.fusion import FusionModel
 from edgefuse.runtime.backends.denormals import Flushed
@@ -89,9 +90,8 @@ class TorchReference:
                 self._choose(arguments)
             with self._flushed:  # as the edge's runtimes do: masked attention is 1.2 times slower without
                 result = self._forward(*arguments)
-        outputs = result if isinstance(result, tuple) else (result,)
         names = (output.name for output in self.spec.outputs)
-        return {name: value.cpu().numpy() for name, value in zip(names, outputs, strict=True)}
+        return {name: value.cpu().numpy() for name, value in zip(names, outputs_of(result), strict=True)}
 
     def _arguments(self, values: Mapping[str, Array], present: Sequence[str]) -> tuple[Any, ...]:
         mask = torch.tensor(

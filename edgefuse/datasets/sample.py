@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 import numpy.typing as npt
 
@@ -24,6 +25,31 @@ class Sample:
 
     inputs: Mapping[str, RawInput]
     target: int
+
+
+class MadeSamples(Sequence[Sample], ABC):
+    """Samples that are made when asked for, each a pure function of its index."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    @abstractmethod
+    def _sample(self, index: int) -> Sample:
+        """Make one sample; the index is from 0 to the number of samples."""
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        """Return one sample, or a list of them for a slice."""
+        count = len(self)
+        if isinstance(index, slice):
+            return [self._sample(place) for place in range(*index.indices(count))]
+        if not -count <= index < count:
+            raise IndexError(index)
+        return self._sample(index % count)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import nn
 
 from edgefuse.bundle.spec import Bounded, Bucketed, Dim, StageInput, StageSpec, TensorSpec, largest
 from edgefuse.errors import ModelError
-from edgefuse.export.stage import Array, Feeds, TorchStage
+from edgefuse.export.stage import Array, Feeds, TorchStage, outputs_of
 
 
 def example_feeds(stage: TorchStage, *, count: int = 1, seed: int = 0, fixed: bool = False) -> Iterator[Feeds]:
@@ -69,7 +69,7 @@ def call_torch(stage: TorchStage, feeds: Feeds) -> dict[str, Any]:
     ]
     with torch.inference_mode():
         result = stage.module(*tensors)
-    values = result if isinstance(result, tuple) else (result,)
+    values = outputs_of(result)
     names = [output.tensor.name for output in stage.spec.outputs]
     if len(values) != len(names):
         raise ModelError(

@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+from torch import Tensor, nn
 
 from edgefuse.bundle.manifest import Binding, Pruning
 from edgefuse.bundle.spec import StageSpec
@@ -33,6 +33,17 @@ class TorchStage:
     spec: StageSpec
     module: nn.Module
     pruning: Pruning | None = None
+
+
+def outputs_of(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return what a module gave as a tuple: stages with one output return the bare tensor."""
+    return result if isinstance(result, tuple) else (result,)
+
+
+def keyed(spec: StageSpec, result: Tensor | tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """Return what a stage's module gave by key, as `Source.key` spells them."""
+    names = [port.tensor.name for port in spec.outputs]
+    return {spec.key(name): value for name, value in zip(names, outputs_of(result), strict=True)}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,17 @@ from edgefuse.bundle.spec import ModelSpec
 from edgefuse.errors import ModelError
 
 
+def masked(feature: Tensor, present: Tensor) -> Tensor:
+    """Select what is absent away, as zeros.
+
+    Args:
+        feature: [batch, ...].
+        present: [batch], more than 0 where the modality is there.
+    """
+    mask = present.reshape(-1, *([1] * (feature.dim() - 1))) > 0
+    return torch.where(mask, feature, torch.zeros_like(feature))
+
+
 class FusionModel(nn.Module):
     """A model that encodes each modality by itself and then fuses the features.
 
@@ -71,6 +82,5 @@ class FusionModel(nn.Module):
         features: dict[str, Tensor] = {}
         for column, modality in enumerate(self.spec.modalities):
             feature = self.encode(modality.name, inputs)
-            mask = present[:, column].reshape(-1, *([1] * (feature.dim() - 1))) > 0
-            features[modality.name] = torch.where(mask, feature, torch.zeros_like(feature))
+            features[modality.name] = masked(feature, present[:, column])
         return cast("Tensor | tuple[Tensor, ...]", self.fusion(features, present))

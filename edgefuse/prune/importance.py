@@ -20,6 +20,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from edgefuse.export.stage import outputs_of
 from edgefuse.prune.pruner import Examples
 
 IMPORTANCES = ("", "magnitude", "taylor")
@@ -99,8 +100,7 @@ def _products(module: nn.Module, examples: Examples) -> Iterator[Products]:
     for index in spread(len(examples), _TAYLOR_EXAMPLES):
         inputs, _ = examples.batch([index])
         with torch.enable_grad():
-            result = module(*inputs)
-            outputs = result if isinstance(result, tuple) else (result,)
+            outputs = outputs_of(module(*inputs))
             signs = [torch.randint(0, 2, output.shape, generator=generator) * 2.0 - 1.0 for output in outputs]
             projected = torch.stack([(output * sign).sum() for output, sign in zip(outputs, signs, strict=True)]).sum()
             gradients = torch.autograd.grad(projected, parameters, allow_unused=True)

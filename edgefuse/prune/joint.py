@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.spec import ModelSpec, Source, StageSpec
 from edgefuse.errors import PruneError
-from edgefuse.export.stage import TorchStage
+from edgefuse.export.stage import TorchStage, keyed
+from edgefuse.models.fusion import masked
 from edgefuse.progress import Progress, silent
 from edgefuse.prune.checkpoint import identity
 from edgefuse.prune.distillation import Distance, distance, kinds_of, variance_of
@@ -171,8 +172,8 @@ class _Together:
         has = pool["present"][:, self._names.index(stage.modality)] > 0
         inputs = [pool[port.source.key] for port in stage.inputs]
         if bool(has.all()):
-            return _keyed(stage, module(*inputs))
-        outputs = _keyed(stage, module(*(tensor[has] for tensor in inputs)))
+            return keyed(stage, module(*inputs))
+        outputs = keyed(stage, module(*(tensor[has] for tensor in inputs)))
         return {key: _spread(output, has) for key, output in outputs.items()}
 
     def _subsets(self, present: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,7 +194,7 @@ class _Together:
         found: Pool = {}
         for stage in self._rest:
             inputs = [self._value(port.source, pool, found, present, item) for port in stage.inputs]
-            found |= _keyed(stage, modules[stage.name](*inputs))
+            found |= keyed(stage, modules[stage.name](*inputs))
         return found
 
     def _value(self, source: Source, pool: Mapping[str, Tensor], found: Pool, present: Tensor, item: Tensor) -> Tensor:
@@ -203,20 +204,12 @@ class _Together:
             return found[source.key]
         owners = {stage.name: stage.modality for stage in self._leaves}
         column = self._names.index(owners.get(source.owner, source.owner))
-        value = pool[source.key][item]
-        here = present[:, column].reshape(-1, *([1] * (value.dim() - 1))) > 0
-        return torch.where(here, value, torch.zeros_like(value))
+        return masked(pool[source.key][item], present[:, column])
 
 
 def _frozen(module: nn.Module) -> nn.Module:
     """Return a copy that passes gradients on but takes none."""
     return copy.deepcopy(module).eval().requires_grad_(False)
-
-
-def _keyed(stage: StageSpec, result: Tensor | tuple[Tensor, ...]) -> Pool:
-    outputs = result if isinstance(result, tuple) else (result,)
-    names = [port.tensor.name for port in stage.outputs]
-    return {stage.key(name): output for name, output in zip(names, outputs, strict=True)}
 
 
 def _spread(values: Tensor, where: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.spec import Output
 from edgefuse.errors import PruneError
+from edgefuse.export.stage import outputs_of
 from edgefuse.progress import Progress, silent
 from edgefuse.prune.checkpoint import identity
 from edgefuse.prune.distillation import Distance, Kind, distance, kind_of, variance_of
@@ -115,7 +116,7 @@ def _total(
     name: str, distances: Sequence[Distance], given: Tensor | tuple[Tensor, ...], wanted: Sequence[Tensor]
 ) -> Tensor:
     """Return the sum of the distances between a student's outputs and the teacher's."""
-    outputs = given if isinstance(given, tuple) else (given,)
+    outputs = outputs_of(given)
     shapes = [list(output.shape) for output in outputs]
     expected = [list(output.shape) for output in wanted]
     if shapes != expected:

@@ -21,7 +21,7 @@ from torch_pruning.pruner.function import BasePruningFunc
 
 from edgefuse.errors import PruneError
 from edgefuse.export.examples import example_feeds
-from edgefuse.export.stage import TorchStage
+from edgefuse.export.stage import TorchStage, outputs_of
 from edgefuse.prune.importance import Ranked, Slice
 from edgefuse.prune.leaves import FixedLeaf, Leaf, leaves_of, standing_in
 
@@ -129,8 +129,7 @@ class _Ported(nn.Module):
         ]
         with _Joined(self.constants):
             result = self.module(*inputs)
-        outputs = result if isinstance(result, tuple) else (result,)
-        return tuple(port(x) for port, x in zip(self.exits, outputs, strict=True))
+        return tuple(port(x) for port, x in zip(self.exits, outputs_of(result), strict=True))
 
 
 def _traced(stage: TorchStage, leaves: dict[type[nn.Module], Leaf]) -> Any:

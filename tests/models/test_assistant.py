@@ -61,32 +61,6 @@ def test_stages_have_narrow_interfaces(model: FusionModel) -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("column", range(3))
-def test_outputs_do_not_depend_on_the_feature_of_an_absent_modality(model: FusionModel, column: int) -> None:
-    present = torch.ones(2, 3)
-    present[:, column] = 0
-    features = {name: torch.randn(2, assistant.WIDTH) for name in assistant.MODALITIES}
-    other = {**features, assistant.MODALITIES[column]: torch.full((2, assistant.WIDTH), 1e6)}
-    torch.testing.assert_close(model.fusion(features, present), model.fusion(other, present), rtol=0, atol=0)
-
-
-@torch.inference_mode()
-def test_text_feature_does_not_depend_on_padding(model: FusionModel) -> None:
-    given = inputs(1)
-    padded = given["text.ids"].clone()
-    padded[:, 5:] = 1
-    encode = model.encoders["text"]
-    feature, other = encode(given["text.ids"], given["text.length"]), encode(padded, given["text.length"])
-    torch.testing.assert_close(feature, other, rtol=0, atol=1e-6)
-
-
-@torch.inference_mode()
-def test_empty_text_gives_a_finite_feature(model: FusionModel) -> None:
-    feature = model.encoders["text"](torch.zeros(1, 24, dtype=torch.int32), torch.zeros(1, dtype=torch.int32))
-    assert torch.isfinite(feature).all()
-
-
-@torch.inference_mode()
 def test_audio_steps_do_not_look_ahead(model: FusionModel) -> None:
     encoder = model.encoders["audio"]
     assert isinstance(encoder, AudioEncoder)

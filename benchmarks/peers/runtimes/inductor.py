@@ -9,6 +9,7 @@ import torch
 import torchao.quantization.pt2e  # noqa: F401 - registers the operators that quantized programs hold
 from torch._inductor import config
 
+from benchmarks.peers.runtimes.torch import caller
 from benchmarks.peers.subject import Array, Feeds, Subject
 
 
@@ -17,13 +18,4 @@ def open_file(path: Path, subject: Subject) -> Callable[[Feeds], Array]:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     config.freezing = True
-    module = torch.compile(torch.export.load(path).module())
-
-    def call(feeds: Feeds) -> Array:
-        with torch.no_grad():
-            outputs = module(*(torch.from_numpy(array) for array in feeds.values()))
-        first = outputs[0] if isinstance(outputs, tuple | list) else outputs
-        result: Array = first.numpy()
-        return result
-
-    return call
+    return caller(torch.compile(torch.export.load(path).module()), torch.no_grad)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,10 +16,16 @@ def open_file(path: Path, subject: Subject) -> Callable[[Feeds], Array]:
     """Open a saved program and run it operator by operator."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    module = torch.export.load(path).module()
+    return caller(torch.export.load(path).module(), torch.inference_mode)
+
+
+def caller(
+    module: Callable[..., Any], without_gradients: Callable[[], AbstractContextManager[object]]
+) -> Callable[[Feeds], Array]:
+    """Return a call that runs a module on feeds and gives its first output."""
 
     def call(feeds: Feeds) -> Array:
-        with torch.inference_mode():
+        with without_gradients():
             outputs = module(*(torch.from_numpy(array) for array in feeds.values()))
         first = outputs[0] if isinstance(outputs, tuple | list) else outputs
         result: Array = first.numpy()

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +28,7 @@ from edgefuse.datasets.digits.espeak import SAMPLE_RATE_HZ
 from edgefuse.datasets.digits.images import Degradation
 from edgefuse.datasets.digits.speech import Clips
 from edgefuse.datasets.packages import cache_folder
-from edgefuse.datasets.sample import RawInput, Sample, Splits
+from edgefuse.datasets.sample import MadeSamples, RawInput, Sample, Splits
 from edgefuse.errors import DataError
 
 SPLITS = ("train", "calibration", "validation", "test")
@@ -86,7 +85,7 @@ class Pool:
     clips: Clips
 
 
-class DigitItems(Sequence[Sample]):
+class DigitItems(MadeSamples):
     """The samples of one split, made when asked for."""
 
     def __init__(self, split: str, count: int, pool: Pool, settings: Settings) -> None:
@@ -99,18 +98,6 @@ class DigitItems(Sequence[Sample]):
     def __len__(self) -> int:
         """Return the number of samples."""
         return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        """Return one sample, or a list of them for a slice."""
-        if isinstance(index, slice):
-            return [self._sample(place) for place in range(*index.indices(self._count))]
-        if not -self._count <= index < self._count:
-            raise IndexError(index)
-        return self._sample(index % self._count)
 
     def target(self, index: int) -> int:
         """Return the digit of an item without making its inputs."""

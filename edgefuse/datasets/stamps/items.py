@@ -14,12 +14,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.datasets.sample import RawInput, Sample, Splits
+from edgefuse.datasets.sample import MadeSamples, RawInput, Sample, Splits
 from edgefuse.datasets.stamps import augmentation
 from edgefuse.datasets.stamps.augmentation import MILD, STRONG, Augmentation
 from edgefuse.datasets.stamps.grouping import deal
@@ -55,7 +54,7 @@ class Settings:
 DEFAULT = Settings()
 
 
-class StampItems(Sequence[Sample]):
+class StampItems(MadeSamples):
     """The samples of one split, made when asked for; a pure function of split and index."""
 
     def __init__(
@@ -71,18 +70,6 @@ class StampItems(Sequence[Sample]):
     def __len__(self) -> int:
         """Return the number of samples."""
         return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        """Return one sample, or a list of them for a slice."""
-        if isinstance(index, slice):
-            return [self._sample(place) for place in range(*index.indices(self._count))]
-        if not -self._count <= index < self._count:
-            raise IndexError(index)
-        return self._sample(index % self._count)
 
     def stamp_index(self, index: int) -> int:
         """Return which stamp an item is of, as an index into `Material.stamps`."""
@@ -139,7 +126,7 @@ def load(settings: Settings = DEFAULT) -> Splits:
     return Splits(**parts, digest=digest, train=train)
 
 
-class _Joined(Sequence[Sample]):
+class _Joined(MadeSamples):
     """Two sequences, one after the other."""
 
     def __init__(self, first: Sequence[Sample], second: Sequence[Sample]) -> None:
@@ -149,17 +136,8 @@ class _Joined(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._first) + len(self._second)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        place = index % len(self)
-        return self._first[place] if place < len(self._first) else self._second[place - len(self._first)]
+    def _sample(self, index: int) -> Sample:
+        return self._first[index] if index < len(self._first) else self._second[index - len(self._first)]
 
 
 def items(split: str, settings: Settings = DEFAULT, count: int | None = None) -> StampItems:

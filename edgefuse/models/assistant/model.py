@@ -22,7 +22,7 @@ from edgefuse.models.assistant import pretrained
 from edgefuse.models.assistant.audio import AudioEncoder
 from edgefuse.models.assistant.image import ImageEncoder
 from edgefuse.models.assistant.text import TextEncoder
-from edgefuse.models.digits.layers import MASKED, TransformerBlock
+from edgefuse.models.digits.layers import TokenFusion
 from edgefuse.models.fusion import FusionModel
 
 MODALITIES = ("image", "audio", "text")
@@ -35,20 +35,14 @@ FUSION_WIDTH = 128
 EMBEDDING = 128
 
 
-class AttentionFusion(nn.Module):
+class AttentionFusion(TokenFusion):
     """Fuse one token per modality with a class token by attention; return logits [B, 6] and an embedding [B, 128].
 
-    Absent tokens are selected away and masked, so the outputs cannot depend on their features. The embedding has
-    length one.
+    The embedding has length one.
     """
 
     def __init__(self, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.projections = nn.ModuleDict({name: nn.Linear(WIDTH, FUSION_WIDTH) for name in MODALITIES})
-        self.kinds = nn.Parameter(torch.randn(1, len(MODALITIES), FUSION_WIDTH) * 0.02)
-        self.cls = nn.Parameter(torch.randn(1, 1, FUSION_WIDTH) * 0.02)
-        self.block = TransformerBlock(FUSION_WIDTH, 4, 2 * FUSION_WIDTH, dropout)
-        self.norm = nn.LayerNorm(FUSION_WIDTH)
+        super().__init__(MODALITIES, WIDTH, FUSION_WIDTH, 2 * FUSION_WIDTH, dropout)
         self.category = nn.Linear(FUSION_WIDTH, len(CATEGORIES))
         self.match = nn.Linear(FUSION_WIDTH, EMBEDDING)
 
@@ -59,13 +53,7 @@ class AttentionFusion(nn.Module):
             features: per modality float32 [B, 256].
             present: float32 [B, 3] of ones and zeros, in the order image, audio, text.
         """
-        projected = [self.projections[name](features[name]) for name in MODALITIES]
-        tokens = torch.stack(projected, dim=1) + self.kinds
-        tokens = torch.where((present > 0.5).unsqueeze(2), tokens, torch.zeros_like(tokens))
-        x = torch.cat([self.cls + torch.zeros_like(tokens[:, :1]), tokens], dim=1)
-        absent = torch.cat([torch.zeros_like(present[:, :1]), 1.0 - present], dim=1) * MASKED
-        x = self.block(x, absent.unsqueeze(1).unsqueeze(1))
-        fused = self.norm(x[:, 0])
+        fused = self.fused(features, present)
         point = self.match(fused)
         length = torch.sqrt((point * point).sum(dim=1, keepdim=True) + 1e-12)
         return self.category(fused), point / length

@@ -7,6 +7,7 @@ folds into them, causal convolutions pad on the left only so that they can run o
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,44 @@ class TransformerBlock(nn.Module):
         """Map [B, T, width] to the same shape; for `mask` see `Attention`."""
         x = x + self.dropout(self.attention(self.norm1(x), mask))
         y: Tensor = x + self.dropout(self.feed_forward(self.norm2(x)))
+        return y
+
+
+class TokenFusion(nn.Module):
+    """Fuse one token per modality with a class token by attention.
+
+    Absent tokens are selected away and masked, so what comes out cannot depend on their features.
+
+    Args:
+        names: of the modalities, in the order of `present`.
+        width_in: of their features.
+        width: of the tokens.
+        hidden: of the block's two-layer network.
+    """
+
+    def __init__(self, names: Sequence[str], width_in: int, width: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.projections = nn.ModuleDict({name: nn.Linear(width_in, width) for name in self.names})
+        self.kinds = nn.Parameter(torch.randn(1, len(self.names), width) * 0.02)
+        self.cls = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.block = TransformerBlock(width, 4, hidden, dropout)
+        self.norm = nn.LayerNorm(width)
+
+    def fused(self, features: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """Return the class token, float32 [B, width].
+
+        Args:
+            features: per modality float32 [B, width_in].
+            present: float32 [B, modalities] of ones and zeros.
+        """
+        projected = [self.projections[name](features[name]) for name in self.names]
+        tokens = torch.stack(projected, dim=1) + self.kinds
+        tokens = torch.where((present > 0.5).unsqueeze(2), tokens, torch.zeros_like(tokens))
+        x = torch.cat([self.cls + torch.zeros_like(tokens[:, :1]), tokens], dim=1)
+        absent = torch.cat([torch.zeros_like(present[:, :1]), 1.0 - present], dim=1) * MASKED
+        x = self.block(x, absent.unsqueeze(1).unsqueeze(1))
+        y: Tensor = self.norm(x[:, 0])
         return y
 
 

@@ -24,6 +24,7 @@ from edgefuse.models.digits.layers import (
     ImageFrontend,
     InvertedResidual,
     LogMelFrontend,
+    TokenFusion,
     TransformerBlock,
 )
 from edgefuse.models.fusion import FusionModel
@@ -128,19 +129,11 @@ class TextEncoder(nn.Module):
         return y
 
 
-class AttentionFusion(nn.Module):
-    """Fuse one token per modality with a class token by attention; return logits [B, 10].
-
-    Absent tokens are selected away and masked, so the logits cannot depend on their features.
-    """
+class AttentionFusion(TokenFusion):
+    """Fuse one token per modality with a class token by attention; return logits [B, 10]."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.projections = nn.ModuleDict({name: nn.Linear(WIDTH, WIDTH) for name in MODALITIES})
-        self.kinds = nn.Parameter(torch.randn(1, len(MODALITIES), WIDTH) * 0.02)
-        self.cls = nn.Parameter(torch.randn(1, 1, WIDTH) * 0.02)
-        self.block = TransformerBlock(WIDTH, 4, 512)
-        self.norm = nn.LayerNorm(WIDTH)
+        super().__init__(MODALITIES, WIDTH, WIDTH, 512)
         self.head = nn.Linear(WIDTH, CLASSES)
 
     def forward(self, features: Mapping[str, Tensor], present: Tensor) -> Tensor:
@@ -150,13 +143,7 @@ class AttentionFusion(nn.Module):
             features: per modality float32 [B, 192].
             present: float32 [B, 3] of ones and zeros, in the order image, audio, text.
         """
-        projected = [self.projections[name](features[name]) for name in MODALITIES]
-        tokens = torch.stack(projected, dim=1) + self.kinds
-        tokens = torch.where((present > 0.5).unsqueeze(2), tokens, torch.zeros_like(tokens))
-        x = torch.cat([self.cls + torch.zeros_like(tokens[:, :1]), tokens], dim=1)
-        absent = torch.cat([torch.zeros_like(present[:, :1]), 1.0 - present], dim=1) * MASKED
-        x = self.block(x, absent.unsqueeze(1).unsqueeze(1))
-        logits: Tensor = self.head(self.norm(x[:, 0]))
+        logits: Tensor = self.head(self.fused(features, present))
         return logits
 
 
