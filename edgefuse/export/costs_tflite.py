@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
@@ -27,7 +28,7 @@ _SMALL_INTEGERS = frozenset({_TYPE.INT8, _TYPE.UINT8, _TYPE.INT4, _TYPE.UINT4, _
 
 
 def read(data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> CostGraph:
-    """Return the operations of a file's main graph.
+    """Return the operations of a file's main graph; a loop is one of them, as a recurrent layer is in ONNX.
 
     Args:
         data: a TFLite file; its shapes are static.
@@ -37,34 +38,40 @@ def read(data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> CostGraph:
 
 
 class _Reader:
-    """Walks the main graph in the order of execution. A tensor is called by its index."""
+    """Walks a graph in the order of execution. A tensor is called by its index, one of a loop by its loop's besides."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, graph: int = 0) -> None:
         self._model = model
-        self._graph = model.subgraphs[0]
+        self._graph = model.subgraphs[graph]
+        self._prefix = f"{graph}:" if graph else ""
+        self._sizes: dict[str, float] = {}
         self._tensors = self._graph.tensors
         self._constants = {i for i, t in enumerate(self._tensors) if model.buffers[t.buffer].data is not None}
         self._same: dict[int, int] = {}
         self._operations: list[Operation] = []
         self._uncounted: dict[str, None] = {}
+        self._loop_constants: frozenset[str] = frozenset()
 
     def result(self) -> CostGraph:
         """Read the whole graph."""
-        stored = {self._tensors[i].buffer for i in self._constants}
+        self._sizes |= {self._prefix + str(index): self._bytes(index) for index in range(len(self._tensors))}
         for operator in self._graph.operators:
             self._read(operator)
+        buffers = self._model.buffers
+        tensors = [tensor for graph in self._model.subgraphs for tensor in graph.tensors]
+        stored = {tensor.buffer for tensor in tensors if buffers[tensor.buffer].data is not None}
         return CostGraph(
-            sizes={str(index): self._bytes(index) for index in range(len(self._tensors))},
-            constants=frozenset(map(str, self._constants)),
+            sizes=self._sizes,
+            constants=frozenset(self._prefix + str(index) for index in self._constants) | self._loop_constants,
             inputs=self._named(self._graph.inputs),
             outputs=self._named(self._graph.outputs),
             operations=tuple(self._operations),
-            weight_bytes=sum(len(self._model.buffers[buffer].data) for buffer in stored),
+            weight_bytes=sum(len(buffers[buffer].data) for buffer in stored),
             uncounted=tuple(self._uncounted),
         )
 
     def _read(self, operator: Any) -> None:
-        kind = str(flatbuffer_utils.opcode_to_name(self._model, operator.opcodeIndex))
+        kind = self._kind(operator)
         inputs = [int(index) for index in operator.inputs if index >= 0]
         outputs = [int(index) for index in operator.outputs]
         if kind in _VIEWS:
@@ -72,6 +79,10 @@ class _Reader:
             return
         if inputs and self._constants.issuperset(inputs):
             self._constants.update(outputs)  # computed once, when the file is opened
+            return
+        steps = self._steps(operator) if kind == "WHILE" else 0
+        if steps:
+            self._read_loop(operator, inputs, outputs, steps)
             return
         if kind in _REGIONS:
             self._uncounted[kind] = None
@@ -93,11 +104,62 @@ class _Reader:
             )
         )
 
+    def _read_loop(self, operator: Any, inputs: list[int], outputs: list[int], steps: int) -> None:
+        """Add a loop as one operation, its products once per step, its weights and what it carries once."""
+        graph = operator.builtinOptions.bodySubgraphIndex
+        carried, body = self._model.subgraphs[graph], _Reader(self._model, graph).result()
+        self._sizes |= body.sizes
+        self._loop_constants |= body.constants
+        self._uncounted |= dict.fromkeys(body.uncounted)
+        kept = [
+            i for i, (before, after) in enumerate(zip(carried.inputs, carried.outputs, strict=True)) if before == after
+        ]
+        self._same |= {outputs[i]: self._same.get(inputs[i], inputs[i]) for i in kept}
+        written = [index for i, index in enumerate(outputs) if i not in kept]
+        weights = sorted({name for operation in body.operations for name in operation.reads} & body.constants)
+        self._operations.append(
+            Operation(
+                "WHILE",
+                self._tensors[outputs[0]].name.decode(),
+                (*self._named(inputs), *weights),
+                self._named(written),
+                steps * body.mac,
+                any(operation.integer for operation in body.operations if operation.mac),
+            )
+        )
+
+    def _steps(self, operator: Any) -> int:
+        """Return how often a loop runs that counts from 0 in ones up to a constant; 0 for any other."""
+        options = operator.builtinOptions
+        condition, body = (self._model.subgraphs[i] for i in (options.condSubgraphIndex, options.bodySubgraphIndex))
+        kinds = [self._kind(test) for test in condition.operators]
+        limit = self._integer(condition, condition.operators[0].inputs[1]) if kinds == ["LESS"] else None
+        if limit is None or int(condition.operators[0].inputs[0]) not in list(condition.inputs):
+            return 0
+        counter = list(condition.inputs).index(condition.operators[0].inputs[0])
+        makers = {int(index): maker for maker in body.operators for index in maker.outputs}
+        count = makers.get(int(body.outputs[counter]))
+        if count is None or self._kind(count) != "ADD" or int(count.inputs[0]) != int(body.inputs[counter]):
+            return 0
+        from_zero = self._integer(self._graph, operator.inputs[counter]) == 0
+        return limit if from_zero and self._integer(body, count.inputs[1]) == 1 else 0
+
+    def _kind(self, operator: Any) -> str:
+        return str(flatbuffer_utils.opcode_to_name(self._model, operator.opcodeIndex))
+
+    def _integer(self, graph: Any, index: int) -> int | None:
+        """Return a constant of one int32, or None for any other tensor."""
+        tensor = graph.tensors[int(index)]
+        data = self._model.buffers[tensor.buffer].data
+        if data is None or tensor.type != _TYPE.INT32 or len(data) != np.dtype(np.int32).itemsize:
+            return None
+        return int(np.frombuffer(bytes(data), np.int32)[0])
+
     def _has_integer_weights(self, kind: str, inputs: list[int]) -> bool:
         return kind not in _TABLES and len(inputs) > 1 and self._tensors[inputs[1]].type in _SMALL_INTEGERS
 
     def _named(self, indices: Any) -> tuple[str, ...]:
-        return tuple(str(self._same.get(int(index), int(index))) for index in indices)
+        return tuple(self._prefix + str(self._same.get(int(index), int(index))) for index in indices)
 
     def _shape(self, index: int) -> tuple[int, ...]:
         shape = self._tensors[index].shape

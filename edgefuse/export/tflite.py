@@ -30,11 +30,13 @@ from torch.export import ExportedProgram
 from edgefuse.bundle.manifest import Binding
 from edgefuse.bundle.spec import StageSpec, TensorSpec
 from edgefuse.errors import ExportError
+from edgefuse.export import tflite_recurrent
 from edgefuse.export.stage import Lowered, TorchStage
+from edgefuse.export.tflite_recurrent_loops import expand_recurrences
 from edgefuse.export.tflite_rewrites import rewrite
 
-# Checks that tracing leaves behind and litert-torch removes.
-_DROPPED = {torch.ops.aten._assert_tensor_metadata.default}
+# Checks that tracing leaves behind and litert-torch removes, and loops that are lowered here.
+_DROPPED = {torch.ops.aten._assert_tensor_metadata.default, tflite_recurrent.OPERATOR}
 _DTYPES = {"float32": torch.float32, "uint8": torch.uint8, "int32": torch.int32}
 
 
@@ -71,6 +73,8 @@ class TfliteTarget:
         with quiet():
             import litert_torch
 
+            if tflite_recurrent.is_recurrent(program):
+                tflite_recurrent.register_lowering()
             try:
                 module = rewrite(program)
                 converted = litert_torch.convert(module, _example_inputs(stage.spec))
@@ -105,7 +109,10 @@ def _trace(stage: TorchStage) -> ExportedProgram:
     """Trace a stage at its largest shapes, or raise `ExportError`."""
     with quiet():
         try:
-            return torch.export.export(stage.module, _example_inputs(stage.spec), strict=False)
+            with tflite_recurrent.RecurrentLayers(stage.spec.name):
+                return torch.export.export(stage.module, _example_inputs(stage.spec), strict=False)
+        except ExportError:
+            raise
         except Exception as error:  # torch.export raises whatever the module's own code raises
             raise ExportError(
                 f"torch.export cannot trace the stage '{stage.spec.name}'",
@@ -170,8 +177,9 @@ def name_interface(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -
         ExportError: if the file's one signature does not have inputs `args_<position>` and outputs `output_<position>`.
     """
     model = unpack(data)
+    expand_recurrences(model)
     (signature,) = model.signatureDefs
-    (graph,) = model.subgraphs
+    graph = model.subgraphs[0]
     _rename(signature.inputs, "args_", inputs)
     _rename(signature.outputs, "output_", outputs)
     names: dict[int, str] = {}
@@ -208,8 +216,8 @@ def _port_names(signature: Any) -> Iterator[tuple[int, str]]:
 
 
 def _operator_names(model: Any) -> Iterator[tuple[int, str]]:
-    """Yield a name for every tensor: after the operator that makes it, or its number among the constants."""
-    (graph,) = model.subgraphs
+    """Yield a name for every tensor of the main graph: after the operator that makes it, or its number."""
+    graph = model.subgraphs[0]
     made = set()
     for position, operator in enumerate(graph.operators):
         kind = str(flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)).lower()

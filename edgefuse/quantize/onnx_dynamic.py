@@ -1,7 +1,7 @@
 """The scheme `dynamic_wi8_af32` for ONNX: int8 weights, activations quantized in every run.
 
-Only matrix products by a constant are touched: ONNX Runtime has a fused kernel for them (DynamicQuantizeMatMul) and
-none for convolutions, which are several times slower this way.
+Only matrix products by a constant and LSTMs are touched. ONNX Runtime has fused kernels for them
+(DynamicQuantizeMatMul, DynamicQuantizeLSTM) and none for convolutions, which are several times slower this way.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import onnx_ir as ir
 from edgefuse.bundle.manifest import Scheme
 from edgefuse.quantize.onnx_graph import add_constant, constant, replace_value
 from edgefuse.quantize.onnx_plan import excluded, weight_axis, weight_of
+from edgefuse.quantize.onnx_recurrent import DOMAIN, lstm_weights, quantize_lstm
 from edgefuse.quantize.onnx_weights import symmetric_int8
 
 
 def quantize_dynamically(model: ir.Model, scheme: Scheme) -> int:
-    """Replace matrix products by a constant and return how many were replaced."""
+    """Replace matrix products by a constant, and LSTMs, and return how many were replaced."""
     nodes = [
         node
         for node in model.graph
@@ -25,7 +26,11 @@ def quantize_dynamically(model: ir.Model, scheme: Scheme) -> int:
     activations: dict[str, tuple[ir.Value, ...]] = {}
     for node in nodes:
         _replace(model.graph, node, scheme, activations)
-    return len(nodes)
+    lstms = [node for node in model.graph if lstm_weights(node) is not None and not excluded(node, scheme)]
+    for node in lstms:
+        quantize_lstm(model.graph, node, per_channel=scheme.granularity == "channel")
+        model.opset_imports.setdefault(DOMAIN, 1)
+    return len(nodes) + len(lstms)
 
 
 def _replace(graph: ir.Graph, node: ir.Node, scheme: Scheme, activations: dict[str, tuple[ir.Value, ...]]) -> None:

@@ -30,6 +30,9 @@ from edgefuse.quantize.tflite_selection import Operator, TfliteGraph
 _STATIC = Scheme(name="static_wi8_ai8", activation="s8")
 _DYNAMIC = Scheme(name="dynamic_wi8_af32")
 
+_BLOCK = 32
+"""Numbers of a table that share a scale where they have four bits, as in ONNX."""
+
 Rules: TypeAlias = list[dict[str, Any]]
 """Entries of ai-edge-quantizer's recipe."""
 
@@ -38,9 +41,9 @@ class TfliteQuantizer:
     """Applies schemes to LiteRT files; the interface of a file stays as it is, float32 and by the same names.
 
     `static_wi8_ai8` quantizes what `tflite_selection.static` chooses (activations signed: XNNPACK has no other
-    kernels), `dynamic_wi8_af32` matrix products and plain convolutions; both store embedding tables in int8, with a
-    scale per row. `dynamic_wi4_af32` has matrix products and tables in int4, and convolutions in int8. `fp16` stores
-    weights in half precision and computes in float32.
+    kernels), `dynamic_wi8_af32` matrix products and plain convolutions; both store embedding tables in int8 with a
+    scale per row, or in int4 with a scale per block (`table_bits`). `dynamic_wi4_af32` has matrix products and tables
+    in int4, and convolutions in int8. `fp16` stores weights in half precision and computes in float32.
     """
 
     target = "tflite"
@@ -62,13 +65,18 @@ class TfliteQuantizer:
     def layers(self, lowered: Lowered, scheme: Scheme) -> tuple[str, ...]:
         """Name the convolutions and matrix products that a scheme quantizes; see `Quantizer.layers`."""
         kinds = selection.WEIGHTED if scheme.name == "static_wi8_ai8" else selection.DYNAMIC
-        operators = selection.weighted(TfliteGraph(lowered.data), kinds, scheme.exclude)
+        graph = TfliteGraph(lowered.data)
+        operators = selection.weighted(graph, kinds, scheme.exclude) + selection.in_loops(graph, scheme.exclude)
         return tuple(operator.name for operator in operators)
 
     def floats(self, lowered: Lowered, scheme: Scheme) -> tuple[FloatLayer, ...]:
         """Return the layers that stay float; see `Quantizer.floats`."""
         graph = TfliteGraph(lowered.data)
-        reasons = [(operator.name, selection.why_float(graph, operator, scheme)) for operator in graph.operators]
+        reasons = [
+            (operator.name, selection.why_float(part, operator, scheme))
+            for part in (graph, *graph.loops)
+            for operator in part.operators
+        ]
         return tuple(FloatLayer(layer, reason) for layer, reason in reasons if reason is not None)
 
     def apply(self, lowered: Lowered, scheme: Scheme, calibration: FeedSource) -> Lowered:
@@ -136,7 +144,7 @@ def _quantize(data: bytes, rules: Rules, ranges: Mapping[str, Range]) -> bytes:
 
 def _check_scales(model: Any) -> None:
     """Raise `QuantizeError` if any scale is not a positive number; LiteRT runs such files and answers NaN."""
-    for tensor in model.subgraphs[0].tensors:
+    for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
         scale = None if tensor.quantization is None else tensor.quantization.scale
         if scale is not None and not (np.isfinite(scale).all() and (np.asarray(scale) > 0).all()):
             name = tensor.name.decode()
@@ -154,23 +162,53 @@ def _rules(operators: Iterable[Operator], rule: dict[str, Any]) -> Rules:
 
 
 def _static_rules(graph: TfliteGraph, scheme: Scheme) -> Rules:
-    tables = selection.weighted(graph, selection.TABLES, scheme.exclude)
-    return _rules(selection.static(graph, scheme.exclude), _static(scheme)) + _rules(tables, _dynamic(scheme))
+    loops = _rules(selection.in_loops(graph, scheme.exclude), _dynamic(scheme))
+    return _rules(selection.static(graph, scheme.exclude), _static(scheme)) + loops + _table_rules(graph, scheme)
 
 
 def _dynamic_rules(graph: TfliteGraph, scheme: Scheme) -> Rules:
-    return _rules(selection.weighted(graph, selection.DYNAMIC | selection.TABLES, scheme.exclude), _dynamic(scheme))
+    products = selection.weighted(graph, selection.DYNAMIC, scheme.exclude) + selection.in_loops(graph, scheme.exclude)
+    return _rules(products, _dynamic(scheme)) + _table_rules(graph, scheme)
 
 
 def _int4_rules(graph: TfliteGraph, scheme: Scheme) -> Rules:
     """Give matrix products and tables four bits; convolutions, whose int4 kernel is slower than float, eight."""
-    narrow = selection.weighted(graph, selection.INT4 | selection.TABLES, scheme.exclude)
+    narrow = selection.weighted(graph, selection.INT4, scheme.exclude) + selection.in_loops(graph, scheme.exclude)
     others = selection.weighted(graph, selection.DYNAMIC - selection.INT4, scheme.exclude)
-    return _rules(narrow, _dynamic(scheme, bits=4)) + _rules(others, _dynamic(scheme)) if narrow else []
+    rules = _rules(narrow, _dynamic(scheme, bits=4)) + _in_blocks(graph, scheme)
+    return rules + _rules(others, _dynamic(scheme)) if rules else []
+
+
+def _table_rules(graph: TfliteGraph, scheme: Scheme) -> Rules:
+    """Give tables as many bits as the scheme says.
+
+    Raises:
+        QuantizeError: four bits are asked for, but there is no table.
+    """
+    if scheme.table_bits == 8:
+        return _rules(selection.weighted(graph, selection.TABLES, scheme.exclude), _dynamic(scheme))
+    rules = _in_blocks(graph, scheme)
+    if not rules:
+        raise QuantizeError(
+            f"'{scheme.id}' finds nothing to store in four bits in this stage",
+            expected="an embedding table that the scheme does not exclude",
+            fix="leave the scheme out for this stage",
+        )
+    return rules
+
+
+def _in_blocks(graph: TfliteGraph, scheme: Scheme) -> Rules:
+    """Give tables four bits: in blocks with a scale each where a row is whole blocks, else with a scale per row."""
+    tables = selection.weighted(graph, selection.TABLES, scheme.exclude)
+    whole = [table for table in tables if graph.row(table) % _BLOCK == 0]
+    others = [table for table in tables if table not in whole]
+    blocks = _dynamic(scheme, bits=4, granularity=f"BLOCKWISE_{_BLOCK}")
+    return _rules(whole, blocks) + _rules(others, _dynamic(scheme, bits=4))
 
 
 def _half_rules(graph: TfliteGraph, scheme: Scheme) -> Rules:
-    return _rules(selection.weighted(graph, selection.WEIGHTED | selection.TABLES, scheme.exclude), _HALF)
+    weighted = selection.weighted(graph, selection.WEIGHTED | selection.TABLES, scheme.exclude)
+    return _rules(weighted + selection.in_loops(graph, scheme.exclude), _HALF)
 
 
 def _static(scheme: Scheme) -> dict[str, Any]:
@@ -179,8 +217,8 @@ def _static(scheme: Scheme) -> dict[str, Any]:
     return {**rule, "op_config": {**rule["op_config"], "activation_tensor_config": activations}}
 
 
-def _dynamic(scheme: Scheme, bits: int = 8) -> dict[str, Any]:
-    granularity = {"channel": "CHANNELWISE", "tensor": "TENSORWISE"}[scheme.granularity]
+def _dynamic(scheme: Scheme, bits: int = 8, granularity: str = "") -> dict[str, Any]:
+    granularity = granularity or {"channel": "CHANNELWISE", "tensor": "TENSORWISE"}[scheme.granularity]
     return {
         "algorithm_key": "min_max_uniform_quantize",
         "op_config": {

@@ -32,19 +32,28 @@ class Operator:
 
 
 class TfliteGraph:
-    """The main graph of a file.
+    """One graph of a file: the main one, or the condition or body of a loop.
+
+    Args:
+        data: the file.
+        index: of the graph; 0 is the main one.
 
     Attributes:
         operators: in the order of execution.
         names: tensor names by index.
+        loops: of the main graph, all other graphs of the file.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, index: int = 0) -> None:
         model = unpack(data)
-        (graph,) = model.subgraphs
+        graph = model.subgraphs[index]
         self.names = [tensor.name.decode() for tensor in graph.tensors]
         self._is_float = [tensor.type == schema.TensorType.FLOAT32 for tensor in graph.tensors]
+        self._widths = [
+            1 if tensor.shape is None or not len(tensor.shape) else int(tensor.shape[-1]) for tensor in graph.tensors
+        ]
         self._is_constant = [model.buffers[tensor.buffer].data is not None for tensor in graph.tensors]
+        self.loops = tuple(TfliteGraph(data, other) for other in range(1, len(model.subgraphs)) if index == 0)
         self.operators = tuple(self._operator(model, operator) for operator in graph.operators)
         self._makers = {index: operator for operator in self.operators for index in operator.outputs}
         self._users: dict[int, list[Operator]] = {}
@@ -66,6 +75,10 @@ class TfliteGraph:
         """Tell whether the second input, weights or a table, is a float constant."""
         second = operator.inputs[1] if len(operator.inputs) > 1 else None
         return second is not None and self._is_float[second] and self._is_constant[second]
+
+    def row(self, lookup: Operator) -> int:
+        """Return how many numbers a row of a lookup's table has."""
+        return self._widths[lookup.inputs[1]]
 
     def maker(self, tensor: int) -> Operator | None:
         """Return the operator that makes a tensor, or None for an input of the graph."""
@@ -95,6 +108,14 @@ def weighted(graph: TfliteGraph, kinds: frozenset[str], exclude: tuple[str, ...]
         for operator in graph.operators
         if operator.kind in kinds and graph.holds_weights(operator) and not _is_excluded(operator, exclude)
     )
+
+
+def in_loops(graph: TfliteGraph, exclude: tuple[str, ...]) -> tuple[Operator, ...]:
+    """Return the matrix products of recurrent layers by constant weights, but for those that are excluded.
+
+    A scale found in calibration would round a state anew in every step: such products get ranges in every run.
+    """
+    return tuple(operator for loop in graph.loops for operator in weighted(loop, INT4, exclude))
 
 
 def static(graph: TfliteGraph, exclude: tuple[str, ...] = ()) -> tuple[Operator, ...]:

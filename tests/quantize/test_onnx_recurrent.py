@@ -1,0 +1,77 @@
+"""LSTMs in int8 with ONNX Runtime; other recurrent layers stay float, and that is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.spec import Source, StageInput, StageOutput, StageSpec, TensorSpec
+from edgefuse.errors import QuantizeError
+from edgefuse.export.onnx import OnnxTarget
+from edgefuse.export.stage import Lowered, TorchStage
+from edgefuse.quantize.onnx import OnnxQuantizer
+from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.runtime.backends.onnx import OnnxBackend
+
+Floats = npt.NDArray[np.float32]
+STEPS, WIDTH, HIDDEN = 12, 10, 32
+DYNAMIC = Scheme(name="dynamic_wi8_af32")
+
+
+class Both(nn.Module):
+    def __init__(self, kind: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.layer = kind(WIDTH, HIDDEN, num_layers=2, bidirectional=True, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x)[0]
+        return y
+
+
+def lowered(kind: Callable[..., nn.Module]) -> Lowered:
+    torch.manual_seed(0)
+    source = Source(kind="modality", owner="sound", tensor="x")
+    spec = StageSpec(
+        name="ears",
+        role="encoder",
+        inputs=(StageInput(tensor=TensorSpec(name="x", dtype="float32", shape=(1, STEPS, WIDTH)), source=source),),
+        outputs=(StageOutput(tensor=TensorSpec(name="y", shape=(1, STEPS, 2 * HIDDEN))),),
+    )
+    return OnnxTarget().lower(TorchStage(spec, Both(kind).eval()))
+
+
+def run(file: Lowered, x: Floats) -> Floats:
+    session = OnnxBackend().open(file.data, file.inputs, file.outputs, SessionOptions())
+    return session.run({"x": x})["y"].astype(np.float32)
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_lstms_get_int8_weights_and_stay_close(granularity: str) -> None:
+    file, scheme = lowered(nn.LSTM), Scheme(name="dynamic_wi8_af32", granularity=granularity)  # type: ignore[arg-type]
+    small = OnnxQuantizer().apply(file, scheme, lambda: iter(()))
+    nodes = [node for node in onnx.load_from_string(small.data).graph.node if "LSTM" in node.op_type]
+    assert [(node.domain, node.op_type) for node in nodes] == [("com.microsoft", "DynamicQuantizeLSTM")] * 2
+    assert len(small.data) < 0.4 * len(file.data)
+    x = np.random.default_rng(0).standard_normal((1, STEPS, WIDTH), np.float32)
+    np.testing.assert_allclose(run(small, x), run(file, x), atol=0.03)
+    assert OnnxQuantizer().layers(file, scheme) == tuple(node.name for node in nodes)
+    assert OnnxQuantizer().floats(file, scheme) == ()
+
+
+def test_an_excluded_lstm_is_named() -> None:
+    file, scheme = lowered(nn.LSTM), Scheme(name="dynamic_wi8_af32", exclude=("LSTM",))
+    assert {layer.reason for layer in OnnxQuantizer().floats(file, scheme)} == {"the scheme excludes it"}
+
+
+def test_a_gru_stays_float_and_is_named() -> None:
+    file = lowered(nn.GRU)
+    assert {layer.reason for layer in OnnxQuantizer().floats(file, DYNAMIC)} == {"recurrent layers stay float"}
+    with pytest.raises(QuantizeError, match="finds nothing to quantize"):
+        OnnxQuantizer().apply(file, DYNAMIC, lambda: iter(()))
