@@ -19,7 +19,7 @@ Kind: TypeAlias = Literal["feature", "classes", "embedding", "values"]
 """What an output is: a feature for other stages, or a result as `ModelSpec.outputs` describes it."""
 
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Student and teacher, both float32 [B, ...], to a scalar; 0 where they agree."""
+"""Student (float32, or what it computed in less) and teacher, both [B, ...], to a scalar; 0 where they agree."""
 
 
 def kinds_of(stage: StageSpec, outputs: Sequence[Output]) -> tuple[Kind, ...]:
@@ -46,10 +46,10 @@ def distance(kind: Kind, *, variance: float = 1.0, temperature: float = 1.0) -> 
         temperature: of the class distributions.
     """
     if kind == "classes":
-        return lambda student, teacher: divergence(student, teacher, temperature)
+        return lambda student, teacher: divergence(student.float(), teacher.float(), temperature)
     if kind == "embedding":
-        return angle
-    return lambda student, teacher: functional.mse_loss(student, teacher) / variance
+        return lambda student, teacher: angle(student.float(), teacher.float())
+    return lambda student, teacher: functional.mse_loss(student.float(), teacher.float()) / variance
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

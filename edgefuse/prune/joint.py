@@ -24,6 +24,7 @@ from edgefuse.models.fusion import masked
 from edgefuse.progress import Progress, silent
 from edgefuse.prune.checkpoint import identity
 from edgefuse.prune.distillation import Distance, distance, kinds_of, variance_of
+from edgefuse.prune.recovery import hold_tables
 from edgefuse.prune.training import Epoch, Objective, RecoverySettings, Training, first_indices
 
 Pool: TypeAlias = dict[str, Tensor]
@@ -69,7 +70,8 @@ def recover_jointly(
     """Train copies of pruned stages together, towards the outputs of the unpruned model.
 
     Args:
-        students: pruned stages by name; they stay as they are. Stages without one take part as they are, frozen.
+        students: pruned stages by name; they stay as they are. Stages without one take part as they are, frozen, and
+            so do tables that a student has from its stage, see `recovery.hold_tables`.
         stages: all stages of the unpruned model, in an order in which they can run.
         model: says which subsets of the modalities there are, and what the outputs are.
         examples: what goes into the model, with the unpruned features.
@@ -86,6 +88,9 @@ def recover_jointly(
         if name not in known:
             raise PruneError("a student belongs to no stage", got=repr(name), expected=" or ".join(known))
     trained = nn.ModuleDict({name: copy.deepcopy(students[name]) for name in known if name in students})
+    for stage in stages:
+        if stage.spec.name in trained:
+            hold_tables(trained[stage.spec.name], stage.module)
     objective = _Together(trained, stages, model, examples, settings)
     facts = {"settings": dataclasses.asdict(settings), "students": list(trained), "examples": len(examples)}
     key = identity(trained, objective.first, facts)

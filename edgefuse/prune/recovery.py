@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from edgefuse.bundle.spec import Output
@@ -23,9 +24,9 @@ from edgefuse.progress import Progress, silent
 from edgefuse.prune.checkpoint import identity
 from edgefuse.prune.distillation import Distance, Kind, distance, kind_of, variance_of
 from edgefuse.prune.pruner import Examples
-from edgefuse.prune.training import Epoch, Objective, RecoverySettings, Training, first_indices
+from edgefuse.prune.training import Epoch, Objective, RecoverySettings, Training, best_of, first_indices
 
-__all__ = ["Epoch", "Recovered", "RecoverySettings", "recover"]
+__all__ = ["Epoch", "Recovered", "RecoverySettings", "hold_tables", "recover"]
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,12 @@ class Recovered:
     Attributes:
         module: with the best weights, in eval mode; never worse on validation than the student that came.
         history: the curve, from epoch 0 (before recovery) on.
+        best: the epoch whose weights were kept.
     """
 
     module: nn.Module
     history: tuple[Epoch, ...]
-
-    @property
-    def best(self) -> Epoch:
-        """The epoch whose weights were kept."""
-        return max(self.history, key=lambda point: point.merit)
+    best: Epoch
 
 
 def recover(
@@ -57,6 +55,7 @@ def recover(
     progress: Progress = silent,
     name: str = "student",
     outputs: Sequence[Output] = (),
+    teacher: nn.Module | None = None,
 ) -> Recovered:
     """Train a copy of a pruned stage to give what the unpruned stage gives.
 
@@ -74,11 +73,14 @@ def recover(
         progress: told after every step.
         name: of the stage, for messages.
         outputs: what the results are, in order; class scores if it is empty.
+        teacher: the unpruned stage; tables that the student has from it stay as they are, see `hold_tables`.
 
     Raises:
         PruneError: the loss or the accuracy is not a number, or the student gives other outputs than the teacher.
     """
     student = copy.deepcopy(student)
+    if teacher is not None:
+        hold_tables(student, teacher)
     inputs, goals = examples.batch(first_indices(name, examples))
     kinds = _kinds(name, role, outputs, len(goals))
     distances = [
@@ -95,7 +97,20 @@ def recover(
     key = identity(student, first, facts)
     goal = Objective(name, student, loss, len(examples), lambda: judge(student), key)
     history = Training(goal, settings, checkpoint, progress).run()
-    return Recovered(student, history)
+    return Recovered(student, history, best_of(history, settings.keep))
+
+
+def hold_tables(student: nn.Module, teacher: nn.Module) -> None:
+    """Take embedding tables that equal the teacher's out of training, in place.
+
+    Training moves the rows of the tokens that its examples hold, and what follows with them. The others would stay
+    behind, and a deployed encoder meets them: a table that is already right is better left alone. It is also most of
+    the parameters of a small encoder, which an optimizer would go through in every step.
+    """
+    theirs = {name: part.weight for name, part in teacher.named_modules() if isinstance(part, nn.Embedding)}
+    for name, part in student.named_modules():
+        if isinstance(part, nn.Embedding) and name in theirs and torch.equal(part.weight, theirs[name]):
+            part.weight.requires_grad_(False)
 
 
 def _kinds(name: str, role: Literal["feature", "result"], outputs: Sequence[Output], count: int) -> list[Kind]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from edgefuse.prune.unstructured import apply_masks, masks
 logger = logging.getLogger(__name__)
 
 State: TypeAlias = dict[str, Tensor]
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+Keep: TypeAlias = Literal["accuracy", "loss"]
 
 _PROBED_BATCHES = 4
 _NOTHING_LOST = 1e-8
@@ -56,6 +58,10 @@ class RecoverySettings:
         joint_rate: share of the learning rate when stages that have recovered alone are trained on together.
         settled: fraction of the epochs, at the end, in which batch norms use and keep their running statistics, as
             they do when deployed.
+        keep: what decides which epoch is best: the `accuracy` on the validation data, to a tenth of a point, then the
+            loss; or the `loss` alone, where those data are too few to tell epochs apart.
+        precision: of the products in training; `bfloat16` is two to three times as fast on a processor with units for
+            it (AMX), and slower on others. Weights, losses and what is judged are float32.
     """
 
     epochs: int = 12
@@ -71,6 +77,8 @@ class RecoverySettings:
     feature_weight: float = 1.0
     joint_rate: float = 0.25
     settled: float = 0.2
+    keep: Keep = "accuracy"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "patience", "threads"):
@@ -80,10 +88,12 @@ class RecoverySettings:
         for name in ("weight_decay", "feature_weight"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "zero or a positive number")
         _check("warm_up", self.warm_up, 0 < self.warm_up < 1, "a fraction between 0 and 1")
+        for name, known in (("precision", get_args(Precision)), ("keep", get_args(Keep))):
+            _check(name, getattr(self, name), getattr(self, name) in known, " or ".join(known))
         _check("settled", self.settled, 0 <= self.settled <= 1, "a fraction from 0 to 1")
 
 
-def _check(name: str, value: float, holds: bool, expected: str) -> None:
+def _check(name: str, value: object, holds: bool, expected: str) -> None:
     if not holds:
         raise PruneError(f"the recovery setting '{name}' is out of range", got=value, expected=expected)
 
@@ -109,10 +119,12 @@ class Epoch:
         """The mean over the subsets."""
         return sum(self.accuracy.values()) / len(self.accuracy)
 
-    @property
-    def merit(self) -> tuple[float, float]:
-        """What decides which epoch is best: the mean accuracy to a tenth of a point, which is noise, then the loss."""
-        return round(self.mean_accuracy, 3), -self.loss
+
+def best_of(history: Sequence[Epoch], keep: Keep) -> Epoch:
+    """Return the epoch whose weights are kept; of equal ones the first."""
+    if keep == "loss":
+        return min(history, key=lambda point: point.loss)
+    return max(history, key=lambda point: (round(point.mean_accuracy, 3), -point.loss))
 
 
 @dataclass(frozen=True)
@@ -197,7 +209,9 @@ class Training:
         what = self._what(epoch)
         losses: list[float] = []
         for chosen in self._batches(epoch):
-            losses.append(self._step(self._goal.loss(chosen)))
+            with torch.autocast("cpu", torch.bfloat16, enabled=self._settings.precision == "bfloat16"):
+                loss = self._goal.loss(chosen)
+            losses.append(self._step(loss))
             done = (epoch - 1) * self._steps + len(losses)
             self._progress(done, self._settings.epochs * self._steps, what)
         self._record(epoch, losses, start)
@@ -244,7 +258,7 @@ class Training:
             raise PruneError(f"the accuracy of '{self._goal.name}' in epoch {epoch}", got=accuracy, expected="numbers")
         point = Epoch(epoch, loss, accuracy, round(time.monotonic() - start, 1))
         self._history.append(point)
-        if epoch == 0 or _better(point, self._history[self._best]):
+        if best_of(self._history, self._settings.keep) is point:
             self._best = epoch
             self._best_state = {name: value.clone() for name, value in self._goal.module.state_dict().items()}
 
@@ -299,10 +313,6 @@ def first_indices(name: str, examples: Sized) -> range:
     if len(examples) < 1:
         raise PruneError(f"'{name}' cannot recover without examples", fix="give the data set a split 'train'")
     return range(min(_MEASURED, len(examples)))
-
-
-def _better(one: Epoch, other: Epoch) -> bool:
-    return one.merit > other.merit
 
 
 def _split(order: Any, size: int) -> Iterator[Any]:

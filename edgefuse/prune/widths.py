@@ -43,6 +43,12 @@ class Width:
     ranked: Ranked
     group: Any
 
+    @property
+    def is_hidden(self) -> bool:
+        """Whether it lies within a block: no sum and no embedding table has part in it, as in a residual stream."""
+        parts = [item.dep.target for item in self.group.items]
+        return not any(isinstance(part.module, nn.Embedding) or _sums(part) for part in parts)
+
     def remove(self, units: Sequence[int]) -> None:
         """Take units away from every layer that shares them, in place."""
         channels = sorted(channel for unit in units for channel in self.units[unit])
@@ -231,6 +237,11 @@ def _has_pairs(item: Any, leaves: dict[type[nn.Module], Leaf]) -> bool:
     layer = item.dep.target.module
     leaf = leaves.get(type(layer))
     return leaf is not None and leaf.units(layer) is not None and item.dep.handler == leaf.prune_out_channels
+
+
+def _sums(node: Any) -> bool:
+    name = getattr(node.grad_fn, "name", None)
+    return name is not None and name().startswith("AddBackward")
 
 
 def _coupled(graph: Any, root: Any, channels: int) -> list[list[int]]:

@@ -1,4 +1,6 @@
-"""The scheme `dynamic_wi4_af32` for ONNX: weights in blocks of 32 numbers of four bits, each block with its scale.
+"""Weights in four bits for ONNX: blocks of 32 numbers, each block with its scale.
+
+The scheme `dynamic_wi4_af32` has products and tables so; a scheme with `table_bits` 4 the tables alone.
 
 ONNX Runtime's MatMulNBits quantizes a row of activations to int8 when it runs and multiplies by the blocks as they
 are; GatherBlockQuantized picks rows of a table and expands those alone. Both are operators of the runtime
@@ -30,12 +32,19 @@ def quantize_to_int4(model: ir.Model, scheme: Scheme) -> int:
     chosen = [node for node in nodes if not excluded(node, scheme)]
     for node in chosen:
         _replace_product(model.graph, node)
+    if chosen:
+        model.opset_imports.setdefault(_DOMAIN, 1)
+    return len(chosen) + embed_in_int4(model, scheme)
+
+
+def embed_in_int4(model: ir.Model, scheme: Scheme) -> int:
+    """Store embedding tables whose rows are whole blocks in four bits; return how many."""
     found = [(node, table) for node, table in tables(model) if _in_blocks(table) and not excluded(node, scheme)]
     for node, table in found:
         _replace_lookup(model.graph, node, table)
-    if chosen or found:
+    if found:
         model.opset_imports.setdefault(_DOMAIN, 1)
-    return len(chosen) + len(found)
+    return len(found)
 
 
 def blocks_of_int4(rows: Floats) -> tuple[npt.NDArray[np.uint8], Floats]:

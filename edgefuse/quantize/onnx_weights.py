@@ -27,9 +27,15 @@ def symmetric_int8(weight: Floats, axis: int | None) -> tuple[npt.NDArray[np.int
     Returns:
         The integers and the scales: [channels], or [] for one.
     """
+    scale = symmetric_scales(weight, axis)
+    return to_int8(weight, scale, axis), scale
+
+
+def symmetric_scales(weight: Floats, axis: int | None) -> Floats:
+    """Return the scales that map the largest weight, of a channel or of all, to 127: [channels], or [] for one."""
     others = None if axis is None else tuple(a for a in range(weight.ndim) if a != axis)
-    scale = np.maximum(np.abs(weight).max(axis=others) / 127.0, _SMALLEST_SCALE).astype(np.float32)
-    return _round(weight, scale, axis), scale
+    scales: Floats = np.maximum(np.abs(weight).max(axis=others) / 127.0, _SMALLEST_SCALE).astype(np.float32)
+    return scales
 
 
 def int8_with_room_for_bias(
@@ -41,7 +47,7 @@ def int8_with_room_for_bias(
         return integers, scale
     needed = np.abs(bias) / (input_scale * _BIAS_LIMIT)
     roomy = np.maximum(scale, needed.max() if axis is None else needed).astype(np.float32)
-    return (integers, scale) if np.array_equal(roomy, scale) else (_round(weight, roomy, axis), roomy)
+    return (integers, scale) if np.array_equal(roomy, scale) else (to_int8(weight, roomy, axis), roomy)
 
 
 def tables(model: ir.Model) -> list[tuple[ir.Node, Floats]]:
@@ -99,7 +105,8 @@ def store_in_float16(model: ir.Model) -> None:
         value.replace_all_uses_with(cast.outputs[0])
 
 
-def _round(weight: Floats, scale: Floats, axis: int | None) -> npt.NDArray[np.int8]:
+def to_int8(weight: Floats, scale: Floats, axis: int | None) -> npt.NDArray[np.int8]:
+    """Round weights to -127..127 in steps of their scales: [channels] along an axis, or [] for one."""
     shape = [1] * weight.ndim
     if axis is not None:
         shape[axis] = -1

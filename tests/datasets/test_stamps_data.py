@@ -27,7 +27,7 @@ def test_splits_have_the_stated_sizes(splits: Splits) -> None:
     assert sizes == {"train": 1667, "calibration": 262, "validation": 669, "test": 1082, "known": 228}
     assert [len(part) for part in (splits.calibration, splits.validation, splits.test)] == [262, 669, 1082]
     settings = stamps.Settings()
-    assert len(splits.train) == settings.recovery_items + settings.recovery_phrases
+    assert len(splits.train) == settings.recovery_items + settings.recovery_glosses + settings.recovery_phrases
     assert len(splits.digest) == 64
 
 
@@ -70,9 +70,17 @@ def test_inputs_are_raw_and_pure_functions_of_their_index(splits: Splits) -> Non
         assert text == again.inputs["text"]
 
 
-def test_phrases_for_recovery_are_words_of_the_tokenizer_and_nothing_else(splits: Splits) -> None:
+def test_items_for_recovery_are_followed_by_texts_alone(splits: Splits) -> None:
     first = stamps.Settings().recovery_items
     assert len(splits.train[first - 1].inputs) == 3
+    texts = [str(sample.inputs["text"]) for sample in splits.train[first : first + 50]]
+    assert len(set(texts)) == 50
+    assert all(0 < len(text.split()) < 15 for text in texts)
+
+
+def test_phrases_for_recovery_are_words_of_the_tokenizer_and_nothing_else(splits: Splits) -> None:
+    settings = stamps.Settings()
+    first = settings.recovery_items + settings.recovery_glosses
     drawn = splits.train[first : first + 50]
     assert all(list(sample.inputs) == ["text"] for sample in drawn)
     texts = [str(sample.inputs["text"]) for sample in drawn]

@@ -196,6 +196,17 @@ def test_stages_without_a_student_stay_as_they_are(tmp_path: Path) -> None:
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
 
 
+def test_a_table_that_is_still_the_teachers_stays(tmp_path: Path) -> None:
+    student = next(stage.module for stage in split(fusion_model()) if stage.spec.name == "words_encoder")
+    head = next(part for part in student.modules() if isinstance(part, nn.Linear))
+    with torch.no_grad():
+        head.weight.mul_(0.5)
+    result = recovered(tmp_path, {"words_encoder": student}).modules["words_encoder"]
+    before, after = student.state_dict(), result.state_dict()
+    same = {name: torch.equal(before[name], after[name]) for name in before}
+    assert all(same[name] == ("table" in name) for name in same)
+
+
 def test_what_no_student_needs_may_be_left_out(tmp_path: Path) -> None:
     model = fusion_model()
     stages = split(model)

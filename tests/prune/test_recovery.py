@@ -355,3 +355,73 @@ def test_no_examples_are_refused(tmp_path: Path) -> None:
 def test_settings_out_of_range_are_refused(field: str, value: float) -> None:
     with pytest.raises(PruneError, match=f"the recovery setting '{field}' is out of range: got {value}"):
         RecoverySettings(**{field: value})  # type: ignore[arg-type]
+
+
+class Reader(nn.Module):
+    """Ids [B, 3] to a feature [B, 4] by a table of ten rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(10, 8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        y: Tensor = self.head(self.table(ids).mean(dim=1))
+        return y
+
+
+def read(tmp_path: Path, student: Reader, teacher: Reader) -> Reader:
+    """Let a student recover on texts that hold the first five tokens only."""
+    ids = torch.randint(0, 5, (64, 3), generator=torch.Generator().manual_seed(0))
+    examples = Recorded(teacher, ids)
+    found = recover(
+        *(student, examples, lambda _: {"text": 0.5}, FAST), role="feature", checkpoint=tmp_path / "c", teacher=teacher
+    )
+    assert isinstance(found.module, Reader)
+    return found.module
+
+
+def test_a_table_that_is_still_the_teachers_stays_and_with_it_words_that_no_example_holds(tmp_path: Path) -> None:
+    teacher, student = seeded(Reader, 1), seeded(Reader, 2)
+    assert isinstance(teacher, Reader)
+    assert isinstance(student, Reader)
+    student.table.load_state_dict(teacher.table.state_dict())
+    result = read(tmp_path, student, teacher)
+    assert torch.equal(result.table.weight, teacher.table.weight)
+    unseen = torch.full((1, 3), 9)
+    before, after = ((module(unseen) - teacher(unseen)).square().mean() for module in (student, result))
+    assert after < before
+    assert student.table.weight.requires_grad
+
+
+def test_a_table_of_its_own_is_trained(tmp_path: Path) -> None:
+    teacher, student = seeded(Reader, 1), seeded(Reader, 2)
+    assert isinstance(teacher, Reader)
+    assert isinstance(student, Reader)
+    result = read(tmp_path, student, teacher)
+    assert not torch.equal(result.table.weight[:5], student.table.weight[:5])
+
+
+def test_a_recovery_in_bfloat16_gives_float32_weights_and_the_same_ones_again(tmp_path: Path) -> None:
+    settings = RecoverySettings(epochs=4, batch=32, learning_rate=1e-2, precision="bfloat16")
+    first, second = (recovered(tmp_path, settings) for _ in range(2))
+    assert same(first.module, second.module)
+    assert all(value.dtype == torch.float32 for value in first.module.parameters())
+    assert first.best.loss < 0.7 * first.history[0].loss
+    assert not same(first.module, recovered(tmp_path, FAST).module)
+
+
+def test_where_accuracy_is_noise_the_least_loss_decides(tmp_path: Path) -> None:
+    settings = RecoverySettings(epochs=4, batch=32, learning_rate=1e-2, patience=2, keep="loss")
+    scores = iter([0.9, 0.8, 0.7, 0.6, 0.5])
+    result = recovered(tmp_path, settings, judge=lambda _: {"image": next(scores)})
+    assert len(result.history) == 5
+    assert result.best.loss == min(point.loss for point in result.history)
+    assert result.best.epoch > 0
+
+
+def test_an_unknown_precision_or_rule_is_refused() -> None:
+    with pytest.raises(PruneError, match=r"'keep' is out of range.*got speed, expected accuracy or loss"):
+        RecoverySettings(keep="speed")  # type: ignore[arg-type]
+    with pytest.raises(PruneError, match=r"'precision' is out of range.*got half, expected float32 or bfloat16"):
+        RecoverySettings(precision="half")  # type: ignore[arg-type]

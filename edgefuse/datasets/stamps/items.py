@@ -21,6 +21,7 @@ import numpy.typing as npt
 from edgefuse.datasets.sample import MadeSamples, RawInput, Sample, Splits
 from edgefuse.datasets.stamps import augmentation
 from edgefuse.datasets.stamps.augmentation import MILD, STRONG, Augmentation
+from edgefuse.datasets.stamps.glosses import Glosses
 from edgefuse.datasets.stamps.grouping import deal
 from edgefuse.datasets.stamps.material import Material, Stamp, material
 from edgefuse.datasets.stamps.phrases import Phrases
@@ -37,7 +38,8 @@ class Settings:
         seed: of every draw.
         shares: fraction of the stamps for training, calibration, validation and test.
         recovery_items: training samples that `load` gives for recovery after pruning.
-        recovery_phrases: and made-up texts, without picture and sound.
+        recovery_glosses: and texts out of WordNet, without picture and sound.
+        recovery_phrases: and made-up ones.
         mild: how evaluated items vary.
         strong: how training items vary.
     """
@@ -46,7 +48,8 @@ class Settings:
     seed: int = 20
     shares: tuple[float, float, float, float] = (0.49, 0.07, 0.17, 0.27)
     recovery_items: int = 3000
-    recovery_phrases: int = 9000
+    recovery_glosses: int = 60_000
+    recovery_phrases: int = 4000
     mild: Augmentation = MILD
     strong: Augmentation = STRONG
 
@@ -121,23 +124,28 @@ def load(settings: Settings = DEFAULT) -> Splits:
     parts = {name: items(name, settings) for name in ("calibration", "validation", "test")}
     digest = hashlib.sha256(f"{settings!r} {material().digest}".encode()).hexdigest()
     train = _Joined(
-        items("train", settings, settings.recovery_items), Phrases(settings.recovery_phrases, settings.seed)
+        items("train", settings, settings.recovery_items),
+        Glosses(settings.recovery_glosses, settings.seed),
+        Phrases(settings.recovery_phrases, settings.seed),
     )
     return Splits(**parts, digest=digest, train=train)
 
 
 class _Joined(MadeSamples):
-    """Two sequences, one after the other."""
+    """Sequences, one after the other."""
 
-    def __init__(self, first: Sequence[Sample], second: Sequence[Sample]) -> None:
-        self._first = first
-        self._second = second
+    def __init__(self, *parts: Sequence[Sample]) -> None:
+        self._parts = parts
 
     def __len__(self) -> int:
-        return len(self._first) + len(self._second)
+        return sum(len(part) for part in self._parts)
 
     def _sample(self, index: int) -> Sample:
-        return self._first[index] if index < len(self._first) else self._second[index - len(self._first)]
+        for part in self._parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError(index)
 
 
 def items(split: str, settings: Settings = DEFAULT, count: int | None = None) -> StampItems:
