@@ -21,7 +21,8 @@ class Quantizer(Protocol):
     def known(self) -> tuple[Scheme, ...]:
         """Return every scheme that a recipe may name by its id, those for special cases among them.
 
-        A scheme with `balanced` applies to the float file of a stage that went through `balance.balance`.
+        A scheme with `balanced` applies to the float file of a stage that went through `balance.balance`, one with
+        `fitted` to that of a stage that went through `fitting.fit`.
         """
 
     def layers(self, lowered: Lowered, scheme: Scheme) -> tuple[str, ...]:

@@ -6,20 +6,25 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Literal, get_args
 
+import msgspec
+
 from edgefuse.bundle.manifest import Calibrator, Scheme
 
 FP16 = Scheme(name="fp16")
 INT4 = Scheme(name="dynamic_wi4_af32")
+INT4_TABLE = Scheme(name="dynamic_wi8_af32", table_bits=4)
 
+_TABLES: tuple[Literal[4, 8], ...] = (8, 4)
 _GRANULARITIES: tuple[Literal["channel", "tensor"], ...] = ("channel", "tensor")
 
 
 def static(*signs: Literal["u8", "s8"], correctable: bool) -> Iterator[Scheme]:
     """Yield every static scheme over these signs of activations; with and without corrected biases if possible."""
-    choices = product(
-        signs, _GRANULARITIES, get_args(Calibrator), (False, True), (False, True) if correctable else (False,)
-    )
-    for sign, granularity, calibrator, balanced, corrected in choices:
+    corrections = (False, True) if correctable else (False,)
+    choices = product(signs, _GRANULARITIES, get_args(Calibrator), (False, True), corrections, (False, True), _TABLES)
+    for sign, granularity, calibrator, balanced, corrected, fitted, table_bits in choices:
+        if fitted and granularity == "tensor":  # weights are fitted to a scale per channel
+            continue
         yield Scheme(
             name="static_wi8_ai8",
             activation=sign,
@@ -27,11 +32,18 @@ def static(*signs: Literal["u8", "s8"], correctable: bool) -> Iterator[Scheme]:
             calibrator=calibrator,
             balanced=balanced,
             corrected=corrected,
+            fitted=fitted,
+            table_bits=table_bits,
         )
+
+
+def closest(scheme: Scheme) -> Scheme:
+    """Return the static scheme that stays closest to float at the same cost: fitted weights, ranges of least error."""
+    return msgspec.structs.replace(scheme, granularity="channel", calibrator="mse", fitted=True)
 
 
 def dynamic() -> Iterator[Scheme]:
     """Yield every scheme whose activations are quantized per run: with weights in int8, and in int4."""
-    for granularity, balanced in product(_GRANULARITIES, (False, True)):
-        yield Scheme(name="dynamic_wi8_af32", granularity=granularity, balanced=balanced)
+    for granularity, balanced, table_bits in product(_GRANULARITIES, (False, True), _TABLES):
+        yield Scheme(name="dynamic_wi8_af32", granularity=granularity, balanced=balanced, table_bits=table_bits)
     yield INT4

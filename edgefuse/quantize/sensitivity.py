@@ -132,7 +132,7 @@ class _Trial:
         return agreement(zip(self._answers, self._run(quantized), strict=True), Tolerance()).snr_db
 
     def _run(self, file: Lowered) -> Iterable[Mapping[str, Array]]:
-        session: Session = self._backend.open(file.data, file.inputs, file.outputs, SessionOptions())
+        session: Session = self._backend.open(file.data, file.inputs, file.outputs, SessionOptions(plan=file.plan))
         return (session.run(feed) for feed in self._feeds)
 
 
