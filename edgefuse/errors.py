@@ -4,6 +4,7 @@
     ├── InputError          an array, file or request handed to a pipeline is wrong
     ├── BundleError         a bundle is damaged, hostile or of another version
     ├── BackendError        a runtime cannot open or run a file
+    │   └── EngineFileError a kept engine is damaged or foreign, and was not opened
     ├── MissingExtraError   a feature needs an optional dependency that is not installed
     ├── RecipeError         a recipe cannot be read or asks for something impossible
     ├── ModelError          a torch model breaks the contract of `FusionModel`
@@ -11,6 +12,7 @@
     ├── ExportError         a stage cannot be lowered to a target
     ├── QuantizeError       a scheme cannot be applied, or calibration went wrong
     ├── MeasureError        a measurement cannot be made as asked
+    ├── DeviceError         a device cannot be reached, lacks something or went away
     ├── EngineError         workers cannot be started, die, or do not see the same files
     └── CheckError          a check ran and was not met (exit code 1)
 
@@ -68,6 +70,10 @@ class BackendError(EdgefuseError):
     """A runtime cannot open or run a file."""
 
 
+class EngineFileError(BackendError):
+    """A kept engine is damaged or foreign, and was not opened."""
+
+
 class MissingExtraError(EdgefuseError):
     """A feature needs an optional dependency that is not installed.
 
@@ -122,6 +128,10 @@ class PruneError(EdgefuseError):
 
 class MeasureError(EdgefuseError):
     """A measurement cannot be made as asked."""
+
+
+class DeviceError(EdgefuseError):
+    """A device cannot be reached, lacks something or went away."""
 
 
 class EngineError(EdgefuseError):

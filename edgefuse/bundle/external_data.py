@@ -60,7 +60,7 @@ def _walk(data: bytes) -> None:
     while pending:
         kind, begin, end = pending.pop()
         nested = _NESTED[kind]
-        for number, wire, value, stop in _fields(data, begin, end):
+        for number, wire, value, stop in fields(data, begin, end):
             budget -= 1
             if budget < 0:
                 raise _RefusalError(f"has more than {MAX_FIELDS} fields")
@@ -72,7 +72,7 @@ def _walk(data: bytes) -> None:
                 raise _RefusalError("has a node 'EPContext', which loads a compiled engine")
 
 
-def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """Yield each field of a message as (number, wire type, value of a varint or offset of the payload, its end)."""
     while position < end:
         tag, position = _varint(data, position)

@@ -19,7 +19,7 @@ from edgefuse.bundle.spec import DType, ModelSpec, Record, StageSpec
 from edgefuse.errors import BundleError
 
 SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 1
+SCHEMA_MINOR = 2
 
 SchemeName: TypeAlias = Literal["float", "fp16", "dynamic_wi4_af32", "dynamic_wi8_af32", "static_wi8_ai8"]
 Calibrator: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]
@@ -29,15 +29,18 @@ class Scheme(Record, frozen=True, kw_only=True):
     """A numeric precision, in one grammar for all targets.
 
     Attributes:
-        name: `float`, `fp16` (weights), `dynamic_wi8_af32` (int8 weights, activations quantized per run),
-            `dynamic_wi4_af32` (the same with int4 weights) or `static_wi8_ai8` (int8 weights and activations, ranges
-            from calibration).
+        name: `float`, `fp16` (weights; for `tensorrt` the arithmetic as well), `dynamic_wi8_af32` (int8 weights,
+            activations quantized per run), `dynamic_wi4_af32` (the same with int4 weights) or `static_wi8_ai8` (int8
+            weights and activations, ranges from calibration).
         activation: sign of static activations: `u8` or `s8`; empty where it does not apply.
         granularity: of the weights.
         calibrator: how static ranges are chosen.
         balanced: whether ranges were evened out between layers before (SmoothQuant, cross-layer equalisation).
         corrected: whether biases were moved by the mean error that quantization made.
+        fitted: whether weights were rounded in the light of what they are multiplied by, not each to the nearest step.
+        table_bits: of embedding tables in a scheme with int8 weights; tables lose less by four bits than products do.
         exclude: patterns of operator types or node names that stay float.
+        rest: the type of what is not quantized: `float` (float32) or `fp16`.
     """
 
     name: SchemeName
@@ -46,7 +49,10 @@ class Scheme(Record, frozen=True, kw_only=True):
     calibrator: Calibrator = "minmax"
     balanced: bool = False
     corrected: bool = False
+    fitted: bool = False
+    table_bits: Literal[4, 8] = 8
     exclude: tuple[str, ...] = ()
+    rest: Literal["float", "fp16"] = "float"
 
     @property
     def id(self) -> str:
@@ -59,6 +65,9 @@ class Scheme(Record, frozen=True, kw_only=True):
         if self.calibrator != "minmax":
             parts.append(self.calibrator)
         parts += ["balanced"] * self.balanced + ["corrected"] * self.corrected
+        parts += ["fitted"] * self.fitted + ["table4"] * (self.table_bits == 4)
+        if self.rest != "float":
+            parts.append(self.rest)
         if self.exclude:
             parts.append("x" + hashlib.sha256("\n".join(self.exclude).encode()).hexdigest()[:8])
         return ".".join(parts)
@@ -123,8 +132,29 @@ class Pruning(Record, frozen=True, kw_only=True):
         return "-".join([*parts, *({"none": ["raw"], "alone": [], "joint": ["joint"]}[self.recovery])])
 
 
+class Profile(Record, frozen=True, kw_only=True):
+    """The shapes that an engine takes at an input whose shape is not fixed; it is tuned for the `optimum`."""
+
+    port: str
+    minimum: tuple[int, ...]
+    optimum: tuple[int, ...]
+    maximum: tuple[int, ...]
+
+
+class BuildPlan(Record, frozen=True, kw_only=True):
+    """How a device builds an engine from a graph. Types stand in the graph, so the engine is always strongly typed.
+
+    Attributes:
+        profiles: one for each input whose shape is not fixed.
+        sparse_weights: whether the weights have 2:4 sparsity that the engine may use.
+    """
+
+    profiles: tuple[Profile, ...] = ()
+    sparse_weights: bool = False
+
+
 class Candidate(Record, frozen=True, kw_only=True):
-    """One way to run one stage: a file and how to call it."""
+    """One way to run one stage: a file and how to call it; `plan` where the device builds an engine from the file."""
 
     id: str
     stage: str
@@ -138,6 +168,7 @@ class Candidate(Record, frozen=True, kw_only=True):
     opset: str
     tolerance: Tolerance
     pruning: Pruning | None = None
+    plan: BuildPlan | None = None
 
 
 class Machine(Record, frozen=True, kw_only=True):
@@ -169,6 +200,7 @@ class Rung(Record, frozen=True, kw_only=True):
         candidates: stage name to candidate id.
         accuracy: metric by subset of modalities, on the test split.
         drop_ci95: the 95 % interval of the paired difference reference - rung, by subset (fractions).
+        cost: counted from the files where no device was measured; it ranks rungs and predicts no time.
     """
 
     name: str
@@ -179,6 +211,7 @@ class Rung(Record, frozen=True, kw_only=True):
     within_budget: bool
     size_bytes: int
     figures: tuple[Figure, ...] = ()
+    cost: float | None = None
 
 
 class GoldenTensor(Record, frozen=True, kw_only=True):

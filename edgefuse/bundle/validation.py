@@ -17,8 +17,18 @@ from edgefuse.bundle.layout import (
     check_paths,
     check_size,
 )
-from edgefuse.bundle.manifest import Binding, Candidate, FileEntry, GoldenCase, GoldenTensor, Manifest, Provenance, Rung
-from edgefuse.bundle.spec import ModelSpec, StageSpec, TensorSpec, TextPreprocess
+from edgefuse.bundle.manifest import (
+    Binding,
+    Candidate,
+    FileEntry,
+    GoldenCase,
+    GoldenTensor,
+    Manifest,
+    Profile,
+    Provenance,
+    Rung,
+)
+from edgefuse.bundle.spec import ModelSpec, StageSpec, TensorSpec, TextPreprocess, spelled
 from edgefuse.bundle.wiring import MAX_ELEMENTS, check_model, check_stages, fits, require, require_distinct
 
 MAX_CANDIDATES = 1024
@@ -60,7 +70,7 @@ def asset_paths(model: ModelSpec) -> set[str]:
 
 def onnx_files(manifest: Manifest) -> frozenset[str]:
     """Return the files that a backend opens as ONNX models."""
-    is_onnx = "onnx" in (manifest.target, manifest.backend)
+    is_onnx = not {"onnx", "tensorrt"}.isdisjoint((manifest.target, manifest.backend))
     candidates = (c.file for c in manifest.candidates if is_onnx)
     return frozenset((*candidates, *(e.path for e in manifest.files if e.path.lower().endswith(".onnx"))))
 
@@ -106,6 +116,8 @@ def _check_candidates(manifest: Manifest) -> None:
         _check_numbers((tolerance.absolute, tolerance.relative), f"the tolerance of {where}")
         ratios = tuple(step.ratio for step in pruning.steps) if pruning else ()
         _check_numbers(ratios, f"the pruning of {where}", high=1.0)
+        if candidate.plan is not None:
+            _check_profiles(candidate.plan.profiles, stage, where)
 
 
 def _check_candidate_file(candidate: Candidate, entry: FileEntry, where: str) -> None:
@@ -128,6 +140,28 @@ def _check_bindings(bindings: Sequence[Binding], ports: Sequence[TensorSpec], wh
         require(possible and elements <= MAX_ELEMENTS, f"{where} have an impossible shape", got=list(binding.shape))
 
 
+def _check_profiles(profiles: Sequence[Profile], stage: StageSpec, where: str) -> None:
+    shapes = {port.tensor.name: port.tensor.shape for port in stage.inputs}
+    wanted = sorted(name for name, shape in shapes.items() if not all(isinstance(dim, int) for dim in shape))
+    profiled = sorted(profile.port for profile in profiles)
+    require(
+        profiled == wanted,
+        f"the profiles of {where} are not for the inputs of variable shape",
+        got=ascii(profiled),
+        expected=wanted,
+    )
+    for profile in profiles:
+        steps = profile.minimum, profile.optimum, profile.maximum
+        shape = shapes[profile.port]
+        fitting = all(len(step) == len(shape) and all(map(fits, shape, step)) for step in steps)
+        require(
+            fitting and all(low <= middle <= high for low, middle, high in zip(*steps, strict=True)),
+            f"the profile of '{profile.port}' of {where} does not fit its shape",
+            got=" to ".join(str(list(step)) for step in steps),
+            expected=spelled(shape),
+        )
+
+
 def _check_rung(rung: Rung, manifest: Manifest) -> None:
     where = f"the rung {rung.name!a}"
     require(_LABEL.fullmatch(rung.name), f"{where} has an unusable name", expected=_LABEL.pattern)
@@ -146,6 +180,7 @@ def _check_rung(rung: Rung, manifest: Manifest) -> None:
         _check_numbers((low, high), f"an interval of {where}", low=-MAX_NUMBER)
         require(low <= high, f"an interval of {where} is empty", got=f"[{low}, {high}]")
     require(rung.size_bytes >= 0, f"the size of {where}", got=rung.size_bytes, expected="0 or more")
+    _check_numbers(() if rung.cost is None else (rung.cost,), f"the cost of {where}")
     for figure in rung.figures:
         percentiles = (p for p in (figure.p50_ms, figure.p90_ms, figure.p99_ms, figure.peak_rss_bytes) if p is not None)
         _check_numbers((figure.runs, *percentiles), f"a figure of {where}")

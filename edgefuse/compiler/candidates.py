@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from edgefuse import registry
-from edgefuse.bundle.manifest import Binding, Candidate, Pruning, Scheme, Tolerance
+from edgefuse.bundle.manifest import Binding, BuildPlan, Candidate, Pruning, Scheme, Tolerance
 from edgefuse.bundle.spec import Record, StageSpec
 from edgefuse.compiler import fingerprint
 from edgefuse.compiler.cache import Cache
@@ -19,8 +19,9 @@ from edgefuse.compiler.search import Objective
 from edgefuse.errors import ExportError, QuantizeError, RecipeError
 from edgefuse.export.stage import FeedSource, Lowered, Target, TorchStage
 from edgefuse.quantize.balance import balance
+from edgefuse.quantize.fitting import fit
 from edgefuse.quantize.quantizer import Quantizer
-from edgefuse.quantize.schemes import INT4
+from edgefuse.quantize.schemes import INT4, INT4_TABLE
 from edgefuse.quantize.sensitivity import mixed
 from edgefuse.runtime.backends.backend import Backend, Session, SessionOptions
 
@@ -35,6 +36,7 @@ class _Description(Record, frozen=True, kw_only=True):
     inputs: tuple[Binding, ...] = ()
     outputs: tuple[Binding, ...] = ()
     opset: str = ""
+    plan: BuildPlan | None = None
     refused: str = ""
 
 
@@ -58,6 +60,7 @@ class Built:
     outputs: tuple[Binding, ...]
     opset: str
     pruning: Pruning | None = None
+    plan: BuildPlan | None = None
 
     @property
     def id(self) -> str:
@@ -71,11 +74,12 @@ class Built:
 
     def lowered(self) -> Lowered:
         """Read the file."""
-        return Lowered(self.path.read_bytes(), self.inputs, self.outputs, self.opset)
+        return Lowered(self.path.read_bytes(), self.inputs, self.outputs, self.opset, self.plan)
 
     def open(self, backend: Backend, threads: int) -> Session:
         """Open the file in its target's runtime."""
-        return backend.open(self.path.read_bytes(), self.inputs, self.outputs, SessionOptions(threads=threads))
+        options = SessionOptions(threads=threads, plan=self.plan)
+        return backend.open(self.path.read_bytes(), self.inputs, self.outputs, options)
 
     def record(self, suffix: str, tolerance: Tolerance) -> Candidate:
         """Return the entry of a bundle's manifest."""
@@ -92,6 +96,7 @@ class Built:
             opset=self.opset,
             tolerance=tolerance,
             pruning=self.pruning,
+            plan=self.plan,
         )
 
 
@@ -139,20 +144,33 @@ class Toolchain:
         key = ["quantized", source.sha256, scheme, calibration_key, *self._tools()]
 
         def make() -> Lowered:
-            lowered = self.target.lower(balance(stage, calibration)) if scheme.balanced else source.lowered()
-            return self.quantizer.apply(lowered, scheme, calibration)
+            return self.quantizer.apply(self._prepared(stage, source, scheme, calibration), scheme, calibration)
 
         return self._built(source.stage, source.pruning, scheme, key, make)
 
+    def _prepared(self, stage: TorchStage, source: Built, scheme: Scheme, calibration: FeedSource) -> Lowered:
+        """Return the float file that a scheme applies to: some want a stage that was changed in torch."""
+        form = balance(stage, calibration) if scheme.balanced else stage
+        if scheme.fitted:
+            form = fit(form, calibration)
+        return source.lowered() if form is stage else self.target.lower(form)
+
     def mixed(
-        self, source: Built, scheme: Scheme, calibration: FeedSource, calibration_key: object, goal_db: float
+        self,
+        stage: TorchStage,
+        source: Built,
+        scheme: Scheme,
+        calibration: FeedSource,
+        calibration_key: object,
+        goal_db: float,
     ) -> Scheme | None:
         """Return a scheme with the most sensitive layers in float, if a static one misses a signal-to-noise ratio."""
         key = ["mixed", source.sha256, scheme, calibration_key, goal_db, *self._tools()]
 
         def make() -> _Mixed:
             try:
-                found = mixed(self.quantizer, self.backend, source.lowered(), scheme, calibration, goal_db)
+                lowered = self._prepared(stage, source, scheme, calibration)
+                found = mixed(self.quantizer, self.backend, lowered, scheme, calibration, goal_db)
             except QuantizeError as error:
                 logger.warning("%s: no mixed precision for %s: %s", self.target.name, source.id, error)
                 found = None
@@ -176,7 +194,9 @@ class Toolchain:
                 description = _Description(refused=str(error))
             else:
                 (folder / file).write_bytes(lowered.data)
-                description = _Description(inputs=lowered.inputs, outputs=lowered.outputs, opset=lowered.opset)
+                description = _Description(
+                    inputs=lowered.inputs, outputs=lowered.outputs, opset=lowered.opset, plan=lowered.plan
+                )
             (folder / "description.json").write_bytes(msgspec.json.encode(description))
 
         folder = self.cache.entry(f"stage-{self.target.name}", key, fill)
@@ -196,20 +216,28 @@ class Toolchain:
             outputs=found.outputs,
             opset=found.opset,
             pruning=pruning,
+            plan=found.plan,
         )
 
 
 def wanted_schemes(
-    quantizer: Quantizer, stage: StageSpec, objective: Objective, narrowed: Mapping[str, tuple[str, ...]]
+    quantizer: Quantizer,
+    stage: StageSpec,
+    objective: Objective,
+    narrowed: Mapping[str, tuple[str, ...]],
+    device: str = "host",
 ) -> tuple[Scheme, ...]:
-    """Return the schemes to try on a stage: what the quantizer offers, or those that the recipe names.
+    """Return the schemes to try on a stage: what the quantizer offers for a device, or those that the recipe names.
 
     Raises:
         RecipeError: if the recipe names a scheme that the quantizer does not know.
     """
     offered = quantizer.schemes(stage)
-    if offered and objective == "size" and INT4 in quantizer.known():
-        offered = (*offered, INT4)
+    if device == "arm64":
+        offered = _signed(offered)
+    if offered and objective == "size":
+        narrow = (INT4_TABLE, INT4) if _looks_up(stage) else (INT4,)
+        offered = (*offered, *(scheme for scheme in narrow if scheme in quantizer.known()))
     if stage.name not in narrowed:
         return offered
     by_id = {scheme.id: scheme for scheme in (*quantizer.known(), *offered)} if offered else {}
@@ -223,3 +251,14 @@ def wanted_schemes(
                 fix=f"did you mean '{close[0]}'?" if close else None,
             )
     return tuple(by_id[name] for name in narrowed[stage.name] if name in by_id)
+
+
+def _looks_up(stage: StageSpec) -> bool:
+    """Say whether a stage takes ids, which it then looks up in a table."""
+    return any(port.source.kind == "modality" and port.tensor.dtype == "int32" for port in stage.inputs)
+
+
+def _signed(schemes: Sequence[Scheme]) -> tuple[Scheme, ...]:
+    """Return schemes with signed activations in place of unsigned ones: what Arm's dot products multiply."""
+    signed = (msgspec.structs.replace(s, activation="s8") if s.activation == "u8" else s for s in schemes)
+    return tuple(dict.fromkeys(signed))

@@ -40,7 +40,7 @@ class Costs:
     uncounted: tuple[str, ...] = ()
 
 
-_READERS = {"onnx": costs_onnx.read, "tflite": costs_tflite.read}
+_READERS = {"onnx": costs_onnx.read, "tensorrt": costs_onnx.read, "tflite": costs_tflite.read}
 
 
 def costs(lowered: Lowered, target: str, spec: StageSpec | None = None) -> Costs:
@@ -48,7 +48,7 @@ def costs(lowered: Lowered, target: str, spec: StageSpec | None = None) -> Costs
 
     Args:
         lowered: the file; a dimension that it leaves open counts with its bound in `spec`, or 1 without.
-        target: `onnx` or `tflite`.
+        target: `onnx`, `tensorrt` or `tflite`.
         spec: of the stage.
 
     Raises:

@@ -17,6 +17,7 @@ class Operation:
         writes: names of tensors.
         mac: multiply-accumulates.
         integer: whether it computes on integers of 8 bits or fewer.
+        half: whether it computes on float16.
         table: the tensor among `reads` of which only as much is read as is written (a table's rows); empty if none.
     """
 
@@ -27,6 +28,7 @@ class Operation:
     mac: int = 0
     integer: bool = False
     table: str = ""
+    half: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,10 @@ class CostGraph:
     @property
     def bytes_moved(self) -> int:
         """Bytes read and written in one run, every operation reading its inputs and writing its outputs once."""
-        return round(sum(self._traffic(operation) for operation in self.operations))
+        return round(sum(self.traffic(operation) for operation in self.operations))
 
-    def _traffic(self, operation: Operation) -> float:
+    def traffic(self, operation: Operation) -> float:
+        """Return the bytes that an operation reads and writes."""
         written = sum(self.sizes[name] for name in operation.writes)
         read = sum(self.sizes[name] for name in dict.fromkeys(operation.reads) if name != operation.table)
         return read + written * (2 if operation.table else 1)

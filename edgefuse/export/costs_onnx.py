@@ -105,10 +105,11 @@ class _Reader:
     def _add(self, node: ir.Node, inputs: list[ir.Value]) -> None:
         reads, writes = self._tensors(inputs), self._tensors(v for v in node.outputs if v.name)
         integer = any(_is_integer(self._whole(value)) for value in inputs[:2]) and node.op_type not in _TABLES
+        half = not integer and node.outputs[0].dtype == ir.DataType.FLOAT16
         name = node.name or writes[0]
         table = reads[0] if node.op_type in _TABLES and self._whole(inputs[0]) in self._constants else ""
         self._makers |= dict.fromkeys(writes, len(self._operations))
-        self._operations.append(Operation(node.op_type, name, reads, writes, _mac(node), integer, table))
+        self._operations.append(Operation(node.op_type, name, reads, writes, _mac(node), integer, table, half))
 
     def _absorbed(self, node: ir.Node, inputs: list[ir.Value]) -> bool:
         """Let the operation before do what a node does, if it can and nothing else sees the value between."""

@@ -10,7 +10,7 @@ import inspect
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
@@ -40,7 +40,7 @@ OPSET = 20
 _FOLD_LIMIT = 1 << 26
 """Constants up to this many elements are folded (a transposed weight), so that no run computes them again."""
 
-_TOOLS = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
+TOOLS = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
 
 
 class OnnxTarget:
@@ -56,7 +56,7 @@ class OnnxTarget:
         Raises:
             ExportError: if torch cannot trace the stage.
         """
-        return _untranslatable(_trace(stage), stage)
+        return untranslatable(stage)
 
     def lower(self, stage: TorchStage) -> Lowered:
         """Lower a stage in float32 and compare the file with torch.
@@ -65,31 +65,62 @@ class OnnxTarget:
             ExportError: if torch cannot trace the stage, an operator has no translation, or the file's answers differ
                 from torch's.
         """
-        program = _trace(stage)
-        missing = _untranslatable(program, stage)
-        if missing:
-            raise ExportError(
-                f"the stage '{stage.spec.name}' cannot be lowered to ONNX",
-                got="operators without a translation: " + "; ".join(missing),
-                fix="replace these operators, or move them out of the model",
-            )
-        model = _translate(program, stage)
-        _simplify(model)
-        _name_by_module(model)
-        lowered = Lowered(
-            data=_serialize(model, stage),
-            inputs=tuple(_binding(port.tensor, port.tensor.name) for port in stage.spec.inputs),
-            outputs=tuple(
-                _binding(port.tensor, name) for port, name in zip(stage.spec.outputs, _outputs_of(stage), strict=True)
-            ),
-            opset=f"ai.onnx {OPSET}",
-        )
-        _check_against_torch(stage, lowered)
-        return lowered
+        return finished(translated(stage, apply_fast_forms), stage)
 
     def versions(self) -> dict[str, str]:
         """Return the versions of torch, of the exporter's libraries and of the runtime that checks."""
-        return {tool: version(tool) for tool in _TOOLS}
+        return {tool: version(tool) for tool in TOOLS}
+
+
+def untranslatable(stage: TorchStage) -> tuple[str, ...]:
+    """Name the operators of a stage that ONNX has no translation for, with the module each comes from.
+
+    Raises:
+        ExportError: if torch cannot trace the stage.
+    """
+    return _untranslatable(_trace(stage), stage)
+
+
+def translated(stage: TorchStage, rewrite: Callable[[ir.Model], None]) -> ir.Model:
+    """Return a stage as a graph whose nodes are named by the module that each comes from.
+
+    Args:
+        stage: what to translate.
+        rewrite: brings the simplified graph into the forms that a runtime likes, in place.
+
+    Raises:
+        ExportError: if torch cannot trace the stage, or an operator has no translation.
+    """
+    program = _trace(stage)
+    missing = _untranslatable(program, stage)
+    if missing:
+        raise ExportError(
+            f"the stage '{stage.spec.name}' cannot be lowered to ONNX",
+            got="operators without a translation: " + "; ".join(missing),
+            fix="replace these operators, or move them out of the model",
+        )
+    model = _translate(program, stage)
+    _simplify(model, rewrite)
+    _name_by_module(model)
+    return model
+
+
+def finished(model: ir.Model, stage: TorchStage) -> Lowered:
+    """Return a stage's graph as a file.
+
+    Raises:
+        ExportError: if the file is not valid, or its answers differ from torch's.
+    """
+    lowered = Lowered(
+        data=_serialize(model, stage),
+        inputs=tuple(_binding(port.tensor, port.tensor.name) for port in stage.spec.inputs),
+        outputs=tuple(
+            _binding(port.tensor, name) for port, name in zip(stage.spec.outputs, _outputs_of(stage), strict=True)
+        ),
+        opset=f"ai.onnx {OPSET}",
+    )
+    _check_against_torch(stage, lowered)
+    return lowered
 
 
 def _trace(stage: TorchStage) -> torch.export.ExportedProgram:
@@ -100,8 +131,10 @@ def _trace(stage: TorchStage) -> torch.export.ExportedProgram:
         parameter.kind is inspect.Parameter.VAR_POSITIONAL
         for parameter in inspect.signature(stage.module.forward).parameters.values()
     )
+    shapes = (axes,) if variadic else axes
     try:
-        return torch.export.export(stage.module, tensors, dynamic_shapes=(axes,) if variadic else axes, strict=False)
+        with _quiet():
+            return torch.export.export(stage.module, tensors, dynamic_shapes=shapes, strict=False)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise ExportError(
             f"torch.export cannot trace the stage '{stage.spec.name}'",
@@ -148,10 +181,10 @@ def _translate(program: torch.export.ExportedProgram, stage: TorchStage) -> ir.M
     return exported.model
 
 
-def _simplify(model: ir.Model) -> None:
+def _simplify(model: ir.Model, rewrite: Callable[[ir.Model], None]) -> None:
     """Fold constants and batch norms, remove what has no effect, keep one copy of equal weights."""
     onnxscript.optimizer.optimize_ir(model, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT)
-    apply_fast_forms(model)
+    rewrite(model)
     RemoveUnusedNodesPass()(model)
     DeduplicateInitializersPass(size_limit=_FOLD_LIMIT)(model)
 
@@ -235,13 +268,14 @@ def _module_of(node: torch.fx.Node) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what torch says about itself while it exports: an absent torchvision, its own deprecations."""
+    """Silence what torch says of itself while it exports: no torchvision, deprecations, weights held by its LSTM."""
     logger = logging.getLogger("torch.onnx._internal.exporter")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec.*")
+            warnings.filterwarnings("ignore", category=UserWarning, message=r"(?s).*_flat_weights\[.* during export")
             yield
     finally:
         logger.setLevel(level)

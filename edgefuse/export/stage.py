@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from edgefuse.bundle.manifest import Binding, Pruning
+from edgefuse.bundle.manifest import Binding, BuildPlan, Pruning
 from edgefuse.bundle.spec import StageSpec
 
 Array: TypeAlias = npt.NDArray[np.generic]
@@ -48,12 +48,13 @@ def keyed(spec: StageSpec, result: Tensor | tuple[Tensor, ...]) -> dict[str, Ten
 
 @dataclass(frozen=True)
 class Lowered:
-    """A stage as a file of some target, with how to call it."""
+    """A stage as a file of some target, with how to call it, and how the device builds an engine if it does."""
 
     data: bytes
     inputs: tuple[Binding, ...]
     outputs: tuple[Binding, ...]
     opset: str
+    plan: BuildPlan | None = None
 
 
 class Target(Protocol):

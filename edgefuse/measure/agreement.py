@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -140,6 +140,7 @@ def _check_candidate(bundle: Bundle, candidate: Candidate, backend: Backend, opt
     pruning = candidate.pruning.id if candidate.pruning else ""
     cases = [c for c in bundle.manifest.golden if (c.stage, c.pruning) == (candidate.stage, pruning)]
     try:
+        options = replace(options, plan=candidate.plan)
         session = backend.open(bundle.read(candidate.file), candidate.inputs, candidate.outputs, options)
         found = agreement(_answers(bundle, cases, session), candidate.tolerance)
     except (BackendError, InputError) as error:

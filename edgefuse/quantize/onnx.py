@@ -6,11 +6,6 @@ from importlib.metadata import version
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import (
-    DeduplicateInitializersPass,
-    RemoveUnusedNodesPass,
-    TopologicalSortPass,
-)
 
 from edgefuse.bundle.manifest import Scheme
 from edgefuse.bundle.spec import StageSpec
@@ -22,9 +17,11 @@ from edgefuse.quantize.floats import FloatLayer
 from edgefuse.quantize.onnx_bias import correct_biases, float_means, give_biases
 from edgefuse.quantize.onnx_calibration import observe
 from edgefuse.quantize.onnx_dynamic import quantize_dynamically
-from edgefuse.quantize.onnx_int4 import quantize_to_int4
+from edgefuse.quantize.onnx_file import nothing_to_do, serialize
+from edgefuse.quantize.onnx_int4 import BLOCK, embed_in_int4, quantize_to_int4
 from edgefuse.quantize.onnx_linear import matmuls_to_gemm
 from edgefuse.quantize.onnx_plan import excluded, plan, weight_of, why_float
+from edgefuse.quantize.onnx_recurrent import lstm_weights
 from edgefuse.quantize.onnx_static import insert_qdq
 from edgefuse.quantize.onnx_stem import fold_stride_into_channels
 from edgefuse.quantize.onnx_weights import embed_in_int8, store_in_float16
@@ -65,6 +62,8 @@ class OnnxQuantizer:
         graph = ir.from_proto(onnx.load_from_string(lowered.data)).graph
         kinds = ("Conv", "Gemm", "MatMul") if scheme.name == "static_wi8_ai8" else ("Gemm", "MatMul")
         nodes = [node for node in graph if node.op_type in kinds and weight_of(node) is not None]
+        if scheme.name == "dynamic_wi8_af32":
+            nodes += [node for node in graph if lstm_weights(node) is not None]
         return tuple(node.name or "" for node in nodes if not excluded(node, scheme))
 
     def floats(self, lowered: Lowered, scheme: Scheme) -> tuple[FloatLayer, ...]:
@@ -85,17 +84,17 @@ class OnnxQuantizer:
             store_in_float16(model)
         elif scheme.name == "dynamic_wi8_af32":
             if quantize_dynamically(model, scheme) == 0:
-                raise _nothing_to_do(scheme, "a matrix product by a constant")
-            embed_in_int8(model)
+                raise nothing_to_do(scheme, "a matrix product by a constant")
+            _embed(model, scheme)
         elif scheme.name == "dynamic_wi4_af32":
             if quantize_to_int4(model, scheme) == 0:
-                raise _nothing_to_do(scheme, "a matrix product by a constant, or an embedding table,")
+                raise nothing_to_do(scheme, "a matrix product by a constant, or an embedding table,")
         elif scheme.name == "static_wi8_ai8":
             _quantize_statically(model, lowered, scheme, calibration)
         else:
             raise QuantizeError(f"'{scheme.id}' is not a scheme to apply to a file")
         opset = ", ".join(f"{domain or 'ai.onnx'} {number}" for domain, number in model.opset_imports.items())
-        return Lowered(_serialize(model, scheme), lowered.inputs, lowered.outputs, opset)
+        return Lowered(serialize(model, scheme), lowered.inputs, lowered.outputs, opset)
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the libraries that rewrite, and of the runtime that calibrates."""
@@ -111,7 +110,7 @@ def _quantize_statically(model: ir.Model, lowered: Lowered, scheme: Scheme, cali
     matmuls_to_gemm(model)
     chosen = plan(model, scheme)
     if not chosen.nodes:
-        raise _nothing_to_do(scheme, "a convolution or a matrix product by a constant")
+        raise nothing_to_do(scheme, "a convolution or a matrix product by a constant")
     names = [value.name or "" for value in chosen.values]
     statistics = observe(model, names, lowered.inputs, calibration, counting=scheme.calibrator != "minmax")
     ranges = {name: CALIBRATORS[scheme.calibrator](seen) for name, seen in statistics.items()}
@@ -121,28 +120,11 @@ def _quantize_statically(model: ir.Model, lowered: Lowered, scheme: Scheme, cali
     insert_qdq(model, chosen, ranges, scheme)
     if scheme.corrected:
         correct_biases(model, chosen, wanted, lowered.inputs, calibration)
+    _embed(model, scheme)
+
+
+def _embed(model: ir.Model, scheme: Scheme) -> None:
+    """Store embedding tables in as many bits as the scheme says; those whose rows are no whole blocks in eight."""
+    if scheme.table_bits == 4 and embed_in_int4(model, scheme) == 0:
+        raise nothing_to_do(scheme, f"an embedding table of a width that is a multiple of {BLOCK}")
     embed_in_int8(model)
-
-
-def _nothing_to_do(scheme: Scheme, wanted: str) -> QuantizeError:
-    return QuantizeError(
-        f"'{scheme.id}' finds nothing to quantize in this stage",
-        expected=f"at least {wanted} that the scheme does not exclude",
-        fix="leave the scheme out for this stage",
-    )
-
-
-def _serialize(model: ir.Model, scheme: Scheme) -> bytes:
-    RemoveUnusedNodesPass()(model)
-    DeduplicateInitializersPass()(model)
-    TopologicalSortPass()(model)
-    proto = ir.to_proto(model)
-    del proto.graph.value_info[:]
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise QuantizeError(
-            f"'{scheme.id}' made a file that is not valid ONNX", got=str(error).strip().split("\n")[0]
-        ) from error
-    data: bytes = proto.SerializeToString(deterministic=True)
-    return data

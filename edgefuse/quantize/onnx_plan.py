@@ -18,6 +18,7 @@ import onnx_ir as ir
 from edgefuse.bundle.manifest import Scheme
 from edgefuse.quantize import floats
 from edgefuse.quantize.onnx_graph import constant, only_use
+from edgefuse.quantize.onnx_recurrent import lstm_weights
 
 SMALLEST_PRODUCT = 4096
 """Elements of a constant matrix below which converting the activation costs more than the int8 kernel saves."""
@@ -67,7 +68,7 @@ def excluded(node: ir.Node, scheme: Scheme) -> bool:
 def why_float(node: ir.Node, scheme: Scheme) -> str | None:
     """Return why a layer stays float under an int8 or int4 scheme; None if it does not, or is no layer to speak of."""
     if node.op_type in _RECURRENT:
-        return floats.RECURRENT
+        return _why_recurrent_float(node, scheme)
     if node.op_type in _NORMALISING:
         return floats.NORMALISES
     if node.op_type not in _WEIGHTED:
@@ -82,6 +83,12 @@ def why_float(node: ir.Node, scheme: Scheme) -> str | None:
     if weight is None:
         return floats.TWO_ACTIVATIONS
     return floats.too_small(weight.size) if weight.size < SMALLEST_PRODUCT else floats.NO_KERNEL
+
+
+def _why_recurrent_float(node: ir.Node, scheme: Scheme) -> str | None:
+    if scheme.name != "dynamic_wi8_af32" or lstm_weights(node) is None:
+        return floats.RECURRENT
+    return floats.EXCLUDED if excluded(node, scheme) else None
 
 
 def weight_of(node: ir.Node) -> npt.NDArray[Any] | None:

@@ -7,7 +7,7 @@ result is wanted in float has no QuantizeLinear behind it and is fused as well.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -91,20 +91,37 @@ def _quantize_value(
     """
     chosen = set(plan.nodes)
     producer = value.producer()
-    takers = [use for use in value.uses() if producer in chosen or use.node in chosen]
+    takers = [(use.node, use.idx) for use in value.uses() if producer in chosen or use.node in chosen]
+    result = through_int8(graph, value, parameters, takers, name)
+    if value.is_graph_output() and producer in chosen:
+        become_output(graph, value, result)
+    return result
+
+
+def through_int8(
+    graph: ir.Graph,
+    value: ir.Value,
+    parameters: tuple[ir.Value, ir.Value],
+    takers: Iterable[tuple[ir.Node, int]],
+    name: str,
+) -> ir.Value:
+    """Put QuantizeLinear and DequantizeLinear, with a scale and a zero point, between a value and some of its users.
+
+    Returns:
+        What these users take now.
+    """
     quantize = ir.node("QuantizeLinear", [value, *parameters], name=f"{name}/quantize")
     dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], *parameters], name=f"{name}/dequantize")
     quantize.outputs[0].name = f"{name}/int8"
     result = dequantize.outputs[0]
     result.name, result.type, result.shape = f"{name}/float", value.type, value.shape
+    producer = value.producer()
     if producer is not None:
         graph.insert_after(producer, [quantize, dequantize])
     else:
         graph.insert_before(next(iter(graph)), [quantize, dequantize])
-    for use in takers:
-        use.node.replace_input_with(use.idx, result)
-    if value.is_graph_output() and producer in chosen:
-        become_output(graph, value, result)
+    for node, index in takers:
+        node.replace_input_with(index, result)
     return result
 
 
@@ -116,14 +133,14 @@ def _quantize_weights(graph: ir.Graph, node: ir.Node, input_scale: float, scheme
     bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     axis = weight_axis(node) if scheme.granularity == "channel" else None
     integers, scale = int8_with_room_for_bias(weight, axis, bias, input_scale)
-    _dequantized(graph, node, 1, integers, scale, axis, f"{name}/weight")
+    take_from_integers(graph, node, 1, integers, scale, axis, f"{name}/weight")
     if bias is not None:
         bias_scale = (scale.astype(np.float64) * input_scale).astype(np.float32)
         rounded = np.rint(bias.astype(np.float64) / bias_scale.astype(np.float64)).astype(np.int32)
-        _dequantized(graph, node, 2, rounded, bias_scale, None if axis is None else 0, f"{name}/bias")
+        take_from_integers(graph, node, 2, rounded, bias_scale, None if axis is None else 0, f"{name}/bias")
 
 
-def _dequantized(
+def take_from_integers(
     graph: ir.Graph,
     node: ir.Node,
     index: int,

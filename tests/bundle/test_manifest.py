@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgefuse.bundle.manifest import decode
+from edgefuse.bundle.manifest import BuildPlan, Profile, decode
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.errors import BundleError
 
@@ -50,7 +50,7 @@ def _refusal(path: Path) -> str:
         (lambda t: t.replace(b'"image": 0.75', b'"image": 0.75, "\\u0069mage": 1'), "has the key 'image' twice"),
         (lambda t: b'{"a": ' * 100_000 + b"1" + b"}" * 100_000, "is nested too deeply"),
         (
-            lambda t: t.replace(b'"schema": [\n    1,\n    1', b'"schema": [\n    2,\n    0'),
+            lambda t: t.replace(b'"schema": [\n    1,\n    2', b'"schema": [\n    2,\n    0'),
             "got version 2.0, expected 1.x",
         ),
         (lambda t: t.replace(b'"schema"', b'"scheme"'), "missing required field `schema`"),
@@ -102,6 +102,14 @@ def _stage(m: Json, index: int) -> Json:
 def _file(m: Json, path: str) -> Json:
     found: Json = next(entry for entry in m["files"] if entry["path"] == path)
     return found
+
+
+def _plan(m: Json, index: int, **profile: object) -> None:
+    """Give a candidate a build plan; the text may be of any length up to 8."""
+    bounded = [1, {"dim": "bounded", "max": 8}]
+    _text(m)["tensors"][0]["shape"] = _stage(m, 1)["inputs"][0]["tensor"]["shape"] = bounded
+    shapes = {"minimum": [1, 1], "optimum": [1, 4], "maximum": [1, 8]}
+    m["candidates"][index]["plan"] = {"profiles": [shapes | profile] if profile else []}
 
 
 CHANGES: list[tuple[Callable[[Json], object], str]] = [
@@ -170,6 +178,11 @@ CHANGES: list[tuple[Callable[[Json], object], str]] = [
         "got 1.5, expected a number from 0 to 1",
     ),
     (lambda m: m["candidates"][0]["scheme"].update(name="int3"), "Invalid enum value 'int3'"),
+    (lambda m: _plan(m, 0, port="pixels"), "are not for the inputs of variable shape: got ['pixels'], expected []"),
+    (lambda m: _plan(m, 1), "are not for the inputs of variable shape: got [], expected ['ids']"),
+    (lambda m: _plan(m, 1, port="ids", maximum=[1, 9]), "of 'ids' of the candidate 'text_encoder.float' does not fit"),
+    (lambda m: _plan(m, 1, port="ids", maximum=[8]), "got [1, 1] to [1, 4] to [8], expected [1, <=8]"),
+    (lambda m: _plan(m, 1, port="ids", minimum=[1, 5]), "does not fit its shape: got [1, 5] to [1, 4] to [1, 8]"),
     # rungs
     (lambda m: m.update(rungs=[]), "the number of rungs"),
     (
@@ -186,6 +199,7 @@ CHANGES: list[tuple[Callable[[Json], object], str]] = [
     (lambda m: m["rungs"][0]["drop_ci95"].update(image=[1, 0]), "an interval of the rung 'fastest' is empty"),
     (lambda m: m["rungs"][0].update(size_bytes=-1), "the size of the rung 'fastest': got -1"),
     (lambda m: m["rungs"][0]["figures"][0].update(p50_ms=-1.0), "a figure of the rung 'fastest'"),
+    (lambda m: m["rungs"][0].update(cost=-1.0), "the cost of the rung 'fastest'"),
     (lambda m: m["rungs"][0]["figures"][0]["machine"].update(threads=0), "got 2 cores, 0 threads"),
     # golden cases
     (lambda m: m["golden"][0].update(stage="x"), "a golden case is of an unknown stage"),
@@ -221,6 +235,14 @@ def test_the_same_manifest_in_another_layout_is_read(folder: Path, with_manifest
     manifest = json.loads((folder / "manifest.json").read_bytes())
     with open_bundle(with_manifest(json.dumps(manifest).encode())) as bundle:
         bundle.verify()
+
+
+def test_an_engine_may_be_built_for_variable_shapes(folder: Path, with_manifest: WithManifest) -> None:
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    _plan(manifest, 1, port="ids")
+    with open_bundle(with_manifest(json.dumps(manifest).encode())) as bundle:
+        plan = bundle.manifest.candidate("text_encoder.float").plan
+    assert plan == BuildPlan(profiles=(Profile(port="ids", minimum=(1, 1), optimum=(1, 4), maximum=(1, 8)),))
 
 
 def test_states_may_loop(folder: Path, with_manifest: WithManifest) -> None:

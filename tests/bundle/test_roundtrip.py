@@ -21,8 +21,8 @@ from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import BundleError
 
 FORMS = ("bundle", "bundle.edgefuse")
-DIGEST = "9a0b8fc66618f0e03580a066e5fb3bcf96ed2b708e481c6fdbc95ee80ff47b95"
-ARCHIVE_SHA256 = "94eaa04376a24ef75b48696ecb940240cee33305658e5177b478fa6e3c8e28e1"
+DIGEST = "e51375e829dc7de4aeb18d784a195abed32e0b5ea6f0f9fbefec4672e4b50591"
+ARCHIVE_SHA256 = "fb8fe14fb8c2abe6f342ccb586dc2fa309dece2bf1471343c19a7273c454d614"
 
 
 def _tree(folder: Path) -> dict[str, bytes]:

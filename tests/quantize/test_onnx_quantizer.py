@@ -22,7 +22,7 @@ from edgefuse.export.verify import verify
 from edgefuse.quantize import floats
 from edgefuse.quantize.onnx import DYNAMIC, STATIC_PERCENTILE, STATIC_S8, STATIC_U8, OnnxQuantizer
 from edgefuse.quantize.onnx_int4 import BLOCK, blocks_of_int4
-from edgefuse.quantize.schemes import FP16, INT4
+from edgefuse.quantize.schemes import FP16, INT4, INT4_TABLE
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import SessionOptions
 
@@ -142,6 +142,24 @@ def test_int4_runs_in_the_fused_kernels_and_keeps_five_bits_a_weight(
     eight_bits = OnnxQuantizer().apply(tokens, DYNAMIC, never)
     assert len(quantized.data) < 0.75 * len(eight_bits.data)
     assert quantized.data == OnnxQuantizer().apply(tokens, INT4, never).data
+
+
+@pytest.mark.parametrize("scheme", [INT4_TABLE, Scheme(name="static_wi8_ai8", activation="u8", table_bits=4)])
+def test_a_table_alone_can_have_four_bits(
+    tokens_stage: TorchStage, tokens: Lowered, tmp_path: Path, scheme: Scheme
+) -> None:
+    quantized = OnnxQuantizer().apply(tokens, scheme, calibration(tokens_stage))
+    operators = optimised(quantized, tmp_path)
+    assert (operators["MatMulNBits"], operators["GatherBlockQuantized"]) == (0, 1)
+    assert snr_db(tokens_stage, quantized) > 15.0
+    eight_bits = Scheme(name=scheme.name, activation=scheme.activation)
+    assert len(quantized.data) < len(OnnxQuantizer().apply(tokens, eight_bits, calibration(tokens_stage)).data)
+    assert scheme.id.endswith(".table4")
+
+
+def test_four_bits_for_a_table_need_a_table(cnn: Lowered) -> None:
+    with pytest.raises(QuantizeError, match=r"'dynamic_wi8_af32\.table4' finds nothing.*an embedding table of a width"):
+        OnnxQuantizer().apply(cnn, INT4_TABLE, never)
 
 
 @given(st.integers(1, 5), st.integers(1, 70), st.integers(0, 99))

@@ -30,6 +30,7 @@ from edgefuse.runtime.backends.tflite import TfliteBackend
 STATIC = Scheme(name="static_wi8_ai8", activation="s8")
 DYNAMIC = Scheme(name="dynamic_wi8_af32")
 INT4 = Scheme(name="dynamic_wi4_af32")
+INT4_TABLE = Scheme(name="dynamic_wi8_af32", table_bits=4)
 HALF = Scheme(name="fp16")
 
 
@@ -186,7 +187,7 @@ def test_embedding_tables_are_int8(quantized: Callable[[str, Scheme], Lowered]) 
         assert table.type == schema.TensorType.INT8
 
 
-def test_int4_is_for_matrices_and_tables_with_a_scale_per_row(
+def test_int4_is_for_matrices_and_for_tables_in_blocks(
     floats: dict[str, Lowered], quantized: Callable[[str, Scheme], Lowered]
 ) -> None:
     file = quantized("words", INT4)
@@ -194,10 +195,26 @@ def test_int4_is_for_matrices_and_tables_with_a_scale_per_row(
     narrow = [tensor for tensor in tensors if tensor.type == schema.TensorType.INT4]
     assert len(narrow) == 1 + kinds(file)["FULLY_CONNECTED"]
     (table,) = [tensor for tensor in narrow if list(tensor.shape) == [40, 32]]
-    assert len(table.quantization.scale) == 40
+    assert table.quantization.details.blockSize == 32
     expected, got = outputs(floats["words"], word_feeds), outputs(file, word_feeds)
     assert 10 * np.log10(np.square(expected).sum() / np.square(got - expected).sum()) > 12
     assert len(file.data) < len(quantized("words", DYNAMIC).data)
+
+
+@pytest.mark.parametrize("scheme", [INT4_TABLE, Scheme(name="static_wi8_ai8", activation="s8", table_bits=4)])
+def test_a_table_alone_can_have_four_bits(
+    scheme: Scheme, floats: dict[str, Lowered], quantized: Callable[[str, Scheme], Lowered]
+) -> None:
+    file = quantized("words", scheme)
+    narrow = [t for t in unpack(file.data).subgraphs[0].tensors if t.type == schema.TensorType.INT4]
+    assert [list(tensor.shape) for tensor in narrow] == [[40, 32]]
+    expected, got = outputs(floats["words"], word_feeds), outputs(file, word_feeds)
+    assert 10 * np.log10(np.square(expected).sum() / np.square(got - expected).sum()) > 12
+
+
+def test_four_bits_for_a_table_need_a_table(floats: dict[str, Lowered]) -> None:
+    with pytest.raises(QuantizeError, match=r"'dynamic_wi8_af32\.table4' finds nothing to store in four bits"):
+        TfliteQuantizer().apply(floats["picture"], INT4_TABLE, picture_feeds)
 
 
 @pytest.mark.parametrize("calibrator", ["percentile", "mse", "entropy"])
