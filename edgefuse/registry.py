@@ -1,13 +1,22 @@
-"""Find targets, quantizers, pruners, backends and engines by name through entry points; the built-ins use them too."""
+"""Find what can be added (`Kind`) by name through entry points; the built-ins use them too."""
 
 from __future__ import annotations
 
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
-from edgefuse.errors import BackendError, EdgefuseError, EngineError, ExportError, PruneError, QuantizeError, needing
+from edgefuse.errors import (
+    BackendError,
+    DeviceError,
+    EdgefuseError,
+    EngineError,
+    ExportError,
+    PruneError,
+    QuantizeError,
+    needing,
+)
 
-Kind = Literal["backends", "targets", "quantizers", "pruners", "engines"]
+Kind = Literal["backends", "targets", "quantizers", "pruners", "engines", "devices"]
 
 _ERRORS: dict[Kind, type[EdgefuseError]] = {
     "backends": BackendError,
@@ -15,6 +24,7 @@ _ERRORS: dict[Kind, type[EdgefuseError]] = {
     "quantizers": QuantizeError,
     "pruners": PruneError,
     "engines": EngineError,
+    "devices": DeviceError,
 }
 
 
@@ -27,7 +37,7 @@ def create(kind: Kind, name: str, *arguments: object) -> Any:
     """Import what is registered under a name and create it with `arguments`.
 
     Raises:
-        BackendError, ExportError, QuantizeError, PruneError, EngineError: if the name is unknown.
+        BackendError, ExportError, QuantizeError, PruneError, EngineError, DeviceError: if the name is unknown.
         MissingExtraError: if its dependency is not installed.
     """
     for entry in entry_points(group=f"edgefuse.{kind}", name=name):

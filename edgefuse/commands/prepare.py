@@ -1,4 +1,4 @@
-"""`edgefuse prepare`: measure a bundle's rungs on this device, once."""
+"""`edgefuse prepare`: build a bundle's engines on this device, and measure its rungs, once."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgefuse import registry
 from edgefuse.bundle.manifest import Figure
-from edgefuse.bundle.reader import open_bundle
+from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.commands import console
 from edgefuse.measure import rungs
+from edgefuse.progress import Progress
+from edgefuse.runtime.backends.backend import EngineBuilder, SessionOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
-    """Measure the rungs, or show what was measured before, and keep the figures beside the bundle."""
+    """Build engines; measure the rungs, or show what was measured before, and keep the figures beside the bundle."""
     with console.drawn_progress() as progress, open_bundle(arguments.bundle) as bundle:
+        engines = build_engines(bundle, arguments.backend, progress)
         machine = rungs.describe(bundle, threads=arguments.threads, backend=arguments.backend)
         known = [entry for entry in rungs.read_prepared(bundle.path, bundle.digest) if entry.machine == machine]
         if known and not arguments.again:
@@ -32,14 +36,33 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
             figures = rungs.measure_all(bundle, threads=arguments.threads, backend=arguments.backend, progress=progress)
             path, fresh = rungs.write_prepared(bundle.path, bundle.digest, machine, figures), True
     if arguments.json:
-        console.write_json({"path": str(path), "measured_now": fresh, "figures": figures})
+        console.write_json({"path": str(path), "measured_now": fresh, "figures": figures, "engines": engines})
         return 0
+    if engines:
+        console.write(f"engines: {engines['built']} built, {engines['known']} known")
     console.write(
         f"{machine.cpu}, {machine.threads} thread{'s' * (machine.threads > 1)}, rungs interleaved, cache off:"
     )
     console.write(figures_table(figures))
     console.write(f"{'written to' if fresh else 'measured before (--again measures anew), kept in'} {path}")
     return 0
+
+
+def build_engines(bundle: Bundle, backend: str | None, progress: Progress) -> dict[str, int]:
+    """Build what the backend builds from files on a device; return how many were built and known, if it does at all."""
+    runtime = registry.create("backends", backend or bundle.manifest.backend)
+    if not isinstance(runtime, EngineBuilder):
+        return {}
+    done = {"built": 0, "known": 0}
+    candidates = bundle.manifest.candidates
+    for position, candidate in enumerate(candidates):
+        progress(position, len(candidates), f"prepare {candidate.id}")
+        outcome = runtime.prepare(bundle.read(candidate.file), candidate.inputs, SessionOptions(plan=candidate.plan))
+        if not outcome:
+            return {}
+        done[outcome] += 1
+    progress(len(candidates), len(candidates), "prepare engines")
+    return done
 
 
 def figures_table(figures: dict[str, Figure]) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.bundle.manifest import Binding
+from edgefuse.bundle.manifest import Binding, BuildPlan
 from edgefuse.errors import BackendError, InputError
 
 Array: TypeAlias = npt.NDArray[np.generic]
@@ -31,10 +31,17 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """How files are opened: `threads` per session; `spinning` lets idle threads burn a core for latency."""
+    """How files are opened.
+
+    Attributes:
+        threads: per session.
+        spinning: let idle threads burn a core for latency.
+        plan: how to build an engine, for a backend that does.
+    """
 
     threads: int = 1
     spinning: bool = False
+    plan: BuildPlan | None = None
 
 
 class Backend(Protocol):
@@ -49,6 +56,25 @@ class Backend(Protocol):
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the runtime, by distribution name."""
+
+
+@runtime_checkable
+class EngineBuilder(Protocol):
+    """A backend that can do what opening a file takes long for ahead, once per device."""
+
+    def prepare(
+        self, data: bytes, inputs: tuple[Binding, ...], options: SessionOptions
+    ) -> Literal["built", "known", ""]:
+        """Build what `open` needs of a file and keep it, unless it is known; empty where there is nothing to build."""
+
+
+@runtime_checkable
+class StandIn(Protocol):
+    """A backend that can take the place of a device's runtime, to check files where there is no such device."""
+
+    @property
+    def emulated(self) -> bool:
+        """Whether it does: times then say nothing about the device."""
 
 
 class InputPorts:

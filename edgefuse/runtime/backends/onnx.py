@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort
@@ -45,9 +45,7 @@ class OnnxBackend:
         """
         try:
             with Flushed():
-                session = onnxruntime.InferenceSession(
-                    data, _session_options(options), providers=["CPUExecutionProvider"], enable_fallback=0
-                )
+                session = self._create(data, inputs, options)
         except _ERRORS as error:
             raise BackendError(
                 "ONNX Runtime cannot open a stage file",
@@ -64,6 +62,11 @@ class OnnxBackend:
     def versions(self) -> dict[str, str]:
         """Return the version of ONNX Runtime."""
         return {"onnxruntime": str(onnxruntime.__version__)}
+
+    def _create(
+        self, data: bytes, inputs: tuple[Binding, ...], options: SessionOptions
+    ) -> onnxruntime.InferenceSession:
+        return create(data, ["CPUExecutionProvider"], session_options(options))
 
 
 class OnnxSession:
@@ -89,7 +92,15 @@ class OnnxSession:
         return dict(zip(self._ports, results, strict=True))
 
 
-def _session_options(options: SessionOptions) -> onnxruntime.SessionOptions:
+def create(
+    data: bytes, providers: Sequence[object], options: onnxruntime.SessionOptions
+) -> onnxruntime.InferenceSession:
+    """Open a session with these providers and no others (but for the CPU's, which ONNX Runtime always adds)."""
+    return onnxruntime.InferenceSession(data, options, providers=providers, enable_fallback=0)
+
+
+def session_options(options: SessionOptions) -> onnxruntime.SessionOptions:
+    """Return the options in ONNX Runtime's words."""
     session_options = onnxruntime.SessionOptions()
     session_options.intra_op_num_threads = options.threads
     # The operators of a stage run one after another, so that `threads` is all that a pipeline ever uses at once.
@@ -101,3 +112,8 @@ def _session_options(options: SessionOptions) -> onnxruntime.SessionOptions:
     session_options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     session_options.add_session_config_entry("session.inter_op.allow_spinning", spinning)
     return session_options
+
+
+def providers() -> tuple[str, ...]:
+    """Return what the installed ONNX Runtime was built with, best first."""
+    return tuple(onnxruntime.get_available_providers())

@@ -1,0 +1,94 @@
+"""Every call of TensorRT is checked by mypy against what TensorRT's own bindings declare.
+
+The distribution tensorrt-stubs (10.13) is what pybind11-stubgen made of them. Some of its parameters are called `in`,
+which is no Python, so a repaired copy is used.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+API = ROOT / "edgefuse" / "runtime" / "backends" / "tensorrt_api.py"
+CONFIGURATION = """
+[mypy]
+strict = True
+python_version = 3.11
+explicit_package_bases = True
+mypy_path = {stubs}:{root}
+[mypy-tensorrt_bindings.*]
+ignore_errors = True
+[mypy-edgefuse.compiler.*,numpy.*]
+follow_imports = skip
+"""
+
+pytestmark = pytest.mark.slow
+
+
+def mypy(source: Path, stubs: Path, folder: Path) -> list[str]:
+    """Return the errors that mypy finds in one file with these stubs; numpy is not followed, for the sake of time."""
+    configuration = folder / "mypy.ini"
+    configuration.write_text(CONFIGURATION.format(stubs=stubs, root=ROOT))
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--config-file",
+        configuration,
+        "--cache-dir",
+        folder / "cache",
+        source,
+    ]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert "1 source file" in done.stdout, done.stdout + done.stderr  # not a crash
+    return [line for line in done.stdout.splitlines() if f"{source.name}:" in line and " error: " in line]
+
+
+@pytest.fixture
+def stubs(tmp_path: Path) -> Path:
+    """A copy of tensorrt-stubs that can be read."""
+    try:
+        installed = distribution("tensorrt-stubs")
+    except PackageNotFoundError:
+        pytest.skip("tensorrt-stubs is not installed: our declarations of TensorRT are not held to it")
+    text = Path(str(installed.locate_file("tensorrt_bindings/tensorrt.pyi"))).read_text(encoding="utf-8")
+    text = re.sub(r"\bin: (?=[\w.\[\]]+ ?[,)=])", "in_: ", text)
+    text = re.sub(r"(def \w+\([^\n]*=[^\n,]*, channel_axis: [\w.]+)\)", r"\1 = ...)", text)
+    contents = {
+        "tensorrt": "from tensorrt_bindings.tensorrt import *\n__version__: str\n",
+        "tensorrt_bindings": "",
+    }
+    for name, content in contents.items():
+        (tmp_path / "stubs" / name).mkdir(parents=True)
+        (tmp_path / "stubs" / name / "__init__.pyi").write_text(content)
+    (tmp_path / "stubs" / "tensorrt_bindings" / "tensorrt.pyi").write_text(text, encoding="utf-8")
+    return tmp_path / "stubs"
+
+
+def test_every_call_is_one_that_tensorrt_declares(stubs: Path, tmp_path: Path) -> None:
+    assert mypy(API, stubs, tmp_path) == []
+
+
+def test_a_wrong_call_is_found(tmp_path: Path) -> None:
+    text = API.read_text(encoding="utf-8")
+    wrong = {
+        "parser.parse(data)": "parser.parse_bytes(data)",
+        "config.clear_flag(trt.BuilderFlag.TF32)": 'config.clear_flag("TF32")',
+        "engine.get_tensor_name(index)": "engine.get_tensor_name(str(index))",
+    }
+    for right, other in wrong.items():
+        assert right in text
+        text = text.replace(right, other)
+    (tmp_path / "wrong.py").write_text(text, encoding="utf-8")
+    errors = mypy(tmp_path / "wrong.py", ROOT / "typings", tmp_path)
+    said = "\n".join(errors)
+    assert '"OnnxParser" has no attribute "parse_bytes"' in said
+    assert 'Argument 1 to "clear_flag" of "IBuilderConfig" has incompatible type "str"; expected "BuilderFlag"' in said
+    assert 'Argument 1 to "get_tensor_name" of "ICudaEngine" has incompatible type "str"; expected "int"' in said
+    assert len(errors) == 3
