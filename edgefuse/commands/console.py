@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,26 @@ def write_json(value: Any) -> None:
     """Write a value to stdout as JSON; what is not finite becomes null."""
     data = msgspec.json.encode(value, order="deterministic")
     write(msgspec.json.format(data, indent=2).decode())
+
+
+def add_min_placement(parser: argparse.ArgumentParser) -> None:
+    """Declare `--min-placement`, a fraction."""
+    parser.add_argument(
+        "--min-placement",
+        type=_fraction,
+        metavar="SHARE",
+        help="fail unless this share (0 to 1) of every file's operators runs where it was asked to",
+    )
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
+    return value
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, indent: int = 2) -> str:

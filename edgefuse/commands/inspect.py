@@ -12,7 +12,8 @@ from edgefuse.bundle.manifest import Machine, Manifest
 from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.bundle.spec import Modality, spelled, subset_name
 from edgefuse.commands import console
-from edgefuse.measure import rungs
+from edgefuse.measure import placement, rungs
+from edgefuse.measure.placement import Placement
 from edgefuse.measure.rungs import Entry
 
 _RECOVERIES = {"none": "no", "alone": "against the unpruned stage", "joint": "together with the other stages"}
@@ -22,19 +23,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--digest", help="the digest that the bundle must have")
+    parser.add_argument("--placement", action="store_true", help="open every file, too, and see what runs where")
     parser.add_argument("--json", action="store_true", help="write the manifest and the figures measured here as JSON")
 
 
 def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
-    """Show the manifest; no stage is opened."""
+    """Show the manifest; no stage is opened unless `--placement` asks for it."""
     with open_bundle(arguments.bundle, digest=arguments.digest) as bundle:
         here = rungs.read_prepared(bundle.path, bundle.digest)
+        placements = placement.measure(bundle) if arguments.placement else None
         if arguments.json:
             facts = {"path": str(bundle.path), "digest": bundle.digest, "size_bytes": bundle.size_bytes}
-            console.write_json(facts | {"manifest": msgspec.to_builtins(bundle.manifest), "prepared": here})
+            measured = {"prepared": here} | ({"placement": placements} if placements is not None else {})
+            console.write_json(facts | {"manifest": msgspec.to_builtins(bundle.manifest)} | measured)
             return 0
         _print(bundle, here)
+        if placements is not None:
+            console.write("\nruns where asked")
+            console.write(_placements(placements))
     return 0
+
+
+def _placements(placements: Sequence[Placement]) -> str:
+    rows = [
+        (found.candidate, str(found.operators), placement.spelled(found), ", ".join(found.elsewhere) or "nothing")
+        for found in placements
+    ]
+    return console.table(("candidate", "operators", "where asked", "elsewhere"), rows)
 
 
 def _print(bundle: Bundle, here: Sequence[Entry]) -> None:
@@ -62,6 +77,8 @@ def _print(bundle: Bundle, here: Sequence[Entry]) -> None:
     console.write(_accuracy(manifest))
     console.write("\nlatency")
     console.write(_figures(manifest, here) or "  not measured yet: edgefuse prepare measures it here")
+    if costs := [(rung.name, f"{rung.cost:.3f}") for rung in manifest.rungs if rung.cost is not None]:
+        console.write("\ncost, counted from the files\n" + console.table(("rung", "cost"), costs))
     console.write("\nfiles")
     files = [(entry.path, console.size(entry.size_bytes), entry.sha256[:16]) for entry in manifest.files]
     console.write(console.table(("path", "size", "sha256"), files))

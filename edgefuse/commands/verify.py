@@ -1,17 +1,21 @@
-"""`edgefuse verify`: is this bundle whole, and does it compute here what it computed in torch?"""
+"""`edgefuse verify`: is this bundle whole, does it compute here what it computed in torch, and where does it run?"""
 
 from __future__ import annotations
 
 import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.commands import console
-from edgefuse.measure import agreement
+from edgefuse.measure import agreement, placement
 from edgefuse.measure.agreement import GoldenResult
+from edgefuse.measure.placement import Placement
+from edgefuse.runtime import suitability
 from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.runtime.processor import Processor, processor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,36 +23,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--digest", help="the digest that the bundle must have")
     parser.add_argument("--threads", type=int, default=1)
+    console.add_min_placement(parser)
+    parser.add_argument(
+        "--allow-saturation",
+        action="store_true",
+        help="let the golden vectors alone judge int8 whose sums this CPU clips",
+    )
     parser.add_argument("--json", action="store_true", help="write JSON")
 
 
 def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
-    """Check every hash and every candidate's golden vectors; 1 if one is not met."""
+    """Check every hash, every candidate's golden vectors, CPU and placement; 1 if something is not met."""
     with console.drawn_progress() as progress, open_bundle(arguments.bundle, digest=arguments.digest) as bundle:
         for done, entry in enumerate(bundle.manifest.files, start=1):
             bundle.read(entry.path)
             progress(done, len(bundle.manifest.files), "check hashes")
         options = SessionOptions(threads=arguments.threads)
         results = agreement.check(bundle, options, progress=progress)
-        backend = bundle.manifest.backend
+        if not arguments.allow_saturation:
+            results = exact_here(bundle, results, processor())
+        placements = placement.measure(bundle, None, options, progress=progress)
         failed = [result for result in results if not result.ok]
         if arguments.json:
             report = {
                 "digest": bundle.digest,
-                "backend": backend,
+                "backend": bundle.manifest.backend,
                 "ok": not failed,
                 "files": len(bundle.manifest.files),
             }
-            console.write_json(report | {"golden": results})
+            console.write_json(report | {"golden": results, "placement": placements})
         else:
-            _print(bundle, backend, results, failed)
+            _print(bundle, results, placements, failed)
+    if arguments.min_placement is not None:
+        placement.require(placements, arguments.min_placement)
     return 1 if failed else 0
 
 
-def _print(bundle: Bundle, backend: str, results: Sequence[GoldenResult], failed: Sequence[GoldenResult]) -> None:
+def exact_here(bundle: Bundle, results: Sequence[GoldenResult], cpu: Processor) -> tuple[GoldenResult, ...]:
+    """Fail the candidates whose int8 sums a CPU clips: golden vectors are few, and other inputs clip more."""
+    clipped = {c.id for c in bundle.manifest.candidates if suitability.saturates(c, cpu)}
+    reason = suitability.reason(cpu)
+    return tuple(
+        replace(result, ok=False, reason="; ".join(filter(None, (result.reason, reason))))
+        if result.candidate in clipped
+        else result
+        for result in results
+    )
+
+
+def _print(
+    bundle: Bundle, results: Sequence[GoldenResult], placements: Sequence[Placement], failed: Sequence[GoldenResult]
+) -> None:
     console.write(f"{bundle.path}: {len(bundle.manifest.files)} files match their hashes, digest {bundle.digest}")
-    console.write(f"golden vectors on the backend '{backend}':")
-    header = ("stage", "candidate", "max |error|", "SNR dB", "tolerance", "")
+    console.write(f"golden vectors on the backend '{bundle.manifest.backend}':")
+    header = ("stage", "candidate", "max |error|", "SNR dB", "tolerance", "", "runs where asked")
+    shares = {found.candidate: placement.spelled(found) for found in placements}
     rows = [
         (
             result.stage,
@@ -57,6 +86,7 @@ def _print(bundle: Bundle, backend: str, results: Sequence[GoldenResult], failed
             "exact" if result.snr_db == math.inf else f"{result.snr_db:.1f}",
             result.tolerance,
             "ok" if result.ok else "FAILED",
+            shares[result.candidate],
         )
         for result in results
     ]

@@ -1,9 +1,7 @@
-"""What a figure was measured on, and in which condition the machine is: clocks, heat, power mode."""
+"""What a figure was measured on, and in which condition the machine is: clocks, heat, power mode, memory."""
 
 from __future__ import annotations
 
-import os
-import platform
 import re
 import subprocess
 from collections.abc import Mapping
@@ -11,33 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgefuse.bundle.manifest import Machine
-
-_ROOT = Path("/")
-# As manifests spell them: what decides the speed or the saturation of int8 arithmetic.
-FEATURES = ("amx_int8", "asimddp", "avx2", "avx512_vnni", "avx512f", "avx_vnni", "i8mm")
-# Arm's main id register: (implementer, part), as /proc/cpuinfo gives them.
-_ARM_PARTS = {
-    ("0x41", "0xd03"): "Arm Cortex-A53",
-    ("0x41", "0xd05"): "Arm Cortex-A55",
-    ("0x41", "0xd08"): "Arm Cortex-A72",
-    ("0x41", "0xd0b"): "Arm Cortex-A76",
-    ("0x41", "0xd0c"): "Arm Neoverse-N1",
-    ("0x41", "0xd40"): "Arm Neoverse-V1",
-    ("0x41", "0xd41"): "Arm Cortex-A78",
-    ("0x41", "0xd42"): "Arm Cortex-A78AE",
-    ("0x41", "0xd4f"): "Arm Neoverse-V2",
-}
-_MAIN_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
-
-
-@dataclass(frozen=True)
-class Processor:
-    """The CPU. `features` are those of `FEATURES` that it has, sorted."""
-
-    name: str
-    physical_cores: int
-    logical_cores: int
-    features: tuple[str, ...]
+from edgefuse.runtime.processor import ROOT, processor
 
 
 @dataclass(frozen=True)
@@ -48,78 +20,59 @@ class Condition:
         board: the name of a single-board computer.
         governor: of the CPU's clock.
         frequency_mhz: the clock of the first core now.
+        clocks_pinned: whether the lowest clock equals the highest, as `jetson_clocks` sets it.
         temperatures_c: by name of the thermal zone.
         throttled: how often the first core was throttled by heat since the start.
-        power_mode: of a Jetson (`nvpmodel -q`).
+        cooling: what the kernel holds back right now against heat, by name: "2 of 5" steps.
+        power_mode: of a Jetson: `nvpmodel`'s name for it, or its number where only that can be read.
+        memory_bytes, available_bytes: what there is, and what a program can still get.
     """
 
     board: str | None
     governor: str | None
     frequency_mhz: float | None
     max_frequency_mhz: float | None
+    clocks_pinned: bool | None
     temperatures_c: Mapping[str, float]
     throttled: int | None
+    cooling: Mapping[str, str]
     power_mode: str | None
+    memory_bytes: int | None
+    available_bytes: int | None
 
 
-def describe(threads: int, runtimes: Mapping[str, str], *, root: Path = _ROOT) -> Machine:
+def describe(threads: int, runtimes: Mapping[str, str], *, root: Path = ROOT) -> Machine:
     """Describe this machine as a figure's key: no host name, nothing that changes while it runs; `root` holds /proc."""
-    machine = platform.machine().lower()
     cpu = processor(root=root)
     return Machine(
-        architecture=_MAIN_ARCHITECTURES.get(machine, machine),
+        architecture=cpu.architecture,
         cpu=cpu.name,
         cores=cpu.physical_cores,
-        features=cpu.features,
+        features=cpu.features or (),
         runtimes=dict(sorted(runtimes.items())),
         threads=threads,
     )
 
 
-def processor(*, root: Path = _ROOT) -> Processor:
-    """Read what the CPU is from /proc/cpuinfo, or from Python where there is none."""
-    blocks = _cpuinfo(root)
-    logical = len(blocks) or os.cpu_count() or 1
-    first = blocks[0] if blocks else {}
-    flags = set((first.get("flags") or first.get("Features") or "").split())
-    cores = {(block.get("physical id"), block["core id"]) for block in blocks if "core id" in block}
-    part = (first.get("CPU implementer", ""), first.get("CPU part", ""))
-    name = first.get("model name") or _ARM_PARTS.get(part) or " ".join(part).strip() or platform.processor()
-    return Processor(
-        name=re.sub(r"\s+", " ", name) or "unknown",
-        physical_cores=len(cores) or logical,
-        logical_cores=logical,
-        features=tuple(feature for feature in FEATURES if feature in flags),
-    )
-
-
-def condition(*, root: Path = _ROOT) -> Condition:
-    """Read clocks, heat and power mode, each where the system offers it."""
+def condition(*, root: Path = ROOT) -> Condition:
+    """Read clocks, heat, power mode and memory, each where the system offers it."""
     cpu = root / "sys/devices/system/cpu/cpu0"
     throttled = _number(cpu / "thermal_throttle/core_throttle_count")
     board = _line(root / "proc/device-tree/model")
+    lowest, highest = (_number(cpu / f"cpufreq/scaling_{end}_freq") for end in ("min", "max"))
     return Condition(
         board=board.rstrip("\0") if board else None,
         governor=_line(cpu / "cpufreq/scaling_governor"),
         frequency_mhz=_scaled(cpu / "cpufreq/scaling_cur_freq"),
         max_frequency_mhz=_scaled(cpu / "cpufreq/cpuinfo_max_freq"),
+        clocks_pinned=None if None in (lowest, highest) else lowest == highest,
         temperatures_c=_temperatures(root),
         throttled=None if throttled is None else int(throttled),
-        power_mode=_nvpmodel(),
+        cooling=_cooling(root),
+        power_mode=_nvpmodel() or _power_mode_number(root),
+        memory_bytes=_memory(root, "MemTotal"),
+        available_bytes=_memory(root, "MemAvailable"),
     )
-
-
-def _cpuinfo(root: Path) -> list[dict[str, str]]:
-    """Return a mapping per logical core."""
-    path = root / "proc/cpuinfo"
-    if not path.exists():
-        return []
-    blocks = path.read_text(encoding="utf-8", errors="replace").strip().split("\n\n")
-    parsed = [
-        {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in block.splitlines())}
-        for block in blocks
-    ]
-    return [block for block in parsed if "processor" in block]
 
 
 def _temperatures(root: Path) -> dict[str, float]:
@@ -129,6 +82,21 @@ def _temperatures(root: Path) -> dict[str, float]:
         if reading is not None:
             zones[_line(zone / "type") or zone.name] = reading / 1000
     return zones
+
+
+def _cooling(root: Path) -> dict[str, str]:
+    """Return the cooling devices that are at work, fans apart: they hold nothing back."""
+    found: dict[str, str] = {}
+    for device in sorted((root / "sys/class/thermal").glob("cooling_device*")):
+        now, most, kind = _number(device / "cur_state"), _number(device / "max_state"), _line(device / "type") or ""
+        if now and most and "fan" not in kind.lower():
+            found[kind or device.name] = f"{now:.0f} of {most:.0f}"
+    return found
+
+
+def _memory(root: Path, field: str) -> int | None:
+    found = re.search(rf"^{field}:\s*(\d+) kB$", _line(root / "proc/meminfo") or "", re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
 
 
 def _scaled(path: Path) -> float | None:
@@ -156,3 +124,9 @@ def _nvpmodel() -> str | None:
         return None
     found = re.search(r"NV Power Mode:\s*(\S+)", answer.stdout)
     return found.group(1) if found else None
+
+
+def _power_mode_number(root: Path) -> str | None:
+    """Return the number that nvpmodel keeps for the next start, which needs no right to ask it."""
+    found = re.fullmatch(r"pmode:0*(\d+).*", _line(root / "var/lib/nvpmodel/status") or "")
+    return f"number {found[1]}" if found else None

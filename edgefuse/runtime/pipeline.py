@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
@@ -21,6 +22,10 @@ from edgefuse.runtime.cache import FeatureCache
 from edgefuse.runtime.graph import Graph, Subset
 from edgefuse.runtime.prediction import Prediction
 from edgefuse.runtime.preprocess import Preprocessor
+from edgefuse.runtime.processor import processor
+from edgefuse.runtime.suitability import concern
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +191,8 @@ def _opened(
             expected=f"{manifest.backend} or {_NOTHING}",
         )
     backend: Backend = registry.create("backends", backend_name or manifest.backend)
+    if backend_name != _NOTHING and (sentence := concern(manifest, rung, processor())):
+        _log.warning(sentence)
     features = FeatureCache() if cache else FeatureCache(entries=0)
     modalities = manifest.model.modalities
     chosen = [(stage, _candidate(manifest, rung, stage)) for stage in manifest.stages]
@@ -219,6 +226,7 @@ def _session(
     features: FeatureCache,
 ) -> Session:
     """Open one file; its bytes are free again before the next one is read."""
+    options = replace(options, plan=candidate.plan)
     session = backend.open(bundle.read(candidate.file), candidate.inputs, candidate.outputs, options)
     # Fusion depends on everything and would never hit; what carries a state is not a function of its feeds alone.
     stateless = all(port.kind != "state" for port in stage.outputs)

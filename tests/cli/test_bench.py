@@ -87,3 +87,14 @@ def test_bench_against_torch(cli: Cli, tiny_bundle: Path, tmp_path: Path) -> Non
     assert report["speedup"]["small"]["low"] > 0
     assert report["baseline"].startswith("torch 2.")
     assert ", 1 thread, measured to choose: eager " in report["baseline"]
+
+
+def test_bench_checks_where_operators_run(cli: Cli, unfused_bundle: Path) -> None:
+    done = cli("bench", unfused_bundle, "--rounds", "12", "--rung", "small", "--min-placement", "0.95", "--json")
+    assert done.returncode == 1
+    assert "stage 'image_encoder' (image_encoder.dynamic_wi8_af32) is too low: got 0.750" in done.stderr
+    report = json.loads(done.stdout)
+    assert len(report["placement"]) == 5, "the files of the rung that was measured"
+    unmeasured = cli("bench", unfused_bundle, "--rounds", "12", "--backend", "null", "--min-placement", "0.5")
+    assert unmeasured.returncode == 1
+    assert "no placement was measured" in unmeasured.stderr

@@ -12,10 +12,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from edgefuse import cli as command_line
 from edgefuse.bundle.manifest import Manifest, Pruning, PruningStep
 from edgefuse.bundle.writer import write_bundle
+from edgefuse.commands import verify
 from edgefuse.errors import MeasureError
 from edgefuse.measure import rungs
+from edgefuse.runtime.processor import Processor
 
 Cli = Callable[..., Any]
 
@@ -109,6 +112,43 @@ def test_verify_is_1_where_an_answer_is_off(
     assert "5 of 6 candidates" in done.stdout
     report = json.loads(cli("verify", tmp_path / "off", "--json").stdout)
     assert [row["candidate"] for row in report["golden"] if not row["ok"]] == ["fusion.float"]
+
+
+def test_verify_fails_int8_that_this_cpu_clips(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = Processor("Old Xeon", "x86_64", 4, 8, ("avx2",))
+    monkeypatch.setattr(verify, "processor", lambda: old)
+    assert command_line.main(["verify", str(tiny_bundle)]) == 1
+    assert (
+        "image_encoder.dynamic_wi8_af32 fails: sums of uint8 x int8 are clipped to 16 bits" in capsys.readouterr().out
+    )
+    assert command_line.main(["verify", str(tiny_bundle), "--allow-saturation"]) == 0
+
+
+def test_verify_checks_where_operators_run(cli: Cli, tiny_bundle: Path, unfused_bundle: Path) -> None:
+    assert cli("verify", tiny_bundle, "--min-placement", "1").returncode == 0
+    assert cli("verify", unfused_bundle, "--min-placement", "0.5").returncode == 0
+    done = cli("verify", unfused_bundle, "--min-placement", "0.95", "--json")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "stage 'image_encoder' (image_encoder.dynamic_wi8_af32) is too low: got 0.750 of 4 operators" in last
+    assert "1 x Conv (float after DequantizeLinear)" in last
+    shares = {row["candidate"]: row["share"] for row in json.loads(done.stdout)["placement"]}
+    assert (shares["fusion.float"], shares["image_encoder.dynamic_wi8_af32"]) == (1.0, 0.75)
+
+
+def test_a_share_is_a_fraction(cli: Cli, tiny_bundle: Path) -> None:
+    refused = cli("verify", tiny_bundle, "--min-placement", "95")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "'95' is not a share from 0 to 1" in refused.stderr
+
+
+def test_inspect_opens_files_only_to_see_what_runs_where(cli: Cli, unfused_bundle: Path) -> None:
+    assert "placement" not in json.loads(cli("inspect", unfused_bundle, "--json").stdout)
+    report = json.loads(cli("inspect", unfused_bundle, "--placement", "--json").stdout)
+    assert len(report["placement"]) == 6
+    assert "1 x Conv (float after DequantizeLinear)" in cli("inspect", unfused_bundle, "--placement").stdout
 
 
 def test_prepare_measures_once_and_inspect_shows_it(cli: Cli, tiny_bundle: Path) -> None:

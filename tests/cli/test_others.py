@@ -1,4 +1,4 @@
-"""doctor, models, demo and compile."""
+"""models, demo and compile."""
 
 from __future__ import annotations
 
@@ -16,23 +16,6 @@ from edgefuse.commands import models
 
 Cli = Callable[..., Any]
 SCRIPT = Path(sys.executable).with_name("edgefuse")
-
-
-def test_doctor_tells_machines_what_is_here(cli: Cli) -> None:
-    done = cli("doctor", "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    report = json.loads(done.stdout)
-    assert set(report["backends"]) >= {"null", "onnx", "tflite"}
-    assert "onnxruntime" in report["backends"]["onnx"]["versions"]
-    assert report["processor"]["logical_cores"] >= 1
-    assert report["packages"]["compile"]["torch"]
-
-
-def test_doctor_tells_people_what_the_system_hides(cli: Cli) -> None:
-    done = cli("doctor")
-    assert done.returncode == 0
-    for words in ("CPU features", "governor", "backends", "  onnx    onnxruntime", "extra 'compile'"):
-        assert words in done.stdout
 
 
 def test_models_lists_digits(cli: Cli) -> None:

@@ -6,38 +6,11 @@ import pytest
 
 from edgefuse.measure import machine
 
-X86 = "".join(
-    f"processor\t: {index}\nmodel name\t: Some  CPU @ 2 GHz\nphysical id\t: 0\ncore id\t\t: {index // 2}\n"
-    "flags\t\t: fpu avx2 avx512f avx512_vnni sse\n\n"
-    for index in range(4)
-)
-ARM = "".join(
-    f"processor\t: {index}\nFeatures\t: fp asimd asimddp\nCPU implementer\t: 0x41\nCPU part\t: 0xd42\n\n"
-    for index in range(6)
-)
-
 
 def write(root: Path, name: str, text: str) -> None:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-
-
-def test_an_x86_is_read_from_cpuinfo(tmp_path: Path) -> None:
-    write(tmp_path, "proc/cpuinfo", X86)
-    cpu = machine.processor(root=tmp_path)
-    assert cpu == machine.Processor("Some CPU @ 2 GHz", 2, 4, ("avx2", "avx512_vnni", "avx512f"))
-
-
-def test_an_arm_core_is_named_by_its_part(tmp_path: Path) -> None:
-    write(tmp_path, "proc/cpuinfo", ARM + "Hardware\t: board\n")
-    assert machine.processor(root=tmp_path) == machine.Processor("Arm Cortex-A78AE", 6, 6, ("asimddp",))
-
-
-def test_a_system_without_proc_still_has_a_processor(tmp_path: Path) -> None:
-    cpu = machine.processor(root=tmp_path)
-    assert cpu.name
-    assert cpu.logical_cores >= 1
 
 
 def test_a_machine_is_described_without_its_name() -> None:
@@ -63,12 +36,36 @@ def test_the_condition_is_read_where_the_system_tells_it(tmp_path: Path) -> None
     state = machine.condition(root=tmp_path)
     assert (state.governor, state.frequency_mhz, state.max_frequency_mhz) == ("schedutil", 1510.4, 1728.0)
     assert (state.temperatures_c, state.throttled) == ({"CPU-therm": 48.5}, 3)
+    assert state.clocks_pinned is None
     assert state.board == "NVIDIA Jetson Orin Nano Developer Kit"
 
 
 def test_a_silent_system_is_no_error(tmp_path: Path) -> None:
     state = machine.condition(root=tmp_path)
     assert (state.governor, state.frequency_mhz, state.temperatures_c) == (None, None, {})
+    assert (state.clocks_pinned, state.cooling, state.memory_bytes) == (None, {}, None)
+
+
+def test_what_the_kernel_holds_back_is_told_and_a_fan_is_not(tmp_path: Path) -> None:
+    for index, (kind, now) in enumerate([("cpufreq-cpu0", 2), ("pwm-fan", 3), ("gpu", 0)]):
+        folder = f"sys/class/thermal/cooling_device{index}"
+        write(tmp_path, f"{folder}/type", f"{kind}\n")
+        write(tmp_path, f"{folder}/cur_state", f"{now}\n")
+        write(tmp_path, f"{folder}/max_state", "5\n")
+    assert machine.condition(root=tmp_path).cooling == {"cpufreq-cpu0": "2 of 5"}
+
+
+@pytest.mark.parametrize(("lowest", "pinned"), [("729600", False), ("1510400", True)])
+def test_jetson_clocks_shows_as_one_frequency(tmp_path: Path, lowest: str, pinned: bool) -> None:
+    write(tmp_path, "sys/devices/system/cpu/cpu0/cpufreq/scaling_min_freq", lowest)
+    write(tmp_path, "sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq", "1510400")
+    assert machine.condition(root=tmp_path).clocks_pinned is pinned
+
+
+def test_memory_is_in_bytes(tmp_path: Path) -> None:
+    write(tmp_path, "proc/meminfo", "MemTotal:        7990000 kB\nMemFree: 1 kB\nMemAvailable:    4000000 kB\n")
+    state = machine.condition(root=tmp_path)
+    assert (state.memory_bytes, state.available_bytes) == (7_990_000 * 1024, 4_000_000 * 1024)
 
 
 def test_the_power_mode_of_a_jetson_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,3 +74,11 @@ def test_the_power_mode_of_a_jetson_is_asked_for(tmp_path: Path, monkeypatch: py
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert machine.condition(root=tmp_path).power_mode == "MAXN_SUPER"
+
+
+def test_the_number_of_the_power_mode_is_read_where_nvpmodel_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    write(tmp_path, "var/lib/nvpmodel/status", "pmode:0002 fmode:quiet\n")
+    assert machine.condition(root=tmp_path).power_mode == "number 2"

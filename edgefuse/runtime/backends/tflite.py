@@ -10,7 +10,7 @@ import numpy as np
 
 from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import BackendError
-from edgefuse.runtime.backends.backend import Array, InputPorts, Session, SessionOptions, check_tensors, first_line
+from edgefuse.runtime.backends.backend import Array, InputPorts, SessionOptions, check_tensors, first_line
 
 try:
     from ai_edge_litert.interpreter import Interpreter
@@ -20,6 +20,7 @@ except ModuleNotFoundError as litert_missing:
     except ModuleNotFoundError:
         raise litert_missing from None
 
+_PREDECESSOR = Interpreter.__module__.startswith("tflite_runtime")
 _ERRORS = (RuntimeError, ValueError, TypeError)
 
 
@@ -30,7 +31,7 @@ class TfliteBackend:
 
     def open(
         self, data: bytes, inputs: tuple[Binding, ...], outputs: tuple[Binding, ...], options: SessionOptions
-    ) -> Session:
+    ) -> TfliteSession:
         """Open a file from its bytes. LiteRT reads weights from these bytes, so they live as long as the session.
 
         Raises:
@@ -40,12 +41,19 @@ class TfliteBackend:
             interpreter = Interpreter(model_content=data, num_threads=options.threads)
             interpreter.allocate_tensors()
             found_inputs, found_outputs = _signature(interpreter)
+            wrong = _PREDECESSOR and _has_products_by_channel(interpreter)
         except _ERRORS as error:
             raise BackendError(
                 "LiteRT cannot open a stage file",
                 got=first_line(error),
                 fix="check that the bundle was made for this version of ai-edge-litert",
             ) from error
+        if wrong:
+            raise BackendError(
+                "tflite-runtime computes this stage file wrong",
+                got="a dynamically quantized layer with a scale per channel",
+                fix="pip install ai-edge-litert, or compile with schemes that end in '.tensor'",
+            )
         check_tensors("input", found_inputs, inputs)
         check_tensors("output", found_outputs, outputs)
         return TfliteSession(interpreter, inputs, outputs, input_indices=found_inputs, output_indices=found_outputs)
@@ -75,7 +83,7 @@ class TfliteSession:
         input_indices: dict[str, int],
         output_indices: dict[str, int],
     ) -> None:
-        self._interpreter = interpreter
+        self.interpreter = interpreter
         self._inputs = InputPorts(inputs)
         self._input_indices = input_indices
         self._outputs = [(binding.port, output_indices[binding.tensor]) for binding in outputs]
@@ -84,7 +92,7 @@ class TfliteSession:
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see `Session.run`."""
         arranged = self._inputs.arrange(feeds)
-        interpreter = self._interpreter
+        interpreter = self.interpreter
         try:
             if self._open_shapes:
                 self._resize(arranged)
@@ -101,9 +109,19 @@ class TfliteSession:
         if changed == self._open_shapes:
             return
         for tensor, shape in changed.items():
-            self._interpreter.resize_tensor_input(self._input_indices[tensor], np.array(shape, np.int32))
-        self._interpreter.allocate_tensors()
+            self.interpreter.resize_tensor_input(self._input_indices[tensor], np.array(shape, np.int32))
+        self.interpreter.allocate_tensors()
         self._open_shapes = changed
+
+
+def _has_products_by_channel(interpreter: Any) -> bool:
+    """Tell whether floats meet weights that tflite-runtime (2.14, the last) takes the first channel's scale for."""
+    tensors = {details["index"]: details for details in interpreter.get_tensor_details()}
+    products = (o["inputs"] for o in interpreter._get_ops_details() if o["op_name"] == "FULLY_CONNECTED")
+    return any(
+        tensors[data]["dtype"] is np.float32 and len(tensors[weights]["quantization_parameters"]["scales"]) > 1
+        for data, weights, *_ in products
+    )
 
 
 def _signature(interpreter: Any) -> tuple[dict[str, int], dict[str, int]]:

@@ -1,0 +1,80 @@
+"""Where int8 is exact and where its sums are clipped, on CPUs that are not here."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import edgefuse
+from edgefuse.bundle.manifest import Candidate, Manifest, Scheme
+from edgefuse.runtime import pipeline, suitability
+from edgefuse.runtime.processor import Processor
+
+HASWELL = Processor("Old Xeon", "x86_64", 4, 8, ("avx2",))
+ICELAKE = Processor("New Xeon", "x86_64", 4, 8, ("avx2", "avx512_vnni", "avx512f"))
+CORTEX = Processor("Arm Cortex-A53", "aarch64", 4, 4, ())
+SILENT = Processor("unknown", "x86_64", 4, 4, None)
+
+STATIC_U8 = Scheme(name="static_wi8_ai8", activation="u8")
+STATIC_S8 = Scheme(name="static_wi8_ai8", activation="s8")
+DYNAMIC = Scheme(name="dynamic_wi8_af32")
+
+
+def made(manifest: Manifest, scheme: Scheme, target: str = "onnx") -> Candidate:
+    return msgspec.structs.replace(manifest.candidates[0], scheme=scheme, target=target)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "clipped"),
+    [
+        (STATIC_U8, True),
+        (DYNAMIC, True),
+        (STATIC_S8, False),
+        (Scheme(name="float"), False),
+        (Scheme(name="fp16"), False),
+    ],
+)
+def test_unsigned_activations_saturate_without_vnni(tiny_manifest: Manifest, scheme: Scheme, clipped: bool) -> None:
+    assert suitability.saturates(made(tiny_manifest, scheme), HASWELL) is clipped
+    assert not suitability.saturates(made(tiny_manifest, scheme), ICELAKE)
+
+
+@pytest.mark.parametrize("cpu", [CORTEX, SILENT])
+def test_arm_is_exact_and_what_is_not_known_is_not_assumed(tiny_manifest: Manifest, cpu: Processor) -> None:
+    assert not suitability.saturates(made(tiny_manifest, STATIC_U8), cpu)
+
+
+def test_litert_is_exact_without_vnni(tiny_manifest: Manifest) -> None:
+    assert not suitability.saturates(made(tiny_manifest, DYNAMIC, "tflite"), HASWELL)
+
+
+def test_the_concern_names_stages_and_the_rung_that_is_exact(tiny_manifest: Manifest) -> None:
+    assert suitability.concern(tiny_manifest, tiny_manifest.rung("small"), HASWELL) == (
+        "the rung 'small' loses accuracy here: in image_encoder sums of uint8 x int8 are clipped to 16 bits, since "
+        "this CPU (Old Xeon) has no VNNI. Fix: open the rung 'float', which is exact here."
+    )
+    assert suitability.concern(tiny_manifest, tiny_manifest.rung("small"), ICELAKE) is None
+    assert suitability.concern(tiny_manifest, tiny_manifest.rung("float"), HASWELL) is None
+
+
+def test_a_bundle_without_an_exact_rung_says_what_to_compile(tiny_manifest: Manifest) -> None:
+    only = msgspec.structs.replace(tiny_manifest, rungs=(tiny_manifest.rung("small"),), default_rung="small")
+    sentence = suitability.concern(only, only.rung(), HASWELL)
+    assert sentence is not None
+    assert sentence.endswith("compile for this CPU with s8 activations, or use a TFLite bundle, whose int8 is exact.")
+
+
+def test_opening_warns_once_per_rung_and_still_opens(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pipeline, "processor", lambda: HASWELL)
+    with caplog.at_level(logging.WARNING, logger="edgefuse"):
+        edgefuse.load(tiny_bundle, rung="float").close()
+        edgefuse.load(tiny_bundle, rung="small", backend="null").close()
+        assert not caplog.records
+        edgefuse.load(tiny_bundle, rung="small").close()
+    (record,) = caplog.records
+    assert "open the rung 'float', which is exact here" in record.message
