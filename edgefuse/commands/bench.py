@@ -1,61 +1,27 @@
-"""`edgefuse bench`: latency and memory of a bundle here, against a reference if one is given."""
+"""`edgefuse bench`: latency and memory of a bundle here or on a device, against a reference if one is given."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
-from edgefuse.bundle.manifest import Machine
 from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.commands import console, modalities
+from edgefuse.device import bench as remote
+from edgefuse.device.device import device_of
+from edgefuse.device.session import PYTHON, Session
 from edgefuse.errors import MeasureError, needing
-from edgefuse.measure import rungs
-from edgefuse.measure.latency import Interleaved, Summary
-from edgefuse.measure.rungs import ColdStart
+from edgefuse.measure import placement, rungs
+from edgefuse.measure.benchmark import Baseline, Benchmark, Scenario, Settings, against
 from edgefuse.measure.statistics import Interval
 from edgefuse.progress import Progress
 from edgefuse.runtime.pipeline import Inputs, load
 
 TAKES_EXTRA = True
-SCENARIOS = ("single-stream",)
-_MAX_SECONDS = 120.0
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """What a bundle is compared with: a name for the table, a call that predicts once, and what it is in words."""
-
-    name: str
-    call: Callable[[], object]
-    describe: Callable[[], str]
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """What a benchmark found; mappings are by rung, and `steady` has the reference, too.
-
-    Attributes:
-        inputs: where they came from, and what is present.
-        feature_cache: always off: caching across queries would measure the cache.
-        baseline: what `speedup` is over, in words; None without `--against`.
-        steady: from one interleaved run.
-        speedup_over_float: over the rung of float stages in the same runtime, where the bundle has one.
-        cold: each in a process of its own.
-    """
-
-    scenario: str
-    machine: Machine
-    inputs: str
-    feature_cache: bool
-    rounds: int
-    baseline: str | None
-    steady: dict[str, Summary]
-    speedup: dict[str, Interval]
-    speedup_over_float: dict[str, Interval]
-    cold: dict[str, ColdStart]
+SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,52 +37,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", help="another backend than the bundle names")
     parser.add_argument("--rounds", type=int, default=rungs.P99_ROUNDS, help="at the least; p99 needs 662 (default)")
     parser.add_argument("--seed", type=int, default=0, help="of the order within the rounds")
+    console.add_min_placement(parser)
+    parser.add_argument("--device", metavar="URI", help="measure there: ssh://user@host[:port] or adb://serial")
+    parser.add_argument("--device-python", default=PYTHON, metavar="PATH", help=f"there (default: {PYTHON})")
     parser.add_argument("--json", action="store_true", help="write JSON")
 
 
 def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
-    """Measure cold starts, then all rungs and the reference in turn."""
+    """Measure cold starts, then all rungs and the reference in turn: here, or on a device."""
+    settings = Settings(
+        rungs=tuple(arguments.rung or ()),
+        threads=arguments.threads,
+        backend=arguments.backend,
+        rounds=arguments.rounds,
+        seed=arguments.seed,
+        scenario=arguments.scenario,
+    )
     with console.drawn_progress() as progress, open_bundle(arguments.bundle) as bundle:
-        benchmark = _measure(bundle, arguments, *_inputs(bundle, arguments, extra), progress)
+        inputs, origin = _inputs(bundle, arguments, extra)
+        measure = _there if arguments.device else _here
+        benchmark = measure(bundle, settings, inputs, origin, arguments, progress)
     if arguments.json:
         console.write_json(benchmark)
     else:
         _print(benchmark)
+    if arguments.min_placement is not None:
+        placement.require(benchmark.placement, arguments.min_placement)
     return 0
-
-
-def _measure(
-    bundle: Bundle, arguments: argparse.Namespace, inputs: Inputs, origin: str, progress: Progress
-) -> Benchmark:
-    rung_of = {rung.name: rung for rung in bundle.manifest.rungs}
-    names = [bundle.manifest.rung(name).name for name in dict.fromkeys(arguments.rung or rung_of)]
-    options = {"threads": arguments.threads, "backend": arguments.backend}
-    cold: dict[str, ColdStart] = {}
-    with ExitStack() as stack:
-        calls = rungs.open_rungs(stack, bundle, inputs, names, **options)
-        for name in names:
-            cold[name] = rungs.cold_start(bundle.path, inputs, rung=name, **options)
-            progress(len(cold), len(names), "cold starts")
-        baseline = None
-        if arguments.against:
-            progress(0, 0, "open the reference")
-            baseline = _baseline(stack, arguments, inputs)
-            calls[baseline.name] = baseline.call
-        timing = Interleaved(min_rounds=arguments.rounds, max_seconds=_MAX_SECONDS, seed=arguments.seed)
-        latencies = timing(calls, progress)
-    floats = next((name for name in names if rung_of[name].objective == "float"), None)
-    return Benchmark(
-        scenario=arguments.scenario,
-        machine=rungs.describe(bundle, **options),
-        inputs=f"{origin} ({' + '.join(inputs.present)})",
-        feature_cache=False,
-        rounds=latencies.rounds,
-        baseline=baseline.describe() if baseline else None,
-        steady={name: latencies.summary(name) for name in calls},
-        speedup={name: latencies.ratio(baseline.name, name) for name in names} if baseline else {},
-        speedup_over_float={n: latencies.ratio(floats, n) for n in names if n != floats} if floats else {},
-        cold=cold,
-    )
 
 
 def _inputs(bundle: Bundle, arguments: argparse.Namespace, extra: Sequence[str]) -> tuple[Inputs, str]:
@@ -127,25 +74,51 @@ def _inputs(bundle: Bundle, arguments: argparse.Namespace, extra: Sequence[str])
         return pipeline.preprocess(**raw), "files"
 
 
-def _baseline(stack: ExitStack, arguments: argparse.Namespace, inputs: Inputs) -> Baseline:
-    """Open what the bundle is compared with."""
-    against: str = arguments.against
-    if ":" in against and not Path(against).exists():
-        return _torch_baseline(against, arguments.threads, inputs)
-    other = stack.enter_context(open_bundle(Path(against)))
-    wanted = {key: (value.dtype, value.shape) for key, value in inputs.values.items()}
-    known = {f"{m.name}.{tensor.name}" for m in other.manifest.model.modalities for tensor in m.tensors}
-    known |= {f"{m.name}.length" for m in other.manifest.model.modalities if m.length}
-    if set(wanted) - known:
+def _here(
+    bundle: Bundle,
+    settings: Settings,
+    inputs: Inputs,
+    origin: str,
+    arguments: argparse.Namespace,
+    progress: Progress,
+) -> Benchmark:
+    with ExitStack() as stack:
+        return settings(bundle, inputs, origin, progress, _baseline(stack, arguments, inputs))
+
+
+def _there(
+    bundle: Bundle,
+    settings: Settings,
+    inputs: Inputs,
+    origin: str,
+    arguments: argparse.Namespace,
+    progress: Progress,
+) -> Benchmark:
+    if arguments.against and _is_factory(arguments.against):
         raise MeasureError(
-            "the two bundles do not take the same inputs",
-            got=", ".join(sorted(wanted)),
-            expected=", ".join(sorted(known)),
+            "a torch reference cannot run on a device",
+            got=f"--against {arguments.against} with --device",
+            expected="a bundle",
         )
-    rung = other.manifest.default_rung
-    calls = rungs.open_rungs(stack, other, inputs, [rung], threads=arguments.threads, backend=None)
-    name = f"{Path(against).stem}/{rung}"
-    return Baseline(name, calls[rung], lambda: f"{against}, rung '{rung}', backend {other.manifest.backend}")
+    progress(0, 0, "connect")
+    with Session(device_of(arguments.device), arguments.device_python) as session:
+        return remote.bench(session, bundle.path, settings, inputs, origin, progress, arguments.against)
+
+
+def _baseline(
+    stack: ExitStack, arguments: argparse.Namespace, inputs: Inputs
+) -> Callable[[ExitStack], Baseline] | None:
+    """Return what opens the reference, if one is given."""
+    given: str | None = arguments.against
+    if given is None:
+        return None
+    if _is_factory(given):
+        return lambda _: _torch_baseline(given, arguments.threads, inputs)
+    return against(stack.enter_context(open_bundle(Path(given))), given, inputs, arguments.threads)
+
+
+def _is_factory(given: str) -> bool:
+    return ":" in given and not Path(given).exists()
 
 
 def _torch_baseline(factory: str, threads: int, inputs: Inputs) -> Baseline:
@@ -177,6 +150,10 @@ def _print(benchmark: Benchmark) -> None:
         for name, cold in benchmark.cold.items()
     )
     console.write(console.table(header, rows))
+    if benchmark.placement:
+        console.write("\nruns where asked")
+        shares = ((found.candidate, placement.spelled(found)) for found in benchmark.placement)
+        console.write(console.table(("candidate", "operators"), shares))
 
 
 _STEADY = ("name", "p50 ms", "p90 ms", "p99 ms", "mean ms", "speed-up [95 %]", "over float [95 %]")

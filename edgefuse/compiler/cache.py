@@ -91,7 +91,10 @@ class _Column(msgspec.Struct):
 
 
 def write_arrays(folder: Path, samples: Iterable[Mapping[str, Array]]) -> None:
-    """Write samples (key to array) into a folder, one at a time; all have the same keys and types."""
+    """Write samples (key to array) into a folder, one at a time; all have the same keys and types.
+
+    What is all zeros, as of absent modalities, becomes a hole in its file and takes no space.
+    """
     columns: dict[str, _Column] = {}
     with ExitStack() as stack:
         files = {}
@@ -101,8 +104,13 @@ def write_arrays(folder: Path, samples: Iterable[Mapping[str, Array]]) -> None:
                     name = f"{len(columns)}.bin"
                     columns[key] = _Column(name, array.dtype.str, [])
                     files[key] = stack.enter_context((folder / name).open("wb"))
-                files[key].write(np.ascontiguousarray(array).tobytes())
+                if array.any():
+                    files[key].write(np.ascontiguousarray(array).tobytes())
+                else:
+                    files[key].seek(array.nbytes, os.SEEK_CUR)
                 columns[key].shapes.append(array.shape)
+        for file in files.values():
+            file.truncate()
     (folder / "index.json").write_bytes(msgspec.json.encode(columns))
 
 

@@ -14,6 +14,7 @@ from edgefuse.compiler import engine as engines
 from edgefuse.compiler import prefetch
 from edgefuse.compiler import recipe as recipes
 from edgefuse.compiler.cache import Cache, default_folder
+from edgefuse.compiler.candidates import Toolchain
 from edgefuse.compiler.engine import Crew, in_one_thread
 from edgefuse.compiler.final import TestSplit
 from edgefuse.compiler.narrowing import narrowed_set
@@ -23,6 +24,7 @@ from edgefuse.compiler.report.compiled import recovery
 from edgefuse.compiler.rungs import Finished, finish, measured_rungs, timed
 from edgefuse.compiler.sets import CandidateSet, compile_sets
 from edgefuse.compiler.subject import prepare
+from edgefuse.compiler.timing import timer_of
 from edgefuse.progress import Progress, silent
 
 
@@ -79,13 +81,16 @@ def compile(  # noqa: A001 - the verb of the tool
             wanted, compile=msgspec.structs.replace(wanted.compile, targets=tuple(targets))
         )
         recipes.check(path, wanted)
+    timer = timer_of(wanted)
     store = Cache((cache or default_folder()).resolve())  # workers may stand in another folder
     crew = Crew(shared=store.folder, jobs=jobs, paths=(str(path.resolve().parent),), progress=progress)
     hands = engines.create(engine, crew)
     subject = prepare(path, wanted, store, progress)
+    for target in wanted.compile.targets:  # what a device lacks is told now, not when all is made
+        timer.describe(Toolchain.of(target, store).backend, wanted.compile.threads)
     if hands.parallel:
-        prefetch.recover(subject, store, hands, progress)
-    subject = pruned(subject, store, progress)
+        prefetch.recover(subject, store, hands, progress, timer)
+    subject = pruned(subject, store, progress, timer)
     narrow = narrowed_set(subject, store, progress)
     subjects = [subject] if narrow is None else [subject, narrow]
     if hands.parallel:
@@ -93,8 +98,9 @@ def compile(  # noqa: A001 - the verb of the tool
             prefetch.build(one, store, hands)
     sets = [CandidateSet.of(one) for one in subjects]
     test = TestSplit(subject, store, lambda what: progress(0, 0, f"test: {what}"))
-    results = [compile_sets(sets, target, store, progress) for target in wanted.compile.targets]
-    finished, timings = timed([finish(sets, found, test) for found in results], test, store, progress)
+    results = [compile_sets(sets, target, store, progress, timer) for target in wanted.compile.targets]
+    chosen = [finish(sets, found, test) for found in results]
+    finished, timings = timed(chosen, test, store, progress, timer)
     folder.mkdir(parents=True, exist_ok=True)
     made = report.Compiled(
         subject=subject,

@@ -7,7 +7,6 @@ layer, arXiv:1804.03230, with times measured instead of looked up).
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +16,15 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.manifest import Pruning, PruningStep
 from edgefuse.bundle.spec import Record
-from edgefuse.compiler.candidates import Built, Toolchain
+from edgefuse.compiler.candidates import Toolchain
+from edgefuse.compiler.timing import HERE, Contender, Timer
 from edgefuse.export.examples import example_feeds
 from edgefuse.export.stage import TorchStage
-from edgefuse.measure.latency import Interleaved
 from edgefuse.prune.pruner import Examples, apply_steps
-from edgefuse.runtime.backends.backend import Session
 
 logger = logging.getLogger(__name__)
 
 RATIOS = (0.25, 0.4, 0.5, 0.6, 0.7)
-_TIMING = Interleaved(warmup_rounds=5, min_rounds=100, max_seconds=5.0)
 _JUDGED = 256
 
 
@@ -57,10 +54,12 @@ class Prober:
     Args:
         toolchain: of the target whose runtime times the stages.
         threads: of that runtime.
+        timer: compares what was pruned.
     """
 
     toolchain: Toolchain
     threads: int
+    timer: Timer = HERE
 
     def measure(self, stage: TorchStage, examples: Examples) -> Points:
         """Prune a stage at all ratios and return what was measured, unpruned first.
@@ -74,18 +73,16 @@ class Prober:
             ratio: TorchStage(stage.spec, module, Pruning(steps=(step(ratio),), recovery="none") if ratio else None)
             for ratio, module in modules.items()
         }
-        sessions = {str(ratio): self._open(self.toolchain.lower(form)) for ratio, form in forms.items()}
-        feeds = next(example_feeds(stage))
-        latencies = _TIMING({name: functools.partial(session.run, feeds) for name, session in sessions.items()})
+        built = {ratio: self.toolchain.lower(form) for ratio, form in forms.items()}
+        feeds = [next(example_feeds(stage))]
+        contenders = [Contender(one, feeds) for one in built.values()]
+        times = self.timer.stage(stage.spec, contenders, self.toolchain.backend, self.threads)
         return Points(
             points=tuple(
-                Point(ratio=ratio, p50_ms=latencies.p50_ms(str(ratio)), error=_error(module, inputs, wanted))
+                Point(ratio=ratio, p50_ms=times[built[ratio].id].p50.value, error=_error(module, inputs, wanted))
                 for ratio, module in modules.items()
             )
         )
-
-    def _open(self, built: Built) -> Session:
-        return built.open(self.toolchain.backend, self.threads)
 
 
 def _error(module: nn.Module, inputs: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> float:

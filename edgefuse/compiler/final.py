@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle
-from pathlib import Path
 
 import numpy as np
 
-import edgefuse
-from edgefuse.bundle.manifest import Figure, Machine, Rung
-from edgefuse.bundle.reader import open_bundle
+from edgefuse.bundle.manifest import Figure
 from edgefuse.bundle.spec import Record
 from edgefuse.compiler.cache import Cache
 from edgefuse.compiler.evaluate import Array, Evaluator, Outputs, Runner, TorchRunner, feeds_of, in_torch
@@ -20,15 +16,15 @@ from edgefuse.compiler.reference import TorchReference
 from edgefuse.compiler.search import Combination, SubsetDrop
 from edgefuse.compiler.subject import Subject
 from edgefuse.compiler.target import TargetResult, accuracy, drops
+from edgefuse.compiler.timing import DraftRung, Timer
+from edgefuse.compiler.timing.timer import Unit
 from edgefuse.measure.latency import Interleaved
-from edgefuse.measure.rungs import P99_ROUNDS, cold_start, figure
+from edgefuse.measure.statistics import Interval
 from edgefuse.runtime.backends.denormals import Flushed
 from edgefuse.runtime.pipeline import Inputs
 
 _TIMED_ITEMS = 32
 _STAGE_TIMING = Interleaved(min_rounds=100, max_seconds=10.0)
-_TIMING = Interleaved(warmup_rounds=10, min_rounds=P99_ROUNDS, max_seconds=90.0)
-FLOAT_RUNG = "float"
 
 
 class Ratio(Record, frozen=True, kw_only=True):
@@ -37,22 +33,31 @@ class Ratio(Record, frozen=True, kw_only=True):
     ratio: float
     ci95: tuple[float, float]
 
+    @classmethod
+    def of(cls, interval: Interval) -> Ratio:
+        """Return it as it was measured."""
+        return cls(ratio=interval.value, ci95=(interval.low, interval.high))
+
 
 class RungTiming(Record, frozen=True, kw_only=True):
-    """The latency of one rung, and how many times faster it is than the reference and than its own float stages."""
+    """The latency of one rung, and how many times faster it is than the reference and than its own float stages.
+
+    There is no `speedup` over the reference where that did not run on the same machine.
+    """
 
     figure: Figure
-    speedup: Ratio
+    speedup: Ratio | None
     speedup_over_float: Ratio
 
 
 class Timings(Record, frozen=True, kw_only=True):
-    """One interleaved run over the reference and all rungs of all targets (target, then rung)."""
+    """What the reference and all rungs of all targets take (target, then rung); `unit` is that of the rungs."""
 
     reference: str
-    reference_p50_ms: float
+    reference_p50_ms: float | None
     reference_stages_ms: dict[str, float]
     rungs: dict[str, dict[str, RungTiming]]
+    unit: Unit = "ms"
 
 
 @dataclass(frozen=True)
@@ -89,45 +94,35 @@ class TestSplit:
         return Evaluator(subject, subject.splits["test"], self._cache, self._note).outputs(runners)
 
 
-def time_rungs(
-    subject: Subject,
-    drafts: Mapping[str, Sequence[Path]],
-    machines: Mapping[str, Machine],
-    note: Callable[[str], None],
-) -> Timings:
-    """Time the reference and every rung of every draft bundle in one interleaved run.
+def time_rungs(subject: Subject, drafts: Sequence[DraftRung], timer: Timer, note: Callable[[str], None]) -> Timings:
+    """Time the reference and every rung of every target, all together.
 
     Args:
         subject: the model.
-        drafts: per target bundles, among whose rungs is `FLOAT_RUNG`.
-        machines: per target what the figures are keyed by.
+        drafts: the rungs, with bundles that have them.
+        timer: compares them.
         note: is told what is going on.
     """
     threads = subject.recipe.compile.threads
-    places = {(target, rung.name): path for target, paths in drafts.items() for path in paths for rung in _rungs(path)}
-    pipelines = {key: edgefuse.load(path, rung=key[1], threads=threads, cache=False) for key, path in places.items()}
     note("choose the torch reference")
     reference = TorchReference(subject.model, threads)
     inputs = _test_inputs(subject)
     note("time all rungs against the reference")
-    runs = {_name(key): _caller(pipeline.infer, inputs) for key, pipeline in pipelines.items()}
-    latencies = _TIMING(runs | {"reference": _caller(lambda i: reference.run(i.values, i.present), inputs)})
-    rungs: dict[str, dict[str, RungTiming]] = {target: {} for target in drafts}
-    for (target, rung), pipeline in pipelines.items():
-        name = _name((target, rung))
-        start = cold_start(places[target, rung], inputs[0], rung=rung, threads=threads, backend=None)
-        over, own = latencies.ratio("reference", name), latencies.ratio(_name((target, FLOAT_RUNG)), name)
-        rungs[target][rung] = RungTiming(
-            figure=figure(latencies, name, machines[target], peak_rss_bytes=start.peak_rss_bytes),
-            speedup=Ratio(ratio=over.value, ci95=(over.low, over.high)),
-            speedup_over_float=Ratio(ratio=own.value, ci95=(own.low, own.high)),
+    times = timer.rungs(drafts, inputs, lambda item: reference.run(item.values, item.present), threads)
+    rungs: dict[str, dict[str, RungTiming]] = {draft.target: {} for draft in drafts}
+    for draft in drafts:
+        time = times.rungs[draft.key]
+        rungs[draft.target][draft.name] = RungTiming(
+            figure=time.figure,
+            speedup=Ratio.of(time.speedup) if time.speedup else None,
+            speedup_over_float=Ratio.of(time.speedup_over_float),
         )
-        pipeline.close()
     return Timings(
         reference=reference.description,
-        reference_p50_ms=latencies.p50_ms("reference"),
-        reference_stages_ms=_torch_stages_ms(subject, inputs[0]),
+        reference_p50_ms=times.reference_p50_ms,
+        reference_stages_ms=_torch_stages_ms(subject, inputs[0]) if times.reference_p50_ms is not None else {},
         rungs=rungs,
+        unit=timer.unit,
     )
 
 
@@ -144,15 +139,6 @@ def _torch_stages_ms(subject: Subject, inputs: Inputs) -> dict[str, float]:
     return {name: latencies.p50_ms(name) for name in calls}
 
 
-def _rungs(path: Path) -> tuple[Rung, ...]:
-    with open_bundle(path) as bundle:
-        return bundle.manifest.rungs
-
-
-def _name(key: tuple[str, str]) -> str:
-    return "/".join(key)
-
-
 def _test_inputs(subject: Subject) -> list[Inputs]:
     """Return the first complete test items, as a pipeline takes them after preprocessing."""
     data = subject.splits["test"]
@@ -163,9 +149,3 @@ def _test_inputs(subject: Subject) -> list[Inputs]:
         Inputs(values={key: np.array(data.values.get(key, int(i))) for key in keys}, present=present)
         for i in data.with_subset(everything)[:_TIMED_ITEMS]
     ]
-
-
-def _caller(run: Callable[[Inputs], object], inputs: Sequence[Inputs]) -> Callable[[], object]:
-    """Return a call that runs the next item in turn."""
-    source = cycle(inputs)
-    return lambda: run(next(source))

@@ -43,7 +43,7 @@ def _source_of(kind: type) -> str:
 
 def of_compiler() -> str:
     """Return a hash of this package's own source, so that a change of ours never meets a stale result."""
-    return of_source("bundle", "runtime", "measure", "export", "quantize", "compiler")
+    return of_source("bundle", "runtime", "measure", "device", "export", "quantize", "compiler")
 
 
 @cache

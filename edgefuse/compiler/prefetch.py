@@ -15,11 +15,12 @@ from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.cache import Cache
 from edgefuse.compiler.candidates import Built, Toolchain
 from edgefuse.compiler.engine import Engine
-from edgefuse.compiler.evaluate import is_leaf
+from edgefuse.compiler.evaluate import Evaluator, in_torch, is_leaf
 from edgefuse.compiler.narrowing import narrowed_set
 from edgefuse.compiler.pruning import Pruner
 from edgefuse.compiler.subject import Subject
 from edgefuse.compiler.target import TargetCompiler
+from edgefuse.compiler.timing import HERE, Timer
 from edgefuse.progress import Progress, silent
 
 Candidates: TypeAlias = Mapping[str, Mapping[str, Sequence[Built]]]
@@ -39,6 +40,19 @@ class Recover:
             narrowed_set(self.subject, self.cache, silent)
         else:
             Pruner(self.subject, self.cache, silent).alone(*job)
+
+
+@dataclass(frozen=True)
+class Refer:
+    """Runs one stage of the unpruned model in torch over a split, which every drop is measured against."""
+
+    subject: Subject
+    cache: Cache
+
+    def __call__(self, job: tuple[str, StageSpec]) -> None:
+        """Take the name of a split and a stage of one modality."""
+        split, stage = job
+        Evaluator(self.subject, self.subject.splits[split], self.cache, _quiet).features(stage, in_torch(self.subject))
 
 
 @dataclass(frozen=True)
@@ -82,7 +96,7 @@ class Evaluate:
         _compiler(self.subject, self.cache, self.built, target).evaluate(stage, candidate)
 
 
-def recover(subject: Subject, cache: Cache, engine: Engine, progress: Progress) -> None:
+def recover(subject: Subject, cache: Cache, engine: Engine, progress: Progress, timer: Timer = HERE) -> None:
     """Make the pruned forms that the recipe asks for, each apart from the others.
 
     Raises:
@@ -91,7 +105,7 @@ def recover(subject: Subject, cache: Cache, engine: Engine, progress: Progress) 
     """
     if not subject.recipe.prune.wanted:
         return
-    wanted = Pruner(subject, cache, progress).wanted()  # may measure latencies: no worker is there yet
+    wanted = Pruner(subject, cache, progress, timer).wanted()  # may measure latencies: no worker is there yet
     stages = [(stage, pruning) for stage, prunings in wanted.items() for pruning in prunings]
     # What takes longest comes first.
     jobs = [*([None] if subject.recipe.prune.narrow is not None else []), *stages]
@@ -108,6 +122,10 @@ def build(subject: Subject, cache: Cache, engine: Engine) -> None:
     """
     leaves = [spec for spec in subject.specs if is_leaf(spec)]
     with engine:
+        if subject.reference is None:  # else another subject is the reference
+            encoders = [spec for spec in leaves if spec.role != "frontend"]  # which run the frontends before them
+            references = [(split, spec) for spec in encoders for split in ("test", "validation")]
+            engine.map(Refer(subject, cache), references, "run the reference")
         built = _lowered(subject, cache, engine)
         for stages in (leaves, *([spec] for spec in subject.specs if not is_leaf(spec))):
             _quantize(subject, cache, engine, built, stages)
@@ -150,3 +168,7 @@ def _quantize(
 
 def _compiler(subject: Subject, cache: Cache, built: Candidates, target: str) -> TargetCompiler:
     return TargetCompiler(subject, Toolchain.of(target, cache), silent, built[target])
+
+
+def _quiet(_what: str) -> None:
+    """Tell nobody: a worker's steps are not steps of the compile."""

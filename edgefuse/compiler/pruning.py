@@ -26,9 +26,9 @@ from edgefuse.compiler.distribute import Point, Points, Prober, distribute, step
 from edgefuse.compiler.evaluate import Evaluator, is_leaf
 from edgefuse.compiler.splits import TRAIN
 from edgefuse.compiler.subject import Recovery, Subject
+from edgefuse.compiler.timing import HERE, Timer
 from edgefuse.errors import PruneError
 from edgefuse.export.stage import TorchStage
-from edgefuse.measure.machine import describe
 from edgefuse.progress import Progress
 from edgefuse.prune.joint import recover_jointly
 from edgefuse.prune.persist import restore, save
@@ -57,11 +57,13 @@ class Pruner:
         subject: the model, its data and its recipe.
         cache: where forms and checkpoints are kept.
         progress: is told how recovery goes.
+        timer: says what a pruned stage gains.
     """
 
     subject: Subject
     cache: Cache
     progress: Progress
+    timer: Timer = HERE
     recoveries: list[Recovery] = field(default_factory=list, init=False)
 
     def forms(self) -> dict[str, tuple[TorchStage, ...]]:
@@ -98,13 +100,13 @@ class Pruner:
         """Measure what pruning gains and costs, for every stage that can be pruned, on the recipe's first target."""
         wanted = self.subject.recipe.compile
         toolchain = Toolchain.of(wanted.targets[0], self.cache)
-        machine = describe(wanted.threads, toolchain.backend.versions())
+        machine = self.timer.describe(toolchain.backend, wanted.threads)
         found: dict[str, tuple[Point, ...]] = {}
         for stage in self.subject.stages:
             if stage.spec.role == "frontend":
                 continue
-            key = [*self.key([stage], Pruning(steps=())), machine, fingerprint.of_compiler()]
-            prober, data = Prober(toolchain, wanted.threads), examples(self.training, stage)
+            key = [*self.key([stage], Pruning(steps=())), self.timer.unit, machine, fingerprint.of_compiler()]
+            prober, data = Prober(toolchain, wanted.threads, self.timer), examples(self.training, stage)
             self.progress(0, 0, f"measure what pruning {stage.spec.name} gains")
             try:
                 make = functools.partial(prober.measure, stage, data)
@@ -140,6 +142,7 @@ class Pruner:
                 progress=self.progress,
                 name=name,
                 outputs=self.subject.spec.outputs,
+                teacher=stage.module,
             )
             return found.module, found.history
 
@@ -252,9 +255,9 @@ def read_form(folder: Path, stage: TorchStage, pruning: Pruning) -> TorchStage:
     return TorchStage(stage.spec, module.eval(), pruning)
 
 
-def pruned(subject: Subject, cache: Cache, progress: Progress) -> Subject:
+def pruned(subject: Subject, cache: Cache, progress: Progress, timer: Timer = HERE) -> Subject:
     """Return a subject with the pruned forms of its stages that the recipe asks for."""
     if not subject.recipe.prune.wanted:
         return subject
-    pruner = Pruner(subject, cache, progress)
+    pruner = Pruner(subject, cache, progress, timer)
     return replace(subject, variants=pruner.forms(), recoveries=tuple(pruner.recoveries))

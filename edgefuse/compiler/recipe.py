@@ -18,8 +18,12 @@ from edgefuse import registry
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.bundle.spec import Record
 from edgefuse.compiler.search.figures import Limits, Objective
+from edgefuse.device.device import device_of
+from edgefuse.device.session import PYTHON
 from edgefuse.errors import EdgefuseError, RecipeError
-from edgefuse.prune.training import RecoverySettings
+from edgefuse.prune.training import Keep, Precision, RecoverySettings
+
+DEVICES = ("host", "arm64")
 
 
 class ModelSection(Record, frozen=True, kw_only=True):
@@ -43,10 +47,30 @@ class DataSection(Record, frozen=True, kw_only=True):
 
 
 class CompileSection(Record, frozen=True, kw_only=True):
-    """What to make: the targets, and the threads that latency is measured and judged with."""
+    """What to make.
+
+    Attributes:
+        targets: one bundle each.
+        threads: that latency is measured and judged with.
+        device: what the bundles are for: this `host`, or `arm64`. For another architecture than this machine's there
+            are schemes of its own, and a cost stands in for latency unless a device of that kind measures.
+    """
 
     targets: tuple[str, ...] = ("onnx",)
     threads: int = 1
+    device: str = "host"
+
+
+class DeviceSection(Record, frozen=True, kw_only=True):
+    """The device that latency and memory are measured on, instead of this machine.
+
+    Attributes:
+        uri: `ssh://user@host[:port]` or `adb://serial`.
+        python: its Python: a name or an absolute path.
+    """
+
+    uri: str | None = None
+    python: str = PYTHON
 
 
 class SearchSection(Record, frozen=True, kw_only=True):
@@ -90,8 +114,8 @@ class QuantizeSection(Record, frozen=True, kw_only=True):
     """How to quantize, beyond the schemes.
 
     Attributes:
-        min_snr_db: a static scheme that leaves less than this signal-to-noise ratio at a stage's output gets a second
-            candidate, in which the most sensitive layers stay float.
+        min_snr_db: a static scheme that leaves less than this signal-to-noise ratio at a stage's output gets further
+            candidates: one with fitted weights, and of each one in which the most sensitive layers stay float.
     """
 
     min_snr_db: float | None = None
@@ -132,11 +156,13 @@ class RecoverSection(Record, frozen=True, kw_only=True):
         epochs: at the most, over all training samples; 0 leaves pruned stages as they are.
         batch: samples per step.
         learning_rate: the peak.
-        patience: epochs without a better mean accuracy over all subsets, after which a stage's recovery ends.
+        patience: epochs without a better one, after which a stage's recovery ends.
         settled: the last share of the epochs, in which batch norms keep their statistics, as when deployed.
         joint: also train the pruned stages of one place in the list on, all together, as further candidates.
         threads: of torch; another number rounds differently.
         seed: of the order of samples.
+        keep: the epoch with the best `accuracy`, or the least `loss` where validation items are too few to tell.
+        precision: of the products in training; `bfloat16` is faster on processors that have units for it.
     """
 
     epochs: int = 12
@@ -147,6 +173,8 @@ class RecoverSection(Record, frozen=True, kw_only=True):
     joint: bool = False
     threads: int = 1
     seed: int = 0
+    keep: Keep = "accuracy"
+    precision: Precision = "float32"
 
     @property
     def settings(self) -> RecoverySettings:
@@ -159,6 +187,8 @@ class RecoverSection(Record, frozen=True, kw_only=True):
             settled=self.settled,
             threads=self.threads,
             seed=self.seed,
+            keep=self.keep,
+            precision=self.precision,
         )
 
 
@@ -168,6 +198,7 @@ class Recipe(Record, frozen=True, kw_only=True):
     model: ModelSection
     data: DataSection
     compile: CompileSection = CompileSection()
+    device: DeviceSection = DeviceSection()
     search: SearchSection = SearchSection()
     prune: PruneSection = PruneSection()
     recover: RecoverSection = RecoverSection()
@@ -203,6 +234,7 @@ def _refuse_unknown_keys(path: Path, table: Mapping[str, Any]) -> None:
         "model": ModelSection,
         "data": DataSection,
         "compile": CompileSection,
+        "device": DeviceSection,
         "search": SearchSection,
         "prune": PruneSection,
         "recover": RecoverSection,
@@ -238,6 +270,7 @@ def check(path: Path, recipe: Recipe) -> None:
 
     Raises:
         RecipeError: if a value is out of range or a target is unknown.
+        DeviceError: if the URI of the device is none.
     """
     wanted = recipe.compile
     _check_search(path, recipe.search)
@@ -245,6 +278,10 @@ def check(path: Path, recipe: Recipe) -> None:
         raise RecipeError(f"[quantize] min_snr_db in {path}", got=goal_db, expected="more than 0")
     if wanted.threads < 1:
         raise RecipeError(f"[compile] threads in {path}", got=wanted.threads, expected="at least 1")
+    if wanted.device not in DEVICES:
+        raise RecipeError(f"[compile] device in {path}", got=repr(wanted.device), expected=" or ".join(DEVICES))
+    if recipe.device.uri is not None:
+        device_of(recipe.device.uri)
     known = registry.names("targets")
     _check_pruning(path, recipe)
     _check_recovery(path, recipe.recover)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,11 +15,13 @@ from edgefuse.bundle.writer import write_bundle
 from edgefuse.compiler import fingerprint
 from edgefuse.compiler.assemble import Assembly, plain_rung
 from edgefuse.compiler.cache import Cache
-from edgefuse.compiler.final import FLOAT_RUNG, RungAccuracy, RungTiming, TestSplit, Timings, time_rungs
+from edgefuse.compiler.final import RungAccuracy, RungTiming, TestSplit, Timings, time_rungs
 from edgefuse.compiler.search import Combination
 from edgefuse.compiler.search.frontier import NAMES, ladder, objective_of, reduced
 from edgefuse.compiler.sets import CandidateSet, best, merged
 from edgefuse.compiler.target import TargetResult
+from edgefuse.compiler.timing import DraftRung, Timer
+from edgefuse.compiler.timing.timer import FLOAT_RUNG
 from edgefuse.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -85,15 +87,15 @@ def finish(
 
 
 def timed(
-    finished: Sequence[Finished], test: TestSplit, cache: Cache, progress: Progress
+    finished: Sequence[Finished], test: TestSplit, cache: Cache, progress: Progress, timer: Timer
 ) -> tuple[list[Finished], Timings]:
     """Time all rungs end to end; narrowed stages that do not pay off make room for the target's other set."""
-    timings = _timings(finished, cache, progress)
+    timings = _timings(finished, cache, progress, timer)
     kept = [
         finish(f.sets, f.results, test, number=0) if f.narrowed and _slow_default(f, timings) else f for f in finished
     ]
     if any(one is not other for one, other in zip(kept, finished, strict=True)):
-        timings = _timings(kept, cache, progress)
+        timings = _timings(kept, cache, progress, timer)
     return _never_slower(kept, timings, test)
 
 
@@ -110,7 +112,7 @@ def _slow(timing: RungTiming) -> bool:
     return timing.speedup_over_float.ci95[0] <= 1
 
 
-def _timings(finished: Sequence[Finished], cache: Cache, progress: Progress) -> Timings:
+def _timings(finished: Sequence[Finished], cache: Cache, progress: Progress, timer: Timer) -> Timings:
     """Time all rungs of all targets, and the float stages, against the reference: end to end, from bundles."""
     subject = finished[0].sets[0].subject
     drafts = {f.target: f.drafts() for f in finished}
@@ -121,18 +123,24 @@ def _timings(finished: Sequence[Finished], cache: Cache, progress: Progress) -> 
         for assembly, rungs in of_target
         for rung in rungs
     ]
-    key = [files, machines, subject.provenance, subject.splits["test"].digest, fingerprint.of_compiler()]
+    key = [files, timer.unit, machines, subject.provenance, subject.splits["test"].digest, fingerprint.of_compiler()]
 
     def make() -> Timings:
         with tempfile.TemporaryDirectory(prefix="edgefuse-") as temporary:
-            paths: dict[str, list[Path]] = {target: [] for target in drafts}
-            for target, of_target in drafts.items():
-                for number, (assembly, rungs) in enumerate(of_target):
-                    paths[target].append(Path(temporary) / f"{target}-{number}.edgefuse")
-                    write_bundle(paths[target][-1], assembly.manifest(rungs), assembly.contents(rungs))
-            return time_rungs(subject, paths, machines, lambda what: progress(0, 0, what))
+            written = [draft for f in finished for draft in _drafted(f, Path(temporary))]
+            return time_rungs(subject, written, timer, lambda what: progress(0, 0, what))
 
     return cache.record("timings", key, Timings, make)
+
+
+def _drafted(finished: Finished, folder: Path) -> Iterator[DraftRung]:
+    """Write the drafts of a target into a folder and yield their rungs."""
+    for number, (assembly, rungs) in enumerate(finished.drafts()):
+        path, result = folder / f"{finished.target}-{number}.edgefuse", assembly.result
+        write_bundle(path, assembly.manifest(rungs), assembly.contents(rungs))
+        for rung in rungs:
+            built = {stage: result.built[candidate] for stage, candidate in rung.candidates.items()}
+            yield DraftRung(finished.target, rung.name, path, built, result.machine)
 
 
 def _never_slower(finished: Sequence[Finished], timings: Timings, test: TestSplit) -> tuple[list[Finished], Timings]:
@@ -187,7 +195,7 @@ def measured_rungs(finished: Finished, timings: Timings) -> tuple[Rung, ...]:
     subject = finished.assembly.subject
     rungs = []
     for name, combination in finished.assembly.chosen.items():
-        judged = finished.accuracies[name]
+        judged, figure = finished.accuracies[name], timings.rungs[finished.target][name].figure
         rungs.append(
             Rung(
                 name=name,
@@ -199,7 +207,8 @@ def measured_rungs(finished: Finished, timings: Timings) -> tuple[Rung, ...]:
                     judged.drops[subset].drop <= subject.recipe.search.max_drop for subset in subject.budget_subsets
                 ),
                 size_bytes=finished.assembly.result.size_bytes(combination),
-                figures=(timings.rungs[finished.target][name].figure,),
+                figures=(figure,) if timings.unit == "ms" else (),
+                cost=figure.p50_ms if timings.unit == "cost" else None,
             )
         )
     return tuple(rungs)

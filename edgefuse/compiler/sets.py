@@ -16,6 +16,7 @@ from edgefuse.compiler.search import Found, Judged, Objective
 from edgefuse.compiler.search.frontier import WORTH
 from edgefuse.compiler.subject import Subject
 from edgefuse.compiler.target import Baseline, TargetCompiler, TargetResult
+from edgefuse.compiler.timing import Timer
 from edgefuse.progress import Progress
 
 T = TypeVar("T")
@@ -35,7 +36,9 @@ class CandidateSet:
         return cls(subject, golden.generate(subject.stages, variants))
 
 
-def compile_sets(sets: Sequence[CandidateSet], target: str, cache: Cache, progress: Progress) -> list[TargetResult]:
+def compile_sets(
+    sets: Sequence[CandidateSet], target: str, cache: Cache, progress: Progress, timer: Timer
+) -> list[TargetResult]:
     """Compile all sets for one target; the first one has the unpruned float files that the others are measured against.
 
     Raises:
@@ -43,11 +46,11 @@ def compile_sets(sets: Sequence[CandidateSet], target: str, cache: Cache, progre
         CheckError: if a float file does not agree with torch.
     """
     tools, (first, *others) = Toolchain.of(target, cache), sets
-    compiler = TargetCompiler(first.subject, tools, progress)
+    compiler = TargetCompiler(first.subject, tools, progress, timer=timer)
     result = compiler.run(first.golden)
     baseline = Baseline(result, compiler.timing_feeds)
-    rest = [TargetCompiler(one.subject, tools, progress, baseline=baseline).run(one.golden) for one in others]
-    return [result, *rest]
+    compilers = [TargetCompiler(one.subject, tools, progress, baseline=baseline, timer=timer) for one in others]
+    return [result, *(compiler.run(one.golden) for compiler, one in zip(compilers, others, strict=True))]
 
 
 def best(winners: Sequence[Judged], objective: Objective) -> int:

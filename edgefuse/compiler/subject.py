@@ -173,7 +173,7 @@ def _check_names(path: Path, recipe: Recipe, spec: ModelSpec, stages: tuple[Torc
     for target in recipe.compile.targets if recipe.schemes else ():
         quantizer: Quantizer = registry.create("quantizers", target)
         for stage in stages:
-            wanted_schemes(quantizer, stage.spec, recipe.search.objective, recipe.schemes)
+            wanted_schemes(quantizer, stage.spec, recipe.search.objective, recipe.schemes, recipe.compile.device)
     prunable = [stage.spec.name for stage in stages if stage.spec.role != "frontend"]
     for name in (name for variant in recipe.prune.variants for name in variant.stages):
         if name not in prunable:

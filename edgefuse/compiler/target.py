@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import cycle, islice
+from itertools import islice
 from types import MappingProxyType
 
 from edgefuse.bundle.manifest import Machine, Scheme, Tolerance
@@ -17,19 +17,18 @@ from edgefuse.compiler.evaluate import Evaluator, FileRunner, Outputs, Runner, i
 from edgefuse.compiler.golden import Checked, GoldenInputs, check
 from edgefuse.compiler.search import Combination, Found, Search, StageFigure, SubsetDrop
 from edgefuse.compiler.subject import Subject
+from edgefuse.compiler.timing import HERE, Contender, Timer
 from edgefuse.errors import CheckError
 from edgefuse.export import costs
 from edgefuse.export.stage import Array, Feeds, FeedSource, TorchStage
 from edgefuse.measure.agreement import agreement
-from edgefuse.measure.latency import Interleaved
-from edgefuse.measure.machine import describe
 from edgefuse.measure.metrics import Metric
 from edgefuse.progress import Progress
+from edgefuse.quantize.schemes import closest
 
 _TIMED_FEEDS = 16
 # What is written for an infinite ratio: no difference at all.
 _EXACT_DB = 200.0
-_STAGE_TIMING = Interleaved(warmup_rounds=5, min_rounds=150, max_seconds=8.0)
 
 
 class _Figures(Record, frozen=True, kw_only=True):
@@ -109,6 +108,7 @@ class TargetCompiler:
         progress: is told what is going on.
         built: candidates that were made already, by stage.
         baseline: for stages whose interfaces were narrowed.
+        timer: compares the candidates of a stage.
     """
 
     def __init__(
@@ -118,12 +118,14 @@ class TargetCompiler:
         progress: Progress,
         built: Mapping[str, Sequence[Built]] = MappingProxyType({}),
         baseline: Baseline | None = None,
+        timer: Timer = HERE,
     ) -> None:
         self._subject = subject
         self._baseline = baseline
         self._tools = toolchain
         self._threads = subject.recipe.compile.threads
-        self._machine = describe(self._threads, toolchain.backend.versions())
+        self._timer = timer
+        self._machine = timer.describe(toolchain.backend, self._threads)
         self._progress = progress
         self._steps = 0
         cache = toolchain.cache
@@ -209,12 +211,16 @@ class TargetCompiler:
     def _quantize(self, stage: StageSpec) -> None:
         """Add the quantized candidates of every form of a stage; those of the stages before it are there already."""
         goal_db = self._subject.recipe.quantize.min_snr_db
-        for source, scheme in self.pairs(stage):
+        pairs = self.pairs(stage)
+        for source, scheme in pairs:
             self._add(stage, source, scheme)
             if goal_db is not None and scheme.name.startswith("static"):
                 feeds, key = self._calibration_of(stage)
-                if (partly := self._tools.mixed(source, scheme, feeds, key, goal_db)) is not None:
+                form = self._form(stage, source)
+                if (partly := self._tools.mixed(form, source, scheme, feeds, key, goal_db)) is not None:
                     self._add(stage, source, partly)
+                    if (finer := (source, closest(scheme))) not in pairs:
+                        pairs.append(finer)  # its turn comes
 
     def _add(self, stage: StageSpec, source: Built, scheme: Scheme) -> None:
         name = candidate_id(stage.name, source.pruning, scheme)
@@ -248,14 +254,19 @@ class TargetCompiler:
     def pairs(self, stage: StageSpec) -> list[tuple[Built, Scheme]]:
         """Return what may be tried on a stage: its float files, each with every scheme."""
         recipe = self._subject.recipe
-        schemes = wanted_schemes(self._tools.quantizer, stage, recipe.search.objective, recipe.schemes)
+        schemes = wanted_schemes(
+            self._tools.quantizer, stage, recipe.search.objective, recipe.schemes, recipe.compile.device
+        )
         return list(itertools.product(self._built[stage.name], schemes))
 
     def quantized(self, stage: StageSpec, source: Built, scheme: Scheme) -> Built | str:
         """Apply a scheme to a float file of a stage; return why it could not be applied where that is so."""
         feeds, key = self._calibration_of(stage)
-        forms = self._subject.forms(stage.name)
-        return self._tools.quantize(next(f for f in forms if f.pruning == source.pruning), source, scheme, feeds, key)
+        return self._tools.quantize(self._form(stage, source), source, scheme, feeds, key)
+
+    def _form(self, stage: StageSpec, source: Built) -> TorchStage:
+        """Return the form of a stage that a float file was made of."""
+        return next(form for form in self._subject.forms(stage.name) if form.pruning == source.pruning)
 
     def _calibration_of(self, stage: StageSpec) -> tuple[FeedSource, object]:
         """Return what starts a pass over a stage's calibration feeds, and what it depends on."""
@@ -285,45 +296,43 @@ class TargetCompiler:
         ]
 
     def _measure(self, stage: StageSpec) -> tuple[StageFigure, ...]:
-        """Measure all candidates of a stage against its unpruned float file, in one interleaved run."""
+        """Measure all candidates of a stage against its unpruned float file, all of them together."""
         built, base = self._built[stage.name], self._base(stage)
         split = self._subject.splits["validation"].digest
         files = [b.sha256 for b in (*built, *([base] if base else []))]
-        key = [files, self._machine, split, fingerprint.of_compiler()]
-
-        def make() -> _Figures:
-            self._note(f"measure {stage.name}")
-            feeds = self.timing_feeds(stage.name)
-            calls = {b.id: _caller(self._runner(b), feeds) for b in built}
-            if base and self._baseline:
-                calls[base.id] = _caller(self._runner(base), self._baseline.feeds(stage.name))
-            latencies = _STAGE_TIMING(calls)
-            found = []
-            for candidate in built:
-                speedup = latencies.ratio((base or built[0]).id, candidate.id)
-                cost = costs.costs(candidate.lowered(), candidate.target, stage)
-                interval = latencies.interval_ms(candidate.id)
-                found.append(
-                    StageFigure(
-                        stage=stage.name,
-                        candidate=candidate.id,
-                        scheme=candidate.scheme.id,
-                        p50_ms=interval.value,
-                        p50_ci_ms=(interval.low, interval.high),
-                        speedup=speedup.value,
-                        speedup_ci95=(speedup.low, speedup.high),
-                        size_bytes=0 if stage.role == "frontend" else candidate.size_bytes,
-                        snr_db=self._snr_db(stage, candidate),
-                        is_float=candidate is built[0] and base is None,
-                        pruning=candidate.form[1],
-                        memory_bytes=cost.weight_bytes + cost.activation_bytes,
-                        mac=cost.mac,
-                        bytes_moved=cost.bytes_moved,
-                    )
-                )
-            return _Figures(figures=tuple(found))
-
+        key = [files, self._timer.unit, self._machine, split, fingerprint.of_compiler()]
+        make = partial(self._figures, stage, base)
         return self._tools.cache.record("figures", key, _Figures, make).figures
+
+    def _figures(self, stage: StageSpec, base: Built | None) -> _Figures:
+        self._note(f"measure {stage.name}")
+        built, feeds = self._built[stage.name], self.timing_feeds(stage.name)
+        contenders = [Contender(one, feeds) for one in built]
+        if base and self._baseline:
+            contenders.insert(0, Contender(base, self._baseline.feeds(stage.name)))
+        times = self._timer.stage(stage, contenders, self._tools.backend, self._threads)
+        found = []
+        for candidate in built:
+            time, cost = times[candidate.id], costs.costs(candidate.lowered(), candidate.target, stage)
+            found.append(
+                StageFigure(
+                    stage=stage.name,
+                    candidate=candidate.id,
+                    scheme=candidate.scheme.id,
+                    p50_ms=time.p50.value,
+                    p50_ci_ms=(time.p50.low, time.p50.high),
+                    speedup=time.speedup.value,
+                    speedup_ci95=(time.speedup.low, time.speedup.high),
+                    size_bytes=0 if stage.role == "frontend" else candidate.size_bytes,
+                    snr_db=self._snr_db(stage, candidate),
+                    is_float=candidate is built[0] and base is None,
+                    pruning=candidate.form[1],
+                    memory_bytes=cost.weight_bytes + cost.activation_bytes,
+                    mac=cost.mac,
+                    bytes_moved=cost.bytes_moved,
+                )
+            )
+        return _Figures(figures=tuple(found))
 
     def _base(self, stage: StageSpec) -> Built | None:
         """Return the unpruned float file of a stage that has other interfaces here; None if it is the same file."""
@@ -379,9 +388,3 @@ def subset_targets(subject: Subject, split: str) -> dict[str, Array]:
     """Return the targets of the items that have a subset's modalities, by subset."""
     data = subject.splits[split]
     return {subset_name(s): data.targets[data.with_subset(subject.columns(s))] for s in subject.subsets}
-
-
-def _caller(runner: Runner, feeds: Sequence[Feeds]) -> Callable[[], object]:
-    """Return a call that runs the next feed in turn."""
-    session, source = runner.session(), cycle(feeds)
-    return lambda: session.run(next(source))

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from itertools import cycle
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from edgefuse.measure import statistics
 from edgefuse.measure.statistics import Interval
 from edgefuse.progress import Progress, silent
 
+Item = TypeVar("Item")
 Nanoseconds: TypeAlias = npt.NDArray[np.int64]
 
 _NS_PER_MS = 1e6
@@ -160,6 +162,12 @@ class Interleaved:
                 return
             yield done
             done += 1
+
+
+def in_turn(run: Callable[[Item], object], items: Sequence[Item]) -> Callable[[], object]:
+    """Return a call that runs the next item in turn."""
+    source = cycle(items)
+    return lambda: run(next(source))
 
 
 def _round(calls: Sequence[tuple[str, Callable[[], object]]], durations: Mapping[str, list[int]], settle: int) -> None:

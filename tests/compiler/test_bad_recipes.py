@@ -56,7 +56,7 @@ def refused(folder: Path, recipe: str, capsys: pytest.CaptureFixture[str], *opti
         ('stages = ["image_encoder"]', 'stages = "image_encoder"', "Expected `array`, got `str`"),
         ("ratio = 0.5", "ratio = 1.2", "the fraction to remove, from 0 to less than 1"),
         ("ratio = 0.5", "ratio = nan", "the fraction to remove, from 0 to less than 1"),
-        ('method = "structured"', 'method = "magic"', "got 'magic', expected depth or magnitude"),
+        ('method = "structured"', 'method = "magic"', "got 'magic', expected depth or hidden or magnitude"),
         ('["image_encoder"]', '["image_encodr"]', "got 'image_encodr', expected image_encoder or sensor_encoder or"),
         ("[search]", '[schemes]\nfusoin = ["float"]\n[search]', "got 'fusoin', expected image_encoder or"),
         ("[search]", '[schemes]\nfusion = ["int3"]\n[search]', "[schemes] fusion: got 'int3', expected float or"),
@@ -133,7 +133,7 @@ def test_a_metric_that_cannot_judge(
     [
         (("--jobs", "0"), "the number of jobs: got 0, expected at least 1."),
         (("--engine", "moon"), "unknown engine 'moon': expected local or ray."),
-        (("--target", "coreml"), "got 'coreml', expected onnx or tflite"),
+        (("--target", "coreml"), "got 'coreml', expected onnx or tensorrt or tflite"),
     ],
 )
 def test_a_mistake_on_the_command_line(

@@ -29,6 +29,13 @@ def milliseconds(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"
 
 
+def took(value: float | None, unit: str) -> str:
+    """Return what something takes: `0.684 ms`, or `cost 0.684` where it was counted; a dash for nothing."""
+    if value is None:
+        return "–"
+    return f"{milliseconds(value)} ms" if unit == "ms" else f"cost {milliseconds(value)}"
+
+
 def size(value: float) -> str:
     """Return bytes in decimal units: `822 kB`, `7.92 MB`."""
     return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.0f} kB" if value >= 1e3 else f"{value:.0f} B"
@@ -71,9 +78,9 @@ def tolerance(value: Mapping[str, float | None]) -> str:
 
 
 def amount(value: float, unit: str) -> str:
-    """Return a value of a constraint with its unit: `1.40 points`, `0.684 ms`, `7.92 MB`."""
-    if unit == "ms":
-        return f"{milliseconds(value)} ms"
+    """Return a value of a constraint with its unit: `1.40 points`, `0.684 ms`, `cost 0.684`, `7.92 MB`."""
+    if unit in ("ms", "cost"):
+        return took(value, unit)
     if unit == "bytes":
         return size(value)
     return f"{signed(100 * value)} points" if is_share(unit) else f"{signed(value, 4)} {unit}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgefuse.bundle.manifest import Rung
-from edgefuse.compiler.final import FLOAT_RUNG
 from edgefuse.compiler.report.compiled import Compiled
 from edgefuse.compiler.report.schema import Constraint
+from edgefuse.compiler.timing.timer import FLOAT_RUNG
 
 # Accuracies are multiples of 1/items: a drop of exactly the budget must not exceed it by rounding.
 _ROUNDING = 1e-9
@@ -39,7 +39,9 @@ def _found(made: Compiled, target: str, rung: Rung) -> Iterator[tuple[str, str, 
         yield "latency", "ms", p50_ms, limits.max_latency_ms
     if limits.max_latency_share is not None:
         share = limits.max_latency_share
-        yield f"latency ({share:g} of float)", "ms", p50_ms, share * timings[FLOAT_RUNG].figure.p50_ms
+        unit = made.timings.unit
+        what = "latency" if unit == "ms" else "cost"
+        yield f"{what} ({share:g} of float)", unit, p50_ms, share * timings[FLOAT_RUNG].figure.p50_ms
     if limits.max_size_bytes is not None:
         yield "size", "bytes", rung.size_bytes, limits.max_size_bytes
     if limits.max_memory_bytes is not None:

@@ -11,7 +11,6 @@ import msgspec
 
 from edgefuse.bundle.manifest import Rung
 from edgefuse.bundle.spec import subset_name
-from edgefuse.compiler.final import FLOAT_RUNG
 from edgefuse.compiler.report import html
 from edgefuse.compiler.report.compiled import Compiled, removed
 from edgefuse.compiler.report.layers import float_layers
@@ -27,9 +26,11 @@ from edgefuse.compiler.report.schema import (
     Report,
     RungReport,
     StageChoice,
+    spell,
 )
 from edgefuse.compiler.report.search import candidate_reports, search_report
 from edgefuse.compiler.report.text import method, notes, summary
+from edgefuse.compiler.timing.timer import FLOAT_RUNG
 
 __all__ = ["Compiled", "build", "encode", "summary", "write"]
 
@@ -53,12 +54,13 @@ def build(made: Compiled, paths: Mapping[str, Path]) -> Report:
         modalities=tuple(line for target in paths for line in modality_reports(made, target)),
         float_layers=tuple(line for target in paths for line in float_layers(made, target)),
         recoveries=tuple(made.recoveries),
+        unit=made.timings.unit,
     )
 
 
 def encode(report: Report) -> bytes:
     """Return a report as JSON."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(spell(report)), indent=2) + b"\n"
 
 
 def write(folder: Path, report: Report) -> tuple[Path, Path]:
@@ -135,8 +137,8 @@ def _rung(made: Compiled, target: str, rung: Rung, float_size: int) -> RungRepor
         accuracy=rung.accuracy,
         drop_ci95=rung.drop_ci95,
         p50_ms=timing.figure.p50_ms,
-        speedup=Gain(ratio=timing.speedup.ratio, ci95=timing.speedup.ci95),
-        speedup_over_float=Gain(ratio=timing.speedup_over_float.ratio, ci95=timing.speedup_over_float.ci95),
+        speedup=Gain.of(timing.speedup.ratio, timing.speedup.ci95) if timing.speedup else None,
+        speedup_over_float=Gain.of(timing.speedup_over_float.ratio, timing.speedup_over_float.ci95),
         size_bytes=rung.size_bytes,
         size_ratio=float_size / rung.size_bytes,
         peak_rss_bytes=timing.figure.peak_rss_bytes,

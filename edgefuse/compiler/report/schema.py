@@ -3,6 +3,10 @@
 Ratios are "how many times better": a speed-up of 2 takes half the time, a size ratio of 3 takes a third of the bytes.
 Accuracies, drops and budgets are fractions where the metric is one; a drop is reference minus rung, so positive means
 lost. Subsets of modalities are spelled `image+audio`. Unknown keys are ignored: a newer compiler may write more.
+
+Where no device was measured, `unit` is `cost` instead of `ms`: figures are counted from the files, and the JSON calls
+them so. What is `p50_ms`, `float_p50_ms`, `stages_ms`, `speedup` and `speedup_over_float` in these types is then
+spelled `cost`, `float_cost`, `stages_cost`, `cost_ratio` and `cost_ratio_to_float`.
 """
 
 from __future__ import annotations
@@ -16,6 +20,13 @@ from edgefuse.errors import EdgefuseError
 
 Interval: TypeAlias = tuple[float, float]
 SCHEMA = 1
+_IN_COST = {
+    "p50_ms": "cost",
+    "float_p50_ms": "float_cost",
+    "stages_ms": "stages_cost",
+    "speedup": "cost_ratio",
+    "speedup_over_float": "cost_ratio_to_float",
+}
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,16 +39,22 @@ class Gain(Part, frozen=True, kw_only=True):
     ratio: float
     ci95: Interval | None = None
 
+    @classmethod
+    def of(cls, ratio: float, ci95: Interval) -> Gain:
+        """Return a ratio; one that is exact, since it was counted, has no interval."""
+        return cls(ratio=ratio, ci95=ci95 if ci95[0] < ci95[1] else None)
+
 
 class Reference(Part, frozen=True, kw_only=True):
     """The full-precision model in its own framework.
 
-    `accuracy` is by subset, over `items` test items; `stages_ms` is the p50 of each stage alone, in eager mode.
+    `accuracy` is by subset, over `items` test items; `stages_ms` is the p50 of each stage alone, in eager mode. It
+    was not timed where the rungs were not.
     """
 
     runtime: str
     threads: int
-    p50_ms: float
+    p50_ms: float | None
     size_bytes: int
     metric: str
     accuracy: dict[str, float]
@@ -57,7 +74,10 @@ class StageChoice(Part, frozen=True, kw_only=True):
 
 
 class RungReport(Part, frozen=True, kw_only=True):
-    """A rung as measured: `speedup` is over the reference, `speedup_over_float` over its own float stages."""
+    """A rung as measured: `speedup` is over the reference, `speedup_over_float` over its own float stages.
+
+    There is no `speedup` where the reference ran on another machine than the rung.
+    """
 
     name: str
     objective: str
@@ -65,7 +85,7 @@ class RungReport(Part, frozen=True, kw_only=True):
     accuracy: dict[str, float]
     drop_ci95: dict[str, Interval]
     p50_ms: float
-    speedup: Gain
+    speedup: Gain | None
     speedup_over_float: Gain
     size_bytes: int
     size_ratio: float
@@ -297,10 +317,25 @@ class Report(Part, frozen=True, kw_only=True):
     modalities: tuple[ModalityReport, ...] = ()
     float_layers: tuple[FloatLayers, ...] = ()
     recoveries: tuple[RecoveryReport, ...] = ()
+    unit: str = "ms"
+
+
+def spell(report: Report) -> dict[str, Any]:
+    """Return a report as JSON has it: without a word of time where none was measured."""
+    found: dict[str, Any] = msgspec.to_builtins(report)
+    return _renamed(found, _IN_COST) if report.unit == "cost" else found
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        return {names.get(key, key): _renamed(item, names) for key, item in value.items()}
+    return [_renamed(item, names) for item in value] if isinstance(value, list | tuple) else value
 
 
 def parse(report: Mapping[str, Any]) -> Report:
     """Check a report as read from JSON and return it typed; `EdgefuseError` if it is wrong or of another schema."""
+    if report.get("unit") == "cost":
+        report = _renamed(report, {cost: name for name, cost in _IN_COST.items()})
     try:
         typed = msgspec.convert(report, Report)
     except msgspec.ValidationError as error:

@@ -81,18 +81,24 @@ def _candidate(made: Compiled, target: str, figure: StageFigure, floats: Mapping
         scheme=figure.scheme,
         p50_ms=figure.p50_ms,
         float_p50_ms=twin.p50_ms,
-        speedup=Gain(ratio=figure.speedup, ci95=figure.speedup_ci95),
+        speedup=Gain.of(figure.speedup, figure.speedup_ci95),
         size_bytes=built.size_bytes,
         float_size_bytes=result.built[twin.candidate].size_bytes,
         snr_db=figure.snr_db,
         chosen_by=tuple(r.name for r in made.rungs[target] if figure.candidate in r.candidates.values()),
-        excluded="not faster than float: for size only" if figure.slower_than_float else None,
+        excluded=_excluded(made, figure),
         pruning=built.pruning.id if built.pruning else "",
         pruned=removed(built.pruning),
         recovery=built.pruning.recovery if built.pruning else "",
         mac=graph.mac,
         bytes_moved=graph.bytes_moved,
     )
+
+
+def _excluded(made: Compiled, figure: StageFigure) -> str | None:
+    if not figure.slower_than_float:
+        return None
+    return f"not {'faster' if made.timings.unit == 'ms' else 'cheaper'} than float: for size only"
 
 
 def _parts(made: Compiled, id_: str) -> tuple[str, str, str]:

@@ -20,7 +20,7 @@ class Row:
     name: str
     target: str
     tone: str
-    p50_ms: float
+    p50_ms: float | None
     size_bytes: int
     accuracy: float | None = None
     rung: RungReport | None = None

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from edgefuse.compiler.report.compiled import Compiled
 from edgefuse.compiler.report.format import verdict
 from edgefuse.compiler.report.schema import BundleReport, Report
+from edgefuse.compiler.timing import is_emulated
+from edgefuse.compiler.timing.proxy import ARM_CORE, JETSON
 
 _NARROWED = (
     "Candidates called narrow have other interfaces: they combine among themselves only, were searched by themselves, "
@@ -17,14 +19,9 @@ _NARROWED = (
 
 def method(made: Compiled) -> tuple[str, ...]:
     """Return how everything was measured, in sentences."""
-    threads = made.subject.recipe.compile.threads
-    runs = next(iter(next(iter(made.timings.rungs.values())).values())).figure.runs
     items = {name: len(split) for name, split in made.subject.splits.items()}
     return (
-        f"Latency: {runs} rounds over real test items, {threads} thread(s), batch 1, feature cache off; every round "
-        "times one call of the torch reference, of the float stages and of every rung of every target, in random "
-        "order, each right after an untimed call of its own (a single stream: caches as the last query left them). "
-        "p50 is the median; a speed-up is the median of the rounds' ratios with its bootstrap 95 % interval.",
+        *(_timed(made) if made.timings.unit == "ms" else _counted(made)),
         "Preprocessing outside the graph (decoding, resizing, tokenising) is not in these figures; frontends are.",
         f"Accuracy: {items['test']} test items that the search never saw, every admissible subset of modalities, from "
         "the exported files in the target's own runtime at batch 1. A drop is reference minus rung, paired by item.",
@@ -39,14 +36,57 @@ def method(made: Compiled) -> tuple[str, ...]:
     )
 
 
+def _timed(made: Compiled) -> tuple[str, ...]:
+    threads = made.subject.recipe.compile.threads
+    runs = next(iter(next(iter(made.timings.rungs.values())).values())).figure.runs
+    reference = "" if made.subject.recipe.device.uri else "of the torch reference, "
+    return (
+        f"Latency: {runs} rounds over real test items, {threads} thread(s), batch 1, feature cache off; every round "
+        f"times one call {reference}of the float stages and of every rung of every target, in random "
+        "order, each right after an untimed call of its own (a single stream: caches as the last query left them). "
+        "p50 is the median; a speed-up is the median of the rounds' ratios with its bootstrap 95 % interval.",
+    )
+
+
+def _counted(made: Compiled) -> tuple[str, ...]:
+    roofline = JETSON if _emulated(made) else ARM_CORE
+    return (
+        "Cost: no device was measured. For every operation of a file, the larger of what its multiply-accumulates and "
+        f"the bytes that it moves would take alone on {roofline.name}, added up (a roofline); the unit is what a "
+        "million float32 multiply-accumulates take. Costs rank files and rungs and predict no time: 'edgefuse prepare' "
+        "measures a bundle on its device.",
+    )
+
+
+def _emulated(made: Compiled) -> list[str]:
+    """Return the targets whose files ran in place of their device's runtime."""
+    return [target for target, result in made.results.items() if is_emulated(result.toolchain.backend)]
+
+
 def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
     """Return what was missed, and what these figures do not tell."""
-    found = [f"Not run on target hardware: measured on this machine, {next(iter(made.results.values())).machine.cpu}."]
+    machine, timed = next(iter(made.results.values())).machine, made.timings.unit == "ms"
+    found = [f"Not run on target hardware: measured on this machine, {machine.cpu}."]
+    if not timed:
+        device = f"{made.subject.recipe.compile.device} ({machine.architecture})"
+        found = [f"Not run on target hardware: costs for {device} are counted; 'edgefuse prepare' measures there."]
+    if emulated := ", ".join(_emulated(made)):
+        found = [
+            f"{emulated}: not run on hardware. There is no GPU here: the graphs were checked, and accuracy judged, in "
+            f"ONNX Runtime on the CPU; costs are counted for {JETSON.name}. 'edgefuse prepare' builds the engines and "
+            "measures on the device."
+        ]
+    if made.subject.recipe.device.uri:
+        found = [
+            f"Latency and memory were measured on the device, {machine.cpu}; accuracy was judged on the machine that "
+            "compiled. The torch reference did not run on the device, so nothing is compared with its speed."
+        ]
     for target, rungs in made.rungs.items():
         for rung in rungs:
             timing = made.timings.rungs[target][rung.name].speedup_over_float
             if timing.ci95[0] <= 1 and rung.candidates != made.results[target].floats:
-                found.append(f"{target}, {rung.name}: not faster than float ({timing.ratio:.2f} times); smaller only.")
+                gain = f"not {'faster' if timed else 'cheaper'} than float ({timing.ratio:.2f} times)"
+                found.append(f"{target}, {rung.name}: {gain}; smaller only.")
     for bundle in bundles:
         missed = [constraint for constraint in bundle.constraints if constraint.excess > 0]
         found += [f"{bundle.target}, {constraint.rung}: {verdict(constraint)}." for constraint in missed]
@@ -60,14 +100,23 @@ def summary(report: Report) -> str:
     """Return the main table as text."""
     reference = report.reference
     lines = [
-        _COLUMNS.format("target", "rung", "p50 ms", "x torch", "x float", "size kB", "smaller", "worst drop"),
+        _COLUMNS.format(
+            "target",
+            "rung",
+            "p50 ms" if report.unit == "ms" else "cost",
+            "x torch",
+            "x float",
+            "size kB",
+            "smaller",
+            "worst drop",
+        ),
         _line("torch", "fp32", reference.p50_ms, reference.size_bytes),
     ]
     for bundle in report.bundles:
         lines.append(_line(bundle.target, "float", bundle.float_p50_ms, bundle.float_size_bytes))
         for rung in bundle.rungs:
             lost = max(reference.accuracy[subset] - rung.accuracy[subset] for subset in rung.accuracy)
-            gains = [f"{gain.ratio:.2f}" for gain in (rung.speedup, rung.speedup_over_float)]
+            gains = [f"{gain.ratio:.2f}" if gain else "-" for gain in (rung.speedup, rung.speedup_over_float)]
             rest = (*gains, f"{rung.size_ratio:.2f}", f"{100 * lost:.2f} pt")
             lines.append(_line(bundle.target, rung.name, rung.p50_ms, rung.size_bytes, *rest))
     return "\n".join([*lines, "", *(f"note: {note}" for note in report.notes)])
@@ -76,11 +125,12 @@ def summary(report: Report) -> str:
 def _line(
     target: str,
     rung: str,
-    p50_ms: float,
+    p50_ms: float | None,
     size_bytes: int,
     over: str = "",
     own: str = "",
     smaller: str = "",
     lost: str = "",
 ) -> str:
-    return _COLUMNS.format(target, rung, f"{p50_ms:.2f}", over, own, f"{size_bytes / 1e3:.0f}", smaller, lost).rstrip()
+    took = "-" if p50_ms is None else f"{p50_ms:.2f}"
+    return _COLUMNS.format(target, rung, took, over, own, f"{size_bytes / 1e3:.0f}", smaller, lost).rstrip()

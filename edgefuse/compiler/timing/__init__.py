@@ -1,0 +1,76 @@
+"""How candidates and rungs are compared: `timer` has the protocol, each other file one way to do it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgefuse import registry
+from edgefuse.compiler.recipe import Recipe
+from edgefuse.compiler.timing.here import Here
+from edgefuse.compiler.timing.proxy import JETSON, Proxy
+from edgefuse.compiler.timing.remote import Remote
+from edgefuse.compiler.timing.timer import Contender, DraftRung, RungTimes, StageTime, Timer
+from edgefuse.errors import RecipeError
+from edgefuse.export.stage import Target
+from edgefuse.runtime.backends.backend import Backend, StandIn
+from edgefuse.runtime.processor import processor
+
+__all__ = ["HERE", "Contender", "DraftRung", "RungTimes", "StageTime", "Timer", "is_emulated", "timer_of"]
+
+HERE = Here()
+ARCHITECTURES = {"arm64": "aarch64"}
+"""Of the devices that a recipe can name, besides `host`."""
+
+
+def timer_of(recipe: Recipe) -> Timer:
+    """Return what compares the files of a recipe: the device that it names, or this machine where it is like it.
+
+    Raises:
+        RecipeError: if the recipe limits milliseconds that nothing here can measure, or wants some targets measured and
+            others counted.
+    """
+    if recipe.device.uri is not None:
+        return Remote(recipe.device.uri, recipe.device.python)
+    emulated = [target for target in recipe.compile.targets if is_emulated(_backend_of(target))]
+    if emulated:
+        return _for_the_gpu(recipe, emulated)
+    own = processor().architecture
+    architecture = ARCHITECTURES.get(recipe.compile.device, own)
+    if architecture == own:
+        return HERE
+    _refuse_milliseconds(recipe, recipe.compile.device)
+    return Proxy(architecture)
+
+
+def is_emulated(backend: Backend) -> bool:
+    """Tell whether a backend runs files in place of a device's runtime, so that its times mean nothing."""
+    return isinstance(backend, StandIn) and backend.emulated
+
+
+def _backend_of(target: str) -> Backend:
+    made: Target = registry.create("targets", target)
+    backend: Backend = registry.create("backends", made.backend)
+    return backend
+
+
+def _for_the_gpu(recipe: Recipe, emulated: Sequence[str]) -> Timer:
+    """Return the timer where there is no GPU, for targets that need one."""
+    if list(recipe.compile.targets) != list(emulated):
+        raise RecipeError(
+            "[compile] targets",
+            got=f"{', '.join(recipe.compile.targets)} on a host without a GPU",
+            expected=f"{' or '.join(emulated)} by itself: its costs are counted, and the others' milliseconds measured",
+            fix="compile them one after the other, or name a device that has a GPU under [device]",
+        )
+    _refuse_milliseconds(recipe, "a GPU")
+    return Proxy("aarch64", roofline=JETSON)
+
+
+def _refuse_milliseconds(recipe: Recipe, device: str) -> None:
+    if recipe.search.max_latency_ms is not None:
+        raise RecipeError(
+            "[search] max_latency_ms",
+            got=f"a limit for {device}, where nothing is measured",
+            expected="max_latency_share, which a cost can hold too",
+            fix="name a device of that kind under [device], or leave the limit out",
+        )

@@ -1,0 +1,124 @@
+"""The timer for a processor that nothing here can run on: a cost, counted from the files, stands in for the time.
+
+A roofline (S. Williams, A. Waterman, D. Patterson, "Roofline: an insightful visual performance model for multicore
+architectures", CACM 52(4), 2009, doi:10.1145/1498765.1498785) for every operation of a file: the larger of what its
+multiply-accumulates and the bytes that it moves would take alone. The unit is what a million float32
+multiply-accumulates take. Caches, dispatch and everything but multiplications cost nothing, so costs rank candidates
+and predict no time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from edgefuse.bundle.manifest import Figure, Machine
+from edgefuse.bundle.reader import open_bundle
+from edgefuse.bundle.spec import StageSpec
+from edgefuse.compiler.candidates import Built
+from edgefuse.compiler.timing.timer import Contender, DraftRung, RungTime, RungTimes, StageTime, Unit
+from edgefuse.export import costs
+from edgefuse.measure.statistics import Interval
+from edgefuse.runtime.backends.backend import Backend
+from edgefuse.runtime.pipeline import Inputs
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """What a processor does at most in a cycle.
+
+    Attributes:
+        name: of the processor, in the words of reports.
+        float32, float16, int8: multiply-accumulates.
+        bytes: streamed from memory.
+    """
+
+    name: str
+    float32: int
+    float16: int
+    int8: int
+    bytes: int
+
+
+ARM_CORE = Roofline("one Arm core with int8 dot products", float32=8, float16=8, int8=32, bytes=4)
+"""A Cortex-A76 or Neoverse N1: FMLA and SDOT, from Arm's "Cortex-A76 software optimization guide", section 3.15.
+
+Float16 files are computed in float32 there.
+"""
+
+JETSON = Roofline("the GPU of a Jetson AGX Orin", float32=2_048, float16=16_384, int8=32_768, bytes=157)
+"""2,048 CUDA cores and 64 tensor cores of 256 float16 or 512 int8 products at 1.3 GHz, and 204.8 GB/s.
+
+From NVIDIA's "Jetson AGX Orin Series Technical Brief"; dense weights, and float32 without TF32.
+"""
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """Counts what files of an architecture cost; runs nothing."""
+
+    architecture: str = "aarch64"
+    unit: Unit = "cost"
+    roofline: Roofline = ARM_CORE
+
+    def describe(self, backend: Backend, threads: int) -> Machine:
+        """Say that this is no machine; the versions are those that judge accuracy here."""
+        return Machine(
+            architecture=self.architecture,
+            cpu=f"no device: costs counted from the files, for {self.roofline.name}",
+            cores=1,
+            features=(),
+            runtimes=backend.versions(),
+            threads=threads,
+        )
+
+    def stage(
+        self, stage: StageSpec, contenders: Sequence[Contender], backend: Backend, threads: int
+    ) -> Mapping[str, StageTime]:
+        """Count files of one stage."""
+        found = {contender.built.id: cost(contender.built, stage, self.roofline) for contender in contenders}
+        first = found[contenders[0].built.id]
+        return {name: StageTime(_exactly(value), _ratio(first, value)) for name, value in found.items()}
+
+    def rungs(
+        self, drafts: Sequence[DraftRung], inputs: Sequence[Inputs], reference: Callable[[Inputs], object], threads: int
+    ) -> RungTimes:
+        """Add up the stages of each rung; the torch reference costs nothing that could be compared."""
+        found = {draft.key: _sum(draft, self.roofline) for draft in drafts}
+        return RungTimes(
+            None,
+            {
+                draft.key: RungTime(
+                    Figure(machine=draft.machine, runs=0, p50_ms=found[draft.key]),
+                    _ratio(found[draft.float_key], found[draft.key]),
+                    None,
+                )
+                for draft in drafts
+            },
+        )
+
+
+def cost(built: Built, stage: StageSpec, roofline: Roofline = ARM_CORE) -> float:
+    """Return what one run of a file of a stage costs, in what a million float32 multiply-accumulates take."""
+    graph = costs.graph(built.lowered(), built.target, stage)
+    cycles = 0.0
+    for operation in graph.operations:
+        floats = roofline.float16 if operation.half else roofline.float32
+        mac_per_cycle = roofline.int8 if operation.integer else floats
+        cycles += max(operation.mac / mac_per_cycle, graph.traffic(operation) / roofline.bytes)
+    return cycles * roofline.float32 / 1e6
+
+
+def _sum(draft: DraftRung, roofline: Roofline) -> float:
+    with open_bundle(draft.bundle) as bundle:
+        specs = {stage.name: stage for stage in bundle.manifest.stages}
+    return sum(cost(built, specs[stage], roofline) for stage, built in draft.built.items())
+
+
+def _exactly(value: float) -> Interval:
+    return Interval(value, value, value)
+
+
+def _ratio(first: float, value: float) -> Interval:
+    """Return how many times less than the first something costs; 1 where nothing costs anything."""
+    return _exactly(first / value if value else 1.0)

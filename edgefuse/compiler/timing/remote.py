@@ -1,0 +1,102 @@
+"""The timer for a device: sends the files there, and reads off what it took there as if it had been here.
+
+Every comparison is one interleaved run in a connection of its own, so that a device may sleep between them and a
+compile that goes on where it stopped connects for what is missing. Nothing but time and memory comes from the device:
+accuracy is judged on the build host, and the torch reference does not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgefuse.bundle.manifest import Machine
+from edgefuse.bundle.spec import StageSpec
+from edgefuse.compiler.timing.here import RUNG_TIMING, STAGE_TIMING
+from edgefuse.compiler.timing.timer import Contender, DraftRung, RungTime, RungTimes, StageTime, Unit
+from edgefuse.device.device import device_of
+from edgefuse.device.session import PYTHON, Session
+from edgefuse.device.tasks import (
+    INPUTS,
+    Describe,
+    Entrant,
+    RungEntrant,
+    RungSeries,
+    Series,
+    TimeRungs,
+    TimeStage,
+    packed,
+    packed_inputs,
+)
+from edgefuse.errors import DeviceError
+from edgefuse.measure.latency import Latencies
+from edgefuse.runtime.backends.backend import Backend
+from edgefuse.runtime.pipeline import Inputs
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Times on the device at `uri`, with its Python."""
+
+    uri: str
+    python: str = PYTHON
+    unit: Unit = "ms"
+
+    def describe(self, backend: Backend, threads: int) -> Machine:
+        """Ask the device what it is."""
+        with self._session() as session:
+            return session.run(Describe(backend=backend.name, threads=threads), Machine, {})
+
+    def stage(
+        self, stage: StageSpec, contenders: Sequence[Contender], backend: Backend, threads: int
+    ) -> Mapping[str, StageTime]:
+        """Time files of one stage."""
+        files: dict[str, Path | bytes] = {}
+        names: dict[int, str] = {}  # of feeds, which contenders share
+        entrants = []
+        for number, contender in enumerate(contenders):
+            feeds = names.setdefault(id(contender.feeds), f"{number}.npz")
+            built, file = contender.built, f"{number}{contender.built.path.suffix}"
+            files |= {file: built.path} | ({} if feeds in files else {feeds: packed(contender.feeds)})
+            entrants.append(
+                Entrant(
+                    name=built.id, file=file, feeds=feeds, inputs=built.inputs, outputs=built.outputs, plan=built.plan
+                )
+            )
+        task = TimeStage(backend=backend.name, threads=threads, timing=STAGE_TIMING, entrants=tuple(entrants))
+        with self._session() as session:
+            latencies = _latencies(session.run(task, Series, files), [one.name for one in entrants])
+        return {one.name: StageTime.of(latencies, one.name, entrants[0].name) for one in entrants}
+
+    def rungs(
+        self, drafts: Sequence[DraftRung], inputs: Sequence[Inputs], reference: Callable[[Inputs], object], threads: int
+    ) -> RungTimes:
+        """Time rungs end to end."""
+        names = {bundle: f"{number}.edgefuse" for number, bundle in enumerate(dict.fromkeys(d.bundle for d in drafts))}
+        files: dict[str, Path | bytes] = {INPUTS: packed_inputs(inputs)}
+        files |= {name: bundle for bundle, name in names.items()}
+        entrants = tuple(RungEntrant(name=d.key, bundle=names[d.bundle], rung=d.name) for d in drafts)
+        task = TimeRungs(threads=threads, timing=RUNG_TIMING, entrants=entrants)
+        with self._session() as session:
+            found = session.run(task, RungSeries, files)
+        latencies = _latencies(found.nanoseconds, [draft.key for draft in drafts])
+        times = {d.key: RungTime.of(latencies, d, found.peak_rss_bytes.get(d.key, 0)) for d in drafts}
+        return RungTimes(None, times)
+
+    def _session(self) -> Session:
+        return Session(device_of(self.uri), self.python)
+
+
+def _latencies(series: Series, wanted: Sequence[str]) -> Latencies:
+    """Return what a device measured, having checked that it is what was asked for."""
+    rounds = {len(values) for values in series.values()}
+    if set(series) != set(wanted) or len(rounds) != 1 or 0 in rounds:
+        raise DeviceError(
+            "the device did not measure what it was asked for",
+            got=f"{len(series)} series of {sorted(rounds)} rounds",
+            expected=f"{len(wanted)} of the same length",
+        )
+    return Latencies({name: np.array(values, np.int64) for name, values in series.items()})

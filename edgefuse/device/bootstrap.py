@@ -1,0 +1,41 @@
+"""What the device's Python gets on its command line: it takes our package from stdin and hands over to the agent.
+
+It runs by itself, before anything of ours is there, on whatever Python 3 that is; so it names what is missing.
+"""
+
+import hashlib
+import io
+import json
+import os
+import sys
+import zipfile
+
+
+def main() -> None:
+    """Unpack the package into the current folder and serve, or greet with why that is impossible."""
+    version = sys.version.split()[0]
+    if sys.version_info < (3, 10):  # noqa: UP036 - whatever the device has
+        return _refuse(python=version, executable=sys.executable)
+    try:
+        size, digest = sys.stdin.buffer.readline().split()
+        data = sys.stdin.buffer.read(int(size))
+        if hashlib.sha256(data).hexdigest() != digest.decode():
+            return _refuse(damaged=True)
+        site = os.path.join(os.getcwd(), "site")  # noqa: PTH118, PTH109 - nothing is imported that need not be
+        zipfile.ZipFile(io.BytesIO(data)).extractall(site)
+        sys.path.insert(0, site)
+        os.environ["PYTHONPATH"] = site  # for the processes in which cold starts are measured
+        from edgefuse.device.agent import serve
+    except OSError as error:
+        return _refuse(system=error.strerror, errno=error.errno)
+    except ImportError as error:
+        return _refuse(module=error.name or str(error), python=version, executable=sys.executable)
+    return serve(sys.stdin.buffer)
+
+
+def _refuse(**why: object) -> None:
+    sys.stdout.write("edgefuse-agent " + json.dumps(why) + "\n")
+
+
+if __name__ == "__main__":
+    main()

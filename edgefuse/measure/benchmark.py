@@ -1,0 +1,160 @@
+"""A benchmark of a bundle: its rungs and a reference in one interleaved run, and a cold start of each rung."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Literal, TypeAlias
+
+from edgefuse.bundle.manifest import Machine
+from edgefuse.bundle.reader import Bundle
+from edgefuse.errors import MeasureError
+from edgefuse.measure import placement
+from edgefuse.measure.latency import Interleaved, Summary
+from edgefuse.measure.placement import Placement
+from edgefuse.measure.rungs import P99_ROUNDS, ColdStart, cold_start, describe, open_rungs
+from edgefuse.measure.statistics import Interval
+from edgefuse.progress import Progress
+from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.runtime.pipeline import Inputs
+
+Scenario: TypeAlias = Literal["single-stream"]
+_MAX_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a bundle is compared with: a name for the table, a call that predicts once, and what it is in words."""
+
+    name: str
+    call: Callable[[], object]
+    describe: Callable[[], str]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a benchmark found; mappings are by rung, and `steady` has the reference, too.
+
+    Attributes:
+        inputs: where they came from, and what is present.
+        feature_cache: always off: caching across queries would measure the cache.
+        baseline: what `speedup` is over, in words; None without one.
+        steady: from one interleaved run.
+        speedup_over_float: over the rung of float stages in the same runtime, where the bundle has one.
+        cold: each in a process of its own.
+        placement: what runs where, of the files of these rungs; empty with another backend than the bundle names.
+    """
+
+    scenario: Scenario
+    machine: Machine
+    inputs: str
+    feature_cache: bool
+    rounds: int
+    baseline: str | None
+    steady: dict[str, Summary]
+    speedup: dict[str, Interval]
+    speedup_over_float: dict[str, Interval]
+    cold: dict[str, ColdStart]
+    placement: tuple[Placement, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure.
+
+    Attributes:
+        rungs: their names; all of the bundle if empty.
+        backend: another one than the bundle names.
+        rounds: at the least.
+        seed: of the order within the rounds.
+    """
+
+    rungs: tuple[str, ...] = ()
+    threads: int = 1
+    backend: str | None = None
+    rounds: int = P99_ROUNDS
+    seed: int = 0
+    scenario: Scenario = "single-stream"
+
+    def __call__(
+        self,
+        bundle: Bundle,
+        inputs: Inputs,
+        origin: str,
+        progress: Progress,
+        baseline: Callable[[ExitStack], Baseline] | None = None,
+    ) -> Benchmark:
+        """Measure cold starts, then all rungs and the reference in turn.
+
+        Args:
+            bundle: to be measured.
+            inputs: what every prediction is from.
+            origin: where they come from.
+            progress: is told what is going on.
+            baseline: opens the reference; the stack closes it.
+        """
+        rung_of = {rung.name: rung for rung in bundle.manifest.rungs}
+        names = [bundle.manifest.rung(name).name for name in dict.fromkeys(self.rungs or rung_of)]
+        cold: dict[str, ColdStart] = {}
+        with ExitStack() as stack:
+            calls = open_rungs(stack, bundle, inputs, names, threads=self.threads, backend=self.backend)
+            for name in names:
+                cold[name] = cold_start(bundle.path, inputs, rung=name, threads=self.threads, backend=self.backend)
+                progress(len(cold), len(names), "cold starts")
+            if reference := baseline(stack) if baseline else None:
+                calls[reference.name] = reference.call
+            timing = Interleaved(min_rounds=self.rounds, max_seconds=_MAX_SECONDS, seed=self.seed)
+            latencies = timing(calls, progress)
+        floats = next((name for name in names if rung_of[name].objective == "float"), None)
+        return Benchmark(
+            scenario=self.scenario,
+            machine=describe(bundle, threads=self.threads, backend=self.backend),
+            inputs=f"{origin} ({' + '.join(inputs.present)})",
+            feature_cache=False,
+            rounds=latencies.rounds,
+            baseline=reference.describe() if reference else None,
+            steady={name: latencies.summary(name) for name in calls},
+            speedup={name: latencies.ratio(reference.name, name) for name in names} if reference else {},
+            speedup_over_float={n: latencies.ratio(floats, n) for n in names if n != floats} if floats else {},
+            cold=cold,
+            placement=self._placement(bundle, names),
+        )
+
+    def _placement(self, bundle: Bundle, names: Iterable[str]) -> tuple[Placement, ...]:
+        if self.backend not in (None, bundle.manifest.backend):
+            return ()
+        chosen = {candidate for name in names for candidate in bundle.manifest.rung(name).candidates.values()}
+        return placement.measure(bundle, chosen, SessionOptions(threads=self.threads))
+
+
+def against(other: Bundle, called: str, inputs: Inputs, threads: int) -> Callable[[ExitStack], Baseline]:
+    """Return what opens the default rung of another bundle as the reference.
+
+    Args:
+        other: the bundle, which stays open.
+        called: its path as it was given.
+        inputs: those of the benchmark.
+        threads: of its pipeline.
+
+    Raises:
+        MeasureError: if it does not take these inputs.
+    """
+    modalities = other.manifest.model.modalities
+    known = {f"{m.name}.{tensor.name}" for m in modalities for tensor in m.tensors}
+    known |= {f"{m.name}.length" for m in modalities if m.length}
+    if set(inputs.values) - known:
+        raise MeasureError(
+            "the two bundles do not take the same inputs",
+            got=", ".join(sorted(inputs.values)),
+            expected=", ".join(sorted(known)),
+        )
+    rung = other.manifest.default_rung
+
+    def opened(stack: ExitStack) -> Baseline:
+        calls = open_rungs(stack, other, inputs, [rung], threads=threads, backend=None)
+        words = f"{called}, rung '{rung}', backend {other.manifest.backend}"
+        return Baseline(f"{PurePath(called).stem}/{rung}", calls[rung], lambda: words)
+
+    return opened
