@@ -4,6 +4,7 @@
 # make check   lint, types, import contracts
 # make train   make the weights of the reference model from scratch
 # make peers   compare with other tools, each in an environment of its own (after `make compress`), to out/peers.json
+# make portability  verify bundles of `digits` on emulated Arm, other Pythons and runtimes, to out/portability.json
 # make wheel   build the wheel into dist/
 # make clean   remove what was built (the environment too)
 #
@@ -19,7 +20,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 
 .DELETE_ON_ERROR:
-.PHONY: demo compress test check train peers wheel clean
+.PHONY: demo compress test check train peers portability wheel clean
 
 demo: $(VENV)/.compile
 	$(BIN)/python examples/digits/demo.py --out out/demo
@@ -46,6 +47,13 @@ peers: $(VENV)/.compile
 	$(BIN)/python -m benchmarks.peers --out out/peers.json $(PEERS_ARGS) \
 	$(foreach recipe,$(wildcard examples/*/recipe.toml),--recipe $(recipe)) \
 	$(foreach bundle,$(wildcard out/digits/*.edgefuse out/assistant/*.edgefuse),--bundle $(bundle))
+
+# The bundles for Arm are the set that must pass everywhere; those of `make compress` are surveyed where they exist.
+portability: $(VENV)/.dev
+	test -e out/arm64/digits-tflite.edgefuse || $(BIN)/edgefuse compile examples/digits/arm64.toml --out out/arm64
+	$(BIN)/python -m benchmarks.portability --recipe examples/digits/recipe.toml --out out/portability.json \
+	--docs docs/portability.md $$(for bundle in out/digits/*.edgefuse out/arm64/*.edgefuse; do \
+	test ! -e $$bundle || echo --bundle $$bundle; done)
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m pip wheel $(PIP_ARGS) --no-deps --wheel-dir dist .
