@@ -18,8 +18,8 @@ import edgefuse
 from edgefuse.cli import VERBS
 
 ROOT = Path(__file__).parents[1]
-MAX_WHEEL_BYTES = 370_000
-MAX_DEVICE_BYTES = 100_000
+MAX_WHEEL_BYTES = 460_000
+MAX_DEVICE_BYTES = 120_000
 DEVICE_PARTS = ("bundle", "runtime", "measure", "commands", "errors.py", "registry.py", "progress.py", "cli.py")
 DEVICE = ("bundle", "runtime", "measure")
 BUILD_HOST = (
@@ -30,7 +30,7 @@ MEDIA = ("PIL", "soundfile", "soxr", "tokenizers")
 # Written so that no pattern matches itself.
 FORBIDDEN = {
     "a path of somebody's machine": re.compile(rb"(?<![\w.*])/(?:work|root|home/\w+|Users/\w+)/"),
-    "a folder beside the checkout": re.compile(rb"\.\./shared|[.]library\b"),
+    "a folder beside the checkout": re.compile(rb"\.\./shared|(?<!\w)[.]library\b"),
     "the host of a package or model registry": re.compile(
         rb"pypi[.]org|pythonhosted[.]org|pytorch[.]org/whl|npmjs[.]org|huggingface[.]co|conda[.]io"
     ),
@@ -67,6 +67,7 @@ def test_every_device_module_imports_without_the_build_host() -> None:
         module.name
         for name in DEVICE
         for module in pkgutil.walk_packages([str(ROOT / "edgefuse" / name)], prefix=f"edgefuse.{name}.")
+        if not module.name.endswith(".tensorrt_api")  # needs TensorRT's libraries
     ]
     assert "edgefuse.runtime.pipeline" in modules
     imports = "".join(f"import {name}\n" for name in ("edgefuse", "edgefuse.errors", "edgefuse.registry", *modules))
@@ -92,6 +93,7 @@ def test_public_names_are_these() -> None:
         "BundleError",
         "CheckError",
         "DataError",
+        "DeviceError",
         "EdgefuseError",
         "EngineError",
         "ExportError",
@@ -125,7 +127,7 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert setup["metadata"]["version"] == edgefuse.__version__ == importlib.metadata.version("edgefuse")
 
 
-@pytest.mark.parametrize("group", ["backends", "targets", "quantizers"])
+@pytest.mark.parametrize("group", ["backends", "devices", "targets", "quantizers"])
 def test_every_entry_point_leads_to_a_class(group: str) -> None:
     entries = importlib.metadata.entry_points(group=f"edgefuse.{group}")
     assert entries
