@@ -144,16 +144,27 @@ class Toolchain:
         key = ["quantized", source.sha256, scheme, calibration_key, *self._tools()]
 
         def make() -> Lowered:
-            return self.quantizer.apply(self._prepared(stage, source, scheme, calibration), scheme, calibration)
+            prepared = self._prepared(stage, source, scheme, calibration, calibration_key)
+            return self.quantizer.apply(prepared, scheme, calibration)
 
         return self._built(source.stage, source.pruning, scheme, key, make)
 
-    def _prepared(self, stage: TorchStage, source: Built, scheme: Scheme, calibration: FeedSource) -> Lowered:
-        """Return the float file that a scheme applies to: some want a stage that was changed in torch."""
-        form = balance(stage, calibration) if scheme.balanced else stage
-        if scheme.fitted:
-            form = fit(form, calibration)
-        return source.lowered() if form is stage else self.target.lower(form)
+    def _prepared(
+        self, stage: TorchStage, source: Built, scheme: Scheme, calibration: FeedSource, calibration_key: object
+    ) -> Lowered:
+        """Return the float file that a scheme applies to: some want a stage that was changed in torch, once for all."""
+        if not (scheme.balanced or scheme.fitted):
+            return source.lowered()
+
+        def make() -> Lowered:
+            form = balance(stage, calibration) if scheme.balanced else stage
+            return self.target.lower(fit(form, calibration) if scheme.fitted else form)
+
+        key = ["prepared", source.sha256, scheme.balanced, scheme.fitted, calibration_key, *self._tools()]
+        built = self._built(source.stage, source.pruning, FLOAT, key, make)
+        if isinstance(built, str):
+            raise QuantizeError(built)
+        return built.lowered()
 
     def mixed(
         self,
@@ -169,7 +180,7 @@ class Toolchain:
 
         def make() -> _Mixed:
             try:
-                lowered = self._prepared(stage, source, scheme, calibration)
+                lowered = self._prepared(stage, source, scheme, calibration, calibration_key)
                 found = mixed(self.quantizer, self.backend, lowered, scheme, calibration, goal_db)
             except QuantizeError as error:
                 logger.warning("%s: no mixed precision for %s: %s", self.target.name, source.id, error)
