@@ -1,7 +1,7 @@
 """Every call of TensorRT is checked by mypy against what TensorRT's own bindings declare.
 
-The distribution tensorrt-stubs (10.13) is what pybind11-stubgen made of them. One file of it is fetched, for installing it
-asks for TensorRT's libraries. Some of its parameters are called `in`, which is no Python, so a repaired copy is used.
+The distribution tensorrt-stubs (10.13) is what pybind11-stubgen made of them. One file of it is fetched, for installing
+it asks for TensorRT's libraries. Some of its parameters are called `in`, which is no Python: a repaired copy is used.
 """
 
 from __future__ import annotations
