@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 
-import onnx
 import onnx_ir as ir
 import onnxscript.optimizer
 import torch
@@ -28,6 +27,7 @@ from edgefuse.bundle.manifest import Binding, Tolerance
 from edgefuse.bundle.spec import Dim, TensorSpec, largest
 from edgefuse.errors import ExportError
 from edgefuse.export.examples import example_feeds
+from edgefuse.export.onnx_file import checked_bytes
 from edgefuse.export.onnx_passes import apply_fast_forms
 from edgefuse.export.stage import Lowered, TorchStage
 from edgefuse.export.verify import verify
@@ -219,14 +219,8 @@ def _serialize(model: ir.Model, stage: TorchStage) -> bytes:
     described = [info for info in proto.graph.value_info if info.name not in weights]
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(described)
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(
-            f"the ONNX file of the stage '{stage.spec.name}' is not valid", got=str(error).strip().split("\n")[0]
-        ) from error
-    data: bytes = proto.SerializeToString(deterministic=True)
-    return data
+    invalid = f"the ONNX file of the stage '{stage.spec.name}' is not valid"
+    return checked_bytes(proto, lambda got: ExportError(invalid, got=got))
 
 
 def _check_against_torch(stage: TorchStage, lowered: Lowered) -> None:

@@ -20,7 +20,7 @@ from edgefuse.quantize.onnx_dynamic import quantize_dynamically
 from edgefuse.quantize.onnx_file import nothing_to_do, serialize
 from edgefuse.quantize.onnx_int4 import BLOCK, embed_in_int4, quantize_to_int4
 from edgefuse.quantize.onnx_linear import matmuls_to_gemm
-from edgefuse.quantize.onnx_plan import excluded, plan, weight_of, why_float
+from edgefuse.quantize.onnx_plan import excluded, float_layers, plan, weight_of
 from edgefuse.quantize.onnx_recurrent import lstm_weights
 from edgefuse.quantize.onnx_static import insert_qdq
 from edgefuse.quantize.onnx_stem import fold_stride_into_channels
@@ -68,9 +68,7 @@ class OnnxQuantizer:
 
     def floats(self, lowered: Lowered, scheme: Scheme) -> tuple[FloatLayer, ...]:
         """Return the layers that stay float; see `Quantizer.floats`."""
-        graph = ir.from_proto(onnx.load_from_string(lowered.data)).graph
-        reasons = [(node.name or "", why_float(node, scheme)) for node in graph]
-        return tuple(FloatLayer(layer, reason) for layer, reason in reasons if reason is not None)
+        return float_layers(ir.from_proto(onnx.load_from_string(lowered.data)), scheme)
 
     def apply(self, lowered: Lowered, scheme: Scheme, calibration: FeedSource) -> Lowered:
         """Quantize a float file.

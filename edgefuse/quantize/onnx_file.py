@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodesPass, TopologicalSortPass
 
 from edgefuse.bundle.manifest import Scheme
 from edgefuse.errors import QuantizeError
+from edgefuse.export.onnx_file import checked_bytes
 
 
 def serialize(model: ir.Model, scheme: Scheme) -> bytes:
@@ -21,14 +21,7 @@ def serialize(model: ir.Model, scheme: Scheme) -> bytes:
     TopologicalSortPass()(model)
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise QuantizeError(
-            f"'{scheme.id}' made a file that is not valid ONNX", got=str(error).strip().split("\n")[0]
-        ) from error
-    data: bytes = proto.SerializeToString(deterministic=True)
-    return data
+    return checked_bytes(proto, lambda got: QuantizeError(f"'{scheme.id}' made a file that is not valid ONNX", got=got))
 
 
 def nothing_to_do(scheme: Scheme, wanted: str) -> QuantizeError:

@@ -65,6 +65,12 @@ def excluded(node: ir.Node, scheme: Scheme) -> bool:
     return any(fnmatchcase(node.op_type, p) or fnmatchcase(node.name or "", p) for p in scheme.exclude)
 
 
+def float_layers(model: ir.Model, scheme: Scheme) -> tuple[floats.FloatLayer, ...]:
+    """Return the layers of a float graph that stay float under a scheme; see `Quantizer.floats`."""
+    reasons = [(node.name or "", why_float(node, scheme)) for node in model.graph]
+    return tuple(floats.FloatLayer(layer, reason) for layer, reason in reasons if reason is not None)
+
+
 def why_float(node: ir.Node, scheme: Scheme) -> str | None:
     """Return why a layer stays float under an int8 or int4 scheme; None if it does not, or is no layer to speak of."""
     if node.op_type in _RECURRENT:

@@ -22,7 +22,7 @@ from edgefuse.quantize.floats import FloatLayer
 from edgefuse.quantize.onnx_calibration import observe
 from edgefuse.quantize.onnx_file import nothing_to_do, serialize
 from edgefuse.quantize.onnx_float16 import compute_in_float16
-from edgefuse.quantize.onnx_plan import why_float
+from edgefuse.quantize.onnx_plan import float_layers
 from edgefuse.quantize.schemes import FP16
 from edgefuse.quantize.tensorrt_plan import place
 from edgefuse.quantize.tensorrt_static import insert_symmetric_qdq
@@ -58,9 +58,7 @@ class TensorrtQuantizer:
 
     def floats(self, lowered: Lowered, scheme: Scheme) -> tuple[FloatLayer, ...]:
         """Return the layers that stay float; see `Quantizer.floats`."""
-        graph = ir.from_proto(onnx.load_from_string(lowered.data)).graph
-        reasons = [(node.name or "", why_float(node, scheme)) for node in graph]
-        return tuple(FloatLayer(layer, reason) for layer, reason in reasons if reason is not None)
+        return float_layers(ir.from_proto(onnx.load_from_string(lowered.data)), scheme)
 
     def apply(self, lowered: Lowered, scheme: Scheme, calibration: FeedSource) -> Lowered:
         """Quantize a float file.

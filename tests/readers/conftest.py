@@ -6,7 +6,7 @@ import hashlib
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +65,16 @@ def tiny_tensors() -> Mapping[str, np.ndarray]:
         "text": np.array([5, 2, 6], np.int32),
         "motion": rng.normal(size=(1, 5, 3)).astype(np.float32),
     }
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., list[str]]:
+    """Write arrays to files, and return the arguments that name them to a reader."""
+
+    def write(**arrays: np.ndarray) -> list[str]:
+        paths = {name: tmp_path / f"{name}.raw" for name in arrays}
+        for name, path in paths.items():
+            path.write_bytes(arrays[name].tobytes())
+        return [f"{name}={path}" for name, path in paths.items()]
+
+    return write

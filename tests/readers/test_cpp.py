@@ -22,16 +22,13 @@ EVERYTHING = ("image", "text", "motion")
 
 
 @pytest.fixture
-def predict(cpp_reader: Path, tmp_path: Path) -> Predict:
+def predict(cpp_reader: Path, written: Callable[..., list[str]]) -> Predict:
     """Run the reader; arrays go through files."""
 
     def run(bundle: Path, *options: str, **arrays: Array) -> subprocess.CompletedProcess[str]:
-        inputs = []
-        for name, array in arrays.items():
-            path = tmp_path / f"{name}.raw"
-            path.write_bytes(array.tobytes())
-            inputs.append(f"{name}={path}")
-        return subprocess.run([cpp_reader, bundle, *options, *inputs], capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [cpp_reader, bundle, *options, *written(**arrays)], capture_output=True, text=True, check=False
+        )
 
     return run
 

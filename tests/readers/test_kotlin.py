@@ -69,15 +69,10 @@ Predict = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def predict(reader: Path, tmp_path: Path) -> Predict:
+def predict(reader: Path, written: Callable[..., list[str]]) -> Predict:
     """Run the reader; arrays go through files."""
 
     def run(bundle: Path, *options: str, **arrays: Array) -> subprocess.CompletedProcess[str]:
-        inputs = []
-        for name, array in arrays.items():
-            path = tmp_path / f"{name}.raw"
-            path.write_bytes(array.tobytes())
-            inputs.append(f"{name}={path}")
         command: list[str | Path] = [
             "java",
             "-cp",
@@ -87,7 +82,7 @@ def predict(reader: Path, tmp_path: Path) -> Predict:
             HERE / "stage_server.py",
             bundle,
         ]
-        return subprocess.run([*command, *options, *inputs], capture_output=True, text=True, check=False)
+        return subprocess.run([*command, *options, *written(**arrays)], capture_output=True, text=True, check=False)
 
     return run
 

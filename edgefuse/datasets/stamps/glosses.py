@@ -18,8 +18,8 @@ import numpy as np
 from filelock import FileLock
 
 from edgefuse.datasets.packages import cache_folder
-from edgefuse.datasets.sample import MadeSamples, Sample
 from edgefuse.datasets.stamps import debian
+from edgefuse.datasets.stamps.texts import MadeTexts
 from edgefuse.errors import DataError
 
 _PACKAGE = "wordnet-base"
@@ -45,19 +45,8 @@ class Entry:
     examples: tuple[str, ...] = ()
 
 
-class Glosses(MadeSamples):
-    """Samples with a text alone, made of entries of WordNet; a pure function of seed and index."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        self._count = count
-        self._seed = seed
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return self._count
-
-    def _sample(self, index: int) -> Sample:
-        return Sample(inputs={"text": self.text(index)}, target=0)
+class Glosses(MadeTexts):
+    """Texts made of entries of WordNet."""
 
     def text(self, index: int) -> str:
         """Return one text."""

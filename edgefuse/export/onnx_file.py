@@ -1,0 +1,19 @@
+"""The bytes of an ONNX graph, checked: what lowering and quantizing end with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+
+from edgefuse.errors import EdgefuseError
+
+
+def checked_bytes(proto: onnx.ModelProto, invalid: Callable[[str], EdgefuseError]) -> bytes:
+    """Return the bytes of a graph, the same for the same graph; raise what `invalid` makes of a complaint about it."""
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise invalid(str(error).strip().split("\n")[0]) from error
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
