@@ -163,7 +163,7 @@ class Toolchain:
         key = ["prepared", source.sha256, scheme.balanced, scheme.fitted, calibration_key, *self._tools()]
         built = self._built(source.stage, source.pruning, FLOAT, key, make)
         if isinstance(built, str):
-            raise QuantizeError(built)
+            raise QuantizeError(built.rstrip("."))  # a sentence already
         return built.lowered()
 
     def mixed(
