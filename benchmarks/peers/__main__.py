@@ -26,9 +26,11 @@ from benchmarks.peers.timing import interleave
 from benchmarks.peers.whole import make
 from edgefuse.compiler.cache import default_folder
 from edgefuse.errors import EdgefuseError, MeasureError
+from edgefuse.measure.latency import BURST
 from edgefuse.progress import Progress, on
 
-_WARMUP = 5
+_WARMUP = 1
+_FEWEST = 11
 
 
 class Comparison:
@@ -121,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
     add("--environments", type=Path, default=default_folder() / "environments", help="folder of the environments")
     add("--systems", nargs="*", choices=catalogue.names(), metavar="NAME", help="only these peers: see catalogue.py")
     add("--items", type=int, default=2000, help="items of the test split that are judged, per subset")
-    add("--rounds", type=int, default=200, help="timed calls per system, at least 64")
+    add("--rounds", type=int, default=40, help=f"of {BURST} timed calls per system")
     add("--jobs", type=int, default=1, help="systems that are made and judged at a time; timing is never parallel")
     add("--build-seconds", type=float, default=3600.0, help="how long a peer may take to make its file")
     add("--seed", type=int, default=0, help="of the order within rounds")
@@ -131,8 +133,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Compare, write and print."""
     arguments = parser().parse_args()
-    if arguments.rounds < 64:
-        parser().error(f"--rounds {arguments.rounds}: a median to report needs at least 64 rounds")
+    if arguments.rounds < _FEWEST:
+        parser().error(f"--rounds {arguments.rounds}: an interval to report needs at least {_FEWEST} rounds")
     recipes = arguments.recipe or [Path("examples/digits/recipe.toml")]
     systems = [system for system in SYSTEMS if not arguments.systems or system.name in arguments.systems]
     try:

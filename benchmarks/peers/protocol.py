@@ -93,9 +93,9 @@ class Worker:
         """Write the answers to the test split."""
         self.ask(do="judge", file=str(file), items=items)
 
-    def time(self, runs: int) -> list[int]:
-        """Return the nanoseconds of timed calls, each after an untimed one."""
-        return cast("list[int]", self.ask(do="time", runs=runs)["ns"])
+    def time(self, settle: int, burst: int) -> list[int]:
+        """Return the nanoseconds of a burst of timed calls, after some untimed ones."""
+        return cast("list[int]", self.ask(do="time", settle=settle, burst=burst)["ns"])
 
     def close(self) -> None:
         """End the process."""

@@ -60,7 +60,7 @@ def row(
         "runtime": contender.runtime,
         "setting": contender.note,
         "items": max(len(array) for array in answers.values()),
-        "runs": latencies.rounds,
+        "runs": latencies.rounds * latencies.burst,
         "worst_subset": worst,
         "worst_drop": drops[worst].drop,
         "worst_drop_ci95": [drops[worst].low, drops[worst].high],

@@ -8,17 +8,17 @@ import numpy as np
 
 from benchmarks.peers.protocol import Worker
 from edgefuse.errors import MeasureError
-from edgefuse.measure.latency import Latencies
+from edgefuse.measure.latency import BURST, SETTLE, Latencies
 from edgefuse.progress import Progress
 
 
 def interleave(
     workers: Mapping[str, Worker], *, rounds: int, warmup: int, seed: int, progress: Progress
 ) -> tuple[Latencies, dict[str, str]]:
-    """Ask every worker for one timed call per round, in a random order each round.
+    """Ask every worker for a burst of timed calls per round, in a random order each round.
 
-    The worker calls its model once untimed right before: as in `edgefuse.measure.latency.Interleaved`, caches are then
-    as its own last call left them. What slows the machine down for a while slows all of them.
+    The worker calls its model untimed right before, as in `edgefuse.measure.latency.single_stream`: caches are then as
+    its own last call left them. What slows the machine down for a while slows all of them.
 
     Returns:
         The latencies of those that answered in every round, and why each of the others did not.
@@ -30,7 +30,7 @@ def interleave(
     for done in range(-warmup, rounds):
         for name in rng.permutation(sorted(alive)).tolist():
             try:
-                taken = alive[name].time(1)
+                taken = alive[name].time(SETTLE, BURST)
             except MeasureError as error:
                 failed[name] = str(error)
                 del alive[name]
@@ -38,4 +38,4 @@ def interleave(
             if done >= 0:
                 durations[name] += taken
         progress(max(done + 1, 0), rounds, "time rounds")
-    return Latencies({name: np.array(durations[name], np.int64) for name in alive}), failed
+    return Latencies({name: np.array(durations[name], np.int64) for name in alive}, BURST), failed

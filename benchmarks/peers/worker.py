@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -54,7 +55,7 @@ def serve(call: Call, subject: Subject, commands: TextIO, replies: TextIO) -> No
             judge(call, subject, command["items"], Path(command["file"]))
             _reply(replies, {"file": command["file"]})
         else:
-            _reply(replies, {"ns": timed(command["runs"])})
+            _reply(replies, {"ns": timed(command["settle"], command["burst"])})
 
 
 def judge(call: Call, subject: Subject, items: int, file: Path) -> None:
@@ -68,23 +69,22 @@ def judge(call: Call, subject: Subject, items: int, file: Path) -> None:
 
 
 class _Timed:
-    """Calls on test items in turn, every modality present: each item once untimed, then timed."""
+    """Calls on test items in turn, every modality present: some untimed, then a burst of timed ones."""
 
     def __init__(self, call: Call, subject: Subject) -> None:
         split, full = subject.split("test"), subject.about.subsets[0]
         self._call = call
-        self._feeds = [split.feeds(index, full) for index in split.items(full)[:_TIMED_ITEMS]]
-        self._next = 0
+        self._feeds = cycle([split.feeds(index, full) for index in split.items(full)[:_TIMED_ITEMS]])
 
-    def __call__(self, runs: int) -> list[int]:
+    def __call__(self, settle: int, burst: int) -> list[int]:
         """Return the nanoseconds of each timed call."""
         gc.collect()
         gc.disable()
+        for _ in range(settle):
+            self._call(next(self._feeds))
         durations = []
-        for _ in range(runs):
-            feeds = self._feeds[self._next % len(self._feeds)]
-            self._next += 1
-            self._call(feeds)
+        for _ in range(burst):
+            feeds = next(self._feeds)
             before = time.perf_counter_ns()
             self._call(feeds)
             durations.append(time.perf_counter_ns() - before)

@@ -16,6 +16,7 @@ from edgefuse.device.session import PYTHON, Session
 from edgefuse.errors import MeasureError, needing
 from edgefuse.measure import placement, rungs
 from edgefuse.measure.benchmark import Baseline, Benchmark, Scenario, Settings, against
+from edgefuse.measure.latency import BURST
 from edgefuse.measure.statistics import Interval
 from edgefuse.progress import Progress
 from edgefuse.runtime.pipeline import Inputs, load
@@ -35,7 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rung", action="append", help="measure this one only; may be repeated (default: all)")
     parser.add_argument("--threads", type=int, default=1, help="threads for each of them (default: 1)")
     parser.add_argument("--backend", help="another backend than the bundle names")
-    parser.add_argument("--rounds", type=int, default=rungs.P99_ROUNDS, help="at the least; p99 needs 662 (default)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=rungs.P99_ROUNDS,
+        help=f"of {BURST} timed calls each, at the least; p99 needs {rungs.P99_ROUNDS} (default)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the order within the rounds")
     console.add_min_placement(parser)
     parser.add_argument("--device", metavar="URI", help="measure there: ssh://user@host[:port] or adb://serial")
@@ -133,7 +139,9 @@ def _print(benchmark: Benchmark) -> None:
     threads = benchmark.machine.threads
     runtimes = ", ".join(f"{name} {version}" for name, version in benchmark.machine.runtimes.items())
     console.write(f"{benchmark.scenario}, batch 1, {threads} thread{'s' * (threads > 1)} on {benchmark.machine.cpu}")
-    console.write(f"{runtimes}; {benchmark.rounds} rounds, interleaved; feature cache off; {benchmark.inputs}")
+    console.write(
+        f"{runtimes}; {benchmark.rounds} rounds of {BURST} calls, interleaved; feature cache off; {benchmark.inputs}"
+    )
     if benchmark.baseline:
         console.write(f"reference: {benchmark.baseline}")
     console.write("\nsteady state (percentiles: MLPerf early stopping; '-' where it asks for more rounds)")

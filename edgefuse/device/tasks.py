@@ -24,7 +24,7 @@ from edgefuse.runtime.pipeline import Inputs, load
 
 Feeds: TypeAlias = Mapping[str, Array]
 Series: TypeAlias = dict[str, list[int]]
-"""The nanoseconds of every round, by name."""
+"""The nanoseconds of every timed call, by name."""
 
 INPUTS = "inputs.npz"
 BUNDLE = "bundle"

@@ -12,7 +12,7 @@ from edgefuse.bundle.manifest import Machine
 from edgefuse.bundle.reader import Bundle
 from edgefuse.errors import MeasureError
 from edgefuse.measure import placement
-from edgefuse.measure.latency import Interleaved, Summary
+from edgefuse.measure.latency import Summary, single_stream
 from edgefuse.measure.placement import Placement
 from edgefuse.measure.rungs import P99_ROUNDS, ColdStart, cold_start, describe, open_rungs
 from edgefuse.measure.statistics import Interval
@@ -67,7 +67,7 @@ class Settings:
     Attributes:
         rungs: their names; all of the bundle if empty.
         backend: another one than the bundle names.
-        rounds: at the least.
+        rounds: of `BURST` timed calls each, at the least.
         seed: of the order within the rounds.
     """
 
@@ -105,7 +105,7 @@ class Settings:
                 progress(len(cold), len(names), "cold starts")
             if reference := baseline(stack) if baseline else None:
                 calls[reference.name] = reference.call
-            timing = Interleaved(min_rounds=self.rounds, max_seconds=_MAX_SECONDS, seed=self.seed)
+            timing = single_stream(rounds=self.rounds, max_seconds=_MAX_SECONDS, seed=self.seed)
             latencies = timing(calls, progress)
         floats = next((name for name in names if rung_of[name].objective == "float"), None)
         return Benchmark(

@@ -21,6 +21,9 @@ from edgefuse.progress import Progress, silent
 Item = TypeVar("Item")
 Nanoseconds: TypeAlias = npt.NDArray[np.int64]
 
+SETTLE, BURST = 12, 10
+"""Untimed and timed calls of a round of `single_stream`."""
+
 _NS_PER_MS = 1e6
 
 
@@ -41,18 +44,20 @@ class Latencies:
     """What an interleaved run measured.
 
     Attributes:
-        nanoseconds: per name the duration of each round, int64 [rounds]; the same index is the same round.
+        nanoseconds: per name the duration of each timed call, int64 [rounds * burst], round after round.
+        burst: the timed calls of a round.
     """
 
     nanoseconds: Mapping[str, Nanoseconds]
+    burst: int = 1
 
     @property
     def rounds(self) -> int:
         """The number of rounds."""
-        return len(next(iter(self.nanoseconds.values())))
+        return len(next(iter(self.nanoseconds.values()))) // self.burst
 
     def milliseconds(self, name: str) -> statistics.Floats:
-        """Return the duration of each round, float64 [rounds]."""
+        """Return the duration of each timed call, float64 [rounds * burst]."""
         return self._of(name) / _NS_PER_MS
 
     def p50_ms(self, name: str) -> float:
@@ -71,7 +76,7 @@ class Latencies:
     def summary(self, name: str) -> Summary:
         """Return all figures of one callable."""
         return Summary(
-            runs=self.rounds,
+            runs=len(self._of(name)),
             mean_ms=float(self.milliseconds(name).mean()),
             p50_ms=self.p50_ms(name),
             p90_ms=self.percentile_ms(name, 0.9),
@@ -82,11 +87,15 @@ class Latencies:
     def ratio(self, a: str, b: str, *, seed: int = 0) -> Interval:
         """Return how many times longer `a` takes than `b`: the speed-up of `b` over `a`.
 
-        It is the median of the ratios of the rounds, with a 95 % bootstrap interval (in blocks where rounds that
-        follow each other are alike).
+        It is the median of the ratios of the rounds' medians, with a 95 % bootstrap interval (in blocks where rounds
+        that follow each other are alike).
         """
-        ratios = self._of(a) / np.maximum(self._of(b), 1)
+        ratios = self._by_round(a) / np.maximum(self._by_round(b), 1)
         return statistics.bootstrap(ratios, block=statistics.block_length(ratios), seed=seed)
+
+    def _by_round(self, name: str) -> statistics.Floats:
+        medians: statistics.Floats = np.median(self._of(name).reshape(-1, self.burst), axis=1)
+        return medians
 
     def _of(self, name: str) -> Nanoseconds:
         if name not in self.nanoseconds:
@@ -96,7 +105,7 @@ class Latencies:
 
 @dataclass(frozen=True)
 class Interleaved:
-    """Time callables in rounds: each round times one call of every one of them.
+    """Time callables in rounds: each round times a burst of calls of every one of them.
 
     Right before, the same callable is called untimed (`settle`): in a single stream the next query finds the caches as
     the last one left them, not as another contender did. What slows the machine down for a while slows all of them, so
@@ -105,7 +114,8 @@ class Interleaved:
 
     Attributes:
         warmup_rounds: rounds that are not counted, at least one.
-        settle: untimed calls before each timed one.
+        settle: untimed calls before each burst.
+        burst: timed calls of a round.
         min_rounds: counted rounds, at the least.
         min_seconds: how long the counted rounds take together, at the least.
         max_seconds: no round begins after this time once there are `floor_rounds` of them; None for no limit.
@@ -116,6 +126,7 @@ class Interleaved:
 
     warmup_rounds: int = 3
     settle: int = 1
+    burst: int = 1
     min_rounds: int = 64
     min_seconds: float = 0.5
     max_seconds: float | None = None
@@ -141,14 +152,14 @@ class Interleaved:
         durations: dict[str, list[int]] = {name: [] for name in subjects}
         rng = np.random.default_rng(self.seed)
         for _ in range(self.warmup_rounds):
-            _round(calls, {name: [] for name in subjects}, self.settle)
+            self._round(calls, {name: [] for name in subjects})
         with _collector_off():
             for done in self._rounds():
                 order = rng.permutation(len(calls)) if self.order == "random" else range(len(calls))
-                _round([calls[index] for index in order], durations, self.settle)
+                self._round([calls[index] for index in order], durations)
                 if done < self.min_rounds:  # how many more it takes to fill the seconds, nobody knows
                     progress(done + 1, self.min_rounds, "time rounds")
-        return Latencies({name: np.array(values, np.int64) for name, values in durations.items()})
+        return Latencies({name: np.array(values, np.int64) for name, values in durations.items()}, self.burst)
 
     def _rounds(self) -> Iterator[int]:
         started = time.perf_counter()
@@ -163,20 +174,30 @@ class Interleaved:
             yield done
             done += 1
 
+    def _round(self, calls: Sequence[tuple[str, Callable[[], object]]], durations: Mapping[str, list[int]]) -> None:
+        for name, call in calls:
+            for _ in range(self.settle):
+                call()
+            for _ in range(self.burst):
+                before = time.perf_counter_ns()
+                call()
+                durations[name].append(time.perf_counter_ns() - before)
+
+
+def single_stream(*, rounds: int, max_seconds: float, seed: int = 0) -> Interleaved:
+    """Return the timing of whole pipelines as in MLPerf's single stream: the next query comes at once.
+
+    After another contender it takes a pipeline some ten calls until it is as fast as alone (decision 061).
+    """
+    return Interleaved(
+        warmup_rounds=1, settle=SETTLE, burst=BURST, min_rounds=rounds, max_seconds=max_seconds, seed=seed
+    )
+
 
 def in_turn(run: Callable[[Item], object], items: Sequence[Item]) -> Callable[[], object]:
     """Return a call that runs the next item in turn."""
     source = cycle(items)
     return lambda: run(next(source))
-
-
-def _round(calls: Sequence[tuple[str, Callable[[], object]]], durations: Mapping[str, list[int]], settle: int) -> None:
-    for name, call in calls:
-        for _ in range(settle):
-            call()
-        before = time.perf_counter_ns()
-        call()
-        durations[name].append(time.perf_counter_ns() - before)
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def test_calibration_shows_every_item_in_full_and_absence_as_well(subject: Subje
 
 def test_a_worker_answers_until_its_commands_end(subject: Subject, tmp_path: Path) -> None:
     answers = tmp_path / "answers.npz"
-    asked = [{"do": "judge", "items": 2, "file": str(answers)}, {"do": "time", "runs": 3}]
+    asked = [{"do": "judge", "items": 2, "file": str(answers)}, {"do": "time", "settle": 1, "burst": 3}]
     replies = io.StringIO()
     worker.serve(logits, subject, io.StringIO("".join(json.dumps(line) + "\n" for line in asked)), replies)
     ready, judged, timed = [json.loads(line) for line in replies.getvalue().splitlines()]
@@ -102,7 +102,7 @@ def test_a_worker_answers_until_its_commands_end(subject: Subject, tmp_path: Pat
         }
 
 
-def test_a_call_is_timed_after_an_untimed_one_of_the_same_item(subject: Subject) -> None:
+def test_a_burst_is_timed_after_untimed_calls_on_items_in_turn(subject: Subject) -> None:
     calls: list[float] = []
 
     def call(feeds: Feeds) -> Array:
@@ -110,8 +110,9 @@ def test_a_call_is_timed_after_an_untimed_one_of_the_same_item(subject: Subject)
         return logits(feeds)
 
     replies = io.StringIO()
-    worker.serve(call, subject, io.StringIO('{"do": "time", "runs": 3}\n'), replies)
-    assert calls == [3.0, 3.0, 11.0, 11.0, 3.0, 3.0]
+    worker.serve(call, subject, io.StringIO('{"do": "time", "settle": 2, "burst": 3}\n'), replies)
+    assert calls == [3.0, 11.0, 3.0, 11.0, 3.0]
+    assert len(json.loads(replies.getvalue().splitlines()[-1])["ns"]) == 3
 
 
 def test_a_worker_that_cannot_open_its_file_says_why(subject: Subject, tmp_path: Path) -> None:
@@ -147,11 +148,11 @@ class Stub(Worker):
         self.nanoseconds = nanoseconds
         self.left = rounds
 
-    def time(self, runs: int) -> list[int]:
+    def time(self, settle: int, burst: int) -> list[int]:
         self.left -= 1
         if self.left < 0:
             raise MeasureError("killed")
-        return [self.nanoseconds] * runs
+        return [self.nanoseconds] * burst
 
 
 def test_whoever_fails_during_the_rounds_leaves_the_others_alone() -> None:

@@ -66,7 +66,7 @@ def test_bench_measures_on_the_device_and_leaves_nothing(cli: Cli, place: Place,
     assert report["inputs"] == "golden inputs (image + text + motion)"
     assert report["machine"]["threads"] == 1
     assert set(report["steady"]) == {"float", "small", 'it\'s "tiny"/float'}
-    assert report["steady"]["small"]["runs"] == report["rounds"] >= 12
+    assert report["steady"]["small"]["runs"] == 10 * report["rounds"] >= 120
     assert report["baseline"].endswith("tiny\", rung 'float', backend onnx")
     assert report["cold"]["float"]["peak_rss_bytes"] > 10_000_000
     assert (place.left(), place.connections()) == ([], 1)

@@ -3,12 +3,14 @@ from __future__ import annotations
 import gc
 import time
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from edgefuse.errors import MeasureError
-from edgefuse.measure.latency import Interleaved, Latencies
+from edgefuse.measure.latency import Interleaved, Latencies, single_stream
+from edgefuse.measure.rungs import P99_ROUNDS
 
 
 def test_each_round_calls_every_subject_once() -> None:
@@ -35,6 +37,22 @@ def test_each_timed_call_follows_untimed_ones_of_its_own() -> None:
     latencies = timing({name: lambda name=name: calls.append(name) for name in "ba"})  # type: ignore[misc]
     assert calls == ["b", "b", "b", "a", "a", "a"] * 3
     assert latencies.rounds == 2
+
+
+def test_a_round_times_a_burst_of_calls_and_compares_medians() -> None:
+    calls: list[str] = []
+    timing = Interleaved(warmup_rounds=1, settle=1, burst=3, min_rounds=2, min_seconds=0, order="round-robin")
+    latencies = timing({name: lambda name=name: calls.append(name) for name in "ba"})  # type: ignore[misc]
+    assert calls == ["b"] * 4 + ["a"] * 4 + ["b"] * 4 + ["a"] * 4 + ["b"] * 4 + ["a"] * 4
+    assert (latencies.rounds, latencies.burst, latencies.summary("a").runs) == (2, 3, 6)
+    spiked = Latencies({"a": np.array([6, 6, 99, 8, 1, 8]), "b": np.array([3, 50, 3, 4, 4, 4])}, burst=3)
+    assert spiked.ratio("a", "b").value == 2, "one slow call does not make a round"
+
+
+def test_a_single_stream_has_the_calls_that_a_p99_needs() -> None:
+    timing = single_stream(rounds=P99_ROUNDS, max_seconds=60)
+    assert timing({"nothing": int}).summary("nothing").p99_ms is not None
+    assert replace(timing, min_rounds=P99_ROUNDS - 1, min_seconds=0)({"nothing": int}).summary("nothing").p99_ms is None
 
 
 def test_a_run_has_the_rounds_and_the_seconds_that_were_asked_for() -> None:

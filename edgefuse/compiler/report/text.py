@@ -9,6 +9,7 @@ from edgefuse.compiler.report.format import verdict
 from edgefuse.compiler.report.schema import BundleReport, Report
 from edgefuse.compiler.timing import is_emulated
 from edgefuse.compiler.timing.proxy import ARM_CORE, JETSON
+from edgefuse.measure.latency import BURST, SETTLE
 
 _NARROWED = (
     "Candidates called narrow have other interfaces: they combine among themselves only, were searched by themselves, "
@@ -41,9 +42,9 @@ def _timed(made: Compiled) -> tuple[str, ...]:
     runs = next(iter(next(iter(made.timings.rungs.values())).values())).figure.runs
     reference = "" if made.subject.recipe.device.uri else "of the torch reference, "
     return (
-        f"Latency: {runs} rounds over real test items, {threads} thread(s), batch 1, feature cache off; every round "
-        f"times one call {reference}of the float stages and of every rung of every target, in random "
-        "order, each right after an untimed call of its own (a single stream: caches as the last query left them). "
+        f"Latency: {runs} timed calls over real test items, {threads} thread(s), batch 1, feature cache off; every "
+        f"round times {BURST} calls {reference}of the float stages and of every rung of every target, in random order, "
+        f"right after {SETTLE} untimed calls of its own (a single stream: caches as the last query left them). "
         "p50 is the median; a speed-up is the median of the rounds' ratios with its bootstrap 95 % interval.",
     )
 

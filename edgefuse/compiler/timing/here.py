@@ -10,13 +10,13 @@ from edgefuse.bundle.manifest import Machine
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.timing.timer import REFERENCE, Contender, DraftRung, RungTime, RungTimes, StageTime, Unit
 from edgefuse.measure import machine
-from edgefuse.measure.latency import Interleaved, in_turn
+from edgefuse.measure.latency import Interleaved, in_turn, single_stream
 from edgefuse.measure.rungs import P99_ROUNDS, cold_start
 from edgefuse.runtime.backends.backend import Backend
 from edgefuse.runtime.pipeline import Inputs, load
 
 STAGE_TIMING = Interleaved(warmup_rounds=5, min_rounds=150, max_seconds=8.0)
-RUNG_TIMING = Interleaved(warmup_rounds=10, min_rounds=P99_ROUNDS, max_seconds=90.0)
+RUNG_TIMING = single_stream(rounds=P99_ROUNDS, max_seconds=45.0)
 
 
 @dataclass(frozen=True)

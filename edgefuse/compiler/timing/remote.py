@@ -32,7 +32,7 @@ from edgefuse.device.tasks import (
     packed_inputs,
 )
 from edgefuse.errors import DeviceError
-from edgefuse.measure.latency import Latencies
+from edgefuse.measure.latency import Interleaved, Latencies
 from edgefuse.runtime.backends.backend import Backend
 from edgefuse.runtime.pipeline import Inputs
 
@@ -68,7 +68,7 @@ class Remote:
             )
         task = TimeStage(backend=backend.name, threads=threads, timing=STAGE_TIMING, entrants=tuple(entrants))
         with self._session() as session:
-            latencies = _latencies(session.run(task, Series, files), [one.name for one in entrants])
+            latencies = _latencies(session.run(task, Series, files), [one.name for one in entrants], STAGE_TIMING)
         return {one.name: StageTime.of(latencies, one.name, entrants[0].name) for one in entrants}
 
     def rungs(
@@ -82,7 +82,7 @@ class Remote:
         task = TimeRungs(threads=threads, timing=RUNG_TIMING, entrants=entrants)
         with self._session() as session:
             found = session.run(task, RungSeries, files)
-        latencies = _latencies(found.nanoseconds, [draft.key for draft in drafts])
+        latencies = _latencies(found.nanoseconds, [draft.key for draft in drafts], RUNG_TIMING)
         times = {d.key: RungTime.of(latencies, d, found.peak_rss_bytes.get(d.key, 0)) for d in drafts}
         return RungTimes(None, times)
 
@@ -90,13 +90,13 @@ class Remote:
         return Session(device_of(self.uri), self.python)
 
 
-def _latencies(series: Series, wanted: Sequence[str]) -> Latencies:
+def _latencies(series: Series, wanted: Sequence[str], timing: Interleaved) -> Latencies:
     """Return what a device measured, having checked that it is what was asked for."""
-    rounds = {len(values) for values in series.values()}
-    if set(series) != set(wanted) or len(rounds) != 1 or 0 in rounds:
+    runs = {len(values) for values in series.values()}
+    if set(series) != set(wanted) or len(runs) != 1 or 0 in runs or any(count % timing.burst for count in runs):
         raise DeviceError(
             "the device did not measure what it was asked for",
-            got=f"{len(series)} series of {sorted(rounds)} rounds",
-            expected=f"{len(wanted)} of the same length",
+            got=f"{len(series)} series of {sorted(runs)} calls",
+            expected=f"{len(wanted)} of the same length, in rounds of {timing.burst}",
         )
-    return Latencies({name: np.array(values, np.int64) for name, values in series.items()})
+    return Latencies({name: np.array(values, np.int64) for name, values in series.items()}, timing.burst)
