@@ -99,6 +99,8 @@ def compile(  # noqa: A001 - the verb of the tool
     sets = [CandidateSet.of(one) for one in subjects]
     test = TestSplit(subject, store, lambda what: progress(0, 0, f"test: {what}"))
     results = [compile_sets(sets, target, store, progress, timer) for target in wanted.compile.targets]
+    if hands.parallel:
+        prefetch.judge(sets, results, store, hands)
     chosen = [finish(sets, found, test) for found in results]
     finished, timings = timed(chosen, test, store, progress, timer)
     folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from edgefuse.runtime.backends.denormals import Flushed
 from edgefuse.runtime.pipeline import Inputs
 
 _TIMED_ITEMS = 32
-_STAGE_TIMING = Interleaved(min_rounds=100, max_seconds=10.0)
+_STAGE_TIMING = Interleaved(min_rounds=31, max_seconds=10.0)
 
 
 class Ratio(Record, frozen=True, kw_only=True):

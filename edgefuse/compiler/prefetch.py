@@ -1,13 +1,15 @@
 """Fill the cache with many jobs at a time, so that a compile that goes through step by step finds everything there.
 
 What depends on each other makes the rounds: pruned forms recover; all forms are lowered; the stages of one modality are
-quantized, then run over the validation set; then the same with the stages after them. Nothing is measured by time.
+quantized, then run over the validation set; then the same with the stages after them. When all is measured, what was
+chosen runs over the test set. Nothing here is measured by time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TypeAlias
 
 from edgefuse.bundle.manifest import Pruning, Scheme
@@ -15,11 +17,13 @@ from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.cache import Cache
 from edgefuse.compiler.candidates import Built, Toolchain
 from edgefuse.compiler.engine import Engine
-from edgefuse.compiler.evaluate import Evaluator, in_torch, is_leaf
+from edgefuse.compiler.evaluate import Evaluator, Runner, in_torch, is_leaf
 from edgefuse.compiler.narrowing import narrowed_set
 from edgefuse.compiler.pruning import Pruner
+from edgefuse.compiler.rungs import choose
+from edgefuse.compiler.sets import CandidateSet, merged
 from edgefuse.compiler.subject import Subject
-from edgefuse.compiler.target import TargetCompiler
+from edgefuse.compiler.target import TargetCompiler, TargetResult
 from edgefuse.compiler.timing import HERE, Timer
 from edgefuse.progress import Progress, silent
 
@@ -96,6 +100,19 @@ class Evaluate:
         _compiler(self.subject, self.cache, self.built, target).evaluate(stage, candidate)
 
 
+@dataclass(frozen=True)
+class Judge:
+    """Runs one stage of a chosen combination over the test split."""
+
+    subject: Subject
+    cache: Cache
+
+    def __call__(self, job: tuple[StageSpec, Mapping[str, Runner]]) -> None:
+        """Take a stage of one modality, and what runs it and the stages before it."""
+        stage, chain = job
+        Evaluator(self.subject, self.subject.splits["test"], self.cache, _quiet).features(stage, chain)
+
+
 def recover(subject: Subject, cache: Cache, engine: Engine, progress: Progress, timer: Timer = HERE) -> None:
     """Make the pruned forms that the recipe asks for, each apart from the others.
 
@@ -131,6 +148,34 @@ def build(subject: Subject, cache: Cache, engine: Engine) -> None:
             _quantize(subject, cache, engine, built, stages)
             jobs = [(target, stage, one) for target in built for stage in stages for one in built[target][stage.name]]
             engine.map(Evaluate(subject, cache, built), jobs, "run candidates")
+
+
+def judge(
+    sets: Sequence[CandidateSet], results: Sequence[Sequence[TargetResult]], cache: Cache, engine: Engine
+) -> None:
+    """Run the encoders of all rungs that will be chosen over the test split.
+
+    Args:
+        sets: the candidate sets.
+        results: by target, of each set.
+        cache: what is filled.
+        engine: runs the jobs.
+
+    Raises:
+        EngineError: if workers die or cannot be used.
+    """
+    jobs: dict[tuple[int, tuple[str, ...]], tuple[StageSpec, Mapping[str, Runner]]] = {}
+    for found in results:
+        number, rungs = choose(sets, found)
+        whole = merged(found)
+        leaves = [spec for spec in sets[number].subject.specs if is_leaf(spec)]
+        for stage, combination in product(leaves, rungs.values()):
+            chain = {leaf.name: combination[leaf.name] for leaf in leaves if leaf.modality == stage.modality}
+            if stage.role != "frontend":
+                jobs[number, tuple(chain.values())] = stage, whole.runners(chain)
+    with engine:
+        for number, one in enumerate(sets):
+            engine.map(Judge(one.subject, cache), [job for (of, _), job in jobs.items() if of == number], "judge")
 
 
 def _lowered(subject: Subject, cache: Cache, engine: Engine) -> dict[str, dict[str, list[Built]]]:

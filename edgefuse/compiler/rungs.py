@@ -76,14 +76,21 @@ def finish(
         test: what they are judged on.
         number: of the set to take; by default that with the best winner.
     """
+    number, chosen = choose(sets, results, number)
+    subject, whole = sets[number].subject, merged(results)
+    accuracies = {rung: test.judge(subject, whole, combination) for rung, combination in chosen.items()}
+    return Finished(sets, results, number, Assembly(subject, whole, chosen, sets[number].golden), accuracies)
+
+
+def choose(
+    sets: Sequence[CandidateSet], results: Sequence[TargetResult], number: int | None = None
+) -> tuple[int, dict[str, Combination]]:
+    """Return which set a target takes (by default that with the best winner), and the rungs that it gives."""
     objective = sets[0].subject.recipe.search.objective
     if number is None:
         number = best([result.found.winners[objective] for result in results], objective)
-    found, whole = results[number].found, merged(results)
-    chosen = {rung: one.candidates for rung, one in ladder(found.judged, found.winners, default=objective)}
-    subject = sets[number].subject
-    accuracies = {rung: test.judge(subject, whole, combination) for rung, combination in chosen.items()}
-    return Finished(sets, results, number, Assembly(subject, whole, chosen, sets[number].golden), accuracies)
+    found = results[number].found
+    return number, {rung: one.candidates for rung, one in ladder(found.judged, found.winners, default=objective)}
 
 
 def timed(

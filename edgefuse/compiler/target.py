@@ -24,7 +24,6 @@ from edgefuse.export.stage import Array, Feeds, FeedSource, TorchStage
 from edgefuse.measure.agreement import agreement
 from edgefuse.measure.metrics import Metric
 from edgefuse.progress import Progress
-from edgefuse.quantize.schemes import closest
 
 _TIMED_FEEDS = 16
 # What is written for an infinite ratio: no difference at all.
@@ -211,18 +210,20 @@ class TargetCompiler:
     def _quantize(self, stage: StageSpec) -> None:
         """Add the quantized candidates of every form of a stage; those of the stages before it are there already."""
         goal_db = self._subject.recipe.quantize.min_snr_db
-        pairs = self.pairs(stage)
-        for source, scheme in pairs:
-            self._add(stage, source, scheme)
-            if goal_db is not None and scheme.name.startswith("static"):
-                feeds, key = self._calibration_of(stage)
-                form = self._form(stage, source)
-                if (partly := self._tools.mixed(form, source, scheme, feeds, key, goal_db)) is not None:
-                    self._add(stage, source, partly)
-                    if (finer := (source, closest(scheme))) not in pairs:
-                        pairs.append(finer)  # its turn comes
+        tried = self.pairs(stage)
+        for source, scheme in tuple(tried):
+            made = self._add(stage, source, scheme)
+            if goal_db is None or not made or not scheme.name.startswith("static"):
+                continue
+            feeds, key = self._calibration_of(stage)
+            form, kept_db = self._form(stage, source), partial(self._snr_db, stage, against=source)
+            for closer in self._tools.closer(form, source, scheme, feeds, key, goal_db, kept_db):
+                if (source, closer) not in tried:
+                    tried.append((source, closer))
+                    self._add(stage, source, closer)
 
-    def _add(self, stage: StageSpec, source: Built, scheme: Scheme) -> None:
+    def _add(self, stage: StageSpec, source: Built, scheme: Scheme) -> bool:
+        """Add a candidate, or the reason why there is none."""
         name = candidate_id(stage.name, source.pruning, scheme)
         self._note(f"quantize {name}")
         built = self.quantized(stage, source, scheme)
@@ -230,6 +231,7 @@ class TargetCompiler:
             self._built[stage.name].append(built)
         else:
             self._refused[name] = built
+        return isinstance(built, Built)
 
     def _hold_to(self, golden: GoldenInputs, stage: StageSpec) -> dict[str, Checked]:
         """Check a stage's files on the golden inputs and leave out what is broken."""
@@ -348,18 +350,19 @@ class TargetCompiler:
         spec = next(spec for spec in self._subject.specs if spec.name == stage)
         return list(islice(self._validation.calibration_feeds(spec, [floats], floats), _TIMED_FEEDS))
 
-    def _snr_db(self, stage: StageSpec, candidate: Built) -> float:
-        """Return the signal-to-noise of a candidate over the validation set, all stages before it in float."""
-        chain = self._floats() | {stage.name: self._runner(candidate)}
-        if is_leaf(stage):
-            ours, theirs = self._validation.features(stage, chain), self._validation.features(stage, self._torch)
-            port = stage.key(stage.outputs[0].tensor.name)
-            pair = (theirs.flat(port), ours.flat(port))
-        else:
-            everything = subset_name(self._subject.subsets[0])
-            pair = (self._answers[everything], self._validation.outputs(chain)[everything])
-        ratio = agreement([({"": pair[0]}, {"": pair[1]})], Tolerance()).snr_db
+    def _snr_db(self, stage: StageSpec, candidate: Built, against: Built | None = None) -> float:
+        """Return the signal-to-noise of a candidate over the validation set against a float file, or else torch."""
+        floats = self._floats()  # of all stages before it
+        reference = self._torch if against is None else floats | {stage.name: self._runner(against)}
+        theirs, ours = (self._given(stage, c) for c in (reference, floats | {stage.name: self._runner(candidate)}))
+        ratio = agreement([({"": theirs}, {"": ours})], Tolerance()).snr_db
         return min(max(ratio, -_EXACT_DB), _EXACT_DB)
+
+    def _given(self, stage: StageSpec, chain: Mapping[str, Runner]) -> Array:
+        """Return the first output of a stage, or of all if others follow another, over the validation set."""
+        if is_leaf(stage):
+            return self._validation.features(stage, chain).flat(stage.key(stage.outputs[0].tensor.name))
+        return self._validation.outputs(chain)[subset_name(self._subject.subsets[0])]
 
     def _judge(self, combination: Combination) -> dict[str, SubsetDrop]:
         """Run a fusion pass and return its paired drops against torch on the validation set."""

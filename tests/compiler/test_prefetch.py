@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,13 @@ from edgefuse.compiler import engine as engines
 from edgefuse.compiler import recipe as recipes
 from edgefuse.compiler.cache import Cache
 from edgefuse.compiler.engine import Crew
+from edgefuse.compiler.final import TestSplit
 from edgefuse.compiler.narrowing import narrowed_set
 from edgefuse.compiler.pruning import pruned
+from edgefuse.compiler.rungs import finish
+from edgefuse.compiler.sets import CandidateSet, compile_sets
 from edgefuse.compiler.subject import Subject, prepare
+from edgefuse.compiler.timing import HERE
 from edgefuse.progress import silent
 
 if TYPE_CHECKING:
@@ -58,6 +63,22 @@ def test_workers_make_what_a_serial_compile_makes(name: str, count: int, compile
     assert entries(tmp_path, "stage-onnx") == entries(compiled.cache, "stage-onnx")
     assert len(made) > 30
     assert made.items() <= there.items()  # under the same keys: a compile finds all of it, and makes none of it anew
+
+
+def test_workers_judge_what_was_chosen_on_the_test_split(compiled: Compiled, tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    shutil.copytree(compiled.cache, cache.folder)
+    subject = prepared(compiled.recipe, cache.folder)
+    sets = [CandidateSet.of(subject)]
+    results = [compile_sets(sets, target, cache, silent, HERE) for target in subject.recipe.compile.targets]
+    shutil.rmtree(cache.folder / "features")
+    prefetch.judge(sets, results, cache, engines.create("local", crew(compiled.recipe, cache.folder, 2)))
+    made = entries(cache.folder, "features")
+    assert made
+    assert made.items() <= entries(compiled.cache, "features").items()
+    test = TestSplit(subject, cache, lambda what: pytest.fail(what) if what.startswith("features of im") else None)
+    for found in results:
+        finish(sets, found, test)
 
 
 def test_workers_recover_as_one_process_does(compiled: Compiled, tmp_path: Path) -> None:
