@@ -18,11 +18,11 @@ from edgefuse.compiler.cache import Cache
 from edgefuse.compiler.search import Objective
 from edgefuse.errors import ExportError, QuantizeError, RecipeError
 from edgefuse.export.stage import FeedSource, Lowered, Target, TorchStage
-from edgefuse.quantize.balance import balance
+from edgefuse.quantize.balance import balance, links
 from edgefuse.quantize.fitting import fit
 from edgefuse.quantize.quantizer import Quantizer
-from edgefuse.quantize.schemes import INT4, INT4_TABLE
-from edgefuse.quantize.sensitivity import mixed
+from edgefuse.quantize.schemes import INT4, INT4_TABLE, closer
+from edgefuse.quantize.sensitivity import mixed, ratio_db
 from edgefuse.runtime.backends.backend import Backend, Session, SessionOptions
 
 logger = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ class Toolchain:
             raise QuantizeError(built.rstrip("."))  # a sentence already
         return built.lowered()
 
-    def mixed(
+    def closer(
         self,
         stage: TorchStage,
         source: Built,
@@ -174,14 +174,57 @@ class Toolchain:
         calibration: FeedSource,
         calibration_key: object,
         goal_db: float,
+        kept_db: Callable[[Built], float],
+    ) -> tuple[Scheme, ...]:
+        """Return what else to try on a stage of which a static scheme may miss a signal-to-noise ratio.
+
+        Args:
+            stage: what `source` was lowered from.
+            source: the float file.
+            scheme: can be applied.
+            calibration: starts a pass over the stage's calibration feeds.
+            calibration_key: what these depend on.
+            goal_db: the ratio at the stage's output.
+            kept_db: measures it.
+
+        Returns:
+            The closest to float at the same cost, if `scheme` misses the goal; and where that misses it as well, the
+            same with the most sensitive layers in float, if that helps.
+        """
+        reached: dict[Scheme, float] = {}
+        for one in dict.fromkeys((scheme, *closer(scheme))):
+            if one.balanced and not links(stage):
+                continue
+            built = self.quantize(stage, source, one, calibration, calibration_key)
+            if isinstance(built, Built):
+                reached[one] = kept_db(built)
+                if reached[one] >= goal_db:
+                    break
+        best = max(reached, key=reached.__getitem__)
+        missing_db = goal_db - reached[best]
+        partly = self._mixed(stage, source, best, calibration, calibration_key, missing_db) if missing_db > 0 else None
+        return tuple(one for one in (best, partly) if one not in (scheme, None))
+
+    def _mixed(
+        self,
+        stage: TorchStage,
+        source: Built,
+        scheme: Scheme,
+        calibration: FeedSource,
+        calibration_key: object,
+        missing_db: float,
     ) -> Scheme | None:
-        """Return a scheme with the most sensitive layers in float, if a static one misses a signal-to-noise ratio."""
-        key = ["mixed", source.sha256, scheme, calibration_key, goal_db, *self._tools()]
+        """Return a scheme with the most sensitive layers in float that gains a ratio, if there is one.
+
+        The few feeds that layers are measured on calibrate as well, so only differences mean something.
+        """
+        key = ["mixed", source.sha256, scheme, calibration_key, missing_db, *self._tools()]
 
         def make() -> _Mixed:
             try:
                 lowered = self._prepared(stage, source, scheme, calibration, calibration_key)
-                found = mixed(self.quantizer, self.backend, lowered, scheme, calibration, goal_db)
+                whole_db = ratio_db(self.quantizer, self.backend, lowered, scheme, calibration)
+                found = mixed(self.quantizer, self.backend, lowered, scheme, calibration, whole_db + missing_db)
             except QuantizeError as error:
                 logger.warning("%s: no mixed precision for %s: %s", self.target.name, source.id, error)
                 found = None

@@ -115,7 +115,7 @@ class QuantizeSection(Record, frozen=True, kw_only=True):
 
     Attributes:
         min_snr_db: a static scheme that leaves less than this signal-to-noise ratio at a stage's output gets further
-            candidates: one with fitted weights, and of each one in which the most sensitive layers stay float.
+            candidates: one with fitted weights, on a balanced stage if need be, and one with sensitive layers in float.
     """
 
     min_snr_db: float | None = None

@@ -1,21 +1,24 @@
 """Even out the ranges of activations between layers, so that one scale per tensor serves all of its channels.
 
-Where a layer's output goes, past a Relu at most, into linear layers or convolutions alone, a factor per channel can be
-taken out of the one and put into the others: the stage computes the same, and channels that dwarfed their neighbours
-no longer cost them their resolution. The factors go into weights that exist (layer norm, batch norm, linear,
+Where the outputs of layers go, past a Relu and sums of each other at most, into linear layers or convolutions alone, a
+factor per channel can be taken out of the ones and put into the others: the stage computes the same, and channels that
+dwarfed their neighbours no longer cost them their resolution. The values between them, such as all of a residual
+stream, are a *stream*: they share their factors. These go into weights that exist (layer norm, batch norm, linear,
 convolution), so a run costs what it did. It is done in torch, before lowering, once for all targets.
 
 Sources: between a layer norm and linear layers this is SmoothQuant (Xiao et al., arXiv:2211.10438), whose factor
-max|X|^a / max|W|^(1-a) is used throughout; between convolutions it is the cross-layer equalisation of Nagel et al.
-(arXiv:1906.04721, section 4.1), with the ranges of activations, since weights have a scale per channel anyway.
+max|X|^a / max|W|^(1-a) is used throughout, the largest over all takers of a stream; between convolutions it is the
+cross-layer equalisation of Nagel et al. (arXiv:1906.04721, section 4.1), with the ranges of activations, since weights
+have a scale per channel anyway.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -30,30 +33,31 @@ STRENGTH = 0.5
 """SmoothQuant's alpha: 0 leaves all the difficulty in the activations, 1 moves all of it into the weights."""
 
 _aten = torch.ops.aten
-_WEIGHT: Mapping[Any, int] = {  # the operators that may give or take a factor, and where their weight stands
-    _aten.layer_norm.default: 2,
-    _aten.batch_norm.default: 1,
-    _aten.linear.default: 1,
-    _aten.conv1d.default: 1,
-    _aten.conv2d.default: 1,
+_LAYERS: Mapping[Any, tuple[int, int]] = {  # what may give or take a factor: where the weight stands, axis of channels
+    _aten.layer_norm.default: (2, -1),
+    _aten.batch_norm.default: (1, 1),
+    _aten.linear.default: (1, -1),
+    _aten.conv1d.default: (1, -2),
+    _aten.conv2d.default: (1, -3),
 }
 _TAKERS = frozenset({_aten.linear.default, _aten.conv1d.default, _aten.conv2d.default})
 _KEEPS_FACTORS = frozenset(
     {_aten.relu.default, _aten.relu_.default, _aten.dropout.default, _aten.constant_pad_nd.default, _aten.pad.default}
 )
+_SUMS = frozenset({_aten.add.Tensor, _aten.add_.Tensor})
 _SMALLEST = 1e-5
 
 
 @dataclass(frozen=True)
 class Link:
-    """A layer and those that take its output, by the names of their parameters.
+    """Layers whose outputs share a factor per channel, and those that take them, by the names of their parameters.
 
     Attributes:
-        giver: the weight and, if there is one, the bias whose first axis is the channels.
+        givers: weights and biases whose first axis is the channels.
         takers: weights, each with the axis of the input channels.
     """
 
-    giver: tuple[str, ...]
+    givers: tuple[str, ...]
     takers: tuple[tuple[str, int], ...]
 
 
@@ -72,7 +76,7 @@ def balance(stage: TorchStage, feeds: FeedSource, strength: float = STRENGTH) ->
     if not found:
         raise QuantizeError(
             f"the stage '{stage.spec.name}' has nothing to balance",
-            expected="a layer norm, linear layer or convolution whose output only linear layers or convolutions take",
+            expected="layers whose outputs, or sums of these, only linear layers or convolutions take",
             fix="leave balanced schemes out for this stage",
         )
     module = copy.deepcopy(stage.module)
@@ -91,7 +95,7 @@ def links(stage: TorchStage) -> tuple[Link, ...]:
     inputs = tuple(torch.from_numpy(feed[port.tensor.name]) for port in stage.spec.inputs)
     program = torch.export.export(stage.module, inputs, strict=False)
     names = _own_parameters(stage.module, program)
-    return tuple(link for node in program.graph.nodes if (link := _link(node, names)) is not None)
+    return tuple(link for stream in _streams(program.graph) if (link := _link(stream, names)) is not None)
 
 
 def _own_parameters(module: nn.Module, program: torch.export.ExportedProgram) -> Mapping[fx.Node, str]:
@@ -102,35 +106,70 @@ def _own_parameters(module: nn.Module, program: torch.export.ExportedProgram) ->
     return {node: name for node, name in nodes.items() if owners[id(module.get_parameter(name))] == 1}
 
 
-def _link(node: fx.Node, names: Mapping[fx.Node, str]) -> Link | None:
-    place = _WEIGHT.get(node.target)
-    if place is None:
+def _streams(graph: fx.Graph) -> Iterable[tuple[fx.Node, ...]]:
+    """Return all values of a graph, those together that must share their factors, in the order of execution."""
+    streams: dict[fx.Node, tuple[fx.Node, ...]] = {}
+    for node in graph.nodes:
+        joined = (streams[value] for value in _carried(node))
+        stream = tuple(dict.fromkeys([*chain.from_iterable(joined), node]))
+        streams.update(dict.fromkeys(stream, stream))
+    return dict.fromkeys(streams.values())
+
+
+def _carried(node: fx.Node) -> Sequence[fx.Node]:
+    """Return the values whose positive factors a node passes on as they are: what it sums up, or what a Relu takes."""
+    if node.target in _KEEPS_FACTORS and _pads_with_zeros(node):
+        return node.all_input_nodes[:1]
+    if node.target in _SUMS and all(
+        isinstance(value, fx.Node) and _shape(value) == _shape(node) for value in node.args
+    ):
+        return node.all_input_nodes
+    return ()
+
+
+def _link(stream: tuple[fx.Node, ...], names: Mapping[fx.Node, str]) -> Link | None:
+    """Return the layers at both ends of a stream; None where one of them cannot give or take a factor."""
+    layers = [node for node in stream if not _carried(node)]
+    uses = [(user, value) for value in stream for user in value.users if value not in _carried(user)]
+    givers = [_giver(layer, names) for layer in layers]
+    takers = [_taker(user, value, names) for user, value in uses]
+    if not takers or None in givers or None in takers:
         return None
-    parameters = [argument for argument in node.args[place : place + 2] if argument is not None]
+    if len({_channels(layer, value) for layer, value in [*zip(layers, layers, strict=True), *uses]}) > 1:
+        return None
+    parameters = chain.from_iterable(giver for giver in givers if giver is not None)
+    return Link(tuple(parameters), tuple(taker for taker in takers if taker is not None))
+
+
+def _giver(layer: fx.Node, names: Mapping[fx.Node, str]) -> tuple[str, ...] | None:
+    """Return the weight and the bias of a layer; None where they cannot give a factor."""
+    if layer.target not in _LAYERS:
+        return None
+    place, _ = _LAYERS[layer.target]
+    parameters = [argument for argument in layer.args[place : place + 2] if argument is not None]
     if not parameters or any(parameter not in names for parameter in parameters):
         return None
-    if node.target is _aten.layer_norm.default and len(_shape(parameters[0])) != 1:
+    if layer.target is _aten.layer_norm.default and len(_shape(parameters[0])) != 1:
         return None
-    takers = [_taker(user, value, names) for value in [_past(node)] for user in value.users]
-    if not takers or None in takers:
-        return None
-    giver = tuple(names[parameter] for parameter in parameters)  # type: ignore[index]
-    return Link(giver, tuple(taker for taker in takers if taker is not None))
+    return tuple(names[parameter] for parameter in parameters)  # type: ignore[index]
 
 
-def _past(node: fx.Node) -> fx.Node:
-    """Return what is left of a node's output behind operators through which a positive factor passes."""
-    users = tuple(node.users)
-    while len(users) == 1 and users[0].target in _KEEPS_FACTORS and _pads_with_zeros(users[0]):
-        node = users[0]
-        users = tuple(node.users)
-    return node
+def _channels(layer: fx.Node, value: fx.Node) -> tuple[int, int]:
+    """Return which axis of a value a layer has the channels on, and their number."""
+    shape = _shape(value)
+    axis = _LAYERS[layer.target][1] % len(shape)
+    return axis, shape[axis]
 
 
 def _pads_with_zeros(node: fx.Node) -> bool:
+    """Return whether a node, if it pads, adds zeros alone and crops nothing: it might be channels."""
     if node.target is _aten.pad.default:
-        return node.args[2:3] in ((), ("constant",)) and node.args[3:4] in ((), (None,), (0.0,))
-    return node.target is not _aten.constant_pad_nd.default or node.args[2:3] in ((), (0.0,))
+        zeros = node.args[2:3] in ((), ("constant",)) and node.args[3:4] in ((), (None,), (0.0,))
+    elif node.target is _aten.constant_pad_nd.default:
+        zeros = node.args[2:3] in ((), (0.0,))
+    else:
+        return True
+    return zeros and min(node.args[1]) >= 0  # type: ignore[arg-type]
 
 
 def _taker(user: fx.Node, value: fx.Node, names: Mapping[fx.Node, str]) -> tuple[str, int] | None:
@@ -181,16 +220,17 @@ def _reach(stage: TorchStage, weights: Mapping[str, Tensor], feeds: FeedSource) 
 
 
 def _move(link: Link, parameters: Mapping[str, Tensor], reach: Mapping[str, Tensor], strength: float) -> None:
-    """Take the factors out of the giver and put them into the takers."""
-    name, _ = link.takers[0]
-    if name not in reach:  # a product that torch runs in one fused operator, without our seeing its input
+    """Take the factors out of the givers and put them into the takers."""
+    seen = [reach[name] for name, _ in link.takers if name in reach]
+    if not seen:  # products that torch runs in one fused operator, without our seeing their input
         return
+    values = torch.stack(seen).amax(dim=0)
     largest = [parameters[taker].abs().movedim(axis, 0).flatten(1).amax(dim=1) for taker, axis in link.takers]
     weights = torch.stack(largest).amax(dim=0)
-    factors = reach[name].pow(strength) / weights.clamp(min=_SMALLEST).pow(1.0 - strength)
-    dead = (reach[name] < _SMALLEST) | (weights < _SMALLEST)
+    factors = values.pow(strength) / weights.clamp(min=_SMALLEST).pow(1.0 - strength)
+    dead = (values < _SMALLEST) | (weights < _SMALLEST)
     factors = torch.where(dead, torch.ones_like(factors), factors.clamp(_SMALLEST, 1.0 / _SMALLEST))
-    for giver in link.giver:
+    for giver in link.givers:
         parameter = parameters[giver]
         parameter.div_(factors.reshape(-1, *[1] * (parameter.ndim - 1)))
     for taker, axis in link.takers:

@@ -37,9 +37,13 @@ def static(*signs: Literal["u8", "s8"], correctable: bool) -> Iterator[Scheme]:
         )
 
 
-def closest(scheme: Scheme) -> Scheme:
-    """Return the static scheme that stays closest to float at the same cost: fitted weights, ranges of least error."""
-    return msgspec.structs.replace(scheme, granularity="channel", calibrator="mse", fitted=True)
+def closer(scheme: Scheme) -> tuple[Scheme, Scheme]:
+    """Return static schemes that stay closer to float at the same cost, the quicker one to make first.
+
+    Both have fitted weights and ranges of least error; the second has them on a balanced stage.
+    """
+    fitted = msgspec.structs.replace(scheme, granularity="channel", calibrator="mse", fitted=True)
+    return fitted, msgspec.structs.replace(fitted, balanced=True)
 
 
 def dynamic() -> Iterator[Scheme]:

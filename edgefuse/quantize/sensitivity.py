@@ -54,6 +54,11 @@ class Mixed:
     floats: tuple[FloatLayer, ...]
 
 
+def ratio_db(quantizer: Quantizer, backend: Backend, lowered: Lowered, scheme: Scheme, feeds: FeedSource) -> float:
+    """Return the signal-to-noise ratio at a stage's output under a scheme; arguments and errors as in `sensitivity`."""
+    return _Trial(quantizer, backend, lowered, feeds).snr_db(scheme)
+
+
 def sensitivity(
     quantizer: Quantizer, backend: Backend, lowered: Lowered, scheme: Scheme, feeds: FeedSource
 ) -> tuple[LayerSensitivity, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -84,10 +85,104 @@ class Convolutions(nn.Module):
         return y
 
 
-def test_convolutions_pass_factors_on_except_through_relu6_and_residuals(cnn_stage: TorchStage) -> None:
+class Residual(nn.Module):
+    """A stream of eight channels, two of them wide: three layers give it, three take it, `filter` does both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.widen = nn.Conv2d(8, 32, 1)
+        self.narrow = nn.Conv2d(32, 8, 1)
+        self.filter = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.last = nn.Conv2d(8, 64, 1)
+        wide = torch.ones(8)
+        wide[[1, 6]] = 30.0
+        assert self.narrow.bias is not None
+        for parameter in (self.norm.weight, self.norm.bias, self.narrow.bias):
+            parameter.data *= wide
+        self.narrow.weight.data *= wide.reshape(8, 1, 1, 1)
+        for taker in (self.widen, self.last):
+            taker.weight.data /= wide.reshape(8, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(x))
+        x = x + self.narrow(nn.functional.relu6(self.widen(x)))
+        x = torch.relu(x)
+        x = x + self.filter(x)
+        y: Tensor = self.last(x).mean(dim=(2, 3))
+        return y
+
+
+def test_a_residual_stream_has_one_factor_per_channel(cnn_stage: TorchStage) -> None:
+    torch.manual_seed(0)
+    stage = replace(cnn_stage, module=Residual().eval())
+    (link,) = links(stage)
+    assert link.givers == (
+        *("norm.weight", "norm.bias", "narrow.weight", "narrow.bias"),
+        *("filter.weight", "filter.bias"),
+    )
+    assert link.takers == (("widen.weight", 1), ("filter.weight", 0), ("last.weight", 1))
+    before = answers(stage)
+    balanced = balance(stage, feeds(stage))
+    assert np.abs(answers(balanced) - before).max() < 1e-4 * np.abs(before).max()
+    assert snr_db(stage, balanced) > snr_db(stage, stage) + 6.0
+
+
+class Sums(nn.Module):
+    """Two layers, a sum with what `how` makes of x and the output of the first, and a layer that takes it."""
+
+    def __init__(self, how: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 64, 1)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(self.how(x, self.first(x))).mean(dim=(2, 3))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("how", "linked"),
+    [
+        (lambda x, y: y + y, True),
+        (lambda x, y: torch.add(y, y.relu(), alpha=-2), True),  # linear, whatever the weights of the sum
+        (lambda x, y: y + 1.0, False),
+        (lambda x, y: y + x.mean(dim=1, keepdim=True), False),  # broadcast
+        (lambda x, y: y + torch.cat([x, x, x[:, :2]], dim=1), False),  # made by no layer
+        (lambda x, y: y + nn.functional.relu6(y), False),
+        (lambda x, y: nn.functional.pad(y, (0, 0, 0, 0, 1, -1)), False),  # another channel each
+        (lambda x, y: nn.functional.pad(y, (1, 1)), True),
+    ],
+)
+def test_a_stream_is_as_wide_as_its_sums(
+    cnn_stage: TorchStage, how: Callable[[Tensor, Tensor], Tensor], linked: bool
+) -> None:
+    assert bool(links(replace(cnn_stage, module=Sums(how).eval()))) == linked
+
+
+class Crossed(nn.Module):
+    """Linear layers along the last axis, and a convolution along the one before it, which is as long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(32, 32)
+        self.last = nn.Conv1d(32, 64, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(self.first(x[:, 0])).mean(dim=2)
+        return y
+
+
+def test_channels_stay_on_their_axis(cnn_stage: TorchStage) -> None:
+    assert not links(replace(cnn_stage, module=Crossed().eval()))
+
+
+def test_convolutions_pass_factors_on_except_through_relu6_and_means(cnn_stage: TorchStage) -> None:
     stage = replace(cnn_stage, module=Convolutions().eval())
     (link,) = links(stage)
-    assert link.giver == ("first.1.weight", "first.1.bias")
+    assert link.givers == ("first.1.weight", "first.1.bias")
     assert link.takers == (("depthwise.0.weight", 0),)
     before = answers(stage)
     assert np.abs(answers(balance(stage, feeds(stage))) - before).max() < 1e-4 * np.abs(before).max()
