@@ -22,7 +22,7 @@ from edgefuse.quantize.balance import balance, links
 from edgefuse.quantize.fitting import fit
 from edgefuse.quantize.quantizer import Quantizer
 from edgefuse.quantize.schemes import INT4, INT4_TABLE, closer
-from edgefuse.quantize.sensitivity import mixed, ratio_db
+from edgefuse.quantize.sensitivity import mixed
 from edgefuse.runtime.backends.backend import Backend, Session, SessionOptions
 
 logger = logging.getLogger(__name__)
@@ -41,9 +41,9 @@ class _Description(Record, frozen=True, kw_only=True):
 
 
 class _Mixed(Record, frozen=True, kw_only=True):
-    """A scheme that leaves some layers float, if there is one worth trying."""
+    """Schemes that leave some layers float, as far as they are worth trying."""
 
-    scheme: Scheme | None
+    schemes: tuple[Scheme, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class Toolchain:
         self, stage: TorchStage, source: Built, scheme: Scheme, calibration: FeedSource, calibration_key: object
     ) -> Lowered:
         """Return the float file that a scheme applies to: some want a stage that was changed in torch, once for all."""
-        if not (scheme.balanced or scheme.fitted):
+        if scheme.aware or not (scheme.balanced or scheme.fitted):  # the stage of an aware scheme is changed already
             return source.lowered()
 
         def make() -> Lowered:
@@ -173,10 +173,10 @@ class Toolchain:
         scheme: Scheme,
         calibration: FeedSource,
         calibration_key: object,
-        goal_db: float,
+        goals_db: Sequence[float],
         kept_db: Callable[[Built], float],
     ) -> tuple[Scheme, ...]:
-        """Return what else to try on a stage of which a static scheme may miss a signal-to-noise ratio.
+        """Return what else to try on a stage of which a static scheme may miss signal-to-noise ratios.
 
         Args:
             stage: what `source` was lowered from.
@@ -184,26 +184,26 @@ class Toolchain:
             scheme: can be applied.
             calibration: starts a pass over the stage's calibration feeds.
             calibration_key: what these depend on.
-            goal_db: the ratio at the stage's output.
-            kept_db: measures it.
+            goals_db: the ratios at the stage's output.
+            kept_db: measures them.
 
         Returns:
-            The closest to float at the same cost, if `scheme` misses the goal; and where that misses it as well, the
-            same with the most sensitive layers in float, if that helps.
+            The closest to float at the same cost, if `scheme` misses a goal; and for each goal that this misses as
+            well, the same with the most sensitive layers in float, if that helps.
         """
         reached: dict[Scheme, float] = {}
-        for one in dict.fromkeys((scheme, *closer(scheme))):
+        for one in (scheme,) if scheme.aware else dict.fromkeys((scheme, *closer(scheme))):
             if one.balanced and not links(stage):
                 continue
             built = self.quantize(stage, source, one, calibration, calibration_key)
             if isinstance(built, Built):
                 reached[one] = kept_db(built)
-                if reached[one] >= goal_db:
+                if reached[one] >= max(goals_db):
                     break
         best = max(reached, key=reached.__getitem__)
-        missing_db = goal_db - reached[best]
-        partly = self._mixed(stage, source, best, calibration, calibration_key, missing_db) if missing_db > 0 else None
-        return tuple(one for one in (best, partly) if one not in (scheme, None))
+        missing_db = [goal_db - reached[best] for goal_db in goals_db if goal_db > reached[best]]
+        partly = self._mixed(stage, source, best, calibration, calibration_key, missing_db) if missing_db else ()
+        return tuple(one for one in (best, *partly) if one != scheme)
 
     def _mixed(
         self,
@@ -212,25 +212,21 @@ class Toolchain:
         scheme: Scheme,
         calibration: FeedSource,
         calibration_key: object,
-        missing_db: float,
-    ) -> Scheme | None:
-        """Return a scheme with the most sensitive layers in float that gains a ratio, if there is one.
-
-        The few feeds that layers are measured on calibrate as well, so only differences mean something.
-        """
+        missing_db: Sequence[float],
+    ) -> tuple[Scheme, ...]:
+        """Return schemes with the most sensitive layers in float that gain what is missing, as far as there are any."""
         key = ["mixed", source.sha256, scheme, calibration_key, missing_db, *self._tools()]
 
         def make() -> _Mixed:
             try:
                 lowered = self._prepared(stage, source, scheme, calibration, calibration_key)
-                whole_db = ratio_db(self.quantizer, self.backend, lowered, scheme, calibration)
-                found = mixed(self.quantizer, self.backend, lowered, scheme, calibration, whole_db + missing_db)
+                found = mixed(self.quantizer, self.backend, lowered, scheme, calibration, missing_db)
             except QuantizeError as error:
                 logger.warning("%s: no mixed precision for %s: %s", self.target.name, source.id, error)
-                found = None
-            return _Mixed(scheme=found.scheme if found else None)
+                return _Mixed()
+            return _Mixed(schemes=tuple(one.scheme for one in found))
 
-        return self.cache.record("mixed", key, _Mixed, make).scheme
+        return self.cache.record("mixed", key, _Mixed, make).schemes
 
     def _tools(self) -> list[object]:
         return [self.versions(), fingerprint.of_compiler()]

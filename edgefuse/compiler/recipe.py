@@ -115,10 +115,17 @@ class QuantizeSection(Record, frozen=True, kw_only=True):
 
     Attributes:
         min_snr_db: a static scheme that leaves less than this signal-to-noise ratio at a stage's output gets further
-            candidates: one with fitted weights, on a balanced stage if need be, and one with sensitive layers in float.
+            candidates: one with fitted weights, on a balanced stage if need be, and one per ratio with layers in float.
+        aware: stages to train on through their rounding, for further candidates, on the `tuning` data or else `train`.
     """
 
-    min_snr_db: float | None = None
+    min_snr_db: float | tuple[float, ...] = ()
+    aware: tuple[str, ...] = ()
+
+    @property
+    def goals_db(self) -> tuple[float, ...]:
+        """The ratios, ascending."""
+        return tuple(sorted(self.min_snr_db)) if isinstance(self.min_snr_db, tuple) else (self.min_snr_db,)
 
 
 class VariantsSection(Record, frozen=True, kw_only=True):
@@ -274,8 +281,9 @@ def check(path: Path, recipe: Recipe) -> None:
     """
     wanted = recipe.compile
     _check_search(path, recipe.search)
-    if (goal_db := recipe.quantize.min_snr_db) is not None and not (math.isfinite(goal_db) and goal_db > 0):
-        raise RecipeError(f"[quantize] min_snr_db in {path}", got=goal_db, expected="more than 0")
+    for goal_db in recipe.quantize.goals_db:
+        if not (math.isfinite(goal_db) and goal_db > 0):
+            raise RecipeError(f"[quantize] min_snr_db in {path}", got=goal_db, expected="more than 0")
     if wanted.threads < 1:
         raise RecipeError(f"[compile] threads in {path}", got=wanted.threads, expected="at least 1")
     if wanted.device not in DEVICES:

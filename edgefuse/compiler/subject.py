@@ -36,6 +36,8 @@ from edgefuse.runtime.graph import absent_values
 
 Array: TypeAlias = npt.NDArray[np.generic]
 
+TUNING = "tuning"
+
 
 @dataclass(frozen=True)
 class Recovery:
@@ -50,7 +52,8 @@ class Recovery:
 class Subject:
     """A model under compilation.
 
-    `splits` has the three that every compile reads, and `train` where stages are to be pruned and recover. `variants`
+    `splits` has the three that every compile reads, `train` where stages are to be pruned and recover, and `tuning` (or
+    `train`, if the data have none) where stages are to be trained on through their rounding. `variants`
     are the pruned forms of a stage, by its name: other modules behind the same interface; `recoveries` tells how they
     came to be. Stages whose interfaces were narrowed are a subject of their own; its `reference` is the subject that
     they come from, which accuracy and speed are held against.
@@ -115,8 +118,7 @@ def prepare(path: Path, recipe: Recipe, cache: Cache, progress: Progress) -> Sub
     assets = _read_assets(path, recipe, model)
     data = call_factory(path, recipe.data.factory)
     _check_splits(path, recipe, data)
-    wanted = (*SPLITS, TRAIN) if recipe.prune.wanted else SPLITS
-    splits = {name: load_split(name, data, spec, assets, cache, progress) for name in wanted}
+    splits = {name: load_split(name, data, spec, assets, cache, progress) for name in _wanted(recipe, data)}
     provenance = Provenance(
         weights_sha256=fingerprint.of_module(model),
         data_sha256=fingerprint.of_bytes("".join(part.digest for part in splits.values()).encode()),
@@ -126,6 +128,11 @@ def prepare(path: Path, recipe: Recipe, cache: Cache, progress: Progress) -> Sub
     subject = Subject(recipe, model, spec, stages, assets, splits, spec.subsets(), provenance)
     check_data(subject)
     return subject
+
+
+def _wanted(recipe: Recipe, data: Splits) -> tuple[str, ...]:
+    tuning = (TUNING if len(data.tuning) else TRAIN,) if recipe.quantize.aware else ()
+    return tuple(dict.fromkeys((*SPLITS, *((TRAIN,) if recipe.prune.wanted else ()), *tuning)))
 
 
 def _build_model(path: Path, recipe: Recipe) -> nn.Module:
@@ -174,12 +181,11 @@ def _check_names(path: Path, recipe: Recipe, spec: ModelSpec, stages: tuple[Torc
         quantizer: Quantizer = registry.create("quantizers", target)
         for stage in stages:
             wanted_schemes(quantizer, stage.spec, recipe.search.objective, recipe.schemes, recipe.compile.device)
-    prunable = [stage.spec.name for stage in stages if stage.spec.role != "frontend"]
-    for name in (name for variant in recipe.prune.variants for name in variant.stages):
-        if name not in prunable:
-            raise RecipeError(
-                f"a stage under [[prune.variants]] in {path}", got=repr(name), expected=" or ".join(prunable)
-            )
+    trained = [stage.spec.name for stage in stages if stage.spec.role != "frontend"]
+    asked = [("under [[prune.variants]]", name) for variant in recipe.prune.variants for name in variant.stages]
+    for where, name in (*asked, *(("under [quantize] aware", name) for name in recipe.quantize.aware)):
+        if name not in trained:
+            raise RecipeError(f"a stage {where} in {path}", got=repr(name), expected=" or ".join(trained))
 
 
 def _read_assets(path: Path, recipe: Recipe, model: nn.Module) -> dict[str, bytes]:
@@ -206,4 +212,11 @@ def _check_splits(path: Path, recipe: Recipe, data: Any) -> None:
             got="an empty `train` in its Splits",
             expected="samples to recover on (labels are not used)",
             fix="fill Splits.train, or leave [prune] out",
+        )
+    if recipe.quantize.aware and not (len(data.tuning) or len(data.train)):
+        raise DataError(
+            f"[quantize] aware in {path}, but '{recipe.data.factory}' gives nothing to train on",
+            got="an empty `tuning` and an empty `train` in its Splits",
+            expected="samples that look like deployed ones (labels are not used)",
+            fix="fill Splits.tuning, or leave aware out",
         )

@@ -11,14 +11,14 @@ from types import MappingProxyType
 
 from edgefuse.bundle.manifest import Machine, Scheme, Tolerance
 from edgefuse.bundle.spec import Record, StageSpec, subset_name
-from edgefuse.compiler import fingerprint
+from edgefuse.compiler import aware, fingerprint
 from edgefuse.compiler.candidates import FLOAT, Built, Toolchain, candidate_id, wanted_schemes
 from edgefuse.compiler.evaluate import Evaluator, FileRunner, Outputs, Runner, in_torch, is_leaf
 from edgefuse.compiler.golden import Checked, GoldenInputs, check
 from edgefuse.compiler.search import Combination, Found, Search, StageFigure, SubsetDrop
 from edgefuse.compiler.subject import Subject
 from edgefuse.compiler.timing import HERE, Contender, Timer
-from edgefuse.errors import CheckError
+from edgefuse.errors import CheckError, QuantizeError
 from edgefuse.export import costs
 from edgefuse.export.stage import Array, Feeds, FeedSource, TorchStage
 from edgefuse.measure.agreement import agreement
@@ -209,15 +209,15 @@ class TargetCompiler:
 
     def _quantize(self, stage: StageSpec) -> None:
         """Add the quantized candidates of every form of a stage; those of the stages before it are there already."""
-        goal_db = self._subject.recipe.quantize.min_snr_db
+        goals_db = self._subject.recipe.quantize.goals_db
         tried = self.pairs(stage)
         for source, scheme in tuple(tried):
             made = self._add(stage, source, scheme)
-            if goal_db is None or not made or not scheme.name.startswith("static"):
+            if not goals_db or not made or not scheme.name.startswith("static"):
                 continue
-            feeds, key = self._calibration_of(stage)
-            form, kept_db = self._form(stage, source), partial(self._snr_db, stage, against=source)
-            for closer in self._tools.closer(form, source, scheme, feeds, key, goal_db, kept_db):
+            form, prepared = self._prepared(stage, source, scheme)
+            feeds, kept_db = self._calibration_of(stage), partial(self._snr_db, stage, against=source)
+            for closer in self._tools.closer(form, prepared, scheme, *feeds, goals_db, kept_db):
                 if (source, closer) not in tried:
                     tried.append((source, closer))
                     self._add(stage, source, closer)
@@ -259,16 +259,23 @@ class TargetCompiler:
         schemes = wanted_schemes(
             self._tools.quantizer, stage, recipe.search.objective, recipe.schemes, recipe.compile.device
         )
-        return list(itertools.product(self._built[stage.name], schemes))
+        sources = self._built[stage.name]
+        return [*itertools.product(sources, schemes), *aware.pairs(self._subject, stage, sources, schemes)]
 
     def quantized(self, stage: StageSpec, source: Built, scheme: Scheme) -> Built | str:
         """Apply a scheme to a float file of a stage; return why it could not be applied where that is so."""
-        feeds, key = self._calibration_of(stage)
-        return self._tools.quantize(self._form(stage, source), source, scheme, feeds, key)
+        try:
+            form, prepared = self._prepared(stage, source, scheme)
+        except QuantizeError as error:
+            return str(error)
+        return self._tools.quantize(form, prepared, scheme, *self._calibration_of(stage))
 
-    def _form(self, stage: StageSpec, source: Built) -> TorchStage:
-        """Return the form of a stage that a float file was made of."""
-        return next(form for form in self._subject.forms(stage.name) if form.pruning == source.pruning)
+    def _prepared(self, stage: StageSpec, source: Built, scheme: Scheme) -> tuple[TorchStage, Built]:
+        """Return the form of a stage that a scheme applies to, and its float file."""
+        form = next(form for form in self._subject.forms(stage.name) if form.pruning == source.pruning)
+        if scheme.aware:
+            return aware.trained(self._subject, self._tools, form, self._progress, scheme)
+        return form, source
 
     def _calibration_of(self, stage: StageSpec) -> tuple[FeedSource, object]:
         """Return what starts a pass over a stage's calibration feeds, and what it depends on."""

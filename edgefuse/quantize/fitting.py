@@ -29,7 +29,7 @@ SAMPLES = 128
 
 _DAMPING = 1e-3  # share of the mean second moment that is added to all of them: inputs that never vary have none
 _FEW = 32  # inputs of a filter up to which each has an order of its own
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 def fit(stage: TorchStage, feeds: FeedSource) -> TorchStage:
@@ -43,7 +43,7 @@ def fit(stage: TorchStage, feeds: FeedSource) -> TorchStage:
         QuantizeError: if there are no feeds, or no layer to fit.
     """
     fitted = dataclasses.replace(stage, module=copy.deepcopy(stage.module))
-    layers = [layer for layer in fitted.module.modules() if isinstance(layer, _LAYERS)]
+    layers = [layer for layer in fitted.module.modules() if isinstance(layer, LAYERS)]
     seen = _Moments([layer.weight for layer in layers])
     with seen:
         for feed in _first(feeds):

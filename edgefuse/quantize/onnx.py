@@ -78,9 +78,7 @@ class OnnxQuantizer:
                 fit, or numbers that are not finite.
         """
         model = ir.from_proto(onnx.load_from_string(lowered.data))
-        if scheme.name == "fp16":
-            store_in_float16(model)
-        elif scheme.name == "dynamic_wi8_af32":
+        if scheme.name == "dynamic_wi8_af32":
             if quantize_dynamically(model, scheme) == 0:
                 raise nothing_to_do(scheme, "a matrix product by a constant")
             _embed(model, scheme)
@@ -89,8 +87,10 @@ class OnnxQuantizer:
                 raise nothing_to_do(scheme, "a matrix product by a constant, or an embedding table,")
         elif scheme.name == "static_wi8_ai8":
             _quantize_statically(model, lowered, scheme, calibration)
-        else:
+        elif scheme.name != "fp16":
             raise QuantizeError(f"'{scheme.id}' is not a scheme to apply to a file")
+        # What stays float is no slower so, and 60 dB from float32.
+        store_in_float16(model, factors_only=scheme.name != "fp16")
         opset = ", ".join(f"{domain or 'ai.onnx'} {number}" for domain, number in model.opset_imports.items())
         return Lowered(serialize(model, scheme), lowered.inputs, lowered.outputs, opset)
 

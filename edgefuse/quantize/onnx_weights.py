@@ -13,6 +13,8 @@ Floats = npt.NDArray[np.float32]
 SMALLEST_TABLE = 4096
 """Elements below which an embedding table or a 16-bit weight saves less than the nodes it needs."""
 
+_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
 _SMALLEST_SCALE = 1e-12
 _BIAS_LIMIT = 2.0**30
 
@@ -85,17 +87,24 @@ def embed_in_int8(model: ir.Model) -> None:
         rows.type = ir.TensorType(ir.DataType.INT8)
 
 
-def store_in_float16(model: ir.Model) -> None:
+def store_in_float16(model: ir.Model, *, factors_only: bool = False) -> None:
     """Store large float32 weights as float16 behind a Cast, which the runtime folds when it opens the file.
 
     A weight that float16 cannot express (beyond 65504) stays as it is.
+
+    Args:
+        model: changed in place.
+        factors_only: leave what is no factor of a product: the scales of integers, for one, are exact.
     """
     limit = float(np.finfo(np.float16).max)
     for value in list(model.graph.initializers.values()):
         array = constant(value)
         if array is None or array.dtype != np.float32 or array.size < SMALLEST_TABLE // 16:
             continue
-        if value.is_graph_output() or not value.uses() or float(np.abs(array).max()) > limit:
+        users = {use.node.op_type for use in value.uses()}
+        if value.is_graph_output() or not users or float(np.abs(array).max()) > limit:
+            continue
+        if factors_only and not users <= _PRODUCTS:
             continue
         half = add_constant(model.graph, f"{value.name}/float16", array.astype(np.float16))
         cast = ir.node("Cast", [half], {"to": ir.DataType.FLOAT}, name=f"{value.name}/Cast")

@@ -11,7 +11,7 @@ Learning Inference", arXiv:2004.09602, section 6.2; by output noise as in Nagel 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -54,11 +54,6 @@ class Mixed:
     floats: tuple[FloatLayer, ...]
 
 
-def ratio_db(quantizer: Quantizer, backend: Backend, lowered: Lowered, scheme: Scheme, feeds: FeedSource) -> float:
-    """Return the signal-to-noise ratio at a stage's output under a scheme; arguments and errors as in `sensitivity`."""
-    return _Trial(quantizer, backend, lowered, feeds).snr_db(scheme)
-
-
 def sensitivity(
     quantizer: Quantizer, backend: Backend, lowered: Lowered, scheme: Scheme, feeds: FeedSource
 ) -> tuple[LayerSensitivity, ...]:
@@ -81,11 +76,17 @@ def sensitivity(
 
 
 def mixed(
-    quantizer: Quantizer, backend: Backend, lowered: Lowered, scheme: Scheme, feeds: FeedSource, goal_db: float
-) -> Mixed | None:
-    """Leave the fewest layers float that bring a stage to a signal-to-noise ratio, the most sensitive ones.
+    quantizer: Quantizer,
+    backend: Backend,
+    lowered: Lowered,
+    scheme: Scheme,
+    feeds: FeedSource,
+    gains_db: Sequence[float],
+) -> tuple[Mixed, ...]:
+    """Leave the fewest layers float that bring a stage so many dB closer to float, the most sensitive ones.
 
-    The number is found by bisection: a stage of n layers takes n + 2 log2(n) files, each run on a few feeds.
+    Their number is found by bisection: a stage of n layers takes n + 1 files and log2(n) for each gain, each run on a
+    few feeds. These calibrate as well, so what they show of a scheme is too good, and only differences mean something.
 
     Args:
         quantizer: of the file's target.
@@ -93,30 +94,41 @@ def mixed(
         lowered: the float file.
         scheme: for the layers that are quantized.
         feeds: the first `SAMPLES` of them both calibrate and judge.
-        goal_db: at the stage's output.
+        gains_db: in signal-to-noise ratio at the stage's output.
 
     Returns:
-        None where the whole stage reaches the goal already, or no choice of layers does.
+        One for each gain that a choice of layers reaches, without repetition.
 
     Raises:
         QuantizeError: if there are no feeds, or the scheme cannot be applied.
     """
     trial = _Trial(quantizer, backend, lowered, feeds)
-    whole_db = trial.snr_db(scheme)
-    if whole_db >= goal_db:
-        return None
-    order = _sensitivity(trial, scheme)
-    reached: dict[int, float] = {}
-    low, high = 0, len(order)  # so many layers in float do not reach the goal; so many do (all of them: nothing to do)
+    whole_db, order = trial.snr_db(scheme), _sensitivity(trial, scheme)
+    reached: dict[int, float] = {0: whole_db}
+    numbers = [_fewest(trial, scheme, order, whole_db + gain_db, reached) for gain_db in gains_db]
+    found: dict[int, Mixed] = {}
+    for number, gain_db in zip(numbers, gains_db, strict=True):
+        if number is not None and number not in found:
+            floats = tuple(FloatLayer(item.layer, _reason(item, whole_db + gain_db)) for item in order[:number])
+            found[number] = Mixed(_first_float(scheme, order, number), whole_db, reached[number], floats)
+    return tuple(found.values())
+
+
+def _fewest(
+    trial: _Trial, scheme: Scheme, order: Sequence[LayerSensitivity], goal_db: float, reached: dict[int, float]
+) -> int | None:
+    """Return how many of the first layers must be float to reach a goal; None if that takes all of them."""
+    low, high = 0, len(order)
     while high - low > 1:
-        count = (low + high) // 2
-        reached[count] = trial.snr_db(_without(scheme, [item.layer for item in order[:count]]))
-        low, high = (low, count) if reached[count] >= goal_db else (count, high)
-    if high not in reached:
-        return None
-    chosen = order[:high]
-    floats = tuple(FloatLayer(item.layer, _reason(item, goal_db)) for item in chosen)
-    return Mixed(_without(scheme, [item.layer for item in chosen]), whole_db, reached[high], floats)
+        number = (low + high) // 2
+        if number not in reached:
+            reached[number] = trial.snr_db(_first_float(scheme, order, number))
+        low, high = (low, number) if reached[number] >= goal_db else (number, high)
+    return None if high == len(order) else high
+
+
+def _first_float(scheme: Scheme, order: Sequence[LayerSensitivity], number: int) -> Scheme:
+    return _without(scheme, [item.layer for item in order[:number]])
 
 
 class _Trial:

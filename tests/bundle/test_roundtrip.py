@@ -21,8 +21,8 @@ from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import BundleError
 
 FORMS = ("bundle", "bundle.edgefuse")
-DIGEST = "e51375e829dc7de4aeb18d784a195abed32e0b5ea6f0f9fbefec4672e4b50591"
-ARCHIVE_SHA256 = "fb8fe14fb8c2abe6f342ccb586dc2fa309dece2bf1471343c19a7273c454d614"
+DIGEST = "c789fdf706940f53656a66077346f001f390fa5a6ab92ada3068ddb26b75b6ab"
+ARCHIVE_SHA256 = "3622de2f262953735d85b61a2993f6bd6388d2c728586a69c57a35f39d270f93"
 
 
 def _tree(folder: Path) -> dict[str, bytes]:

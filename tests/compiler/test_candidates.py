@@ -89,7 +89,7 @@ def tried(module: nn.Module, goal_db: float, cache: Path) -> tuple[Scheme, ...]:
         outputs = [session.run for session in (source.open(tools.backend, 1), built.open(tools.backend, 1))]
         return agreement(((outputs[0](feed), outputs[1](feed)) for feed in feeds()), Tolerance()).snr_db
 
-    return tools.closer(stage, source, STATIC, feeds, "feeds", goal_db, kept_db)
+    return tools.closer(stage, source, STATIC, feeds, "feeds", [goal_db], kept_db)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -208,6 +209,23 @@ def test_what_stays_float_is_named_with_its_reason(tokens: Lowered, cnn: Lowered
     )
     one = Scheme(name="static_wi8_ai8", activation="u8", exclude=convolutions[:1])
     assert OnnxQuantizer().floats(cnn, one) == (floats.FloatLayer(convolutions[0], floats.EXCLUDED),)
+
+
+def test_weights_that_stay_float_are_stored_in_float16(cnn_stage: TorchStage, cnn: Lowered) -> None:
+    layers = OnnxQuantizer().layers(cnn, STATIC_U8)
+    feeds = calibration(cnn_stage)
+    whole, partly = (
+        onnx.load_from_string(OnnxQuantizer().apply(cnn, msgspec.structs.replace(STATIC_U8, exclude=left), feeds).data)
+        for left in ((), layers[-2:])
+    )
+    halves = [
+        {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
+        for model in (whole, partly)
+    ]
+    assert halves[0] == set()
+    assert halves[1]
+    scales = [t for t in partly.graph.initializer if t.name.endswith("/scale")]
+    assert {t.data_type for t in scales} == {onnx.TensorProto.FLOAT}
 
 
 def test_excluded_operators_stay_float(cnn_stage: TorchStage, cnn: Lowered, tmp_path: Path) -> None:

@@ -77,22 +77,26 @@ def test_the_fragile_layer_is_found(subject: Subject) -> None:
     assert found[0].snr_db < found[1].snr_db - 10.0
 
 
-def test_the_fewest_layers_stay_float_that_reach_the_goal(subject: Subject) -> None:
+def test_the_fewest_layers_stay_float_that_gain_what_is_asked_for(subject: Subject) -> None:
     quantizer, backend, lowered, scheme = subject
-    result = mixed(quantizer, backend, lowered, scheme, feeds, goal_db=30.0)
-    assert result is not None
-    assert result.whole_db < 30.0 <= result.snr_db
+    (result,) = mixed(quantizer, backend, lowered, scheme, feeds, [10.0])
+    assert result.snr_db >= result.whole_db + 10.0
     (layer,) = result.floats
     assert layer.layer == quantizer.layers(lowered, scheme)[1]
-    assert "at the stage's output, whose goal is 30.0 dB" in layer.reason
+    assert f"at the stage's output, whose goal is {result.whole_db + 10.0:.1f} dB" in layer.reason
     assert result.scheme.exclude == (layer.layer,)
     assert layer.layer not in quantizer.layers(lowered, result.scheme)
 
 
-def test_a_stage_that_reaches_its_goal_or_never_can_gets_no_mixed_scheme(subject: Subject) -> None:
+def test_each_gain_has_a_mixed_scheme_once_and_those_out_of_reach_none(subject: Subject) -> None:
     quantizer, backend, lowered, scheme = subject
-    assert mixed(quantizer, backend, lowered, scheme, feeds, goal_db=1.0) is None
-    assert mixed(quantizer, backend, lowered, scheme, feeds, goal_db=500.0) is None
+    (alone,) = mixed(quantizer, backend, lowered, scheme, feeds, [10.0])
+    more_db = alone.snr_db - alone.whole_db + 0.5
+    first, second = mixed(quantizer, backend, lowered, scheme, feeds, [9.0, 10.0, more_db, 500.0])
+    assert first.scheme == alone.scheme
+    assert len(second.floats) == 2
+    assert second.snr_db >= second.whole_db + more_db
+    assert mixed(quantizer, backend, lowered, scheme, feeds, [500.0]) == ()
 
 
 def test_a_handful_of_feeds_is_read(subject: Subject) -> None:

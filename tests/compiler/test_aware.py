@@ -1,0 +1,79 @@
+"""Aware candidates: asked for by stage, trained once for all schemes, the same in workers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edgefuse.compiler import engine as engines
+from edgefuse.compiler import prefetch
+from edgefuse.compiler import recipe as recipes
+from edgefuse.compiler.aware import trained_form
+from edgefuse.compiler.cache import Cache
+from edgefuse.compiler.candidates import Built, Toolchain
+from edgefuse.compiler.engine import Crew
+from edgefuse.compiler.splits import TRAIN
+from edgefuse.compiler.subject import TUNING, Subject, prepare
+from edgefuse.compiler.target import TargetCompiler
+from edgefuse.progress import silent
+
+if TYPE_CHECKING:
+    from tests.compiler.conftest import Compiled
+
+_IDS = [f"image_encoder.static_wi8_ai8.{sign}.mse.balanced.fitted.aware" for sign in ("u8", "s8")]
+_AWARE = """
+[quantize]
+aware = ["image_encoder"]
+[schemes]
+image_encoder = ["static_wi8_ai8.u8", "static_wi8_ai8.s8"]
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(compiled: Compiled) -> Path:
+    path = compiled.recipe.with_name("aware.toml")
+    path.write_text(compiled.recipe.read_text(encoding="utf-8") + _AWARE, encoding="utf-8")
+    return path
+
+
+def subject_of(recipe: Path, cache: Path) -> Subject:
+    return prepare(recipe, recipes.load(recipe), Cache(cache), silent)
+
+
+def weights(cache: Path) -> dict[str, bytes]:
+    return {path.relative_to(cache).as_posix(): path.read_bytes() for path in (cache / "aware").rglob("weights")}
+
+
+def test_a_stage_is_trained_once_for_all_schemes_and_the_same_in_workers(recipe: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    with engines.in_one_thread():
+        subject = subject_of(recipe, alone)
+        form = subject.forms("image_encoder")[0]
+        trained_form(subject, Cache(alone), form, balanced=True, progress=lambda _d, _t, what: told.append(what))
+    assert any(what.startswith("train image_encoder for int8") for what in told)
+
+    subject, tools = subject_of(recipe, together), Toolchain.of("onnx", Cache(together))
+    floats = {stage.spec.name: [tools.lower(stage)] for stage in subject.stages}
+    pairs = TargetCompiler(subject, tools, silent, floats).pairs(form.spec)
+    jobs = [("onnx", form.spec, source, scheme) for source, scheme in pairs if scheme.aware]
+    crew = Crew(shared=together, jobs=2, paths=(str(recipe.parent),))
+    with engines.create("local", crew) as engine:
+        made = engine.map(prefetch.Quantize(subject, tools.cache, {"onnx": floats}), jobs, "quantize")
+    assert [one.id for one in made if isinstance(one, Built)] == _IDS
+    assert len(weights(alone)) == 1
+    assert weights(alone) == weights(together)
+
+
+def test_samples_to_tune_on_come_before_those_to_recover_on(recipe: Path, tmp_path: Path) -> None:
+    subject = subject_of(recipe, tmp_path)
+    assert set(subject.splits) == {"calibration", "validation", "test", TRAIN}
+    assert not subject.recipe.prune.wanted
+    form = subject.forms("image_encoder")[0]
+    tuned = replace(subject, splits={**subject.splits, TUNING: subject.splits["validation"]})
+    for one in (subject, tuned):
+        trained_form(one, Cache(tmp_path), form, balanced=False, progress=silent)
+    assert len(weights(tmp_path)) == 2
