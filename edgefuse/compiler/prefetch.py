@@ -164,15 +164,16 @@ def judge(
     Raises:
         EngineError: if workers die or cannot be used.
     """
-    jobs: dict[tuple[int, tuple[str, ...]], tuple[StageSpec, Mapping[str, Runner]]] = {}
+    jobs: dict[tuple[int, tuple[str, ...]], tuple[StageSpec, Mapping[str, Runner]]] = {}  # each file once
     for found in results:
         number, rungs = choose(sets, found)
         whole = merged(found)
         leaves = [spec for spec in sets[number].subject.specs if is_leaf(spec)]
         for stage, combination in product(leaves, rungs.values()):
             chain = {leaf.name: combination[leaf.name] for leaf in leaves if leaf.modality == stage.modality}
+            runners = whole.runners(chain)
             if stage.role != "frontend":
-                jobs[number, tuple(chain.values())] = stage, whole.runners(chain)
+                jobs[number, tuple(runner.identity for runner in runners.values())] = stage, runners
     with engine:
         for number, one in enumerate(sets):
             engine.map(Judge(one.subject, cache), [job for (of, _), job in jobs.items() if of == number], "judge")

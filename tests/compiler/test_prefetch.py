@@ -76,7 +76,7 @@ def test_workers_judge_what_was_chosen_on_the_test_split(compiled: Compiled, tmp
     made = entries(cache.folder, "features")
     assert made
     assert made.items() <= entries(compiled.cache, "features").items()
-    test = TestSplit(subject, cache, lambda what: pytest.fail(what) if what.startswith("features of im") else None)
+    test = TestSplit(subject, cache, lambda what: pytest.fail(what) if what.startswith("features of") else None)
     for found in results:
         finish(sets, found, test)
 

@@ -16,7 +16,7 @@ from edgefuse.runtime.backends.backend import Backend
 from edgefuse.runtime.pipeline import Inputs, load
 
 STAGE_TIMING = Interleaved(warmup_rounds=5, min_rounds=150, max_seconds=8.0)
-RUNG_TIMING = single_stream(rounds=P99_ROUNDS, max_seconds=45.0)
+RUNG_TIMING = single_stream(rounds=P99_ROUNDS, max_seconds=36.0)
 
 
 @dataclass(frozen=True)
