@@ -15,6 +15,7 @@ from benchmarks.peers.environment import PROJECT, REQUIREMENTS, interpreter, ver
 from benchmarks.peers.protocol import Worker, build
 from benchmarks.peers.subject import Array, Subject
 from edgefuse.bundle.reader import open_bundle
+from edgefuse.compiler.search.frontier import reduced
 
 _HERE = Path(__file__).parent
 
@@ -98,9 +99,10 @@ _PACKAGES = {"onnx": "onnxruntime", "tflite": "ai-edge-litert"}
 
 
 def from_bundle(path: Path, subject: Subject, work: Path) -> Iterator[Contender]:
-    """Yield the fastest rung of a bundle without a pruned stage, and the fastest with one, as far as there are such.
+    """Yield the fastest rung of a bundle without a pruned stage, the fastest with one, and the reduced rungs.
 
-    A bundle of another model has none. `BundleError` if it cannot be read.
+    What a reduced rung loses was beyond the budget on validation data; the table says what it is on the test split. A
+    bundle of another model has none of them. `BundleError` if it cannot be read.
     """
     with open_bundle(path) as bundle:
         manifest = bundle.manifest
@@ -110,10 +112,10 @@ def from_bundle(path: Path, subject: Subject, work: Path) -> Iterator[Contender]
     for rung in manifest.rungs:
         candidates = [manifest.candidate(id_) for id_ in rung.candidates.values()]
         kind = "pruned" if any(candidate.pruning is not None for candidate in candidates) else "unpruned"
-        if kind in seen:
+        if kind in seen and not reduced(rung.name):
             continue
         seen.add(kind)
-        name = f"edgefuse {manifest.target}{' pruned' * (kind == 'pruned')}"
+        name = f"edgefuse {manifest.target}{' pruned' * (kind == 'pruned')}{f' {rung.name}' * reduced(rung.name)}"
         folder = (work / name.replace(" ", "-")).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         yield Contender(

@@ -10,6 +10,7 @@ from benchmarks.peers.contender import Contender
 from benchmarks.peers.subject import Array, Subject
 from edgefuse.measure.latency import Latencies
 from edgefuse.measure.metrics import Metric
+from edgefuse.measure.statistics import Drop
 
 Row = dict[str, Any]
 Answers = Mapping[str, Array]
@@ -46,8 +47,7 @@ def row(
             if there is none.
     """
     metric, judged = Metric(subject.about.metric), _targets(subject, answers)
-    drops = {name: metric.drop(reference[name], answers[name], judged[name]) for name in answers}
-    worst = max(drops, key=lambda name: drops[name].drop)
+    worst, drop = worst_drop(subject, answers, reference)
     found: Row = {
         "model": subject.about.model,
         "system": contender.name,
@@ -62,14 +62,27 @@ def row(
         "items": max(len(array) for array in answers.values()),
         "runs": latencies.rounds * latencies.burst,
         "worst_subset": worst,
-        "worst_drop": drops[worst].drop,
-        "worst_drop_ci95": [drops[worst].low, drops[worst].high],
-        "within_budget": drops[worst].drop <= subject.about.max_drop + _ROUNDING,
+        "worst_drop": drop.drop,
+        "worst_drop_ci95": [drop.low, drop.high],
+        "within_budget": holds_budget(subject, drop),
     }
     if against:
         ratio = latencies.ratio(contender.name, against)
         found["edgefuse_speedup"] = {"ratio": ratio.value, "ci95": [ratio.low, ratio.high], "against": against}
     return found
+
+
+def worst_drop(subject: Subject, answers: Answers, reference: Answers) -> tuple[str, Drop]:
+    """Return the subset that lost most, and what it lost."""
+    metric, judged = Metric(subject.about.metric), _targets(subject, answers)
+    drops = {name: metric.drop(reference[name], answers[name], judged[name]) for name in answers}
+    worst = max(drops, key=lambda name: drops[name].drop)
+    return worst, drops[worst]
+
+
+def holds_budget(subject: Subject, drop: Drop) -> bool:
+    """Tell whether no more was lost than the recipe allows."""
+    return drop.drop <= subject.about.max_drop + _ROUNDING
 
 
 def _targets(subject: Subject, answers: Answers) -> dict[str, Array]:
