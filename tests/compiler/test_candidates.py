@@ -123,7 +123,8 @@ def test_a_compile_measures_what_comes_closer_to_float(compiled: Compiled, tmp_p
     recipe = shutil.copytree(compiled.recipe.parent, tmp_path / "own") / "recipe.toml"
     one = '[quantize]\nmin_snr_db = 100\n[schemes]\nfusion = ["float"]\nsensor_encoder = ["float"]\n'
     recipe.write_text(recipe.read_text() + one + f'image_encoder = ["{STATIC.id}"]\n')
-    report = parse(json.loads(compile(recipe, tmp_path / "out", cache=compiled.cache).report_json.read_text()))
+    cache = shutil.copytree(compiled.cache, tmp_path / "cache")
+    report = parse(json.loads(compile(recipe, tmp_path / "out", cache=cache).report_json.read_text()))
     found = {row.candidate for row in report.golden if row.candidate.startswith("image_encoder")}
     plain = {candidate_id("image_encoder", None, scheme) for scheme in (FLOAT, STATIC)}
     assert found > plain
