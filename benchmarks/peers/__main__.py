@@ -47,6 +47,9 @@ class Comparison:
 
     def enter(self, name: str, find: Callable[[], Contender]) -> None:
         """Make and judge a contender, or keep why that failed."""
+        if name in self.contenders or name in self.failures:
+            self._note(f"{name}: another bundle has one, this one is left out")
+            return
         version = ""
         try:
             self._note(f"{name}: make")
