@@ -40,8 +40,7 @@ def pairs(
     if stage.name not in subject.recipe.quantize.aware or not static:
         return
     for source in sources:
-        form = next(form for form in subject.forms(stage.name) if form.pruning == source.pruning)
-        balanced = bool(links(form))
+        balanced = bool(links(subject.form(stage.name, source.pruning)))
         yield from ((source, one) for one in dict.fromkeys(aware(scheme, balanced=balanced) for scheme in static))
 
 

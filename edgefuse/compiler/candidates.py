@@ -193,7 +193,7 @@ class Toolchain:
         """
         reached: dict[Scheme, float] = {}
         for one in (scheme,) if scheme.aware else dict.fromkeys((scheme, *closer(scheme))):
-            if one.balanced and not links(stage):
+            if one.balanced and not self._balances(stage, source):
                 continue
             built = self.quantize(stage, source, one, calibration, calibration_key)
             if isinstance(built, Built):
@@ -204,6 +204,10 @@ class Toolchain:
         missing_db = [goal_db - reached[best] for goal_db in goals_db if goal_db > reached[best]]
         partly = self._mixed(stage, source, best, calibration, calibration_key, missing_db) if missing_db else ()
         return tuple(one for one in (best, *partly) if one != scheme)
+
+    def _balances(self, stage: TorchStage, source: Built) -> bool:
+        """Tell whether a stage has anything to balance; finding out takes an export."""
+        return self.cache.record("balances", [source.sha256, *self._tools()], bool, lambda: bool(links(stage)))
 
     def _mixed(
         self,

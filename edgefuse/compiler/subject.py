@@ -76,6 +76,10 @@ class Subject:
         unpruned = next(stage for stage in self.stages if stage.spec.name == name)
         return (unpruned, *self.variants.get(name, ()))
 
+    def form(self, stage: str, pruning: Pruning | None) -> TorchStage:
+        """Return the form of a stage that was pruned so, or not at all."""
+        return next(form for form in self.forms(stage) if form.pruning == pruning)
+
     @property
     def specs(self) -> tuple[StageSpec, ...]:
         """The wiring."""

@@ -272,7 +272,7 @@ class TargetCompiler:
 
     def _prepared(self, stage: StageSpec, source: Built, scheme: Scheme) -> tuple[TorchStage, Built]:
         """Return the form of a stage that a scheme applies to, and its float file."""
-        form = next(form for form in self._subject.forms(stage.name) if form.pruning == source.pruning)
+        form = self._subject.form(stage.name, source.pruning)
         if scheme.aware:
             return aware.trained(self._subject, self._tools, form, self._progress, scheme)
         return form, source

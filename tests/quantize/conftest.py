@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -104,3 +106,18 @@ def cnn(cnn_stage: TorchStage) -> Lowered:
 @pytest.fixture(scope="session")
 def tokens(tokens_stage: TorchStage) -> Lowered:
     return OnnxTarget().lower(tokens_stage)
+
+
+@pytest.fixture(scope="module")
+def edges(cnn_stage: TorchStage) -> TorchStage:
+    """A small MobileNet whose filters find edges: large weights that cancel, and a norm that magnifies what is left."""
+    torch.manual_seed(3)
+    stage = replace(cnn_stage, module=type(cnn_stage.module)().eval())
+    filters, norm = stage.module.get_submodule("filter.0"), stage.module.get_submodule("filter.1")
+    assert isinstance(filters, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    with torch.no_grad():
+        weight = torch.randn_like(filters.weight)
+        filters.weight.copy_(weight - weight.mean(dim=(2, 3), keepdim=True))
+        norm.weight.fill_(8.0)
+    return stage

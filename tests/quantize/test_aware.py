@@ -44,21 +44,6 @@ def grounds(stage: TorchStage, seed: int, count: int) -> FeedSource:
 
 
 @pytest.fixture(scope="module")
-def edges(cnn_stage: TorchStage) -> TorchStage:
-    """A small MobileNet with edge filters: on a plain ground their rounding errors do not average out."""
-    torch.manual_seed(3)
-    stage = replace(cnn_stage, module=type(cnn_stage.module)().eval())
-    filters, norm = stage.module.get_submodule("filter.0"), stage.module.get_submodule("filter.1")
-    assert isinstance(filters, nn.Conv2d)
-    assert isinstance(norm, nn.BatchNorm2d)
-    with torch.no_grad():
-        weight = torch.randn_like(filters.weight)
-        filters.weight.copy_(weight - weight.mean(dim=(2, 3), keepdim=True))
-        norm.weight.fill_(8.0)
-    return stage
-
-
-@pytest.fixture(scope="module")
 def trained(edges: TorchStage) -> TorchStage:
     return train(edges, edges, grounds(edges, 0, 24), grounds(edges, 1, 64), SHORT)
 

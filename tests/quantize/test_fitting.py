@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -35,21 +33,6 @@ def feeds(stage: TorchStage) -> FeedSource:
     port = stage.spec.inputs[0].tensor.name
     grounds = [rng.uniform(0.0, 4.0) + 0.02 * feed[port].astype(np.float32) for feed in example_feeds(stage, count=24)]
     return lambda: iter([{port: ground.astype(np.float32)} for ground in grounds])
-
-
-@pytest.fixture
-def edges(cnn_stage: TorchStage) -> TorchStage:
-    """A small MobileNet whose filters find edges: large weights that cancel, and a norm that magnifies what is left."""
-    torch.manual_seed(3)
-    stage = replace(cnn_stage, module=type(cnn_stage.module)().eval())
-    filters, norm = stage.module.get_submodule("filter.0"), stage.module.get_submodule("filter.1")
-    assert isinstance(filters, nn.Conv2d)
-    assert isinstance(norm, nn.BatchNorm2d)
-    with torch.no_grad():
-        weight = torch.randn_like(filters.weight)
-        filters.weight.copy_(weight - weight.mean(dim=(2, 3), keepdim=True))
-        norm.weight.fill_(8.0)
-    return stage
 
 
 def snr_db(reference: TorchStage, stage: TorchStage, target: str) -> float:
