@@ -1,6 +1,7 @@
 # make demo    compile the reference model for ONNX and TFLite, run it on files, report to out/demo
 # make compress  prune, recover and compile both reference models, with reports to out/digits and out/assistant
 # make test    run the test suite
+# make attack  hostile inputs of every kind, from a random seed (SEED=N sets it), to out/attack.json
 # make check   lint, types, import contracts
 # make train   make the weights of the reference model from scratch
 # make peers   compare with other tools, each in an environment of its own (after `make compress`), to out/peers.json
@@ -17,10 +18,11 @@ PIP_ARGS ?=
 PYTEST_ARGS ?=
 PEERS_ARGS ?=
 JOBS ?= 2
+SEED ?=
 BIN := $(VENV)/bin
 
 .DELETE_ON_ERROR:
-.PHONY: demo compress test check train peers portability wheel clean
+.PHONY: demo compress test attack check train peers portability wheel clean
 
 demo: $(VENV)/.compile
 	$(BIN)/python examples/digits/demo.py --out out/demo
@@ -32,6 +34,9 @@ compress: $(VENV)/.compile
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+attack: $(VENV)/.dev
+	$(BIN)/python -m tests.attack --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) --out out/attack.json
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
