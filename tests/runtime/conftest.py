@@ -1,4 +1,4 @@
-"""The tiny model of `tests/conftest.py` once more as TFLite, and small media files."""
+"""The tiny model of `tests/tiny.py` once more as TFLite, and small media files."""
 
 from __future__ import annotations
 
