@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from edgefuse import telemetry
+
 if TYPE_CHECKING:
     from edgefuse.compiler.compilation import compile
     from edgefuse.errors import (
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from edgefuse.runtime.prediction import Prediction
 
 __version__ = "0.1.0"
+
+telemetry.switch_off()
 
 __all__ = [
     "BackendError",

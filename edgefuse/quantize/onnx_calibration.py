@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-import onnxruntime
 
 from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import QuantizeError
 from edgefuse.export.stage import Array, FeedSource
 from edgefuse.quantize.ranges import RunningRange
+from edgefuse.runtime.backends.onnx_api import onnxruntime, state
 
 
 def observe(
@@ -81,7 +81,7 @@ def _runs(
             )
         try:
             values = session.run(list(tensors), {binding.tensor: feeds[binding.port] for binding in inputs})
-        except (RuntimeError, ValueError, onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument) as error:
+        except (RuntimeError, ValueError, state.InvalidArgument) as error:
             raise QuantizeError(
                 "a calibration sample does not fit the stage", got=str(error).strip().split("\n")[0]
             ) from error

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,6 +23,7 @@ from edgefuse.models.assistant.image import ImageEncoder
 from edgefuse.models.assistant.text import TextEncoder
 from edgefuse.models.assistant.training import accuracy_by_subset, embed
 from edgefuse.models.fusion import FusionModel
+from edgefuse.runtime.backends.onnx_api import onnxruntime
 from edgefuse.runtime.preprocess import Preprocessor
 
 FOLDER = Path(__file__).parents[2] / "examples" / "assistant"

@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +25,7 @@ from edgefuse.quantize.onnx_int4 import BLOCK, blocks_of_int4
 from edgefuse.quantize.schemes import FP16, INT4, INT4_TABLE
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.runtime.backends.onnx_api import onnxruntime
 
 ALL = (STATIC_U8, STATIC_S8, STATIC_PERCENTILE, DYNAMIC, FP16)
 

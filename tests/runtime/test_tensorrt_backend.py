@@ -11,7 +11,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnxruntime
 import pytest
 
 from edgefuse import registry
@@ -24,6 +23,7 @@ from edgefuse.errors import BackendError, MissingExtraError
 from edgefuse.progress import silent
 from edgefuse.runtime.backends import tensorrt_providers
 from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.runtime.backends.onnx_api import onnxruntime
 from edgefuse.runtime.backends.tensorrt import TensorrtBackend
 from edgefuse.runtime.backends.tensorrt_providers import CPU, CUDA, TENSORRT, ProviderBackend, provider_options
 
@@ -91,7 +91,7 @@ def test_type_stubs_are_not_taken_for_tensorrt(tmp_path: Path) -> None:
 def test_without_any_runtime_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("tensorrt", "onnxruntime"):
         monkeypatch.setitem(sys.modules, module, None)
-    for module in ("tensorrt_api", "tensorrt_providers", "onnx"):
+    for module in ("tensorrt_api", "tensorrt_providers", "onnx", "onnx_api"):
         monkeypatch.delitem(sys.modules, f"edgefuse.runtime.backends.{module}", raising=False)
     with pytest.raises(
         MissingExtraError, match=r"the backend 'tensorrt' needs .* Fix: pip install 'edgefuse\[tensorrt\]'"

@@ -15,14 +15,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import onnxruntime
-
 from edgefuse.bundle.external_data import fields
 from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import BackendError
 from edgefuse.measure.placement import Operator
 from edgefuse.runtime.backends.backend import Array, SessionOptions
 from edgefuse.runtime.backends.onnx import OnnxBackend, create, session_options
+from edgefuse.runtime.backends.onnx_api import onnxruntime
 
 _ASKED = "CPUExecutionProvider"
 _FLOAT = "float after DequantizeLinear"

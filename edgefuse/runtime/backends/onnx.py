@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 
-import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as ort
-
 from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import BackendError
 from edgefuse.runtime.backends.backend import Array, InputPorts, Session, SessionOptions, check_tensors, first_line
 from edgefuse.runtime.backends.denormals import Flushed
+from edgefuse.runtime.backends.onnx_api import onnxruntime
+from edgefuse.runtime.backends.onnx_api import state as ort
 
 # ONNX Runtime's errors have no common base below Exception.
 _ERRORS: tuple[type[Exception], ...] = (

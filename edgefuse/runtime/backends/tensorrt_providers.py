@@ -6,12 +6,11 @@ import logging
 from collections.abc import Iterable
 from functools import cache
 
-import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as ort
-
 from edgefuse.bundle.manifest import Binding, BuildPlan
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.runtime.backends.onnx import OnnxBackend, create, session_options
+from edgefuse.runtime.backends.onnx_api import onnxruntime
+from edgefuse.runtime.backends.onnx_api import state as ort
 from edgefuse.runtime.backends.tensorrt_session import input_ranges
 
 log = logging.getLogger(__name__)
