@@ -8,10 +8,10 @@ Names are imported when they are first used, so that `import edgefuse` costs nex
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING
-
-from edgefuse import telemetry
 
 if TYPE_CHECKING:
     from edgefuse.compiler.compilation import compile
@@ -37,7 +37,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-telemetry.switch_off()
+QUIET = MappingProxyType({"ORT_DISABLE_TELEMETRY": "1"})
+"""Environment variables that keep the libraries we import from reporting to their makers, with their values.
+
+They are set here, where the user has not set them, because libraries read them once, when they are loaded: here is
+before any import of ours, of another library's or of the user's model, and every process started from here inherits.
+"""
+
+for _name, _value in QUIET.items():
+    os.environ.setdefault(_name, _value)
 
 __all__ = [
     "BackendError",

@@ -1,4 +1,4 @@
-"""ONNX Runtime's package: imported here and nowhere else, after `edgefuse` has switched its telemetry off.
+"""ONNX Runtime's package: imported here and nowhere else, after `import edgefuse` has switched its telemetry off.
 
 The library decides about telemetry when it is loaded, and keeps to it as long as the process lives.
 """
