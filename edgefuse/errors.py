@@ -14,6 +14,7 @@
     ├── MeasureError        a measurement cannot be made as asked
     ├── DeviceError         a device cannot be reached, lacks something or went away
     ├── EngineError         workers cannot be started, die, or do not see the same files
+    ├── CacheError          the cache folder cannot be used, or what was kept there changed under a compile
     └── CheckError          a check ran and was not met (exit code 1)
 
 Each message says what is wrong, what was found, what was expected and what to do about it.
@@ -136,6 +137,10 @@ class DeviceError(EdgefuseError):
 
 class EngineError(EdgefuseError):
     """Workers cannot be started, die, or do not see the same files."""
+
+
+class CacheError(EdgefuseError):
+    """The cache folder cannot be used, or what was kept there changed under a compile."""
 
 
 class CheckError(EdgefuseError):

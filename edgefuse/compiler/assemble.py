@@ -54,7 +54,7 @@ class Assembly:
         files = self._golden_cases[1] | {f"assets/{name}": data for name, data in self.subject.assets.items()}
         for rung in rungs:
             for candidate in rung.candidates.values():
-                files[f"stages/{candidate}{suffix}"] = self.result.built[candidate].path.read_bytes()
+                files[f"stages/{candidate}{suffix}"] = self.result.built[candidate].read()
         return files
 
     @cached_property

@@ -1,83 +1,27 @@
-"""What is kept on disk: results that are expensive to make, and arrays of many samples.
+"""Arrays of many samples in the cache: written one sample at a time, read through a memory map.
 
-A cache is shared by concurrent compiles and safe against a kill. An entry is a folder named by the SHA-256 of its key,
-made in a temporary folder under a lock and then renamed, so it is there in full or not at all. Arrays are read through
-a memory map: memory does not grow with the number of samples.
+Memory does not grow with the number of samples. The cache itself is that of `edgefuse.datasets.cache`, whose names are
+here, too.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 
-T = TypeVar("T")
+from edgefuse.datasets.cache import Cache, digest, open_cache
+from edgefuse.datasets.cache import cache_folder as default_folder
+from edgefuse.errors import CacheError
 
-
-def default_folder() -> Path:
-    """Return the cache folder: `EDGEFUSE_CACHE`, or `edgefuse` in the user's cache folder."""
-    if chosen := os.environ.get("EDGEFUSE_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgefuse"
-
-
-def digest(key: object) -> str:
-    """Return the SHA-256 of a key made of structs, dicts, lists, strings and numbers."""
-    return hashlib.sha256(msgspec.json.encode(key, order="sorted")).hexdigest()
-
-
-@dataclass(frozen=True)
-class Cache:
-    """Results under `folder`, by kind and key."""
-
-    folder: Path
-
-    def entry(self, kind: str, key: object, make: Callable[[Path], None]) -> Path:
-        """Return the folder of an entry; `make` fills it if it is not there.
-
-        The key is everything that the result depends on. Another process that wants the same entry waits for it.
-        """
-        place = self.folder / kind / digest(key)
-        if place.is_dir():
-            return place
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{place}.lock"):
-            if not place.is_dir():
-                self._make(place, make)
-        return place
-
-    def record(self, kind: str, key: object, record: type[T], make: Callable[[], T]) -> T:
-        """Return a record (anything msgspec can write) that is kept as JSON, making it if it is not there."""
-
-        def fill(folder: Path) -> None:
-            (folder / "record.json").write_bytes(msgspec.json.encode(make()))
-
-        return msgspec.json.decode((self.entry(kind, key, fill) / "record.json").read_bytes(), type=record)
-
-    def _make(self, place: Path, make: Callable[[Path], None]) -> None:
-        # The lock is held, so whatever lies here under this name belongs to a compile that was killed.
-        for stale in place.parent.glob(f"{place.name}.tmp-*"):
-            shutil.rmtree(stale, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{place.name}.tmp-", dir=place.parent))
-        try:
-            make(temporary)
-            temporary.chmod(0o755)
-            temporary.rename(place)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
+__all__ = ["ArrayStore", "Cache", "changed", "default_folder", "digest", "open_cache", "write_arrays"]
 
 Array: TypeAlias = npt.NDArray[np.generic]
 
@@ -88,6 +32,16 @@ class _Column(msgspec.Struct):
     file: str
     dtype: str
     shapes: list[tuple[int, ...]]
+
+
+def changed(path: Path, got: object) -> CacheError:
+    """Return the error for a file that was whole when this compile found it in the cache."""
+    return CacheError(
+        f"{path} changed while a compile was using it",
+        got=got,
+        expected="a cache that nobody touches",
+        fix="compile again: what is damaged is made anew",
+    )
 
 
 def write_arrays(folder: Path, samples: Iterable[Mapping[str, Array]]) -> None:
@@ -118,13 +72,19 @@ class ArrayStore:
     """What `write_arrays` wrote. `store[i]` is the i-th sample; its arrays are views of the file and read-only.
 
     A store travels to another process as its folder.
+
+    Raises:
+        CacheError: if the folder is damaged, after the cache has found it whole.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        columns = msgspec.json.decode((folder / "index.json").read_bytes(), type=dict[str, _Column])
+        try:
+            columns = msgspec.json.decode((folder / "index.json").read_bytes(), type=dict[str, _Column])
+            self._data = {key: _map(folder / column.file, column.dtype) for key, column in columns.items()}
+        except (OSError, ValueError, TypeError) as error:  # msgspec's and numpy's are among them
+            raise changed(folder, f"'{error}'") from error
         self._columns = columns
-        self._data = {key: _map(folder / column.file, column.dtype) for key, column in columns.items()}
         self._starts = {
             key: np.concatenate([[0], np.cumsum([math.prod(shape) for shape in column.shapes])])
             for key, column in columns.items()
@@ -158,6 +118,8 @@ class ArrayStore:
 
 
 def _map(path: Path, dtype: str) -> Array:
+    if np.dtype(dtype).hasobject:  # what a file holds would be taken for addresses
+        raise ValueError(f"element type {dtype}")
     if path.stat().st_size == 0:
         return np.empty(0, dtype=dtype)
     return np.memmap(path, dtype=dtype, mode="r")

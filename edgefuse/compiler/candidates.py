@@ -14,7 +14,7 @@ from edgefuse import registry
 from edgefuse.bundle.manifest import Binding, BuildPlan, Candidate, Pruning, Scheme, Tolerance
 from edgefuse.bundle.spec import Record, StageSpec
 from edgefuse.compiler import fingerprint
-from edgefuse.compiler.cache import Cache
+from edgefuse.compiler.cache import Cache, changed
 from edgefuse.compiler.search import Objective
 from edgefuse.errors import ExportError, QuantizeError, RecipeError
 from edgefuse.export.stage import FeedSource, Lowered, Target, TorchStage
@@ -72,14 +72,28 @@ class Built:
         """The stage, and how it was pruned: what the file must agree with."""
         return self.stage, self.pruning.id if self.pruning else ""
 
+    def read(self) -> bytes:
+        """Return the content of the file.
+
+        Raises:
+            CacheError: if it is not what it was when this compile found or made it.
+        """
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise changed(self.path, error.strerror) from error
+        if (found := fingerprint.of_bytes(data)) != self.sha256:
+            raise changed(self.path, f"SHA-256 {found}")
+        return data
+
     def lowered(self) -> Lowered:
-        """Read the file."""
-        return Lowered(self.path.read_bytes(), self.inputs, self.outputs, self.opset, self.plan)
+        """Read the file; errors are those of `read`."""
+        return Lowered(self.read(), self.inputs, self.outputs, self.opset, self.plan)
 
     def open(self, backend: Backend, threads: int) -> Session:
-        """Open the file in its target's runtime."""
+        """Open the file in its target's runtime; errors are those of `read`, too."""
         options = SessionOptions(threads=threads, plan=self.plan)
-        return backend.open(self.path.read_bytes(), self.inputs, self.outputs, options)
+        return backend.open(self.read(), self.inputs, self.outputs, options)
 
     def record(self, suffix: str, tolerance: Tolerance) -> Candidate:
         """Return the entry of a bundle's manifest."""

@@ -13,7 +13,7 @@ from edgefuse.bundle.writer import write_bundle
 from edgefuse.compiler import engine as engines
 from edgefuse.compiler import prefetch
 from edgefuse.compiler import recipe as recipes
-from edgefuse.compiler.cache import Cache, default_folder
+from edgefuse.compiler.cache import default_folder, open_cache
 from edgefuse.compiler.candidates import Toolchain
 from edgefuse.compiler.engine import Crew, in_one_thread
 from edgefuse.compiler.final import TestSplit
@@ -71,6 +71,7 @@ def compile(  # noqa: A001 - the verb of the tool
         RecipeError, ModelError, DataError: what the user gave is wrong; nothing was written.
         ExportError: a target cannot lower a stage.
         CheckError: a float file does not agree with torch.
+        CacheError: the cache cannot be written, or has no room.
         EngineError, MissingExtraError: jobs cannot run as asked.
     """
     started = time.perf_counter()
@@ -82,7 +83,7 @@ def compile(  # noqa: A001 - the verb of the tool
         )
         recipes.check(path, wanted)
     timer = timer_of(wanted)
-    store = Cache((cache or default_folder()).resolve())  # workers may stand in another folder
+    store = open_cache(cache or default_folder())
     crew = Crew(shared=store.folder, jobs=jobs, paths=(str(path.resolve().parent),), progress=progress)
     hands = engines.create(engine, crew)
     subject = prepare(path, wanted, store, progress)

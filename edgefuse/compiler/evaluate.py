@@ -7,6 +7,7 @@ combinations that have the same candidates there.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -182,9 +183,11 @@ class Evaluator:
                 pools = _through(stage, combination[stage.name], pools)
             result = next(port for port in joint[-1].outputs if port.kind == "result")
             answers = [pool[joint[-1].key(result.tensor.name)] for pool in pools]
-            np.save(folder / "outputs.npy", np.concatenate(answers))
+            data = io.BytesIO()  # to a file, numpy does not say why it could not write
+            np.save(data, np.concatenate(answers), allow_pickle=False)
+            (folder / "outputs.npy").write_bytes(data.getvalue())
 
-        answers: Array = np.load(self._cache.entry("outputs", key, make) / "outputs.npy")
+        answers: Array = np.load(self._cache.entry("outputs", key, make) / "outputs.npy", allow_pickle=False)
         return answers
 
     def _joint_pools(

@@ -60,7 +60,7 @@ class Remote:
         for number, contender in enumerate(contenders):
             feeds = names.setdefault(id(contender.feeds), f"{number}.npz")
             built, file = contender.built, f"{number}{contender.built.path.suffix}"
-            files |= {file: built.path} | ({} if feeds in files else {feeds: packed(contender.feeds)})
+            files |= {file: built.read()} | ({} if feeds in files else {feeds: packed(contender.feeds)})
             entrants.append(
                 Entrant(
                     name=built.id, file=file, feeds=feeds, inputs=built.inputs, outputs=built.outputs, plan=built.plan
