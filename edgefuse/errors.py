@@ -25,9 +25,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+MAX_SHOWN = 200
+"""Characters of a value in a message."""
+_MAX_SENTENCE = 1_000
+
+
+def shown(value: object, limit: int = MAX_SHOWN) -> str:
+    """Return a value as a message may show it: one line without control characters, and not endless."""
+    try:
+        text = value if isinstance(value, str) else str(value[:limit] if isinstance(value, list | tuple) else value)
+    except ValueError:  # Python spells no integer of more than 4,300 digits
+        text = "a number that is too long to show"
+    head = text[:limit]
+    line = head if head.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in head)
+    return line if len(text) <= limit and len(line) <= limit else line[: limit - 3] + "..."
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
 
 class EdgefuseError(Exception):
     """Say what is wrong in one sentence; the base of every error of this package.
+
+    Whatever a sentence quotes may come from a hostile file: it is cut, and control characters are escaped.
 
     Args:
         what: what is wrong.
@@ -39,12 +60,12 @@ class EdgefuseError(Exception):
     exit_code = 2
 
     def __init__(self, what: str, *, got: object = None, expected: object = None, fix: str | None = None) -> None:
-        details = [f"got {got}"] if got is not None else []
+        details = [f"got {shown(got)}"] if got is not None else []
         if expected is not None:
-            details.append(f"expected {expected}")
-        sentence = what + (": " + ", ".join(details) if details else "") + "."
-        super().__init__(sentence + (f" Fix: {fix.rstrip('.')}." if fix else ""))
-        self.what = what
+            details.append(f"expected {shown(expected, _MAX_SENTENCE)}")
+        self.what = shown(what, _MAX_SENTENCE)
+        sentence = self.what + (": " + ", ".join(details) if details else "") + "."
+        super().__init__(sentence + (f" Fix: {shown(fix, _MAX_SENTENCE).rstrip('.')}." if fix else ""))
         self.fix = fix
 
     def __reduce__(self) -> tuple[Callable[..., EdgefuseError], tuple[object, ...]]:

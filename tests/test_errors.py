@@ -1,0 +1,39 @@
+"""Messages stay one line of bounded length, whatever a hostile file puts into them."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from edgefuse.errors import MAX_SHOWN, BundleError, EdgefuseError, shown
+
+
+def test_a_message_says_what_got_expected_and_fix() -> None:
+    error = EdgefuseError("it is wrong", got=3, expected="4", fix="do it again.")
+    assert str(error) == "it is wrong: got 3, expected 4. Fix: do it again."
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("größe 請 🛑", "größe 請 🛑"),
+        ("\x1b[2J\r\n\t", r"\x1b[2J\r\n\t"),
+        ("\ud800 \u202e \u2028", r"\ud800 \u202e \u2028"),
+        (10**5000, "a number that is too long to show"),
+        ([1, 10**5000], "a number that is too long to show"),
+        ("x" * MAX_SHOWN, "x" * MAX_SHOWN),
+        ("x" * 10**6, "x" * (MAX_SHOWN - 3) + "..."),
+        ("\0" * 100, r"\x00" * 49 + r"\..."),
+    ],
+    ids=range(8),
+)
+def test_a_value_is_shown_in_one_line_that_ends(value: object, text: str) -> None:
+    assert shown(value) == text
+
+
+def test_no_part_of_a_message_is_endless() -> None:
+    message = str(BundleError("a" * 10**6, got=list(range(10**6)), expected="b" * 10**6, fix="c" * 10**6))
+    assert len(message) < 4_000
+    assert message.isprintable()
