@@ -28,7 +28,7 @@ from edgefuse.datasets import seal
 from edgefuse.datasets.seal import Broken, Signature
 from edgefuse.errors import CacheError
 
-__all__ = ["Cache", "cache_folder", "digest", "open_cache"]
+__all__ = ["Cache", "cache_folder", "digest", "open_cache", "put"]
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class Cache:
         place = self.folder / kind / digest(key)
         if self._fault(place) is None:
             return place
-        with self._locked(place):
+        with self.locked(place):
             fault = self._fault(place)  # another process may have made it
             if fault:
                 logger.warning("the cache entry %s is damaged and made anew: %s", place, fault)
@@ -163,7 +163,7 @@ class Cache:
         return None
 
     @contextmanager
-    def _locked(self, place: Path) -> Iterator[None]:
+    def locked(self, place: Path) -> Iterator[None]:
         """Keep other processes from making an entry within the block."""
         path = place.with_name(f"{place.name}.lock")
         lock = FileLock(path)
@@ -189,7 +189,7 @@ class Cache:
                 make(temporary)
                 seal.seal(temporary, self._name(place))
                 temporary.chmod(_MODE)
-                _put(temporary, place)
+                put(temporary, place)
         finally:
             _remove(temporary)
 
@@ -213,8 +213,8 @@ def _remember(place: Path, found: Signature) -> None:
         _whole[place] = found
 
 
-def _put(temporary: Path, place: Path) -> None:
-    """Rename a finished entry, in place of whatever has its name: others who read that keep what they have open."""
+def put(temporary: Path, place: Path) -> None:
+    """Rename what is finished, in place of whatever has its name: others who read that keep what they have open."""
     if os.path.lexists(place):
         aside = place.with_name(f"{temporary.name}-damaged")
         place.rename(aside)

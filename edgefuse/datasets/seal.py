@@ -66,7 +66,7 @@ def _told() -> Iterator[None]:
 
 
 def _kept_list(folder: Path) -> bytes:
-    with open(folder / SEAL, "rb", opener=_open_unfollowed) as file:
+    with open(folder / SEAL, "rb", opener=open_unfollowed) as file:
         return file.read(_MAX_LIST_BYTES)
 
 
@@ -90,12 +90,12 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb", opener=_open_unfollowed) as file:
+    with open(path, "rb", opener=open_unfollowed) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open_unfollowed(path: str, flags: int) -> int:
-    """Open a file, no link and without waiting for whoever writes into a pipe."""
+def open_unfollowed(path: str, flags: int) -> int:
+    """Open a file, no link and without waiting for whoever writes into a pipe; an `opener` for `open`."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 

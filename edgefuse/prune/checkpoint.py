@@ -1,4 +1,7 @@
-"""Checkpoints of a recovery: written whole or not at all, read without executing anything, tied to a student."""
+"""Checkpoints of a recovery: written whole or not at all, read without executing anything, tied to a student.
+
+A file is what torch writes and, behind it, the SHA-256 of that: torch itself does not notice a bit that flipped.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,22 @@ import json
 import logging
 import os
 import pickle
+import stat
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
+from edgefuse.datasets.seal import open_unfollowed
+
 logger = logging.getLogger(__name__)
+
+_HASH_BYTES = 2 * hashlib.sha256().digest_size
+_BLOCK_BYTES = 1 << 20
 
 
 def identity(module: nn.Module, tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> str:
@@ -35,13 +45,19 @@ def identity(module: nn.Module, tensors: Mapping[str, Tensor], facts: Mapping[st
 
 
 def save(path: Path, key: str, state: Mapping[str, Any]) -> None:
-    """Write a state (tensors, numbers, strings, and lists and dicts of them) under `path`, all or nothing."""
+    """Write a state (tensors, numbers, strings, and lists and dicts of them) under `path`, all or nothing.
+
+    Raises:
+        OSError: if the system refuses.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent)
     partial = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            torch.save({"key": key, "state": dict(state)}, file)
+            hashed = _Hashed(file)
+            _write(hashed, {"key": key, "state": dict(state)})
+            file.write(hashed.sha256.hexdigest().encode())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -49,11 +65,13 @@ def save(path: Path, key: str, state: Mapping[str, Any]) -> None:
 
 def load(path: Path, key: str) -> dict[str, Any] | None:
     """Return the state that was saved under this key; None, with a line in the log, for a foreign or damaged file."""
-    if not path.is_file():
-        return None
     try:
-        content = torch.load(path, weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        with open(path, "rb", opener=open_unfollowed) as file:
+            _check(file)
+            content = torch.load(file, weights_only=True)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         logger.warning("the checkpoint %s is damaged and not used: %s", path, str(error).partition("\n")[0])
         return None
     if not isinstance(content, dict) or content.get("key") != key:
@@ -61,3 +79,53 @@ def load(path: Path, key: str) -> dict[str, Any] | None:
         return None
     state: dict[str, Any] = content["state"]
     return state
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint that is not needed any more, if there is one and the system lets us."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+class _Hashed:
+    """A file for torch to write to, which keeps the hash of what it wrote, and why it could not write."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+        self.refused: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.refused = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _write(file: _Hashed, content: Mapping[str, Any]) -> None:
+    try:
+        torch.save(content, file)  # type: ignore[arg-type]  # more than these two methods it does not call
+    except RuntimeError:
+        if file.refused is not None:  # torch tells of its own confusion instead
+            raise file.refused from None
+        raise
+
+
+def _check(file: IO[bytes]) -> None:
+    """Read a whole file and go back to its beginning; a ValueError says what is wrong with it."""
+    state = os.fstat(file.fileno())
+    if not stat.S_ISREG(state.st_mode):
+        raise ValueError("it is no file")
+    left = state.st_size - _HASH_BYTES
+    found = hashlib.sha256()
+    while left > 0 and (block := file.read(min(left, _BLOCK_BYTES))):
+        found.update(block)
+        left -= len(block)
+    if left or file.read() != found.hexdigest().encode():
+        raise ValueError("its content is not what was written")
+    file.seek(0)

@@ -167,6 +167,7 @@ class Training:
         self._history: list[Epoch] = []
         self._best = 0
         self._best_state: State = {}
+        self._unsaved = False
 
     def run(self) -> tuple[Epoch, ...]:
         """Train until the end of the schedule or of patience, and return the curve from epoch 0 on.
@@ -182,7 +183,7 @@ class Training:
                 self._save()
             self._goal.module.load_state_dict(self._best_state)
         self._goal.module.eval()
-        self._checkpoint.unlink(missing_ok=True)
+        checkpoints.remove(self._checkpoint)
         return tuple(self._history)
 
     def _begin(self) -> None:
@@ -272,7 +273,13 @@ class Training:
             "best_state": self._best_state,
             "history": [dataclasses.asdict(point) for point in self._history],
         }
-        checkpoints.save(self._checkpoint, self._goal.key, state)
+        try:
+            checkpoints.save(self._checkpoint, self._goal.key, state)
+        except OSError as error:
+            if not self._unsaved:
+                why = f"{self._checkpoint}: {error.strerror}"
+                logger.warning("%s: if it is interrupted, recovery begins anew (%s)", self._goal.name, why)
+            self._unsaved = True
 
     def _resume(self) -> bool:
         state = checkpoints.load(self._checkpoint, self._goal.key)

@@ -11,8 +11,8 @@ than once, each time degraded anew; the test pictures (2,000) once.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import tempfile
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 
+from edgefuse.datasets.cache import Cache, cache_folder
 from edgefuse.datasets.digits import images, speech, text
 from edgefuse.datasets.digits.espeak import SAMPLE_RATE_HZ
 from edgefuse.datasets.digits.images import Degradation
 from edgefuse.datasets.digits.speech import Clips
-from edgefuse.datasets.packages import cache_folder
 from edgefuse.datasets.sample import MadeSamples, RawInput, Sample, Splits
 from edgefuse.errors import DataError
 
 SPLITS = ("train", "calibration", "validation", "test")
+_POOL = "pool.npz"
 HARD = Degradation()
 MILD = Degradation(scale=(1.6, 2.2), contrast=(80.0, 180.0), noise=(3.0, 20.0), bars=(0, 1))
 
@@ -163,23 +163,20 @@ def pool(split: str, settings: Settings = DEFAULT) -> Pool:
     """Return the clean material of a split, from the cache where it is there."""
     material = (settings.version, settings.seed, settings.pictures, settings.takes)
     decisive = (split, material, speech.VARIANTS, speech.ACCENTS, version("espeakng-loader"))
-    name = hashlib.sha256(repr(decisive).encode()).hexdigest()
-    path = cache_folder() / "digits" / f"{split}-{name}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(path) + ".lock"):
-        if not path.is_file():
-            _save(path, _make_pool(split, settings))
-    with np.load(path, allow_pickle=False) as file:
+
+    def make(folder: Path) -> None:
+        _save(folder / _POOL, _make_pool(split, settings))
+
+    with np.load(Cache(cache_folder()).entry("digits", repr(decisive), make) / _POOL, allow_pickle=False) as file:
         clips = Clips(pcm=file["pcm"], ends=file["ends"], digits=file["said"])
         return Pool(pictures=file["pictures"], digits=file["digits"], clips=clips)
 
 
 def _save(path: Path, made: Pool) -> None:
-    """Write a pool under a temporary name, then move it into place."""
     clips = made.clips
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as partial:
-        np.savez(partial, pictures=made.pictures, digits=made.digits, pcm=clips.pcm, ends=clips.ends, said=clips.digits)
-    Path(partial.name).replace(path)
+    data = io.BytesIO()  # to a file, numpy does not say why it could not write
+    np.savez(data, pictures=made.pictures, digits=made.digits, pcm=clips.pcm, ends=clips.ends, said=clips.digits)
+    path.write_bytes(data.getvalue())
 
 
 def _make_pool(split: str, settings: Settings) -> Pool:

@@ -15,9 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
-from edgefuse.datasets.packages import cache_folder
+from edgefuse.datasets.cache import Cache, cache_folder
 from edgefuse.datasets.stamps import debian
 from edgefuse.datasets.stamps.texts import MadeTexts
 from edgefuse.errors import DataError
@@ -26,6 +25,7 @@ _PACKAGE = "wordnet-base"
 _VERSION = "1:3.0-37"
 _SHA256 = "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752"
 _MEMBER = "usr/share/wordnet/data.noun"
+_ENTRIES = "entries.json"
 _REVISION = 1  # raised whenever the code below changes what it makes of the package
 
 _WORDS = (6, 15)
@@ -78,26 +78,21 @@ def entries() -> tuple[Entry, ...]:
     Raises:
         DataError: the package cannot be fetched, or holds something unexpected.
     """
-    path = cache_folder() / "wordnet" / f"{_SHA256[:32]}-{_REVISION}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        if not path.is_file():
-            _make(path)
+    entry = Cache(cache_folder()).entry("wordnet", [_SHA256, _REVISION], _make)
     return tuple(
         Entry(tuple(names), meaning, tuple(examples))
-        for names, meaning, examples in json.loads(path.read_text(encoding="utf-8"))
+        for names, meaning, examples in json.loads((entry / _ENTRIES).read_text(encoding="utf-8"))
     )
 
 
-def _make(path: Path) -> None:
-    """Read the package and write its entries under a temporary name, then move them into place."""
+def _make(folder: Path) -> None:
+    """Read the package and write its entries."""
     files = debian.members(_PACKAGE, _VERSION, _SHA256, lambda name: name == _MEMBER)
     if _MEMBER not in files:
         raise DataError(f"the Debian package {_PACKAGE} {_VERSION} has no file '{_MEMBER}'")
     found = read(files[_MEMBER].decode("ascii"))
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps([[e.names, e.meaning, e.examples] for e in found]), encoding="utf-8")
-    partial.replace(path)
+    content = json.dumps([[e.names, e.meaning, e.examples] for e in found])
+    (folder / _ENTRIES).write_text(content, encoding="utf-8")
 
 
 def read(content: str) -> list[Entry]:

@@ -11,8 +11,6 @@ import hashlib
 import io
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -22,10 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import soundfile  # type: ignore[import-untyped]
 import soxr
-from filelock import FileLock
 from PIL import Image
 
-from edgefuse.datasets.packages import cache_folder
+from edgefuse.datasets.cache import Cache, cache_folder
 from edgefuse.datasets.stamps import debian
 from edgefuse.errors import DataError
 
@@ -101,23 +98,19 @@ def material() -> Material:
     Raises:
         DataError: the package cannot be fetched, or holds something unexpected.
     """
-    folder = cache_folder() / "stamps" / f"{_SHA256[:32]}-{_REVISION}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(folder) + ".lock"):
-        if not (folder / "index.json").is_file():
-            _make(folder)
+    folder = Cache(cache_folder()).entry("stamps", [_SHA256, _REVISION], _make)
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     return Material(
         stamps=tuple(Stamp(**fields) for fields in index["stamps"]),
         recordings=tuple(Recording(**fields) for fields in index["recordings"]),
-        pictures=np.load(folder / "pictures.npy", mmap_mode="r"),
-        pcm=np.load(folder / "pcm.npy", mmap_mode="r"),
+        pictures=np.load(folder / "pictures.npy", mmap_mode="r", allow_pickle=False),
+        pcm=np.load(folder / "pcm.npy", mmap_mode="r", allow_pickle=False),
         digest=index["digest"],
     )
 
 
 def _make(folder: Path) -> None:
-    """Unpack, decode and write everything under a temporary name, then move it into place."""
+    """Unpack, decode and write everything."""
     files = debian.members(_PACKAGE, _VERSION, _SHA256, _wanted)
     content = {name.removeprefix(_FOLDER): data for name, data in files.items()}
     stamps, recordings, pictures, pcm = _read(content)
@@ -128,13 +121,12 @@ def _make(folder: Path) -> None:
     digest = hashlib.sha256(json.dumps(index, sort_keys=True).encode())
     digest.update(pictures.tobytes())
     digest.update(pcm.tobytes())
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, suffix=".partial"))
-    np.save(partial / "pictures.npy", pictures)
-    np.save(partial / "pcm.npy", pcm)
+    for name, array in (("pictures.npy", pictures), ("pcm.npy", pcm)):
+        data = io.BytesIO()  # to a file, numpy does not say why it could not write
+        np.save(data, array, allow_pickle=False)
+        (folder / name).write_bytes(data.getbuffer())
     text = json.dumps({**index, "digest": digest.hexdigest()})
-    (partial / "index.json").write_text(text, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.replace(folder)
+    (folder / "index.json").write_text(text, encoding="utf-8")
 
 
 def _wanted(name: str) -> bool:
