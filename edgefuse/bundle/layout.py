@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
-from edgefuse.errors import BundleError
+from edgefuse.errors import MAX_SHOWN, BundleError
 
 MANIFEST = "manifest.json"
 DIGEST = "manifest.sha256"
@@ -20,7 +20,8 @@ MAX_BUNDLE_BYTES = 4_000_000_000
 """Below 4 GiB, so that no archive needs ZIP64."""
 MAX_FILE_BYTES = 2**31 - 1
 """The limit of a protobuf message and of a flatbuffer."""
-MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_MANIFEST_BYTES = 4 * 2**20
+"""A hundred times what a model of three modalities needs; it bounds the time that a hostile one takes."""
 MAX_PATH_CHARACTERS = 200
 MAX_PATH_SEGMENTS = 8
 
@@ -41,7 +42,7 @@ def check_path(path: str) -> None:
     """
     reason = _unsafe(path)
     if reason:
-        raise BundleError(f"the path {_shown(path)} {reason}", fix="use letters, digits and '_.+=@,-' between slashes")
+        raise BundleError(f"the path {quoted(path)} {reason}", fix="use letters, digits and '_.+=@,-' between slashes")
 
 
 def check_paths(paths: Collection[str]) -> None:
@@ -70,12 +71,28 @@ def check_size(path: str, size_bytes: int) -> None:
         raise BundleError(f"the file '{path}' is too large", got=f"{size_bytes} bytes", expected=f"at most {limit}")
 
 
+def quoted(text: str) -> str:
+    """Return a text out of a bundle as a message quotes it: in ASCII, on one line, not endless."""
+    return ascii(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "...")
+
+
+def twice(names: Iterable[str]) -> str | None:
+    """Return the first name that appears a second time, if there is one."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
 def _unsafe(path: str) -> str:
     """Return what is wrong with a path, or nothing."""
+    if len(path) > MAX_PATH_CHARACTERS:
+        return f"is longer than {MAX_PATH_CHARACTERS} characters"
     segments = path.split("/")
     rules = (
         (not path, "is empty"),
-        (len(path) > MAX_PATH_CHARACTERS, f"is longer than {MAX_PATH_CHARACTERS} characters"),
         (not path.isascii(), "is not ASCII"),
         (path.startswith("/"), "is absolute"),
         (".." in segments, "escapes the bundle"),
@@ -91,8 +108,3 @@ def _unsafe(path: str) -> str:
         (any(_DEVICE.fullmatch(s) for s in segments), "is the name of a device on Windows"),
     )
     return next((reason for broken, reason in rules if broken), "")
-
-
-def _shown(path: str) -> str:
-    """Return a path as a message may show it: one line, ASCII, not endless."""
-    return ascii(path if len(path) <= MAX_PATH_CHARACTERS else path[:MAX_PATH_CHARACTERS] + "…")

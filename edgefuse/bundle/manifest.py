@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from edgefuse.bundle.layout import MANIFEST
+from edgefuse.bundle.layout import MANIFEST, quoted, twice
 from edgefuse.bundle.spec import DType, ModelSpec, Record, StageSpec
-from edgefuse.errors import BundleError
+from edgefuse.errors import BundleError, shown
 
 SCHEMA_MAJOR = 1
 SCHEMA_MINOR = 2
+
+# How many entries a list or an object has at most where nothing else counts them: before anything walks through them.
+_FEW, _SUBSETS = msgspec.Meta(max_length=1024), msgspec.Meta(max_length=2**16)
 
 SchemeName: TypeAlias = Literal["float", "fp16", "dynamic_wi4_af32", "dynamic_wi8_af32", "static_wi8_ai8"]
 Calibrator: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]
@@ -53,7 +56,7 @@ class Scheme(Record, frozen=True, kw_only=True):
     fitted: bool = False
     aware: bool = False
     table_bits: Literal[4, 8] = 8
-    exclude: tuple[str, ...] = ()
+    exclude: Annotated[tuple[str, ...], _FEW] = ()
     rest: Literal["float", "fp16"] = "float"
 
     @property
@@ -124,7 +127,7 @@ class Pruning(Record, frozen=True, kw_only=True):
         recovery: by distillation from the unpruned stage `alone`, or then of all stages together (`joint`).
     """
 
-    steps: tuple[PruningStep, ...]
+    steps: Annotated[tuple[PruningStep, ...], _FEW]
     recovery: Literal["none", "alone", "joint"] = "alone"
 
     @property
@@ -151,7 +154,7 @@ class BuildPlan(Record, frozen=True, kw_only=True):
         sparse_weights: whether the weights have 2:4 sparsity that the engine may use.
     """
 
-    profiles: tuple[Profile, ...] = ()
+    profiles: Annotated[tuple[Profile, ...], _FEW] = ()
     sparse_weights: bool = False
 
 
@@ -179,8 +182,8 @@ class Machine(Record, frozen=True, kw_only=True):
     architecture: str
     cpu: str
     cores: int
-    features: tuple[str, ...]
-    runtimes: dict[str, str]
+    features: Annotated[tuple[str, ...], _FEW]
+    runtimes: Annotated[dict[str, str], _FEW]
     threads: int
 
 
@@ -208,11 +211,11 @@ class Rung(Record, frozen=True, kw_only=True):
     name: str
     objective: Literal["latency", "size", "memory", "accuracy", "float"]
     candidates: dict[str, str]
-    accuracy: dict[str, float]
-    drop_ci95: dict[str, tuple[float, float]]
+    accuracy: Annotated[dict[str, float], _SUBSETS]
+    drop_ci95: Annotated[dict[str, tuple[float, float]], _SUBSETS]
     within_budget: bool
     size_bytes: int
-    figures: tuple[Figure, ...] = ()
+    figures: Annotated[tuple[Figure, ...], _FEW] = ()
     cost: float | None = None
 
 
@@ -251,7 +254,7 @@ class Provenance(Record, frozen=True, kw_only=True):
     weights_sha256: str
     data_sha256: str
     recipe_sha256: str
-    tools: dict[str, str]
+    tools: Annotated[dict[str, str], _FEW]
 
 
 class Manifest(Record, frozen=True, kw_only=True):
@@ -282,7 +285,7 @@ class Manifest(Record, frozen=True, kw_only=True):
             if rung.name == wanted:
                 return rung
         raise BundleError(
-            "this bundle has no such rung", got=repr(wanted), expected=" or ".join(r.name for r in self.rungs)
+            "this bundle has no such rung", got=quoted(wanted), expected=" or ".join(r.name for r in self.rungs)
         )
 
     def candidate(self, candidate_id: str) -> Candidate:
@@ -290,7 +293,7 @@ class Manifest(Record, frozen=True, kw_only=True):
         for candidate in self.candidates:
             if candidate.id == candidate_id:
                 return candidate
-        raise BundleError("this bundle has no such candidate", got=repr(candidate_id))
+        raise BundleError("this bundle has no such candidate", got=quoted(candidate_id))
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -330,7 +333,7 @@ def _decode(data: bytes, kind: type[_Decoded], *, fix: str | None) -> _Decoded:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.MsgspecError as error:
-        raise BundleError(f"{MANIFEST} is not a valid manifest", got=f"'{error}'", fix=fix) from error
+        raise BundleError(f"{MANIFEST} is not a valid manifest", got=quoted(str(error)), fix=fix) from error
 
 
 def _check_version(version: tuple[int, int]) -> int:
@@ -338,7 +341,7 @@ def _check_version(version: tuple[int, int]) -> int:
     if version[0] != SCHEMA_MAJOR:
         raise BundleError(
             f"{MANIFEST} is of a schema that this version of edgefuse cannot read",
-            got=f"version {version[0]}.{version[1]}",
+            got=f"version {shown(version[0], 20)}.{shown(version[1], 20)}",
             expected=f"{SCHEMA_MAJOR}.x",
             fix=_UPDATE,
         )
@@ -347,7 +350,6 @@ def _check_version(version: tuple[int, int]) -> int:
 
 def _distinct(pairs: list[tuple[str, Any]]) -> None:
     """Refuse an object with two equal keys. The value is not needed: msgspec has decoded it."""
-    keys = [key for key, _ in pairs]
-    if len(keys) != len(set(keys)):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise BundleError(f"{MANIFEST} has the key {twice!a} twice in one object")
+    if len(dict(pairs)) != len(pairs):
+        key = quoted(twice(key for key, _ in pairs) or "")
+        raise BundleError(f"{MANIFEST} has the key {key} twice in one object")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import lt
 
 from edgefuse.bundle.layout import (
     ASSETS,
@@ -16,12 +17,12 @@ from edgefuse.bundle.layout import (
     STAGES,
     check_paths,
     check_size,
+    quoted,
 )
 from edgefuse.bundle.manifest import (
     Binding,
     Candidate,
     FileEntry,
-    GoldenCase,
     GoldenTensor,
     Manifest,
     Profile,
@@ -29,7 +30,17 @@ from edgefuse.bundle.manifest import (
     Rung,
 )
 from edgefuse.bundle.spec import ModelSpec, StageSpec, TensorSpec, TextPreprocess, spelled
-from edgefuse.bundle.wiring import MAX_ELEMENTS, check_model, check_stages, fits, require, require_distinct
+from edgefuse.bundle.wiring import (
+    MAX_ELEMENTS,
+    MAX_RANK,
+    check_model,
+    check_stages,
+    fits,
+    invalid,
+    require,
+    require_distinct,
+)
+from edgefuse.errors import shown
 
 MAX_CANDIDATES = 1024
 MAX_RUNGS = 64
@@ -44,20 +55,12 @@ _ITEM_BYTES = {"float32": 4, "uint8": 1, "int32": 4}
 def check(manifest: Manifest) -> None:
     """Check a decoded manifest in full, or raise `BundleError`; whether the files are there is for whoever has them."""
     for what, name in (("target", manifest.target), ("backend", manifest.backend)):
-        require(_LABEL.fullmatch(name), f"the {what} has an unusable name", got=ascii(name), expected=_LABEL.pattern)
+        require(_LABEL.fullmatch(name), f"the {what} has an unusable name", got=quoted(name), expected=_LABEL.pattern)
     check_model(manifest.model)
     check_stages(manifest.model, manifest.stages)
     _check_files(manifest)
     _check_candidates(manifest)
-    require_distinct([rung.name for rung in manifest.rungs], "rungs", MAX_RUNGS)
-    for rung in manifest.rungs:
-        _check_rung(rung, manifest)
-    require(
-        manifest.default_rung in [rung.name for rung in manifest.rungs],
-        "the default rung does not exist",
-        got=ascii(manifest.default_rung),
-        expected=" or ".join(rung.name for rung in manifest.rungs),
-    )
+    _check_rungs(manifest)
     _check_golden(manifest)
     _check_provenance(manifest.provenance)
 
@@ -86,14 +89,14 @@ def _check_files(manifest: Manifest) -> None:
     check_paths([*paths, MANIFEST, DIGEST])
     require(paths == sorted(paths), "the files are not in order of path")
     for entry in manifest.files:
-        require(_SHA256.fullmatch(entry.sha256), f"the SHA-256 of '{entry.path}' is not one", got=ascii(entry.sha256))
+        require(_SHA256.fullmatch(entry.sha256), f"the SHA-256 of '{entry.path}' is not one", got=quoted(entry.sha256))
         require(entry.size_bytes >= 0, f"the size of '{entry.path}'", got=entry.size_bytes, expected="0 or more")
         check_size(entry.path, entry.size_bytes)
     total = sum(entry.size_bytes for entry in manifest.files)
     require(total <= MAX_BUNDLE_BYTES, "the files are too large", got=f"{total} bytes", expected=MAX_BUNDLE_BYTES)
     named = named_paths(manifest)
-    unlisted = sorted(named - set(paths))
-    require(not unlisted, "a file is named but not listed under 'files'", got=ascii(unlisted[:1]))
+    if unlisted := named - set(paths):
+        raise invalid("a file is named but not listed under 'files'", got=f"[{quoted(min(unlisted))}]")
     unnamed = [path for path in paths if path not in named and path != REPORT and not path.startswith(ASSETS)]
     require(not unnamed, "a file is listed but nothing names it", got=unnamed[:1])
 
@@ -103,11 +106,11 @@ def _check_candidates(manifest: Manifest) -> None:
     stages = {stage.name: stage for stage in manifest.stages}
     files = {entry.path: entry for entry in manifest.files}
     for candidate in manifest.candidates:
-        where = f"the candidate {candidate.id!a}"
+        where = f"the candidate {quoted(candidate.id)}"
         require(_LABEL.fullmatch(candidate.id), f"{where} has an unusable id", expected=_LABEL.pattern)
-        require(candidate.stage in stages, f"{where} is of an unknown stage", got=ascii(candidate.stage))
+        require(candidate.stage in stages, f"{where} is of an unknown stage", got=quoted(candidate.stage))
         same = candidate.target == manifest.target
-        require(same, f"{where} is for another target", got=ascii(candidate.target), expected=manifest.target)
+        require(same, f"{where} is for another target", got=quoted(candidate.target), expected=manifest.target)
         _check_candidate_file(candidate, files[candidate.file], where)
         stage = stages[candidate.stage]
         _check_bindings(candidate.inputs, [port.tensor for port in stage.inputs], f"the inputs of {where}")
@@ -129,129 +132,128 @@ def _check_candidate_file(candidate: Candidate, entry: FileEntry, where: str) ->
 
 def _check_bindings(bindings: Sequence[Binding], ports: Sequence[TensorSpec], where: str) -> None:
     bound, wanted = sorted(binding.port for binding in bindings), sorted(port.name for port in ports)
-    require(bound == wanted, f"{where} are not the ports of its stage", got=ascii(bound), expected=wanted)
+    if bound != wanted:
+        raise invalid(f"{where} are not the ports of its stage", got=ascii(bound), expected=wanted)
     tensors = [binding.tensor for binding in bindings]
-    require(
-        all(tensors) and len(set(tensors)) == len(tensors), f"{where} bind a tensor twice or none", got=ascii(tensors)
-    )
+    if not all(tensors) or len(set(tensors)) != len(tensors):
+        raise invalid(f"{where} bind a tensor twice or none", got=ascii(tensors))
     for binding in bindings:
-        possible = all(size == -1 or size >= 1 for size in binding.shape)
-        elements = math.prod(abs(size) for size in binding.shape)
-        require(possible and elements <= MAX_ELEMENTS, f"{where} have an impossible shape", got=list(binding.shape))
+        shape = binding.shape
+        possible = len(shape) <= MAX_RANK and all(size == -1 or 1 <= size <= MAX_ELEMENTS for size in shape)
+        if not possible or math.prod(map(abs, shape)) > MAX_ELEMENTS:
+            raise invalid(f"{where} have an impossible shape", got=list(shape))
 
 
 def _check_profiles(profiles: Sequence[Profile], stage: StageSpec, where: str) -> None:
     shapes = {port.tensor.name: port.tensor.shape for port in stage.inputs}
     wanted = sorted(name for name, shape in shapes.items() if not all(isinstance(dim, int) for dim in shape))
     profiled = sorted(profile.port for profile in profiles)
-    require(
-        profiled == wanted,
-        f"the profiles of {where} are not for the inputs of variable shape",
-        got=ascii(profiled),
-        expected=wanted,
-    )
+    if profiled != wanted:
+        what = f"the profiles of {where} are not for the inputs of variable shape"
+        raise invalid(what, got=ascii(profiled), expected=wanted)
     for profile in profiles:
         steps = profile.minimum, profile.optimum, profile.maximum
         shape = shapes[profile.port]
         fitting = all(len(step) == len(shape) and all(map(fits, shape, step)) for step in steps)
-        require(
-            fitting and all(low <= middle <= high for low, middle, high in zip(*steps, strict=True)),
-            f"the profile of '{profile.port}' of {where} does not fit its shape",
-            got=" to ".join(str(list(step)) for step in steps),
-            expected=spelled(shape),
-        )
+        if not fitting or not all(low <= middle <= high for low, middle, high in zip(*steps, strict=True)):
+            what = f"the profile of '{profile.port}' of {where} does not fit its shape"
+            raise invalid(what, got=" to ".join(shown(list(step), 50) for step in steps), expected=spelled(shape))
 
 
-def _check_rung(rung: Rung, manifest: Manifest) -> None:
-    where = f"the rung {rung.name!a}"
-    require(_LABEL.fullmatch(rung.name), f"{where} has an unusable name", expected=_LABEL.pattern)
+def _check_rungs(manifest: Manifest) -> None:
+    names = [rung.name for rung in manifest.rungs]
+    require_distinct(names, "rungs", MAX_RUNGS)
     stages = sorted(stage.name for stage in manifest.stages)
-    chosen = sorted(rung.candidates)
-    require(
-        chosen == stages, f"{where} does not choose one candidate for each stage", got=ascii(chosen), expected=stages
-    )
     owners = {candidate.id: candidate.stage for candidate in manifest.candidates}
+    subsets: set[str] = set()
+    for rung in manifest.rungs:
+        where = f"the rung {quoted(rung.name)}"
+        require(_LABEL.fullmatch(rung.name), f"{where} has an unusable name", expected=_LABEL.pattern)
+        _check_choice(rung, stages, owners, where)
+        # A name of a subset is looked at once, however many rungs have it.
+        new = (rung.accuracy.keys() | rung.drop_ci95.keys()) - subsets
+        _check_subsets(new, manifest.model, where)
+        subsets |= new
+        _check_prices(rung, where)
+    expected = " or ".join(names)
+    known = manifest.default_rung in names
+    require(known, "the default rung does not exist", got=quoted(manifest.default_rung), expected=expected)
+
+
+def _check_choice(rung: Rung, stages: Sequence[str], owners: Mapping[str, str], where: str) -> None:
+    chosen = sorted(rung.candidates)
+    if chosen != stages:
+        raise invalid(f"{where} does not choose one candidate for each stage", got=ascii(chosen), expected=stages)
     for stage, candidate in rung.candidates.items():
-        known = owners.get(candidate) == stage
-        require(known, f"{where} chooses {candidate!a} for '{stage}', which is not a candidate of that stage")
-    _check_subsets((*rung.accuracy, *rung.drop_ci95), manifest.model, where)
+        if owners.get(candidate) != stage:
+            stranger = quoted(candidate)
+            raise invalid(f"{where} chooses {stranger} for '{stage}', which is not a candidate of that stage")
+
+
+def _check_subsets(subsets: Iterable[str], model: ModelSpec, where: str) -> None:
+    """Check that subsets are spelled as `subset_name` does: known modalities in the order of the model."""
+    order = {modality.name: index for index, modality in enumerate(model.modalities)}
+    for subset in subsets:
+        places = [order.get(name, -1) for name in subset.split("+", len(order))]
+        if places[0] < 0 or not all(map(lt, places, places[1:])):
+            what = f"{where} has a figure for something that is no subset"
+            raise invalid(what, got=quoted(subset), expected="+".join(order))
+
+
+def _check_prices(rung: Rung, where: str) -> None:
     _check_numbers(rung.accuracy.values(), f"an accuracy of {where}", low=-MAX_NUMBER)
     for low, high in rung.drop_ci95.values():
-        _check_numbers((low, high), f"an interval of {where}", low=-MAX_NUMBER)
-        require(low <= high, f"an interval of {where} is empty", got=f"[{low}, {high}]")
+        if not -MAX_NUMBER <= low <= high <= MAX_NUMBER:
+            _check_numbers((low, high), f"an interval of {where}", low=-MAX_NUMBER)
+            raise invalid(f"an interval of {where} is empty", got=f"[{low}, {high}]")
     require(rung.size_bytes >= 0, f"the size of {where}", got=rung.size_bytes, expected="0 or more")
     _check_numbers(() if rung.cost is None else (rung.cost,), f"the cost of {where}")
     for figure in rung.figures:
         percentiles = (p for p in (figure.p50_ms, figure.p90_ms, figure.p99_ms, figure.peak_rss_bytes) if p is not None)
         _check_numbers((figure.runs, *percentiles), f"a figure of {where}")
         cores, threads = figure.machine.cores, figure.machine.threads
-        require(
-            cores >= 1 and threads >= 1, f"the machine of a figure of {where}", got=f"{cores} cores, {threads} threads"
-        )
-
-
-def _check_subsets(subsets: Iterable[str], model: ModelSpec, where: str) -> None:
-    """Check that subsets are spelled as `subset_name` does: known modalities in the order of the model."""
-    order = [modality.name for modality in model.modalities]
-    for subset in subsets:
-        names = subset.split("+")
-        known = names == [name for name in order if name in names]
-        require(
-            known, f"{where} has a figure for something that is no subset", got=ascii(subset), expected="+".join(order)
-        )
+        if cores < 1 or threads < 1:
+            raise invalid(f"the machine of a figure of {where}", got=f"{cores} cores, {threads} threads")
 
 
 def _check_numbers(values: Iterable[float], what: str, *, low: float = 0.0, high: float = MAX_NUMBER) -> None:
     for value in values:
-        require(
-            low <= value <= high,
-            what,
-            got=value,
-            expected=f"a number from {low:g} to {high:g}",
-        )
+        if not low <= value <= high:
+            raise invalid(what, got=value, expected=f"a number from {low:g} to {high:g}")
 
 
 def _check_golden(manifest: Manifest) -> None:
-    require(len(manifest.golden) <= MAX_GOLDEN_CASES, "there are too many golden cases", got=len(manifest.golden))
-    stages = {stage.name: stage for stage in manifest.stages}
+    stages = {stage.name: _sides(stage) for stage in manifest.stages}
     sizes = {entry.path: entry.size_bytes for entry in manifest.files}
+    require(len(manifest.golden) <= MAX_GOLDEN_CASES, "there are too many golden cases", got=len(manifest.golden))
     for case in manifest.golden:
-        require(case.stage in stages, "a golden case is of an unknown stage", got=ascii(case.stage))
-        _check_case(case, stages[case.stage], sizes)
+        if case.stage not in stages:
+            raise invalid("a golden case is of an unknown stage", got=quoted(case.stage))
+        for tensors, ports in zip((case.inputs, case.outputs), stages[case.stage], strict=True):
+            if sorted(tensor.port for tensor in tensors) != sorted(ports):
+                what = f"a golden case does not fit the ports of the stage '{case.stage}'"
+                raise invalid(what, got=ascii([tensor.port for tensor in tensors]), expected=sorted(ports))
+            for tensor in tensors:
+                _check_golden_tensor(tensor, ports[tensor.port], sizes[tensor.file])
 
 
-def _check_case(case: GoldenCase, stage: StageSpec, sizes: dict[str, int]) -> None:
-    sides = (
-        (case.inputs, [port.tensor for port in stage.inputs]),
-        (case.outputs, [port.tensor for port in stage.outputs]),
-    )
-    for tensors, ports in sides:
-        found, wanted = sorted(tensor.port for tensor in tensors), sorted(port.name for port in ports)
-        require(
-            found == wanted,
-            f"a golden case does not fit the ports of the stage '{stage.name}'",
-            got=ascii(found),
-            expected=wanted,
-        )
-        specs = {port.name: port for port in ports}
-        for tensor in tensors:
-            _check_golden_tensor(tensor, specs[tensor.port], sizes[tensor.file])
+def _sides(stage: StageSpec) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+    """Return the ports of a stage by name: those of its inputs, and those of its outputs."""
+    inputs = {port.tensor.name: port.tensor for port in stage.inputs}
+    return inputs, {port.tensor.name: port.tensor for port in stage.outputs}
 
 
 def _check_golden_tensor(tensor: GoldenTensor, port: TensorSpec, size_bytes: int) -> None:
     where = f"the golden tensor '{tensor.file}'"
-    require(tensor.file.startswith(GOLDEN), f"{where} is in the wrong place", expected=f"a file in {GOLDEN}")
+    if not tensor.file.startswith(GOLDEN):
+        raise invalid(f"{where} is in the wrong place", expected=f"a file in {GOLDEN}")
     fitting = len(tensor.shape) == len(port.shape) and all(map(fits, port.shape, tensor.shape))
-    require(
-        tensor.dtype == port.dtype and fitting,
-        f"{where} does not fit the port '{port.name}'",
-        got=f"{tensor.dtype} {list(tensor.shape)}",
-        expected=f"{port.dtype} {list(port.max_shape)}",
-    )
+    if tensor.dtype != port.dtype or not fitting:
+        found, takes = f"{tensor.dtype} {shown(list(tensor.shape))}", f"{port.dtype} {list(port.max_shape)}"
+        raise invalid(f"{where} does not fit the port '{port.name}'", got=found, expected=takes)
     expected = math.prod(tensor.shape) * _ITEM_BYTES[tensor.dtype]
-    require(
-        size_bytes == expected, f"{where} has the wrong size", got=f"{size_bytes} bytes", expected=f"{expected} bytes"
-    )
+    if size_bytes != expected:
+        raise invalid(f"{where} has the wrong size", got=f"{size_bytes} bytes", expected=f"{expected} bytes")
 
 
 def _check_provenance(provenance: Provenance) -> None:
@@ -263,5 +265,5 @@ def _check_provenance(provenance: Provenance) -> None:
     for what, value in hashes.items():
         good = value == "" or _SHA256.fullmatch(value)
         require(
-            good, f"the SHA-256 of the {what} is not one", got=ascii(value), expected="64 hexadecimal digits or none"
+            good, f"the SHA-256 of the {what} is not one", got=quoted(value), expected="64 hexadecimal digits or none"
         )

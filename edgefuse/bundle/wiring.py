@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from operator import lt
 from typing import Literal, TypeAlias
 
-from edgefuse.bundle.layout import ASSETS, MANIFEST, check_path
+from edgefuse.bundle.layout import ASSETS, MANIFEST, check_path, quoted, twice
 from edgefuse.bundle.spec import (
     AudioPreprocess,
     Bounded,
@@ -27,12 +27,14 @@ from edgefuse.bundle.spec import (
     TextPreprocess,
     largest,
 )
-from edgefuse.errors import BundleError
+from edgefuse.errors import BundleError, shown
 
 MAX_MODALITIES = 16
 MAX_STAGES = 256
 MAX_PORTS = 256
 MAX_RANK = 8
+MAX_SIZES = 1024
+"""Of a bucketed dimension."""
 MAX_ELEMENTS = 2**28
 """Of one tensor: 1 GiB of float32. It bounds what a manifest of a few bytes can make a device allocate."""
 MAX_SAMPLE_RATE_HZ = 768_000
@@ -42,21 +44,30 @@ _MODEL_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
+def invalid(what: str, *, got: object = None, expected: object = None) -> BundleError:
+    """Return the error that says what is wrong with a manifest."""
+    return BundleError(f"{MANIFEST}: {what}", got=got, expected=expected)
+
+
 def require(condition: object, what: str, *, got: object = None, expected: object = None) -> None:
-    """Raise `BundleError` about the manifest unless a condition holds."""
+    """Raise `BundleError` about the manifest unless a condition holds.
+
+    What is checked once for each of thousands of parts raises `invalid` itself: a message costs more than a check.
+    """
     if not condition:
-        raise BundleError(f"{MANIFEST}: {what}", got=got, expected=expected)
+        raise invalid(what, got=got, expected=expected)
 
 
 def require_distinct(names: Sequence[str], what: str, limit: int) -> None:
     """Raise `BundleError` unless there is at least one name, at most `limit`, and none twice."""
     require(1 <= len(names) <= limit, f"the number of {what}", got=len(names), expected=f"1 to {limit}")
-    require(len(set(names)) == len(names), f"two {what} have one name", got=", ".join(map(ascii, names)))
+    if len(set(names)) != len(names):
+        raise invalid(f"two {what} have one name", got=quoted(twice(names) or ""))
 
 
 def check_model(model: ModelSpec) -> None:
     """Check a model by itself: `BundleError` if a name, shape or preprocessing is not possible."""
-    require(_MODEL_NAME.fullmatch(model.name), "the model's name", got=ascii(model.name), expected=_MODEL_NAME.pattern)
+    require(_MODEL_NAME.fullmatch(model.name), "the model's name", got=quoted(model.name), expected=_MODEL_NAME.pattern)
     names = [modality.name for modality in model.modalities]
     require_distinct(names, "modalities", MAX_MODALITIES)
     _check_names(names, "a modality")
@@ -78,18 +89,16 @@ def check_stages(model: ModelSpec, stages: Sequence[StageSpec]) -> None:
     """
     require_distinct([stage.name for stage in stages], "stages", MAX_STAGES)
     _check_names([stage.name for stage in stages], "a stage")
-    known = [modality.name for modality in model.modalities]
+    known = ["", *(modality.name for modality in model.modalities)]
     offered = _offered(model)
     for stage in stages:
-        if stage.modality:
-            require(
-                stage.modality in known, f"the stage '{stage.name}' belongs to an unknown modality {stage.modality!a}"
-            )
+        if stage.modality not in known:
+            raise invalid(f"the stage '{stage.name}' belongs to an unknown modality {quoted(stage.modality)}")
         _check_ports(stage)
-        outputs, states = _made(stage, "stage"), _made(stage, "state")
+        states = _made(stage, "state")
         for port in stage.inputs:
-            _check_source(stage, port, offered | states)
-        offered |= outputs
+            _check_source(stage, port, states if port.source.kind == "state" else offered)
+        offered |= _made(stage, "stage")
     _check_results(model, stages)
 
 
@@ -102,12 +111,16 @@ def fits(dim: Dim, size: int) -> bool:
     """Tell whether a dimension may take a size."""
     if isinstance(dim, Bounded):
         return 1 <= size <= dim.max
-    return size in dim.sizes if isinstance(dim, Bucketed) else size == dim
+    if isinstance(dim, Bucketed):
+        index = bisect_left(dim.sizes, size)
+        return index < len(dim.sizes) and dim.sizes[index] == size
+    return size == dim
 
 
 def _check_names(names: Iterable[str], what: str) -> None:
     for name in names:
-        require(_NAME.fullmatch(name), f"{what} has an unusable name", got=ascii(name), expected=_NAME.pattern)
+        if not _NAME.fullmatch(name):
+            raise invalid(f"{what} has an unusable name", got=quoted(name), expected=_NAME.pattern)
 
 
 def _check_modality(modality: Modality) -> None:
@@ -149,19 +162,23 @@ def _check_preprocess(modality: Modality, where: str) -> None:
 
 
 def _check_shape(tensor: TensorSpec, where: str) -> None:
-    what = f"the shape of '{tensor.name}' of {where}"
-    require(1 <= len(tensor.shape) <= MAX_RANK, what, got=f"rank {len(tensor.shape)}", expected=f"1 to {MAX_RANK}")
+    rank, elements = len(tensor.shape), 1
+    if not 1 <= rank <= MAX_RANK:
+        raise _misshapen(tensor, where, got=f"rank {rank}", expected=f"1 to {MAX_RANK}")
     for dim in tensor.shape:
         sizes = dim.sizes if isinstance(dim, Bucketed) else (largest(dim),)
-        ascending = all(a < b for a, b in pairwise(sizes))
-        require(sizes and sizes[0] >= 1 and ascending, what, got=f"sizes {list(sizes)}", expected="positive, ascending")
-    # The product of the shape is taken only once each factor is known to be positive.
-    require(
-        math.prod(tensor.max_shape) <= MAX_ELEMENTS,
-        what,
-        got=list(tensor.max_shape),
-        expected=f"at most {MAX_ELEMENTS} elements",
-    )
+        if len(sizes) > MAX_SIZES:
+            raise _misshapen(tensor, where, got=f"{len(sizes)} sizes", expected=f"at most {MAX_SIZES}")
+        if not (sizes and sizes[0] >= 1 and all(map(lt, sizes, sizes[1:]))):
+            raise _misshapen(tensor, where, got=f"sizes {shown(sizes)}", expected="positive, ascending")
+        # The product of the shape is taken only once each factor is known to be positive, and ends in time.
+        elements *= sizes[-1]
+        if elements > MAX_ELEMENTS:
+            raise _misshapen(tensor, where, got=list(tensor.max_shape), expected=f"at most {MAX_ELEMENTS} elements")
+
+
+def _misshapen(tensor: TensorSpec, where: str, *, got: object, expected: str) -> BundleError:
+    return invalid(f"the shape of '{tensor.name}' of {where}", got=got, expected=expected)
 
 
 def _check_ports(stage: StageSpec) -> None:
@@ -176,16 +193,14 @@ def _check_ports(stage: StageSpec) -> None:
 
 def _check_source(stage: StageSpec, port: StageInput, offered: Mapping[Source, _Form]) -> None:
     """Check that a source exists and delivers the type and shape that the port takes."""
-    where = f"the input '{port.tensor.name}' of the stage '{stage.name}'"
-    key = ascii(port.source.key)
-    require(
-        port.source in offered,
-        f"{where} comes from nowhere",
-        got=key,
-        expected="a modality's tensor or length, an output of an earlier stage, a state, or 'present'",
-    )
-    takes, given = _form(port.tensor), offered[port.source]
-    require(takes == given, f"{where} does not take what its source {key} delivers", got=takes, expected=given)
+    takes, given = _form(port.tensor), offered.get(port.source)
+    if takes == given:
+        return
+    where, key = f"the input '{port.tensor.name}' of the stage '{stage.name}'", quoted(port.source.key)
+    if given is None:
+        somewhere = "a modality's tensor or length, an output of an earlier stage, a state, or 'present'"
+        raise invalid(f"{where} comes from nowhere", got=key, expected=somewhere)
+    raise invalid(f"{where} does not take what its source {key} delivers", got=takes, expected=given)
 
 
 def _offered(model: ModelSpec) -> dict[Source, _Form]:
@@ -212,20 +227,14 @@ def _form(tensor: TensorSpec) -> _Form:
 def _check_results(model: ModelSpec, stages: Sequence[StageSpec]) -> None:
     """Check that each output of the model is the result of exactly one stage, and no stage has another result."""
     results = [port.tensor for stage in stages for port in stage.outputs if port.kind == "result"]
-    names = [tensor.name for tensor in results]
-    expected = [output.name for output in model.outputs]
-    require(
-        sorted(names) == sorted(expected),
-        "the results of the stages are not the outputs of the model",
-        got=", ".join(names) or "none",
-        expected=", ".join(expected),
-    )
+    names = sorted(tensor.name for tensor in results)
+    expected = sorted(output.name for output in model.outputs)
+    if names != expected:
+        what = "the results of the stages are not the outputs of the model"
+        raise invalid(what, got=", ".join(names) or "none", expected=", ".join(expected))
     widths = {output.name: width(output) for output in model.outputs}
     for tensor in results:
         wanted = "float32", (1, widths[tensor.name])
-        require(
-            _form(tensor) == wanted,
-            f"the result '{tensor.name}' is not of the output's type and shape",
-            got=_form(tensor),
-            expected=wanted,
-        )
+        if _form(tensor) != wanted:
+            what = f"the result '{tensor.name}' is not of the output's type and shape"
+            raise invalid(what, got=_form(tensor), expected=wanted)

@@ -12,10 +12,14 @@ from edgefuse.bundle.manifest import Machine, Manifest
 from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.bundle.spec import Modality, spelled, subset_name
 from edgefuse.commands import console
+from edgefuse.errors import shown
 from edgefuse.measure import placement, rungs
 from edgefuse.measure.placement import Placement
 from edgefuse.measure.rungs import Entry
 
+_MAX_CELL = 500
+_MAX_SUBSETS = 255
+"""All of eight modalities; sixteen have 65,535."""
 _RECOVERIES = {"none": "no", "alone": "against the unpruned stage", "joint": "together with the other stages"}
 
 
@@ -44,12 +48,17 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     return 0
 
 
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lay out cells that may be of any length: one long cell would widen all of its column."""
+    return console.table(header, [[shown(cell, _MAX_CELL) for cell in row] for row in rows])
+
+
 def _placements(placements: Sequence[Placement]) -> str:
     rows = [
         (found.candidate, str(found.operators), placement.spelled(found), ", ".join(found.elsewhere) or "nothing")
         for found in placements
     ]
-    return console.table(("candidate", "operators", "where asked", "elsewhere"), rows)
+    return _table(("candidate", "operators", "where asked", "elsewhere"), rows)
 
 
 def _print(bundle: Bundle, here: Sequence[Entry]) -> None:
@@ -61,9 +70,9 @@ def _print(bundle: Bundle, here: Sequence[Entry]) -> None:
     )
     console.write("\nmodalities")
     header = ("name", "kind", "tensors", "preprocessing", "may be absent")
-    console.write(console.table(header, map(_modality_row, manifest.model.modalities)))
+    console.write(_table(header, map(_modality_row, manifest.model.modalities)))
     console.write("\noutputs")
-    console.write(console.table(("name", "content"), [(o.name, _output(o)) for o in manifest.model.outputs]))
+    console.write(_table(("name", "content"), [(o.name, _output(o)) for o in manifest.model.outputs]))
     console.write("\nrungs")
     console.write(_rungs(manifest))
     console.write("\nstages by rung")
@@ -78,10 +87,10 @@ def _print(bundle: Bundle, here: Sequence[Entry]) -> None:
     console.write("\nlatency")
     console.write(_figures(manifest, here) or "  not measured yet: edgefuse prepare measures it here")
     if costs := [(rung.name, f"{rung.cost:.3f}") for rung in manifest.rungs if rung.cost is not None]:
-        console.write("\ncost, counted from the files\n" + console.table(("rung", "cost"), costs))
+        console.write("\ncost, counted from the files\n" + _table(("rung", "cost"), costs))
     console.write("\nfiles")
     files = [(entry.path, console.size(entry.size_bytes), entry.sha256[:16]) for entry in manifest.files]
-    console.write(console.table(("path", "size", "sha256"), files))
+    console.write(_table(("path", "size", "sha256"), files))
 
 
 def _modality_row(modality: Modality) -> tuple[str, ...]:
@@ -111,44 +120,51 @@ def _rungs(manifest: Manifest) -> str:
         )
         for rung in manifest.rungs
     )
-    return console.table(header, rows)
+    return _table(header, rows)
 
 
 def _stages(manifest: Manifest) -> str:
     header = ("stage", "role", *(rung.name for rung in manifest.rungs))
     rows = []
+    candidates = {candidate.id: candidate for candidate in manifest.candidates}
     for stage in manifest.stages:
-        chosen = [manifest.candidate(rung.candidates[stage.name]) for rung in manifest.rungs]
+        chosen = [candidates[rung.candidates[stage.name]] for rung in manifest.rungs]
         pruned = [f" {c.pruning.id}" if c.pruning else "" for c in chosen]
         cells = [f"{c.scheme.id}{cut} ({console.size(c.size_bytes)})" for c, cut in zip(chosen, pruned, strict=True)]
         rows.append((stage.name, stage.role, *cells))
-    return console.table(header, rows)
+    return _table(header, rows)
 
 
 def _pruned(manifest: Manifest) -> str:
     rows = []
+    users: dict[str, list[str]] = {}
+    for rung in manifest.rungs:
+        for chosen in rung.candidates.values():
+            users.setdefault(chosen, []).append(rung.name)
     for candidate in manifest.candidates:
         if candidate.pruning is not None:
             steps = (
                 f"{step.method} {100 * step.ratio:g} %" + (f" by {step.importance}" if step.importance else "")
                 for step in candidate.pruning.steps
             )
-            rungs = [rung.name for rung in manifest.rungs if candidate.id in rung.candidates.values()]
             recovery = _RECOVERIES[candidate.pruning.recovery]
-            rows.append((candidate.id, ", then ".join(steps), recovery, ", ".join(rungs)))
-    return console.table(("candidate", "removed", "recovered", "rungs"), rows) if rows else ""
+            rows.append((candidate.id, ", then ".join(steps), recovery, ", ".join(users.get(candidate.id, []))))
+    return _table(("candidate", "removed", "recovered", "rungs"), rows) if rows else ""
 
 
 def _accuracy(manifest: Manifest) -> str:
     rows = []
-    for subset in map(subset_name, manifest.model.subsets()):
+    subsets = [subset_name(subset) for subset in manifest.model.subsets()]
+    for subset in subsets[:_MAX_SUBSETS]:
         cells = []
         for rung in manifest.rungs:
             found, drop = rung.accuracy.get(subset), rung.drop_ci95.get(subset)
             interval = f" ({100 * drop[0]:+.1f} to {100 * drop[1]:+.1f})" if drop else ""
             cells.append("-" if found is None else console.percent(found) + interval)
         rows.append((subset, *cells))
-    return console.table(("present", *(rung.name for rung in manifest.rungs)), rows)
+    if more := subsets[_MAX_SUBSETS:]:
+        rows.append((f"and {len(more)} more (--json)", *("" for _ in manifest.rungs)))
+    return _table(("present", *(rung.name for rung in manifest.rungs)), rows)
 
 
 def _figures(manifest: Manifest, here: Iterable[Entry]) -> str:
@@ -156,7 +172,7 @@ def _figures(manifest: Manifest, here: Iterable[Entry]) -> str:
     measured += [(name, figure, "prepare") for entry in here for name, figure in entry.figures.items()]
     header = ("rung", "measured by", "p50 ms", "p90 ms", "p99 ms", "runs", "peak memory", "machine")
     rows = ((rung, by, *console.figure(figure), _machine(figure.machine)) for rung, figure, by in measured)
-    return console.table(header, rows) if measured else ""
+    return _table(header, rows) if measured else ""
 
 
 def _machine(machine: Machine) -> str:

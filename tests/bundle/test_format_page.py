@@ -44,7 +44,7 @@ def test_every_limit_is_on_the_page() -> None:
         **{name: value for name, value in vars(wiring).items() if name.startswith("MAX_")},
         **{name: value for name, value in vars(validation).items() if name.startswith("MAX_")},
     }
-    spelled = {2**31 - 1: "2³¹ − 1", 2**28: "2²⁸", 16 * 2**20: "16 MiB", 2.0**63: "2⁶³"}
+    spelled = {2**31 - 1: "2³¹ − 1", 2**28: "2²⁸", 4 * 2**20: "4 MiB", 2.0**63: "2⁶³"}
     missing = [name for name, value in limits.items() if spelled.get(value, f"{value:,}") not in PAGE]
     assert missing == []
 
