@@ -12,7 +12,7 @@ import onnx_ir as ir
 from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import QuantizeError
 from edgefuse.export.stage import Array, FeedSource
-from edgefuse.quantize.ranges import RunningRange
+from edgefuse.quantize.ranges import RunningRange, not_finite
 from edgefuse.runtime.backends.onnx_api import onnxruntime, state
 
 
@@ -55,14 +55,17 @@ def channel_means(
         calibration: starts a pass.
 
     Raises:
-        QuantizeError: if there are no feeds, or one does not fit.
+        QuantizeError: if there are no feeds, one does not fit, or a value is not finite.
     """
     sums: dict[str, npt.NDArray[np.float64]] = {}
     counts = dict.fromkeys(channels, 0)
     for values in _runs(model, tuple(channels), inputs, calibration):
         for (name, axis), value in zip(channels.items(), values, strict=True):
             rows = np.moveaxis(np.asarray(value, np.float64), axis, -1).reshape(-1, value.shape[axis])
-            sums[name] = sums.get(name, 0.0) + rows.sum(axis=0)
+            total = rows.sum(axis=0)
+            if not np.isfinite(total).all():
+                raise not_finite(name, "NaN or infinity")
+            sums[name] = sums.get(name, 0.0) + total
             counts[name] += len(rows)
     return {name: total / max(counts[name], 1) for name, total in sums.items()}
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgefuse.quantize.calibrators import CALIBRATORS, LEVELS, entropy, mse
+from edgefuse.quantize.onnx_static import affine
 from edgefuse.quantize.ranges import Range, RunningRange
 
-SAMPLES = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=50)
+VALUES = st.one_of(st.floats(-1e6, 1e6, width=32), st.floats(width=32, allow_nan=False, allow_infinity=False))
+SAMPLES = st.lists(VALUES, min_size=1, max_size=50)
 
 
 def seen(values: npt.NDArray[np.float32]) -> RunningRange:
@@ -31,10 +33,18 @@ def error(values: npt.NDArray[np.float32], limit: Range) -> float:
 
 @pytest.mark.parametrize("name", CALIBRATORS)
 @given(SAMPLES)
+@example([2048.0, -1.4e-45])
+@example([1e-38, -1.2e-38, 0.0])
+@example([3.4028234e38, -3.4028234e38, 1e-30])
 def test_a_range_holds_zero_and_lies_within_the_extremes(name: str, samples: list[float]) -> None:
     running = seen(np.array(samples, np.float32))
     widest, found = running.extremes(), CALIBRATORS[name](running)
     assert widest.low <= found.low <= 0.0 <= found.high <= widest.high
+    for signed in (False, True):
+        scale, zero = affine(found, signed)
+        assert np.isfinite(scale)
+        assert np.float32(scale) >= np.finfo(np.float32).tiny  # a subnormal scale is zero for some runtimes
+        assert -128 * signed <= zero <= 255 - 128 * signed
 
 
 @pytest.mark.parametrize("name", CALIBRATORS)
