@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
 
 from edgefuse import registry
@@ -19,6 +18,7 @@ from edgefuse.bundle.spec import StageSpec
 from edgefuse.errors import BackendError, BundleError, InputError
 from edgefuse.runtime.backends.backend import Array, Backend, Session, SessionOptions
 from edgefuse.runtime.cache import FeatureCache
+from edgefuse.runtime.forks import Guard
 from edgefuse.runtime.graph import Graph, Subset
 from edgefuse.runtime.prediction import Prediction
 from edgefuse.runtime.preprocess import Preprocessor
@@ -46,7 +46,8 @@ class Pipeline:
 
     Calls from several threads are safe: preprocessing runs side by side, inference one call after another, so a
     pipeline never uses more threads than it was given. It is a context manager that closes itself. The counters of
-    `cache` tell how often it helped.
+    `cache` tell how often it helped. In a child process that is forked later it only says so: inference libraries do
+    not survive a fork (`forks`).
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Pipeline:
         preprocessors: Mapping[str, Preprocessor],
         graph: Graph,
         cache: FeatureCache,
+        guard: Guard,
     ) -> None:
         self.manifest = manifest
         self.rung = rung
@@ -63,7 +65,7 @@ class Pipeline:
         self._preprocessors = dict(preprocessors)
         self._required = tuple(m.name for m in manifest.model.modalities if not m.optional)
         self._graph: Graph | None = graph
-        self._lock = Lock()
+        self._guard = guard
 
     def __call__(self, **raw: object) -> Prediction:
         """Predict from raw inputs, one keyword per modality.
@@ -75,8 +77,9 @@ class Pipeline:
         Raises:
             InputError: if an input is wrong, a required modality is absent, or nothing is present.
             MissingExtraError: if an input needs a media library that is not installed.
-            BackendError: if a runtime cannot run a stage.
+            BackendError: if a runtime cannot run a stage, or the pipeline was opened before this process was forked.
         """
+        self._guard.check()
         return Prediction(outputs=self.infer(self.preprocess(**raw)), spec=self.manifest.model.outputs)
 
     def preprocess(self, **raw: object) -> Inputs:
@@ -99,14 +102,15 @@ class Pipeline:
 
     def infer(self, inputs: Inputs) -> dict[str, Array]:
         """Return the outputs by name for preprocessed inputs: the second half of a call."""
-        with self._lock:
+        self._guard.check()
+        with self._guard.lock:
             if self._graph is None:
                 raise InputError("this pipeline is closed", fix="load the bundle again")
             return self._graph.run(inputs.values, inputs.present)
 
     def close(self) -> None:
         """Free the opened files and the cache; closing twice is harmless."""
-        with self._lock:
+        with self._guard.lock:
             self._graph = None
             self.cache.clear()
 
@@ -199,15 +203,18 @@ def _opened(
     # The largest file first: what its opening needed for a moment is then free for the weights of the others, and the
     # peak of memory stays near what the opened files occupy.
     chosen.sort(key=lambda pair: -pair[1].size_bytes)
-    sessions = {
-        stage.name: _session(bundle, stage, candidate, backend, options, features) for stage, candidate in chosen
-    }
+    guard = Guard()
+    with guard.lock:  # opening is native code, too, which a fork must not cut in two
+        sessions = {
+            stage.name: _session(bundle, stage, candidate, backend, options, features) for stage, candidate in chosen
+        }
     return Pipeline(
         manifest,
         rung,
         {modality.name: Preprocessor(modality, lambda name: bundle.read(ASSETS + name)) for modality in modalities},
         Graph(manifest.stages, sessions, modalities),
         features,
+        guard,
     )
 
 

@@ -1,4 +1,7 @@
-"""The CPU that this process runs on: its name, its cores, and what decides the speed and the exactness of int8."""
+"""The CPU that this process runs on: its name, its cores, and what decides the speed and the exactness of int8.
+
+And how many threads may compute on it: one rule for the command line, recipes, pipelines, backends and device agents.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from edgefuse.errors import InputError
 
 ROOT = Path("/")
 # As Linux and manifests spell them.
@@ -61,6 +66,31 @@ def processor(*, root: Path = ROOT) -> Processor:
         logical_cores=logical,
         features=None if flags is None else tuple(feature for feature in FEATURES if feature in flags.split()),
     )
+
+
+def available_processors() -> int:
+    """Return how many logical processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def checked_threads(threads: int) -> int:
+    """Return a number of threads that inference may use here.
+
+    More threads than processors only wait for each other; thousands of them hang ONNX Runtime and kill LiteRT.
+
+    Raises:
+        InputError: if it is not a whole number from 1 to the processors of this process.
+    """
+    most = available_processors()
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= most:
+        raise InputError(
+            "the number of threads does not fit this machine",
+            got=repr(threads),
+            expected=f"1 to {most}, the processors that this process may use" if most > 1 else "1, its only processor",
+        )
+    return threads
 
 
 def _cpuinfo(root: Path) -> list[dict[str, str]]:

@@ -12,6 +12,7 @@ from edgefuse.runtime.backends.backend import Array, InputPorts, Session, Sessio
 from edgefuse.runtime.backends.denormals import Flushed
 from edgefuse.runtime.backends.onnx_api import onnxruntime
 from edgefuse.runtime.backends.onnx_api import state as ort
+from edgefuse.runtime.forks import outlive
 
 # ONNX Runtime's errors have no common base below Exception.
 _ERRORS: tuple[type[Exception], ...] = (
@@ -114,7 +115,9 @@ def create(
     data: bytes, providers: Sequence[object], options: onnxruntime.SessionOptions
 ) -> onnxruntime.InferenceSession:
     """Open a session with these providers and no others (but for the CPU's, which ONNX Runtime always adds)."""
-    return onnxruntime.InferenceSession(data, options, providers=providers, enable_fallback=0)
+    session = onnxruntime.InferenceSession(data, options, providers=providers, enable_fallback=0)
+    outlive(session)
+    return session
 
 
 def session_options(options: SessionOptions) -> onnxruntime.SessionOptions:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from edgefuse.bundle.manifest import Binding, BuildPlan
 from edgefuse.errors import BackendError, InputError
 from edgefuse.runtime.backends.backend import Array, InputPorts
+from edgefuse.runtime.forks import outlive
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,7 @@ class EngineSession:
         for buffer in (*self._inputs, *self._outputs):
             context.set_tensor_address(buffer.tensor, buffer.device)
         self._launch = self._enqueue if self._open else self._captured()
+        outlive(self)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see `Session.run`."""

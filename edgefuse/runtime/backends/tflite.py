@@ -11,6 +11,7 @@ import numpy as np
 from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import BackendError
 from edgefuse.runtime.backends.backend import Array, InputPorts, SessionOptions, check_tensors, first_line
+from edgefuse.runtime.forks import outlive
 
 try:
     from ai_edge_litert.interpreter import Interpreter
@@ -39,6 +40,7 @@ class TfliteBackend:
         """
         try:
             interpreter = Interpreter(model_content=data, num_threads=options.threads)
+            outlive(interpreter)
             interpreter.allocate_tensors()
             found_inputs, found_outputs = _signature(interpreter)
             wrong = _PREDECESSOR and _has_products_by_channel(interpreter)
