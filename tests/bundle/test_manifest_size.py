@@ -1,4 +1,4 @@
-"""Reading a manifest of the largest size costs what its bytes cost, whatever is repeated in it."""
+"""Reading a large manifest costs what its bytes cost, whatever is repeated in it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from edgefuse.bundle.validation import check
 from edgefuse.errors import BundleError
 
 Json = dict[str, Any]
-ROOM = MAX_MANIFEST_BYTES - 100_000
-# Parsing takes a tenth of a second; what was quadratic took minutes.
-MOST_PARSES = 40
+ROOM = MAX_MANIFEST_BYTES // 4  # the attacks take all of it
+MOST_PARSES = 40  # what was quadratic took thousands of times what parsing takes
 
 
 def _repeated(item: object) -> list[Any]:
-    """Return a list of equal items that fills the largest manifest."""
+    """Return a list of equal items that fills a large manifest."""
     return [item] * (ROOM // (len(json.dumps(item)) + 2))
 
 
@@ -97,16 +96,16 @@ def _cost(text: bytes) -> tuple[float, float, str]:
 
 
 @pytest.mark.parametrize("change", [change for _, change in CHANGES], ids=[name for name, _ in CHANGES])
-def test_a_list_of_the_largest_size(change: Callable[[Json], object], folder: Path) -> None:
+def test_a_long_list(change: Callable[[Json], object], folder: Path) -> None:
     manifest = copy.deepcopy(json.loads((folder / "manifest.json").read_bytes()))
     change(manifest)
     text = json.dumps(manifest).encode()
-    assert MAX_MANIFEST_BYTES / 3 < len(text) <= MAX_MANIFEST_BYTES
+    assert len(text) > ROOM / 2
     parsing_s, reading_s, message = _cost(text)
     assert 0 < len(message) < 2_000
     assert message.isascii()
     assert message.isprintable()
-    assert reading_s < MOST_PARSES * max(parsing_s, 0.02)
+    assert reading_s < MOST_PARSES * max(parsing_s, 0.01)
 
 
 @pytest.mark.parametrize(
@@ -123,10 +122,10 @@ def test_a_list_of_the_largest_size(change: Callable[[Json], object], folder: Pa
     ],
     ids=["keys", "keys inside", "arrays", "objects", "long version", "large version", "digits", "exponent"],
 )
-def test_a_text_of_the_largest_size(text: bytes) -> None:
+def test_a_long_text(text: bytes) -> None:
     parsing_s, reading_s, message = _cost(text)
     assert 0 < len(message) < 2_000
-    assert reading_s < MOST_PARSES * max(parsing_s, 0.02)
+    assert reading_s < MOST_PARSES * max(parsing_s, 0.01)
 
 
 def test_equal_keys_are_named_in_one_short_sentence(folder: Path) -> None:
