@@ -48,10 +48,15 @@ _whole: dict[Path, Signature] = {}
 
 
 def cache_folder() -> Path:
-    """Return the cache folder: `EDGEFUSE_CACHE`, else `edgefuse` under `XDG_CACHE_HOME` or `~/.cache`."""
+    """Return the cache folder: `EDGEFUSE_CACHE`, else `edgefuse` under `XDG_CACHE_HOME` or `~/.cache`.
+
+    It is absolute, since workers and tools stand elsewhere. A relative `XDG_CACHE_HOME` is ignored, as its
+    specification says.
+    """
     if chosen := os.environ.get("EDGEFUSE_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgefuse"
+        return Path(chosen).absolute()
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "edgefuse"
 
 
 def digest(key: object) -> str:

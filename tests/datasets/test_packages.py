@@ -95,3 +95,9 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.delenv("EDGEFUSE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
     assert packages.cache_folder() == tmp_path / "b" / "edgefuse"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert packages.cache_folder() == tmp_path / "home" / ".cache" / "edgefuse"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGEFUSE_CACHE", "here")
+    assert packages.cache_folder() == tmp_path / "here"  # workers may stand elsewhere
