@@ -20,6 +20,7 @@ from pathlib import Path
 from benchmarks.peers import catalogue, table
 from benchmarks.peers.catalogue import REFERENCE, SYSTEMS, System
 from benchmarks.peers.contender import Contender, from_bundle, prepare
+from benchmarks.peers.environment import ROOT
 from benchmarks.peers.protocol import Worker
 from benchmarks.peers.subject import Subject
 from benchmarks.peers.table import Answers, Row
@@ -125,11 +126,13 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = made.add_argument
-    add("--recipe", type=Path, action="append", help="recipe of a model (again for more); default: examples/digits")
-    add("--bundle", type=Path, action="append", default=[], help="a bundle of such a model (again for more)")
-    add("--out", type=Path, default=Path("out/peers.json"), help="the rows as JSON; beside it, as Markdown")
-    add("--work", type=Path, default=Path("out/peers"), help="folder of files, answers and logs; kept for the next run")
-    add("--environments", type=Path, default=default_folder() / "environments", help="folder of the environments")
+    # Workers stand in folders of their own: paths are absolute from here on.
+    add("--recipe", type=_place, action="append", help="recipe of a model (again for more); default: examples/digits")
+    add("--bundle", type=_place, action="append", default=[], help="a bundle of such a model (again for more)")
+    add("--out", type=_place, default="out/peers.json", help="the rows as JSON; beside it, as Markdown")
+    add("--work", type=_place, default="out/peers", help="folder of files, answers and logs; kept for the next run")
+    environments = str(default_folder() / "environments")
+    add("--environments", type=_place, default=environments, help="folder of the environments")
     add("--systems", nargs="*", choices=catalogue.names(), metavar="NAME", help="only these peers: see catalogue.py")
     add("--items", type=int, default=2000, help="items of the test split that are judged, per subset")
     add("--rounds", type=int, default=40, help=f"of {BURST} timed calls per system")
@@ -139,12 +142,16 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def _place(given: str) -> Path:
+    return Path(given).absolute()
+
+
 def main() -> None:
     """Compare, write and print."""
     arguments = parser().parse_args()
     if arguments.rounds < _FEWEST:
         parser().error(f"--rounds {arguments.rounds}: an interval to report needs at least {_FEWEST} rounds")
-    recipes = arguments.recipe or [Path("examples/digits/recipe.toml")]
+    recipes = arguments.recipe or [ROOT / "examples/digits/recipe.toml"]
     systems = [system for system in SYSTEMS if not arguments.systems or system.name in arguments.systems]
     try:
         tables = [compare(arguments, recipe, systems) for recipe in recipes]

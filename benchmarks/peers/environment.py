@@ -42,7 +42,7 @@ def interpreter(name: str, cache: Path) -> Path:
         return Path(sys.executable)
     requirements = (REQUIREMENTS / f"{name}.txt").read_bytes()
     key = hashlib.sha256(requirements + sys.version.encode()).hexdigest()[:16]
-    place = cache / f"{name}-{key}"
+    place = cache.absolute() / f"{name}-{key}"  # workers stand elsewhere
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{place}.lock"):
         if not (place / "ready").is_file():

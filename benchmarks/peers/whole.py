@@ -77,11 +77,11 @@ def make(recipe: Path, folder: Path, progress: Progress) -> Subject:
     compiled = prepare(recipe, load(recipe), Cache(default_folder()), progress)
     stage = whole_stage(compiled)
     about = _described(recipe, compiled, stage)
-    subject = Subject(folder)
+    subject = Subject(folder.absolute())  # workers stand elsewhere
     if (folder / "subject.json").is_file() and subject.about.digest == about.digest:
         return subject
     splits = {name: _arrays(compiled.splits[name], compiled.value_keys) for name in ("calibration", "test")}
-    folder.mkdir(parents=True, exist_ok=True)
+    subject.folder.mkdir(parents=True, exist_ok=True)
     targets: tuple[tuple[Target, Path], ...] = ((OnnxTarget(), subject.onnx), (TfliteTarget(), subject.tflite))
     for number, (target, path) in enumerate(targets):
         progress(number, len(targets) + 1, f"export the whole model to {target.name}")
@@ -92,7 +92,7 @@ def make(recipe: Path, folder: Path, progress: Progress) -> Subject:
         torch.zeros(port.tensor.max_shape, dtype=getattr(torch, port.tensor.dtype)) for port in stage.spec.inputs
     )
     torch.export.save(torch.export.export(module, example, strict=False), subject.program)
-    return write(folder, about, splits)
+    return write(subject.folder, about, splits)
 
 
 def _with_lasting_buffers(module: nn.Module) -> nn.Module:
