@@ -1,12 +1,19 @@
-"""Time several callables against each other in one run, and say how sure the comparison is."""
+"""Time several callables against each other in one run, and say how sure the comparison is.
+
+An interval holds what two clocks say: the wall's, and that of the calling thread's processor time, which stands still
+while the thread waits for a processor. Where they are the same, nothing was taken from the calls. On a busy machine
+(`pressure`) an interval is marked, and reaches to what every part of the run and the fastest calls say, too: they are
+what the others did not disturb (decision 070).
+"""
 
 from __future__ import annotations
 
 import gc
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from typing import Literal, TypeAlias, TypeVar
 
@@ -14,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefuse.errors import MeasureError
-from edgefuse.measure import statistics
+from edgefuse.measure import pressure, statistics
+from edgefuse.measure.pressure import Pressure, Source, Watch
 from edgefuse.measure.statistics import Interval
 from edgefuse.progress import Progress, silent
 
@@ -25,6 +33,12 @@ SETTLE, BURST = 12, 10
 """Untimed and timed calls of a round of `single_stream`."""
 
 _NS_PER_MS = 1e6
+_FASTEST = 0.02
+_PARTS = 3
+_FEWEST_ROUNDS_OF_A_PART = 3
+# A call that gives its processor away (to a GPU, to other threads) takes less of the thread's time than of the wall's.
+_ON_THE_PROCESSOR = 0.9
+_READINGS = 51
 
 
 @dataclass(frozen=True)
@@ -46,10 +60,14 @@ class Latencies:
     Attributes:
         nanoseconds: per name the duration of each timed call, int64 [rounds * burst], round after round.
         burst: the timed calls of a round.
+        processor: the same in processor time of the calling thread; empty where it was not read.
+        pressure: what else the machine did meanwhile.
     """
 
     nanoseconds: Mapping[str, Nanoseconds]
     burst: int = 1
+    processor: Mapping[str, Nanoseconds] = field(default_factory=dict)
+    pressure: Pressure = field(default_factory=Pressure)
 
     @property
     def rounds(self) -> int:
@@ -69,9 +87,13 @@ class Latencies:
         return statistics.percentile(self.milliseconds(name), fraction)
 
     def interval_ms(self, name: str, *, seed: int = 0) -> Interval:
-        """Return the median with its 95 % bootstrap interval."""
-        series = self.milliseconds(name)
-        return statistics.bootstrap(series, block=statistics.block_length(series), seed=seed)
+        """Return the median with its 95 % bootstrap interval over rounds; see the module about what widens it."""
+
+        def estimate(series: Nanoseconds) -> Interval:
+            block = self.burst * statistics.block_length(self._by_round(series))
+            return statistics.bootstrap(series / _NS_PER_MS, block=block, seed=seed)
+
+        return self._widened([name], estimate, lambda series: series / _NS_PER_MS)
 
     def summary(self, name: str) -> Summary:
         """Return all figures of one callable."""
@@ -88,13 +110,56 @@ class Latencies:
         """Return how many times longer `a` takes than `b`: the speed-up of `b` over `a`.
 
         It is the median of the ratios of the rounds' medians, with a 95 % bootstrap interval (in blocks where rounds
-        that follow each other are alike).
+        that follow each other are alike); see the module about what widens it.
         """
-        ratios = self._by_round(a) / np.maximum(self._by_round(b), 1)
-        return statistics.bootstrap(ratios, block=statistics.block_length(ratios), seed=seed)
 
-    def _by_round(self, name: str) -> statistics.Floats:
-        medians: statistics.Floats = np.median(self._of(name).reshape(-1, self.burst), axis=1)
+        def estimate(ours: Nanoseconds, theirs: Nanoseconds) -> Interval:
+            ratios = self._by_round(ours) / np.maximum(self._by_round(theirs), 1)
+            return statistics.bootstrap(ratios, block=statistics.block_length(ratios), seed=seed)
+
+        return self._widened([a, b], estimate, lambda ours, theirs: ours / max(theirs, 1.0))
+
+    def drift(self) -> float | None:
+        """Return by how much a contender's calls changed from the first third of the rounds to the last, at the most.
+
+        None where there are too few rounds to tell.
+        """
+        if self.rounds < _PARTS * _FEWEST_ROUNDS_OF_A_PART:
+            return None
+        ends = [(float(parts[0]), float(parts[-1])) for parts in map(self._parts, self.nanoseconds.values())]
+        return max(max(first, last, 1.0) / max(min(first, last), 1.0) for first, last in ends) - 1
+
+    def under(self, watch: Watch) -> Latencies:
+        """Return them with the pressure that a watch saw meanwhile."""
+        return replace(self, pressure=watch.pressure(self.drift()))
+
+    def _widened(
+        self, names: Sequence[str], estimate: Callable[..., Interval], figure: Callable[..., float]
+    ) -> Interval:
+        """Return what the wall's clock says, widened by the processor's and, on a busy machine, by what it varies.
+
+        Args:
+            names: of the contenders.
+            estimate: makes an interval of their series.
+            figure: makes the same figure of one time of each, in ns.
+        """
+        wall = [self._of(name) for name in names]
+        known = all(name in self.processor for name in names)
+        clock = [self.processor[name] for name in names] if known else wall
+        found, other = estimate(*wall), estimate(*clock)
+        found = found.reaching(other.low, other.high)
+        if not self.pressure.busy:
+            return found
+        fastest = figure(*(float(np.quantile(series, _FASTEST)) for series in clock))
+        parts = [figure(*one) for one in zip(*map(self._parts, wall), strict=True)]
+        return replace(found.reaching(fastest, *parts), marked=True)
+
+    def _parts(self, series: Nanoseconds) -> list[float]:
+        """Return the median of each third of the rounds, those that there are."""
+        return [float(np.median(part)) for part in np.array_split(self._by_round(series), _PARTS) if len(part)]
+
+    def _by_round(self, series: Nanoseconds) -> statistics.Floats:
+        medians: statistics.Floats = np.median(series.reshape(-1, self.burst), axis=1)
         return medians
 
     def _of(self, name: str) -> Nanoseconds:
@@ -134,8 +199,19 @@ class Interleaved:
     order: Literal["random", "round-robin"] = "random"
     seed: int = 0
 
-    def __call__(self, subjects: Mapping[str, Callable[[], object]], progress: Progress = silent) -> Latencies:
+    def __call__(
+        self,
+        subjects: Mapping[str, Callable[[], object]],
+        progress: Progress = silent,
+        *,
+        source: Source | None = None,
+    ) -> Latencies:
         """Run the rounds.
+
+        Args:
+            subjects: what is timed, by name.
+            progress: is told of every round.
+            source: of the counters that tell whether the machine is busy; the system's by default.
 
         Raises:
             MeasureError: if there is nothing to time or no round to make.
@@ -149,17 +225,21 @@ class Interleaved:
                 expected="at least 1 of each",
             )
         calls = list(subjects.items())
-        durations: dict[str, list[int]] = {name: [] for name in subjects}
+        durations, warmup = _Durations(), _Durations()
         rng = np.random.default_rng(self.seed)
         for _ in range(self.warmup_rounds):
-            self._round(calls, {name: [] for name in subjects})
+            self._round(calls, warmup)
+        watch = Watch(source or pressure.SYSTEM)
         with _collector_off():
+            watch.look(now=True)
             for done in self._rounds():
                 order = rng.permutation(len(calls)) if self.order == "random" else range(len(calls))
                 self._round([calls[index] for index in order], durations)
+                watch.look()
                 if done < self.min_rounds:  # how many more it takes to fill the seconds, nobody knows
                     progress(done + 1, self.min_rounds, "time rounds")
-        return Latencies({name: np.array(values, np.int64) for name, values in durations.items()}, self.burst)
+            watch.look(now=True)
+        return durations.latencies(self.burst).under(watch)
 
     def _rounds(self) -> Iterator[int]:
         started = time.perf_counter()
@@ -174,14 +254,47 @@ class Interleaved:
             yield done
             done += 1
 
-    def _round(self, calls: Sequence[tuple[str, Callable[[], object]]], durations: Mapping[str, list[int]]) -> None:
+    def _round(self, calls: Sequence[tuple[str, Callable[[], object]]], durations: _Durations) -> None:
         for name, call in calls:
             for _ in range(self.settle):
                 call()
             for _ in range(self.burst):
-                before = time.perf_counter_ns()
-                call()
-                durations[name].append(time.perf_counter_ns() - before)
+                durations.add(name, call)
+
+
+class _Durations:
+    """What calls take, by two clocks."""
+
+    def __init__(self) -> None:
+        self._wall: dict[str, list[int]] = defaultdict(list)
+        self._processor: dict[str, list[int]] = defaultdict(list)
+
+    def add(self, name: str, call: Callable[[], object]) -> None:
+        """Time a call. The wall's clock is the inner one: reading the other takes up to a microsecond."""
+        ran = time.thread_time_ns()
+        before = time.perf_counter_ns()
+        call()
+        took = time.perf_counter_ns() - before
+        self._processor[name].append(time.thread_time_ns() - ran)
+        self._wall[name].append(took)
+
+    def latencies(self, burst: int) -> Latencies:
+        """Return all that was timed; the processor's time where it is a clock for every call."""
+        wall = {name: np.array(values, np.int64) for name, values in self._wall.items()}
+        reading = _of_a_reading()
+        processor = {name: np.maximum(np.array(self._processor[name], np.int64) - reading, 0) for name in wall}
+        told = all(np.median(processor[name]) >= _ON_THE_PROCESSOR * wall[name].min() for name in wall)
+        return Latencies(wall, burst, processor if told else {})
+
+
+def _of_a_reading() -> int:
+    """Return the nanoseconds of processor time that reading the clocks adds to a call."""
+    added = []
+    for _ in range(_READINGS):
+        ran, before = time.thread_time_ns(), time.perf_counter_ns()
+        took = time.perf_counter_ns() - before
+        added.append(time.thread_time_ns() - ran - took)
+    return max(int(np.median(added)), 0)
 
 
 def single_stream(*, rounds: int, max_seconds: float, seed: int = 0) -> Interleaved:
