@@ -2,7 +2,7 @@
 
 What depends on each other makes the rounds: pruned forms recover; all forms are lowered; the stages of one modality are
 quantized, then run over the validation set; then the same with the stages after them. When all is measured, what was
-chosen runs over the test set. Nothing here is measured by time.
+chosen runs over the test set. Nothing here is measured by time. Jobs report as the same work does in one process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edgefuse.bundle.manifest import Pruning, Scheme
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.cache import Cache
 from edgefuse.compiler.candidates import Built, Toolchain
-from edgefuse.compiler.engine import Engine
+from edgefuse.compiler.engine import Engine, report
 from edgefuse.compiler.evaluate import Evaluator, Runner, in_torch, is_leaf
 from edgefuse.compiler.narrowing import narrowed_set
 from edgefuse.compiler.pruning import Pruner
@@ -25,7 +25,7 @@ from edgefuse.compiler.sets import CandidateSet, merged
 from edgefuse.compiler.subject import Subject
 from edgefuse.compiler.target import TargetCompiler, TargetResult
 from edgefuse.compiler.timing import HERE, Timer
-from edgefuse.progress import Progress, silent
+from edgefuse.progress import Progress
 
 Candidates: TypeAlias = Mapping[str, Mapping[str, Sequence[Built]]]
 """What was built, by target and stage."""
@@ -41,9 +41,9 @@ class Recover:
     def __call__(self, job: tuple[str, Pruning] | None) -> None:
         """Take a stage's name and how to prune it; None stands for the whole model."""
         if job is None:
-            narrowed_set(self.subject, self.cache, silent)
+            narrowed_set(self.subject, self.cache, report)
         else:
-            Pruner(self.subject, self.cache, silent).alone(*job)
+            Pruner(self.subject, self.cache, report).alone(*job)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Refer:
     def __call__(self, job: tuple[str, StageSpec]) -> None:
         """Take the name of a split and a stage of one modality."""
         split, stage = job
-        Evaluator(self.subject, self.subject.splits[split], self.cache, _quiet).features(stage, in_torch(self.subject))
+        Evaluator(self.subject, self.subject.splits[split], self.cache, _note).features(stage, in_torch(self.subject))
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Judge:
     def __call__(self, job: tuple[StageSpec, Mapping[str, Runner]]) -> None:
         """Take a stage of one modality, and what runs it and the stages before it."""
         stage, chain = job
-        Evaluator(self.subject, self.subject.splits["test"], self.cache, _quiet).features(stage, chain)
+        Evaluator(self.subject, self.subject.splits["test"], self.cache, _note).features(stage, chain)
 
 
 def recover(subject: Subject, cache: Cache, engine: Engine, progress: Progress, timer: Timer = HERE) -> None:
@@ -213,8 +213,8 @@ def _quantize(
 
 
 def _compiler(subject: Subject, cache: Cache, built: Candidates, target: str) -> TargetCompiler:
-    return TargetCompiler(subject, Toolchain.of(target, cache), silent, built[target])
+    return TargetCompiler(subject, Toolchain.of(target, cache), report, built[target])
 
 
-def _quiet(_what: str) -> None:
-    """Tell nobody: a worker's steps are not steps of the compile."""
+def _note(what: str) -> None:
+    report(0, 0, what)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,13 @@ def jobs() -> Iterator[Any]:
 
 
 class Steps(list[tuple[int, int, str]]):
-    """The progress that was reported."""
+    """The progress that was reported; `then` is called with each step, too."""
+
+    then: Callable[[str], object] = str
 
     def __call__(self, done: int, total: int, what: str) -> None:
         self.append((done, total, what))
+        self.then(what)
 
 
 def crew(folder: Path, jobs: int, steps: Steps | None = None) -> Crew:
@@ -73,6 +76,37 @@ def test_results_come_in_order_from_other_processes(
     assert [record.message for record in caplog.records] == [f"squared {item}" for item in range(6)]
     assert steps[-1] == (6, 6, "square")
     assert len(steps) <= 6
+
+
+def test_a_job_is_heard_while_it_runs(parallel: tuple[Engine, Steps], jobs: Any, tmp_path: Path) -> None:
+    engine, steps = parallel
+    del steps[:]
+    steps.then = lambda what: (tmp_path / f"heard-{what[-1]}").touch()
+    assert engine.map(jobs.Tell(tmp_path), [7, 8, 9], "tell") == [True] * 3  # each of them waited to be heard
+    steps.then = str
+    heard = [step for step in steps if step[2] != "tell"]
+    assert sorted(heard) == [(1, 2, f"job {number} of 3: item {number + 6}") for number in (1, 2, 3)]
+    assert steps[-1] == (3, 3, "tell")
+
+
+def test_a_job_waits_for_nobody_to_hear_it(parallel: tuple[Engine, Steps], jobs: Any, tmp_path: Path) -> None:
+    engine, steps = parallel
+    del steps[:]
+    ended: list[bool] = []
+    steps.then = lambda _: ended.append(jobs.waited_for(tmp_path / "said-1") and jobs.waited_for(tmp_path / "said-2"))
+    engine.map(jobs.Chatter(tmp_path), [1, 2], "chat")
+    steps.then = str
+    assert ended[0], "the jobs waited until the first of their reports was heard"
+    assert steps[0][2].startswith("job ")
+
+
+def test_what_is_reported_in_this_process_is_heard_at_once(jobs: Any, tmp_path: Path) -> None:
+    steps = Steps()
+    steps.then = lambda what: (tmp_path / f"heard-{what[-1]}").touch()
+    with engines.create("local", crew(tmp_path, 1, steps)) as engine:
+        assert engine.map(jobs.Tell(tmp_path), [3], "tell") == [True]
+    assert steps == [(1, 2, "item 3"), (1, 1, "tell")]
+    engines.report(1, 2, "nobody")  # outside of a job
 
 
 def test_a_worker_has_one_thread(parallel: tuple[Engine, Steps], jobs: Any) -> None:

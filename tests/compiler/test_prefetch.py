@@ -20,7 +20,7 @@ from edgefuse.compiler.rungs import finish
 from edgefuse.compiler.sets import CandidateSet, compile_sets
 from edgefuse.compiler.subject import Subject, prepare
 from edgefuse.compiler.timing import HERE
-from edgefuse.progress import silent
+from edgefuse.progress import Progress, silent
 
 if TYPE_CHECKING:
     from tests.compiler.conftest import Compiled
@@ -50,8 +50,15 @@ def prepared(recipe: Path, cache: Path) -> Subject:
     return prepare(recipe, recipes.load(recipe), Cache(cache), silent)
 
 
-def crew(recipe: Path, cache: Path, jobs: int) -> Crew:
-    return Crew(shared=cache, jobs=jobs, paths=(str(recipe.parent),))
+def crew(recipe: Path, cache: Path, jobs: int, progress: Progress = silent) -> Crew:
+    return Crew(shared=cache, jobs=jobs, paths=(str(recipe.parent),), progress=progress)
+
+
+class Told(set[str]):
+    """All that was said."""
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        self.add(what)
 
 
 @pytest.mark.parametrize(("name", "count"), PARALLEL)
@@ -85,12 +92,17 @@ def test_workers_recover_as_one_process_does(compiled: Compiled, tmp_path: Path)
     recipe = compiled.recipe.with_name("pruned.toml")
     recipe.write_text(compiled.recipe.read_text(encoding="utf-8") + _PRUNED, encoding="utf-8")
     alone, together = tmp_path / "alone", tmp_path / "together"
+    serial, parallel = Told(), Told()
     with engines.in_one_thread():
         subject = prepared(recipe, alone)
-        forms = pruned(subject, Cache(alone), silent).variants
+        forms = pruned(subject, Cache(alone), serial).variants
     assert {stage: len(found) for stage, found in forms.items()} == {"image_encoder": 1, "sensor_encoder": 1}
-    engine = engines.create("local", crew(recipe, together, 2))
+    engine = engines.create("local", crew(recipe, together, 2, parallel))
     prefetch.recover(prepared(recipe, together), Cache(together), engine, silent)
+    epochs = {what for what in serial if what.startswith("recover ")}
+    assert len(epochs) == 4
+    assert epochs == {what.partition(": ")[2] for what in parallel if ": recover " in what}
+    assert "job 1 of 2: prune image_encoder structured50" in parallel
     modules = {path: sha256 for path, sha256 in entries(alone, "pruned").items() if not path.endswith("curve.json")}
     assert len(modules) == 2
     assert modules.items() <= entries(together, "pruned").items()  # a curve tells how long its epochs took, too

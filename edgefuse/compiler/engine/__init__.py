@@ -1,11 +1,13 @@
 """Where independent jobs run: in this process, in worker processes of this machine, or on a Ray cluster.
 
 A job fills entries of the cache, which all workers share, and returns something small. Latency is never measured in a
-job: jobs run beside each other, and a latency counts on a quiet machine only.
+job: jobs run beside each other, and a latency counts on a quiet machine only. How far it is a job tells by `report`,
+wherever it runs.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.handlers
 import pickle
@@ -22,13 +24,17 @@ import torch
 
 from edgefuse import registry
 from edgefuse.errors import EngineError
-from edgefuse.progress import Progress, silent
+from edgefuse.progress import Pace, Progress, silent
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """The environment that a worker starts with: as many workers as cores, a thread each."""
+
+_REPORT_SECONDS = 0.25
+_MAX_REPORT = 300
+"""Characters: their message fits into what a pipe takes whole or not at all (4096 bytes on Linux)."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Crew:
         jobs: how many jobs run at the same time.
         paths: folders that workers import modules from, besides those of the installation: the recipe's.
         retries: how often a job is tried again after the worker that ran it died.
-        progress: is told whenever a job is done.
+        progress: is told whenever a job is done, and what jobs report on the way.
     """
 
     shared: Path
@@ -110,6 +116,44 @@ class Outcome:
         if self.error is not None:
             raise self.error from WorkerTraceback(f"\n{self.traceback}")
         return self.value
+
+
+_listeners: list[Progress] = [silent]
+"""Who hears of the job that this process runs: the last one."""
+
+
+def report(done: int, total: int, what: str) -> None:
+    """Tell how far a job is: the `Progress` of all jobs. In a worker it waits for nobody, and may be lost."""
+    _listeners[-1](done, total, what)
+
+
+@contextmanager
+def heard_by(listener: Progress) -> Iterator[None]:
+    """Pass on to a listener what jobs report within the block."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.pop()
+
+
+class Messages:
+    """A listener in a worker: makes small messages of what jobs report and sends few of them."""
+
+    def __init__(self, send: Callable[[bytes], object]) -> None:
+        self._send = send
+        self._pace = Pace(_REPORT_SECONDS)
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Send a message if one is due."""
+        if self._pace.due(done, total, what):
+            self._send(json.dumps([int(done), int(total), what[:_MAX_REPORT]]).encode())
+
+
+def pass_on(message: bytes, number: int, items: int, progress: Progress) -> None:
+    """Tell what the message of a job says, and which job it is."""
+    done, total, what = json.loads(message)
+    progress(done, total, f"job {number + 1} of {items}: {what}")
 
 
 def pickled(value: object, what: str) -> bytes:

@@ -15,7 +15,7 @@ from threading import Thread
 from types import TracebackType
 from typing import TypeVar
 
-from edgefuse.compiler.engine import ONE_THREAD, Crew, Outcome, attempt, enlist, pickled
+from edgefuse.compiler.engine import ONE_THREAD, Crew, Messages, Outcome, attempt, enlist, heard_by, pass_on, pickled
 from edgefuse.errors import EngineError
 
 logger = logging.getLogger(__name__)
@@ -57,21 +57,18 @@ class LocalEngine:
         if not self.parallel:
             return list(self._here(function, items, what))
         shift = _Shift(pickled(function, what), [pickled(item, what) for item in items])
-        deaths: Counter[int] = Counter()
         busy: dict[Connection, tuple[_Worker, int]] = {}
         try:
             while shift.waiting or busy:
                 self._hand_out(shift, busy)
-                ready = wait(list(busy))
-                for worker, number in [busy[connection] for connection in busy if connection in ready]:
-                    del busy[worker.connection]
-                    if outcome := worker.collect():
-                        shift.finish(number, outcome)
-                    else:
-                        deaths[number] += 1
-                        self._bury(worker, f"{what} (job {number + 1} of {len(items)})", deaths[number])
-                        shift.waiting.insert(0, number)
-                self._crew.progress(len(shift.outcomes), len(items), what)
+                ready = wait([end for worker, _ in busy.values() for end in (worker.connection, worker.reports)])
+                for worker, number in list(busy.values()):
+                    ended = worker.connection in ready
+                    for message in worker.messages(everything=ended):
+                        pass_on(message, number, len(items), self._crew.progress)
+                    if ended:
+                        del busy[worker.connection]
+                        self._settle(worker, shift, number, what)
         finally:  # nobody is busy unless this was interrupted
             for worker, _ in busy.values():
                 self._workers.remove(worker)
@@ -80,8 +77,20 @@ class LocalEngine:
 
     def _here(self, function: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
         for done, item in enumerate(items, 1):
-            yield function(item)
+            with heard_by(self._crew.progress):
+                found = function(item)
+            yield found
             self._crew.progress(done, len(items), what)
+
+    def _settle(self, worker: _Worker, shift: _Shift, number: int, what: str) -> None:
+        """Take what came of a job; if its worker died instead, put it back."""
+        if outcome := worker.collect():
+            shift.finish(number, outcome)
+        else:
+            shift.deaths[number] += 1
+            self._bury(worker, f"{what} (job {number + 1} of {len(shift.items)})", shift.deaths[number])
+            shift.waiting.insert(0, number)
+        self._crew.progress(len(shift.outcomes), len(shift.items), what)
 
     def _hand_out(self, shift: _Shift, busy: dict[Connection, tuple[_Worker, int]]) -> None:
         """Give jobs to workers until there are no more of either."""
@@ -114,13 +123,14 @@ class LocalEngine:
 
 
 class _Shift:
-    """The jobs of one `map`: which of them wait, by number, and what came of the others."""
+    """The jobs of one `map`: which of them wait, by number, what came of the others, how many workers each one cost."""
 
     def __init__(self, function: bytes, items: Sequence[bytes]) -> None:
         self.function = function
         self.items = items
         self.waiting = list(range(len(items)))
         self.outcomes: dict[int, Outcome] = {}
+        self.deaths: Counter[int] = Counter()
 
     def finish(self, number: int, outcome: Outcome) -> None:
         """Note what came of a job; after an error, what comes later in the list is not begun."""
@@ -130,15 +140,21 @@ class _Shift:
 
 
 class _Worker:
-    """A process that runs one job at a time."""
+    """A process that runs one job at a time.
+
+    Jobs and what came of them pass through `connection`. What a job reports on the way comes through `reports`, which
+    the worker never waits for: what does not fit into the pipe is lost.
+    """
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.connection, theirs = _SPAWN.Pipe()
+        self.reports, reporting = _SPAWN.Pipe(duplex=False)
         self._function = b""
-        self._process = _SPAWN.Process(target=_work, args=(theirs, tuple(paths)), daemon=True)
+        self._process = _SPAWN.Process(target=_work, args=(theirs, reporting, tuple(paths)), daemon=True)
         with _environment(ONE_THREAD):
             self._process.start()
-        theirs.close()  # the end of the pipe tells that the process is dead only if nobody else holds it open
+        for end in (theirs, reporting):
+            end.close()  # the end of a pipe tells that the process is dead only if nobody else holds it open
 
     def give(self, function: bytes, item: bytes) -> None:
         """Send a job, and the function if the worker does not have it yet. `collect` notices if the worker is dead."""
@@ -146,6 +162,14 @@ class _Worker:
         self._function = function
         with suppress(OSError):
             self.connection.send((fresh, item))
+
+    def messages(self, *, everything: bool) -> Iterator[bytes]:
+        """Take what its job reported: one message, or, of a job that has ended, all that is left."""
+        with suppress(EOFError, OSError):  # it died: `collect` notices
+            while self.reports.poll():
+                yield self.reports.recv_bytes()
+                if not everything:
+                    return
 
     def collect(self) -> Outcome | None:
         """Take what the worker has sent; None if it died instead."""
@@ -158,6 +182,7 @@ class _Worker:
     def dismiss(self, *, at_once: bool) -> str:
         """End the process, at once or after its job, and tell how it ended."""
         self.connection.close()
+        self.reports.close()
         if not at_once:
             self._process.join(_FAREWELL_SECONDS)
         if at_once or self._process.exitcode is None:
@@ -166,17 +191,25 @@ class _Worker:
         return _spelled_exit(self._process.exitcode or 0)
 
 
-def _work(connection: Connection, paths: Sequence[str]) -> None:
+def _work(connection: Connection, reports: Connection, paths: Sequence[str]) -> None:
     """Run jobs until nobody sends any."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that draws the progress hears Ctrl-C for all
     Thread(target=_follow_parent, daemon=True).start()
     enlist(paths)
+    os.set_blocking(reports.fileno(), False)
+
+    def send(message: bytes) -> None:
+        with suppress(OSError):  # the pipe is full, or nobody reads it any more
+            reports.send_bytes(message)
+
     function = b""
     while True:
         try:
             fresh, item = connection.recv()
             function = fresh or function
-            connection.send_bytes(attempt(function, item))
+            with heard_by(Messages(send)):
+                outcome = attempt(function, item)
+            connection.send_bytes(outcome)
         except (EOFError, OSError):
             return
 

@@ -9,19 +9,25 @@ import secrets
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import ray
 from ray.exceptions import RayError
 
-from edgefuse.compiler.engine import Crew, Outcome, attempt, enlist, pickled
+from edgefuse.compiler.engine import Crew, Messages, Outcome, attempt, enlist, heard_by, pass_on, pickled
 from edgefuse.errors import EngineError
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_Job: TypeAlias = tuple[int, int]
+"""Which `map` it belongs to, and its number there."""
+
+_LISTEN_SECONDS = 0.5
+_MAX_WAITING_REPORTS = 100
 
 
 class RayEngine:
@@ -37,6 +43,8 @@ class RayEngine:
         self._crew = crew
         self._probe = crew.shared / f"probe-{secrets.token_hex(8)}"
         self._open = ExitStack()
+        self._board: Any = None
+        self._shift = 0
 
     def __enter__(self) -> RayEngine:
         with ExitStack() as opening:
@@ -47,6 +55,7 @@ class RayEngine:
             opening.callback(self._probe.unlink, missing_ok=True)
             self._connect()
             opening.callback(ray.shutdown)
+            self._board = _board()
             self._open = opening.pop_all()
         return self
 
@@ -77,26 +86,59 @@ class RayEngine:
         """Return what the function gives for every item; see `Engine.map`."""
         task = ray.remote(max_retries=self._crew.retries, num_cpus=1)(run)
         shared = ray.put(pickled(function, what))  # one copy per node
+        self._shift += 1
+        standing = self._crew.paths, self._probe
         numbers = {
-            task.remote(shared, pickled(item, what), self._crew.paths, self._probe): number
+            task.remote(shared, pickled(item, what), *standing, (self._shift, number), self._board): number
             for number, item in enumerate(items)
         }
         outcomes: dict[int, Outcome] = {}
         waiting = list(numbers)
         while waiting:
-            (done,), waiting = ray.wait(waiting)
-            number = numbers[done]
-            outcomes[number] = _outcome(done, f"{what} (job {number + 1} of {len(items)})", self._crew.retries)
-            if outcomes[number].error is not None:  # what comes later in the list is of no use any more
-                for later in (reference for reference in waiting if numbers[reference] > number):
-                    ray.cancel(later)
-                waiting = [reference for reference in waiting if numbers[reference] < number]
-            self._crew.progress(len(outcomes), len(items), what)
+            finished, waiting = ray.wait(waiting, timeout=_LISTEN_SECONDS)
+            self._listen(len(items))
+            for done in finished:
+                number = numbers[done]
+                outcomes[number] = _outcome(done, f"{what} (job {number + 1} of {len(items)})", self._crew.retries)
+                if outcomes[number].error is not None:  # what comes later in the list is of no use any more
+                    for later in (reference for reference in waiting if numbers[reference] > number):
+                        ray.cancel(later)
+                    waiting = [reference for reference in waiting if numbers[reference] < number]
+                self._crew.progress(len(outcomes), len(items), what)
         return [outcomes[number].result() for number in sorted(outcomes)]
 
+    def _listen(self, items: int) -> None:
+        """Pass on what jobs have written to the board since the last time."""
+        try:
+            found: dict[_Job, bytes] = ray.get(self._board.take.remote(), timeout=_LISTEN_SECONDS)
+        except RayError:  # it is busy or dead: there is no news then, and jobs do not depend on it
+            return
+        for (shift, number), message in sorted(found.items()):
+            if shift == self._shift:
+                pass_on(message, number, items, self._crew.progress)
 
-def run(function: bytes, item: bytes, paths: Sequence[str], probe: Path) -> bytes:
-    """Run a job as a Ray task; see `attempt`."""
+
+def _board() -> Any:
+    """Start a board: an actor, which takes no CPU, that keeps the latest report of each job until it is fetched."""
+
+    class Board:  # in here, so that it travels by value: by name, its process would import torch with this module
+        def __init__(self) -> None:
+            self.latest: dict[_Job, bytes] = {}
+
+        def put(self, job: _Job, message: bytes) -> None:
+            self.latest[job] = message
+
+        def take(self) -> dict[_Job, bytes]:
+            found, self.latest = self.latest, {}
+            return found
+
+    return ray.remote(num_cpus=0)(Board).options(max_pending_calls=_MAX_WAITING_REPORTS).remote()
+
+
+def run(
+    function: bytes, item: bytes, paths: Sequence[str], probe: Path, job: _Job = (0, 0), board: Any = None
+) -> bytes:
+    """Run a job as a Ray task; see `attempt`. What it reports is written to the board."""
     if not probe.is_file():
         error = EngineError(
             f"the worker on {socket.gethostname()} does not see the cache folder {probe.parent}",
@@ -105,7 +147,13 @@ def run(function: bytes, item: bytes, paths: Sequence[str], probe: Path) -> byte
         )
         return pickle.dumps(Outcome(error=error))
     enlist(paths)
-    return attempt(function, item)
+
+    def send(message: bytes) -> None:
+        with suppress(RayError):  # too many wait already, or the board is gone
+            board.put.remote(job, message)
+
+    with heard_by(Messages(send)):
+        return attempt(function, item)
 
 
 def _outcome(reference: ray.ObjectRef[bytes], job: str, retries: int) -> Outcome:

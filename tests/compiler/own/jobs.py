@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from edgefuse.compiler.engine import report
 from edgefuse.errors import MissingExtraError, RecipeError
 
 
@@ -85,3 +86,34 @@ class Sleep:
     def __call__(self, item: int) -> None:
         (self.folder / str(os.getpid())).touch()
         time.sleep(600)
+
+
+@dataclass(frozen=True)
+class Tell:
+    """Tells that half of it is done, and does the other half when somebody has heard of it."""
+
+    folder: Path
+
+    def __call__(self, item: int) -> bool:
+        report(1, 2, f"item {item}")
+        return waited_for(self.folder / f"heard-{item}")
+
+
+@dataclass(frozen=True)
+class Chatter:
+    """Tells more than anybody can hear, also what is hard to write down."""
+
+    folder: Path
+
+    def __call__(self, item: int) -> None:
+        for number in range(5000):
+            report(number, 0, f"item {item}, word {number}" + "\ud800\N{GRINNING FACE}\x1b" * 200)
+        (self.folder / f"said-{item}").touch()
+
+
+def waited_for(path: Path) -> bool:
+    """Wait a minute for a file; tell whether it came."""
+    end = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    return path.exists()
