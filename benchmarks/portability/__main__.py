@@ -14,10 +14,13 @@ from benchmarks.portability import judge, machines, page, runtimes
 from benchmarks.portability.judge import Answers, Question, Row
 from benchmarks.portability.runtimes import PACKAGES, Placement
 from edgefuse.bundle.reader import open_bundle
-from edgefuse.compiler.recipe import call_factory, load
+from edgefuse.compiler.factory import call_factory
+from edgefuse.compiler.recipe import load
 from edgefuse.datasets.packages import cache_folder
 from edgefuse.datasets.sample import Sample, Splits
 from edgefuse.errors import DataError, EdgefuseError, MeasureError
+
+_RECIPE = Path(__file__).parents[2] / "examples" / "digits" / "recipe.toml"
 
 
 class Survey:
@@ -70,14 +73,16 @@ class Survey:
             return [first, *pool.map(self.row, range(1, len(fitting)), fitting[1:])]
 
 
-def survey(bundles: Sequence[Path], recipe: Path, items: int, jobs: int) -> tuple[list[Row], list[str]]:
-    """Return the rows of all bundles, and what could not be put together.
+def survey(
+    bundles: Sequence[Path], recipe: Path, items: int, jobs: int, *, here: bool = False
+) -> tuple[list[Row], list[str]]:
+    """Return the rows of all bundles, here or everywhere, and what could not be put together.
 
     Raises:
         EdgefuseError: if a bundle or the recipe cannot be read, or a bundle does not run on this machine.
     """
     cache, problems = cache_folder(), list[str]()
-    placements = runtimes.placements(cache, problems)
+    placements = runtimes.own() if here else runtimes.placements(cache, problems)
     samples = _samples(recipe, items)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -122,26 +127,35 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     made = argparse.ArgumentParser(prog="python -m benchmarks.portability", description=__doc__)
     add = made.add_argument
-    add("--bundle", type=Path, action="append", required=True, help="a bundle (again for more)")
-    add("--recipe", type=Path, default=Path("examples/digits/recipe.toml"), help="whose test data is answered")
+    # Devices stand in folders of their own: paths are absolute from here on.
+    add("--bundle", type=_place, action="append", required=True, help="a bundle (again for more)")
+    add("--recipe", type=_place, default=str(_RECIPE), help="whose test data is answered")
     add("--items", type=int, default=200, help="how many items of the test data")
-    add("--out", type=Path, default=Path("out/portability.json"), help="the rows as JSON")
-    add("--docs", type=Path, help="the rows as a page")
+    add("--out", type=_place, default="out/portability.json", help="the rows as JSON")
+    add("--docs", type=_place, help="the rows as a page")
     add("--jobs", type=int, default=2, help="machines at a time; nothing is timed")
+    add("--here", action="store_true", help="only this processor and this Python, with the newest and oldest runtimes")
     return made
+
+
+def _place(given: str) -> Path:
+    return Path(given).absolute()
 
 
 def main() -> None:
     """Survey, write and print. A row that fails is a result like any other."""
     arguments = parser().parse_args()
     try:
-        rows, problems = survey(arguments.bundle, arguments.recipe, arguments.items, arguments.jobs)
+        rows, problems = survey(
+            arguments.bundle, arguments.recipe, arguments.items, arguments.jobs, here=arguments.here
+        )
     except EdgefuseError as error:
         sys.exit(f"edgefuse: {error}")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     text = page.markdown(rows, arguments.items, problems)
     if arguments.docs:
+        arguments.docs.parent.mkdir(parents=True, exist_ok=True)
         arguments.docs.write_text(text, encoding="utf-8")
     print(text)
 

@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     """Build engines; measure the rungs, or show what was measured before, and keep the figures beside the bundle."""
     with console.drawn_progress() as progress, open_bundle(arguments.bundle) as bundle:
-        engines = build_engines(bundle, arguments.backend, progress)
         machine = rungs.describe(bundle, threads=arguments.threads, backend=arguments.backend)
+        engines = build_engines(bundle, arguments.backend, progress)
         known = [entry for entry in rungs.read_prepared(bundle.path, bundle.digest) if entry.machine == machine]
         if known and not arguments.again:
             figures, path, fresh = known[0].figures, rungs.prepared_path(bundle.path), False

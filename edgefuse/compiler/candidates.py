@@ -24,6 +24,7 @@ from edgefuse.quantize.quantizer import Quantizer
 from edgefuse.quantize.schemes import INT4, INT4_TABLE, closer
 from edgefuse.quantize.sensitivity import mixed
 from edgefuse.runtime.backends.backend import Backend, Session, SessionOptions
+from edgefuse.runtime.processor import available_processors
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,8 @@ class Built:
 
     def open(self, backend: Backend, threads: int) -> Session:
         """Open the file in its target's runtime; errors are those of `read`, too."""
-        options = SessionOptions(threads=threads, plan=self.plan)
+        # A device that measures may have more processors than this machine, where answers are judged.
+        options = SessionOptions(threads=min(threads, available_processors()), plan=self.plan)
         return backend.open(self.read(), self.inputs, self.outputs, options)
 
     def record(self, suffix: str, tolerance: Tolerance) -> Candidate:

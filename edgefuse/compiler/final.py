@@ -22,6 +22,7 @@ from edgefuse.measure.latency import Interleaved
 from edgefuse.measure.statistics import Interval
 from edgefuse.runtime.backends.denormals import Flushed
 from edgefuse.runtime.pipeline import Inputs
+from edgefuse.runtime.processor import available_processors
 
 _TIMED_ITEMS = 32
 _STAGE_TIMING = Interleaved(min_rounds=31, max_seconds=10.0)
@@ -105,7 +106,7 @@ def time_rungs(subject: Subject, drafts: Sequence[DraftRung], timer: Timer, note
     """
     threads = subject.recipe.compile.threads
     note("choose the torch reference")
-    reference = TorchReference(subject.model, threads)
+    reference = TorchReference(subject.model, min(threads, available_processors()))  # a device may have more
     inputs = _test_inputs(subject)
     note("time all rungs against the reference")
     times = timer.rungs(drafts, inputs, lambda item: reference.run(item.values, item.present), threads)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import math
-import sys
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +17,9 @@ from edgefuse.bundle.spec import Record
 from edgefuse.compiler.search.figures import Limits, Objective
 from edgefuse.device.device import device_of
 from edgefuse.device.session import PYTHON
-from edgefuse.errors import EdgefuseError, RecipeError
+from edgefuse.errors import InputError, RecipeError
 from edgefuse.prune.training import Keep, Precision, RecoverySettings
+from edgefuse.runtime.processor import checked_threads
 
 DEVICES = ("host", "arm64")
 
@@ -284,8 +282,8 @@ def check(path: Path, recipe: Recipe) -> None:
     for goal_db in recipe.quantize.goals_db:
         if not (math.isfinite(goal_db) and goal_db > 0):
             raise RecipeError(f"[quantize] min_snr_db in {path}", got=goal_db, expected="more than 0")
-    if wanted.threads < 1:
-        raise RecipeError(f"[compile] threads in {path}", got=wanted.threads, expected="at least 1")
+    if recipe.device.uri is None or wanted.threads < 1:  # a device knows how many it has
+        _check_threads(f"[compile] threads in {path}", wanted.threads)
     if wanted.device not in DEVICES:
         raise RecipeError(f"[compile] device in {path}", got=repr(wanted.device), expected=" or ".join(DEVICES))
     if recipe.device.uri is not None:
@@ -298,6 +296,13 @@ def check(path: Path, recipe: Recipe) -> None:
             raise RecipeError(f"[compile] targets in {path}", got=repr(target), expected=" or ".join(known))
     if not wanted.targets or len(set(wanted.targets)) != len(wanted.targets):
         raise RecipeError(f"[compile] targets in {path}", got=list(wanted.targets), expected="each target once")
+
+
+def _check_threads(where: str, threads: int) -> None:
+    try:
+        checked_threads(threads)
+    except InputError as error:
+        raise RecipeError(f"{where}: {str(error).rstrip('.')}") from error
 
 
 def _check_search(path: Path, search: SearchSection) -> None:
@@ -349,52 +354,11 @@ def _check_step(path: Path, step: PruningStep) -> None:
 
 
 def _check_recovery(path: Path, recover: RecoverSection) -> None:
-    for name, low in (("epochs", 0), ("batch", 2), ("patience", 1), ("threads", 1)):
+    _check_threads(f"[recover] threads in {path}", recover.threads)
+    for name, low in (("epochs", 0), ("batch", 2), ("patience", 1)):
         if getattr(recover, name) < low:
             raise RecipeError(f"[recover] {name} in {path}", got=getattr(recover, name), expected=f"at least {low}")
     if not 0 <= recover.settled <= 1:
         raise RecipeError(f"[recover] settled in {path}", got=recover.settled, expected="a fraction from 0 to 1")
     if not (math.isfinite(recover.learning_rate) and recover.learning_rate > 0):
         raise RecipeError(f"[recover] learning_rate in {path}", got=recover.learning_rate, expected="more than 0")
-
-
-def call_factory(recipe_path: Path, reference: str) -> Any:
-    """Import `module:callable` (the recipe's folder is searched first) and return what the callable returns.
-
-    Raises:
-        RecipeError: if it cannot be imported or called.
-    """
-    module_name, _, attribute = reference.partition(":")
-    if not module_name or not attribute.isidentifier():
-        raise RecipeError(f"a factory in {recipe_path}", got=repr(reference), expected="'module:callable'")
-    folder = str(recipe_path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise RecipeError(
-            f"cannot import the factory '{reference}' of {recipe_path}",
-            got=str(error),
-            fix=f"put the module beside the recipe ({folder}) or install it",
-        ) from error
-    except Exception as error:
-        raise _failed(f"importing the module '{module_name}' of {recipe_path} failed", error) from error
-    factory = getattr(module, attribute, None)
-    if factory is None:
-        raise RecipeError(f"the module '{module_name}' has no '{attribute}'", fix="correct the factory in the recipe")
-    if not callable(factory):
-        raise RecipeError(f"the factory '{reference}'", got=type(factory).__name__, expected="a callable")
-    try:
-        return factory()
-    except EdgefuseError:
-        raise
-    except Exception as error:
-        raise _failed(f"the factory '{reference}' of {recipe_path} failed", error) from error
-
-
-def _failed(what: str, error: Exception) -> RecipeError:
-    """Say where the user's own code failed, which may raise anything."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    got = f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(frame.filename).name}:{frame.lineno})"
-    return RecipeError(what, got=got, fix="call it in Python by itself; EDGEFUSE_DEBUG=1 shows the whole traceback")

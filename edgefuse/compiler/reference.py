@@ -21,6 +21,7 @@ from edgefuse.export.stage import outputs_of
 from edgefuse.measure.latency import Interleaved
 from edgefuse.models.fusion import FusionModel
 from edgefuse.runtime.backends.denormals import Flushed
+from edgefuse.runtime.processor import checked_threads
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Forward: TypeAlias = Callable[..., Any]
@@ -47,6 +48,7 @@ class TorchReference:
 
     Raises:
         ModelError: if the model has no spec.
+        InputError: if there are not so many processors.
     """
 
     def __init__(self, model: nn.Module, threads: int = 1) -> None:
@@ -57,7 +59,7 @@ class TorchReference:
                 got=f"spec = {type(spec).__name__}",
                 expected="an attribute `spec` of type ModelSpec",
             )
-        torch.set_num_threads(threads)
+        torch.set_num_threads(checked_threads(threads))
         self.spec = spec
         self.threads = threads
         self.device = "cuda" if torch.cuda.is_available() else "cpu"

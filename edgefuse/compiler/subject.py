@@ -21,7 +21,8 @@ from edgefuse.compiler import fingerprint
 from edgefuse.compiler.cache import Cache
 from edgefuse.compiler.candidates import wanted_schemes
 from edgefuse.compiler.data_checks import check_data
-from edgefuse.compiler.recipe import Recipe, call_factory
+from edgefuse.compiler.factory import call_factory
+from edgefuse.compiler.recipe import Recipe
 from edgefuse.compiler.splits import SPLITS, TRAIN, SplitData, load_split
 from edgefuse.datasets.sample import Splits
 from edgefuse.errors import BundleError, DataError, ModelError, RecipeError

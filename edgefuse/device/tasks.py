@@ -21,6 +21,7 @@ from edgefuse.measure.rungs import cold_start
 from edgefuse.progress import Progress
 from edgefuse.runtime.backends.backend import Array, Backend, SessionOptions
 from edgefuse.runtime.pipeline import Inputs, load
+from edgefuse.runtime.processor import checked_threads
 
 Feeds: TypeAlias = Mapping[str, Array]
 Series: TypeAlias = dict[str, list[int]]
@@ -40,7 +41,7 @@ class Describe(Record, frozen=True, kw_only=True, tag="describe"):
 
     def __call__(self, files: Path, progress: Progress) -> Machine:
         """Return the description."""
-        return machine.describe(self.threads, _backend(self.backend).versions())
+        return machine.describe(checked_threads(self.threads), _backend(self.backend).versions())
 
 
 class Bench(Record, frozen=True, kw_only=True, tag="bench"):

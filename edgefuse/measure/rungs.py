@@ -26,6 +26,7 @@ from edgefuse.measure.latency import BURST, Interleaved, Latencies, single_strea
 from edgefuse.progress import Progress, silent
 from edgefuse.runtime.backends.backend import Array, Backend
 from edgefuse.runtime.pipeline import Inputs, load
+from edgefuse.runtime.processor import checked_threads
 
 P99_ROUNDS = math.ceil(662 / BURST)
 """Rounds of a single stream from which on MLPerf's early stopping gives a p99."""
@@ -111,7 +112,7 @@ def cold_start(bundle: Path, inputs: Inputs, *, rung: str, threads: int, backend
 def describe(bundle: Bundle, *, threads: int, backend: str | None) -> Machine:
     """Describe this machine as the key of figures of this bundle's runtime."""
     runtime: Backend = registry.create("backends", backend or bundle.manifest.backend)
-    return machine.describe(threads, runtime.versions())
+    return machine.describe(checked_threads(threads), runtime.versions())
 
 
 def figure(latencies: Latencies, name: str, on: Machine, *, peak_rss_bytes: int | None) -> Figure:

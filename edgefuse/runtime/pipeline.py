@@ -159,7 +159,7 @@ def load(
     Args:
         path: the bundle's folder or `.edgefuse` file, or an open `Bundle` (which stays open).
         backend: what runs the files; the manifest's choice if None, `null` to run nothing.
-        threads: how many threads inference may use.
+        threads: how many threads inference may use; at most as many as there are processors.
         rung: the operating point; the bundle's default if None.
         digest: refuse the bundle unless this is its digest.
         cache: keep the features of unchanged modalities.
@@ -169,10 +169,8 @@ def load(
         BundleError: if the bundle is damaged, or has no such rung or another digest.
         BackendError: if the runtime cannot open a file.
         MissingExtraError: if the runtime is not installed.
-        InputError: if `threads` is not positive.
+        InputError: if `threads` is not a number from 1 to the processors that this process may use.
     """
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise InputError("a pipeline needs a positive number of threads", got=repr(threads), expected="1 or more")
     options = SessionOptions(threads=threads, spinning=spinning)
     if not isinstance(path, Bundle):
         with open_bundle(Path(path), digest=digest) as bundle:

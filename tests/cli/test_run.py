@@ -84,7 +84,7 @@ def test_text_is_tokenised(cli: Cli, tiny_bundle: Path) -> None:
             ("--text", "go", "--backend", "cloud"),
             "this bundle is for the backend 'onnx': got 'cloud', expected onnx or null",
         ),
-        (("--text", "go", "--threads", "0"), "a pipeline needs a positive number of threads"),
+        (("--text", "go", "--threads", "0"), "the number of threads does not fit this machine: got 0, expected 1"),
     ],
 )
 def test_wrong_input_is_one_sentence(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgefuse.compiler import recipe
+from edgefuse.compiler.factory import call_factory
 from edgefuse.errors import RecipeError
 
 _GOOD = """
@@ -48,6 +49,10 @@ def test_a_recipe_is_read(tmp_path: Path) -> None:
         ('"tflite"]', '"coreml"]', "expected onnx or tensorrt or tflite"),
         ('"tflite"]', '"onnx"]', "expected each target once"),
         ("[data]", "[data", "is not TOML"),
+        ("[search]", "threads = 0\n[search]", "[compile] threads in "),
+        ("[search]", "threads = 100000\n[search]", "got 100000, expected 1"),
+        ("[search]", "[recover]\nthreads = 100000\n[search]", "[recover] threads in "),
+        ("[search]", 'threads = 0\n[device]\nuri = "adb:"\n[search]', "got 0, expected 1"),
         ('[data]\nfactory = "my_module:data"', "", "missing required field `data`"),
     ],
 )
@@ -58,6 +63,13 @@ def test_a_wrong_recipe_is_one_sentence(tmp_path: Path, old: str, new: str, mess
     assert "\n" not in str(caught.value)
 
 
+def test_a_device_may_have_more_processors_than_this_machine(tmp_path: Path) -> None:
+    found = recipe.load(
+        written(tmp_path, _GOOD.replace("[search]", 'threads = 4096\n[device]\nuri = "adb:"\n[search]'))
+    )
+    assert found.compile.threads == 4096
+
+
 def test_a_missing_recipe_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="cannot read the recipe"):
         recipe.load(tmp_path / "none.toml")
@@ -65,7 +77,7 @@ def test_a_missing_recipe_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_factory_beside_the_recipe_is_called(tmp_path: Path) -> None:
     (tmp_path / "beside_recipe.py").write_text("def build():\n    return 7\n")
-    assert recipe.call_factory(tmp_path / "recipe.toml", "beside_recipe:build") == 7
+    assert call_factory(tmp_path / "recipe.toml", "beside_recipe:build") == 7
 
 
 @pytest.mark.parametrize(
@@ -79,4 +91,4 @@ def test_a_factory_beside_the_recipe_is_called(tmp_path: Path) -> None:
 )
 def test_a_wrong_factory_is_one_sentence(tmp_path: Path, reference: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        recipe.call_factory(tmp_path / "recipe.toml", reference)
+        call_factory(tmp_path / "recipe.toml", reference)

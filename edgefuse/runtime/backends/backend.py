@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from edgefuse.bundle.manifest import Binding, BuildPlan
 from edgefuse.errors import BackendError, InputError
+from edgefuse.runtime.processor import checked_threads
 
 Array: TypeAlias = npt.NDArray[np.generic]
 
@@ -34,14 +35,20 @@ class SessionOptions:
     """How files are opened.
 
     Attributes:
-        threads: per session.
+        threads: per session; at most as many as there are processors.
         spinning: let idle threads burn a core for latency.
         plan: how to build an engine, for a backend that does.
+
+    Raises:
+        InputError: if there are not so many processors.
     """
 
     threads: int = 1
     spinning: bool = False
     plan: BuildPlan | None = None
+
+    def __post_init__(self) -> None:
+        checked_threads(self.threads)
 
 
 class Backend(Protocol):
