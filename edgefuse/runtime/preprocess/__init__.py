@@ -14,7 +14,8 @@ from edgefuse.bundle.spec import (
     TextPreprocess,
 )
 from edgefuse.runtime.backends.backend import Array
-from edgefuse.runtime.preprocess.media import AudioReader, ImageReader
+from edgefuse.runtime.preprocess.audio import AudioReader
+from edgefuse.runtime.preprocess.image import ImageReader
 from edgefuse.runtime.preprocess.tensor import TensorReader
 from edgefuse.runtime.preprocess.text import TextReader
 

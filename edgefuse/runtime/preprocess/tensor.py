@@ -80,6 +80,17 @@ class TensorReader:
         return value
 
 
+def plain(raw: npt.NDArray[np.generic], what: str) -> Array:
+    """Return an array without what its subclass means; `InputError` if that hides a part of it."""
+    if type(raw) is np.ndarray:
+        return raw
+    if isinstance(raw, np.ma.MaskedArray):
+        raise InputError(
+            f"{what} is a masked array", got="values that are masked out", expected="an array", fix="use .filled(0)"
+        )
+    return raw.view(np.ndarray)
+
+
 def _spelled(tensor: TensorSpec, length: bool) -> str:
     """Return a shape as a reader of an error likes it: `[1, 1..5, 3]`."""
     sizes = [
