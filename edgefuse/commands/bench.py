@@ -8,13 +8,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import get_args
 
+import msgspec
+
 from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.commands import console, modalities
 from edgefuse.device import bench as remote
 from edgefuse.device.device import device_of
 from edgefuse.device.session import PYTHON, Session
 from edgefuse.errors import MeasureError, needing
-from edgefuse.measure import placement, rungs
+from edgefuse.measure import placement, pressure, rungs
 from edgefuse.measure.benchmark import Baseline, Benchmark, Scenario, Settings, against
 from edgefuse.measure.latency import BURST
 from edgefuse.measure.statistics import Interval
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the order within the rounds")
     console.add_min_placement(parser)
+    console.add_strict(parser)
     parser.add_argument("--device", metavar="URI", help="measure there: ssh://user@host[:port] or adb://serial")
     parser.add_argument("--device-python", default=PYTHON, metavar="PATH", help=f"there (default: {PYTHON})")
     parser.add_argument("--json", action="store_true", help="write JSON")
@@ -64,11 +67,13 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         measure = _there if arguments.device else _here
         benchmark = measure(bundle, settings, inputs, origin, arguments, progress)
     if arguments.json:
-        console.write_json(benchmark)
+        console.write_json(msgspec.to_builtins(benchmark) | {"busy": benchmark.busy})
     else:
         _print(benchmark)
     if arguments.min_placement is not None:
         placement.require(benchmark.placement, arguments.min_placement)
+    if arguments.strict:
+        pressure.require("the rungs were", benchmark.busy)
     return 0
 
 
@@ -162,6 +167,8 @@ def _print(benchmark: Benchmark) -> None:
         console.write("\nruns where asked")
         shares = ((found.candidate, placement.spelled(found)) for found in benchmark.placement)
         console.write(console.table(("candidate", "operators"), shares))
+    if benchmark.busy:
+        console.write(f"\n{console.busy(benchmark.busy)}")
 
 
 _STEADY = ("name", "p50 ms", "p90 ms", "p99 ms", "mean ms", "speed-up [95 %]", "over float [95 %]")
@@ -175,4 +182,6 @@ def _steady_row(benchmark: Benchmark, name: str) -> tuple[str, ...]:
 
 
 def _spelled(ratio: Interval | None) -> str:
-    return f"{ratio.value:.2f} x [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio else "-"
+    if ratio is None:
+        return "-"
+    return f"{ratio.value:.2f} x [{ratio.low:.2f}, {ratio.high:.2f}]" + " busy" * ratio.marked

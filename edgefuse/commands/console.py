@@ -38,6 +38,13 @@ def add_min_placement(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_strict(parser: argparse.ArgumentParser) -> None:
+    """Declare `--strict`."""
+    parser.add_argument(
+        "--strict", action="store_true", help="end with 1 if the machine was too busy for figures to be trusted"
+    )
+
+
 def _fraction(text: str) -> float:
     try:
         value = float(text)
@@ -90,6 +97,11 @@ def figure(measured: Figure) -> tuple[str, ...]:
     """Spell percentiles, runs and peak memory."""
     latencies = map(milliseconds, (measured.p50_ms, measured.p90_ms, measured.p99_ms))
     return *latencies, str(measured.runs), size(measured.peak_rss_bytes)
+
+
+def busy(seen: Sequence[str]) -> str:
+    """Say that a machine was busy while figures were measured."""
+    return f"BUSY, these figures cannot be trusted: {'; '.join(seen)}"
 
 
 def percent(fraction: float) -> str:

@@ -31,19 +31,28 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         engines = build_engines(bundle, arguments.backend, progress)
         known = [entry for entry in rungs.read_prepared(bundle.path, bundle.digest) if entry.machine == machine]
         if known and not arguments.again:
-            figures, path, fresh = known[0].figures, rungs.prepared_path(bundle.path), False
+            measured = rungs.Measured(known[0].figures, known[0].pressure)
+            path, fresh = rungs.prepared_path(bundle.path), False
         else:
-            figures = rungs.measure_all(bundle, threads=arguments.threads, backend=arguments.backend, progress=progress)
-            path, fresh = rungs.write_prepared(bundle.path, bundle.digest, machine, figures), True
+            measured = rungs.measure_all(
+                bundle, threads=arguments.threads, backend=arguments.backend, progress=progress
+            )
+            path = rungs.write_prepared(bundle.path, bundle.digest, machine, measured.figures, measured.pressure)
+            fresh = True
     if arguments.json:
-        console.write_json({"path": str(path), "measured_now": fresh, "figures": figures, "engines": engines})
+        pressure = {"pressure": measured.pressure, "busy": measured.pressure.seen}
+        console.write_json(
+            {"path": str(path), "measured_now": fresh, "figures": measured.figures, "engines": engines} | pressure
+        )
         return 0
     if engines:
         console.write(f"engines: {engines['built']} built, {engines['known']} known")
     console.write(
         f"{machine.cpu}, {machine.threads} thread{'s' * (machine.threads > 1)}, rungs interleaved, cache off:"
     )
-    console.write(figures_table(figures))
+    console.write(figures_table(measured.figures))
+    if measured.pressure.busy:
+        console.write(f"{console.busy(measured.pressure.seen)}: --again measures anew")
     console.write(f"{'written to' if fresh else 'measured before (--again measures anew), kept in'} {path}")
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Literal, TypeAlias
 
@@ -14,6 +14,7 @@ from edgefuse.errors import MeasureError
 from edgefuse.measure import placement
 from edgefuse.measure.latency import Summary, single_stream
 from edgefuse.measure.placement import Placement
+from edgefuse.measure.pressure import MOST_WAITED_ONCE, Pressure
 from edgefuse.measure.rungs import P99_ROUNDS, ColdStart, cold_start, describe, open_rungs
 from edgefuse.measure.statistics import Interval
 from edgefuse.progress import Progress
@@ -45,6 +46,7 @@ class Benchmark:
         speedup_over_float: over the rung of float stages in the same runtime, where the bundle has one.
         cold: each in a process of its own.
         placement: what runs where, of the files of these rungs; empty with another backend than the bundle names.
+        pressure: what else the machine did during the interleaved run.
     """
 
     scenario: Scenario
@@ -58,6 +60,21 @@ class Benchmark:
     speedup_over_float: dict[str, Interval]
     cold: dict[str, ColdStart]
     placement: tuple[Placement, ...] = ()
+    pressure: Pressure = field(default_factory=Pressure)
+
+    @property
+    def busy(self) -> tuple[str, ...]:
+        """What speaks against these figures, each in words; nothing where the machine was quiet."""
+        waiting = {name: cold.waited or 0.0 for name, cold in self.cold.items()}
+        return (
+            *self.pressure.seen,
+            *(
+                f"{100 * share:.0f} % of the cold start of '{name}' waited for a processor "
+                f"(expected < {100 * MOST_WAITED_ONCE:.0f} %)"
+                for name, share in waiting.items()
+                if share >= MOST_WAITED_ONCE
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -120,6 +137,7 @@ class Settings:
             speedup_over_float={n: latencies.ratio(floats, n) for n in names if n != floats} if floats else {},
             cold=cold,
             placement=self._placement(bundle, names),
+            pressure=latencies.pressure,
         )
 
     def _placement(self, bundle: Bundle, names: Iterable[str]) -> tuple[Placement, ...]:

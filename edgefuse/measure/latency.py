@@ -33,7 +33,7 @@ SETTLE, BURST = 12, 10
 """Untimed and timed calls of a round of `single_stream`."""
 
 _NS_PER_MS = 1e6
-_FASTEST = 0.02
+_FASTEST = 0.01
 _PARTS = 3
 _FEWEST_ROUNDS_OF_A_PART = 3
 # A call that gives its processor away (to a GPU, to other threads) takes less of the thread's time than of the wall's.

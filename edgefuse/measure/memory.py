@@ -81,7 +81,7 @@ def _peak_from_usage() -> int:
 _CALLS = 200
 
 
-def live(bundle: str, inputs: str, rung: str, threads: int, backend: str | None) -> dict[str, float]:
+def live(bundle: str, inputs: str, rung: str, threads: int, backend: str | None) -> dict[str, float | None]:
     """Import, load, predict, go on predicting; return the fields of `rungs.ColdStart` but the peak.
 
     `inputs` is an npz with the values by key and the names of the present modalities under `present`.
@@ -103,9 +103,13 @@ def live(bundle: str, inputs: str, rung: str, threads: int, backend: str | None)
     before = current_rss_bytes()
     for _ in range(_CALLS):
         pipeline.infer(given)
+    growth = current_rss_bytes() - before
+    from edgefuse.measure import pressure
+
     return {
         "import_ms": (imported - began) / 1e6,
         "load_ms": (loaded - imported) / 1e6,
         "first_inference_ms": (answered - asked) / 1e6,
-        "growth_bytes": current_rss_bytes() - before,
+        "growth_bytes": growth,
+        "waited": pressure.since_the_start(),
     }

@@ -31,6 +31,9 @@ Where calls are longer than the time between two interruptions, all of it is in 
 ones: a ratio is then false by as much.
 """
 
+MOST_WAITED_ONCE = 0.25
+"""The same of what happens once, as a cold start: no median is taken of it, and its start alone may wait a little."""
+
 MOST_STOLEN = 0.10
 """Of the time in which this virtual machine wanted to run, the share that its host may keep from it.
 
@@ -210,12 +213,15 @@ class Pressure:
             expected = f"expected fewer than its {self.processors} processors"
             found.append(f"{self.others:.0f} other tasks that wanted a processor ({expected})")
         if self.drift is not None and self.drift >= MOST_DRIFT:
-            found.append(_share(self.drift, "change from the first third of the rounds to the last", MOST_DRIFT, ""))
+            found.append(
+                f"calls that changed by {100 * self.drift:.0f} % from the first third of the rounds to the last "
+                f"(expected < {100 * MOST_DRIFT:.0f} %)"
+            )
         return tuple(found)
 
 
-def _share(value: float, words: str, most: float, of: str = " of") -> str:
-    return f"{100 * value:.0f} %{of} {words} (expected < {100 * most:.0f} %)"
+def _share(value: float, words: str, most: float) -> str:
+    return f"{100 * value:.0f} % of {words} (expected < {100 * most:.0f} %)"
 
 
 @dataclass

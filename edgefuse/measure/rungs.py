@@ -23,6 +23,7 @@ from edgefuse.errors import BundleError, MeasureError
 from edgefuse.measure import machine, memory
 from edgefuse.measure.agreement import read_tensor
 from edgefuse.measure.latency import BURST, Interleaved, Latencies, single_stream
+from edgefuse.measure.pressure import Pressure
 from edgefuse.progress import Progress, silent
 from edgefuse.runtime.backends.backend import Array, Backend
 from edgefuse.runtime.pipeline import Inputs, load
@@ -44,6 +45,7 @@ class ColdStart:
         first_inference_ms: the first call.
         peak_rss_bytes: of the process.
         growth_bytes: by how much its memory grew over the 200 calls after the first.
+        waited: the share of its time that it waited for a processor; None where the system does not tell.
     """
 
     import_ms: float
@@ -51,6 +53,7 @@ class ColdStart:
     first_inference_ms: float
     peak_rss_bytes: int
     growth_bytes: int
+    waited: float | None = None
 
 
 def golden_inputs(bundle: Bundle) -> Inputs:
@@ -128,6 +131,14 @@ def figure(latencies: Latencies, name: str, on: Machine, *, peak_rss_bytes: int 
     )
 
 
+@dataclass(frozen=True)
+class Measured:
+    """The figures of a bundle's rungs, and what else the machine did while they were timed."""
+
+    figures: dict[str, Figure]
+    pressure: Pressure
+
+
 def measure_all(
     bundle: Bundle,
     *,
@@ -135,10 +146,10 @@ def measure_all(
     backend: str | None = None,
     timing: Interleaved | None = None,
     progress: Progress = silent,
-) -> dict[str, Figure]:
+) -> Measured:
     """Measure every rung of a bundle here, interleaved, and the peak memory of each in a process of its own.
 
-    By default there are as many rounds as a p99 needs. Returns the figures by rung.
+    By default there are as many rounds as a p99 needs.
     """
     inputs = golden_inputs(bundle)
     names = [rung.name for rung in bundle.manifest.rungs]
@@ -151,18 +162,20 @@ def measure_all(
             peaks[name] = start.peak_rss_bytes
             progress(len(peaks), len(names), "measure memory")
         latencies = (timing or single_stream(rounds=P99_ROUNDS, max_seconds=60.0))(calls, progress)
-    return {name: figure(latencies, name, on, peak_rss_bytes=peaks[name]) for name in names}
+    figures = {name: figure(latencies, name, on, peak_rss_bytes=peaks[name]) for name in names}
+    return Measured(figures, latencies.pressure)
 
 
 _PREPARED_SCHEMA = 1
 
 
 class Entry(Record, frozen=True, kw_only=True):
-    """Figures by rung, for one bundle (by digest) on one machine."""
+    """Figures by rung, for one bundle (by digest) on one machine, and what else that machine did meanwhile."""
 
     digest: str
     machine: Machine
     figures: dict[str, Figure]
+    pressure: Pressure = msgspec.field(default_factory=Pressure)
 
 
 class Prepared(Record, frozen=True, kw_only=True):
@@ -187,7 +200,9 @@ def read_prepared(bundle: Path, digest: str) -> tuple[Entry, ...]:
     return tuple(entry for entry in _load_prepared(prepared_path(bundle)).entries if entry.digest == digest)
 
 
-def write_prepared(bundle: Path, digest: str, machine: Machine, figures: Mapping[str, Figure]) -> Path:
+def write_prepared(
+    bundle: Path, digest: str, machine: Machine, figures: Mapping[str, Figure], pressure: Pressure | None = None
+) -> Path:
     """Keep the figures of a bundle, in place of older ones of this machine and of other contents of the bundle.
 
     The file appears whole or not at all.
@@ -197,7 +212,8 @@ def write_prepared(bundle: Path, digest: str, machine: Machine, figures: Mapping
     """
     path = prepared_path(bundle)
     others = tuple(entry for entry in read_prepared(bundle, digest) if entry.machine != machine)
-    content = Prepared(entries=(*others, Entry(digest=digest, machine=machine, figures=dict(figures))))
+    entry = Entry(digest=digest, machine=machine, figures=dict(figures), pressure=pressure or Pressure())
+    content = Prepared(entries=(*others, entry))
     data = msgspec.json.format(msgspec.json.encode(content, order="sorted"), indent=2) + b"\n"
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
