@@ -122,18 +122,39 @@ def _publish(path: Path, files: Mapping[str, bytes]) -> None:
 
 def _check_replaceable(path: Path) -> None:
     """Refuse to replace anything but a bundle of the same form (or an empty folder)."""
-    if not path.is_symlink() and not path.exists():
-        return
     archive = path.suffix == ARCHIVE_SUFFIX
     what = "a bundle archive" if archive else "a bundle folder, an empty folder"
-    problem = "a symbolic link" if path.is_symlink() else _foreign(path, archive=archive)
-    if problem:
+    if problem := _irreplaceable(path, archive=archive):
         raise BundleError(
             f"'{path}' is in the way of the bundle",
             got=problem,
             expected=f"{what} or nothing",
             fix="choose another path, or move away what is there",
         )
+
+
+def _irreplaceable(path: Path, *, archive: bool) -> str:
+    """Return what has a path and is not for us to replace, or nothing."""
+    while (seen := _identity(path)) is not None:
+        try:
+            problem = "a symbolic link" if path.is_symlink() else _foreign(path, archive=archive)
+        except OSError:
+            if _identity(path) == seen:
+                raise
+            continue
+        if _identity(path) == seen:
+            return problem
+        # Another writer replaced it meanwhile, and was removing what we looked at: look at what is there now.
+    return ""
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """Return what tells the file or folder of this name from another one that had or gets the name."""
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino, status.st_ctime_ns  # renaming sets the time, and a number is used again
 
 
 def _foreign(path: Path, *, archive: bool) -> str:
@@ -260,24 +281,31 @@ def _flush(folder: Path) -> None:
 
 def _replace_folder(temporary: Path, path: Path) -> None:
     """Give a folder its final name; what had that name is gone or under the temporary one afterwards."""
-    while True:
-        try:
-            temporary.rename(path)
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        if _exchange(temporary, path):
-            return
+    while not _renamed(temporary, path) and not _exchange(temporary, path):
         # Without a lock the old folder is litter from here on, for us or for the next run to remove.
         old = _fresh(path)
         with suppress(FileNotFoundError):
             path.rename(old)
-        with suppress(OSError):
-            temporary.rename(path)
-        if not temporary.exists():
-            _remove(old)
+        try:
+            done = _renamed(temporary, path)
+        except OSError:
+            with suppress(OSError):
+                old.rename(path)
+            raise
+        _remove(old)
+        if done:
             return
+
+
+def _renamed(temporary: Path, path: Path) -> bool:
+    """Give a folder its final name; return False if a folder that is not empty has it."""
+    try:
+        temporary.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
 
 
 def _exchange(a: Path, b: Path) -> bool:

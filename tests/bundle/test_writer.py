@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from edgefuse.bundle import writer
+from edgefuse.bundle.forms import Folder
 from edgefuse.bundle.manifest import Manifest
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.writer import write_bundle
@@ -222,6 +223,53 @@ def test_writers_at_once_leave_one_whole_bundle(
         assert bundle.digest in digests
     write(9)
     assert [path.name for path in tmp_path.iterdir()] == [form]
+
+
+@pytest.mark.parametrize("left", [(), ("manifest.json",)])
+def test_a_folder_that_another_writer_removes_while_it_is_looked_at(
+    left: tuple[str, ...], tmp_path: Path, manifest: Manifest, contents: Contents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name is another bundle's by then; what is left of the old one, moved aside, says nothing."""
+    path = tmp_path / "bundle"
+    write_bundle(path, manifest, {**contents, "report.json": b"old"})
+    looks: list[Path] = []
+
+    class Vanishing(Folder):
+        def _scan(self, folder_fd: int, prefix: str) -> None:
+            looks.append(path)
+            if len(looks) == 1:
+                path.rename(tmp_path / "aside")
+                write_bundle(path, manifest, {**contents, "report.json": b"other"})
+                for file in [file for file in (tmp_path / "aside").rglob("*") if file.name not in left]:
+                    if file.is_file():
+                        file.unlink()
+                if not left:
+                    raise FileNotFoundError(2, "No such file or directory")
+            super()._scan(folder_fd, prefix)
+
+    monkeypatch.setattr(writer, "Folder", Vanishing)
+    digest = write_bundle(path, manifest, contents)
+    open_bundle(path, digest=digest).close()
+
+
+def test_the_old_bundle_returns_to_its_name_if_the_new_one_cannot_have_it(
+    tmp_path: Path, manifest: Manifest, contents: Contents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = write_bundle(tmp_path / "bundle", manifest, contents)
+    asked: list[Path] = []
+
+    def renamed(temporary: Path, path: Path) -> bool:
+        asked.append(path)
+        if len(asked) > 1:
+            raise PermissionError(13, "Permission denied")
+        return False
+
+    monkeypatch.setattr(writer, "_exchange", lambda a, b: False)
+    monkeypatch.setattr(writer, "_renamed", renamed)
+    with pytest.raises(BundleError, match="cannot be written: got 'Permission denied'"):
+        write_bundle(tmp_path / "bundle", manifest, {**contents, "report.json": b"new"})
+    open_bundle(tmp_path / "bundle", digest=digest).close()
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_the_digest_is_that_of_the_manifest(tmp_path: Path, manifest: Manifest, contents: Contents) -> None:
