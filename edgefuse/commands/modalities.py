@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from edgefuse.bundle.spec import AudioPreprocess, ImagePreprocess, Modality, ModelSpec, TextPreprocess
+from edgefuse.commands.arguments import Parser
 from edgefuse.errors import InputError
+from edgefuse.runtime.preprocess.array_file import read_array
 
 
 def parse(spec: ModelSpec, extra: Sequence[str], taken: argparse.ArgumentParser) -> dict[str, object]:
@@ -21,7 +21,7 @@ def parse(spec: ModelSpec, extra: Sequence[str], taken: argparse.ArgumentParser)
     Raises:
         InputError: if an option is unknown, has no value, or names a file that cannot be read.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = Parser(add_help=False, allow_abbrev=False, exit_on_error=False)
     options = {option(modality, taken): modality for modality in spec.modalities}
     for name, modality in options.items():
         parser.add_argument(name, dest=modality.name)
@@ -56,14 +56,5 @@ def _raw(modality: Modality, value: str) -> object:
     """Return what a pipeline takes: text as it stands, an array of a .npy file, or the path of any other file."""
     if isinstance(modality.preprocess, TextPreprocess):
         return value
-    path = Path(value)
-    if path.suffix != ".npy":
-        return path
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"the input '{modality.name}' cannot be read from {path}",
-            got=(error.strerror if isinstance(error, OSError) else None) or str(error),
-            expected="an array that numpy.save wrote, without pickled objects",
-        ) from error
+    is_media = isinstance(modality.preprocess, ImagePreprocess | AudioPreprocess)
+    return Path(value) if is_media and not value.endswith(".npy") else read_array(value, modality.name)

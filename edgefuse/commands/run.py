@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import ClassOutput, ValuesOutput
 from edgefuse.commands import console, modalities
 from edgefuse.errors import InputError
-from edgefuse.runtime.pipeline import load
+from edgefuse.runtime.pipeline import Inputs, load
 from edgefuse.runtime.prediction import Prediction
 
 TAKES_EXTRA = True
@@ -42,11 +47,14 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         pipeline = load(bundle, rung=arguments.rung, threads=arguments.threads, backend=arguments.backend, cache=False)
         with pipeline:
             started = time.perf_counter()
-            inputs = pipeline.preprocess(**raw)
+            with _quiet_libraries():
+                inputs = pipeline.preprocess(**raw)
             ready = time.perf_counter()
             outputs = pipeline.infer(inputs)
             ended = time.perf_counter()
     prediction = Prediction(outputs=outputs, spec=bundle.manifest.model.outputs)
+    if not prediction.finite:
+        raise _overflow(inputs)
     latency = {"preprocess_ms": 1e3 * (ready - started), "inference_ms": 1e3 * (ended - ready)}
     if arguments.json:
         answer = {"rung": pipeline.rung.name, "present": inputs.present} | _answer(prediction) | latency
@@ -54,6 +62,38 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     else:
         _print(prediction, inputs.present, pipeline.rung.name, latency)
     return 0
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep from stderr what a decoder writes there by itself, besides what it tells us: libtiff does, of damage."""
+    try:
+        kept = os.dup(2)
+        sys.stderr.flush()
+    except (OSError, AttributeError):  # there is no stderr
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _overflow(inputs: Inputs) -> InputError:
+    """Return the error for an answer that is no numbers, with the inputs that may be the reason."""
+    largest = {name: float(np.abs(v).max()) for name, v in inputs.values.items() if v.dtype.kind == "f"}
+    got = ", ".join(f"up to {value:g} in '{name}'" for name, value in largest.items() if value > 1)
+    return InputError(
+        "the model's answer is not finite: it overflows, or was never right",
+        got=got or "inputs of an ordinary size",
+        expected="numbers",
+        fix="scale the inputs as in training, or ask 'edgefuse verify' whether the bundle is right",
+    )
 
 
 def _answer(prediction: Prediction) -> dict[str, object]:

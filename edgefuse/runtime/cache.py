@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+
+import numpy as np
 
 from edgefuse.runtime.backends.backend import Array, Session
 
@@ -15,7 +18,7 @@ class FeatureCache:
 
     A camera gives one frame while a microphone gives ten chunks: the frame's features are then computed once. Entries
     belong to a candidate's hash, so one cache may serve several rungs. Not safe for concurrent calls; a pipeline holds
-    its lock. `hits` counts runs that were answered from it, `misses` the others.
+    its lock. `hits` counts runs that were answered from it, `misses` the others. What overflowed is not kept.
 
     Args:
         entries: inputs kept per candidate; 0 switches the cache off.
@@ -49,9 +52,15 @@ class FeatureCache:
         outputs = session.run(feeds)
         for value in outputs.values():
             value.setflags(write=False)
-        kept.insert(0, (content, outputs))
-        del kept[self.entries :]
+        if all(_is_finite(value) for value in outputs.values()):
+            kept.insert(0, (content, outputs))
+            del kept[self.entries :]
         return outputs
+
+
+def _is_finite(value: Array) -> bool:
+    """Whether a feature is finite; one pass without a copy, and that squares may overflow costs no more than a hit."""
+    return value.dtype.kind != "f" or math.isfinite(np.vdot(value, value))  # type: ignore[arg-type] # any type
 
 
 class CachedSession:

@@ -14,7 +14,7 @@ from edgefuse import registry
 from edgefuse.bundle.layout import ASSETS
 from edgefuse.bundle.manifest import Candidate, Manifest, Rung
 from edgefuse.bundle.reader import Bundle, open_bundle
-from edgefuse.bundle.spec import StageSpec
+from edgefuse.bundle.spec import StageSpec, largest
 from edgefuse.errors import BackendError, BundleError, InputError
 from edgefuse.runtime.backends.backend import Array, Backend, Session, SessionOptions
 from edgefuse.runtime.cache import FeatureCache
@@ -64,6 +64,8 @@ class Pipeline:
         self.cache = cache
         self._preprocessors = dict(preprocessors)
         self._required = tuple(m.name for m in manifest.model.modalities if not m.optional)
+        lengths = (m for m in manifest.model.modalities if m.length)
+        self._lengths = [(m.name, f"{m.name}.length", largest(m.tensors[0].shape[1])) for m in lengths]
         self._graph: Graph | None = graph
         self._guard = guard
 
@@ -103,6 +105,10 @@ class Pipeline:
     def infer(self, inputs: Inputs) -> dict[str, Array]:
         """Return the outputs by name for preprocessed inputs: the second half of a call."""
         self._guard.check()
+        for name, key, steps in self._lengths:  # what was not preprocessed here may say anything
+            given = inputs.values.get(key)
+            if given is not None and given.size == 1 and name in inputs.present and not 1 <= given.item() <= steps:
+                raise InputError(f"the length of '{name}' is out of range", got=given.item(), expected=f"1 to {steps}")
         with self._guard.lock:
             if self._graph is None:
                 raise InputError("this pipeline is closed", fix="load the bundle again")

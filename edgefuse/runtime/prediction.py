@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +23,8 @@ class Prediction:
     """The outputs of a model for one set of inputs.
 
     `label`, `score`, `scores` and `top` view the first output of classes, `embedding` the first embedding, `values`
-    the first plain numbers; each raises `InputError` if the model has no such output.
+    the first plain numbers; each raises `InputError` if the model has no such output, or if it is not finite: inputs
+    that overflow inside the model give no label, but `outputs` can still be looked at.
 
     Attributes:
         outputs: float32 arrays with the batch first, by output name.
@@ -31,6 +33,12 @@ class Prediction:
 
     outputs: Mapping[str, Array]
     spec: tuple[Output, ...]
+
+    @property
+    def finite(self) -> bool:
+        """Whether all outputs are numbers. A class at minus infinity is one: its probability is 0."""
+        given = ((output, self._array(output)) for output in self.spec if output.name in self.outputs)
+        return all(_is_finite(output, value) for output, value in given)
 
     @property
     def label(self) -> str:
@@ -71,11 +79,22 @@ class Prediction:
 
     @cached_property
     def _probabilities(self) -> npt.NDArray[np.float64]:
-        logits = self._flat(self._classes).astype(np.float64)
+        logits = self._flat(self._classes).astype(np.float64)  # finite, or some of them minus infinity
         powers = np.exp(logits - logits.max())
         return np.asarray(powers / powers.sum())
 
     def _flat(self, output: Output) -> npt.NDArray[np.float32]:
+        value = self._array(output)
+        if not _is_finite(output, value):
+            raise InputError(
+                f"the answer '{output.name}' is not finite",
+                got=f"{np.count_nonzero(~np.isfinite(value))} of {value.size} numbers NaN or infinite",
+                expected="numbers",
+                fix="scale the inputs as in training: what is too large overflows inside the model",
+            )
+        return value
+
+    def _array(self, output: Output) -> npt.NDArray[np.float32]:
         return np.asarray(self.outputs[output.name], np.float32).reshape(-1)
 
     def _first(self, kind: type[_O], wanted: str) -> _O:
@@ -87,3 +106,9 @@ class Prediction:
             got=", ".join(f"'{o.name}' ({type(o).__name__.removesuffix('Output').lower()})" for o in self.spec),
             fix="read prediction.outputs, or the view that fits",
         )
+
+
+def _is_finite(output: Output, value: npt.NDArray[np.float32]) -> bool:
+    if isinstance(output, ClassOutput):
+        return math.isfinite(value.max())  # NaN comes through; a class that is ruled out by minus infinity does not
+    return bool(np.isfinite(value).all())

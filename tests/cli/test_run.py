@@ -75,7 +75,7 @@ def test_text_is_tokenised(cli: Cli, tiny_bundle: Path) -> None:
         ((), "no input is given: expected --image or --text or --motion."),
         (("--sound", "a.wav"), "'tiny' takes no such input: got --sound a.wav, expected --image FILE --text TEXT"),
         (("--text",), "the inputs of 'tiny' cannot be read: got argument --text: expected one argument"),
-        (("--motion", "gone.npy"), "cannot be read from gone.npy: got No such file or directory"),
+        (("--motion", "gone.npy"), "the file for 'motion' cannot be read: got 'gone.npy' (No such file"),
         (("--motion", "objects.npy"), "expected an array that numpy.save wrote, without pickled objects"),
         (("--motion", "wide.npy"), "'motion.values' has the wrong shape: got [1, 4, 7]"),
         (("--image", "gone.png"), "gone.png"),

@@ -61,8 +61,24 @@ def test_equal_looking_inputs_are_told_apart(other: dict[str, Array]) -> None:
     assert session.runs == 2
 
 
-def test_nan_is_found_again_by_its_bytes() -> None:
-    cache, session = FeatureCache(), Doubler()
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 3e38])
+def test_what_overflowed_is_not_kept(number: float) -> None:
+    cache, session = FeatureCache(entries=1), Doubler()
+    cached = cache.attach(session, "a")
+    cached.run(feed(1))
+    with np.errstate(over="ignore"):
+        assert not np.isfinite(cached.run(feed(1, number))["y"]).all()
+    cached.run(feed(1))
+    assert (session.runs, cache.hits) == (2, 1)  # and what was kept before is still there
+
+
+def test_nan_among_the_inputs_is_found_again_by_its_bytes() -> None:
+    class Counter(Doubler):
+        def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+            self.runs += 1
+            return {"y": np.zeros(1, np.float32), "mask": np.isnan(feeds["x"])}
+
+    cache, session = FeatureCache(), Counter()
     cached = cache.attach(session, "a")
     cached.run(feed(np.nan))
     cached.run(feed(np.nan))

@@ -73,7 +73,7 @@ class AudioReader:
         if raw.dtype not in (np.float32, np.float64, np.int16):
             raise InputError(
                 f"the sound '{self._name}' has the wrong type",
-                got=raw.dtype,
+                got=shortened(str(raw.dtype)),
                 expected="float32 or float64 from -1 to 1, or int16",
                 fix="scale the samples to -1..1 and convert them with .astype('float32')",
             )

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from edgefuse.bundle.spec import Bounded, Bucketed, Dim, Modality, TensorSpec, largest
 from edgefuse.errors import InputError
 from edgefuse.runtime.backends.backend import Array, padded
+from edgefuse.runtime.preprocess.files import shortened
 
 
 class TensorReader:
@@ -28,10 +29,10 @@ class TensorReader:
     def __call__(self, raw: object) -> dict[str, Array]:
         """Return the tensors; see `Preprocessor`."""
         arrays = raw if isinstance(raw, Mapping) else {self._tensors[0].name: raw}
-        if sorted(arrays) != sorted(tensor.name for tensor in self._tensors):
+        if set(arrays) != {tensor.name for tensor in self._tensors}:
             raise InputError(
                 f"the arrays of '{self._name}' do not match its tensors",
-                got=", ".join(map(str, arrays)) or "none",
+                got=shortened(", ".join(map(str, arrays))) or "none",
                 expected=", ".join(tensor.name for tensor in self._tensors),
             )
         checked = [self._checked(arrays[tensor.name], tensor) for tensor in self._tensors]
@@ -44,26 +45,28 @@ class TensorReader:
         return values
 
     def _checked(self, raw: object, tensor: TensorSpec) -> Array:
+        what = f"'{self._name}.{tensor.name}'"
         if not isinstance(raw, np.ndarray) or raw.dtype != tensor.dtype:
-            got = raw.dtype if isinstance(raw, np.ndarray) else type(raw).__name__
+            got = shortened(str(raw.dtype if isinstance(raw, np.ndarray) else type(raw).__name__))
             raise InputError(
-                f"'{self._name}.{tensor.name}' has the wrong type",
+                f"{what} has the wrong type",
                 got=got,
                 expected=f"an array of {tensor.dtype}",
                 fix=f"convert it with numpy.asarray(values, '{tensor.dtype}')",
             )
+        raw = plain(raw, what)
         if raw.ndim != len(tensor.shape) or not all(
             self._admits(dim, size, axis) for axis, (dim, size) in enumerate(zip(tensor.shape, raw.shape, strict=True))
         ):
             raise InputError(
-                f"'{self._name}.{tensor.name}' has the wrong shape",
+                f"{what} has the wrong shape",
                 got=list(raw.shape),
                 expected=_spelled(tensor, self._length),
                 fix="mind the batch dimension, which comes first" if raw.ndim == len(tensor.shape) - 1 else None,
             )
         if tensor.dtype == "float32" and not np.isfinite(raw).all():
             raise InputError(
-                f"'{self._name}.{tensor.name}' holds values that are not finite",
+                f"{what} holds values that are not finite",
                 got=f"{np.count_nonzero(~np.isfinite(raw))} of {raw.size} NaN or infinite",
                 expected="finite numbers",
             )
