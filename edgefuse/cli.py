@@ -1,14 +1,12 @@
 """The command line: finds the verb, calls it, and turns every outcome into an exit code.
 
-Results go to stdout, everything else to stderr. Exit codes: 0 good; 1 a budget or check not met; 2 bad input or usage;
-70 a bug of ours; 130 interrupted; 141 the reader of stdout went away.
+Results go to stdout, everything else to stderr. Exit codes: 0 good; 1 a budget or check not met; 2 bad input or usage,
+or a stdout that takes no result; 70 a bug of ours; 130 interrupted; 141 the reader of stdout went away.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import logging
 import os
 import sys
 import traceback
@@ -17,7 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from edgefuse import __version__
-from edgefuse.errors import EdgefuseError
+from edgefuse.commands import terminal
+from edgefuse.commands.arguments import Parser
+from edgefuse.errors import EdgefuseError, shown
 
 BUG, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 
@@ -44,19 +44,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments without the program's name; those of the process if None.
     """
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        code = _call(sys.argv[1:] if argv is None else list(argv))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Nobody reads: give the interpreter a stdout that it can flush at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - every outcome becomes an exit code here
-        if os.environ.get("EDGEFUSE_DEBUG") == "1":
-            traceback.print_exc()
-        code, line = _outcome(error)
-        sys.stderr.write(f"edgefuse: {line}\n")
+    terminal.open_closed_streams()
+    with terminal.messages():
+        try:
+            code = _call(sys.argv[1:] if argv is None else list(argv))
+            terminal.flush()
+        except BrokenPipeError:
+            code = BROKEN_PIPE
+        except BaseException as error:  # noqa: BLE001 - every outcome becomes an exit code here, also a panic in Rust
+            if os.environ.get("EDGEFUSE_DEBUG") == "1":
+                terminal.complain(*traceback.format_exc().rstrip("\n").split("\n"))
+            code, line = _outcome(error)
+            terminal.complain(f"edgefuse: {line}")
+        finally:
+            terminal.abandon()
     return code
 
 
@@ -67,7 +68,8 @@ def _call(argv: list[str]) -> int:
     except SystemExit as end:  # argparse has written help or what is wrong
         return int(end.code or 0)
     if extra and not arguments.takes_extra:
-        sys.stderr.write(f"{arguments.parser.format_usage()}edgefuse: error: unknown arguments: {' '.join(extra)}.\n")
+        terminal.complain(*arguments.parser.format_usage().rstrip("\n").split("\n"))
+        terminal.complain(f"edgefuse: error: unknown arguments: {shown(' '.join(extra))}.")
         return EdgefuseError.exit_code
     code: int = arguments.run(arguments, extra)
     return code
@@ -79,24 +81,31 @@ def _outcome(error: BaseException) -> tuple[int, str]:
         return INTERRUPTED, "interrupted"
     if isinstance(error, EdgefuseError):
         return error.exit_code, f"error: {error}"
+    if isinstance(error, SystemExit):
+        what = f"code that was imported for this command has ended it with sys.exit({error.code!r})"
+        return EdgefuseError.exit_code, f"error: {shown(what)}."
+    if isinstance(error, MemoryError):
+        return EdgefuseError.exit_code, "error: this machine has not enough memory for it."
     if isinstance(error, OSError):
         where = f" at {error.filename}" if error.filename else ""
         return EdgefuseError.exit_code, f"error: the system refused{where}: {error.strerror or error}."
     frame = traceback.extract_tb(error.__traceback__)[-1]
+    said = shown(" ".join(str(error).split()))
     return BUG, (
-        f"bug: {type(error).__name__}: {' '.join(str(error).split())} ({Path(frame.filename).name}:{frame.lineno}). "
+        f"bug: {type(error).__name__}: {said} ({Path(frame.filename).name}:{frame.lineno}). "
         "This is our fault: please report what the same command prints with EDGEFUSE_DEBUG=1 in its environment, "
         "and the output of 'edgefuse doctor'."
     )
 
 
-def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> Parser:
     """Return the parser of a command line: all verbs by name, and the arguments of the one that is called."""
     called = next((argument for argument in argv if not argument.startswith("-")), None)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="edgefuse",
         description="Compile multimodal fusion models for the edge, run and measure them.",
-        epilog="Exit codes: 0 good; 1 a budget or check not met; 2 bad input or usage; 70 our bug; 130 interrupted.",
+        epilog="Exit codes: 0 good; 1 a budget or check not met; 2 bad input or usage; 70 our bug; 130 interrupted; "
+        "141 nobody reads.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"edgefuse {__version__}")

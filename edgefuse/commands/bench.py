@@ -12,6 +12,7 @@ import msgspec
 
 from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.commands import console, modalities
+from edgefuse.commands.arguments import whole
 from edgefuse.device import bench as remote
 from edgefuse.device.device import device_of
 from edgefuse.device.session import PYTHON, Session
@@ -40,11 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", help="another backend than the bundle names")
     parser.add_argument(
         "--rounds",
-        type=int,
+        type=whole(1, 10**9),
         default=rungs.P99_ROUNDS,
         help=f"of {BURST} timed calls each, at the least; p99 needs {rungs.P99_ROUNDS} (default)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the order within the rounds")
+    parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help="of the order within the rounds")
     console.add_min_placement(parser)
     console.add_strict(parser)
     parser.add_argument("--device", metavar="URI", help="measure there: ssh://user@host[:port] or adb://serial")
@@ -149,9 +150,9 @@ def _print(benchmark: Benchmark) -> None:
     )
     if benchmark.baseline:
         console.write(f"reference: {benchmark.baseline}")
-    console.write("\nsteady state (percentiles: MLPerf early stopping; '-' where it asks for more rounds)")
+    console.write("", "steady state (percentiles: MLPerf early stopping; '-' where it asks for more rounds)")
     console.write(console.table(_STEADY, (_steady_row(benchmark, name) for name in benchmark.steady)))
-    console.write("\ncold start and memory, each in a process of its own")
+    console.write("", "cold start and memory, each in a process of its own")
     header = ("name", "import ms", "load ms", "first ms", "peak memory", "growth in 200 calls")
     rows = (
         (
@@ -164,11 +165,11 @@ def _print(benchmark: Benchmark) -> None:
     )
     console.write(console.table(header, rows))
     if benchmark.placement:
-        console.write("\nruns where asked")
+        console.write("", "runs where asked")
         shares = ((found.candidate, placement.spelled(found)) for found in benchmark.placement)
         console.write(console.table(("candidate", "operators"), shares))
     if benchmark.busy:
-        console.write(f"\n{console.busy(benchmark.busy)}")
+        console.write("", console.busy(benchmark.busy))
 
 
 _STEADY = ("name", "p50 ms", "p90 ms", "p99 ms", "mean ms", "speed-up [95 %]", "over float [95 %]")

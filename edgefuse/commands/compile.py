@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgefuse.commands import console
+from edgefuse.commands.arguments import whole
 from edgefuse.errors import needing
 
 
@@ -17,7 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", action="append", metavar="NAME", help="instead of the recipe's; may be repeated")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of what is kept between compiles")
     parser.add_argument(
-        "-j", "--jobs", type=int, default=1, metavar="N", help="make N candidates at the same time, a thread each (1)"
+        "-j",
+        "--jobs",
+        type=whole(1, 1024),
+        default=1,
+        metavar="N",
+        help="make N candidates at the same time, a thread each (1)",
     )
     parser.add_argument(
         "--engine", default="local", metavar="NAME", help="where jobs run: local, or ray (RAY_ADDRESS names a cluster)"
@@ -50,5 +56,5 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
             }
         )
     else:
-        console.write(result.summary)
+        console.write(result.summary.split("\n"))
     return 0 if result.within_budget else 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,27 +13,42 @@ import msgspec
 
 from edgefuse import progress
 from edgefuse.bundle.manifest import Figure
+from edgefuse.commands import terminal
+from edgefuse.commands.arguments import share
+from edgefuse.errors import shown
 from edgefuse.progress import Progress
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
-def write(text: str = "") -> None:
-    """Write a line to stdout."""
-    sys.stdout.write(text + "\n")
+def write(*parts: str | Iterable[str]) -> None:
+    """Write to stdout: each string as a line of its own, each table line by line."""
+    for part in parts or ("",):
+        terminal.put([part] if isinstance(part, str) else part)
 
 
 def write_json(value: Any) -> None:
     """Write a value to stdout as JSON; what is not finite becomes null."""
-    data = msgspec.json.encode(value, order="deterministic")
-    write(msgspec.json.format(data, indent=2).decode())
+    try:
+        document = msgspec.json.format(msgspec.json.encode(value, order="deterministic"), indent=2).decode()
+    except UnicodeEncodeError:  # the name of a file that is not UTF-8
+        document = json.dumps(_finite(msgspec.to_builtins(value, order="deterministic")), indent=2)
+    terminal.put_json(document)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def add_min_placement(parser: argparse.ArgumentParser) -> None:
     """Declare `--min-placement`, a fraction."""
     parser.add_argument(
         "--min-placement",
-        type=_fraction,
+        type=share,
         metavar="SHARE",
         help="fail unless this share (0 to 1) of every file's operators runs where it was asked to",
     )
@@ -45,19 +61,9 @@ def add_strict(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
-    return value
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, indent: int = 2) -> str:
-    """Lay out rows in columns as wide as their widest cell; numbers stand to the right."""
-    lines = [list(header), *(list(row) for row in rows)]
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, indent: int = 2) -> list[str]:
+    """Lay out rows in columns as wide as their widest cell; numbers stand to the right. Returns the lines."""
+    lines = [[terminal.escaped(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     right = [len(lines) > 1 and all(_is_number(line[column]) for line in lines[1:]) for column in range(len(header))]
     aligned = (
@@ -67,13 +73,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, indent: int =
         )
         for line in lines
     )
-    return "\n".join(" " * indent + line.rstrip() for line in aligned)
+    return [" " * indent + line.rstrip() for line in aligned]
 
 
-def pairs(rows: Sequence[tuple[str, str]], *, indent: int = 2) -> str:
-    """Lay out names and what belongs to them."""
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{' ' * indent}{name.ljust(width)}  {value}" for name, value in rows)
+def pairs(rows: Sequence[tuple[str, str]], *, indent: int = 2) -> list[str]:
+    """Lay out names and what belongs to them. Returns the lines."""
+    names = [terminal.escaped(name) for name, _ in rows]
+    width = max(map(len, names))
+    return [f"{' ' * indent}{name.ljust(width)}  {value}" for name, (_, value) in zip(names, rows, strict=True)]
 
 
 def size(size_bytes: int | None) -> str:
@@ -112,11 +119,11 @@ def percent(fraction: float) -> str:
 @contextmanager
 def drawn_progress() -> Iterator[Progress]:
     """Draw progress on stderr within the block: a bar on a terminal, sparse lines otherwise."""
-    shown = progress.on(sys.stderr)
+    drawn = progress.on(terminal.complaints())
     try:
-        yield shown
+        yield lambda done, total, what: drawn(done, total, shown(what))
     finally:
-        shown.close()
+        drawn.close()
 
 
 def _is_number(cell: str) -> bool:

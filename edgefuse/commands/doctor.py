@@ -152,7 +152,7 @@ def _print(diagnosis: Diagnosis) -> None:
     rows.append(("C++ compiler", diagnosis.cxx_compiler or "none: torch.compile cannot be measured"))
     console.write(console.pairs([(name, value or "not told by this system") for name, value in rows]))
     console.write("int8 here")
-    console.write("\n".join(f"  {sentence}" for sentence in diagnosis.int8))
+    console.write(f"  {sentence}" for sentence in diagnosis.int8)
     console.write("backends")
     backends = [(name, _spelled(found)) for name, found in diagnosis.backends.items()]
     if diagnosis.onnxruntime_providers:

@@ -43,17 +43,17 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
             return 0
         _print(bundle, here)
         if placements is not None:
-            console.write("\nruns where asked")
+            console.write("", "runs where asked")
             console.write(_placements(placements))
     return 0
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Lay out cells that may be of any length: one long cell would widen all of its column."""
     return console.table(header, [[shown(cell, _MAX_CELL) for cell in row] for row in rows])
 
 
-def _placements(placements: Sequence[Placement]) -> str:
+def _placements(placements: Sequence[Placement]) -> list[str]:
     rows = [
         (found.candidate, str(found.operators), placement.spelled(found), ", ".join(found.elsewhere) or "nothing")
         for found in placements
@@ -68,27 +68,28 @@ def _print(bundle: Bundle, here: Sequence[Entry]) -> None:
     console.write(
         f"  target {manifest.target}, backend {manifest.backend}, schema {manifest.schema[0]}.{manifest.schema[1]}"
     )
-    console.write("\nmodalities")
+    console.write("", "modalities")
     header = ("name", "kind", "tensors", "preprocessing", "may be absent")
     console.write(_table(header, map(_modality_row, manifest.model.modalities)))
-    console.write("\noutputs")
+    console.write("", "outputs")
     console.write(_table(("name", "content"), [(o.name, _output(o)) for o in manifest.model.outputs]))
-    console.write("\nrungs")
+    console.write("", "rungs")
     console.write(_rungs(manifest))
-    console.write("\nstages by rung")
+    console.write("", "stages by rung")
     console.write(_stages(manifest))
     if pruned := _pruned(manifest):
-        console.write("\npruned stages")
+        console.write("", "pruned stages")
         console.write(pruned)
     console.write(
-        f"\n{manifest.model.metric} in percent by what is present (lost against the reference, 95 % interval)"
+        "",
+        f"{manifest.model.metric} in percent by what is present (lost against the reference, 95 % interval)",
     )
     console.write(_accuracy(manifest))
-    console.write("\nlatency")
+    console.write("", "latency")
     console.write(_figures(manifest, here) or "  not measured yet: edgefuse prepare measures it here")
     if costs := [(rung.name, f"{rung.cost:.3f}") for rung in manifest.rungs if rung.cost is not None]:
-        console.write("\ncost, counted from the files\n" + _table(("rung", "cost"), costs))
-    console.write("\nfiles")
+        console.write("", "cost, counted from the files", _table(("rung", "cost"), costs))
+    console.write("", "files")
     files = [(entry.path, console.size(entry.size_bytes), entry.sha256[:16]) for entry in manifest.files]
     console.write(_table(("path", "size", "sha256"), files))
 
@@ -108,7 +109,7 @@ def _output(output: msgspec.Struct) -> str:
     return f"{len(labels)} {kind}: {shown}" if labels else f"{kind} [{fields['size']}]"
 
 
-def _rungs(manifest: Manifest) -> str:
+def _rungs(manifest: Manifest) -> list[str]:
     header = ("name", "objective", "stage files", "within budget", "")
     rows = (
         (
@@ -123,7 +124,7 @@ def _rungs(manifest: Manifest) -> str:
     return _table(header, rows)
 
 
-def _stages(manifest: Manifest) -> str:
+def _stages(manifest: Manifest) -> list[str]:
     header = ("stage", "role", *(rung.name for rung in manifest.rungs))
     rows = []
     candidates = {candidate.id: candidate for candidate in manifest.candidates}
@@ -135,7 +136,7 @@ def _stages(manifest: Manifest) -> str:
     return _table(header, rows)
 
 
-def _pruned(manifest: Manifest) -> str:
+def _pruned(manifest: Manifest) -> list[str]:
     rows = []
     users: dict[str, list[str]] = {}
     for rung in manifest.rungs:
@@ -149,10 +150,10 @@ def _pruned(manifest: Manifest) -> str:
             )
             recovery = _RECOVERIES[candidate.pruning.recovery]
             rows.append((candidate.id, ", then ".join(steps), recovery, ", ".join(users.get(candidate.id, []))))
-    return _table(("candidate", "removed", "recovered", "rungs"), rows) if rows else ""
+    return _table(("candidate", "removed", "recovered", "rungs"), rows) if rows else []
 
 
-def _accuracy(manifest: Manifest) -> str:
+def _accuracy(manifest: Manifest) -> list[str]:
     rows = []
     subsets = [subset_name(subset) for subset in manifest.model.subsets()]
     for subset in subsets[:_MAX_SUBSETS]:
@@ -167,12 +168,12 @@ def _accuracy(manifest: Manifest) -> str:
     return _table(("present", *(rung.name for rung in manifest.rungs)), rows)
 
 
-def _figures(manifest: Manifest, here: Iterable[Entry]) -> str:
+def _figures(manifest: Manifest, here: Iterable[Entry]) -> list[str]:
     measured = [(rung.name, figure, "compile") for rung in manifest.rungs for figure in rung.figures]
     measured += [(name, figure, "prepare") for entry in here for name, figure in entry.figures.items()]
     header = ("rung", "measured by", "p50 ms", "p90 ms", "p99 ms", "runs", "peak memory", "machine")
     rows = ((rung, by, *console.figure(figure), _machine(figure.machine)) for rung, figure, by in measured)
-    return _table(header, rows) if measured else ""
+    return _table(header, rows) if measured else []
 
 
 def _machine(machine: Machine) -> str:

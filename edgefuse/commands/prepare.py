@@ -74,7 +74,7 @@ def build_engines(bundle: Bundle, backend: str | None, progress: Progress) -> di
     return done
 
 
-def figures_table(figures: dict[str, Figure]) -> str:
+def figures_table(figures: dict[str, Figure]) -> list[str]:
     """Lay out figures by rung."""
     header = ("rung", "p50 ms", "p90 ms", "p99 ms", "runs", "peak memory")
     rows = ((name, *console.figure(figure)) for name, figure in figures.items())

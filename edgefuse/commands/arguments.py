@@ -1,0 +1,104 @@
+"""The parser of every verb: a value is never empty, and what is wrong with one goes to the terminal in one line."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from edgefuse.commands import terminal
+from edgefuse.errors import EdgefuseError, shown
+
+_MAX_MESSAGE = 1_000
+_WITH_VALUES = ("store", "append", "extend")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that takes no value that is empty or blank, for whichever option or argument.
+
+    An empty value is a variable of a script that was not set: `--device "$BOARD"` must not mean this machine, and
+    `inspect "$BUNDLE"` not the current folder.
+    """
+
+    def __init__(self, *settings: Any, **named: Any) -> None:
+        super().__init__(*settings, **named)
+        self.color = False  # of newer Pythons: colours are control characters, too
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        """Declare an argument; see `argparse`."""
+        if settings.get("action", "store") in _WITH_VALUES:
+            settings["type"] = _given(settings.get("type", str))
+        return super().add_argument(*names, **settings)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse's own one lets a help that cannot be written pass for one that was.
+        lines = message.rstrip("\n").split("\n")
+        if file is not None and file is sys.stderr:
+            terminal.complain(*lines)
+        else:
+            terminal.put(lines)
+
+    def error(self, message: str) -> NoReturn:
+        """Say how it is called and what is wrong, and end with the exit code of wrong usage."""
+        terminal.complain(*self.format_usage().rstrip("\n").split("\n"))
+        terminal.complain(f"{self.prog}: error: {shown(message, _MAX_MESSAGE)}")
+        self.exit(EdgefuseError.exit_code)
+
+
+def _given(convert: Callable[[str], object]) -> Callable[[str], object]:
+    """Return a type for argparse that refuses what no value can be, and then converts."""
+
+    def converted(text: str) -> object:
+        if not text.strip():
+            raise argparse.ArgumentTypeError(f"the value is empty: got {text!r}")
+        try:
+            os.fsencode(text)
+        except UnicodeEncodeError:
+            raise argparse.ArgumentTypeError("the value is no text") from None
+        if "\0" in text:
+            raise argparse.ArgumentTypeError("the value holds a null character")
+        return convert(text)
+
+    converted.__name__ = getattr(convert, "__name__", "argument")  # argparse names it when the conversion fails
+    return converted
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """Return a type for argparse: whole numbers in a range."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{shown(text)!r} is not a whole number from {low} to {high}")
+        return value
+
+    return convert
+
+
+def share(text: str) -> float:
+    """Convert a fraction, for argparse."""
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{shown(text)!r} is not a share from 0 to 1")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Convert a time limit, for argparse."""
+    value = _number(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{shown(text)!r} is not a number of seconds above 0")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
