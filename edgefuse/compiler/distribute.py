@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from edgefuse.compiler.candidates import Toolchain
 from edgefuse.compiler.timing import HERE, Contender, Timer
 from edgefuse.export.examples import example_feeds
 from edgefuse.export.stage import TorchStage
+from edgefuse.measure.pressure import Pressure
 from edgefuse.prune.pruner import Examples, apply_steps
 
 logger = logging.getLogger(__name__)
@@ -37,9 +39,10 @@ class Point(Record, frozen=True, kw_only=True):
 
 
 class Points(Record, frozen=True, kw_only=True):
-    """All ratios of one stage, the unpruned one first."""
+    """All ratios of one stage, the unpruned one first, and what else the machine did while they were timed."""
 
     points: tuple[Point, ...]
+    pressure: Pressure = msgspec.field(default_factory=Pressure)
 
 
 def step(ratio: float) -> PruningStep:
@@ -81,7 +84,8 @@ class Prober:
             points=tuple(
                 Point(ratio=ratio, p50_ms=times[built[ratio].id].p50.value, error=_error(module, inputs, wanted))
                 for ratio, module in modules.items()
-            )
+            ),
+            pressure=times[built[0.0].id].pressure,
         )
 
 

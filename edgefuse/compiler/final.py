@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 import numpy as np
 
 from edgefuse.bundle.manifest import Figure
@@ -18,7 +19,8 @@ from edgefuse.compiler.subject import Subject
 from edgefuse.compiler.target import TargetResult, accuracy, drops
 from edgefuse.compiler.timing import DraftRung, Timer
 from edgefuse.compiler.timing.timer import Unit
-from edgefuse.measure.latency import Interleaved
+from edgefuse.measure.latency import Interleaved, Latencies
+from edgefuse.measure.pressure import Pressure
 from edgefuse.measure.statistics import Interval
 from edgefuse.runtime.backends.denormals import Flushed
 from edgefuse.runtime.pipeline import Inputs
@@ -29,15 +31,16 @@ _STAGE_TIMING = Interleaved(min_rounds=31, max_seconds=10.0)
 
 
 class Ratio(Record, frozen=True, kw_only=True):
-    """A speed-up from interleaved runs, with its 95 % interval."""
+    """A speed-up from interleaved runs, with its 95 % interval; `marked` where the machine was busy."""
 
     ratio: float
     ci95: tuple[float, float]
+    marked: bool = False
 
     @classmethod
     def of(cls, interval: Interval) -> Ratio:
         """Return it as it was measured."""
-        return cls(ratio=interval.value, ci95=(interval.low, interval.high))
+        return cls(ratio=interval.value, ci95=(interval.low, interval.high), marked=interval.marked)
 
 
 class RungTiming(Record, frozen=True, kw_only=True):
@@ -50,15 +53,26 @@ class RungTiming(Record, frozen=True, kw_only=True):
     speedup: Ratio | None
     speedup_over_float: Ratio
 
+    def ties_with(self, other: RungTiming) -> bool:
+        """Tell whether a busy machine left open which of two rungs is faster."""
+        (low, high), (others_low, others_high) = self.speedup_over_float.ci95, other.speedup_over_float.ci95
+        return self.speedup_over_float.marked and low <= others_high and others_low <= high
+
 
 class Timings(Record, frozen=True, kw_only=True):
-    """What the reference and all rungs of all targets take (target, then rung); `unit` is that of the rungs."""
+    """What the reference and all rungs of all targets take (target, then rung); `unit` is that of the rungs.
+
+    `pressure` is what else the machine did while the rungs were timed, `reference_stages_pressure` the same of the
+    stages in torch.
+    """
 
     reference: str
     reference_p50_ms: float | None
     reference_stages_ms: dict[str, float]
     rungs: dict[str, dict[str, RungTiming]]
     unit: Unit = "ms"
+    pressure: Pressure = msgspec.field(default_factory=Pressure)
+    reference_stages_pressure: Pressure = msgspec.field(default_factory=Pressure)
 
 
 @dataclass(frozen=True)
@@ -118,16 +132,19 @@ def time_rungs(subject: Subject, drafts: Sequence[DraftRung], timer: Timer, note
             speedup=Ratio.of(time.speedup) if time.speedup else None,
             speedup_over_float=Ratio.of(time.speedup_over_float),
         )
+    stages = _torch_stages(subject, inputs[0]) if times.reference_p50_ms is not None else None
     return Timings(
         reference=reference.description,
         reference_p50_ms=times.reference_p50_ms,
-        reference_stages_ms=_torch_stages_ms(subject, inputs[0]) if times.reference_p50_ms is not None else {},
+        reference_stages_ms={name: stages.p50_ms(name) for name in stages.nanoseconds} if stages else {},
         rungs=rungs,
         unit=timer.unit,
+        pressure=times.pressure,
+        reference_stages_pressure=stages.pressure if stages else Pressure(),
     )
 
 
-def _torch_stages_ms(subject: Subject, inputs: Inputs) -> dict[str, float]:
+def _torch_stages(subject: Subject, inputs: Inputs) -> Latencies:
     """Time each stage alone in torch eager, to show where the reference spends its time."""
     pool: dict[str, Array] = {**inputs.values, "present": np.ones((1, len(inputs.present)), np.float32)}
     calls: dict[str, Callable[[], object]] = {}
@@ -136,8 +153,7 @@ def _torch_stages_ms(subject: Subject, inputs: Inputs) -> dict[str, float]:
         calls[stage.spec.name] = partial(session.run, feeds)
         pool |= {stage.spec.key(port): value for port, value in session.run(feeds).items()}
     with Flushed():
-        latencies = _STAGE_TIMING(calls)
-    return {name: latencies.p50_ms(name) for name in calls}
+        return _STAGE_TIMING(calls)
 
 
 def _test_inputs(subject: Subject) -> list[Inputs]:

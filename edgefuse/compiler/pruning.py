@@ -26,7 +26,7 @@ from edgefuse.compiler.distribute import Point, Points, Prober, distribute, step
 from edgefuse.compiler.evaluate import Evaluator, is_leaf
 from edgefuse.compiler.splits import TRAIN
 from edgefuse.compiler.subject import Recovery, Subject
-from edgefuse.compiler.timing import HERE, Timer
+from edgefuse.compiler.timing import HERE, Timer, kept
 from edgefuse.errors import PruneError
 from edgefuse.export.stage import TorchStage
 from edgefuse.progress import Progress
@@ -110,9 +110,13 @@ class Pruner:
             self.progress(0, 0, f"measure what pruning {stage.spec.name} gains")
             try:
                 make = functools.partial(prober.measure, stage, data)
-                found[stage.spec.name] = self.cache.record("pruning-points", key, Points, make).points
+                measured = kept.timings(self.cache, "pruning-points", key, Points, make, self.timer)
             except PruneError as error:
                 logger.warning("%s is not pruned: %s", stage.spec.name, error)
+                continue
+            found[stage.spec.name] = measured.points
+            if seen := "; ".join(measured.pressure.seen):
+                logger.warning("how much to prune %s was measured on a busy machine: %s", stage.spec.name, seen)
         return found
 
     def alone(self, name: str, pruning: Pruning) -> TorchStage:

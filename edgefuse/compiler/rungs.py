@@ -20,7 +20,7 @@ from edgefuse.compiler.search import Combination
 from edgefuse.compiler.search.frontier import NAMES, ladder, objective_of, reduced
 from edgefuse.compiler.sets import CandidateSet, best, merged
 from edgefuse.compiler.target import TargetResult
-from edgefuse.compiler.timing import DraftRung, Timer
+from edgefuse.compiler.timing import DraftRung, Timer, kept
 from edgefuse.compiler.timing.timer import FLOAT_RUNG
 from edgefuse.progress import Progress
 
@@ -137,7 +137,7 @@ def _timings(finished: Sequence[Finished], cache: Cache, progress: Progress, tim
             written = [draft for f in finished for draft in _drafted(f, Path(temporary))]
             return time_rungs(subject, written, timer, lambda what: progress(0, 0, what))
 
-    return cache.record("timings", key, Timings, make)
+    return kept.timings(cache, "timings", key, Timings, make, timer)
 
 
 def _drafted(finished: Finished, folder: Path) -> Iterator[DraftRung]:
@@ -185,10 +185,12 @@ def give_to_fastest(
     """Let the fastest rung be what was fastest end to end.
 
     Sums of stages that were timed alone, in warm caches, put neighbours in the wrong order: end to end small weights
-    count for more. One combination is one rung, the default one.
+    count for more. One combination is one rung, the default one. What a busy machine cannot tell apart stays in order.
     """
     rival = min((name for name in chosen if not reduced(name)), key=lambda name: here[name].figure.p50_ms, default="")
     if _FASTEST not in chosen or rival == _FASTEST:
+        return
+    if here[_FASTEST].ties_with(here[rival]):
         return
     if rival == next(iter(chosen)):
         del chosen[_FASTEST]

@@ -17,12 +17,13 @@ from edgefuse.compiler.evaluate import Evaluator, FileRunner, Outputs, Runner, i
 from edgefuse.compiler.golden import Checked, GoldenInputs, check
 from edgefuse.compiler.search import Combination, Found, Search, StageFigure, SubsetDrop
 from edgefuse.compiler.subject import Subject
-from edgefuse.compiler.timing import HERE, Contender, Timer
+from edgefuse.compiler.timing import HERE, Contender, Timer, kept
 from edgefuse.errors import CheckError, QuantizeError
 from edgefuse.export import costs
 from edgefuse.export.stage import Array, Feeds, FeedSource, TorchStage
 from edgefuse.measure.agreement import agreement
 from edgefuse.measure.metrics import Metric
+from edgefuse.measure.pressure import Pressure
 from edgefuse.progress import Progress
 
 _TIMED_FEEDS = 16
@@ -34,6 +35,11 @@ class _Figures(Record, frozen=True, kw_only=True):
     """The measured candidates of one stage, as the cache keeps them."""
 
     figures: tuple[StageFigure, ...]
+
+    @property
+    def pressure(self) -> Pressure:
+        """What else the machine did: they were timed together."""
+        return self.figures[0].pressure
 
 
 @dataclass(frozen=True)
@@ -311,7 +317,7 @@ class TargetCompiler:
         files = [b.sha256 for b in (*built, *([base] if base else []))]
         key = [files, self._timer.unit, self._machine, split, fingerprint.of_compiler()]
         make = partial(self._figures, stage, base)
-        return self._tools.cache.record("figures", key, _Figures, make).figures
+        return kept.timings(self._tools.cache, "figures", key, _Figures, make, self._timer).figures
 
     def _figures(self, stage: StageSpec, base: Built | None) -> _Figures:
         self._note(f"measure {stage.name}")
@@ -339,6 +345,7 @@ class TargetCompiler:
                     memory_bytes=cost.weight_bytes + cost.activation_bytes,
                     mac=cost.mac,
                     bytes_moved=cost.bytes_moved,
+                    pressure=time.pressure,
                 )
             )
         return _Figures(figures=tuple(found))

@@ -17,6 +17,7 @@ from edgefuse.bundle.spec import Record
 from edgefuse.measure import benchmark, machine
 from edgefuse.measure.benchmark import Benchmark
 from edgefuse.measure.latency import Interleaved, Latencies, in_turn
+from edgefuse.measure.pressure import Pressure
 from edgefuse.measure.rungs import cold_start
 from edgefuse.progress import Progress
 from edgefuse.runtime.backends.backend import Array, Backend, SessionOptions
@@ -67,6 +68,28 @@ class Bench(Record, frozen=True, kw_only=True, tag="bench"):
             return self.settings(bundle, inputs, self.origin, progress, reference)
 
 
+class Timed(Record, frozen=True, kw_only=True):
+    """What an interleaved run measured, as it travels.
+
+    Attributes:
+        processor: the same in processor time, of those for which that is a clock.
+        pressure: what else the device did meanwhile.
+    """
+
+    nanoseconds: Series
+    processor: Series
+    pressure: Pressure
+
+    @classmethod
+    def of(cls, latencies: Latencies) -> Timed:
+        """Take it from what was measured."""
+        wall, processor = (
+            {name: values.tolist() for name, values in series.items()}
+            for series in (latencies.nanoseconds, latencies.processor)
+        )
+        return cls(nanoseconds=wall, processor=processor, pressure=latencies.pressure)
+
+
 class Entrant(Record, frozen=True, kw_only=True):
     """A stage file to be timed: the names of it and of its feeds among the task's files, and how to call it."""
 
@@ -86,7 +109,7 @@ class TimeStage(Record, frozen=True, kw_only=True, tag="stage"):
     timing: Interleaved
     entrants: tuple[Entrant, ...]
 
-    def __call__(self, files: Path, progress: Progress) -> Series:
+    def __call__(self, files: Path, progress: Progress) -> Timed:
         """Return the series of every entrant."""
         backend = _backend(self.backend)
         calls: dict[str, Callable[[], object]] = {}
@@ -94,7 +117,7 @@ class TimeStage(Record, frozen=True, kw_only=True, tag="stage"):
             options = SessionOptions(threads=self.threads, plan=one.plan)
             session = backend.open((files / one.file).read_bytes(), one.inputs, one.outputs, options)
             calls[one.name] = in_turn(session.run, unpacked(files / one.feeds))
-        return _series(self.timing(calls, progress))
+        return Timed.of(self.timing(calls, progress))
 
 
 class RungEntrant(Record, frozen=True, kw_only=True):
@@ -108,7 +131,7 @@ class RungEntrant(Record, frozen=True, kw_only=True):
 class RungSeries(Record, frozen=True, kw_only=True):
     """The series of every rung, and the peak memory of a process that runs it."""
 
-    nanoseconds: Series
+    timed: Timed
     peak_rss_bytes: dict[str, int]
 
 
@@ -134,7 +157,7 @@ class TimeRungs(Record, frozen=True, kw_only=True, tag="rungs"):
             ).peak_rss_bytes
             for one in self.entrants
         }
-        return RungSeries(nanoseconds=_series(latencies), peak_rss_bytes=peaks)
+        return RungSeries(timed=Timed.of(latencies), peak_rss_bytes=peaks)
 
 
 Task: TypeAlias = Describe | Bench | TimeStage | TimeRungs
@@ -143,10 +166,6 @@ Task: TypeAlias = Describe | Bench | TimeStage | TimeRungs
 def _backend(name: str) -> Backend:
     found: Backend = registry.create("backends", name)
     return found
-
-
-def _series(latencies: Latencies) -> Series:
-    return {name: values.tolist() for name, values in latencies.nanoseconds.items()}
 
 
 def packed(items: Sequence[Feeds]) -> bytes:

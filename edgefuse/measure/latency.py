@@ -60,7 +60,7 @@ class Latencies:
     Attributes:
         nanoseconds: per name the duration of each timed call, int64 [rounds * burst], round after round.
         burst: the timed calls of a round.
-        processor: the same in processor time of the calling thread; empty where it was not read.
+        processor: the same in processor time of the calling thread; without those that wait for something else.
         pressure: what else the machine did meanwhile.
     """
 
@@ -279,12 +279,12 @@ class _Durations:
         self._wall[name].append(took)
 
     def latencies(self, burst: int) -> Latencies:
-        """Return all that was timed; the processor's time where it is a clock for every call."""
+        """Return all that was timed; the processor's time of those for whose calls it is a clock."""
         wall = {name: np.array(values, np.int64) for name, values in self._wall.items()}
         reading = _of_a_reading()
         processor = {name: np.maximum(np.array(self._processor[name], np.int64) - reading, 0) for name in wall}
-        told = all(np.median(processor[name]) >= _ON_THE_PROCESSOR * wall[name].min() for name in wall)
-        return Latencies(wall, burst, processor if told else {})
+        told = [name for name in wall if np.median(processor[name]) >= _ON_THE_PROCESSOR * wall[name].min()]
+        return Latencies(wall, burst, {name: processor[name] for name in told})
 
 
 def _of_a_reading() -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefuse.bundle.spec import Record
+from edgefuse.measure.pressure import Pressure
 
 Objective: TypeAlias = Literal["latency", "size", "memory", "accuracy"]
 """What a winner minimises; `accuracy` is the smallest drop at no more than the float latency."""
@@ -28,7 +29,7 @@ class StageFigure(Record, frozen=True, kw_only=True):
     """What was measured of one candidate alone.
 
     Attributes:
-        p50_ci_ms: the 95 % interval of the median.
+        p50_ci_ms: the 95 % interval of the median, wider where the machine was busy.
         size_bytes: of the file; 0 for a frontend, which all rungs share.
         speedup: of the unpruned float file of the stage over this one, interleaved, with its 95 % interval.
         snr_db: signal-to-noise of the stage's output against unpruned torch fp32, on the validation set.
@@ -37,6 +38,7 @@ class StageFigure(Record, frozen=True, kw_only=True):
         memory_bytes: what the stage needs while it runs; 0 if it was not measured.
         mac: multiply-accumulates of one inference.
         bytes_moved: read and written by one inference.
+        pressure: what else the machine did while it was timed.
     """
 
     stage: str
@@ -53,6 +55,7 @@ class StageFigure(Record, frozen=True, kw_only=True):
     memory_bytes: int = 0
     mac: int = 0
     bytes_moved: int = 0
+    pressure: Pressure = msgspec.field(default_factory=Pressure)
 
     @property
     def slower_than_float(self) -> bool:

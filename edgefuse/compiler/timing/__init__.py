@@ -1,4 +1,7 @@
-"""How candidates and rungs are compared: `timer` has the protocol, each other file one way to do it."""
+"""How candidates and rungs are compared: `timer` has the protocol, `here`, `remote` and `proxy` one way each to do it.
+
+`kept` has the timings that the cache keeps.
+"""
 
 from __future__ import annotations
 

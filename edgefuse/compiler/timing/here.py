@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edgefuse.bundle.manifest import Machine
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.timing.timer import REFERENCE, Contender, DraftRung, RungTime, RungTimes, StageTime, Unit
-from edgefuse.measure import machine
+from edgefuse.measure import machine, pressure
 from edgefuse.measure.latency import Interleaved, in_turn, single_stream
 from edgefuse.measure.rungs import P99_ROUNDS, cold_start
 from edgefuse.runtime.backends.backend import Backend
@@ -28,6 +28,10 @@ class Here:
     def describe(self, backend: Backend, threads: int) -> Machine:
         """Describe this machine."""
         return machine.describe(threads, backend.versions())
+
+    def quiet(self) -> bool:
+        """Try this machine for a moment."""
+        return pressure.quiet()
 
     def stage(
         self, stage: StageSpec, contenders: Sequence[Contender], backend: Backend, threads: int
@@ -51,4 +55,4 @@ class Here:
         for draft in drafts:
             start = cold_start(draft.bundle, inputs[0], rung=draft.name, threads=threads, backend=None)
             times[draft.key] = RungTime.of(latencies, draft, start.peak_rss_bytes)
-        return RungTimes(latencies.p50_ms(REFERENCE), times)
+        return RungTimes(latencies.p50_ms(REFERENCE), times, latencies.pressure)

@@ -25,7 +25,7 @@ from edgefuse.device.tasks import (
     Entrant,
     RungEntrant,
     RungSeries,
-    Series,
+    Timed,
     TimeRungs,
     TimeStage,
     packed,
@@ -50,6 +50,10 @@ class Remote:
         with self._session() as session:
             return session.run(Describe(backend=backend.name, threads=threads), Machine, {})
 
+    def quiet(self) -> bool:
+        """Let the next timing tell: it is as soon made as asked for."""
+        return True
+
     def stage(
         self, stage: StageSpec, contenders: Sequence[Contender], backend: Backend, threads: int
     ) -> Mapping[str, StageTime]:
@@ -68,7 +72,7 @@ class Remote:
             )
         task = TimeStage(backend=backend.name, threads=threads, timing=STAGE_TIMING, entrants=tuple(entrants))
         with self._session() as session:
-            latencies = _latencies(session.run(task, Series, files), [one.name for one in entrants], STAGE_TIMING)
+            latencies = _latencies(session.run(task, Timed, files), [one.name for one in entrants], STAGE_TIMING)
         return {one.name: StageTime.of(latencies, one.name, entrants[0].name) for one in entrants}
 
     def rungs(
@@ -82,21 +86,26 @@ class Remote:
         task = TimeRungs(threads=threads, timing=RUNG_TIMING, entrants=entrants)
         with self._session() as session:
             found = session.run(task, RungSeries, files)
-        latencies = _latencies(found.nanoseconds, [draft.key for draft in drafts], RUNG_TIMING)
+        latencies = _latencies(found.timed, [draft.key for draft in drafts], RUNG_TIMING)
         times = {d.key: RungTime.of(latencies, d, found.peak_rss_bytes.get(d.key, 0)) for d in drafts}
-        return RungTimes(None, times)
+        return RungTimes(None, times, latencies.pressure)
 
     def _session(self) -> Session:
         return Session(device_of(self.uri), self.python)
 
 
-def _latencies(series: Series, wanted: Sequence[str], timing: Interleaved) -> Latencies:
+def _latencies(timed: Timed, wanted: Sequence[str], timing: Interleaved) -> Latencies:
     """Return what a device measured, having checked that it is what was asked for."""
-    runs = {len(values) for values in series.values()}
-    if set(series) != set(wanted) or len(runs) != 1 or 0 in runs or any(count % timing.burst for count in runs):
+    series = timed.nanoseconds
+    runs = {len(values) for values in (*series.values(), *timed.processor.values())}
+    complete = set(series) == set(wanted) and set(timed.processor) <= set(wanted)
+    if not complete or len(runs) != 1 or 0 in runs or any(count % timing.burst for count in runs):
         raise DeviceError(
             "the device did not measure what it was asked for",
             got=f"{len(series)} series of {sorted(runs)} calls",
             expected=f"{len(wanted)} of the same length, in rounds of {timing.burst}",
         )
-    return Latencies({name: np.array(values, np.int64) for name, values in series.items()}, timing.burst)
+    wall, processor = (
+        {name: np.array(values, np.int64) for name, values in clock.items()} for clock in (series, timed.processor)
+    )
+    return Latencies(wall, timing.burst, processor, timed.pressure)

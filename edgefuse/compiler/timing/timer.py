@@ -9,6 +9,8 @@ no state between calls and can be pickled: a frozen dataclass of its settings.
   in bundles and reports, so what would change a figure has to show in it: another device is another machine, and a
   stand-in has to say so (in `cpu`, for instance).
 - `stage` compares the files of one stage. An interval of no width says that a figure is exact.
+- What `stage` and `rungs` measure on a busy machine has wider, marked intervals. The search takes them as they are, so
+  that what they cannot tell apart is a tie, and the report says so.
 - `rungs` compares whole rungs, of all targets. `RungTime.speedup` is over the torch reference, and None where that did
   not run side by side with the rung, on the same machine.
 """
@@ -16,7 +18,7 @@ no state between calls and can be pickled: a frozen dataclass of its settings.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
@@ -25,6 +27,7 @@ from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.candidates import Built
 from edgefuse.export.stage import Feeds
 from edgefuse.measure.latency import Latencies
+from edgefuse.measure.pressure import Pressure
 from edgefuse.measure.rungs import figure
 from edgefuse.measure.statistics import Interval
 from edgefuse.runtime.backends.backend import Backend
@@ -49,15 +52,19 @@ class Contender:
 
 @dataclass(frozen=True)
 class StageTime:
-    """What a file takes, with its 95 % interval, and how many times faster than the first contender it is."""
+    """What a file takes, with its 95 % interval, and how many times faster than the first contender it is.
+
+    `pressure` is what else the machine did meanwhile, the same for all files of a stage.
+    """
 
     p50: Interval
     speedup: Interval
+    pressure: Pressure = field(default_factory=Pressure)
 
     @classmethod
     def of(cls, latencies: Latencies, name: str, first: str) -> StageTime:
         """Read it off an interleaved run."""
-        return cls(latencies.interval_ms(name), latencies.ratio(first, name))
+        return cls(latencies.interval_ms(name), latencies.ratio(first, name), latencies.pressure)
 
 
 @dataclass(frozen=True)
@@ -108,10 +115,14 @@ class RungTime:
 
 @dataclass(frozen=True)
 class RungTimes:
-    """All rungs by key, and the median of the torch reference on the build host in ms; None if it was not run."""
+    """All rungs by key, and the median of the torch reference on the build host in ms; None if it was not run.
+
+    `pressure` is what else the machine did meanwhile.
+    """
 
     reference_p50_ms: float | None
     rungs: Mapping[str, RungTime]
+    pressure: Pressure = field(default_factory=Pressure)
 
 
 class Timer(Protocol):
@@ -123,6 +134,9 @@ class Timer(Protocol):
 
     def describe(self, backend: Backend, threads: int) -> Machine:
         """Return what the figures of a runtime are of."""
+
+    def quiet(self) -> bool:
+        """Tell whether what was measured on a busy machine may be worth measuring again now."""
 
     def stage(
         self, stage: StageSpec, contenders: Sequence[Contender], backend: Backend, threads: int
