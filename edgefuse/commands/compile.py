@@ -9,6 +9,7 @@ from pathlib import Path
 from edgefuse.commands import console
 from edgefuse.commands.arguments import whole
 from edgefuse.errors import needing
+from edgefuse.measure import pressure
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,11 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine", default="local", metavar="NAME", help="where jobs run: local, or ray (RAY_ADDRESS names a cluster)"
     )
+    console.add_strict(parser)
     parser.add_argument("--json", action="store_true", help="write the paths of what was made as JSON")
 
 
 def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
-    """Compile; 1 if no combination holds the budget (the best one found is written all the same)."""
+    """Compile; 1 if no combination holds the budget or, with `--strict`, timings cannot be trusted.
+
+    The best that was found is written all the same.
+    """
     with needing("compiling", extra="compile"):
         from edgefuse.compiler import compile
     targets = tuple(arguments.target) if arguments.target else None
@@ -51,10 +56,13 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
             {
                 "bundles": [str(path) for path in result.bundles],
                 "within_budget": result.within_budget,
+                "busy": result.busy,
                 "report_json": str(result.report_json),
                 "report_html": str(result.report_html),
             }
         )
     else:
         console.write(result.summary.split("\n"))
+    if arguments.strict:
+        pressure.require("candidates or rungs were", result.busy)
     return 0 if result.within_budget else 1

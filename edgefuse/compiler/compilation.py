@@ -36,6 +36,7 @@ class CompileResult:
         bundles: one `.edgefuse` file per target.
         within_budget: whether the default rung of every bundle holds the budget on the test split.
         summary: a table for people.
+        busy: which timings cannot be trusted, and what was seen meanwhile, in words; empty on a quiet machine.
     """
 
     bundles: tuple[Path, ...]
@@ -43,6 +44,7 @@ class CompileResult:
     report_json: Path
     report_html: Path
     summary: str
+    busy: tuple[str, ...] = ()
 
 
 @in_one_thread()
@@ -136,4 +138,5 @@ def _write(folder: Path, finished: Sequence[Finished], made: report.Compiled) ->
         report_json=report_json,
         report_html=report_html,
         summary=report.summary(whole),
+        busy=report.busy(whole.timings),
     )

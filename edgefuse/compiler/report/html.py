@@ -13,6 +13,7 @@ from edgefuse.compiler.report import tables
 from edgefuse.compiler.report.charts import Scatter, scatter, worst
 from edgefuse.compiler.report.curves import curves
 from edgefuse.compiler.report.schema import BundleReport, Report, parse
+from edgefuse.compiler.report.timings import busy
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -43,6 +44,7 @@ def render(report: Mapping[str, Any]) -> str:
         curves=curves(typed.recoveries),
         tones=tables.tones(typed),
         share=share,
+        busy=busy(typed.timings),
         counted=typed.unit == "cost",
         took=lambda value: formats.took(value, typed.unit),
         latency="cost" if typed.unit == "cost" else "p50, ms",

@@ -11,6 +11,7 @@ import msgspec
 
 from edgefuse.bundle.manifest import Rung
 from edgefuse.bundle.spec import subset_name
+from edgefuse.compiler.final import Ratio
 from edgefuse.compiler.report import html
 from edgefuse.compiler.report.compiled import Compiled, removed
 from edgefuse.compiler.report.layers import float_layers
@@ -30,9 +31,10 @@ from edgefuse.compiler.report.schema import (
 )
 from edgefuse.compiler.report.search import candidate_reports, search_report
 from edgefuse.compiler.report.text import method, notes, summary
+from edgefuse.compiler.report.timings import busy, timing_reports
 from edgefuse.compiler.timing.timer import FLOAT_RUNG
 
-__all__ = ["Compiled", "build", "encode", "summary", "write"]
+__all__ = ["Compiled", "build", "busy", "encode", "summary", "write"]
 
 
 def build(made: Compiled, paths: Mapping[str, Path]) -> Report:
@@ -54,6 +56,7 @@ def build(made: Compiled, paths: Mapping[str, Path]) -> Report:
         modalities=tuple(line for target in paths for line in modality_reports(made, target)),
         float_layers=tuple(line for target in paths for line in float_layers(made, target)),
         recoveries=tuple(made.recoveries),
+        timings=timing_reports(made),
         unit=made.timings.unit,
     )
 
@@ -137,12 +140,16 @@ def _rung(made: Compiled, target: str, rung: Rung, float_size: int) -> RungRepor
         accuracy=rung.accuracy,
         drop_ci95=rung.drop_ci95,
         p50_ms=timing.figure.p50_ms,
-        speedup=Gain.of(timing.speedup.ratio, timing.speedup.ci95) if timing.speedup else None,
-        speedup_over_float=Gain.of(timing.speedup_over_float.ratio, timing.speedup_over_float.ci95),
+        speedup=_gain(timing.speedup) if timing.speedup else None,
+        speedup_over_float=_gain(timing.speedup_over_float),
         size_bytes=rung.size_bytes,
         size_ratio=float_size / rung.size_bytes,
         peak_rss_bytes=timing.figure.peak_rss_bytes,
     )
+
+
+def _gain(measured: Ratio) -> Gain:
+    return Gain.of(measured.ratio, measured.ci95, measured.marked)
 
 
 def _choice(made: Compiled, target: str, candidate: str) -> StageChoice:

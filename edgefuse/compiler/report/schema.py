@@ -34,15 +34,19 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gain(Part, frozen=True, kw_only=True):
-    """A ratio of two paired measurements with its 95 % interval."""
+    """A ratio of two paired measurements with its 95 % interval.
+
+    It is `marked` where the machine was busy: the interval is wider for that, and cannot be trusted all the same.
+    """
 
     ratio: float
     ci95: Interval | None = None
+    marked: bool = False
 
     @classmethod
-    def of(cls, ratio: float, ci95: Interval) -> Gain:
+    def of(cls, ratio: float, ci95: Interval, marked: bool = False) -> Gain:
         """Return a ratio; one that is exact, since it was counted, has no interval."""
-        return cls(ratio=ratio, ci95=ci95 if ci95[0] < ci95[1] else None)
+        return cls(ratio=ratio, ci95=ci95 if ci95[0] < ci95[1] else None, marked=marked)
 
 
 class Reference(Part, frozen=True, kw_only=True):
@@ -272,6 +276,31 @@ class RecoveryReport(Part, frozen=True, kw_only=True):
     points: tuple[RecoveryPoint, ...]
 
 
+class TimingReport(Part, frozen=True, kw_only=True):
+    """One interleaved run, and what else the machine did meanwhile; what it did not tell is None.
+
+    Attributes:
+        what: was timed: `rungs` (with the reference), `stages in torch`, or a target and a stage.
+        busy: why its figures, which are marked, cannot be trusted, each in words; empty on a quiet machine.
+        waited: of the time in which the compiler wanted a processor, the share that it waited for one, without the
+            worst fifth of the run.
+        stolen: of the time in which a virtual machine wanted to run, the share that its host kept from it.
+        stalled: of the time, the share in which any task of the system waited for a processor.
+        others: tasks beside the compiler's that ran or waited for a processor, the median.
+        interruptions_per_s: how often a processor was taken from it.
+        drift: the largest change of a contender's calls from the first third of the run to the last, a share.
+    """
+
+    what: str
+    busy: tuple[str, ...] = ()
+    waited: float | None = None
+    stolen: float | None = None
+    stalled: float | None = None
+    others: float | None = None
+    interruptions_per_s: float | None = None
+    drift: float | None = None
+
+
 class ModelReport(Part, frozen=True, kw_only=True):
     """What was compiled."""
 
@@ -317,6 +346,7 @@ class Report(Part, frozen=True, kw_only=True):
     modalities: tuple[ModalityReport, ...] = ()
     float_layers: tuple[FloatLayers, ...] = ()
     recoveries: tuple[RecoveryReport, ...] = ()
+    timings: tuple[TimingReport, ...] = ()
     unit: str = "ms"
 
 

@@ -81,7 +81,7 @@ def _candidate(made: Compiled, target: str, figure: StageFigure, floats: Mapping
         scheme=figure.scheme,
         p50_ms=figure.p50_ms,
         float_p50_ms=twin.p50_ms,
-        speedup=Gain.of(figure.speedup, figure.speedup_ci95),
+        speedup=Gain.of(figure.speedup, figure.speedup_ci95, figure.pressure.busy),
         size_bytes=built.size_bytes,
         float_size_bytes=result.built[twin.candidate].size_bytes,
         snr_db=figure.snr_db,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from edgefuse.compiler.report.compiled import Compiled
 from edgefuse.compiler.report.format import verdict
 from edgefuse.compiler.report.schema import BundleReport, Report
+from edgefuse.compiler.report.timings import busy
 from edgefuse.compiler.timing import is_emulated
 from edgefuse.compiler.timing.proxy import ARM_CORE, JETSON
 from edgefuse.measure.latency import BURST, SETTLE
@@ -45,7 +46,12 @@ def _timed(made: Compiled) -> tuple[str, ...]:
         f"Latency: {runs} timed calls over real test items, {threads} thread(s), batch 1, feature cache off; every "
         f"round times {BURST} calls {reference}of the float stages and of every rung of every target, in random order, "
         f"right after {SETTLE} untimed calls of its own (a single stream: caches as the last query left them). "
-        "p50 is the median; a speed-up is the median of the rounds' ratios with its bootstrap 95 % interval.",
+        "p50 is the median; a speed-up is the median of the rounds' ratios with its bootstrap 95 % interval (in blocks "
+        "where rounds that follow each other are alike).",
+        "Pressure: between the rounds of every timing the system's counters were read: how long these threads, and any "
+        "task, waited for a processor, how many tasks wanted one, what the host of a virtual machine kept from it. "
+        "Where they, or a drift from the first rounds to the last, show a busy machine, intervals reach to what the "
+        "fastest calls, every third of the run and the processor's own clock say, and are marked busy.",
     )
 
 
@@ -117,10 +123,12 @@ def summary(report: Report) -> str:
         lines.append(_line(bundle.target, "float", bundle.float_p50_ms, bundle.float_size_bytes))
         for rung in bundle.rungs:
             lost = max(reference.accuracy[subset] - rung.accuracy[subset] for subset in rung.accuracy)
-            gains = [f"{gain.ratio:.2f}" if gain else "-" for gain in (rung.speedup, rung.speedup_over_float)]
+            both = (rung.speedup, rung.speedup_over_float)
+            gains = [f"{gain.ratio:.2f}{'*' * gain.marked}" if gain else "-" for gain in both]
             rest = (*gains, f"{rung.size_ratio:.2f}", f"{100 * lost:.2f} pt")
             lines.append(_line(bundle.target, rung.name, rung.p50_ms, rung.size_bytes, *rest))
-    return "\n".join([*lines, "", *(f"note: {note}" for note in report.notes)])
+    seen = [f"BUSY, not to be trusted (*): {one}" for one in busy(report.timings)]
+    return "\n".join([*lines, "", *seen, *(f"note: {note}" for note in report.notes)])
 
 
 def _line(
