@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
 from edgefuse.bundle.spec import ModelSpec
+from edgefuse.compiler.inductor import keep_headers_there
 from edgefuse.errors import ModelError
 from edgefuse.export.stage import outputs_of
 from edgefuse.measure.latency import Interleaved
@@ -127,6 +128,8 @@ class TorchReference:
         latencies = _CHOICE({mode: self._call(forward, arguments) for mode, forward in modes.items()})
         self.p50_ms = {mode: latencies.p50_ms(mode) for mode in modes}
         self.mode = min(self.p50_ms, key=self.p50_ms.__getitem__)
+        if latencies.pressure.busy:
+            self.note = "; ".join([*([self.note] if self.note else []), "the machine was busy when it was chosen"])
         self._forward = modes[self.mode]
 
     def _compiled(self, arguments: tuple[Any, ...]) -> Forward | None:
@@ -134,6 +137,7 @@ class TorchReference:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # deprecations inside torch's own compiler
+                keep_headers_there()
                 compiled: Forward = torch.compile(self._model)
                 compiled(*arguments)
         except (TorchDynamoException, RuntimeError, ImportError, OSError) as error:

@@ -1,0 +1,44 @@
+"""Where torch's compiler puts what it builds: a folder that goes when this process ends.
+
+Left alone it fills the system's folder for temporary files with sources, libraries and a precompiled header of 150 MB,
+which stay. A folder for each call is not possible: torch remembers paths in it for as long as the process lives.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from functools import cache, partial
+from pathlib import Path
+
+VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+"""Names the folder; Triton's kernels go there, too, unless `TRITON_CACHE_DIR` is set."""
+
+
+@cache
+def use_own_folder() -> None:
+    """Send what torch builds from now on to a folder of this process, unless the user named one.
+
+    It is best called before torch's compiler is imported, which already makes the folder. Torch sets the variable, too,
+    to what it takes by default. Workers inherit the folder of the process that started them.
+    """
+    default = str(Path(tempfile.gettempdir(), "torchinductor_"))
+    if os.environ.get(VARIABLE, default).startswith(default):
+        os.environ[VARIABLE] = tempfile.mkdtemp(prefix="edgefuse-inductor-")
+        atexit.register(partial(_remove, os.environ[VARIABLE], os.getpid()))
+
+
+@cache
+def keep_headers_there() -> None:
+    """Send precompiled headers to the same folder: they do not follow the variable."""
+    from torch._inductor import codecache  # brings all of the compiler, which takes a while
+
+    folder = Path(os.environ[VARIABLE]).absolute() / "precompiled_headers"
+    codecache._HEADER_DIR, codecache._HEADER_LOCK_DIR = str(folder), str(folder / "locks")
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # and not a fork of it
+        shutil.rmtree(folder, ignore_errors=True)
