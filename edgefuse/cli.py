@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = BROKEN_PIPE
         except BaseException as error:  # noqa: BLE001 - every outcome becomes an exit code here, also a panic in Rust
             if os.environ.get("EDGEFUSE_DEBUG") == "1":
-                terminal.complain(*traceback.format_exc().rstrip("\n").split("\n"))
+                terminal.complain(*terminal.quoted(traceback.format_exc()))
             code, line = _outcome(error)
             terminal.complain(f"edgefuse: {line}")
         finally:

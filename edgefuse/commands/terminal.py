@@ -17,7 +17,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO, cast
+from typing import TextIO, cast
 
 from edgefuse.errors import EdgefuseError
 
@@ -98,6 +98,11 @@ def complain(*lines: str) -> None:
     _Complaints().write("".join(escaped(line) + "\n" for line in lines))
 
 
+def quoted(text: str) -> list[str]:
+    """Return the lines of a text of several (a traceback), set in so that none of them looks like one of ours."""
+    return [f"  {line}" for line in text.split("\n") if line]
+
+
 def complaints() -> TextIO:
     """Return stderr as a stream that neither fails nor is closed, for text that is escaped already."""
     return cast(TextIO, _Complaints())
@@ -169,14 +174,11 @@ def _show_warning(
 class _Formatter(logging.Formatter):
     """Formats a record as one line, and the traceback that belongs to it as lines."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's
-        return escaped(super().formatMessage(record))
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802
-        return "\n".join(map(escaped, super().formatException(ei).split("\n")))
-
-    def formatStack(self, stack_info: str) -> str:  # noqa: N802
-        return "\n".join(map(escaped, stack_info.split("\n")))
+    def format(self, record: logging.LogRecord) -> str:
+        record.message = record.getMessage()
+        details = self.formatException(record.exc_info) if record.exc_info else record.exc_text or ""
+        lines = [self.formatMessage(record), *quoted(details), *quoted(record.stack_info or "")]
+        return "\n".join(map(escaped, lines))
 
 
 class _Handler(logging.StreamHandler[TextIO]):
