@@ -133,8 +133,8 @@ def raw_inputs(spec: ModelSpec, values: Mapping[str, Array]) -> dict[str, Array]
     return raw
 
 
-def measure(bundle: Path) -> dict[str, float]:
-    """Measure everything about one bundle's default rung."""
+def measure(bundle: Path) -> dict[str, Any]:
+    """Measure everything about one bundle's default rung; `busy` is why the latencies cannot be trusted."""
     with open_bundle(bundle) as opened, tempfile.TemporaryDirectory() as folder:
         manifest, inputs = opened.manifest, golden_inputs(opened)
         bare = {"onnx": bare_onnx, "tflite": bare_tflite}[manifest.backend]
@@ -170,6 +170,7 @@ def measure(bundle: Path) -> dict[str, float]:
         "peak_rss_bytes": own,
         "bare_peak_rss_bytes": other,
         "peak_rss_ratio": own / other,
+        "busy": latencies.pressure.seen,
     }
 
 
@@ -206,6 +207,8 @@ def main() -> None:
         f"{found['overhead_us']:.0f} us, {100 * found['overhead_share']:.1f} %; "
         f"checks of arrays {found['checks_us']:.0f} us"
     )
+    if found["busy"]:
+        print(f"the machine was busy, these latencies cannot be trusted: {'; '.join(found['busy'])}")
     print(f"import edgefuse beyond numpy: {found['import_ms']:.1f} ms")
     own, bare = found["peak_rss_bytes"] / 1e6, found["bare_peak_rss_bytes"] / 1e6
     print(f"peak memory {own:.1f} MB, bare runtime {bare:.1f} MB: {found['peak_rss_ratio']:.2f} x")

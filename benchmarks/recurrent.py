@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -103,6 +104,11 @@ def measure(cell: str, steps: int) -> dict[str, dict[str, float]]:
         found[name]["size_over_weights"] = len(files[name].data) / weights
         found[name]["max_error"] = max(float(np.abs(run(x) - y).max()) for x, y in zip(samples, expected, strict=True))
     latencies = _TIMING({name: partial(run, samples[0]) for name, run in runs.items()})
+    if latencies.pressure.busy:
+        print(
+            f"the machine was busy, these times cannot be trusted: {'; '.join(latencies.pressure.seen)}",
+            file=sys.stderr,
+        )
     for name in runs:
         ratio = latencies.ratio(name, "unrolled")
         found[name] |= {"p50_ms": latencies.p50_ms(name), "ratio": ratio.value, "low": ratio.low, "high": ratio.high}

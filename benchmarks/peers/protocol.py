@@ -57,6 +57,9 @@ def last_words(log: Path, code: int) -> str:
 class Worker:
     """A process that has opened a file and answers commands; a context manager that ends it.
 
+    Attributes:
+        process: its id.
+
     Raises:
         MeasureError: if the process ends before it answers.
     """
@@ -73,6 +76,7 @@ class Worker:
                 cwd=log.parent,
                 env=variables(),
             )
+        self.process = self._process.pid
         try:
             self._read()
         except MeasureError:

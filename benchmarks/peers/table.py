@@ -65,6 +65,7 @@ def row(
         "worst_drop": drop.drop,
         "worst_drop_ci95": [drop.low, drop.high],
         "within_budget": holds_budget(subject, drop),
+        "busy": list(latencies.pressure.seen),  # why these times cannot be trusted; nothing on a quiet machine
     }
     if against:
         ratio = latencies.ratio(contender.name, against)
@@ -131,7 +132,7 @@ def _line(row: Row) -> str:
     cells = [
         shown,
         row["runtime"],
-        f"{row['p50_ms']:.2f}",
+        f"{row['p50_ms']:.2f}" + " (busy)" * bool(row["busy"]),
         faster,
         f"{row['size_bytes'] / 1e6:.2f}",
         f"{100 * full:.1f}",

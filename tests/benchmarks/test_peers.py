@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -145,6 +146,7 @@ class Stub(Worker):
     """A worker that is no process: it takes the time it is given, or fails after some rounds."""
 
     def __init__(self, nanoseconds: int, rounds: int = 1000) -> None:
+        self.process = os.getpid()
         self.nanoseconds = nanoseconds
         self.left = rounds
 
