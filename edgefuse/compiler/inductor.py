@@ -10,6 +10,8 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 
@@ -26,17 +28,30 @@ def use_own_folder() -> None:
     """
     default = str(Path(tempfile.gettempdir(), "torchinductor_"))
     if os.environ.get(VARIABLE, default).startswith(default):
-        os.environ[VARIABLE] = tempfile.mkdtemp(prefix="edgefuse-inductor-")
-        atexit.register(partial(_remove, os.environ[VARIABLE], os.getpid()))
+        os.environ[VARIABLE] = _own_folder()
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """Keep to that folder what torch's compiler leaves elsewhere: headers, and what the C++ compiler did not finish."""
+    from torch._inductor import codecache  # brings all of the compiler, which takes a while
+
+    headers = Path(os.environ[VARIABLE]).absolute() / "precompiled_headers"
+    codecache._HEADER_DIR, codecache._HEADER_LOCK_DIR = str(headers), str(headers / "locks")
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = _own_folder()
+    try:
+        yield
+    finally:
+        del os.environ["TMPDIR"]
+        os.environ.update({} if before is None else {"TMPDIR": before})
 
 
 @cache
-def keep_headers_there() -> None:
-    """Send precompiled headers to the same folder: they do not follow the variable."""
-    from torch._inductor import codecache  # brings all of the compiler, which takes a while
-
-    folder = Path(os.environ[VARIABLE]).absolute() / "precompiled_headers"
-    codecache._HEADER_DIR, codecache._HEADER_LOCK_DIR = str(folder), str(folder / "locks")
+def _own_folder() -> str:
+    folder = tempfile.mkdtemp(prefix="edgefuse-inductor-")
+    atexit.register(partial(_remove, folder, os.getpid()))
+    return folder
 
 
 def _remove(folder: str, owner: int) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
 from edgefuse.bundle.spec import ModelSpec
-from edgefuse.compiler.inductor import keep_headers_there
+from edgefuse.compiler.inductor import building
 from edgefuse.errors import ModelError
 from edgefuse.export.stage import outputs_of
 from edgefuse.measure.latency import Interleaved
@@ -135,9 +135,8 @@ class TorchReference:
     def _compiled(self, arguments: tuple[Any, ...]) -> Forward | None:
         """Return the compiled model after its first call, or None and a note why there is none."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # deprecations inside torch's own compiler
-                keep_headers_there()
+            # Ignored are deprecations inside torch's own compiler.
+            with warnings.catch_warnings(action="ignore"), building():
                 compiled: Forward = torch.compile(self._model)
                 compiled(*arguments)
         except (TorchDynamoException, RuntimeError, ImportError, OSError) as error:
