@@ -24,12 +24,13 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.manifest import Binding, Scheme
 from edgefuse.bundle.spec import Source, StageInput, StageOutput, StageSpec, TensorSpec
-from edgefuse.export.stage import Lowered, TorchStage
-from edgefuse.export.tflite import TfliteTarget, name_interface, quiet
+from edgefuse.export.target import Lowered
+from edgefuse.export.tflite.target import TfliteTarget, name_interface, quiet
 from edgefuse.measure.latency import Interleaved
-from edgefuse.quantize.tflite import TfliteQuantizer
+from edgefuse.quantize.tflite.quantizer import TfliteQuantizer
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.runtime.backends.tflite import TfliteBackend
+from edgefuse.stages.stage import TorchStage
 
 _CELLS: dict[str, Callable[..., nn.Module]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 _CHANNELS, _HIDDEN, _CLASSES, _INPUTS = 40, 128, 10, 50

@@ -36,9 +36,9 @@ from edgefuse.bundle.manifest import (
 from edgefuse.bundle.spec import ClassOutput, ModelSpec, tensor
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.cli import VERBS
-from edgefuse.export.examples import example_feeds, run_torch
-from edgefuse.export.split import split
-from edgefuse.export.stage import Lowered
+from edgefuse.export.target import Lowered
+from edgefuse.stages.examples import example_feeds, run_torch
+from edgefuse.stages.explicit import split
 
 Python: TypeAlias = "Callable[..., subprocess.CompletedProcess[str]]"
 

@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 from benchmarks.peers.subject import PRESENT, Array, Description, Input, Subject, write
 from edgefuse.bundle.spec import ModelSpec, Source, StageInput, StageSpec, TensorSpec
-from edgefuse.compiler.cache import Cache, default_folder
-from edgefuse.compiler.recipe import load
-from edgefuse.compiler.splits import SplitData
-from edgefuse.compiler.subject import Subject as Compiled
-from edgefuse.compiler.subject import prepare
-from edgefuse.export.onnx import OnnxTarget
-from edgefuse.export.stage import Target, TorchStage
-from edgefuse.export.tflite import TfliteTarget
+from edgefuse.compiler.cache.cache import Cache, default_folder
+from edgefuse.compiler.model.splits import SplitData
+from edgefuse.compiler.model.subject import Subject as Compiled
+from edgefuse.compiler.model.subject import prepare
+from edgefuse.compiler.recipe.recipe import load
+from edgefuse.export.onnx.target import OnnxTarget
+from edgefuse.export.target import Target
+from edgefuse.export.tflite.target import TfliteTarget
 from edgefuse.models import FusionModel
 from edgefuse.progress import Progress
+from edgefuse.stages.stage import TorchStage
 
 
 class Whole(nn.Module):

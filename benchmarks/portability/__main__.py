@@ -14,8 +14,8 @@ from benchmarks.portability import judge, machines, page, runtimes
 from benchmarks.portability.judge import Answers, Question, Row
 from benchmarks.portability.runtimes import PACKAGES, Placement
 from edgefuse.bundle.reader import open_bundle
-from edgefuse.compiler.factory import call_factory
-from edgefuse.compiler.recipe import load
+from edgefuse.compiler.recipe.factory import call_factory
+from edgefuse.compiler.recipe.recipe import load
 from edgefuse.datasets.packages import cache_folder
 from edgefuse.datasets.sample import Sample, Splits
 from edgefuse.errors import DataError, EdgefuseError, MeasureError

@@ -135,7 +135,7 @@ def _is_factory(given: str) -> bool:
 
 def _torch_baseline(factory: str, threads: int, inputs: Inputs) -> Baseline:
     with needing("a torch reference", extra="compile"):
-        from edgefuse.compiler.reference import open_reference
+        from edgefuse.compiler.evaluation.reference import open_reference
     reference = open_reference(factory, threads)
     reference.run(inputs.values, inputs.present)
     return Baseline("torch", lambda: reference.run(inputs.values, inputs.present), lambda: reference.description)

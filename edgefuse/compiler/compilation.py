@@ -10,21 +10,21 @@ from pathlib import Path
 import msgspec
 
 from edgefuse.bundle.writer import write_bundle
-from edgefuse.compiler import engine as engines
 from edgefuse.compiler import prefetch
-from edgefuse.compiler import recipe as recipes
-from edgefuse.compiler.cache import default_folder, open_cache
-from edgefuse.compiler.candidates import Toolchain
-from edgefuse.compiler.engine import Crew, in_one_thread
-from edgefuse.compiler.final import TestSplit
-from edgefuse.compiler.narrowing import narrowed_set
-from edgefuse.compiler.pruning import pruned
+from edgefuse.compiler import workers as engines
+from edgefuse.compiler.cache.cache import default_folder, open_cache
+from edgefuse.compiler.candidates.toolchain import Toolchain
+from edgefuse.compiler.model.subject import prepare
+from edgefuse.compiler.recipe import recipe as recipes
+from edgefuse.compiler.recovery.forms import pruned
+from edgefuse.compiler.recovery.narrowing import narrowed_set
 from edgefuse.compiler.report import report
 from edgefuse.compiler.report.compiled import recovery
-from edgefuse.compiler.rungs import Finished, finish, measured_rungs, timed
+from edgefuse.compiler.rungs.final import TestSplit
+from edgefuse.compiler.rungs.rungs import Finished, finish, measured_rungs, timed
 from edgefuse.compiler.sets import CandidateSet, compile_sets
-from edgefuse.compiler.subject import prepare
 from edgefuse.compiler.timing import timer_of
+from edgefuse.compiler.workers import Crew, in_one_thread
 from edgefuse.progress import Progress, silent
 
 

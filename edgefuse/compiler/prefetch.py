@@ -14,17 +14,17 @@ from typing import TypeAlias
 
 from edgefuse.bundle.manifest import Pruning, Scheme
 from edgefuse.bundle.spec import StageSpec
-from edgefuse.compiler.cache import Cache
-from edgefuse.compiler.candidates import Built, Toolchain
-from edgefuse.compiler.engine import Engine, report
-from edgefuse.compiler.evaluate import Evaluator, Runner, in_torch, is_leaf
-from edgefuse.compiler.narrowing import narrowed_set
-from edgefuse.compiler.pruning import Pruner
-from edgefuse.compiler.rungs import choose
+from edgefuse.compiler.cache.cache import Cache
+from edgefuse.compiler.candidates.toolchain import Built, Toolchain
+from edgefuse.compiler.evaluation.evaluator import Evaluator, Runner, in_torch, is_leaf
+from edgefuse.compiler.model.subject import Subject
+from edgefuse.compiler.recovery.forms import Pruner
+from edgefuse.compiler.recovery.narrowing import narrowed_set
+from edgefuse.compiler.rungs.rungs import choose
 from edgefuse.compiler.sets import CandidateSet, merged
-from edgefuse.compiler.subject import Subject
 from edgefuse.compiler.target import TargetCompiler, TargetResult
 from edgefuse.compiler.timing import HERE, Timer
+from edgefuse.compiler.workers import Engine, report
 from edgefuse.progress import Progress
 
 Candidates: TypeAlias = Mapping[str, Mapping[str, Sequence[Built]]]

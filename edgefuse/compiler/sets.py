@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from edgefuse.compiler import golden
-from edgefuse.compiler.cache import Cache
-from edgefuse.compiler.candidates import Toolchain
+from edgefuse.compiler.cache.cache import Cache
+from edgefuse.compiler.candidates import golden
+from edgefuse.compiler.candidates.toolchain import Toolchain
+from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.search import Found, Judged, Objective
 from edgefuse.compiler.search.frontier import WORTH
-from edgefuse.compiler.subject import Subject
 from edgefuse.compiler.target import Baseline, TargetCompiler, TargetResult
 from edgefuse.compiler.timing import Timer
 from edgefuse.progress import Progress

@@ -11,20 +11,21 @@ from types import MappingProxyType
 
 from edgefuse.bundle.manifest import Machine, Scheme, Tolerance
 from edgefuse.bundle.spec import Record, StageSpec, subset_name
-from edgefuse.compiler import aware, fingerprint
-from edgefuse.compiler.candidates import FLOAT, Built, Toolchain, candidate_id, wanted_schemes
-from edgefuse.compiler.evaluate import Evaluator, FileRunner, Outputs, Runner, in_torch, is_leaf
-from edgefuse.compiler.golden import Checked, GoldenInputs, check
+from edgefuse.compiler.cache import fingerprint
+from edgefuse.compiler.candidates import aware
+from edgefuse.compiler.candidates.golden import Checked, GoldenInputs, check
+from edgefuse.compiler.candidates.toolchain import FLOAT, Built, Toolchain, candidate_id, wanted_schemes
+from edgefuse.compiler.evaluation.evaluator import Evaluator, FileRunner, Outputs, Runner, in_torch, is_leaf
+from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.search import Combination, Found, Search, StageFigure, SubsetDrop
-from edgefuse.compiler.subject import Subject
 from edgefuse.compiler.timing import HERE, Contender, Timer, kept
 from edgefuse.errors import CheckError, QuantizeError
-from edgefuse.export import costs
-from edgefuse.export.stage import Array, Feeds, FeedSource, TorchStage
+from edgefuse.export.costs import counting as costs
 from edgefuse.measure.agreement import agreement
 from edgefuse.measure.metrics import Metric
 from edgefuse.measure.pressure import Pressure
 from edgefuse.progress import Progress
+from edgefuse.stages.stage import Array, Feeds, FeedSource, TorchStage
 
 _TIMED_FEEDS = 16
 # What is written for an infinite ratio: no difference at all.

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.errors import PruneError
-from edgefuse.export.examples import example_feeds
-from edgefuse.export.stage import TorchStage
 from edgefuse.prune.importance import spread
 from edgefuse.prune.pruner import Examples, check, nothing_to_prune
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.stage import TorchStage
 
 _EXAMPLES = 128
 _BATCH = 32

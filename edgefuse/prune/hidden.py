@@ -11,9 +11,9 @@ from __future__ import annotations
 from torch import nn
 
 from edgefuse.bundle.manifest import PruningStep
-from edgefuse.export.stage import TorchStage
 from edgefuse.prune.pruner import Examples
 from edgefuse.prune.structured import narrowed
+from edgefuse.stages.stage import TorchStage
 
 
 class HiddenPruner:

@@ -20,8 +20,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from edgefuse.export.stage import outputs_of
 from edgefuse.prune.pruner import Examples
+from edgefuse.stages.stage import outputs_of
 
 IMPORTANCES = ("", "magnitude", "taylor")
 """What a step may name; empty is `magnitude`."""

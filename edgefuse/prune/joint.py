@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.spec import ModelSpec, Source, StageSpec
 from edgefuse.errors import PruneError
-from edgefuse.export.stage import TorchStage, keyed
 from edgefuse.models.fusion import masked
 from edgefuse.progress import Progress, silent
 from edgefuse.prune.checkpoint import identity
 from edgefuse.prune.distillation import Distance, distance, kinds_of, variance_of
 from edgefuse.prune.recovery import hold_tables
 from edgefuse.prune.training import Epoch, Objective, RecoverySettings, Training, first_indices
+from edgefuse.stages.stage import TorchStage, keyed
 
 Pool: TypeAlias = dict[str, Tensor]
 """Values by key, as `Source.key` spells them, with the batch first."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.errors import PruneError
-from edgefuse.export.split import as_one_stage
 from edgefuse.models.fusion import FusionModel
 from edgefuse.prune.pruner import Examples, apply_steps
+from edgefuse.stages.explicit import as_one_stage
 
 
 def narrowed(model: FusionModel, ratio: float, importance: str, examples: Examples) -> FusionModel:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.errors import PruneError
-from edgefuse.export.stage import TorchStage
 from edgefuse.registry import create
+from edgefuse.stages.stage import TorchStage
 
 
 class Examples(Protocol):

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.spec import Output
 from edgefuse.errors import PruneError
-from edgefuse.export.stage import outputs_of
 from edgefuse.progress import Progress, silent
 from edgefuse.prune.checkpoint import identity
 from edgefuse.prune.distillation import Distance, Kind, distance, kind_of, variance_of
 from edgefuse.prune.pruner import Examples
 from edgefuse.prune.training import Epoch, Objective, RecoverySettings, Training, best_of, first_indices
+from edgefuse.stages.stage import outputs_of
 
 __all__ = ["Epoch", "Recovered", "RecoverySettings", "hold_tables", "recover"]
 

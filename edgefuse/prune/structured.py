@@ -16,12 +16,12 @@ from torch import nn
 
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.errors import PruneError
-from edgefuse.export.examples import call_torch, example_feeds
-from edgefuse.export.stage import TorchStage
 from edgefuse.prune.heads import heads_of, kept_heads, largest
 from edgefuse.prune.importance import IMPORTANCES, rank
 from edgefuse.prune.pruner import Examples, check, nothing_to_prune
 from edgefuse.prune.widths import Width, widths_of
+from edgefuse.stages.examples import call_torch, example_feeds
+from edgefuse.stages.stage import TorchStage
 
 _log = logging.getLogger(__name__)
 

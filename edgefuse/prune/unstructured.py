@@ -17,8 +17,8 @@ from torch.nn.utils import prune as torch_prune
 
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.errors import PruneError
-from edgefuse.export.stage import TorchStage
 from edgefuse.prune.pruner import Examples, check, nothing_to_prune
+from edgefuse.stages.stage import TorchStage
 
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

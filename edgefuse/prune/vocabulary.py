@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from edgefuse.bundle.manifest import PruningStep
-from edgefuse.export.stage import TorchStage
 from edgefuse.prune.pruner import Examples, check, nothing_to_prune
+from edgefuse.stages.stage import TorchStage
 
 _BATCH = 64
 _ROWS_AT_ONCE = 2048

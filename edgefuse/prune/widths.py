@@ -20,10 +20,10 @@ from torch_pruning.ops import OPTYPE
 from torch_pruning.pruner.function import BasePruningFunc
 
 from edgefuse.errors import PruneError
-from edgefuse.export.examples import example_feeds
-from edgefuse.export.stage import TorchStage, outputs_of
 from edgefuse.prune.importance import Ranked, Slice
 from edgefuse.prune.leaves import FixedLeaf, Leaf, leaves_of, standing_in
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.stage import TorchStage, outputs_of
 
 _MOST_CONSTANTS = 16
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.PReLU)

@@ -6,8 +6,9 @@ from typing import Protocol
 
 from edgefuse.bundle.manifest import Scheme
 from edgefuse.bundle.spec import StageSpec
-from edgefuse.export.stage import FeedSource, Lowered
+from edgefuse.export.target import Lowered
 from edgefuse.quantize.floats import FloatLayer
+from edgefuse.stages.stage import FeedSource
 
 
 class Quantizer(Protocol):

@@ -19,11 +19,12 @@ import msgspec
 
 from edgefuse.bundle.manifest import Scheme, Tolerance
 from edgefuse.errors import QuantizeError
-from edgefuse.export.stage import Array, Feeds, FeedSource, Lowered
+from edgefuse.export.target import Lowered
 from edgefuse.measure.agreement import agreement
 from edgefuse.quantize.floats import FloatLayer
 from edgefuse.quantize.quantizer import Quantizer
 from edgefuse.runtime.backends.backend import Backend, Session, SessionOptions
+from edgefuse.stages.stage import Array, Feeds, FeedSource
 
 SAMPLES = 16
 """Feeds that every measurement runs on, at most."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgefuse.bundle import spec
-from edgefuse.compiler.reference import TorchReference, open_reference
+from edgefuse.compiler.evaluation.reference import TorchReference, open_reference
 from edgefuse.errors import ModelError
 from edgefuse.models.fusion import FusionModel
 from edgefuse.runtime.processor import available_processors

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edgefuse.compiler import engine as engines
 from edgefuse.compiler import prefetch
-from edgefuse.compiler import recipe as recipes
-from edgefuse.compiler.aware import trained_form
-from edgefuse.compiler.cache import Cache
-from edgefuse.compiler.candidates import Built, Toolchain
-from edgefuse.compiler.engine import Crew
-from edgefuse.compiler.splits import TRAIN
-from edgefuse.compiler.subject import TUNING, Subject, prepare
+from edgefuse.compiler import workers as engines
+from edgefuse.compiler.cache.cache import Cache
+from edgefuse.compiler.candidates.aware import trained_form
+from edgefuse.compiler.candidates.toolchain import Built, Toolchain
+from edgefuse.compiler.model.splits import TRAIN
+from edgefuse.compiler.model.subject import TUNING, Subject, prepare
+from edgefuse.compiler.recipe import recipe as recipes
 from edgefuse.compiler.target import TargetCompiler
+from edgefuse.compiler.workers import Crew
 from edgefuse.progress import silent
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from edgefuse.compiler.cache import Cache, default_folder, digest
+from edgefuse.compiler.cache.cache import Cache, default_folder, digest
 
 _SLOW_WRITER = """
 import sys, time
 from pathlib import Path
-from edgefuse.compiler.cache import Cache
+from edgefuse.compiler.cache.cache import Cache
 
 def make(folder):
     (folder / "one").write_text("1")

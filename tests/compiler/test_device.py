@@ -14,12 +14,12 @@ from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.cli import main
 from edgefuse.compiler import CompileResult, compile
-from edgefuse.compiler.candidates import wanted_schemes
+from edgefuse.compiler.candidates.toolchain import wanted_schemes
 from edgefuse.compiler.report.schema import parse
 from edgefuse.compiler.timing import HERE, timer_of
 from edgefuse.compiler.timing.proxy import Proxy
 from edgefuse.errors import RecipeError
-from edgefuse.quantize.onnx import OnnxQuantizer
+from edgefuse.quantize.onnx.quantizer import OnnxQuantizer
 from edgefuse.runtime.processor import processor
 
 if processor().architecture == "aarch64":
@@ -136,7 +136,7 @@ def test_milliseconds_need_a_device(own_recipe: Path, tmp_path: Path) -> None:
 
 
 def test_the_host_is_measured_and_another_architecture_counted() -> None:
-    from edgefuse.compiler.recipe import CompileSection, DataSection, ModelSection, Recipe
+    from edgefuse.compiler.recipe.recipe import CompileSection, DataSection, ModelSection, Recipe
 
     def recipe(device: str) -> Recipe:
         return Recipe(

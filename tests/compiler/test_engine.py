@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from edgefuse.compiler import engine as engines
-from edgefuse.compiler.engine import Crew, Engine
+from edgefuse.compiler import workers as engines
+from edgefuse.compiler.workers import Crew, Engine
 from edgefuse.errors import EngineError, MissingExtraError, RecipeError
 
 OWN = Path(__file__).parent / "own"
@@ -151,7 +151,7 @@ def test_what_cannot_travel_is_one_sentence(parallel: tuple[Engine, Steps], jobs
 
 
 def test_a_ray_worker_that_does_not_see_the_cache_says_so(tmp_path: Path) -> None:
-    ray_engine = importlib.import_module("edgefuse.compiler.engine.ray")
+    ray_engine = importlib.import_module("edgefuse.compiler.workers.ray")
     outcome = pickle.loads(ray_engine.run(b"", b"", (), tmp_path / "probe"))
     with pytest.raises(EngineError, match=f"does not see the cache folder {tmp_path}: expected .* Fix: give one with"):
         outcome.result()
@@ -185,7 +185,7 @@ def test_no_worker_is_left_behind(tmp_path: Path, how: signal.Signals) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
         sys.path.insert(0, {str(OWN)!r})
         import jobs
-        from edgefuse.compiler import engine
+        from edgefuse.compiler import workers as engine
         with engine.create("local", engine.Crew(Path({str(tmp_path)!r}), jobs=2, paths=({str(OWN)!r},))) as two:
             two.map(jobs.Sleep(Path({str(tmp_path)!r})), [1, 2], "sleep")
     """

@@ -16,12 +16,12 @@ import edgefuse
 from edgefuse.bundle.manifest import Manifest
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.compiler import CompileResult, compile
-from edgefuse.compiler import recipe as recipes
-from edgefuse.compiler.cache import Cache
-from edgefuse.compiler.narrowing import narrowed_set
+from edgefuse.compiler.cache.cache import Cache
+from edgefuse.compiler.model.subject import Subject, prepare
+from edgefuse.compiler.recipe import recipe as recipes
+from edgefuse.compiler.recovery.narrowing import narrowed_set
 from edgefuse.compiler.search import Judged
 from edgefuse.compiler.sets import best
-from edgefuse.compiler.subject import Subject, prepare
 from edgefuse.errors import RecipeError
 from edgefuse.measure import agreement
 from edgefuse.progress import silent

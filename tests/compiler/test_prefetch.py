@@ -9,17 +9,17 @@ import pytest
 
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.compiler import compile, prefetch
-from edgefuse.compiler import engine as engines
-from edgefuse.compiler import recipe as recipes
-from edgefuse.compiler.cache import Cache
-from edgefuse.compiler.engine import Crew
-from edgefuse.compiler.final import TestSplit
-from edgefuse.compiler.narrowing import narrowed_set
-from edgefuse.compiler.pruning import pruned
-from edgefuse.compiler.rungs import finish
+from edgefuse.compiler import workers as engines
+from edgefuse.compiler.cache.cache import Cache
+from edgefuse.compiler.model.subject import Subject, prepare
+from edgefuse.compiler.recipe import recipe as recipes
+from edgefuse.compiler.recovery.forms import pruned
+from edgefuse.compiler.recovery.narrowing import narrowed_set
+from edgefuse.compiler.rungs.final import TestSplit
+from edgefuse.compiler.rungs.rungs import finish
 from edgefuse.compiler.sets import CandidateSet, compile_sets
-from edgefuse.compiler.subject import Subject, prepare
 from edgefuse.compiler.timing import HERE
+from edgefuse.compiler.workers import Crew
 from edgefuse.progress import Progress, silent
 
 if TYPE_CHECKING:

@@ -12,16 +12,23 @@ import torch
 import edgefuse
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.compiler import compile
-from edgefuse.compiler import recipe as recipes
-from edgefuse.compiler.batches import JointStageExamples, LeafExamples, SubsetTable, TrainingData, examples, stacked
-from edgefuse.compiler.cache import Cache
-from edgefuse.compiler.distribute import Point, distribute
-from edgefuse.compiler.evaluate import Evaluator
-from edgefuse.compiler.pruning import Pruner, pruned
-from edgefuse.compiler.subject import Subject, prepare
-from edgefuse.export.examples import run_torch
+from edgefuse.compiler.cache.cache import Cache
+from edgefuse.compiler.evaluation.evaluator import Evaluator
+from edgefuse.compiler.model.subject import Subject, prepare
+from edgefuse.compiler.recipe import recipe as recipes
+from edgefuse.compiler.recovery.batches import (
+    JointStageExamples,
+    LeafExamples,
+    SubsetTable,
+    TrainingData,
+    examples,
+    stacked,
+)
+from edgefuse.compiler.recovery.distribute import Point, distribute
+from edgefuse.compiler.recovery.forms import Pruner, pruned
 from edgefuse.measure import agreement
 from edgefuse.progress import silent
+from edgefuse.stages.examples import run_torch
 
 PRUNE = """
 [[prune.variants]]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edgefuse.compiler import recipe
-from edgefuse.compiler.factory import call_factory
+from edgefuse.compiler.recipe import recipe
+from edgefuse.compiler.recipe.factory import call_factory
 from edgefuse.errors import RecipeError
 
 _GOOD = """

@@ -11,7 +11,7 @@ from edgefuse.compiler.report.compiled import recovery, removed
 from edgefuse.compiler.report.layers import reason_for
 from edgefuse.compiler.report.modalities import judged_alone, worst_drop
 from edgefuse.compiler.search import Judged, SubsetDrop
-from edgefuse.export.costs_graph import CostGraph, Operation
+from edgefuse.export.costs.graph import CostGraph, Operation
 from edgefuse.prune.recovery import Epoch
 
 FLOATS = {"image": "image.float", "audio": "audio.float"}

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from edgefuse.bundle.manifest import Figure, Machine
-from edgefuse.compiler.final import Ratio, RungAccuracy, RungTiming
-from edgefuse.compiler.rungs import give_to_fastest
+from edgefuse.compiler.rungs.final import Ratio, RungAccuracy, RungTiming
+from edgefuse.compiler.rungs.rungs import give_to_fastest
 from edgefuse.compiler.search import Combination
 
 MACHINE = Machine(architecture="x86_64", cpu="any", cores=2, features=(), runtimes={}, threads=1)

@@ -13,7 +13,14 @@ from edgefuse.bundle.manifest import BuildPlan, Manifest, Profile
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.cli import main
 from edgefuse.compiler import CompileResult, compile
-from edgefuse.compiler.recipe import CompileSection, DataSection, DeviceSection, ModelSection, Recipe, SearchSection
+from edgefuse.compiler.recipe.recipe import (
+    CompileSection,
+    DataSection,
+    DeviceSection,
+    ModelSection,
+    Recipe,
+    SearchSection,
+)
 from edgefuse.compiler.timing import is_emulated, timer_of
 from edgefuse.compiler.timing.proxy import JETSON, Proxy
 from edgefuse.errors import RecipeError

@@ -12,7 +12,7 @@ import pytest
 
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.compiler import compile
-from edgefuse.compiler.recipe import load
+from edgefuse.compiler.recipe.recipe import load
 from edgefuse.device.tasks import packed, packed_inputs, unpacked, unpacked_inputs
 from edgefuse.errors import DeviceError, RecipeError
 from edgefuse.runtime.backends.backend import Array

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from edgefuse.bundle import spec
-from edgefuse.export.split import split
-from edgefuse.export.stage import TorchStage
 from edgefuse.models.fusion import FusionModel
+from edgefuse.stages.explicit import split
+from edgefuse.stages.stage import TorchStage
 
 
 class Scale(nn.Module):

@@ -12,11 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgefuse.bundle.manifest import Binding
 from edgefuse.bundle.spec import Bounded, Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.errors import ExportError
-from edgefuse.export.costs import costs, graph
-from edgefuse.export.costs_graph import CostGraph, Operation
-from edgefuse.export.onnx import OnnxTarget
-from edgefuse.export.stage import Lowered, Target, TorchStage
-from edgefuse.export.tflite import TfliteTarget
+from edgefuse.export.costs.counting import costs, graph
+from edgefuse.export.costs.graph import CostGraph, Operation
+from edgefuse.export.onnx.target import OnnxTarget
+from edgefuse.export.target import Lowered, Target
+from edgefuse.export.tflite.target import TfliteTarget
+from edgefuse.stages.stage import TorchStage
 
 
 class Everything(nn.Module):

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from edgefuse.bundle import spec
 from edgefuse.bundle.manifest import Tolerance
-from edgefuse.export.onnx import OnnxTarget
-from edgefuse.export.split import example_feeds, split
-from edgefuse.export.stage import Lowered, TorchStage
-from edgefuse.export.verify import verify
+from edgefuse.export.onnx.target import OnnxTarget
+from edgefuse.export.target import Lowered
 from edgefuse.models.digits.layers import Attention
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.stages.agreement import verify
+from edgefuse.stages.explicit import example_feeds, split
+from edgefuse.stages.stage import TorchStage
 
 WIDTH, HEADS = 16, 4
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from edgefuse.bundle import spec
 from edgefuse.bundle.manifest import Tolerance
-from edgefuse.export.onnx import OnnxTarget
-from edgefuse.export.split import example_feeds, split
-from edgefuse.export.verify import verify
+from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.stages.agreement import verify
+from edgefuse.stages.explicit import example_feeds, split
 
 IMAGE, STEPS, BOUNDED = (1, 3, 4, 5), (1, 6, 8), (1, spec.Bounded(max=6), 8)
 

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from edgefuse.bundle import spec
 from edgefuse.bundle.manifest import Tolerance
-from edgefuse.export.onnx import OnnxTarget
-from edgefuse.export.onnx_spectrum import bin_transforms, factors, residue_transform, spread_filters
-from edgefuse.export.split import example_feeds, split
-from edgefuse.export.stage import Lowered, TorchStage
-from edgefuse.export.verify import verify
+from edgefuse.export.onnx.spectrum import bin_transforms, factors, residue_transform, spread_filters
+from edgefuse.export.onnx.target import OnnxTarget
+from edgefuse.export.target import Lowered
 from edgefuse.models.digits.layers import LogMelFrontend
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.stages.agreement import verify
+from edgefuse.stages.explicit import example_feeds, split
+from edgefuse.stages.stage import TorchStage
 
 TIGHT = Tolerance(absolute=2e-5, relative=1e-5)
 

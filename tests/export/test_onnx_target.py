@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from edgefuse.bundle import spec
 from edgefuse.bundle.manifest import Tolerance
 from edgefuse.errors import ExportError
-from edgefuse.export.onnx import OnnxTarget
-from edgefuse.export.split import example_feeds, split
-from edgefuse.export.stage import Lowered, TorchStage
-from edgefuse.export.verify import verify
+from edgefuse.export.onnx.target import OnnxTarget
+from edgefuse.export.target import Lowered
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import Session, SessionOptions
+from edgefuse.stages.agreement import verify
+from edgefuse.stages.explicit import example_feeds, split
+from edgefuse.stages.stage import TorchStage
 
 
 def opened(lowered: Lowered) -> Session:

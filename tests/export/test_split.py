@@ -11,10 +11,10 @@ from edgefuse.bundle import spec
 from edgefuse.bundle.manifest import Tolerance
 from edgefuse.bundle.spec import Bounded, Bucketed
 from edgefuse.errors import ModelError
-from edgefuse.export.split import chained_feeds, example_feeds, run_torch, split
-from edgefuse.export.stage import TorchStage
 from edgefuse.measure.agreement import agreement
 from edgefuse.models.fusion import FusionModel
+from edgefuse.stages.explicit import chained_feeds, example_feeds, run_torch, split
+from edgefuse.stages.stage import TorchStage
 
 
 class Double(nn.Module):

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from edgefuse.bundle import spec
 from edgefuse.bundle.manifest import BuildPlan, Profile, Pruning, PruningStep
 from edgefuse.errors import ExportError
-from edgefuse.export.costs import costs
-from edgefuse.export.onnx import OnnxTarget
-from edgefuse.export.split import split
-from edgefuse.export.stage import TorchStage
-from edgefuse.export.tensorrt import TensorrtTarget, cast_bytes_first, profiles
-from edgefuse.export.tensorrt_operators import NEWEST_OPSET, TYPES, refused
+from edgefuse.export.costs.counting import costs
+from edgefuse.export.onnx.target import OnnxTarget
+from edgefuse.export.tensorrt.operators import NEWEST_OPSET, TYPES, refused
+from edgefuse.export.tensorrt.target import TensorrtTarget, cast_bytes_first, profiles
 from edgefuse.models.assistant.model import assemble
 from edgefuse.models.digits.model import build
 from edgefuse.prune.unstructured import SemiStructuredPruner
+from edgefuse.stages.explicit import split
+from edgefuse.stages.stage import TorchStage
 
 TARGET = TensorrtTarget()
 

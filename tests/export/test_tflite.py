@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.spec import Bounded, DType, Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.errors import ExportError
-from edgefuse.export.stage import Lowered, TorchStage
-from edgefuse.export.tflite import TfliteTarget, unpack
+from edgefuse.export.target import Lowered
+from edgefuse.export.tflite.target import TfliteTarget, unpack
 from edgefuse.models.digits.layers import ConvNormAct, InvertedResidual, TransformerBlock
 from edgefuse.runtime.backends.backend import Array, SessionOptions
 from edgefuse.runtime.backends.tflite import TfliteBackend
+from edgefuse.stages.stage import TorchStage
 
 Port = tuple[str, DType, tuple[int | Bounded, ...]]
 
@@ -146,7 +147,7 @@ def test_lowering_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_importing_the_target_does_not_import_the_converter() -> None:
-    code = "import sys, edgefuse.export.tflite as t; t.TfliteTarget(); sys.exit('litert_torch' in sys.modules)"
+    code = "import sys, edgefuse.export.tflite.target as t; t.TfliteTarget(); sys.exit('litert_torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

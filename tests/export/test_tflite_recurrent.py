@@ -18,14 +18,16 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from edgefuse.bundle.manifest import Scheme
 from edgefuse.bundle.spec import Bounded, DType, Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.errors import ExportError
-from edgefuse.export import costs_tflite, tflite_recurrent
-from edgefuse.export.costs import costs
-from edgefuse.export.onnx import OnnxTarget
-from edgefuse.export.stage import Lowered, TorchStage
-from edgefuse.export.tflite import TfliteTarget, unpack
-from edgefuse.quantize.tflite import TfliteQuantizer
+from edgefuse.export.costs import tflite as costs_tflite
+from edgefuse.export.costs.counting import costs
+from edgefuse.export.onnx.target import OnnxTarget
+from edgefuse.export.target import Lowered
+from edgefuse.export.tflite import recurrent as tflite_recurrent
+from edgefuse.export.tflite.target import TfliteTarget, unpack
+from edgefuse.quantize.tflite.quantizer import TfliteQuantizer
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.runtime.backends.tflite import TfliteBackend
+from edgefuse.stages.stage import TorchStage
 
 STEPS, WIDTH, HIDDEN = 7, 6, 8
 Floats = npt.NDArray[np.float32]

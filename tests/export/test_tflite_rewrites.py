@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgefuse.export.tflite_rewrites import rewrite
+from edgefuse.export.tflite.rewrites import rewrite
 
 aten = torch.ops.aten
 

@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from edgefuse.errors import DataError
-from edgefuse.export.split import split
 from edgefuse.models.assistant import model as assistant
 from edgefuse.models.assistant import pretrained
 from edgefuse.models.assistant.audio import AudioEncoder, MelFrontend
 from edgefuse.models.assistant.matching import recall
 from edgefuse.models.assistant.text import TextEncoder
 from edgefuse.models.fusion import FusionModel
+from edgefuse.stages.explicit import split
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from edgefuse.bundle.spec import Source, StageInput, StageOutput, StageSpec, TensorSpec
-from edgefuse.export.examples import example_feeds
-from edgefuse.export.split import split
-from edgefuse.export.stage import TorchStage
 from edgefuse.models.digits import build
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.explicit import split
+from edgefuse.stages.stage import TorchStage
 
 WEIGHTS = Path(__file__).parents[2] / "examples" / "digits" / "digits.safetensors"
 

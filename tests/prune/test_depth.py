@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.errors import PruneError
-from edgefuse.export.onnx import OnnxTarget
-from edgefuse.export.stage import TorchStage
+from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.prune.depth import DepthPruner, Skipped, removable_blocks
+from edgefuse.stages.stage import TorchStage
 
 
 def _step(ratio: float) -> PruningStep:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.errors import PruneError
-from edgefuse.export.onnx import OnnxTarget
-from edgefuse.export.stage import TorchStage
+from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.models.assistant.text import BertLayer
 from edgefuse.models.digits.layers import Attention
 from edgefuse.prune.hidden import HiddenPruner
 from edgefuse.prune.persist import restore, save
 from edgefuse.prune.pruner import apply_steps
+from edgefuse.stages.stage import TorchStage
 
 
 def step(ratio: float, importance: str = "") -> PruningStep:

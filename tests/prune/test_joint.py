@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from edgefuse.bundle import spec
 from edgefuse.errors import PruneError
-from edgefuse.export.split import split
-from edgefuse.export.stage import TorchStage
 from edgefuse.models.fusion import FusionModel
 from edgefuse.prune.joint import RecoveredJointly, recover_jointly
 from edgefuse.prune.recovery import Epoch, RecoverySettings
+from edgefuse.stages.explicit import split
+from edgefuse.stages.stage import TorchStage
 
 FAST = RecoverySettings(epochs=6, batch=32, learning_rate=1e-2, patience=6, joint_rate=1.0)
 SUBSETS = ("sight+words", "sight", "words")

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from edgefuse.bundle import spec
 from edgefuse.bundle.spec import Dim
 from edgefuse.errors import PruneError
-from edgefuse.export.examples import chained_feeds, run_torch
-from edgefuse.export.split import as_one_stage, split
 from edgefuse.models.digits import build
 from edgefuse.models.fusion import FusionModel
 from edgefuse.prune.narrow import narrowed
 from edgefuse.prune.persist import restore, save
+from edgefuse.stages.examples import chained_feeds, run_torch
+from edgefuse.stages.explicit import as_one_stage, split
 
 WEIGHTS = Path(__file__).parents[2] / "examples" / "digits" / "digits.safetensors"
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.errors import PruneError
-from edgefuse.export.stage import TorchStage
 from edgefuse.prune import persist
 from edgefuse.prune.pruner import apply_steps
+from edgefuse.stages.stage import TorchStage
 
 
 def _steps(*names: str) -> list[PruningStep]:

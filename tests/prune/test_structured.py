@@ -12,13 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.errors import PruneError
-from edgefuse.export.onnx import OnnxTarget
-from edgefuse.export.stage import TorchStage
-from edgefuse.export.tflite import TfliteTarget
+from edgefuse.export.onnx.target import OnnxTarget
+from edgefuse.export.tflite.target import TfliteTarget
 from edgefuse.models.digits.layers import Attention
 from edgefuse.prune.heads import kept_heads
 from edgefuse.prune.pruner import apply_steps
 from edgefuse.prune.structured import StructuredPruner, rounded
+from edgefuse.stages.stage import TorchStage
 
 PRUNED = ("image_encoder", "audio_encoder", "text_encoder", "fusion")
 

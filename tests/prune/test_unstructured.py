@@ -10,9 +10,9 @@ from torch import nn
 
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.errors import PruneError
-from edgefuse.export.stage import TorchStage
 from edgefuse.prune.pruner import apply_steps
 from edgefuse.prune.unstructured import MagnitudePruner, SemiStructuredPruner, apply_masks, masks
+from edgefuse.stages.stage import TorchStage
 
 
 def _magnitude(ratio: float, importance: str = "") -> PruningStep:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.errors import PruneError
-from edgefuse.export.onnx import OnnxTarget
-from edgefuse.export.stage import TorchStage
-from edgefuse.export.tflite import TfliteTarget
+from edgefuse.export.onnx.target import OnnxTarget
+from edgefuse.export.tflite.target import TfliteTarget
 from edgefuse.prune.vocabulary import CompactEmbedding, VocabularyPruner, nearest_rows
+from edgefuse.stages.stage import TorchStage
 
 
 class Reading(nn.Module):

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from edgefuse.bundle import spec
-from edgefuse.export.onnx import OnnxTarget
-from edgefuse.export.split import split
-from edgefuse.export.stage import Lowered, TorchStage
+from edgefuse.export.onnx.target import OnnxTarget
+from edgefuse.export.target import Lowered
 from edgefuse.models.digits.layers import TransformerBlock
+from edgefuse.stages.explicit import split
+from edgefuse.stages.stage import TorchStage
 
 
 class Cnn(nn.Module):

@@ -11,18 +11,19 @@ from torch import nn
 
 from edgefuse.bundle.manifest import Scheme
 from edgefuse.errors import QuantizeError
-from edgefuse.export.examples import example_feeds, run_torch
-from edgefuse.export.onnx import OnnxTarget
-from edgefuse.export.stage import FeedSource, Target, TorchStage
-from edgefuse.export.tflite import TfliteTarget
-from edgefuse.quantize.aware import AwareSettings, train
-from edgefuse.quantize.fitting import fit
-from edgefuse.quantize.onnx import OnnxQuantizer
+from edgefuse.export.onnx.target import OnnxTarget
+from edgefuse.export.target import Target
+from edgefuse.export.tflite.target import TfliteTarget
+from edgefuse.quantize.onnx.quantizer import OnnxQuantizer
 from edgefuse.quantize.quantizer import Quantizer
-from edgefuse.quantize.tflite import TfliteQuantizer
+from edgefuse.quantize.tflite.quantizer import TfliteQuantizer
+from edgefuse.quantize.torch.aware import AwareSettings, train
+from edgefuse.quantize.torch.fitting import fit
 from edgefuse.runtime.backends.backend import Backend, SessionOptions
 from edgefuse.runtime.backends.onnx import OnnxBackend
 from edgefuse.runtime.backends.tflite import TfliteBackend
+from edgefuse.stages.examples import example_feeds, run_torch
+from edgefuse.stages.stage import FeedSource, TorchStage
 
 U8, S8 = (Scheme(name="static_wi8_ai8", activation=sign, calibrator="mse") for sign in ("u8", "s8"))
 CHAINS: dict[str, tuple[Target, Quantizer, Backend, Scheme]] = {

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.manifest import Scheme
 from edgefuse.errors import QuantizeError
-from edgefuse.export.examples import example_feeds, run_torch
-from edgefuse.export.onnx import OnnxTarget
-from edgefuse.export.stage import FeedSource, TorchStage
-from edgefuse.quantize.balance import balance, links
-from edgefuse.quantize.onnx import OnnxQuantizer
+from edgefuse.export.onnx.target import OnnxTarget
+from edgefuse.quantize.onnx.quantizer import OnnxQuantizer
+from edgefuse.quantize.torch.balance import balance, links
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.runtime.backends.onnx import OnnxBackend
+from edgefuse.stages.examples import example_feeds, run_torch
+from edgefuse.stages.stage import FeedSource, TorchStage
 
 STATIC = Scheme(name="static_wi8_ai8", activation="u8")
 

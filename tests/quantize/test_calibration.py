@@ -11,8 +11,8 @@ import pytest
 
 from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import QuantizeError
-from edgefuse.export.stage import Feeds
-from edgefuse.quantize.onnx_calibration import channel_means, observe
+from edgefuse.quantize.onnx.calibration import channel_means, observe
+from edgefuse.stages.stage import Feeds
 
 INPUTS = (Binding(port="x", tensor="x", dtype="float32", shape=(1, 2)),)
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edgefuse.quantize.calibrators import CALIBRATORS, LEVELS, entropy, mse
-from edgefuse.quantize.onnx_static import affine
-from edgefuse.quantize.ranges import Range, RunningRange
+from edgefuse.quantize.calibration.calibrators import CALIBRATORS, LEVELS, entropy, mse
+from edgefuse.quantize.calibration.ranges import Range, RunningRange
+from edgefuse.quantize.onnx.static import affine
 
 VALUES = st.one_of(st.floats(-1e6, 1e6, width=32), st.floats(width=32, allow_nan=False, allow_infinity=False))
 SAMPLES = st.lists(VALUES, min_size=1, max_size=50)

@@ -15,17 +15,18 @@ from hypothesis import strategies as st
 from edgefuse.bundle.manifest import Scheme, Tolerance
 from edgefuse.bundle.spec import Role, StageSpec
 from edgefuse.errors import QuantizeError
-from edgefuse.export.examples import example_feeds, run_torch
-from edgefuse.export.onnx import OnnxTarget
-from edgefuse.export.stage import Feeds, FeedSource, Lowered, TorchStage
-from edgefuse.export.verify import verify
+from edgefuse.export.onnx.target import OnnxTarget
+from edgefuse.export.target import Lowered
 from edgefuse.quantize import floats
-from edgefuse.quantize.onnx import DYNAMIC, STATIC_PERCENTILE, STATIC_S8, STATIC_U8, OnnxQuantizer
-from edgefuse.quantize.onnx_int4 import BLOCK, blocks_of_int4
+from edgefuse.quantize.onnx.ort.int4 import BLOCK, blocks_of_int4
+from edgefuse.quantize.onnx.quantizer import DYNAMIC, STATIC_PERCENTILE, STATIC_S8, STATIC_U8, OnnxQuantizer
 from edgefuse.quantize.schemes import FP16, INT4, INT4_TABLE
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.runtime.backends.onnx_api import onnxruntime
+from edgefuse.stages.agreement import verify
+from edgefuse.stages.examples import example_feeds, run_torch
+from edgefuse.stages.stage import Feeds, FeedSource, TorchStage
 
 ALL = (STATIC_U8, STATIC_S8, STATIC_PERCENTILE, DYNAMIC, FP16)
 

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from edgefuse.bundle.manifest import Scheme
 from edgefuse.bundle.spec import Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.errors import QuantizeError
-from edgefuse.export.onnx import OnnxTarget
-from edgefuse.export.stage import Lowered, TorchStage
-from edgefuse.quantize.onnx import OnnxQuantizer
+from edgefuse.export.onnx.target import OnnxTarget
+from edgefuse.export.target import Lowered
+from edgefuse.quantize.onnx.quantizer import OnnxQuantizer
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.runtime.backends.onnx import OnnxBackend
+from edgefuse.stages.stage import TorchStage
 
 Floats = npt.NDArray[np.float32]
 STEPS, WIDTH, HIDDEN = 12, 10, 32

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from edgefuse.bundle.manifest import Scheme
-from edgefuse.quantize.onnx_stem import fold_stride_into_channels
+from edgefuse.quantize.onnx.ort.stem import fold_stride_into_channels
 
 Floats = npt.NDArray[np.float32]
 STATIC = Scheme(name="static_wi8_ai8", activation="u8")

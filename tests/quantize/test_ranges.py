@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgefuse.errors import QuantizeError
-from edgefuse.quantize.calibrators import percentile
-from edgefuse.quantize.ranges import BINS, Range, RunningRange
+from edgefuse.quantize.calibration.calibrators import percentile
+from edgefuse.quantize.calibration.ranges import BINS, Range, RunningRange
 
 # Every float32 there is: subnormal ones, zeros of both signs and the largest included.
 VALUES = st.one_of(st.floats(-1e6, 1e6, width=32), st.floats(width=32, allow_nan=False, allow_infinity=False))

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from edgefuse.bundle.manifest import Scheme
 from edgefuse.bundle.spec import Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.errors import QuantizeError
-from edgefuse.export.stage import Feeds, Lowered, TorchStage
+from edgefuse.export.target import Lowered
 from edgefuse.quantize.quantizer import Quantizer
 from edgefuse.quantize.sensitivity import SAMPLES, mixed, sensitivity
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import Backend
+from edgefuse.stages.stage import Feeds, TorchStage
 
 Subject: TypeAlias = tuple[Quantizer, Backend, Lowered, Scheme]
 

@@ -16,18 +16,19 @@ from torch import Tensor
 
 from edgefuse.bundle.manifest import BuildPlan, Pruning, PruningStep, Scheme, Tolerance
 from edgefuse.errors import QuantizeError
-from edgefuse.export.examples import example_feeds
-from edgefuse.export.stage import Feeds, FeedSource, Lowered, TorchStage
-from edgefuse.export.tensorrt import TensorrtTarget
-from edgefuse.export.tensorrt_operators import refused
-from edgefuse.export.tensorrt_sparsity import has_two_of_four, is_two_of_four, weights
-from edgefuse.export.verify import verify
+from edgefuse.export.target import Lowered
+from edgefuse.export.tensorrt.operators import refused
+from edgefuse.export.tensorrt.sparsity import has_two_of_four, is_two_of_four, weights
+from edgefuse.export.tensorrt.target import TensorrtTarget
 from edgefuse.prune.unstructured import SemiStructuredPruner
-from edgefuse.quantize.onnx_float16 import compute_in_float16, survives_in_float16
+from edgefuse.quantize.onnx.float16 import compute_in_float16, survives_in_float16
 from edgefuse.quantize.schemes import FP16
-from edgefuse.quantize.tensorrt import INT8_FP16, INT8_FP16_PERCENTILE, TensorrtQuantizer
+from edgefuse.quantize.tensorrt.quantizer import INT8_FP16, INT8_FP16_PERCENTILE, TensorrtQuantizer
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.runtime.backends.onnx import OnnxBackend
+from edgefuse.stages.agreement import verify
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.stage import Feeds, FeedSource, TorchStage
 
 QUANTIZER = TensorrtQuantizer()
 INT8 = Scheme(name="static_wi8_ai8", activation="s8")

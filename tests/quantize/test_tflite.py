@@ -17,15 +17,16 @@ from torch import Tensor, nn
 from edgefuse.bundle.manifest import Scheme
 from edgefuse.bundle.spec import DType, Role, Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.errors import QuantizeError
-from edgefuse.export.stage import Feeds, FeedSource, Lowered, TorchStage
-from edgefuse.export.tflite import TfliteTarget, unpack
+from edgefuse.export.target import Lowered
+from edgefuse.export.tflite.target import TfliteTarget, unpack
 from edgefuse.models.digits.layers import ConvNormAct, InvertedResidual, TransformerBlock
-from edgefuse.quantize.ranges import Range
-from edgefuse.quantize.tflite import TfliteQuantizer
-from edgefuse.quantize.tflite_calibration import observe
-from edgefuse.quantize.tflite_selection import TfliteGraph
+from edgefuse.quantize.calibration.ranges import Range
+from edgefuse.quantize.tflite.calibration import observe
+from edgefuse.quantize.tflite.quantizer import TfliteQuantizer
+from edgefuse.quantize.tflite.selection import TfliteGraph
 from edgefuse.runtime.backends.backend import Array, SessionOptions
 from edgefuse.runtime.backends.tflite import TfliteBackend
+from edgefuse.stages.stage import Feeds, FeedSource, TorchStage
 
 STATIC = Scheme(name="static_wi8_ai8", activation="s8")
 DYNAMIC = Scheme(name="dynamic_wi8_af32")

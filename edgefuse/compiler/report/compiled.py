@@ -8,16 +8,16 @@ from functools import lru_cache
 
 from edgefuse.bundle.manifest import Pruning, Rung
 from edgefuse.bundle.spec import StageSpec
-from edgefuse.compiler.candidates import Built
-from edgefuse.compiler.final import Timings
+from edgefuse.compiler.candidates.toolchain import Built
+from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.report.schema import GoldenRow, RecoveryPoint, RecoveryReport
+from edgefuse.compiler.rungs.final import Timings
 from edgefuse.compiler.search import Limits, StageFigure
-from edgefuse.compiler.subject import Subject
 from edgefuse.compiler.target import TargetResult
-from edgefuse.export import costs
-from edgefuse.export.costs_graph import CostGraph
-from edgefuse.export.stage import TorchStage
+from edgefuse.export.costs import counting as costs
+from edgefuse.export.costs.graph import CostGraph
 from edgefuse.prune.recovery import Epoch
+from edgefuse.stages.stage import TorchStage
 
 
 @dataclass(frozen=True)

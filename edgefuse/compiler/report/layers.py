@@ -6,11 +6,11 @@ from collections import defaultdict
 from fnmatch import fnmatchcase
 
 from edgefuse.bundle.manifest import Scheme
-from edgefuse.compiler.candidates import Built
+from edgefuse.compiler.candidates.toolchain import Built
 from edgefuse.compiler.report.compiled import Compiled
 from edgefuse.compiler.report.modalities import worst_drop
 from edgefuse.compiler.report.schema import FloatLayers
-from edgefuse.export.costs_graph import CostGraph, Operation
+from edgefuse.export.costs.graph import CostGraph, Operation
 
 WHOLE_STAGE = "whole stage"
 

@@ -11,7 +11,6 @@ import msgspec
 
 from edgefuse.bundle.manifest import Rung
 from edgefuse.bundle.spec import subset_name
-from edgefuse.compiler.final import Ratio
 from edgefuse.compiler.report import html
 from edgefuse.compiler.report.compiled import Compiled, removed
 from edgefuse.compiler.report.layers import float_layers
@@ -32,6 +31,7 @@ from edgefuse.compiler.report.schema import (
 from edgefuse.compiler.report.search import candidate_reports, search_report
 from edgefuse.compiler.report.text import method, notes, summary
 from edgefuse.compiler.report.timings import busy, timing_reports
+from edgefuse.compiler.rungs.final import Ratio
 from edgefuse.compiler.timing.timer import FLOAT_RUNG
 
 __all__ = ["Compiled", "build", "busy", "encode", "summary", "write"]

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgefuse import registry
-from edgefuse.compiler.recipe import Recipe
+from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.compiler.timing.here import Here
 from edgefuse.compiler.timing.proxy import JETSON, Proxy
 from edgefuse.compiler.timing.remote import Remote
 from edgefuse.compiler.timing.timer import Contender, DraftRung, RungTimes, StageTime, Timer
 from edgefuse.errors import RecipeError
-from edgefuse.export.stage import Target
+from edgefuse.export.target import Target
 from edgefuse.runtime.backends.backend import Backend, StandIn
 from edgefuse.runtime.processor import processor
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from edgefuse.compiler.cache import Cache
+from edgefuse.compiler.cache.cache import Cache
 from edgefuse.compiler.timing.timer import Timer
 from edgefuse.measure.pressure import Pressure
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from edgefuse.compiler.engine import report
+from edgefuse.compiler.workers import report
 from edgefuse.errors import MissingExtraError, RecipeError
 
 

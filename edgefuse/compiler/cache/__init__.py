@@ -1,0 +1,1 @@
+"""What is kept on disk (`cache`), under hashes of all that it depends on (`fingerprint`)."""

@@ -1,0 +1,113 @@
+"""The golden table: the same generated inputs through torch fp32 and through every file of every target."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from edgefuse.bundle.manifest import GoldenCase, GoldenTensor, Tolerance
+from edgefuse.bundle.spec import Record, TensorSpec
+from edgefuse.compiler.candidates.toolchain import Built
+from edgefuse.compiler.report.schema import GoldenRow
+from edgefuse.measure.agreement import agreement
+from edgefuse.runtime.backends.backend import Backend
+from edgefuse.stages.examples import chained_feeds, run_torch
+from edgefuse.stages.stage import Array, Feeds, TorchStage
+
+_CASES = 3
+# A quantized file below this on generated noise is not coarse but broken: a wrong scale, a NaN, a lost operator.
+_BROKEN_SNR_DB = 3.0
+# Another CPU's int8 kernels round differently; a device may lose this much against the build host.
+_DEVICE_MARGIN_DB = 6.0
+_MOST_ASKED_DB = 80.0
+
+
+@dataclass(frozen=True)
+class GoldenInputs:
+    """Per stage the feeds, and per form of it (stage, `Pruning.id`) what torch made of them."""
+
+    feeds: Mapping[str, Sequence[Feeds]]
+    outputs: Mapping[tuple[str, str], Sequence[Mapping[str, Array]]]
+
+    @cached_property
+    def digest(self) -> str:
+        """Identifies inputs and outputs."""
+        state = hashlib.sha256()
+        for name, runs in (*self.feeds.items(), *self.outputs.items()):
+            for run in runs:
+                for port, array in run.items():
+                    state.update(f"{name} {port} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        return state.hexdigest()
+
+
+def form(stage: TorchStage) -> tuple[str, str]:
+    """Return the stage's name and how it was pruned."""
+    return stage.spec.name, stage.pruning.id if stage.pruning else ""
+
+
+def generate(stages: Sequence[TorchStage], variants: Sequence[TorchStage] = ()) -> GoldenInputs:
+    """Generate inputs (nobody's voice, nobody's picture) and run them through all stages in torch fp32.
+
+    Args:
+        stages: the unpruned stages: they make the features that later ones are fed with.
+        variants: pruned forms of them, which are run on the same feeds.
+    """
+    chains = list(chained_feeds(stages, count=_CASES, fixed=True))
+    feeds = {stage.spec.name: [chain[stage.spec.name] for chain in chains] for stage in stages}
+    outputs = {form(s): [run_torch(s, feed) for feed in feeds[s.spec.name]] for s in (*stages, *variants)}
+    return GoldenInputs(feeds, outputs)
+
+
+class Checked(Record, frozen=True, kw_only=True):
+    """How one file did, and the tolerance that devices hold it to."""
+
+    row: GoldenRow
+    tolerance: Tolerance
+
+
+def check(built: Built, backend: Backend, golden: GoldenInputs) -> Checked:
+    """Run one file on the golden inputs."""
+    session = built.open(backend, 1)
+    pairs = zip(golden.outputs[built.form], golden.feeds[built.stage], strict=True)
+    found = agreement(((expected, session.run(feeds)) for expected, feeds in pairs), Tolerance())
+    tolerance, held = Tolerance(), found.ok
+    if built.scheme.name != "float":
+        held = found.snr_db >= _BROKEN_SNR_DB
+        kept_db = min(found.snr_db, _MOST_ASKED_DB) - _DEVICE_MARGIN_DB
+        tolerance = Tolerance(min_snr_db=round(kept_db, 1) if held else _BROKEN_SNR_DB)
+    row = GoldenRow(
+        target=built.target,
+        stage=built.stage,
+        candidate=built.id,
+        max_abs_error=found.max_abs_error,
+        snr_db=found.snr_db if math.isfinite(found.snr_db) else None,
+        tolerance={"absolute": tolerance.absolute, "relative": tolerance.relative, "min_snr_db": tolerance.min_snr_db},
+        ok=held,
+    )
+    return Checked(row=row, tolerance=tolerance)
+
+
+def cases(stages: Sequence[TorchStage], golden: GoldenInputs) -> tuple[tuple[GoldenCase, ...], dict[str, bytes]]:
+    """Return the golden cases of stages, pruned or not, and the files of their tensors (equal ones share a file)."""
+    files: dict[str, bytes] = {}
+    found: list[GoldenCase] = []
+    names: dict[bytes, str] = {}
+
+    def keep(port: TensorSpec, array: Array) -> GoldenTensor:
+        data = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes()
+        file = names.setdefault(data, f"golden/{len(names):03d}.bin")
+        files[file] = data
+        return GoldenTensor(port=port.name, dtype=port.dtype, shape=array.shape, file=file)
+
+    for stage in stages:
+        name = stage.spec.name
+        for feeds, outputs in zip(golden.feeds[name], golden.outputs[form(stage)], strict=True):
+            inputs = tuple(keep(port.tensor, feeds[port.tensor.name]) for port in stage.spec.inputs)
+            results = tuple(keep(port.tensor, outputs[port.tensor.name]) for port in stage.spec.outputs)
+            found.append(GoldenCase(stage=name, pruning=form(stage)[1], inputs=inputs, outputs=results))
+    return tuple(found), files

@@ -1,0 +1,181 @@
+"""The full-precision reference in torch, at its best: what every speed-up is measured against."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+
+from edgefuse.bundle.spec import ModelSpec
+from edgefuse.compiler.inductor import building
+from edgefuse.errors import ModelError
+from edgefuse.measure.latency import Interleaved
+from edgefuse.models.fusion import FusionModel
+from edgefuse.runtime.backends.denormals import Flushed
+from edgefuse.runtime.processor import checked_threads
+from edgefuse.stages.stage import outputs_of
+
+Array: TypeAlias = npt.NDArray[np.generic]
+Forward: TypeAlias = Callable[..., Any]
+
+_CHOICE = Interleaved(min_rounds=31, min_seconds=0.0, max_seconds=10.0)
+
+
+class TorchReference:
+    """A model in eval and inference mode, on the threads of the edge, as the faster of eager and torch.compile.
+
+    Which one is faster is measured at the first call of `run`, which therefore takes long. It runs on CUDA where there
+    is a device, else on the CPU. The number of torch's threads is set for the whole process.
+
+    Args:
+        model: a `FusionModel`, or another module with a `spec` (called with all modality tensors in order, then the
+            lengths, then `present` if any modality is optional).
+        threads: that torch may use.
+
+    Attributes:
+        device: `cpu` or `cuda`.
+        mode: `eager` or `torch.compile`; empty before the first run.
+        p50_ms: what was measured by mode when choosing.
+        note: why torch.compile was not measured; empty if it was.
+
+    Raises:
+        ModelError: if the model has no spec.
+        InputError: if there are not so many processors.
+    """
+
+    def __init__(self, model: nn.Module, threads: int = 1) -> None:
+        spec = getattr(model, "spec", None)
+        if not isinstance(spec, ModelSpec):
+            raise ModelError(
+                f"the model {type(model).__name__} does not describe itself",
+                got=f"spec = {type(spec).__name__}",
+                expected="an attribute `spec` of type ModelSpec",
+            )
+        torch.set_num_threads(checked_threads(threads))
+        self.spec = spec
+        self.threads = threads
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.mode = ""
+        self.p50_ms: dict[str, float] = {}
+        self.note = ""
+        self._model = model.eval().to(self.device)
+        self._forward: Forward = self._model
+        self._flushed = Flushed()
+
+    @property
+    def description(self) -> str:
+        """What ran, for a report: versions, device, threads, the mode and what the other one took."""
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        facts = [f"torch {torch.__version__}", self.mode or "not measured yet", self.device, threads]
+        measured = ", ".join(f"{mode} {value:.2f} ms" for mode, value in self.p50_ms.items())
+        facts += [f"measured to choose: {measured}"] if len(self.p50_ms) > 1 else []
+        return ", ".join(facts) + (f" ({self.note})" if self.note else "")
+
+    def run(self, values: Mapping[str, Array], present: Sequence[str]) -> dict[str, Array]:
+        """Return the outputs by name.
+
+        Args:
+            values: tensors by `Source.key`; those that are missing count as zeros of the largest shape.
+            present: the names of the modalities that are present.
+        """
+        arguments = self._arguments(values, present)
+        with torch.inference_mode():
+            if not self.mode:
+                self._choose(arguments)
+            with self._flushed:  # as the edge's runtimes do: masked attention is 1.2 times slower without
+                result = self._forward(*arguments)
+        names = (output.name for output in self.spec.outputs)
+        return {name: value.cpu().numpy() for name, value in zip(names, outputs_of(result), strict=True)}
+
+    def _arguments(self, values: Mapping[str, Array], present: Sequence[str]) -> tuple[Any, ...]:
+        mask = torch.tensor(
+            [[float(modality.name in present) for modality in self.spec.modalities]], device=self.device
+        )
+        inputs: dict[str, Tensor] = {}
+        lengths: dict[str, Tensor] = {}
+        for modality in self.spec.modalities:
+            for tensor in modality.tensors:
+                key = f"{modality.name}.{tensor.name}"
+                inputs[key] = self._tensor(values.get(key, np.zeros(tensor.max_shape, tensor.dtype)))
+            if modality.length:
+                key = f"{modality.name}.length"
+                lengths[key] = self._tensor(values.get(key, np.zeros(1, np.int32)))
+        if isinstance(self._model, FusionModel):
+            return {**inputs, **lengths}, mask
+        optional = any(modality.optional for modality in self.spec.modalities)
+        return *inputs.values(), *lengths.values(), *((mask,) if optional else ())
+
+    def _tensor(self, value: Array) -> Tensor:
+        # A copy where the array is read-only: torch may not share that memory.
+        owned = np.require(value, requirements=["C", "W"])
+        return torch.from_numpy(owned).to(self.device)
+
+    def _choose(self, arguments: tuple[Any, ...]) -> None:
+        """Measure eager against torch.compile on these arguments and keep the faster one."""
+        modes: dict[str, Forward] = {"eager": self._model}
+        compiled = self._compiled(arguments)
+        if compiled is not None:
+            modes["torch.compile"] = compiled
+        latencies = _CHOICE({mode: self._call(forward, arguments) for mode, forward in modes.items()})
+        self.p50_ms = {mode: latencies.p50_ms(mode) for mode in modes}
+        self.mode = min(self.p50_ms, key=self.p50_ms.__getitem__)
+        if latencies.pressure.busy:
+            self.note = "; ".join([*([self.note] if self.note else []), "the machine was busy when it was chosen"])
+        self._forward = modes[self.mode]
+
+    def _compiled(self, arguments: tuple[Any, ...]) -> Forward | None:
+        """Return the compiled model after its first call, or None and a note why there is none."""
+        try:
+            # Ignored are deprecations inside torch's own compiler.
+            with warnings.catch_warnings(action="ignore"), building():
+                compiled: Forward = torch.compile(self._model)
+                compiled(*arguments)
+        except (TorchDynamoException, RuntimeError, ImportError, OSError) as error:
+            line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+            self.note = f"torch.compile failed: {type(error).__name__}: {line[:200]}"
+            return None
+        return compiled
+
+    def _call(self, forward: Forward, arguments: tuple[Any, ...]) -> Callable[[], None]:
+        def call() -> None:
+            with self._flushed:
+                forward(*arguments)
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+
+        return call
+
+
+def open_reference(factory: str, threads: int = 1) -> TorchReference:
+    """Build a reference from `module:callable`; the current folder is searched, too.
+
+    Raises:
+        ModelError: if the factory cannot be imported or called, or returns no model.
+    """
+    module_name, _, attribute = factory.partition(":")
+    if not module_name or not attribute.isidentifier():
+        raise ModelError("the factory of a reference", got=repr(factory), expected="'module:callable'")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        build = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(
+            f"the factory '{factory}' cannot be imported", got=str(error), fix="call from the folder of the module"
+        ) from error
+    model = build() if callable(build) else build
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"the factory '{factory}' returns no model", got=type(model).__name__, expected="a torch module"
+        )
+    return TorchReference(model, threads)

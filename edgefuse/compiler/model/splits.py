@@ -1,0 +1,103 @@
+"""The data of a compile: splits preprocessed by the code that devices run, once, and kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgefuse.bundle.spec import ModelSpec
+from edgefuse.compiler.cache import fingerprint
+from edgefuse.compiler.cache.cache import ArrayStore, Cache, write_arrays
+from edgefuse.compiler.model.data_checks import checked_sample, checked_target
+from edgefuse.datasets.sample import Sample, Splits
+from edgefuse.errors import DataError, EdgefuseError
+from edgefuse.progress import Progress
+from edgefuse.runtime.graph import absent_values
+from edgefuse.runtime.preprocess import Preprocessor
+
+Array: TypeAlias = npt.NDArray[np.generic]
+
+SPLITS = ("calibration", "validation", "test")
+TRAIN = "train"
+_SOURCES = (  # no more than that: recoveries that take hours depend on a split
+    "runtime/preprocess",
+    "runtime/backends/backend.py",
+    "runtime/graph.py",
+    "compiler/model/splits.py",
+    "compiler/cache/cache.py",
+)
+_TARGET, _PRESENT = "#target", "#present"  # no value of a pipeline is called so
+
+
+@dataclass(frozen=True)
+class SplitData:
+    """One split, preprocessed by the code that the device runs.
+
+    `values` are the tensors of all modalities by key, zeros where absent; `targets` [items], or [items, values] where
+    there are several; `present`, bool [items, modalities], is what each item really has; `digest` identifies the
+    content.
+    """
+
+    values: ArrayStore
+    targets: Array
+    present: npt.NDArray[np.bool_]
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def with_subset(self, columns: Sequence[int]) -> npt.NDArray[np.intp]:
+        """Return the indices of the items that have all of these modalities."""
+        return np.flatnonzero(self.present[:, list(columns)].all(axis=1))
+
+
+def load_split(
+    name: str, data: Splits, spec: ModelSpec, assets: Mapping[str, bytes], cache: Cache, progress: Progress
+) -> SplitData:
+    """Preprocess one split of a data set, or find it in the cache.
+
+    Raises:
+        DataError: if a sample does not fit the model.
+    """
+    samples: Sequence[Sample] = getattr(data, name)
+    key = [
+        "split",
+        name,
+        data.digest,
+        spec,
+        {n: fingerprint.of_bytes(a) for n, a in assets.items()},
+        fingerprint.of_source(*_SOURCES),
+    ]
+
+    def make(folder: Path) -> None:
+        write_arrays(folder, _preprocessed(name, samples, spec, assets, progress))
+
+    folder = cache.entry("split", key, make)
+    values = ArrayStore(folder)
+    targets = values.stacked(_TARGET)
+    targets = targets[:, 0] if targets.shape[1] == 1 else targets
+    return SplitData(values, targets, values.stacked(_PRESENT).astype(bool), folder.name)
+
+
+def _preprocessed(
+    name: str, samples: Sequence[Sample], spec: ModelSpec, assets: Mapping[str, bytes], progress: Progress
+) -> Iterator[dict[str, Array]]:
+    preprocessors = {modality.name: Preprocessor(modality, assets.__getitem__) for modality in spec.modalities}
+    absent = absent_values(spec.modalities)
+    for index, given in enumerate(samples):
+        sample = checked_sample(name, index, given, spec)
+        values = dict(absent)
+        for modality, raw in sample.inputs.items():
+            try:
+                values |= preprocessors[modality](raw)
+            except EdgefuseError as error:
+                raise DataError(f"sample {index} of '{name}' is wrong: {error}") from error
+        present = np.array([m.name in sample.inputs for m in spec.modalities], np.uint8)
+        target = checked_target(name, index, sample.target, spec)
+        yield values | {_TARGET: target, _PRESENT: present}
+        progress(index + 1, len(samples), f"preprocess {name}")

@@ -1,0 +1,1 @@
+"""The recipe: `recipe` reads and checks it."""

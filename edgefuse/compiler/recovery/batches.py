@@ -1,0 +1,253 @@
+"""Samples of a split as torch batches, for recovery: what a stage takes, and what the unpruned model makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from edgefuse.bundle.spec import StageSpec, subset_name
+from edgefuse.compiler.evaluation.evaluator import Evaluator, TorchRunner, is_leaf
+from edgefuse.compiler.model.splits import SplitData
+from edgefuse.compiler.model.subject import Subject
+from edgefuse.measure.metrics import Metric
+from edgefuse.models.fusion import masked
+from edgefuse.stages.stage import Array, TorchStage, keyed, outputs_of
+
+_JUDGED_AT_ONCE = 256
+
+Indices: TypeAlias = Sequence[int] | npt.NDArray[np.intp]
+Tensors: TypeAlias = tuple[Tensor, ...]
+Pool: TypeAlias = dict[str, Tensor]
+"""What stages may read, by `Source.key`: tensors of modalities, lengths, features, `present`."""
+
+
+def stacked(arrays: Sequence[Array]) -> Tensor:
+    """Stack samples along the batch; shorter ones are padded with zeros, as no stage may depend on padding."""
+    shape = [sum(len(a) for a in arrays), *np.max([a.shape[1:] for a in arrays], axis=0, initial=0)]
+    if all(a.shape[1:] == arrays[0].shape[1:] for a in arrays):
+        return torch.from_numpy(np.concatenate(arrays))
+    whole = np.zeros([int(size) for size in shape], arrays[0].dtype)
+    start = 0
+    for array in arrays:
+        whole[(slice(start, start + len(array)), *(slice(0, size) for size in array.shape[1:]))] = array
+        start += len(array)
+    return torch.from_numpy(whole)
+
+
+def call(spec: StageSpec, module: nn.Module, pool: Mapping[str, Tensor]) -> Pool:
+    """Run a stage's module on a pool and return its outputs by key."""
+    return keyed(spec, module(*(pool[port.source.key] for port in spec.inputs)))
+
+
+class TrainingData:
+    """One split through the unpruned model in torch, whose features are kept on disk."""
+
+    def __init__(self, subject: Subject, data: SplitData, evaluator: Evaluator) -> None:
+        self.subject = subject
+        self.data = data
+        self._evaluator = evaluator
+        self.teacher = {stage.spec.name: stage for stage in subject.stages}
+        self._torch = {name: TorchRunner(stage) for name, stage in self.teacher.items()}
+        self._kept: dict[str, dict[str, Array]] = {}
+
+    def _features(self, leaf: str) -> Mapping[str, Array]:
+        """Return the outputs of a leaf by key, [items, ...], mapped from disk; it runs when first asked for."""
+        if leaf not in self._kept:
+            spec = self.teacher[leaf].spec
+            store = self._evaluator.features(spec, self._torch)
+            keys = [spec.key(port.tensor.name) for port in spec.outputs]
+            self._kept[leaf] = {key: store.stacked(key)[:, 0] for key in keys}  # each sample is a batch of one
+        return self._kept[leaf]
+
+    def feature(self, spec: StageSpec, indices: Indices) -> Pool:
+        """Return what the unpruned leaf gives for some items, by key, in the order of its outputs."""
+        return {key: torch.from_numpy(kept[np.asarray(indices)]) for key, kept in self._features(spec.name).items()}
+
+    def leaf_inputs(self, spec: StageSpec, indices: Indices) -> Pool:
+        """Return the values that a leaf reads, of some items."""
+        pool: Pool = {}
+        for port in spec.inputs:
+            key = port.source.key
+            if port.source.kind == "stage":
+                pool[key] = torch.from_numpy(self._features(port.source.owner)[key][np.asarray(indices)])
+            else:
+                pool[key] = stacked([self.data.values.get(key, int(i)) for i in indices])
+        return pool
+
+    def items_with(self, spec: StageSpec) -> npt.NDArray[np.intp]:
+        """Return the items that have a leaf's modality."""
+        return self.data.with_subset(self.subject.columns((spec.modality,)))
+
+    def joint_pool(self, indices: Indices, masks: npt.NDArray[np.bool_], features: Mapping[str, Pool]) -> Pool:
+        """Return all that the stages after the leaves read.
+
+        Args:
+            indices: of items.
+            masks: [items, modalities], what is present.
+            features: outputs of leaves by stage name, to use instead of those of the unpruned ones.
+        """
+        present = torch.from_numpy(masks.astype(np.float32))
+        columns = {m.name: present[:, i] for i, m in enumerate(self.subject.spec.modalities)}
+        joint = [spec for spec in self.subject.specs if not is_leaf(spec)]
+        wanted = {port.source.key: port.source for spec in joint for port in spec.inputs}
+        pool: Pool = {"present": present}
+        for spec in self.subject.specs:
+            if is_leaf(spec) and any(spec.key(port.tensor.name) in wanted for port in spec.outputs):
+                kept = features.get(spec.name) or self.feature(spec, indices)
+                pool |= {key: masked(value, columns[spec.modality]) for key, value in kept.items() if key in wanted}
+        for key, source in wanted.items():
+            if source.kind in ("modality", "length"):
+                value = stacked([self.data.values.get(key, int(i)) for i in indices])
+                pool[key] = masked(value, columns[source.owner])
+        return pool
+
+
+class LeafExamples:
+    """Examples of a leaf: its inputs, and the feature that the unpruned one gives."""
+
+    def __init__(self, data: TrainingData, spec: StageSpec) -> None:
+        self._data = data
+        self._spec = spec
+        self._items = data.items_with(spec)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def batch(self, indices: Indices) -> tuple[Tensors, Tensors]:
+        """Return positional inputs and the unpruned outputs of some examples."""
+        items = self._items[np.asarray(indices)]
+        pool = self._data.leaf_inputs(self._spec, items)
+        return tuple(pool[p.source.key] for p in self._spec.inputs), tuple(
+            self._data.feature(self._spec, items).values()
+        )
+
+
+class JointStageExamples:
+    """Examples of a stage after the leaves: every item under every subset of the modalities (exhaustive dropout)."""
+
+    def __init__(self, data: TrainingData, spec: StageSpec) -> None:
+        self._data = data
+        self._spec = spec
+        subject = data.subject
+        names = [modality.name for modality in subject.spec.modalities]
+        self._subsets = np.array([[name in subset for name in names] for subset in subject.subsets])
+        joint = [s for s in subject.specs if not is_leaf(s)]
+        self._before = joint[: joint.index(spec)]
+
+    def __len__(self) -> int:
+        return len(self._data.data) * len(self._subsets)
+
+    def batch(self, indices: Indices) -> tuple[Tensors, Tensors]:
+        """Return positional inputs and the unpruned outputs of some examples."""
+        items, subsets = np.divmod(np.asarray(indices), len(self._subsets))
+        present = self._data.data.present[items]
+        masks = self._subsets[subsets] & present
+        masks = np.where(masks.any(axis=1, keepdims=True), masks, present)
+        with torch.no_grad():
+            pool = self._data.joint_pool(items, masks, {})
+            for spec in self._before:
+                pool |= call(spec, self._data.teacher[spec.name].module, pool)
+            inputs = tuple(pool[port.source.key] for port in self._spec.inputs)
+            return inputs, outputs_of(self._data.teacher[self._spec.name].module(*inputs))
+
+
+def examples(data: TrainingData, stage: TorchStage) -> LeafExamples | JointStageExamples:
+    """Return the training examples of a stage."""
+    kind = LeafExamples if is_leaf(stage.spec) else JointStageExamples
+    return kind(data, stage.spec)
+
+
+class ModelExamples:
+    """Examples of the model as one stage: every item once, with all the modalities that it has."""
+
+    def __init__(self, data: SplitData, stage: TorchStage) -> None:
+        self._data = data
+        self._stage = stage
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def batch(self, indices: Indices) -> tuple[Tensors, Tensors]:
+        """Return positional inputs and the unpruned outputs of some examples."""
+        present = torch.from_numpy(self._data.present[np.asarray(indices)].astype(np.float32))
+        inputs = tuple(
+            present
+            if port.source.kind == "present"
+            else stacked([self._data.values.get(port.source.key, int(i)) for i in indices])
+            for port in self._stage.spec.inputs
+        )
+        with torch.no_grad():
+            return inputs, outputs_of(self._stage.module(*inputs))
+
+
+class SubsetTable:
+    """The metric by subset, in torch, with some stages replaced: what early stopping looks at."""
+
+    def __init__(self, data: TrainingData) -> None:
+        self._data = data
+        self._metric = Metric(data.subject.spec.metric)
+
+    def __call__(self, replaced: Mapping[str, nn.Module]) -> dict[str, float]:
+        """Return the metric of the unpruned model with other modules for some stages (in eval mode)."""
+        subject = self._data.subject
+        with torch.no_grad():
+            features = self._features(replaced)
+            return {subset_name(subset): self._accuracy(subset, features, replaced) for subset in subject.subsets}
+
+    def _features(self, replaced: Mapping[str, nn.Module]) -> dict[str, Pool]:
+        found: dict[str, Pool] = {}
+        for spec in self._data.subject.specs:
+            if is_leaf(spec) and spec.name in replaced:
+                parts = [call(spec, replaced[spec.name], self._data.leaf_inputs(spec, i)) for i in self._blocks()]
+                found[spec.name] = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        return found
+
+    def _blocks(self, items: npt.NDArray[np.intp] | None = None) -> Iterator[npt.NDArray[np.intp]]:
+        items = np.arange(len(self._data.data)) if items is None else items
+        return iter(np.split(items, range(_JUDGED_AT_ONCE, len(items), _JUDGED_AT_ONCE)))
+
+    def _accuracy(
+        self, subset: tuple[str, ...], features: Mapping[str, Pool], replaced: Mapping[str, nn.Module]
+    ) -> float:
+        subject, data = self._data.subject, self._data.data
+        columns = subject.columns(subset)
+        items = data.with_subset(columns)
+        joint = [spec for spec in subject.specs if not is_leaf(spec)]
+        answers = []
+        for block in self._blocks(items):
+            masks = np.zeros((len(block), data.present.shape[1]), bool)
+            masks[:, columns] = True
+            here = {name: {key: value[block] for key, value in pool.items()} for name, pool in features.items()}
+            pool = self._data.joint_pool(block, masks, here)
+            for spec in joint:
+                pool |= call(spec, replaced.get(spec.name, self._data.teacher[spec.name].module), pool)
+            result = next(port for port in joint[-1].outputs if port.kind == "result")
+            answers.append(pool[joint[-1].key(result.tensor.name)].numpy())
+        return self._metric.aggregate(np.concatenate(answers), data.targets[items])
+
+
+class JointExamples:
+    """Examples of the whole model: what goes into its encoders, and the unpruned features."""
+
+    def __init__(self, data: TrainingData) -> None:
+        self._data = data
+        self._leaves = [spec for spec in data.subject.specs if is_leaf(spec)]
+
+    def __len__(self) -> int:
+        return len(self._data.data)
+
+    def batch(self, indices: Indices) -> tuple[Pool, Pool]:
+        """Return values, frontends' features and `present` by key, and the features of the encoders."""
+        present = torch.from_numpy(self._data.data.present[np.asarray(indices)].astype(np.float32))
+        values: Pool = {"present": present}
+        features: Pool = {}
+        for spec in self._leaves:
+            if spec.role == "encoder":
+                values |= self._data.leaf_inputs(spec, indices)
+                features |= self._data.feature(spec, indices)
+        return values, features

@@ -1,0 +1,1 @@
+"""Operating points: chosen (`rungs`), judged and timed (`final`), put into bundles (`assemble`)."""

@@ -1,0 +1,168 @@
+"""The last measurement: what was chosen, end to end, from its files, on data that the search never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+import numpy as np
+
+from edgefuse.bundle.manifest import Figure
+from edgefuse.bundle.spec import Record
+from edgefuse.compiler.cache.cache import Cache
+from edgefuse.compiler.evaluation.evaluator import Array, Evaluator, Outputs, Runner, TorchRunner, feeds_of, in_torch
+from edgefuse.compiler.evaluation.reference import TorchReference
+from edgefuse.compiler.model.subject import Subject
+from edgefuse.compiler.search import Combination, SubsetDrop
+from edgefuse.compiler.target import TargetResult, accuracy, drops
+from edgefuse.compiler.timing import DraftRung, Timer
+from edgefuse.compiler.timing.timer import Unit
+from edgefuse.measure.latency import Interleaved, Latencies
+from edgefuse.measure.pressure import Pressure
+from edgefuse.measure.statistics import Interval
+from edgefuse.runtime.backends.denormals import Flushed
+from edgefuse.runtime.pipeline import Inputs
+from edgefuse.runtime.processor import available_processors
+
+_TIMED_ITEMS = 32
+_STAGE_TIMING = Interleaved(min_rounds=31, max_seconds=10.0)
+
+
+class Ratio(Record, frozen=True, kw_only=True):
+    """A speed-up from interleaved runs, with its 95 % interval; `marked` where the machine was busy."""
+
+    ratio: float
+    ci95: tuple[float, float]
+    marked: bool = False
+
+    @classmethod
+    def of(cls, interval: Interval) -> Ratio:
+        """Return it as it was measured."""
+        return cls(ratio=interval.value, ci95=(interval.low, interval.high), marked=interval.marked)
+
+
+class RungTiming(Record, frozen=True, kw_only=True):
+    """The latency of one rung, and how many times faster it is than the reference and than its own float stages.
+
+    There is no `speedup` over the reference where that did not run on the same machine.
+    """
+
+    figure: Figure
+    speedup: Ratio | None
+    speedup_over_float: Ratio
+
+    def ties_with(self, other: RungTiming) -> bool:
+        """Tell whether a busy machine left open which of two rungs is faster."""
+        (low, high), (others_low, others_high) = self.speedup_over_float.ci95, other.speedup_over_float.ci95
+        return self.speedup_over_float.marked and low <= others_high and others_low <= high
+
+
+class Timings(Record, frozen=True, kw_only=True):
+    """What the reference and all rungs of all targets take (target, then rung); `unit` is that of the rungs.
+
+    `pressure` is what else the machine did while the rungs were timed, `reference_stages_pressure` the same of the
+    stages in torch.
+    """
+
+    reference: str
+    reference_p50_ms: float | None
+    reference_stages_ms: dict[str, float]
+    rungs: dict[str, dict[str, RungTiming]]
+    unit: Unit = "ms"
+    pressure: Pressure = msgspec.field(default_factory=Pressure)
+    reference_stages_pressure: Pressure = msgspec.field(default_factory=Pressure)
+
+
+@dataclass(frozen=True)
+class RungAccuracy:
+    """The metric and its drop by subset, on the test split."""
+
+    accuracy: Mapping[str, float]
+    drops: Mapping[str, SubsetDrop]
+
+
+class TestSplit:
+    """Reads the test split, once per combination that was chosen."""
+
+    __test__ = False  # this is no pytest class
+
+    def __init__(self, subject: Subject, cache: Cache, note: Callable[[str], None]) -> None:
+        self._subject = subject
+        self._cache = cache
+        self._note = note
+        self._reference = self._outputs(subject, in_torch(subject))
+
+    def reference(self) -> dict[str, float]:
+        """Return the metric of torch fp32 by subset."""
+        return accuracy(self._subject, "test", self._reference)
+
+    def judge(self, subject: Subject, result: TargetResult, combination: Combination) -> RungAccuracy:
+        """Return the metric of a combination of a subject's candidates by subset, and what the unpruned model lost."""
+        outputs = self._outputs(subject, result.runners(combination))
+        return RungAccuracy(
+            accuracy(self._subject, "test", outputs), drops(self._subject, "test", self._reference, outputs)
+        )
+
+    def _outputs(self, subject: Subject, runners: Mapping[str, Runner]) -> Outputs:
+        return Evaluator(subject, subject.splits["test"], self._cache, self._note).outputs(runners)
+
+
+def time_rungs(subject: Subject, drafts: Sequence[DraftRung], timer: Timer, note: Callable[[str], None]) -> Timings:
+    """Time the reference and every rung of every target, all together.
+
+    Args:
+        subject: the model.
+        drafts: the rungs, with bundles that have them.
+        timer: compares them.
+        note: is told what is going on.
+    """
+    threads = subject.recipe.compile.threads
+    note("choose the torch reference")
+    reference = TorchReference(subject.model, min(threads, available_processors()))  # a device may have more
+    inputs = _test_inputs(subject)
+    note("time all rungs against the reference")
+    times = timer.rungs(drafts, inputs, lambda item: reference.run(item.values, item.present), threads)
+    rungs: dict[str, dict[str, RungTiming]] = {draft.target: {} for draft in drafts}
+    for draft in drafts:
+        time = times.rungs[draft.key]
+        rungs[draft.target][draft.name] = RungTiming(
+            figure=time.figure,
+            speedup=Ratio.of(time.speedup) if time.speedup else None,
+            speedup_over_float=Ratio.of(time.speedup_over_float),
+        )
+    stages = _torch_stages(subject, inputs[0]) if times.reference_p50_ms is not None else None
+    return Timings(
+        reference=reference.description,
+        reference_p50_ms=times.reference_p50_ms,
+        reference_stages_ms={name: stages.p50_ms(name) for name in stages.nanoseconds} if stages else {},
+        rungs=rungs,
+        unit=timer.unit,
+        pressure=times.pressure,
+        reference_stages_pressure=stages.pressure if stages else Pressure(),
+    )
+
+
+def _torch_stages(subject: Subject, inputs: Inputs) -> Latencies:
+    """Time each stage alone in torch eager, to show where the reference spends its time."""
+    pool: dict[str, Array] = {**inputs.values, "present": np.ones((1, len(inputs.present)), np.float32)}
+    calls: dict[str, Callable[[], object]] = {}
+    for stage in subject.stages:
+        feeds, session = feeds_of(stage.spec, pool), TorchRunner(stage).session()
+        calls[stage.spec.name] = partial(session.run, feeds)
+        pool |= {stage.spec.key(port): value for port, value in session.run(feeds).items()}
+    with Flushed():
+        return _STAGE_TIMING(calls)
+
+
+def _test_inputs(subject: Subject) -> list[Inputs]:
+    """Return the first complete test items, as a pipeline takes them after preprocessing."""
+    data = subject.splits["test"]
+    everything = range(len(subject.spec.modalities))
+    present = tuple(modality.name for modality in subject.spec.modalities)
+    keys = subject.value_keys
+    return [
+        Inputs(values={key: np.array(data.values.get(key, int(i))) for key in keys}, present=present)
+        for i in data.with_subset(everything)[:_TIMED_ITEMS]
+    ]

@@ -1,0 +1,1 @@
+"""What a lowered stage costs, counted from its file."""

@@ -1,0 +1,1 @@
+"""Stages as ONNX files (`target`); rewrites for ONNX Runtime alone stand in `ort`."""

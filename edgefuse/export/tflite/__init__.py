@@ -1,0 +1,1 @@
+"""Stages as TFLite files (`target`), rewritten (`rewrites`), with recurrent layers as loops."""

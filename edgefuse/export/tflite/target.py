@@ -1,0 +1,258 @@
+"""Lower stages to TFLite (LiteRT) files with litert-torch.
+
+The file is float32 with static shapes: a dynamic dimension is lowered at its largest size and the runtime pads. Inputs,
+outputs and tensors get the names of the stage's ports and short names in place of litert-torch's, so a file tells
+nothing of where it was made. litert-torch takes seconds to import, so it is imported when a stage is lowered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import flatbuffers  # type: ignore[import-untyped]
+import numpy as np
+import numpy.typing as npt
+import torch
+from ai_edge_litert.tools import flatbuffer_utils
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
+
+from edgefuse.bundle.manifest import Binding
+from edgefuse.bundle.spec import StageSpec, TensorSpec
+from edgefuse.errors import ExportError
+from edgefuse.export.target import Lowered
+from edgefuse.export.tflite import recurrent as tflite_recurrent
+from edgefuse.export.tflite.recurrent_loops import expand_recurrences
+from edgefuse.export.tflite.rewrites import rewrite
+from edgefuse.stages.stage import TorchStage
+
+# Checks that tracing leaves behind and litert-torch removes, and loops that are lowered here.
+_DROPPED = {torch.ops.aten._assert_tensor_metadata.default, tflite_recurrent.OPERATOR}
+_DTYPES = {"float32": torch.float32, "uint8": torch.uint8, "int32": torch.int32}
+
+
+class TfliteTarget:
+    """The target `tflite`: float32 LiteRT files with one signature and static shapes."""
+
+    name = "tflite"
+    backend = "tflite"
+    suffix = ".tflite"
+
+    def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
+        """Name the operators of a stage that litert-torch has no lowering for, sorted, without lowering it.
+
+        Raises:
+            ExportError: if `torch.export` cannot trace the stage.
+        """
+        program = _trace(stage)
+        with quiet():
+            from litert_torch import fx_infra
+            from litert_torch.backend import lowerings
+
+            decomposed = program.run_decompositions(fx_infra.decomp.pre_lower_decomp())
+        calls = [node.target for node in decomposed.graph.nodes if node.op == "call_function"]
+        operators = {target for target in calls if isinstance(target, OpOverload)} - _DROPPED
+        return tuple(sorted(str(operator) for operator in operators if lowerings.lookup(operator) is None))
+
+    def lower(self, stage: TorchStage) -> Lowered:
+        """Lower a stage in float32; the same stage gives the same bytes.
+
+        Raises:
+            ExportError: if the stage cannot be traced or litert-torch refuses it.
+        """
+        program = _trace(stage)
+        with quiet():
+            import litert_torch
+
+            if tflite_recurrent.is_recurrent(program):
+                tflite_recurrent.register_lowering()
+            try:
+                module = rewrite(program)
+                converted = litert_torch.convert(module, _example_inputs(stage.spec))
+                data = bytes(converted.model_content())
+            except Exception as error:  # litert-torch and MLIR raise whatever they like
+                raise ExportError(
+                    f"litert-torch cannot lower the stage '{stage.spec.name}'",
+                    got=", ".join(self.unsupported(stage)) or f"{type(error).__name__}: {_first_line(error)}",
+                    fix="replace the operator named, or leave the target 'tflite' out of the recipe",
+                ) from error
+        ports = stage.spec.inputs, stage.spec.outputs
+        inputs, outputs = (tuple(_binding(port.tensor) for port in side) for side in ports)
+        named = name_interface(data, [b.tensor for b in inputs], [b.tensor for b in outputs])
+        return Lowered(data=named, inputs=inputs, outputs=outputs, opset="tfl3")
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of torch, litert-torch and the converter behind it."""
+        return {name: version(name) for name in ("torch", "litert-torch", "litert-converter", "ai-edge-litert")}
+
+
+def _binding(tensor: TensorSpec) -> Binding:
+    return Binding(port=tensor.name, tensor=tensor.name, dtype=tensor.dtype, shape=tensor.max_shape)
+
+
+def _example_inputs(spec: StageSpec) -> tuple[Tensor, ...]:
+    """Return zeros of the largest shapes; tracing looks at their types and shapes alone."""
+    tensors = [port.tensor for port in spec.inputs]
+    return tuple(torch.zeros(tensor.max_shape, dtype=_DTYPES[tensor.dtype]) for tensor in tensors)
+
+
+def _trace(stage: TorchStage) -> ExportedProgram:
+    """Trace a stage at its largest shapes, or raise `ExportError`."""
+    with quiet():
+        try:
+            with tflite_recurrent.RecurrentLayers(stage.spec.name):
+                return torch.export.export(stage.module, _example_inputs(stage.spec), strict=False)
+        except ExportError:
+            raise
+        except Exception as error:  # torch.export raises whatever the module's own code raises
+            raise ExportError(
+                f"torch.export cannot trace the stage '{stage.spec.name}'",
+                got=f"{type(error).__name__}: {_first_line(error)}",
+                fix="make the module traceable at a fixed shape: no branches on tensor values, no numpy inside",
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error that says something; MLIR's are pages long."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else "no message"
+
+
+_IDENTIFIER = b"TFL3"
+_ALIGNMENT = 16
+
+
+class _CompactBuilder(flatbuffers.Builder):  # type: ignore[misc]
+    """A builder that aligns byte vectors, as the schema asks, and writes equal vectors once.
+
+    A file quantized per channel repeats a vector of zero points for every tensor: a tenth of a small network.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1 << 16)
+        self._written: dict[tuple[str, bytes], int] = {}
+
+    def CreateNumpyVector(self, x: npt.NDArray[np.generic]) -> int:  # noqa: N802
+        key = x.dtype.str, x.tobytes()
+        if key not in self._written:
+            self._written[key] = int(super().CreateNumpyVector(x))
+        return self._written[key]
+
+    def StartVector(self, elemSize: int, numElems: int, alignment: int) -> int:  # noqa: N802, N803
+        aligned = max(alignment, _ALIGNMENT) if elemSize == 1 else alignment
+        return int(super().StartVector(elemSize, numElems, aligned))
+
+
+def unpack(data: bytes) -> Any:
+    """Return a file as the schema's `ModelT` object."""
+    return flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+
+
+def pack(model: Any) -> bytes:
+    """Return a `ModelT` object as a file whose constants lie inline, at multiples of 16 bytes."""
+    for buffer in model.buffers:
+        if isinstance(buffer.data, bytes | bytearray):  # the schema would write these byte by byte, in Python
+            buffer.data = np.frombuffer(buffer.data, np.uint8)
+    builder = _CompactBuilder()
+    builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def name_interface(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """Give a file of litert-torch the names of its ports (by position), and its tensors short names.
+
+    An inner tensor is called after its operator (`conv_2d_4`), a constant by its number (`constant_7`): such names are
+    the same for the same graph, and save a tenth of an int8 file.
+
+    Raises:
+        ExportError: if the file's one signature does not have inputs `args_<position>` and outputs `output_<position>`.
+    """
+    model = unpack(data)
+    expand_recurrences(model)
+    (signature,) = model.signatureDefs
+    graph = model.subgraphs[0]
+    _rename(signature.inputs, "args_", inputs)
+    _rename(signature.outputs, "output_", outputs)
+    names: dict[int, str] = {}
+    taken: set[str] = set()
+    for index, name in (*_port_names(signature), *_operator_names(model)):
+        if index not in names:
+            while name in taken:
+                name += "_"
+            names[index] = name
+            taken.add(name)
+    for index, tensor in enumerate(graph.tensors):
+        tensor.name = names[index].encode()
+    graph.name = b"main"
+    return pack(model)
+
+
+def _rename(ports: Sequence[Any], prefix: str, names: Sequence[str]) -> None:
+    found = sorted(port.name.decode() for port in ports)
+    expected = sorted(f"{prefix}{position}" for position in range(len(names)))
+    if found != expected:
+        raise ExportError(
+            "the lowered file has another interface than its stage",
+            got=", ".join(found) or "nothing",
+            expected=", ".join(expected),
+            fix="let every input of the stage reach its computation, and return one tensor per output",
+        )
+    for port in ports:
+        port.name = names[int(port.name.decode().removeprefix(prefix))].encode()
+
+
+def _port_names(signature: Any) -> Iterator[tuple[int, str]]:
+    for port in (*signature.inputs, *signature.outputs):
+        yield port.tensorIndex, port.name.decode()
+
+
+def _operator_names(model: Any) -> Iterator[tuple[int, str]]:
+    """Yield a name for every tensor of the main graph: after the operator that makes it, or its number."""
+    graph = model.subgraphs[0]
+    made = set()
+    for position, operator in enumerate(graph.operators):
+        kind = str(flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)).lower()
+        for nth, index in enumerate(operator.outputs):
+            made.add(index)
+            yield index, f"{kind}_{position}" + (f"_{nth}" if nth else "")
+    for index in range(len(graph.tensors)):
+        if index not in made:
+            yield index, f"constant_{index}"
+
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Send what is printed, warned and logged inside to this module's log at debug level; errors pass through.
+
+    The C++ code of the converters writes to the file descriptor of the standard error, so it is the descriptor that
+    is redirected, for the whole process: do not run two conversions in two threads.
+    """
+    sys.stderr.flush()
+    kept, disabled = os.dup(2), logging.root.manager.disable
+    with tempfile.TemporaryFile() as errors, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        os.dup2(errors.fileno(), 2)
+        logging.disable(logging.WARNING)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()) as output:
+                yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            logging.disable(disabled)
+            errors.seek(0)
+            logger.debug("%s%s", output.getvalue(), errors.read().decode(errors="replace"))

@@ -1,0 +1,1 @@
+"""Running statistics of activations (`ranges`), and the ranges chosen from them (`calibrators`)."""

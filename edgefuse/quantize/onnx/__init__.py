@@ -1,0 +1,1 @@
+"""Schemes for ONNX graphs; what only ONNX Runtime wants stands in `ort`."""

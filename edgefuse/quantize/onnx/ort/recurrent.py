@@ -1,0 +1,52 @@
+"""Quantize LSTMs of an ONNX graph: int8 weights, states and inputs quantized in every step.
+
+ONNX Runtime has a kernel for LSTM only (DynamicQuantizeLSTM); GRU and RNN stay float.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgefuse.quantize.onnx.graph import add_constant, constant, replace_value
+from edgefuse.quantize.onnx.weights import symmetric_int8
+
+DOMAIN = "com.microsoft"
+"""Of the operator DynamicQuantizeLSTM, version 1."""
+
+_INPUTS = 8  # of the operator LSTM
+
+
+def lstm_weights(node: ir.Node) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
+    """Return the constant weights of an LSTM that can be int8, those of its inputs and of its states.
+
+    Both are float32 [directions, 4 * hidden, width]. None for any other node.
+    """
+    if node.op_type != "LSTM" or node.domain or node.attributes.get_int("layout", 0) != 0:
+        return None
+    weights = [constant(value) for value in node.inputs[1:3]]
+    first, second = weights
+    return None if first is None or second is None else (first, second)
+
+
+def quantize_lstm(graph: ir.Graph, node: ir.Node, *, per_channel: bool) -> None:
+    """Put a DynamicQuantizeLSTM in the place of an LSTM whose weights `lstm_weights` gives."""
+    integers, parameters = [], []
+    for name, weight in zip(("input", "state"), lstm_weights(node) or (), strict=False):
+        rounded = [symmetric_int8(one.T, 1 if per_channel else None) for one in weight]
+        scale = np.stack([scale for _, scale in rounded])
+        integers.append(add_constant(graph, f"{node.name}/{name}_weight", np.stack([value for value, _ in rounded])))
+        parameters.append(add_constant(graph, f"{node.name}/{name}_scale", scale))
+        parameters.append(add_constant(graph, f"{node.name}/{name}_zero", np.zeros(scale.shape, np.int8)))
+    others = [*node.inputs[3:], *[None] * (_INPUTS - len(node.inputs))]
+    attributes = [value for key, value in node.attributes.items() if key != "layout"]
+    inputs = [node.inputs[0], *integers, *others, *parameters]
+    result = ir.Node(DOMAIN, "DynamicQuantizeLSTM", inputs, attributes, num_outputs=len(node.outputs), name=node.name)
+    graph.insert_before(node, result)
+    for index, (old, new) in enumerate(zip(node.outputs, result.outputs, strict=True)):
+        new.name = f"{node.name}/dynamic:{index}"
+        replace_value(graph, old, new)
+    graph.remove(node, safe=True)

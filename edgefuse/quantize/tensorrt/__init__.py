@@ -1,0 +1,1 @@
+"""Schemes for TensorRT's graphs: all precision is explicit."""

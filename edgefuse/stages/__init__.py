@@ -1,0 +1,1 @@
+"""From a model to stages (`stage`, `explicit`), generated inputs (`examples`), `agreement` with torch."""

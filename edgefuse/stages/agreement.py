@@ -1,0 +1,14 @@
+"""Compare a lowered file with torch on the same feeds."""
+
+from __future__ import annotations
+
+from edgefuse.bundle.manifest import Tolerance
+from edgefuse.measure.agreement import Agreement, agreement
+from edgefuse.runtime.backends.backend import Session
+from edgefuse.stages.examples import run_torch
+from edgefuse.stages.stage import Feeds, TorchStage
+
+
+def verify(stage: TorchStage, session: Session, feeds: Feeds, tolerance: Tolerance) -> Agreement:
+    """Run a stage in torch and its file, opened by a backend, on the same feeds and judge the file."""
+    return agreement([(run_torch(stage, feeds), session.run(feeds))], tolerance)

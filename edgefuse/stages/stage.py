@@ -1,0 +1,46 @@
+"""The seam between torch and the targets: a stage that can be lowered, and the protocol of a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from edgefuse.bundle.manifest import Pruning
+from edgefuse.bundle.spec import StageSpec
+
+Array: TypeAlias = npt.NDArray[np.generic]
+Feeds: TypeAlias = Mapping[str, Array]
+"""Port name to array, with the batch dimension."""
+
+FeedSource: TypeAlias = Callable[[], Iterator[Feeds]]
+"""Starts a fresh pass over feeds; a pass holds one sample at a time."""
+
+
+@dataclass(frozen=True)
+class TorchStage:
+    """A stage's wiring and the module that computes it.
+
+    `module.forward` takes the stage's inputs as positional tensors in the order of `spec.inputs` and returns one
+    tensor, or a tuple in the order of `spec.outputs`. The module is in eval mode. A pruned variant of a stage is a
+    stage with the same wiring, another module, and `pruning`.
+    """
+
+    spec: StageSpec
+    module: nn.Module
+    pruning: Pruning | None = None
+
+
+def outputs_of(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return what a module gave as a tuple: stages with one output return the bare tensor."""
+    return result if isinstance(result, tuple) else (result,)
+
+
+def keyed(spec: StageSpec, result: Tensor | tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """Return what a stage's module gave by key, as `Source.key` spells them."""
+    names = [port.tensor.name for port in spec.outputs]
+    return {spec.key(name): value for name, value in zip(names, outputs_of(result), strict=True)}
