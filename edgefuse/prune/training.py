@@ -54,8 +54,6 @@ class RecoverySettings:
         weight_decay: of weight matrices; biases, norms and vectors have none.
         gradient_norm: gradients are clipped at this norm.
         temperature: at which class distributions are compared.
-        feature_weight: of the distance between features, beside that between results, when stages recover together.
-        joint_rate: share of the learning rate when stages that have recovered alone are trained on together.
         settled: fraction of the epochs, at the end, in which batch norms use and keep their running statistics, as
             they do when deployed.
         keep: what decides which epoch is best: the `accuracy` on the validation data, to a tenth of a point, then the
@@ -74,8 +72,6 @@ class RecoverySettings:
     weight_decay: float = 0.01
     gradient_norm: float = 1.0
     temperature: float = 2.0
-    feature_weight: float = 1.0
-    joint_rate: float = 0.25
     settled: float = 0.2
     keep: Keep = "accuracy"
     precision: Precision = "float32"
@@ -83,10 +79,9 @@ class RecoverySettings:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "patience", "threads"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("learning_rate", "gradient_norm", "temperature", "joint_rate"):
+        for name in ("learning_rate", "gradient_norm", "temperature"):
             _check(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "a positive number")
-        for name in ("weight_decay", "feature_weight"):
-            _check(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "zero or a positive number")
+        _check("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "zero or a positive number")
         _check("warm_up", self.warm_up, 0 < self.warm_up < 1, "a fraction between 0 and 1")
         for name, known in (("precision", get_args(Precision)), ("keep", get_args(Keep))):
             _check(name, getattr(self, name), getattr(self, name) in known, " or ".join(known))

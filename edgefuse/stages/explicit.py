@@ -57,32 +57,6 @@ def split(model: nn.Module) -> tuple[TorchStage, ...]:
     return _split_fusion(model) if isinstance(model, FusionModel) else (_whole(model, spec),)
 
 
-def as_one_stage(model: FusionModel) -> TorchStage:
-    """Return a fusion model as the one stage `model`, for what looks across the interfaces between its parts."""
-    return _whole(_WholeModel(model), model.spec)
-
-
-class _WholeModel(nn.Module):
-    """Call a fusion model with positional tensors, as the stage `model` is called."""
-
-    def __init__(self, model: FusionModel) -> None:
-        super().__init__()
-        self.model = model
-        modalities = model.spec.modalities
-        self.keys = [f"{m.name}.{tensor.name}" for m in modalities for tensor in m.tensors]
-        self.keys += [f"{m.name}.length" for m in modalities if m.length]
-
-    def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Take the tensors of all modalities, then the lengths, then `present` if any modality is optional."""
-        inputs = dict(zip(self.keys, tensors, strict=False))
-        if len(tensors) > len(inputs):
-            present = tensors[-1]
-        else:
-            present = torch.ones(len(tensors[0]), len(self.model.spec.modalities))
-        result: Tensor | tuple[Tensor, ...] = self.model(inputs, present)
-        return result
-
-
 class FusionStage(nn.Module):
     """Call a fusion module with positional features, in the order of `names`, as a stage is called."""
 

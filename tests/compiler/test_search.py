@@ -158,25 +158,6 @@ def test_what_another_candidate_beats_in_everything_is_never_judged() -> None:
     assert all(combination["image"] != "image.worse" for combination in judge.asked)
 
 
-def test_stages_trained_together_are_judged_together_first() -> None:
-    joint = [
-        msgspec.structs.replace(figure(stage, "half-joint.float", p50_ms, 60, 4.0), pruning="half-joint", snr_db=3.0)
-        for stage, p50_ms in (("image", 0.5), ("text", 0.25))
-    ]
-
-    class Together(Judge):
-        def __call__(self, combination: Combination) -> dict[str, SubsetDrop]:
-            drops = super().__call__(combination)
-            agree = sum("joint" in candidate for candidate in combination.values()) != 1
-            return drops if agree else {"all": SubsetDrop(drop=0.2, low=0.2, high=0.2)}
-
-    judge = Together({})
-    found = search(judge, figures=[*FIGURES, *joint]).run()
-    both = {"image": "image.half-joint.float", "text": "text.half-joint.float"}
-    assert judge.asked[1] == both
-    assert found.winners["latency"].candidates == both
-
-
 Stages = list[list[tuple[float, float, float]]]
 STAGES = st.lists(
     st.lists(st.tuples(st.floats(0.1, 5), st.floats(0, 0.05), st.floats(-5, 60)), min_size=1, max_size=6),

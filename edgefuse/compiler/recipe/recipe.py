@@ -140,18 +140,15 @@ class PruneSection(Record, frozen=True, kw_only=True):
         variants: the prunings to try, besides the unpruned stages.
         latency: the share of the float latency that the pruned stages, still in float, should take together; the
             compiler then distributes ratios over the stages by what they cost and what they gain.
-        narrow: the fraction to remove from every width of the whole model, also from the features that pass between
-            stages: a second set of candidates, which combine among themselves only.
     """
 
     variants: tuple[VariantsSection, ...] = ()
     latency: float | None = None
-    narrow: float | None = None
 
     @property
     def wanted(self) -> bool:
         """Whether anything is to be pruned."""
-        return bool(self.variants) or self.latency is not None or self.narrow is not None
+        return bool(self.variants) or self.latency is not None
 
 
 class RecoverSection(Record, frozen=True, kw_only=True):
@@ -163,7 +160,6 @@ class RecoverSection(Record, frozen=True, kw_only=True):
         learning_rate: the peak.
         patience: epochs without a better one, after which a stage's recovery ends.
         settled: the last share of the epochs, in which batch norms keep their statistics, as when deployed.
-        joint: also train the pruned stages of one place in the list on, all together, as further candidates.
         threads: of torch; another number rounds differently.
         seed: of the order of samples.
         keep: the epoch with the best `accuracy`, or the least `loss` where validation items are too few to tell.
@@ -175,7 +171,6 @@ class RecoverSection(Record, frozen=True, kw_only=True):
     learning_rate: float = 2e-3
     patience: int = 3
     settled: float = 0.2
-    joint: bool = False
     threads: int = 1
     seed: int = 0
     keep: Keep = "accuracy"
@@ -330,10 +325,6 @@ def _check_pruning(path: Path, recipe: Recipe) -> None:
     if prune.latency is not None and not (math.isfinite(prune.latency) and 0 < prune.latency < 1):
         raise RecipeError(
             f"[prune] latency in {path}", got=prune.latency, expected="a share of the float latency between 0 and 1"
-        )
-    if prune.narrow is not None and not (math.isfinite(prune.narrow) and 0 < prune.narrow < 1):
-        raise RecipeError(
-            f"[prune] narrow in {path}", got=prune.narrow, expected="the fraction to remove, between 0 and 1"
         )
     if prune.latency is not None and prune.variants:
         raise RecipeError(f"[prune] in {path} has both latency and variants", fix="leave one of them out")

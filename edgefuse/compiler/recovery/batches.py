@@ -162,29 +162,6 @@ def examples(data: TrainingData, stage: TorchStage) -> LeafExamples | JointStage
     return kind(data, stage.spec)
 
 
-class ModelExamples:
-    """Examples of the model as one stage: every item once, with all the modalities that it has."""
-
-    def __init__(self, data: SplitData, stage: TorchStage) -> None:
-        self._data = data
-        self._stage = stage
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def batch(self, indices: Indices) -> tuple[Tensors, Tensors]:
-        """Return positional inputs and the unpruned outputs of some examples."""
-        present = torch.from_numpy(self._data.present[np.asarray(indices)].astype(np.float32))
-        inputs = tuple(
-            present
-            if port.source.kind == "present"
-            else stacked([self._data.values.get(port.source.key, int(i)) for i in indices])
-            for port in self._stage.spec.inputs
-        )
-        with torch.no_grad():
-            return inputs, outputs_of(self._stage.module(*inputs))
-
-
 class SubsetTable:
     """The metric by subset, in torch, with some stages replaced: what early stopping looks at."""
 
@@ -229,25 +206,3 @@ class SubsetTable:
             result = next(port for port in joint[-1].outputs if port.kind == "result")
             answers.append(pool[joint[-1].key(result.tensor.name)].numpy())
         return self._metric.aggregate(np.concatenate(answers), data.targets[items])
-
-
-class JointExamples:
-    """Examples of the whole model: what goes into its encoders, and the unpruned features."""
-
-    def __init__(self, data: TrainingData) -> None:
-        self._data = data
-        self._leaves = [spec for spec in data.subject.specs if is_leaf(spec)]
-
-    def __len__(self) -> int:
-        return len(self._data.data)
-
-    def batch(self, indices: Indices) -> tuple[Pool, Pool]:
-        """Return values, frontends' features and `present` by key, and the features of the encoders."""
-        present = torch.from_numpy(self._data.data.present[np.asarray(indices)].astype(np.float32))
-        values: Pool = {"present": present}
-        features: Pool = {}
-        for spec in self._leaves:
-            if spec.role == "encoder":
-                values |= self._data.leaf_inputs(spec, indices)
-                features |= self._data.feature(spec, indices)
-        return values, features

@@ -1,15 +1,13 @@
 """The pruned forms of stages: pruned, recovered by distillation, and kept in the cache.
 
-Stages recover apart from each other, against what the unpruned stage gives; so their forms combine freely. With
-`[recover] joint` the first forms of all stages are then trained on together, then the second ones, and so on, which
-gives further forms of each stage.
+Stages recover apart from each other, against what the unpruned stage gives; so their forms combine freely.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,12 +22,11 @@ from edgefuse.compiler.candidates.toolchain import Toolchain
 from edgefuse.compiler.evaluation.evaluator import Evaluator, is_leaf
 from edgefuse.compiler.model.splits import TRAIN
 from edgefuse.compiler.model.subject import Recovery, Subject
-from edgefuse.compiler.recovery.batches import JointExamples, SubsetTable, TrainingData, examples
+from edgefuse.compiler.recovery.batches import SubsetTable, TrainingData, examples
 from edgefuse.compiler.recovery.distribute import Point, Points, Prober, distribute, step
 from edgefuse.compiler.timing import HERE, Timer, kept
 from edgefuse.errors import PruneError
 from edgefuse.progress import Progress
-from edgefuse.prune.joint import recover_jointly
 from edgefuse.prune.persist import restore, save
 from edgefuse.prune.pruner import Examples, apply_steps, method
 from edgefuse.prune.recovery import Epoch, recover
@@ -72,15 +69,9 @@ class Pruner:
         Raises:
             PruneError: if a stage cannot be pruned as the recipe asks.
         """
-        wanted = self.wanted()
-        alone = {name: [self.alone(name, pruning) for pruning in prunings] for name, prunings in wanted.items()}
-        forms = {name: list(found) for name, found in alone.items()}
-        if self.subject.recipe.recover.joint:
-            for place in range(max(map(len, alone.values()), default=0)):
-                together = {name: found[place] for name, found in alone.items() if place < len(found)}
-                for name, form in self.jointly(together).items():
-                    forms[name].append(form)
-        return {name: tuple(found) for name, found in forms.items()}
+        return {
+            name: tuple(self.alone(name, pruning) for pruning in prunings) for name, prunings in self.wanted().items()
+        }
 
     def wanted(self) -> dict[str, list[Pruning]]:
         """Return what the recipe asks for, by stage; for a goal in latency, what was measured decides."""
@@ -162,33 +153,6 @@ class Pruner:
             module, history = train(module, 1.0, 1.0)
         write_form(folder, module, history)
 
-    def jointly(self, forms: Mapping[str, TorchStage]) -> dict[str, TorchStage]:
-        """Train forms of several stages on together; return what each became."""
-        places = list(forms)
-
-        def make(folder: Path) -> None:
-            found = recover_jointly(
-                {name: form.module for name, form in forms.items()},
-                self.subject.stages,
-                self.subject.spec,
-                JointExamples(self.training),
-                self.table,
-                self.subject.recipe.recover.settings,
-                checkpoint=self.checkpoint(key),
-                progress=self.progress,
-            )
-            for name, module in found.modules.items():
-                (folder / name).mkdir()
-                write_form(folder / name, module, found.history)
-
-        key = self.key([forms[name] for name in places], Pruning(steps=(), recovery="joint"))
-        entry = self.cache.entry("pruned", key, make)
-        self.recoveries.append(Recovery(tuple(places), _joint(forms[places[0]].pruning), curve(entry / places[0])))
-        return {
-            name: read_form(entry / name, self.subject.forms(name)[0], _joint(form.pruning))
-            for name, form in forms.items()
-        }
-
     @functools.cached_property
     def training(self) -> TrainingData:
         """The training samples through the unpruned model."""
@@ -236,10 +200,6 @@ def _step(
         prune,
         lambda module, reached: module if reached == step.ratio else short(module, reached),
     )
-
-
-def _joint(pruning: Pruning | None) -> Pruning:
-    return msgspec.structs.replace(pruning or Pruning(steps=()), recovery="joint")
 
 
 def write_form(folder: Path, module: nn.Module, history: tuple[Epoch, ...]) -> None:

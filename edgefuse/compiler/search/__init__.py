@@ -4,7 +4,7 @@
    signal-to-noise is left out, and for latency what is not faster than its float twin.
 2. The float combination is judged first: something is always found, and the latency winner is never slower.
 3. A bisection along each stage's own latency/noise frontier, all others in float, finds about where that stage alone
-   breaks the budget; stages that were trained together are judged together. At most a seventh of the passes go there.
+   breaks the budget. At most a seventh of the passes go there.
 4. Every pass after that goes where it is worth most: to the combination with the largest *expected gain*, what it
    would gain over the best within budget times the probability that it holds the budget (Gelbart et al. 2014,
    Bayesian optimization with unknown constraints; arXiv 1403.5607). Gains are sums of measurements; the
@@ -80,8 +80,6 @@ class Search:
         limits: what else a combination must hold.
         relaxed: multiples of the budget at which some passes look for yet faster combinations: the cheaper rungs.
         caution: standard errors that a drop must hold the budget by.
-        floor: standard errors of the drops that float files show on so few items, by subset; those of the float
-            combination if empty.
         leaves: the stages that each candidate ran through once before this; all if `None`.
     """
 
@@ -95,8 +93,8 @@ class Search:
     limits: Limits = field(default_factory=Limits)
     relaxed: Sequence[float] = (3.0,)
     caution: float = 1.0
-    floor: Mapping[str, float] = field(default_factory=dict)
     leaves: Collection[str] | None = None
+    _floor: dict[str, float] = field(default_factory=dict, init=False)
     _judged: dict[tuple[int, ...], Judged] = field(default_factory=dict, init=False)
     _cautious: list[list[float]] = field(default_factory=list, init=False)
 
@@ -138,9 +136,6 @@ class Search:
 
     def _probe(self, limit: int) -> None:
         """Bisect the frontiers of all stages in turn, the slowest stage first."""
-        for together in self._joint_sets():
-            if len(self._judged) < min(limit, self.max_passes):
-                self._judge(together)
         members = self._candidates.members
         order = sorted(range(len(members)), key=lambda s: (-self._candidates.figures[self._floats[s]].p50_ms, s))
         probes = [self._bisect(stage, self._frontier(members[stage])) for stage in order]
@@ -165,23 +160,12 @@ class Search:
     def _frontier(self, members: Sequence[int]) -> list[int]:
         """Return a stage's candidates that no faster one beats in noise, the fastest first, without float."""
         figures, tied = self._candidates.figures, self._candidates.tied_ms
-        usable = [i for i in members if self._candidates.fast[i] and not figures[i].joint and not figures[i].is_float]
+        usable = [i for i in members if self._candidates.fast[i] and not figures[i].is_float]
         frontier: list[int] = []
         for i in sorted(usable, key=lambda i: (tied[i], figures[i].noise, i)):
             if not frontier or figures[i].noise < figures[frontier[-1]].noise:
                 frontier.append(i)
         return frontier
-
-    def _joint_sets(self) -> list[tuple[int, ...]]:
-        """Return, for every pruning whose stages were trained together, all of them at their least noisy scheme."""
-        figures, sets = self._candidates.figures, []
-        for number in range(len(self._model.joints)):
-            chosen = list(self._floats)
-            for stage, members in enumerate(self._candidates.members):
-                own = [i for i in members if self._model.in_joint[i, number]]
-                chosen[stage] = min(own, key=lambda i: (figures[i].noise, i), default=chosen[stage])
-            sets.append(tuple(chosen))
-        return sets
 
     # Together: which combination is worth a pass?
 
@@ -212,14 +196,9 @@ class Search:
 
     def _chance(self, goal: _Goal, effects: Effects, options: Sequence[Sequence[int]]) -> Floats:
         """Return the probability that each combination holds the goal's budget in its worst subset."""
-        count = len(self._candidates.figures)
         is_part = np.array([[0.0 if figure.is_float else 1.0] for figure in self._candidates.figures])
         parts = sums(options, is_part)[:, 0]
-        mean, variance = sums(options, effects.mean[:count]), sums(options, effects.variance[:count, None])[:, 0]
-        if self._model.joints:
-            further = np.maximum(sums(options, self._model.in_joint.astype(float)) - 1, 0)
-            mean += further @ effects.mean[count:]
-            variance += further**2 @ effects.variance[count:]
+        mean, variance = sums(options, effects.mean), sums(options, effects.variance[:, None])[:, 0]
         ratio = np.where(parts > 1, effects.ratio, 1.0)
         spread = np.sqrt(ratio**2 * variance + self._model.residual_variance(parts))
         margin = goal.budget - np.array(self._cautious[0]) - ratio[:, None] * mean
@@ -282,7 +261,7 @@ class Search:
             return self._judged[indices]
         combination = self._candidates.combination(indices)
         drops = dict(self.judge(combination))
-        self.floor = self.floor or {subset: drop.standard_error for subset, drop in drops.items()}
+        self._floor = self._floor or {subset: drop.standard_error for subset, drop in drops.items()}
         cautious = [self._with_caution(subset, drops[subset]) for subset in self.subsets]
         self._cautious.append(cautious)
         figures = [self._candidates.figures[i] for i in indices]
@@ -300,4 +279,4 @@ class Search:
 
     def _with_caution(self, subset: str, drop: SubsetDrop) -> float:
         """Return the drop plus some standard errors, but for the error that float files show on so few items, too."""
-        return drop.drop + self.caution * max(0.0, drop.standard_error - self.floor[subset])
+        return drop.drop + self.caution * max(0.0, drop.standard_error - self._floor[subset])

@@ -1,4 +1,4 @@
-"""The candidates that a search chooses from: ties, float twins, and who is beaten in everything."""
+"""The candidates that a search chooses from: ties, float twins, and the removal of dominated ones."""
 
 from __future__ import annotations
 
@@ -90,12 +90,8 @@ class Candidates:
         return not figure.slower_than_float and all(figure.p50_ci_ms[1] < f.p50_ci_ms[0] for f in twins)
 
     def _beats(self, one: StageFigure, other: StageFigure) -> bool:
-        """Whether one is no worse than another in latency, size and memory, and clearly less noisy.
-
-        Stages that were trained together are only compared among themselves: their features may leave the unpruned
-        ones, in agreement with each other, so their noise says less.
-        """
-        if one.joint != other.joint or self.fast[self.index[one.candidate]] < self.fast[self.index[other.candidate]]:
+        """Whether one is no worse than another in latency, size and memory, and clearly less noisy."""
+        if self.fast[self.index[one.candidate]] < self.fast[self.index[other.candidate]]:
             return False
         if one.p50_ci_ms[0] > other.p50_ci_ms[1] or one.snr_db < other.snr_db + _CLEARLY_DB:
             return False

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -22,7 +21,6 @@ Combination: TypeAlias = Mapping[str, str]
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 FLOAT_SCHEME = "float"
-_JOINT_SUFFIX = "-joint"
 
 
 class StageFigure(Record, frozen=True, kw_only=True):
@@ -66,16 +64,6 @@ class StageFigure(Record, frozen=True, kw_only=True):
     def noise(self) -> float:
         """The amplitude of the noise over that of the signal; 0 for the unpruned float file."""
         return 0.0 if self.is_float else float(10 ** (-self.snr_db / 20))
-
-    def among_its_own(self) -> StageFigure:
-        """Return it for a search that knows this pruning alone: its float file stands for the unpruned one."""
-        pruning = self.pruning.removesuffix(_JOINT_SUFFIX)
-        return msgspec.structs.replace(self, is_float=self.scheme == FLOAT_SCHEME, pruning=pruning)
-
-    @property
-    def joint(self) -> str:
-        """The id of the pruning if the stage was trained together with others of that pruning, else nothing."""
-        return self.pruning if self.pruning.endswith(_JOINT_SUFFIX) else ""
 
 
 class SubsetDrop(Record, frozen=True, kw_only=True):

@@ -29,9 +29,8 @@ class Effects:
     """What the candidates add to the drop.
 
     Attributes:
-        mean: float64 [candidates + joint prunings, subsets]; a joint pruning's row is what each further stage of it
-            adds (less than nothing, where they were trained to each other).
-        variance: float64 [candidates + joint prunings].
+        mean: float64 [candidates, subsets].
+        variance: float64 [candidates].
         ratio: of a combination's drop over the sum of its parts' effects.
     """
 
@@ -54,8 +53,6 @@ class DropModel:
         self._float = np.array([figure.is_float for figure in figures])
         self._stage = [figure.stage for figure in figures]
         pruning = [figure.pruning for figure in figures]
-        self.joints = sorted({figure.joint for figure in figures if figure.joint})
-        self.in_joint = np.array([[figure.joint == id_ for id_ in self.joints] for figure in figures], dtype=bool)
         stages, prunings = np.array(self._stage), np.array(pruning)
         same = stages[:, None] == stages[None, :]
         self._correlation = np.where(same, _SAME_STAGE, 0.0)
@@ -74,7 +71,7 @@ class DropModel:
             drops: float64 [combinations, subsets], the float combination's subtracted.
         """
         design = np.array([self._row(indices) for indices in combinations])
-        parts = design[:, : len(self._noise)].sum(axis=1)
+        parts = design.sum(axis=1)
         single = parts == 1
         prior = self._prior(design[single], drops[single])
         alone = self._posterior(prior, design[single], drops[single], np.full(int(single.sum()), _ALONE))
@@ -86,14 +83,13 @@ class DropModel:
 
     def _row(self, indices: Sequence[int]) -> Floats:
         chosen = [i for i in indices if not self._float[i]]
-        row = np.zeros(len(self._noise) + len(self.joints))
+        row = np.zeros(len(self._noise))
         row[chosen] = 1.0
-        row[len(self._noise) :] = np.maximum(self.in_joint[chosen].sum(axis=0) - 1, 0)
         return row
 
     def _prior(self, design: Floats, drops: Floats) -> Floats:
         """Return the effects that the noise alone suggests, float64 [candidates, subsets]."""
-        which = design[:, : len(self._noise)].argmax(axis=1) if len(design) else np.zeros(0, int)
+        which = design.argmax(axis=1) if len(design) else np.zeros(0, int)
         known = {int(i): np.maximum(drop, 0.0) for i, drop in zip(which, drops, strict=True)}
         slopes = [drop / self._noise[i] for i, drop in known.items() if self._noise[i] > 0]
         slope = np.median(slopes, axis=0) if slopes else np.zeros(drops.shape[1])
@@ -109,18 +105,14 @@ class DropModel:
 
     def _posterior(self, prior: Floats, design: Floats, drops: Floats, noise: Floats) -> Effects:
         """Correct prior effects by observations: Bayesian linear regression, the same covariance in all subsets."""
-        count = len(self._noise)
         spread = 0.5 * prior.max(axis=1) + _UNKNOWN * self._scale
         spread[self._float] = 0.0
-        covariance = np.zeros((design.shape[1], design.shape[1]))
-        covariance[:count, :count] = self._correlation * np.outer(spread, spread)
-        covariance[range(count, len(covariance)), range(count, len(covariance))] = self._scale**2
-        mean = np.vstack([prior, np.zeros((len(self.joints), prior.shape[1]))])
+        covariance = self._correlation * np.outer(spread, spread)
         gain = covariance @ design.T
         inner = design @ gain + np.diag((noise * self._scale) ** 2)
         weights = np.linalg.solve(inner, gain.T).T
         variance = np.maximum(np.diag(covariance) - (weights * gain).sum(axis=1), 0.0)
-        return Effects(mean + weights @ (drops - design @ mean), variance, 1.0)
+        return Effects(prior + weights @ (drops - design @ prior), variance, 1.0)
 
     def _ratio(self, sums: Floats, drops: Floats) -> float:
         """Fit observed = ratio x sum, drawn towards 1 as if a combination had lost the scale, as predicted."""
