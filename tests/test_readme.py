@@ -60,7 +60,7 @@ def test_the_pruning_that_is_shown_needs_nothing_but_training_samples(project: P
         module.replace("test=items[150:],", "test=items[150:], train=items[:50],"), encoding="utf-8"
     )
     code = (
-        "from pathlib import Path\nfrom edgefuse.compiler import recipe\nfrom edgefuse.compiler.cache.cache import Cache\n"
+        "from pathlib import Path\nfrom edgefuse.compiler import recipe\nfrom edgefuse.datasets.cache import Cache\n"
         "from edgefuse.compiler.model.subject import prepare\nfrom edgefuse.progress import silent\n"
         "path = Path('recipe.toml')\n"
         "print(sorted(prepare(path, recipe.load(path), Cache(Path('cache')), silent).splits))"

@@ -26,7 +26,7 @@ from benchmarks.peers.subject import Subject
 from benchmarks.peers.table import Answers, Row
 from benchmarks.peers.timing import interleave
 from benchmarks.peers.whole import make
-from edgefuse.compiler.cache.cache import default_folder
+from edgefuse.datasets.cache import cache_folder as default_folder
 from edgefuse.errors import EdgefuseError, MeasureError
 from edgefuse.measure.latency import BURST
 from edgefuse.progress import Progress, on

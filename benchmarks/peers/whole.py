@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from benchmarks.peers.subject import PRESENT, Array, Description, Input, Subject, write
 from edgefuse.bundle.spec import ModelSpec, Source, StageInput, StageSpec, TensorSpec
-from edgefuse.compiler.cache.cache import Cache, default_folder
 from edgefuse.compiler.model.splits import SplitData
 from edgefuse.compiler.model.subject import Subject as Compiled
 from edgefuse.compiler.model.subject import prepare
 from edgefuse.compiler.recipe.recipe import load
+from edgefuse.datasets.cache import Cache
+from edgefuse.datasets.cache import cache_folder as default_folder
 from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.export.target import Target
 from edgefuse.export.tflite.target import TfliteTarget

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
-    """Compile; 1 if no combination holds the budget or, with `--strict`, timings cannot be trusted.
+    """Compile; 1 if no combination holds the budget, a target failed or, with `--strict`, timings cannot be trusted.
 
     The best that was found is written all the same.
     """
@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
                 "bundles": [str(path) for path in result.bundles],
                 "within_budget": result.within_budget,
                 "busy": result.busy,
+                "failed": dict(result.failed),
                 "report_json": str(result.report_json),
                 "report_html": str(result.report_html),
             }
@@ -65,4 +66,4 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         console.write(result.summary.split("\n"))
     if arguments.strict:
         pressure.require("candidates or rungs were", result.busy)
-    return 0 if result.within_budget else 1
+    return 0 if result.within_budget and not result.failed else 1

@@ -1,31 +1,48 @@
-"""`edgefuse.compile`: from a recipe to checked bundles and a report."""
+"""`edgefuse.compile`: from a recipe to checked bundles and a report.
+
+Every step is a function over workers, whose default runs one job after the other; small records pass between the steps:
+
+    take apart → lower the unpruned stages (fails here) → prepare the data → prune and recover → build candidates
+        → measure each alone → search → judge on the test split → time the rungs → bundles and report
+"""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import msgspec
 
+from edgefuse.bundle.manifest import Machine
 from edgefuse.bundle.writer import write_bundle
-from edgefuse.compiler import prefetch
-from edgefuse.compiler import workers as engines
-from edgefuse.compiler.cache.cache import default_folder, open_cache
+from edgefuse.compiler import workers as worker_kinds
+from edgefuse.compiler.candidates.build import Builder
+from edgefuse.compiler.candidates.golden import generate
+from edgefuse.compiler.candidates.schemes import check_schemes
+from edgefuse.compiler.candidates.target_data import Material, TargetData
 from edgefuse.compiler.candidates.toolchain import Toolchain
-from edgefuse.compiler.model.subject import prepare
+from edgefuse.compiler.evaluation.passes import keep_features
+from edgefuse.compiler.evaluation.runners import in_torch
+from edgefuse.compiler.model.opening import take_apart
+from edgefuse.compiler.model.preparation import prepare
 from edgefuse.compiler.recipe import recipe as recipes
-from edgefuse.compiler.recovery.forms import pruned
-from edgefuse.compiler.recovery.narrowing import narrowed_set
+from edgefuse.compiler.recovery.forms import recovered
 from edgefuse.compiler.report import report
-from edgefuse.compiler.report.compiled import recovery
 from edgefuse.compiler.rungs.final import TestSplit
-from edgefuse.compiler.rungs.rungs import Finished, finish, measured_rungs, timed
-from edgefuse.compiler.sets import CandidateSet, compile_sets
-from edgefuse.compiler.timing import timer_of
-from edgefuse.compiler.workers import Crew, in_one_thread
+from edgefuse.compiler.rungs.result import TargetResult, searched
+from edgefuse.compiler.rungs.rungs import Finished, choose, finish, measured_rungs, timed
+from edgefuse.compiler.timing import Timer, timer_of
+from edgefuse.compiler.workers import Workers, in_one_thread
+from edgefuse.datasets.cache import Cache, open_cache
+from edgefuse.datasets.cache import cache_folder as default_folder
+from edgefuse.errors import BackendError, EdgefuseError, MeasureError
 from edgefuse.progress import Progress, silent
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,14 +50,16 @@ class CompileResult:
     """What a compile made.
 
     Attributes:
-        bundles: one `.edgefuse` file per target.
+        bundles: one `.edgefuse` file per target that succeeded.
         within_budget: whether the default rung of every bundle holds the budget on the test split.
+        failed: why there is no bundle for a target, by target.
         summary: a table for people.
         busy: which timings cannot be trusted, and what was seen meanwhile, in words; empty on a quiet machine.
     """
 
     bundles: tuple[Path, ...]
     within_budget: bool
+    failed: Mapping[str, str]
     report_json: Path
     report_html: Path
     summary: str
@@ -71,55 +90,116 @@ def compile(  # noqa: A001 - the verb of the tool
 
     Raises:
         RecipeError, ModelError, DataError: what the user gave is wrong; nothing was written.
-        ExportError: a target cannot lower a stage.
-        CheckError: a float file does not agree with torch.
+        ExportError, CheckError, BackendError: every target failed; this is the error of the first.
         CacheError: the cache cannot be written, or has no room.
         EngineError, MissingExtraError: jobs cannot run as asked.
     """
     started = time.perf_counter()
     path, folder = Path(recipe), Path(out)
+    wanted = _wanted(path, targets)
+    store = open_cache(cache or default_folder())
+    settings = worker_kinds.Settings(
+        shared=store.folder, jobs=jobs, paths=(str(path.resolve().parent),), progress=progress
+    )
+    with worker_kinds.create(engine, settings) as workers:
+        made = _Compile(path, wanted, store, progress, timer_of(wanted), workers).run(started)
+    folder.mkdir(parents=True, exist_ok=True)
+    return _write(folder, *made)
+
+
+def _wanted(path: Path, targets: Sequence[str] | None) -> recipes.Recipe:
+    """Return the recipe, for other targets if some are named."""
     wanted = recipes.load(path)
     if targets:
-        wanted = msgspec.structs.replace(
-            wanted, compile=msgspec.structs.replace(wanted.compile, targets=tuple(targets))
-        )
+        section = msgspec.structs.replace(wanted.compile, targets=tuple(targets))
+        wanted = msgspec.structs.replace(wanted, compile=section)
         recipes.check(path, wanted)
-    timer = timer_of(wanted)
-    store = open_cache(cache or default_folder())
-    crew = Crew(shared=store.folder, jobs=jobs, paths=(str(path.resolve().parent),), progress=progress)
-    hands = engines.create(engine, crew)
-    subject = prepare(path, wanted, store, progress)
-    for target in wanted.compile.targets:  # what a device lacks is told now, not when all is made
-        timer.describe(Toolchain.of(target, store).backend, wanted.compile.threads)
-    if hands.parallel:
-        prefetch.recover(subject, store, hands, progress, timer)
-    subject = pruned(subject, store, progress, timer)
-    narrow = narrowed_set(subject, store, progress)
-    subjects = [subject] if narrow is None else [subject, narrow]
-    if hands.parallel:
-        for one in subjects:
-            prefetch.build(one, store, hands)
-    sets = [CandidateSet.of(one) for one in subjects]
-    test = TestSplit(subject, store, lambda what: progress(0, 0, f"test: {what}"))
-    results = [compile_sets(sets, target, store, progress, timer) for target in wanted.compile.targets]
-    if hands.parallel:
-        prefetch.judge(sets, results, store, hands)
-    chosen = [finish(sets, found, test) for found in results]
-    finished, timings = timed(chosen, test, store, progress, timer)
-    folder.mkdir(parents=True, exist_ok=True)
-    made = report.Compiled(
-        subject=subject,
-        results={f.target: f.assembly.result for f in finished},
-        rungs={f.target: measured_rungs(f, timings) for f in finished},
-        rows=tuple(checked.row for f in finished for checked in f.assembly.result.checked.values()),
-        timings=timings,
-        reference=test.reference(),
-        seconds=time.perf_counter() - started,
-        sets=subjects,
-        recoveries=[recovery(o.stages, o.pruning, o.epochs) for one in subjects for o in one.recoveries],
-        limits=wanted.search.limits,
-    )
-    return _write(folder, finished, made)
+    return wanted
+
+
+@dataclass(frozen=True)
+class _Compile:
+    """One compile: what its steps share."""
+
+    path: Path
+    recipe: recipes.Recipe
+    cache: Cache
+    progress: Progress
+    timer: Timer
+    workers: Workers
+
+    def run(self, started: float) -> tuple[Sequence[Finished], report.Compiled]:
+        """Take all steps; return the targets' rungs, and what the report is made of."""
+        targets = self.recipe.compile.targets
+        model = take_apart(self.path, self.recipe)
+        check_schemes(self.recipe, [stage.spec for stage in model.stages])
+        machines = {target: self._machine(target) for target in targets}
+        builder = Builder(targets, self.cache, self.workers)
+        builder.lower(model.stages, generate(model.stages))
+        _require_one(builder.failed, targets)
+        subject = prepare(model, self.cache, self.progress)
+        forms = recovered(subject, self.cache, self.workers)
+        material = Material(subject, forms, generate(subject.stages, forms.all_pruned), self.cache)
+        self._keep_reference(material)
+        builder.build(material)
+        failed = dict(builder.failed)
+        results = self._searched([TargetData(material, made) for made in builder.live.values()], machines, failed)
+        _require_one(failed, targets)
+        finished, timings, test = self._judged(material, results)
+        return finished, report.Compiled(
+            subject=subject,
+            forms=forms,
+            results={f.target: f.assembly.result for f in finished},
+            rungs={f.target: measured_rungs(f, timings) for f in finished},
+            timings=timings,
+            reference=test.reference(),
+            failed={target: str(error) for target, error in failed.items()},
+            seconds=time.perf_counter() - started,
+        )
+
+    def _machine(self, target: str) -> Machine:
+        """Return what a target's figures are of; what a device lacks is told now, not when all is made."""
+        return self.timer.describe(Toolchain.of(target, self.cache).backend, self.recipe.compile.threads)
+
+    def _keep_reference(self, material: Material) -> None:
+        """Run the encoders of the unpruned model in torch over the splits that every drop is measured on."""
+        chain = in_torch(material.subject)
+        chains = [(stage, chain) for stage in material.subject.specs if stage.role == "encoder"]
+        for split in ("test", "validation"):
+            keep_features(material.subject, split, chains, self.cache, self.workers, "run the reference")
+
+    def _searched(
+        self, live: Sequence[TargetData], machines: Mapping[str, Machine], failed: dict[str, EdgefuseError]
+    ) -> list[TargetResult]:
+        """Measure and search target by target, while no job runs; one that fails is left out."""
+        results = []
+        for data in live:
+            target = data.candidates.target
+            try:
+                results.append(searched(data, self.timer, machines[target], lambda what: self.progress(0, 0, what)))
+            except (BackendError, MeasureError) as error:
+                logger.warning("%s is left out: %s", target, error)
+                failed[target] = error
+        return results
+
+    def _judged(
+        self, material: Material, results: Sequence[TargetResult]
+    ) -> tuple[list[Finished], report.Timings, TestSplit]:
+        """Judge the rungs of all targets on the test split, and time them."""
+        leaves = [stage for stage in material.subject.specs if stage.role == "encoder"]
+        chosen = [(result, combination) for result in results for combination in choose(result).values()]
+        chains = [(leaf, result.runners(combination)) for leaf, (result, combination) in product(leaves, chosen)]
+        keep_features(material.subject, "test", chains, self.cache, self.workers, "judge")
+        test = TestSplit(material.subject, self.cache, lambda what: self.progress(0, 0, f"test: {what}"))
+        finished = [finish(result, test) for result in results]
+        kept, timings = timed(finished, test, self.cache, self.progress, self.timer)
+        return kept, timings, test
+
+
+def _require_one(failed: Mapping[str, EdgefuseError], targets: Sequence[str]) -> None:
+    """Raise the error of the first target if every target has failed."""
+    if all(target in failed for target in targets):
+        raise failed[targets[0]]
 
 
 def _write(folder: Path, finished: Sequence[Finished], made: report.Compiled) -> CompileResult:
@@ -135,6 +215,7 @@ def _write(folder: Path, finished: Sequence[Finished], made: report.Compiled) ->
     return CompileResult(
         bundles=tuple(paths.values()),
         within_budget=all(bundle.within_budget for bundle in whole.bundles),
+        failed=made.failed,
         report_json=report_json,
         report_html=report_html,
         summary=report.summary(whole),

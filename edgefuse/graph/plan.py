@@ -50,10 +50,11 @@ class Plan:
 
     @property
     def given(self) -> tuple[str, ...]:
-        """The keys that a run must find among its values: what the steps take and no earlier step gives."""
+        """The keys that a run must find among its values: what it takes or returns, and no step before gives; no states."""
         made: set[str] = set()
         given: dict[str, None] = {}
         for step in self.steps:
-            given |= dict.fromkeys(key for _, key in step.inputs if key not in made)
+            sources = [port.source for port in step.stage.inputs if port.source.kind != "state"]
+            given |= dict.fromkeys(source.key for source in sources if source.key not in made)
             made |= {key for _, key in step.outputs}
-        return tuple(given)
+        return tuple(given | dict.fromkeys(key for _, key in self.results if key not in made))

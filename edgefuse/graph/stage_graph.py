@@ -62,7 +62,7 @@ class StageGraph:
             steps=steps,
             present=tuple(name not in gone for name in names),
             zeros=tuple(self._zeros(gone, found)),
-            results=tuple(self._results(steps, wanted)),
+            results=tuple(self._results(skipped - found, wanted)),
         )
 
     def run(
@@ -133,15 +133,14 @@ class StageGraph:
             if stage.modality in gone and stage.name not in found:
                 yield from (Zeros(stage.key(port.tensor.name), port.tensor) for port in stage.outputs)
 
-    def _results(self, steps: tuple[Step, ...], wanted: Collection[str] | None) -> Iterator[tuple[str, str]]:
-        if wanted is not None:
-            for stage in self.stages:
-                if stage.name in wanted:
-                    yield from ((key, key) for _, key in _step(stage).outputs)
-            return
-        for step in steps:
-            results = {port.tensor.name for port in step.stage.outputs if port.kind == "result"}
-            yield from ((port, key) for port, key in step.outputs if port in results)
+    def _results(self, gone: Collection[str], wanted: Collection[str] | None) -> Iterator[tuple[str, str]]:
+        """Yield what a run returns: outputs of wanted stages, or the model's results, but for those of `gone` stages."""
+        for stage in self.stages:
+            if wanted is not None and stage.name in wanted:
+                yield from ((key, key) for _, key in _step(stage).outputs)
+            elif wanted is None and stage.name not in gone:
+                names = [port.tensor.name for port in stage.outputs if port.kind == "result"]
+                yield from ((name, stage.key(name)) for name in names)
 
 
 def zeros_of(modality: Modality) -> Iterator[Zeros]:

@@ -12,6 +12,8 @@ from torch import nn
 
 from edgefuse.bundle.spec import Bounded, Bucketed, Dim, StageInput, StageSpec, TensorSpec, largest
 from edgefuse.errors import ModelError
+from edgefuse.graph import StageGraph
+from edgefuse.runtime.graph import filled
 from edgefuse.stages.stage import Array, Feeds, TorchStage, outputs_of
 
 
@@ -27,8 +29,7 @@ def example_feeds(stage: TorchStage, *, count: int = 1, seed: int = 0, fixed: bo
             if port.source.kind in ("stage", "state"):
                 shape = _shape(port.tensor, 0 if fixed else index)
                 pool[port.source.key] = _rng(seed, index, port.source.key).standard_normal(shape, np.float32)
-        _silence_absent(stage.spec, pool)
-        yield {port.tensor.name: pool[port.source.key] for port in stage.spec.inputs}
+        yield _silenced(stage.spec, {port.tensor.name: pool[port.source.key] for port in stage.spec.inputs})
 
 
 def chained_feeds(
@@ -40,16 +41,20 @@ def chained_feeds(
     come in an order in which they can run; for `seed` and `fixed` see `example_feeds`.
     """
     limits = _id_limits(stages)
+    by_name = {stage.spec.name: stage for stage in stages}
+    graph = StageGraph(tuple(stage.spec for stage in stages), ())
+    plan = graph.plan(())
     for index in range(count):
         pool: dict[str, Array] = {}
         for stage in stages:
             pool.update(_raw_values(stage.spec, limits, index, seed, fixed))
         feeds: dict[str, Feeds] = {}
-        for stage in stages:
-            _silence_absent(stage.spec, pool)
-            feeds[stage.spec.name] = {port.tensor.name: pool[port.source.key] for port in stage.spec.inputs}
-            for name, value in run_torch(stage, feeds[stage.spec.name]).items():
-                pool[stage.spec.key(name)] = value
+
+        def run_stage(spec: StageSpec, given: dict[str, Array]) -> dict[str, Array]:
+            feeds[spec.name] = _silenced(spec, given)  # noqa: B023 - called within this pass of the loop
+            return run_torch(by_name[spec.name], feeds[spec.name])  # noqa: B023
+
+        graph.run(plan, run_stage, pool, graph.initial(filled))
         yield feeds
 
 
@@ -144,16 +149,15 @@ def _present(modalities: int, index: int) -> Array:
     return mask
 
 
-def _silence_absent(spec: StageSpec, pool: dict[str, Array]) -> None:
-    """Set what comes from an absent modality to zeros, in the stage that takes `present`."""
-    if "present" not in pool or all(port.source.kind != "present" for port in spec.inputs):
-        return
-    owners = list(dict.fromkeys(port.source.owner for port in spec.inputs if port.source.kind in ("modality", "stage")))
-    for port in spec.inputs:
-        if port.source.kind in ("modality", "stage", "length"):
-            column = owners.index(port.source.owner)
-            if pool["present"][0, column] == 0 and port.source.kind != "length":
-                pool[port.source.key] = np.zeros_like(pool[port.source.key])
+def _silenced(spec: StageSpec, feeds: Feeds) -> Feeds:
+    """Return the feeds of a stage with zeros for what comes from an absent modality, if the stage takes `present`."""
+    present = next((feeds[port.tensor.name] for port in spec.inputs if port.source.kind == "present"), None)
+    if present is None:
+        return feeds
+    owned = [port for port in spec.inputs if port.source.kind in ("modality", "stage")]
+    columns = {owner: column for column, owner in enumerate(dict.fromkeys(port.source.owner for port in owned))}
+    absent = {port.tensor.name for port in owned if present[0, columns[port.source.owner]] == 0}
+    return {name: np.zeros_like(value) if name in absent else value for name, value in feeds.items()}
 
 
 def _id_limits(stages: Sequence[TorchStage]) -> dict[str, int]:

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from edgefuse.compiler.target import TargetCompiler
 
 from edgefuse.compiler import prefetch
 from edgefuse.compiler import workers as engines
-from edgefuse.compiler.cache.cache import Cache
 from edgefuse.compiler.candidates.aware import trained_form
 from edgefuse.compiler.candidates.toolchain import Built, Toolchain
 from edgefuse.compiler.model.splits import TRAIN
 from edgefuse.compiler.model.subject import TUNING, Subject, prepare
 from edgefuse.compiler.recipe import recipe as recipes
-from edgefuse.compiler.target import TargetCompiler
-from edgefuse.compiler.workers import Crew
+from edgefuse.compiler.workers import Settings
+from edgefuse.datasets.cache import Cache
 from edgefuse.progress import silent
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def test_a_stage_is_trained_once_for_all_schemes_and_the_same_in_workers(recipe:
     floats = {stage.spec.name: [tools.lower(stage)] for stage in subject.stages}
     pairs = TargetCompiler(subject, tools, silent, floats).pairs(form.spec)
     jobs = [("onnx", form.spec, source, scheme) for source, scheme in pairs if scheme.aware]
-    crew = Crew(shared=together, jobs=2, paths=(str(recipe.parent),))
-    with engines.create("local", crew) as engine:
+    settings = Settings(shared=together, jobs=2, paths=(str(recipe.parent),))
+    with engines.create("local", settings) as engine:
         made = engine.map(prefetch.Quantize(subject, tools.cache, {"onnx": floats}), jobs, "quantize")
     assert [one.id for one in made if isinstance(one, Built)] == _IDS
     assert len(weights(alone)) == 1

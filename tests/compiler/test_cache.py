@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from edgefuse.compiler.cache.cache import Cache, default_folder, digest
+from edgefuse.datasets.cache import Cache, digest
+from edgefuse.datasets.cache import cache_folder as default_folder
 
 _SLOW_WRITER = """
 import sys, time
 from pathlib import Path
-from edgefuse.compiler.cache.cache import Cache
+from edgefuse.datasets.cache import Cache
 
 def make(folder):
     (folder / "one").write_text("1")

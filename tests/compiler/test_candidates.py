@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from edgefuse.bundle.manifest import Scheme, Tolerance
 from edgefuse.bundle.spec import DType, Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.compiler import compile
-from edgefuse.compiler.cache.cache import Cache
 from edgefuse.compiler.candidates.toolchain import FLOAT, Built, Toolchain, candidate_id, wanted_schemes
 from edgefuse.compiler.report.schema import parse
+from edgefuse.datasets.cache import Cache
 from edgefuse.measure.agreement import agreement
 from edgefuse.quantize.onnx.quantizer import OnnxQuantizer
 from edgefuse.quantize.schemes import INT4, INT4_TABLE, closer

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from edgefuse.compiler import workers as engines
-from edgefuse.compiler.workers import Crew, Engine
+from edgefuse.compiler.workers import Settings, Workers
 from edgefuse.errors import EngineError, MissingExtraError, RecipeError
 
 OWN = Path(__file__).parent / "own"
@@ -41,31 +41,33 @@ class Steps(list[tuple[int, int, str]]):
         self.then(what)
 
 
-def crew(folder: Path, jobs: int, steps: Steps | None = None) -> Crew:
-    return Crew(shared=folder, jobs=jobs, paths=(str(OWN),), retries=1, progress=Steps() if steps is None else steps)
+def settings(folder: Path, jobs: int, steps: Steps | None = None) -> Settings:
+    return Settings(
+        shared=folder, jobs=jobs, paths=(str(OWN),), retries=1, progress=Steps() if steps is None else steps
+    )
 
 
 @pytest.fixture(scope="module", params=PARALLEL, ids=[name for name, _ in PARALLEL])
 def parallel(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Engine, Steps]]:
+) -> Iterator[tuple[Workers, Steps]]:
     """An engine with two workers, kept for the tests of this module."""
     name, count = request.param
     steps = Steps()
-    with engines.create(name, crew(tmp_path_factory.mktemp("shared"), count, steps)) as engine:
+    with engines.create(name, settings(tmp_path_factory.mktemp("shared"), count, steps)) as engine:
         yield engine, steps
 
 
 def test_one_job_at_a_time_runs_here(jobs: Any, tmp_path: Path) -> None:
     steps = Steps()
-    with engines.create("local", crew(tmp_path, 1, steps)) as engine:
+    with engines.create("local", settings(tmp_path, 1, steps)) as engine:
         found = engine.map(jobs.Square(), [3, 4], "square")
     assert found == [(9, os.getpid()), (16, os.getpid())]
     assert steps == [(1, 2, "square"), (2, 2, "square")]
 
 
 def test_results_come_in_order_from_other_processes(
-    parallel: tuple[Engine, Steps], jobs: Any, caplog: pytest.LogCaptureFixture
+    parallel: tuple[Workers, Steps], jobs: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine, steps = parallel
     del steps[:]
@@ -78,7 +80,7 @@ def test_results_come_in_order_from_other_processes(
     assert len(steps) <= 6
 
 
-def test_a_job_is_heard_while_it_runs(parallel: tuple[Engine, Steps], jobs: Any, tmp_path: Path) -> None:
+def test_a_job_is_heard_while_it_runs(parallel: tuple[Workers, Steps], jobs: Any, tmp_path: Path) -> None:
     engine, steps = parallel
     del steps[:]
     steps.then = lambda what: (tmp_path / f"heard-{what[-1]}").touch()
@@ -89,7 +91,7 @@ def test_a_job_is_heard_while_it_runs(parallel: tuple[Engine, Steps], jobs: Any,
     assert steps[-1] == (3, 3, "tell")
 
 
-def test_a_job_waits_for_nobody_to_hear_it(parallel: tuple[Engine, Steps], jobs: Any, tmp_path: Path) -> None:
+def test_a_job_waits_for_nobody_to_hear_it(parallel: tuple[Workers, Steps], jobs: Any, tmp_path: Path) -> None:
     engine, steps = parallel
     del steps[:]
     ended: list[bool] = []
@@ -103,21 +105,21 @@ def test_a_job_waits_for_nobody_to_hear_it(parallel: tuple[Engine, Steps], jobs:
 def test_what_is_reported_in_this_process_is_heard_at_once(jobs: Any, tmp_path: Path) -> None:
     steps = Steps()
     steps.then = lambda what: (tmp_path / f"heard-{what[-1]}").touch()
-    with engines.create("local", crew(tmp_path, 1, steps)) as engine:
+    with engines.create("local", settings(tmp_path, 1, steps)) as engine:
         assert engine.map(jobs.Tell(tmp_path), [3], "tell") == [True]
     assert steps == [(1, 2, "item 3"), (1, 1, "tell")]
     engines.report(1, 2, "nobody")  # outside of a job
 
 
-def test_a_worker_has_one_thread(parallel: tuple[Engine, Steps], jobs: Any) -> None:
+def test_a_worker_has_one_thread(parallel: tuple[Workers, Steps], jobs: Any) -> None:
     assert parallel[0].map(jobs.Threads(), [0, 1], "count") == [(1, "1")] * 2
 
 
-def test_nothing_to_do_is_nothing(parallel: tuple[Engine, Steps], jobs: Any) -> None:
+def test_nothing_to_do_is_nothing(parallel: tuple[Workers, Steps], jobs: Any) -> None:
     assert parallel[0].map(jobs.Square(), [], "square") == []
 
 
-def test_the_first_error_in_order_arrives_as_it_was_raised(parallel: tuple[Engine, Steps], jobs: Any) -> None:
+def test_the_first_error_in_order_arrives_as_it_was_raised(parallel: tuple[Workers, Steps], jobs: Any) -> None:
     engine, _ = parallel
     with pytest.raises(MissingExtraError) as caught:
         engine.map(jobs.Fail(), range(5), "fail")
@@ -130,19 +132,19 @@ def test_the_first_error_in_order_arrives_as_it_was_raised(parallel: tuple[Engin
 
 
 def test_the_job_of_a_worker_that_died_is_tried_again(
-    parallel: tuple[Engine, Steps], jobs: Any, tmp_path: Path
+    parallel: tuple[Workers, Steps], jobs: Any, tmp_path: Path
 ) -> None:
     assert parallel[0].map(jobs.DieOnce(tmp_path), range(4), "die") == [0, 1, 2, 3]
     assert (tmp_path / "died").exists()
 
 
-def test_a_job_that_kills_every_worker_is_one_sentence(parallel: tuple[Engine, Steps], jobs: Any) -> None:
+def test_a_job_that_kills_every_worker_is_one_sentence(parallel: tuple[Workers, Steps], jobs: Any) -> None:
     with pytest.raises(EngineError, match=r"^die \(job 3 of 3\): 2 workers died of it") as caught:
         parallel[0].map(jobs.DieAlways(), range(3), "die")
     assert "\n" not in str(caught.value)
 
 
-def test_what_cannot_travel_is_one_sentence(parallel: tuple[Engine, Steps], jobs: Any) -> None:
+def test_what_cannot_travel_is_one_sentence(parallel: tuple[Workers, Steps], jobs: Any) -> None:
     engine, _ = parallel
     with pytest.raises(EngineError, match=r"square: a job cannot be sent to a worker: got .*lambda.*Fix: define the"):
         engine.map(lambda item: item, [1], "square")
@@ -160,7 +162,7 @@ def test_a_ray_worker_that_does_not_see_the_cache_says_so(tmp_path: Path) -> Non
 def test_a_ray_cluster_that_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "nonsense")
     with pytest.raises(EngineError, match="the Ray cluster 'nonsense' cannot be used"):
-        engines.create("ray", crew(tmp_path, 2)).__enter__()
+        engines.create("ray", settings(tmp_path, 2)).__enter__()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -173,7 +175,7 @@ def test_a_ray_cluster_that_is_not_there_is_one_sentence(tmp_path: Path, monkeyp
 )
 def test_an_engine_that_cannot_be_is_one_sentence(name: str, count: int, message: str, tmp_path: Path) -> None:
     with pytest.raises(EngineError) as caught:
-        engines.create(name, crew(tmp_path, count))
+        engines.create(name, settings(tmp_path, count))
     assert str(caught.value) == message
 
 
@@ -186,7 +188,7 @@ def test_no_worker_is_left_behind(tmp_path: Path, how: signal.Signals) -> None:
         sys.path.insert(0, {str(OWN)!r})
         import jobs
         from edgefuse.compiler import workers as engine
-        with engine.create("local", engine.Crew(Path({str(tmp_path)!r}), jobs=2, paths=({str(OWN)!r},))) as two:
+        with engine.create("local", engine.Settings(Path({str(tmp_path)!r}), jobs=2, paths=({str(OWN)!r},))) as two:
             two.map(jobs.Sleep(Path({str(tmp_path)!r})), [1, 2], "sleep")
     """
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.PIPE) as process:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from edgefuse.compiler.recovery.distribute import Point, distribute
 
 import edgefuse
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.compiler import compile
-from edgefuse.compiler.cache.cache import Cache
 from edgefuse.compiler.evaluation.evaluator import Evaluator
 from edgefuse.compiler.model.subject import Subject, prepare
 from edgefuse.compiler.recipe import recipe as recipes
@@ -24,8 +24,8 @@ from edgefuse.compiler.recovery.batches import (
     examples,
     stacked,
 )
-from edgefuse.compiler.recovery.distribute import Point, distribute
 from edgefuse.compiler.recovery.forms import Pruner, pruned
+from edgefuse.datasets.cache import Cache
 from edgefuse.measure import agreement
 from edgefuse.progress import silent
 from edgefuse.stages.examples import run_torch

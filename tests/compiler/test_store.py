@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgefuse.compiler.cache import cache
+from edgefuse.compiler.cache import arrays as cache
 
 
 def test_ragged_samples_come_back(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""What is kept on disk (`cache`), under hashes of all that it depends on (`fingerprint`)."""
+"""What is kept on disk: arrays of many samples (`arrays`), and hashes of what a result depends on (`fingerprint`)."""

@@ -13,12 +13,16 @@ import safetensors.torch
 from edgefuse.bundle.manifest import Scheme
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.cache import fingerprint
-from edgefuse.compiler.cache.cache import Cache
-from edgefuse.compiler.candidates.toolchain import Built, Toolchain
-from edgefuse.compiler.evaluation.evaluator import Evaluator, in_torch
+from edgefuse.compiler.candidates.built import Built
+from edgefuse.compiler.candidates.toolchain import Toolchain
+from edgefuse.compiler.evaluation.evaluator import Evaluator
+from edgefuse.compiler.evaluation.runners import in_torch
+from edgefuse.compiler.model.preparation import TUNING
 from edgefuse.compiler.model.splits import TRAIN, SplitData
-from edgefuse.compiler.model.subject import TUNING, Subject
-from edgefuse.progress import Progress
+from edgefuse.compiler.model.subject import Subject
+from edgefuse.compiler.recovery.forms import Forms
+from edgefuse.compiler.workers import report
+from edgefuse.datasets.cache import Cache
 from edgefuse.quantize.schemes import aware
 from edgefuse.quantize.torch.aware import train
 from edgefuse.quantize.torch.balance import balance, links
@@ -27,32 +31,32 @@ from edgefuse.stages.stage import FeedSource, TorchStage
 
 _SOURCES = (  # all that decides what training gives; a result outlives any other change of ours
     "compiler/candidates/aware.py",
-    *(f"quantize/{name}.py" for name in ("aware", "balance", "calibrators", "fitting", "onnx_static", "ranges")),
+    "quantize/torch",
+    "quantize/calibration",
+    "quantize/onnx/static.py",
 )
 _WEIGHTS = "weights"
 
 
 def pairs(
-    subject: Subject, stage: StageSpec, sources: Sequence[Built], schemes: Sequence[Scheme]
+    subject: Subject, forms: Forms, stage: StageSpec, sources: Sequence[Built], schemes: Sequence[Scheme]
 ) -> Iterator[tuple[Built, Scheme]]:
     """Yield the float files of a stage with the aware scheme of each static one, if the recipe asks for them."""
     static = [scheme for scheme in schemes if scheme.name.startswith("static")]
     if stage.name not in subject.recipe.quantize.aware or not static:
         return
     for source in sources:
-        balanced = bool(links(subject.form(stage.name, source.pruning)))
+        balanced = bool(links(forms.form(stage.name, source.pruning)))
         yield from ((source, one) for one in dict.fromkeys(aware(scheme, balanced=balanced) for scheme in static))
 
 
-def trained(
-    subject: Subject, tools: Toolchain, form: TorchStage, progress: Progress, scheme: Scheme
-) -> tuple[TorchStage, Built]:
+def trained(subject: Subject, tools: Toolchain, form: TorchStage, scheme: Scheme) -> tuple[TorchStage, Built]:
     """Return a form of a stage as an aware scheme wants it, and its float file; errors as those of `trained_form`."""
-    form = trained_form(subject, tools.cache, form, balanced=scheme.balanced, progress=progress)
+    form = trained_form(subject, tools.cache, form, balanced=scheme.balanced)
     return form, tools.lower(form)
 
 
-def trained_form(subject: Subject, cache: Cache, form: TorchStage, *, balanced: bool, progress: Progress) -> TorchStage:
+def trained_form(subject: Subject, cache: Cache, form: TorchStage, *, balanced: bool) -> TorchStage:
     """Return a form of a stage, balanced if asked for, fitted and trained on, or find it in the cache.
 
     What it reads of the stages before it is what torch gives, so it is the same for all targets.
@@ -65,12 +69,12 @@ def trained_form(subject: Subject, cache: Cache, form: TorchStage, *, balanced: 
     calibration = subject.splits["calibration"]
 
     def feeds(split: SplitData) -> FeedSource:
-        evaluator = Evaluator(subject, split, cache, lambda what: progress(0, 0, what))
+        evaluator = Evaluator(subject, split, cache, lambda what: report(0, 0, what))
         return partial(evaluator.calibration_feeds, form.spec, [runners], runners)
 
     def make(folder: Path) -> None:
         start = fit(balance(form, feeds(calibration)) if balanced else form, feeds(calibration))
-        module = train(start, form, feeds(calibration), feeds(data), progress=progress).module
+        module = train(start, form, feeds(calibration), feeds(data), progress=report).module
         tensors = {name: value.detach().clone().contiguous() for name, value in module.state_dict().items()}
         (folder / _WEIGHTS).write_bytes(safetensors.torch.save(tensors))
 

@@ -12,8 +12,7 @@ import numpy as np
 
 from edgefuse.bundle.manifest import GoldenCase, GoldenTensor, Tolerance
 from edgefuse.bundle.spec import Record, TensorSpec
-from edgefuse.compiler.candidates.toolchain import Built
-from edgefuse.compiler.report.schema import GoldenRow
+from edgefuse.compiler.candidates.built import Built
 from edgefuse.measure.agreement import agreement
 from edgefuse.runtime.backends.backend import Backend
 from edgefuse.stages.examples import chained_feeds, run_torch
@@ -25,6 +24,18 @@ _BROKEN_SNR_DB = 3.0
 # Another CPU's int8 kernels round differently; a device may lose this much against the build host.
 _DEVICE_MARGIN_DB = 6.0
 _MOST_ASKED_DB = 80.0
+
+
+class GoldenRow(Record, frozen=True, kw_only=True):
+    """A file against torch on the golden inputs; `tolerance` holds the fields of the manifest's."""
+
+    target: str
+    stage: str
+    candidate: str
+    max_abs_error: float | None = None
+    snr_db: float | None = None
+    tolerance: dict[str, float | None] = {}
+    ok: bool
 
 
 @dataclass(frozen=True)

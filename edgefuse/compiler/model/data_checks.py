@@ -2,65 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgefuse.bundle.spec import ClassOutput, ModelSpec, subset_name
-from edgefuse.bundle.wiring import width
-from edgefuse.datasets.sample import Sample
+from edgefuse.bundle.spec import subset_name
+from edgefuse.compiler.model.splits import SplitData
+from edgefuse.compiler.model.subject import Subject
 from edgefuse.errors import DataError, MeasureError
 from edgefuse.measure.metrics import Metric
+from edgefuse.runtime.graph import constants_of, filled
 from edgefuse.stages.examples import run_torch
 from edgefuse.stages.stage import Array
 
-if TYPE_CHECKING:
-    from edgefuse.compiler.model.splits import SplitData
-    from edgefuse.compiler.model.subject import Subject
-
 _TRIED = 8
-
-
-def checked_sample(name: str, index: int, sample: Any, spec: ModelSpec) -> Sample:
-    """Return a sample of the split `name` if it has modalities of the model, and all that the model requires.
-
-    Raises:
-        DataError: if it has not.
-    """
-    where = f"sample {index} of '{name}'"
-    if not isinstance(sample, Sample) or not isinstance(sample.inputs, Mapping):
-        raise DataError(
-            f"{where} has the wrong type",
-            got=type(sample).__name__,
-            expected="edgefuse.datasets.Sample(inputs, target)",
-        )
-    known = [modality.name for modality in spec.modalities]
-    for modality in sample.inputs:
-        if modality not in known:
-            raise DataError(f"{where} has an unknown modality", got=repr(modality), expected=" or ".join(known))
-    for required in spec.modalities:
-        if not required.optional and required.name not in sample.inputs:
-            raise DataError(f"{where} lacks the required modality '{required.name}'")
-    return sample
-
-
-def checked_target(name: str, index: int, target: Any, spec: ModelSpec) -> Array:
-    """Return the target of a sample as an array: int [1] for a class, [values] otherwise.
-
-    Raises:
-        DataError: if it is no class of the model, or not as many finite numbers as the first output has.
-    """
-    output, value = spec.outputs[0], np.atleast_1d(np.asarray(target))
-    where = f"the target of sample {index} of '{name}'"
-    if isinstance(output, ClassOutput):
-        if value.dtype.kind not in "iu" or value.shape != (1,) or not 0 <= value[0] < len(output.labels):
-            raise DataError(where, got=repr(target), expected=f"a class from 0 to {len(output.labels) - 1}")
-    elif value.dtype.kind not in "iuf" or value.shape != (width(output),) or not np.isfinite(value).all():
-        expected = f"{width(output)} finite number" + "s" * (width(output) > 1)
-        raise DataError(where, got=" ".join(repr(target).split()), expected=expected)
-    return value
 
 
 def check_data(subject: Subject) -> None:
@@ -97,9 +52,7 @@ def _check_metric(subject: Subject) -> None:
     """Judge what torch answers to the first few validation samples that have every modality."""
     data, spec = subject.splits["validation"], subject.spec
     items = list(islice(data.with_subset(subject.columns(subject.subsets[0])), _TRIED))
-    last = subject.stages[-1].spec
-    port = next(port for port in last.outputs if port.kind == "result")
-    answers = np.concatenate([_answers(subject, int(item))[last.key(port.tensor.name)] for item in items])
+    answers = np.concatenate([_answers(subject, int(item))[spec.outputs[0].name] for item in items])
     try:
         found = Metric(spec.metric).aggregate(answers, data.targets[items])
     except MeasureError as error:
@@ -113,12 +66,11 @@ def _check_metric(subject: Subject) -> None:
 
 
 def _answers(subject: Subject, item: int) -> dict[str, Array]:
-    """Return all values of one sample through the model in torch, by key."""
-    pool: dict[str, Array] = {
-        **subject.splits["validation"].values[item],
-        "present": np.ones((1, len(subject.spec.modalities)), np.float32),
-    }
-    for stage in subject.stages:
-        feeds = {port.tensor.name: pool[port.source.key] for port in stage.spec.inputs}
-        pool |= {stage.spec.key(name): value for name, value in run_torch(stage, feeds).items()}
-    return pool
+    """Return the results of one sample through the model in torch, by name."""
+    stages = {stage.spec.name: stage for stage in subject.stages}
+    plan = subject.graph.plan([modality.name for modality in subject.spec.modalities])
+    values = subject.splits["validation"].values[item] | constants_of(plan)
+    results, _ = subject.graph.run(
+        plan, lambda stage, feeds: run_torch(stages[stage.name], feeds), values, subject.graph.initial(filled)
+    )
+    return results

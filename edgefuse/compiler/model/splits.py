@@ -12,12 +12,14 @@ import numpy.typing as npt
 
 from edgefuse.bundle.spec import ModelSpec
 from edgefuse.compiler.cache import fingerprint
-from edgefuse.compiler.cache.cache import ArrayStore, Cache, write_arrays
-from edgefuse.compiler.model.data_checks import checked_sample, checked_target
+from edgefuse.compiler.cache.arrays import ArrayStore, write_arrays
+from edgefuse.compiler.model.samples import checked_sample, checked_target
+from edgefuse.datasets.cache import Cache
 from edgefuse.datasets.sample import Sample, Splits
 from edgefuse.errors import DataError, EdgefuseError
+from edgefuse.graph.stage_graph import zeros_of
 from edgefuse.progress import Progress
-from edgefuse.runtime.graph import absent_values
+from edgefuse.runtime.graph import zeros
 from edgefuse.runtime.preprocess import Preprocessor
 
 Array: TypeAlias = npt.NDArray[np.generic]
@@ -29,7 +31,7 @@ _SOURCES = (  # no more than that: recoveries that take hours depend on a split
     "runtime/backends/backend.py",
     "runtime/graph.py",
     "compiler/model/splits.py",
-    "compiler/cache/cache.py",
+    "compiler/cache/arrays.py",
 )
 _TARGET, _PRESENT = "#target", "#present"  # no value of a pipeline is called so
 
@@ -88,7 +90,7 @@ def _preprocessed(
     name: str, samples: Sequence[Sample], spec: ModelSpec, assets: Mapping[str, bytes], progress: Progress
 ) -> Iterator[dict[str, Array]]:
     preprocessors = {modality.name: Preprocessor(modality, assets.__getitem__) for modality in spec.modalities}
-    absent = absent_values(spec.modalities)
+    absent = zeros(zero for modality in spec.modalities for zero in zeros_of(modality))
     for index, given in enumerate(samples):
         sample = checked_sample(name, index, given, spec)
         values = dict(absent)

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from edgefuse.bundle.spec import StageSpec, subset_name
-from edgefuse.compiler.evaluation.evaluator import Evaluator, TorchRunner, is_leaf
+from edgefuse.compiler.evaluation.evaluator import Evaluator, is_leaf
+from edgefuse.compiler.evaluation.runners import TorchRunner
 from edgefuse.compiler.model.splits import SplitData
 from edgefuse.compiler.model.subject import Subject
+from edgefuse.graph import Plan
 from edgefuse.measure.metrics import Metric
 from edgefuse.models.fusion import masked
 from edgefuse.stages.stage import Array, TorchStage, keyed, outputs_of
@@ -79,6 +81,16 @@ class TrainingData:
                 pool[key] = stacked([self.data.values.get(key, int(i)) for i in indices])
         return pool
 
+    def run(self, plan: Plan, pool: Mapping[str, Tensor], replaced: Mapping[str, nn.Module]) -> Pool:
+        """Run a plan of the unpruned stages, some of them replaced, over a batch of values."""
+
+        def run_stage(spec: StageSpec, feeds: dict[str, Tensor]) -> Pool:
+            module = replaced.get(spec.name, self.teacher[spec.name].module)
+            made = outputs_of(module(*(feeds[port.tensor.name] for port in spec.inputs)))
+            return {port.tensor.name: value for port, value in zip(spec.outputs, made, strict=True)}
+
+        return self.subject.graph.run(plan, run_stage, pool)[0]
+
     def items_with(self, spec: StageSpec) -> npt.NDArray[np.intp]:
         """Return the items that have a leaf's modality."""
         return self.data.with_subset(self.subject.columns((spec.modality,)))
@@ -137,7 +149,8 @@ class JointStageExamples:
         names = [modality.name for modality in subject.spec.modalities]
         self._subsets = np.array([[name in subset for name in names] for subset in subject.subsets])
         joint = [s for s in subject.specs if not is_leaf(s)]
-        self._before = joint[: joint.index(spec)]
+        plan = subject.graph.plan((), names, wanted=[s.name for s in joint[: joint.index(spec)]])
+        self._before = plan
 
     def __len__(self) -> int:
         return len(self._data.data) * len(self._subsets)
@@ -150,8 +163,7 @@ class JointStageExamples:
         masks = np.where(masks.any(axis=1, keepdims=True), masks, present)
         with torch.no_grad():
             pool = self._data.joint_pool(items, masks, {})
-            for spec in self._before:
-                pool |= call(spec, self._data.teacher[spec.name].module, pool)
+            pool |= self._data.run(self._before, pool, {})
             inputs = tuple(pool[port.source.key] for port in self._spec.inputs)
             return inputs, outputs_of(self._data.teacher[self._spec.name].module(*inputs))
 
@@ -194,15 +206,12 @@ class SubsetTable:
         subject, data = self._data.subject, self._data.data
         columns = subject.columns(subset)
         items = data.with_subset(columns)
-        joint = [spec for spec in subject.specs if not is_leaf(spec)]
+        plan = subject.graph.plan((), [modality.name for modality in subject.spec.modalities])
         answers = []
         for block in self._blocks(items):
             masks = np.zeros((len(block), data.present.shape[1]), bool)
             masks[:, columns] = True
             here = {name: {key: value[block] for key, value in pool.items()} for name, pool in features.items()}
-            pool = self._data.joint_pool(block, masks, here)
-            for spec in joint:
-                pool |= call(spec, replaced.get(spec.name, self._data.teacher[spec.name].module), pool)
-            result = next(port for port in joint[-1].outputs if port.kind == "result")
-            answers.append(pool[joint[-1].key(result.tensor.name)].numpy())
+            results = self._data.run(plan, self._data.joint_pool(block, masks, here), replaced)
+            answers.append(results[subject.spec.outputs[0].name].numpy())
         return self._metric.aggregate(np.concatenate(answers), data.targets[items])

@@ -1,4 +1,4 @@
-"""The pruned forms of stages: pruned, recovered by distillation, and kept in the cache.
+"""The pruned forms of stages: pruned, recovered by distillation by workers, and kept in the cache.
 
 Stages recover apart from each other, against what the unpruned stage gives; so their forms combine freely.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 from torch import nn
@@ -17,16 +18,12 @@ from torch import nn
 from edgefuse.bundle.manifest import Pruning, PruningStep
 from edgefuse.bundle.spec import Record
 from edgefuse.compiler.cache import fingerprint
-from edgefuse.compiler.cache.cache import Cache, digest
-from edgefuse.compiler.candidates.toolchain import Toolchain
 from edgefuse.compiler.evaluation.evaluator import Evaluator, is_leaf
 from edgefuse.compiler.model.splits import TRAIN
-from edgefuse.compiler.model.subject import Recovery, Subject
+from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recovery.batches import SubsetTable, TrainingData, examples
-from edgefuse.compiler.recovery.distribute import Point, Points, Prober, distribute, step
-from edgefuse.compiler.timing import HERE, Timer, kept
-from edgefuse.errors import PruneError
-from edgefuse.progress import Progress
+from edgefuse.compiler.workers import Tried, Workers, report
+from edgefuse.datasets.cache import Cache, digest
 from edgefuse.prune.persist import restore, save
 from edgefuse.prune.pruner import Examples, apply_steps, method
 from edgefuse.prune.recovery import Epoch, recover
@@ -47,82 +44,103 @@ class Curve(Record, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Pruner:
-    """Makes pruned forms of the stages of a subject, each once.
+class Recovery:
+    """How a pruned stage came back: the curve from before recovery on."""
 
-    Args:
-        subject: the model, its data and its recipe.
-        cache: where forms and checkpoints are kept.
-        progress: is told how recovery goes.
-        timer: says what a pruned stage gains.
+    stage: str
+    pruning: Pruning
+    epochs: tuple[Epoch, ...]
+
+
+@dataclass(frozen=True)
+class Forms:
+    """All forms of the stages of a model.
+
+    Attributes:
+        unpruned: the stages as they came.
+        pruned: other modules behind the same interface, by the stage's name.
+        recoveries: how those came to be.
+        refused: why a stage could not be pruned so, by stage and `Pruning.id`.
     """
+
+    unpruned: tuple[TorchStage, ...]
+    pruned: Mapping[str, tuple[TorchStage, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    recoveries: tuple[Recovery, ...] = ()
+    refused: Mapping[tuple[str, str], str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def of(self, name: str) -> tuple[TorchStage, ...]:
+        """Return all forms of a stage, the unpruned one first."""
+        unpruned = next(stage for stage in self.unpruned if stage.spec.name == name)
+        return (unpruned, *self.pruned.get(name, ()))
+
+    def form(self, name: str, pruning: Pruning | None) -> TorchStage:
+        """Return the form of a stage that was pruned so, or not at all."""
+        return next(form for form in self.of(name) if form.pruning == pruning)
+
+    @property
+    def all_pruned(self) -> list[TorchStage]:
+        """The pruned forms of all stages."""
+        return [form for forms in self.pruned.values() for form in forms]
+
+
+def recovered(subject: Subject, cache: Cache, workers: Workers) -> Forms:
+    """Prune the stages as the recipe asks, each form by a worker, and let them recover.
+
+    A pruning that a stage does not take is left out, with its reason.
+
+    Raises:
+        EngineError: if workers die or cannot be used.
+    """
+    wanted = [(name, pruning) for name, prunings in _wanted(subject).items() for pruning in prunings]
+    entries = workers.map(Tried(Recover(subject, cache)), wanted, "prune and recover") if wanted else []
+    stages = {stage.spec.name: stage for stage in subject.stages}
+    pruned: dict[str, tuple[TorchStage, ...]] = {}
+    recoveries: list[Recovery] = []
+    refused: dict[tuple[str, str], str] = {}
+    for (name, pruning), entry in zip(wanted, entries, strict=True):
+        if isinstance(entry, Path):
+            pruned[name] = (*pruned.get(name, ()), read_form(entry, stages[name], pruning))
+            recoveries.append(Recovery(name, pruning, curve(entry)))
+        else:
+            logger.warning("%s is not pruned by %s: %s", name, pruning.id, entry)
+            refused[name, pruning.id] = str(entry)
+    return Forms(subject.stages, pruned, tuple(recoveries), refused)
+
+
+def _wanted(subject: Subject) -> dict[str, list[Pruning]]:
+    """Return what the recipe asks for, by stage."""
+    found: dict[str, list[Pruning]] = {}
+    recovers = subject.recipe.recover.epochs > 0
+    for variant in subject.recipe.prune.variants:
+        pruning = Pruning(steps=variant.steps, recovery="alone" if recovers else "none")
+        for name in variant.stages:
+            found.setdefault(name, []).append(pruning)
+    return found
+
+
+@dataclass(frozen=True)
+class Recover:
+    """Prunes one stage and lets it recover against the unpruned one, or finds it in the cache."""
 
     subject: Subject
     cache: Cache
-    progress: Progress
-    timer: Timer = HERE
-    recoveries: list[Recovery] = field(default_factory=list, init=False)
 
-    def forms(self) -> dict[str, tuple[TorchStage, ...]]:
-        """Return all pruned forms by stage.
+    def __call__(self, job: tuple[str, Pruning]) -> Path:
+        """Take a stage's name and how to prune it; return the cache entry of the form.
 
         Raises:
-            PruneError: if a stage cannot be pruned as the recipe asks.
+            PruneError: if the stage cannot be pruned so.
         """
-        return {
-            name: tuple(self.alone(name, pruning) for pruning in prunings) for name, prunings in self.wanted().items()
-        }
-
-    def wanted(self) -> dict[str, list[Pruning]]:
-        """Return what the recipe asks for, by stage; for a goal in latency, what was measured decides."""
-        found: dict[str, list[Pruning]] = {}
-        recovers = self.subject.recipe.recover.epochs > 0
-        if (goal := self.subject.recipe.prune.latency) is not None:
-            ratios = distribute(self._measured(), goal)
-            recovery = Pruning(steps=(), recovery="alone" if recovers else "none")
-            return {n: [msgspec.structs.replace(recovery, steps=(step(r),))] for n, r in ratios.items() if r}
-        for variant in self.subject.recipe.prune.variants:
-            pruning = Pruning(steps=variant.steps, recovery="alone" if recovers else "none")
-            for name in variant.stages:
-                found.setdefault(name, []).append(pruning)
-        return found
-
-    def _measured(self) -> dict[str, tuple[Point, ...]]:
-        """Measure what pruning gains and costs, for every stage that can be pruned, on the recipe's first target."""
-        wanted = self.subject.recipe.compile
-        toolchain = Toolchain.of(wanted.targets[0], self.cache)
-        machine = self.timer.describe(toolchain.backend, wanted.threads)
-        found: dict[str, tuple[Point, ...]] = {}
-        for stage in self.subject.stages:
-            if stage.spec.role == "frontend":
-                continue
-            key = [*self.key([stage], Pruning(steps=())), self.timer.unit, machine, fingerprint.of_compiler()]
-            prober, data = Prober(toolchain, wanted.threads, self.timer), examples(self.training, stage)
-            self.progress(0, 0, f"measure what pruning {stage.spec.name} gains")
-            try:
-                make = functools.partial(prober.measure, stage, data)
-                measured = kept.timings(self.cache, "pruning-points", key, Points, make, self.timer)
-            except PruneError as error:
-                logger.warning("%s is not pruned: %s", stage.spec.name, error)
-                continue
-            found[stage.spec.name] = measured.points
-            if seen := "; ".join(measured.pressure.seen):
-                logger.warning("how much to prune %s was measured on a busy machine: %s", stage.spec.name, seen)
-        return found
-
-    def alone(self, name: str, pruning: Pruning) -> TorchStage:
-        """Prune one stage and let it recover against the unpruned one."""
-        stage = self.subject.forms(name)[0]
-        entry = self.cache.entry(
-            "pruned", self.key([stage], pruning), lambda folder: self._alone(folder, stage, pruning)
+        name, pruning = job
+        stage = next(stage for stage in self.subject.stages if stage.spec.name == name)
+        return self.cache.entry(
+            "pruned", self._key([stage], pruning), lambda folder: self._alone(folder, stage, pruning)
         )
-        self.recoveries.append(Recovery((name,), pruning, curve(entry)))
-        return read_form(entry, stage, pruning)
 
     def _alone(self, folder: Path, stage: TorchStage, pruning: Pruning) -> None:
         settings = self.subject.recipe.recover.settings
         recovers = pruning.recovery != "none"
-        data = examples(self.training, stage)
+        data = examples(self._training, stage)
         name = f"{stage.spec.name} {pruning.id}"
 
         def train(student: nn.Module, reached: float, share: float) -> tuple[nn.Module, tuple[Epoch, ...]]:
@@ -130,11 +148,11 @@ class Pruner:
             found = recover(
                 student,
                 data,
-                lambda module: self.table({stage.spec.name: module}),
+                lambda module: self._table({stage.spec.name: module}),
                 replace(settings, epochs=epochs),
                 role="feature" if is_leaf(stage.spec) else "result",
-                checkpoint=self.checkpoint([*self.key([stage], pruning), reached, share]),
-                progress=self.progress,
+                checkpoint=self._checkpoint([*self._key([stage], pruning), reached, share]),
+                progress=report,
                 name=name,
                 outputs=self.subject.spec.outputs,
                 teacher=stage.module,
@@ -144,7 +162,7 @@ class Pruner:
         def short(student: nn.Module, reached: float) -> nn.Module:
             return train(student, reached, _SHORT)[0]
 
-        self.progress(0, 0, f"prune {name}")
+        report(0, 0, f"prune {name}")
         module = stage.module
         for taken in pruning.steps:
             module = _step(replace(stage, module=module), taken, data, short if recovers else None)
@@ -154,21 +172,21 @@ class Pruner:
         write_form(folder, module, history)
 
     @functools.cached_property
-    def training(self) -> TrainingData:
+    def _training(self) -> TrainingData:
         """The training samples through the unpruned model."""
         return self._through_torch(TRAIN)
 
     @functools.cached_property
-    def table(self) -> SubsetTable:
+    def _table(self) -> SubsetTable:
         """The validation accuracy by subset, with some stages replaced."""
         return SubsetTable(self._through_torch("validation"))
 
     def _through_torch(self, split: str) -> TrainingData:
         data = self.subject.splits[split]
-        note = lambda what: self.progress(0, 0, f"{split}: {what}")  # noqa: E731
+        note = lambda what: report(0, 0, f"{split}: {what}")  # noqa: E731
         return TrainingData(self.subject, data, Evaluator(self.subject, data, self.cache, note))
 
-    def key(self, stages: Sequence[TorchStage], pruning: Pruning) -> list[object]:
+    def _key(self, stages: Sequence[TorchStage], pruning: Pruning) -> list[object]:
         """Return all that a form depends on; the whole model has a say in when recovery stops."""
         return [
             [[stage.spec, fingerprint.of_module(stage.module), stage.pruning] for stage in stages],
@@ -179,7 +197,7 @@ class Pruner:
             fingerprint.of_source(*_SOURCES),
         ]
 
-    def checkpoint(self, key: object) -> Path:
+    def _checkpoint(self, key: object) -> Path:
         """Return where a recovery keeps how far it came."""
         return self.cache.folder / "recovering" / f"{digest(key)}.pt"
 
@@ -217,11 +235,3 @@ def read_form(folder: Path, stage: TorchStage, pruning: Pruning) -> TorchStage:
     """Return the pruned form of a stage that `write_form` kept."""
     module = restore(stage.module, (folder / "module").read_bytes())
     return TorchStage(stage.spec, module.eval(), pruning)
-
-
-def pruned(subject: Subject, cache: Cache, progress: Progress, timer: Timer = HERE) -> Subject:
-    """Return a subject with the pruned forms of its stages that the recipe asks for."""
-    if not subject.recipe.prune.wanted:
-        return subject
-    pruner = Pruner(subject, cache, progress, timer)
-    return replace(subject, variants=pruner.forms(), recoveries=tuple(pruner.recoveries))

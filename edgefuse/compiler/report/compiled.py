@@ -8,16 +8,16 @@ from functools import lru_cache
 
 from edgefuse.bundle.manifest import Pruning, Rung
 from edgefuse.bundle.spec import StageSpec
-from edgefuse.compiler.candidates.toolchain import Built
+from edgefuse.compiler.candidates.built import Built
+from edgefuse.compiler.candidates.golden import GoldenRow
 from edgefuse.compiler.model.subject import Subject
-from edgefuse.compiler.report.schema import GoldenRow, RecoveryPoint, RecoveryReport
+from edgefuse.compiler.recovery.forms import Forms, Recovery
+from edgefuse.compiler.report.schema import RecoveryPoint, RecoveryReport
 from edgefuse.compiler.rungs.final import Timings
+from edgefuse.compiler.rungs.result import TargetResult
 from edgefuse.compiler.search import Limits, StageFigure
-from edgefuse.compiler.target import TargetResult
 from edgefuse.export.costs import counting as costs
 from edgefuse.export.costs.graph import CostGraph
-from edgefuse.prune.recovery import Epoch
-from edgefuse.stages.stage import TorchStage
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,28 @@ class Compiled:
     """What a compile found, ready to be reported; mappings are by target.
 
     Attributes:
-        sets: the subjects whose stages combine with each other: the model as it came, and a narrowed one.
-        recoveries: how pruned stages came back.
-        limits: of the recipe, besides the drop.
+        forms: all forms of its stages.
+        failed: why a target has no bundle.
     """
 
     subject: Subject
+    forms: Forms
     results: Mapping[str, TargetResult]
     rungs: Mapping[str, Sequence[Rung]]
-    rows: Sequence[GoldenRow]
     timings: Timings
     reference: Mapping[str, float]
     seconds: float
-    sets: Sequence[Subject] = ()
-    recoveries: Sequence[RecoveryReport] = ()
-    limits: Limits = field(default_factory=Limits)
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def limits(self) -> Limits:
+        """What the recipe limits besides the drop."""
+        return self.subject.recipe.search.limits
+
+    @property
+    def rows(self) -> list[GoldenRow]:
+        """How every file did on the golden inputs."""
+        return [checked.row for result in self.results.values() for checked in result.data.candidates.checked.values()]
 
     def figure(self, target: str, candidate: str) -> StageFigure:
         """Return what was measured of a candidate alone."""
@@ -49,14 +56,10 @@ class Compiled:
         """Return the wiring of a stage."""
         return next(spec for spec in self.subject.specs if spec.name == stage)
 
-    def forms(self, stage: str) -> list[TorchStage]:
-        """Return all forms of a stage, of all sets, the unpruned one first."""
-        return [form for subject in self.sets or [self.subject] for form in subject.forms(stage)]
-
     def graph(self, target: str, candidate: str) -> CostGraph:
         """Return the operations in a candidate's file, with what they read and write."""
         built = self.results[target].built[candidate]
-        return _graph(built, next(form.spec for form in self.forms(built.stage) if form.pruning == built.pruning))
+        return _graph(built, self.spec(built.stage))
 
     def default(self, target: str) -> Rung:
         """Return the rung that a target's bundle opens with."""
@@ -78,7 +81,7 @@ def removed(pruning: Pruning | None) -> float | None:
     return round(1.0 - kept, 6)
 
 
-def recovery(stages: Sequence[str], pruning: Pruning, epochs: Sequence[Epoch]) -> RecoveryReport:
-    """Return the curve of a recovery for the report; several stages if they were trained together."""
-    points = [RecoveryPoint(epoch=one.epoch, loss=one.loss, accuracy=one.mean_accuracy) for one in epochs]
-    return RecoveryReport(stages=tuple(stages), pruning=pruning.id, points=tuple(points))
+def recovery(one: Recovery) -> RecoveryReport:
+    """Return the curve of a recovery for the report."""
+    points = [RecoveryPoint(epoch=e.epoch, loss=e.loss, accuracy=e.mean_accuracy) for e in one.epochs]
+    return RecoveryReport(stages=(one.stage,), pruning=one.pruning.id, points=tuple(points))

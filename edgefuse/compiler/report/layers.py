@@ -6,7 +6,7 @@ from collections import defaultdict
 from fnmatch import fnmatchcase
 
 from edgefuse.bundle.manifest import Scheme
-from edgefuse.compiler.candidates.toolchain import Built
+from edgefuse.compiler.candidates.built import Built
 from edgefuse.compiler.report.compiled import Compiled
 from edgefuse.compiler.report.modalities import worst_drop
 from edgefuse.compiler.report.schema import FloatLayers
@@ -113,7 +113,7 @@ def _whole_stage(made: Compiled, target: str, built: Built) -> str:
     rivals = [f for f in result.figures if f.stage == built.stage and result.built[f.candidate].scheme != built.scheme]
     if not rivals:
         prefix = f"{built.stage}."
-        refusals = [reason for name, reason in result.refused.items() if name.startswith(prefix)]
+        refusals = [reason for name, reason in result.data.candidates.refused.items() if name.startswith(prefix)]
         return f"no scheme could be applied: {refusals[0]}" if refusals else "no scheme was tried"
     if all(figure.slower_than_float for figure in rivals):
         best = max(figure.speedup for figure in rivals)

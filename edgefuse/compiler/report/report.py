@@ -12,7 +12,7 @@ import msgspec
 from edgefuse.bundle.manifest import Rung
 from edgefuse.bundle.spec import subset_name
 from edgefuse.compiler.report import html
-from edgefuse.compiler.report.compiled import Compiled, removed
+from edgefuse.compiler.report.compiled import Compiled, recovery, removed
 from edgefuse.compiler.report.layers import float_layers
 from edgefuse.compiler.report.limits import constraints
 from edgefuse.compiler.report.modalities import modality_reports
@@ -31,10 +31,10 @@ from edgefuse.compiler.report.schema import (
 from edgefuse.compiler.report.search import candidate_reports, search_report
 from edgefuse.compiler.report.text import method, notes, summary
 from edgefuse.compiler.report.timings import busy, timing_reports
-from edgefuse.compiler.rungs.final import Ratio
+from edgefuse.compiler.rungs.final import Ratio, Timings
 from edgefuse.compiler.timing.timer import FLOAT_RUNG
 
-__all__ = ["Compiled", "build", "busy", "encode", "summary", "write"]
+__all__ = ["Compiled", "Timings", "build", "busy", "encode", "summary", "write"]
 
 
 def build(made: Compiled, paths: Mapping[str, Path]) -> Report:
@@ -55,7 +55,7 @@ def build(made: Compiled, paths: Mapping[str, Path]) -> Report:
         command="edgefuse compile RECIPE.toml -o DIR",
         modalities=tuple(line for target in paths for line in modality_reports(made, target)),
         float_layers=tuple(line for target in paths for line in float_layers(made, target)),
-        recoveries=tuple(made.recoveries),
+        recoveries=tuple(recovery(one) for one in made.forms.recoveries),
         timings=timing_reports(made),
         unit=made.timings.unit,
     )
@@ -85,7 +85,7 @@ def _reference(made: Compiled) -> Reference:
         runtime=made.timings.reference,
         threads=subject.recipe.compile.threads,
         p50_ms=made.timings.reference_p50_ms,
-        size_bytes=4 * sum(parameter.numel() for parameter in subject.model.parameters()),
+        size_bytes=4 * sum(parameter.numel() for parameter in subject.module.parameters()),
         metric=subject.spec.metric,
         accuracy=dict(made.reference),
         items=len(subject.splits["test"]),
@@ -99,7 +99,7 @@ def _model(made: Compiled) -> ModelReport:
         name=subject.spec.name,
         description=f"{subset_name(subject.subsets[0])}, {len(subject.stages)} stages",
         stages=tuple(stage.name for stage in subject.specs),
-        parameters=sum(parameter.numel() for parameter in subject.model.parameters()),
+        parameters=sum(parameter.numel() for parameter in subject.module.parameters()),
     )
 
 

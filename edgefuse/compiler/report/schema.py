@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from edgefuse.compiler.candidates.golden import GoldenRow
 from edgefuse.errors import EdgefuseError
 
 Interval: TypeAlias = tuple[float, float]
@@ -166,18 +167,6 @@ class SearchReport(Part, frozen=True, kw_only=True):
     encoder_passes: int | None = None
     cap: int | None = None
     front: tuple[FrontPoint, ...] = ()
-
-
-class GoldenRow(Part, frozen=True, kw_only=True):
-    """A file against torch on the golden inputs; `tolerance` holds the fields of the manifest's."""
-
-    target: str
-    stage: str
-    candidate: str
-    max_abs_error: float | None = None
-    snr_db: float | None = None
-    tolerance: dict[str, float | None] = {}
-    ok: bool
 
 
 class CandidateReport(Part, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ def search_report(made: Compiled) -> SearchReport:
         candidates=sum(len(result.built) for result in results),
         encoder_passes=sum(result.found.encoder_passes for result in results),
         fusion_passes=sum(result.found.passes for result in results),
-        cap=made.subject.recipe.search.max_fusion_passes * len(made.results) * max(1, len(made.sets)),
+        cap=made.subject.recipe.search.max_fusion_passes * len(made.results),
         seconds=round(made.seconds, 3),
         judged=tuple(one for target in made.results for one in _judged(made, target)),
         front=tuple(point for target in made.results for point in _front(made, target)),
@@ -62,7 +62,7 @@ def candidate_reports(made: Compiled, target: str) -> list[CandidateReport]:
     result = made.results[target]
     floats = {figure.stage: figure for figure in result.figures if figure.is_float}
     lines = [_candidate(made, target, figure, floats) for figure in result.figures]
-    for id_, reason in result.refused.items():
+    for id_, reason in result.data.candidates.refused.items():
         stage, pruning, scheme = _parts(made, id_)
         lines.append(
             CandidateReport(target=target, stage=stage, candidate=id_, scheme=scheme, pruning=pruning, excluded=reason)
@@ -104,7 +104,7 @@ def _excluded(made: Compiled, figure: StageFigure) -> str | None:
 def _parts(made: Compiled, id_: str) -> tuple[str, str, str]:
     """Take the name of a candidate apart: its stage, its pruning (empty if unpruned) and its scheme."""
     stage, _, rest = id_.partition(".")
-    for form in made.forms(stage):
+    for form in made.forms.of(stage):
         if form.pruning is not None and rest.startswith(f"{form.pruning.id}."):
             return stage, form.pruning.id, rest[len(form.pruning.id) + 1 :]
     return stage, "", rest

@@ -12,12 +12,6 @@ from edgefuse.compiler.timing import is_emulated
 from edgefuse.compiler.timing.proxy import ARM_CORE, JETSON
 from edgefuse.measure.latency import BURST, SETTLE
 
-_NARROWED = (
-    "Candidates called narrow have other interfaces: they combine among themselves only, were searched by themselves, "
-    "and their signal-to-noise is against their own stages in torch, as no unpruned feature has their width. Their "
-    "drops, speed-ups and size ratios are over the unpruned model, like all others.",
-)
-
 
 def method(made: Compiled) -> tuple[str, ...]:
     """Return how everything was measured, in sentences."""
@@ -30,7 +24,6 @@ def method(made: Compiled) -> tuple[str, ...]:
         f"Search: {items['validation']} validation items; a combination holds the budget if its drop plus one standard "
         f"error does. Calibration: {items['calibration']} items.",
         "Sizes of rungs are those of their stage files, frontends apart.",
-        *(_NARROWED if len(made.sets) > 1 else ()),
         "MAC and bytes moved are counted from the exported files, batch 1, open dimensions at their largest: weights "
         "read once, activations written and read once, by element type. Together they stand in for energy: moving a "
         "byte costs more than multiplying it (Horowitz, ISSCC 2014). Activation memory is an estimate: the largest "
@@ -67,7 +60,7 @@ def _counted(made: Compiled) -> tuple[str, ...]:
 
 def _emulated(made: Compiled) -> list[str]:
     """Return the targets whose files ran in place of their device's runtime."""
-    return [target for target, result in made.results.items() if is_emulated(result.toolchain.backend)]
+    return [target for target, result in made.results.items() if is_emulated(result.data.tools.backend)]
 
 
 def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:

@@ -9,11 +9,10 @@ from functools import cached_property
 import msgspec
 
 from edgefuse.bundle.manifest import GoldenCase, Manifest, Rung
-from edgefuse.compiler.candidates import golden as golden_table
-from edgefuse.compiler.candidates.golden import GoldenInputs
+from edgefuse.compiler.candidates import golden
 from edgefuse.compiler.model.subject import Subject
+from edgefuse.compiler.rungs.result import TargetResult
 from edgefuse.compiler.search import Combination
-from edgefuse.compiler.target import TargetResult
 
 
 @dataclass(frozen=True)
@@ -21,49 +20,53 @@ class Assembly:
     """What goes into a target's bundle, but for the figures and the report.
 
     Attributes:
+        result: of compiling for the target.
         chosen: rung name to combination, the default rung first.
     """
 
-    subject: Subject
     result: TargetResult
     chosen: Mapping[str, Combination]
-    golden: GoldenInputs
+
+    @property
+    def subject(self) -> Subject:
+        """The model and its data."""
+        return self.result.data.material.subject
 
     def manifest(self, rungs: Sequence[Rung]) -> Manifest:
         """Return the manifest of a bundle with these rungs; the first one is the default."""
-        result, subject = self.result, self.subject
+        result, subject, tools = self.result, self.subject, self.result.data.tools
+        built, checked = result.built, result.data.candidates.checked
         used = sorted({candidate for rung in rungs for candidate in rung.candidates.values()})
-        suffix = result.toolchain.target.suffix
-        tools = result.toolchain.versions()
         return Manifest(
-            target=result.toolchain.target.name,
-            backend=result.toolchain.target.backend,
+            target=tools.target.name,
+            backend=tools.target.backend,
             model=subject.spec,
             stages=subject.specs,
-            candidates=tuple(result.built[id_].record(suffix, result.checked[id_].tolerance) for id_ in used),
+            candidates=tuple(built[id_].record(tools.target.suffix, checked[id_].tolerance) for id_ in used),
             rungs=tuple(rungs),
             default_rung=rungs[0].name,
             golden=self._golden_cases[0],
             files=(),
-            provenance=msgspec.structs.replace(subject.provenance, tools=tools),
+            provenance=msgspec.structs.replace(subject.provenance, tools=tools.versions()),
         )
 
     def contents(self, rungs: Sequence[Rung]) -> dict[str, bytes]:
         """Return the files of a bundle with these rungs."""
-        suffix = self.result.toolchain.target.suffix
+        built, suffix = self.result.built, self.result.data.tools.target.suffix
         files = self._golden_cases[1] | {f"assets/{name}": data for name, data in self.subject.assets.items()}
         for rung in rungs:
             for candidate in rung.candidates.values():
-                files[f"stages/{candidate}{suffix}"] = self.result.built[candidate].read()
+                files[f"stages/{candidate}{suffix}"] = built[candidate].read()
         return files
 
     @cached_property
     def _golden_cases(self) -> tuple[tuple[GoldenCase, ...], dict[str, bytes]]:
         """The golden cases of all forms of stages that some rung uses, and of the unpruned ones."""
-        used = {self.result.built[c].form for combination in self.chosen.values() for c in combination.values()}
-        forms = [form for name in (s.name for s in self.subject.specs) for form in self.subject.forms(name)]
-        kept = [form for form in forms if form.pruning is None or golden_table.form(form) in used]
-        return golden_table.cases(kept, self.golden)
+        material, built = self.result.data.material, self.result.built
+        used = {built[candidate].form for combination in self.chosen.values() for candidate in combination.values()}
+        forms = [form for spec in self.subject.specs for form in material.forms.of(spec.name)]
+        kept = [form for form in forms if form.pruning is None or golden.form(form) in used]
+        return golden.cases(kept, material.golden)
 
 
 def plain_rung(name: str, combination: Combination) -> Rung:

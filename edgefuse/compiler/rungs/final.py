@@ -10,19 +10,22 @@ import msgspec
 import numpy as np
 
 from edgefuse.bundle.manifest import Figure
-from edgefuse.bundle.spec import Record
-from edgefuse.compiler.cache.cache import Cache
-from edgefuse.compiler.evaluation.evaluator import Array, Evaluator, Outputs, Runner, TorchRunner, feeds_of, in_torch
+from edgefuse.bundle.spec import Record, StageSpec
+from edgefuse.compiler.evaluation.drops import accuracy, drops
+from edgefuse.compiler.evaluation.evaluator import Evaluator, Outputs
 from edgefuse.compiler.evaluation.reference import TorchReference
+from edgefuse.compiler.evaluation.runners import Array, Runner, in_torch
 from edgefuse.compiler.model.subject import Subject
+from edgefuse.compiler.rungs.result import TargetResult
 from edgefuse.compiler.search import Combination, SubsetDrop
-from edgefuse.compiler.target import TargetResult, accuracy, drops
 from edgefuse.compiler.timing import DraftRung, Timer
 from edgefuse.compiler.timing.timer import Unit
+from edgefuse.datasets.cache import Cache
 from edgefuse.measure.latency import Interleaved, Latencies
 from edgefuse.measure.pressure import Pressure
 from edgefuse.measure.statistics import Interval
 from edgefuse.runtime.backends.denormals import Flushed
+from edgefuse.runtime.graph import constants_of, filled
 from edgefuse.runtime.pipeline import Inputs
 from edgefuse.runtime.processor import available_processors
 
@@ -92,21 +95,21 @@ class TestSplit:
         self._subject = subject
         self._cache = cache
         self._note = note
-        self._reference = self._outputs(subject, in_torch(subject))
+        self._reference = self._outputs(in_torch(subject))
 
     def reference(self) -> dict[str, float]:
         """Return the metric of torch fp32 by subset."""
         return accuracy(self._subject, "test", self._reference)
 
-    def judge(self, subject: Subject, result: TargetResult, combination: Combination) -> RungAccuracy:
-        """Return the metric of a combination of a subject's candidates by subset, and what the unpruned model lost."""
-        outputs = self._outputs(subject, result.runners(combination))
+    def judge(self, result: TargetResult, combination: Combination) -> RungAccuracy:
+        """Return the metric of a combination of candidates by subset, and what it lost against the reference."""
+        outputs = self._outputs(result.runners(combination))
         return RungAccuracy(
             accuracy(self._subject, "test", outputs), drops(self._subject, "test", self._reference, outputs)
         )
 
-    def _outputs(self, subject: Subject, runners: Mapping[str, Runner]) -> Outputs:
-        return Evaluator(subject, subject.splits["test"], self._cache, self._note).outputs(runners)
+    def _outputs(self, runners: Mapping[str, Runner]) -> Outputs:
+        return Evaluator(self._subject, self._subject.splits["test"], self._cache, self._note).outputs(runners)
 
 
 def time_rungs(subject: Subject, drafts: Sequence[DraftRung], timer: Timer, note: Callable[[str], None]) -> Timings:
@@ -120,7 +123,7 @@ def time_rungs(subject: Subject, drafts: Sequence[DraftRung], timer: Timer, note
     """
     threads = subject.recipe.compile.threads
     note("choose the torch reference")
-    reference = TorchReference(subject.model, min(threads, available_processors()))  # a device may have more
+    reference = TorchReference(subject.module, min(threads, available_processors()))  # a device may have more
     inputs = _test_inputs(subject)
     note("time all rungs against the reference")
     times = timer.rungs(drafts, inputs, lambda item: reference.run(item.values, item.present), threads)
@@ -146,12 +149,16 @@ def time_rungs(subject: Subject, drafts: Sequence[DraftRung], timer: Timer, note
 
 def _torch_stages(subject: Subject, inputs: Inputs) -> Latencies:
     """Time each stage alone in torch eager, to show where the reference spends its time."""
-    pool: dict[str, Array] = {**inputs.values, "present": np.ones((1, len(inputs.present)), np.float32)}
     calls: dict[str, Callable[[], object]] = {}
-    for stage in subject.stages:
-        feeds, session = feeds_of(stage.spec, pool), TorchRunner(stage).session()
-        calls[stage.spec.name] = partial(session.run, feeds)
-        pool |= {stage.spec.key(port): value for port, value in session.run(feeds).items()}
+    runners = in_torch(subject)
+
+    def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
+        session = runners[stage.name].session()
+        calls[stage.name] = partial(session.run, feeds)
+        return session.run(feeds)
+
+    plan = subject.graph.plan(inputs.present)
+    subject.graph.run(plan, run_stage, {**inputs.values, **constants_of(plan)}, subject.graph.initial(filled))
     with Flushed():
         return _STAGE_TIMING(calls)
 

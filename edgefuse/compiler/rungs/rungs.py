@@ -13,15 +13,14 @@ import msgspec
 from edgefuse.bundle.manifest import Rung
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.compiler.cache import fingerprint
-from edgefuse.compiler.cache.cache import Cache
 from edgefuse.compiler.rungs.assemble import Assembly, plain_rung
 from edgefuse.compiler.rungs.final import RungAccuracy, RungTiming, TestSplit, Timings, time_rungs
+from edgefuse.compiler.rungs.result import TargetResult
 from edgefuse.compiler.search import Combination
 from edgefuse.compiler.search.frontier import NAMES, ladder, objective_of, reduced
-from edgefuse.compiler.sets import CandidateSet, best, merged
-from edgefuse.compiler.target import TargetResult
 from edgefuse.compiler.timing import DraftRung, Timer, kept
 from edgefuse.compiler.timing.timer import FLOAT_RUNG
+from edgefuse.datasets.cache import Cache
 from edgefuse.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -31,87 +30,39 @@ _FASTEST = NAMES["latency"]
 
 @dataclass(frozen=True)
 class Finished:
-    """One target, ready to be bundled.
+    """One target, ready to be bundled: its rungs, and the metric of each on the test split."""
 
-    Attributes:
-        sets, results: what there was to choose from, the unpruned model's own set first.
-        number: of the set that was chosen.
-        assembly: of the bundle; its result is that of all sets together.
-        accuracies: by rung.
-    """
-
-    sets: Sequence[CandidateSet]
-    results: Sequence[TargetResult]
-    number: int
     assembly: Assembly
     accuracies: Mapping[str, RungAccuracy]
 
     @property
     def target(self) -> str:
         """The name of the target."""
-        return self.assembly.result.toolchain.target.name
+        return self.assembly.result.target
 
-    @property
-    def narrowed(self) -> bool:
-        """Whether its stages have other interfaces than the float files that they are measured against."""
-        return self.number > 0
-
-    def drafts(self) -> list[tuple[Assembly, list[Rung]]]:
-        """Return bundles to be measured: the chosen rungs, and the float files, whose interfaces may be others."""
-        chosen = [plain_rung(name, combination) for name, combination in self.assembly.chosen.items()]
-        first, result = self.sets[0], self.assembly.result
-        floats: dict[str, Combination] = {FLOAT_RUNG: result.floats}
-        plain = Assembly(first.subject, result, floats, first.golden)
-        return [(self.assembly, chosen), (plain, [plain_rung(FLOAT_RUNG, result.floats)])]
+    def drafts(self) -> list[Rung]:
+        """Return the rungs to be timed: the chosen ones, and the float files."""
+        chosen = {**self.assembly.chosen, FLOAT_RUNG: self.assembly.result.floats}
+        return [plain_rung(name, combination) for name, combination in chosen.items()]
 
 
-def finish(
-    sets: Sequence[CandidateSet], results: Sequence[TargetResult], test: TestSplit, number: int | None = None
-) -> Finished:
-    """Choose the rungs of a target and judge them on the test split.
-
-    Args:
-        sets: that its candidates are of.
-        results: of compiling each set for it.
-        test: what they are judged on.
-        number: of the set to take; by default that with the best winner.
-    """
-    number, chosen = choose(sets, results, number)
-    subject, whole = sets[number].subject, merged(results)
-    accuracies = {rung: test.judge(subject, whole, combination) for rung, combination in chosen.items()}
-    return Finished(sets, results, number, Assembly(subject, whole, chosen, sets[number].golden), accuracies)
+def choose(result: TargetResult) -> dict[str, Combination]:
+    """Return the rungs that a search gives, the default one first."""
+    found, objective = result.found, result.data.material.subject.recipe.search.objective
+    return {rung: one.candidates for rung, one in ladder(found.judged, found.winners, default=objective)}
 
 
-def choose(
-    sets: Sequence[CandidateSet], results: Sequence[TargetResult], number: int | None = None
-) -> tuple[int, dict[str, Combination]]:
-    """Return which set a target takes (by default that with the best winner), and the rungs that it gives."""
-    objective = sets[0].subject.recipe.search.objective
-    if number is None:
-        number = best([result.found.winners[objective] for result in results], objective)
-    found = results[number].found
-    return number, {rung: one.candidates for rung, one in ladder(found.judged, found.winners, default=objective)}
+def finish(result: TargetResult, test: TestSplit) -> Finished:
+    """Choose the rungs of a target and judge them on the test split."""
+    chosen = choose(result)
+    return Finished(Assembly(result, chosen), {rung: test.judge(result, one) for rung, one in chosen.items()})
 
 
 def timed(
     finished: Sequence[Finished], test: TestSplit, cache: Cache, progress: Progress, timer: Timer
 ) -> tuple[list[Finished], Timings]:
-    """Time all rungs end to end; narrowed stages that do not pay off make room for the target's other set."""
-    timings = _timings(finished, cache, progress, timer)
-    kept = [
-        finish(f.sets, f.results, test, number=0) if f.narrowed and _slow_default(f, timings) else f for f in finished
-    ]
-    if any(one is not other for one, other in zip(kept, finished, strict=True)):
-        timings = _timings(kept, cache, progress, timer)
-    return _never_slower(kept, timings, test)
-
-
-def _slow_default(finished: Finished, timings: Timings) -> bool:
-    default = next(iter(finished.assembly.chosen))
-    slow = default == _FASTEST and _slow(timings.rungs[finished.target][default])
-    if slow:
-        logger.warning("%s: narrowed interfaces are not faster than float end to end: left out", finished.target)
-    return slow
+    """Time all rungs end to end, and hold the fastest ones to it."""
+    return _never_slower(finished, _timings(finished, cache, progress, timer), test)
 
 
 def _slow(timing: RungTiming) -> bool:
@@ -121,14 +72,12 @@ def _slow(timing: RungTiming) -> bool:
 
 def _timings(finished: Sequence[Finished], cache: Cache, progress: Progress, timer: Timer) -> Timings:
     """Time all rungs of all targets, and the float stages, against the reference: end to end, from bundles."""
-    subject = finished[0].sets[0].subject
-    drafts = {f.target: f.drafts() for f in finished}
+    subject = finished[0].assembly.result.data.material.subject
     machines = {f.target: f.assembly.result.machine for f in finished}
     files = [
-        [rung.name, [assembly.result.built[c].sha256 for c in rung.candidates.values()]]
-        for of_target in drafts.values()
-        for assembly, rungs in of_target
-        for rung in rungs
+        [rung.name, [f.assembly.result.built[c].sha256 for c in rung.candidates.values()]]
+        for f in finished
+        for rung in f.drafts()
     ]
     key = [files, timer.unit, machines, subject.provenance, subject.splits["test"].digest, fingerprint.of_compiler()]
 
@@ -141,20 +90,19 @@ def _timings(finished: Sequence[Finished], cache: Cache, progress: Progress, tim
 
 
 def _drafted(finished: Finished, folder: Path) -> Iterator[DraftRung]:
-    """Write the drafts of a target into a folder and yield their rungs."""
-    for number, (assembly, rungs) in enumerate(finished.drafts()):
-        path, result = folder / f"{finished.target}-{number}.edgefuse", assembly.result
-        write_bundle(path, assembly.manifest(rungs), assembly.contents(rungs))
-        for rung in rungs:
-            built = {stage: result.built[candidate] for stage, candidate in rung.candidates.items()}
-            yield DraftRung(finished.target, rung.name, path, built, result.machine)
+    """Write a bundle of all rungs to be timed."""
+    path, result, rungs = folder / f"{finished.target}.edgefuse", finished.assembly.result, finished.drafts()
+    write_bundle(path, finished.assembly.manifest(rungs), finished.assembly.contents(rungs))
+    for rung in rungs:
+        built = {stage: result.built[candidate] for stage, candidate in rung.candidates.items()}
+        yield DraftRung(finished.target, rung.name, path, built, result.machine)
 
 
 def _never_slower(finished: Sequence[Finished], timings: Timings, test: TestSplit) -> tuple[list[Finished], Timings]:
     """Hold the rungs to what was measured of them end to end.
 
-    The fastest rung gets its float stages where it was not shown to be faster than them, or is left out where those
-    have other interfaces; and a reduced rung that is not faster than the rung before it is left out.
+    The fastest rung gets its float stages where it was not shown to be faster than them, and a reduced rung that is
+    not faster than the rung before it is left out.
     """
     kept: list[Finished] = []
     rungs = {target: dict(of_target) for target, of_target in timings.rungs.items()}
@@ -163,11 +111,8 @@ def _never_slower(finished: Sequence[Finished], timings: Timings, test: TestSpli
         floats = f.assembly.result.floats
         if chosen.get(_FASTEST, floats) != floats and _slow(here[_FASTEST]):
             logger.warning("%s: no combination is faster than float end to end", f.target)
-            if f.narrowed:
-                del chosen[_FASTEST]
-            else:
-                here[_FASTEST], chosen[_FASTEST] = here[FLOAT_RUNG], floats
-                accuracies[_FASTEST] = test.judge(f.assembly.subject, f.assembly.result, floats)
+            here[_FASTEST], chosen[_FASTEST] = here[FLOAT_RUNG], floats
+            accuracies[_FASTEST] = test.judge(f.assembly.result, floats)
         give_to_fastest(chosen, accuracies, here)
         limit = min((here[name].figure.p50_ms for name in chosen if not reduced(name)), default=0.0)
         for name in [name for name in chosen if reduced(name)]:
@@ -201,7 +146,7 @@ def give_to_fastest(
 
 def measured_rungs(finished: Finished, timings: Timings) -> tuple[Rung, ...]:
     """Return the rungs of a bundle with everything that was measured of them."""
-    subject = finished.assembly.subject
+    subject = finished.assembly.result.data.material.subject
     rungs = []
     for name, combination in finished.assembly.chosen.items():
         judged, figure = finished.accuracies[name], timings.rungs[finished.target][name].figure

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from edgefuse.compiler.cache.cache import Cache
 from edgefuse.compiler.timing.timer import Timer
+from edgefuse.datasets.cache import Cache
 from edgefuse.measure.pressure import Pressure
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from edgefuse.bundle.manifest import Figure, Machine
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import StageSpec
-from edgefuse.compiler.candidates.toolchain import Built
+from edgefuse.compiler.candidates.built import Built
 from edgefuse.compiler.timing.timer import Contender, DraftRung, RungTime, RungTimes, StageTime, Unit
 from edgefuse.export.costs import counting as costs
 from edgefuse.measure.statistics import Interval

@@ -24,7 +24,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from edgefuse.bundle.manifest import Figure, Machine
 from edgefuse.bundle.spec import StageSpec
-from edgefuse.compiler.candidates.toolchain import Built
+from edgefuse.compiler.candidates.built import Built
 from edgefuse.measure.latency import Latencies
 from edgefuse.measure.pressure import Pressure
 from edgefuse.measure.rungs import figure

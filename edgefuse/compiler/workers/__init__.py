@@ -38,7 +38,7 @@ _MAX_REPORT = 300
 
 
 @dataclass(frozen=True)
-class Crew:
+class Settings:
     """What an engine gives its workers.
 
     Attributes:
@@ -56,10 +56,10 @@ class Crew:
     progress: Progress = silent
 
 
-class Engine(AbstractContextManager["Engine"], Protocol):
+class Workers(AbstractContextManager["Workers"], Protocol):
     """Runs jobs; its workers live until the end of a `with` block, of which there may be several.
 
-    Engines are registered under the entry-point group `edgefuse.engines` and created with a `Crew`. `parallel` tells
+    Engines are registered under the entry-point group `edgefuse.engines` and created with a `Settings`. `parallel` tells
     whether jobs run in other processes.
     """
 
@@ -83,16 +83,16 @@ class Engine(AbstractContextManager["Engine"], Protocol):
         """
 
 
-def create(name: str, crew: Crew) -> Engine:
+def create(name: str, settings: Settings) -> Workers:
     """Return the engine of that name.
 
     Raises:
-        EngineError: if there is none, or `crew` asks for fewer jobs than one.
+        EngineError: if there is none, or `settings` asks for fewer jobs than one.
         MissingExtraError: if its library is not installed.
     """
-    if crew.jobs < 1:
-        raise EngineError("the number of jobs", got=crew.jobs, expected="at least 1")
-    engine: Engine = registry.create("engines", name, crew)
+    if settings.jobs < 1:
+        raise EngineError("the number of jobs", got=settings.jobs, expected="at least 1")
+    engine: Workers = registry.create("engines", name, settings)
     return engine
 
 
@@ -173,7 +173,7 @@ def pickled(value: object, what: str) -> bytes:
         ) from error
 
 
-def enlist(paths: Sequence[str]) -> None:
+def become_worker(paths: Sequence[str]) -> None:
     """Make a process a worker: one thread, and the modules of `paths`."""
     torch.set_num_threads(1)
     sys.path[:0] = [path for path in paths if path not in sys.path]

@@ -15,7 +15,17 @@ from threading import Thread
 from types import TracebackType
 from typing import TypeVar
 
-from edgefuse.compiler.workers import ONE_THREAD, Crew, Messages, Outcome, attempt, enlist, heard_by, pass_on, pickled
+from edgefuse.compiler.workers import (
+    ONE_THREAD,
+    Messages,
+    Outcome,
+    Settings,
+    attempt,
+    become_worker,
+    heard_by,
+    pass_on,
+    pickled,
+)
 from edgefuse.errors import EngineError
 
 logger = logging.getLogger(__name__)
@@ -27,17 +37,17 @@ _FAREWELL_SECONDS = 5.0
 _SPAWN = multiprocessing.get_context("spawn")  # torch and ONNX Runtime have threads, which a fork does not survive
 
 
-class LocalEngine:
+class LocalWorkers:
     """Runs jobs one by one in this process, or in `jobs` processes of one thread each, started when first needed.
 
     A script that compiles with several jobs must do so under `if __name__ == "__main__":`, as workers import it anew.
     """
 
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._workers: list[_Worker] = []
 
-    def __enter__(self) -> LocalEngine:
+    def __enter__(self) -> LocalWorkers:
         return self
 
     def __exit__(
@@ -50,53 +60,53 @@ class LocalEngine:
     @property
     def parallel(self) -> bool:
         """Whether jobs run in other processes."""
-        return self._crew.jobs > 1
+        return self._settings.jobs > 1
 
     def map(self, function: Callable[[T], R], items: Sequence[T], what: str) -> list[R]:
-        """Return what the function gives for every item; see `Engine.map`."""
+        """Return what the function gives for every item; see `Workers.map`."""
         if not self.parallel:
             return list(self._here(function, items, what))
-        shift = _Shift(pickled(function, what), [pickled(item, what) for item in items])
+        queue = _Jobs(pickled(function, what), [pickled(item, what) for item in items])
         busy: dict[Connection, tuple[_Worker, int]] = {}
         try:
-            while shift.waiting or busy:
-                self._hand_out(shift, busy)
+            while queue.waiting or busy:
+                self._hand_out(queue, busy)
                 ready = wait([end for worker, _ in busy.values() for end in (worker.connection, worker.reports)])
                 for worker, number in list(busy.values()):
                     ended = worker.connection in ready
                     for message in worker.messages(everything=ended):
-                        pass_on(message, number, len(items), self._crew.progress)
+                        pass_on(message, number, len(items), self._settings.progress)
                     if ended:
                         del busy[worker.connection]
-                        self._settle(worker, shift, number, what)
+                        self._settle(worker, queue, number, what)
         finally:  # nobody is busy unless this was interrupted
             for worker, _ in busy.values():
                 self._workers.remove(worker)
                 worker.dismiss(at_once=True)
-        return [shift.outcomes[number].result() for number in sorted(shift.outcomes)]
+        return [queue.outcomes[number].result() for number in sorted(queue.outcomes)]
 
     def _here(self, function: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
         for done, item in enumerate(items, 1):
-            with heard_by(self._crew.progress):
+            with heard_by(self._settings.progress):
                 found = function(item)
             yield found
-            self._crew.progress(done, len(items), what)
+            self._settings.progress(done, len(items), what)
 
-    def _settle(self, worker: _Worker, shift: _Shift, number: int, what: str) -> None:
+    def _settle(self, worker: _Worker, queue: _Jobs, number: int, what: str) -> None:
         """Take what came of a job; if its worker died instead, put it back."""
         if outcome := worker.collect():
-            shift.finish(number, outcome)
+            queue.finish(number, outcome)
         else:
-            shift.deaths[number] += 1
-            self._bury(worker, f"{what} (job {number + 1} of {len(shift.items)})", shift.deaths[number])
-            shift.waiting.insert(0, number)
-        self._crew.progress(len(shift.outcomes), len(shift.items), what)
+            queue.deaths[number] += 1
+            self._replace_dead(worker, f"{what} (job {number + 1} of {len(queue.items)})", queue.deaths[number])
+            queue.waiting.insert(0, number)
+        self._settings.progress(len(queue.outcomes), len(queue.items), what)
 
-    def _hand_out(self, shift: _Shift, busy: dict[Connection, tuple[_Worker, int]]) -> None:
+    def _hand_out(self, queue: _Jobs, busy: dict[Connection, tuple[_Worker, int]]) -> None:
         """Give jobs to workers until there are no more of either."""
-        while shift.waiting and (idle := self._idle_worker(busy)):
-            number = shift.waiting.pop(0)
-            idle.give(shift.function, shift.items[number])
+        while queue.waiting and (idle := self._idle_worker(busy)):
+            number = queue.waiting.pop(0)
+            idle.give(queue.function, queue.items[number])
             busy[idle.connection] = (idle, number)
 
     def _idle_worker(self, busy: Mapping[Connection, object]) -> _Worker | None:
@@ -104,16 +114,16 @@ class LocalEngine:
         for worker in self._workers:
             if worker.connection not in busy:
                 return worker
-        if len(self._workers) == self._crew.jobs:
+        if len(self._workers) == self._settings.jobs:
             return None
-        self._workers.append(_Worker(self._crew.paths))
+        self._workers.append(_Worker(self._settings.paths))
         return self._workers[-1]
 
-    def _bury(self, worker: _Worker, job: str, deaths: int) -> None:
+    def _replace_dead(self, worker: _Worker, job: str, deaths: int) -> None:
         """Let a dead worker go; give up if it was the last that its job may have."""
         self._workers.remove(worker)
         died_of = worker.dismiss(at_once=True)
-        if deaths > self._crew.retries:
+        if deaths > self._settings.retries:
             raise EngineError(
                 f"{job}: {deaths} workers died of it",
                 got=died_of,
@@ -122,7 +132,7 @@ class LocalEngine:
         logger.warning("%s: its worker died (%s) and it is tried again", job, died_of)
 
 
-class _Shift:
+class _Jobs:
     """The jobs of one `map`: which of them wait, by number, what came of the others, how many workers each one cost."""
 
     def __init__(self, function: bytes, items: Sequence[bytes]) -> None:
@@ -195,7 +205,7 @@ def _work(connection: Connection, reports: Connection, paths: Sequence[str]) -> 
     """Run jobs until nobody sends any."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that draws the progress hears Ctrl-C for all
     Thread(target=_follow_parent, daemon=True).start()
-    enlist(paths)
+    become_worker(paths)
     os.set_blocking(reports.fileno(), False)
 
     def send(message: bytes) -> None:

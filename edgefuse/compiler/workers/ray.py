@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 import ray
 from ray.exceptions import RayError
 
-from edgefuse.compiler.workers import Crew, Messages, Outcome, attempt, enlist, heard_by, pass_on, pickled
+from edgefuse.compiler.workers import Messages, Outcome, Settings, attempt, become_worker, heard_by, pass_on, pickled
 from edgefuse.errors import EngineError
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ _LISTEN_SECONDS = 0.5
 _MAX_WAITING_REPORTS = 100
 
 
-class RayEngine:
+class RayWorkers:
     """Runs jobs as Ray tasks of one CPU each, on the cluster that `RAY_ADDRESS` names or on one started here.
 
     A cluster started here has `jobs` CPUs and ends with the `with` block; on another one Ray decides how many jobs run
@@ -39,14 +39,14 @@ class RayEngine:
 
     parallel = True
 
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
-        self._probe = crew.shared / f"probe-{secrets.token_hex(8)}"
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._probe = settings.shared / f"probe-{secrets.token_hex(8)}"
         self._open = ExitStack()
         self._board: Any = None
         self._shift = 0
 
-    def __enter__(self) -> RayEngine:
+    def __enter__(self) -> RayWorkers:
         with ExitStack() as opening:
             # Ray tells of dead workers on stdout, which is for results.
             opening.enter_context(redirect_stdout(sys.stderr))
@@ -70,7 +70,7 @@ class RayEngine:
         try:
             ray.init(
                 address,
-                num_cpus=self._crew.jobs if address == "local" else None,
+                num_cpus=self._settings.jobs if address == "local" else None,
                 include_dashboard=False if address == "local" else None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -83,11 +83,11 @@ class RayEngine:
             ) from error
 
     def map(self, function: Callable[[T], R], items: Sequence[T], what: str) -> list[R]:
-        """Return what the function gives for every item; see `Engine.map`."""
-        task = ray.remote(max_retries=self._crew.retries, num_cpus=1)(run)
+        """Return what the function gives for every item; see `Workers.map`."""
+        task = ray.remote(max_retries=self._settings.retries, num_cpus=1)(run)
         shared = ray.put(pickled(function, what))  # one copy per node
         self._shift += 1
-        standing = self._crew.paths, self._probe
+        standing = self._settings.paths, self._probe
         numbers = {
             task.remote(shared, pickled(item, what), *standing, (self._shift, number), self._board): number
             for number, item in enumerate(items)
@@ -99,12 +99,12 @@ class RayEngine:
             self._listen(len(items))
             for done in finished:
                 number = numbers[done]
-                outcomes[number] = _outcome(done, f"{what} (job {number + 1} of {len(items)})", self._crew.retries)
+                outcomes[number] = _outcome(done, f"{what} (job {number + 1} of {len(items)})", self._settings.retries)
                 if outcomes[number].error is not None:  # what comes later in the list is of no use any more
                     for later in (reference for reference in waiting if numbers[reference] > number):
                         ray.cancel(later)
                     waiting = [reference for reference in waiting if numbers[reference] < number]
-                self._crew.progress(len(outcomes), len(items), what)
+                self._settings.progress(len(outcomes), len(items), what)
         return [outcomes[number].result() for number in sorted(outcomes)]
 
     def _listen(self, items: int) -> None:
@@ -115,7 +115,7 @@ class RayEngine:
             return
         for (shift, number), message in sorted(found.items()):
             if shift == self._shift:
-                pass_on(message, number, items, self._crew.progress)
+                pass_on(message, number, items, self._settings.progress)
 
 
 def _board() -> Any:
@@ -146,7 +146,7 @@ def run(
             fix="give one with --cache",
         )
         return pickle.dumps(Outcome(error=error))
-    enlist(paths)
+    become_worker(paths)
 
     def send(message: bytes) -> None:
         with suppress(RayError):  # too many wait already, or the board is gone

@@ -1,7 +1,6 @@
 """Arrays of many samples in the cache: written one sample at a time, read through a memory map.
 
-Memory does not grow with the number of samples. The cache itself is that of `edgefuse.datasets.cache`, whose names are
-here, too.
+Memory does not grow with the number of samples. The cache itself is that of `edgefuse.datasets.cache`.
 """
 
 from __future__ import annotations
@@ -17,11 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.datasets.cache import Cache, digest, open_cache
-from edgefuse.datasets.cache import cache_folder as default_folder
 from edgefuse.errors import CacheError
-
-__all__ = ["ArrayStore", "Cache", "changed", "default_folder", "digest", "open_cache", "write_arrays"]
 
 Array: TypeAlias = npt.NDArray[np.generic]
 

@@ -1,0 +1,89 @@
+"""A candidate: a file that could run a stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgefuse.bundle.manifest import Binding, BuildPlan, Candidate, Pruning, Scheme, Tolerance
+from edgefuse.compiler.cache import fingerprint
+from edgefuse.compiler.cache.arrays import changed
+from edgefuse.export.target import Lowered
+from edgefuse.runtime.backends.backend import Backend, Session, SessionOptions
+from edgefuse.runtime.processor import available_processors
+
+FLOAT = Scheme(name="float")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A stage's file for one target, pruning and scheme."""
+
+    target: str
+    stage: str
+    scheme: Scheme
+    path: Path
+    sha256: str
+    size_bytes: int
+    inputs: tuple[Binding, ...]
+    outputs: tuple[Binding, ...]
+    opset: str
+    pruning: Pruning | None = None
+    plan: BuildPlan | None = None
+
+    @property
+    def id(self) -> str:
+        """The candidate's name within its target, such as `text_encoder.structured50.dynamic_wi8_af32`."""
+        return candidate_id(self.stage, self.pruning, self.scheme)
+
+    @property
+    def form(self) -> tuple[str, str]:
+        """The stage, and how it was pruned: what the file must agree with."""
+        return self.stage, self.pruning.id if self.pruning else ""
+
+    def read(self) -> bytes:
+        """Return the content of the file.
+
+        Raises:
+            CacheError: if it is not what it was when this compile found or made it.
+        """
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise changed(self.path, error.strerror) from error
+        if (found := fingerprint.of_bytes(data)) != self.sha256:
+            raise changed(self.path, f"SHA-256 {found}")
+        return data
+
+    def lowered(self) -> Lowered:
+        """Read the file; errors are those of `read`."""
+        return Lowered(self.read(), self.inputs, self.outputs, self.opset, self.plan)
+
+    def open(self, backend: Backend, threads: int) -> Session:
+        """Open the file in its target's runtime; errors are those of `read`, too."""
+        # A device that measures may have more processors than this machine, where answers are judged.
+        options = SessionOptions(threads=min(threads, available_processors()), plan=self.plan)
+        return backend.open(self.read(), self.inputs, self.outputs, options)
+
+    def record(self, suffix: str, tolerance: Tolerance) -> Candidate:
+        """Return the entry of a bundle's manifest."""
+        return Candidate(
+            id=self.id,
+            stage=self.stage,
+            target=self.target,
+            scheme=self.scheme,
+            file=f"stages/{self.id}{suffix}",
+            sha256=self.sha256,
+            size_bytes=self.size_bytes,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            opset=self.opset,
+            tolerance=tolerance,
+            pruning=self.pruning,
+            plan=self.plan,
+        )
+
+
+def candidate_id(stage: str, pruning: Pruning | None, scheme: Scheme) -> str:
+    """Return the name of a candidate within its target."""
+    return ".".join([stage, *([pruning.id] if pruning else []), scheme.id])

@@ -1,0 +1,32 @@
+"""The metric of answers, and what it lost against the reference, in every subset of the modalities."""
+
+from __future__ import annotations
+
+from edgefuse.bundle.spec import subset_name
+from edgefuse.compiler.evaluation.evaluator import Outputs
+from edgefuse.compiler.evaluation.runners import Array
+from edgefuse.compiler.model.subject import Subject
+from edgefuse.compiler.search.figures import SubsetDrop
+from edgefuse.measure.metrics import Metric
+
+
+def drops(subject: Subject, split: str, reference: Outputs, candidate: Outputs) -> dict[str, SubsetDrop]:
+    """Return the paired drop of the metric in every subset."""
+    metric = Metric(subject.spec.metric)
+    found = {
+        name: metric.drop(reference[name], candidate[name], targets)
+        for name, targets in subset_targets(subject, split).items()
+    }
+    return {name: SubsetDrop(drop=d.drop, low=d.low, high=d.high) for name, d in found.items()}
+
+
+def accuracy(subject: Subject, split: str, outputs: Outputs) -> dict[str, float]:
+    """Return the metric in every subset."""
+    metric = Metric(subject.spec.metric)
+    return {name: metric.aggregate(outputs[name], targets) for name, targets in subset_targets(subject, split).items()}
+
+
+def subset_targets(subject: Subject, split: str) -> dict[str, Array]:
+    """Return the targets of the items that have a subset's modalities, by subset."""
+    data = subject.splits[split]
+    return {subset_name(s): data.targets[data.with_subset(subject.columns(s))] for s in subject.subsets}

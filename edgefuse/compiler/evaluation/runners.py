@@ -1,0 +1,123 @@
+"""What runs a stage over samples: a candidate's file in its runtime, or torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from edgefuse.bundle.spec import StageSpec
+from edgefuse.compiler.cache import fingerprint
+from edgefuse.compiler.candidates.built import Built
+from edgefuse.compiler.model.subject import Subject
+from edgefuse.runtime.backends.backend import Backend, Session
+from edgefuse.stages.examples import run_torch
+from edgefuse.stages.stage import Feeds, TorchStage
+
+Array: TypeAlias = npt.NDArray[np.generic]
+
+Block: TypeAlias = list[Array]
+"""One value of some samples, each with a batch of one: shapes may differ."""
+
+
+class Runner(Protocol):
+    """Something that runs a stage: a candidate's file in its runtime, or torch.
+
+    `identity` tells what runs, for cache keys; `batch` is how many samples one call may take (files: the deployed 1).
+    """
+
+    @property
+    def identity(self) -> str: ...  # noqa: D102
+
+    @property
+    def batch(self) -> int: ...  # noqa: D102
+
+    def session(self) -> Session: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class FileRunner:
+    """A candidate's file in its target's runtime."""
+
+    built: Built
+    backend: Backend
+    threads: int
+    batch: int = 1
+
+    @property
+    def identity(self) -> str:
+        """The file and the runtime."""
+        return f"{self.built.sha256} {sorted(self.backend.versions().items())} {self.threads}"
+
+    def session(self) -> Session:
+        """Open the file."""
+        return self.built.open(self.backend, self.threads)
+
+
+@dataclass(frozen=True)
+class TorchRunner:
+    """A stage in torch at full precision: the reference that accuracy is held against."""
+
+    stage: TorchStage
+    batch: int = 32
+
+    @cached_property
+    def identity(self) -> str:
+        """The stage's weights and code; hashing them takes a while."""
+        return fingerprint.of_module(self.stage.module) + torch.__version__
+
+    def session(self) -> Session:
+        """Return itself: a module needs no opening."""
+        return self
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Run the module on a whole batch."""
+        return run_torch(self.stage, feeds)
+
+
+def in_torch(subject: Subject) -> dict[str, Runner]:
+    """Return what runs each stage of a subject in torch."""
+    return {stage.spec.name: TorchRunner(stage) for stage in subject.stages}
+
+
+def over_blocks(runners: Mapping[str, Runner]) -> Callable[[StageSpec, dict[str, Block]], dict[str, Block]]:
+    """Return what runs a stage on a block of samples, as a stage graph's executor wants it; files are opened once."""
+    sessions: dict[str, Session] = {}
+
+    def run_stage(stage: StageSpec, feeds: dict[str, Block]) -> dict[str, Block]:
+        runner = runners[stage.name]
+        session = sessions.get(stage.name) or sessions.setdefault(stage.name, runner.session())
+        samples = [dict(zip(feeds, values, strict=True)) for values in zip(*feeds.values(), strict=True)]
+        results = list(_batched(session, samples, runner.batch))
+        return {port.tensor.name: [result[port.tensor.name] for result in results] for port in stage.outputs}
+
+    return run_stage
+
+
+def _batched(session: Session, feeds: Sequence[Feeds], batch: int) -> Iterator[dict[str, Array]]:
+    """Run a session over feeds, stacking up to `batch` neighbours of the same shapes; yield one result per feed."""
+    pending: list[Feeds] = []
+    for feed in feeds:
+        if pending and (len(pending) == batch or not _same_shapes(pending[0], feed)):
+            yield from _stacked(session, pending)
+            pending = []
+        pending.append(feed)
+    yield from _stacked(session, pending)
+
+
+def _same_shapes(one: Feeds, other: Feeds) -> bool:
+    return all(one[name].shape == other[name].shape for name in one)
+
+
+def _stacked(session: Session, feeds: Sequence[Feeds]) -> Iterator[dict[str, Array]]:
+    if len(feeds) <= 1:
+        yield from (session.run(feed) for feed in feeds)
+        return
+    results = session.run({name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]})
+    for index in range(len(feeds)):
+        yield {name: array[index : index + 1] for name, array in results.items()}

@@ -1,0 +1,93 @@
+"""From a recipe to a model taken apart: built, given its weights, and held to what a bundle can hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import nn
+
+from edgefuse.bundle.spec import ModelSpec, subset_name
+from edgefuse.bundle.wiring import check_model, check_stages
+from edgefuse.compiler.model.subject import Model
+from edgefuse.compiler.recipe.factory import call_factory
+from edgefuse.compiler.recipe.recipe import Recipe
+from edgefuse.errors import BundleError, ModelError, RecipeError
+from edgefuse.measure.metrics import Metric
+from edgefuse.stages.explicit import split
+from edgefuse.stages.stage import TorchStage
+
+
+def take_apart(path: Path, recipe: Recipe) -> Model:
+    """Build the model that a recipe names and take it apart.
+
+    Raises:
+        RecipeError, ModelError: recipe and model do not fit together.
+    """
+    module = _build_model(path, recipe)
+    spec: ModelSpec = module.spec  # type: ignore[assignment]
+    stages = split(module)
+    _check_wiring(spec, stages)
+    _check_names(path, recipe, spec, stages)
+    Metric(spec.metric)  # refuses a name that it does not know
+    return Model(recipe, path, module, spec, stages, _read_assets(path, recipe, module))
+
+
+def _build_model(path: Path, recipe: Recipe) -> nn.Module:
+    model = call_factory(path, recipe.model.factory)
+    if not isinstance(model, nn.Module) or not isinstance(getattr(model, "spec", None), ModelSpec):
+        raise ModelError(
+            f"what '{recipe.model.factory}' returns cannot be compiled",
+            got=type(model).__name__,
+            expected="a torch module with a ModelSpec as its attribute 'spec' (edgefuse.models.FusionModel has one)",
+        )
+    if recipe.model.weights is not None:
+        _load_weights(model, path.parent / recipe.model.weights)
+    return model.eval()
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except FileNotFoundError as error:
+        raise RecipeError(
+            "the weights of the recipe are missing", got=f"no file {path}", fix="correct [model] weights"
+        ) from error
+    except (SafetensorError, RuntimeError) as error:
+        raise RecipeError(f"the weights {path} do not fit the model", got=str(error).replace("\n", " ")) from error
+
+
+def _check_wiring(spec: ModelSpec, stages: tuple[TorchStage, ...]) -> None:
+    """Refuse now what no bundle could hold later."""
+    try:
+        check_model(spec)
+        check_stages(spec, [stage.spec for stage in stages])
+    except BundleError as error:
+        raise ModelError(f"the model '{spec.name}' does not fit into a bundle: {error}") from error
+
+
+def _check_names(path: Path, recipe: Recipe, spec: ModelSpec, stages: tuple[TorchStage, ...]) -> None:
+    subsets = [subset_name(subset) for subset in spec.subsets()]
+    for name in recipe.search.subsets:
+        if name not in subsets:
+            raise RecipeError(f"[search] subsets in {path}", got=repr(name), expected=" or ".join(subsets))
+    known = [stage.spec.name for stage in stages]
+    for name in recipe.schemes:
+        if name not in known:
+            raise RecipeError(f"[schemes] in {path}", got=repr(name), expected=" or ".join(known))
+    trained = [stage.spec.name for stage in stages if stage.spec.role != "frontend"]
+    asked = [("under [[prune.variants]]", name) for variant in recipe.prune.variants for name in variant.stages]
+    for where, name in (*asked, *(("under [quantize] aware", name) for name in recipe.quantize.aware)):
+        if name not in trained:
+            raise RecipeError(f"a stage {where} in {path}", got=repr(name), expected=" or ".join(trained))
+
+
+def _read_assets(path: Path, recipe: Recipe, model: nn.Module) -> dict[str, bytes]:
+    assets: dict[str, bytes] = dict(getattr(model, "assets", {}))
+    for name in recipe.model.assets:
+        try:
+            assets[Path(name).name] = (path.parent / name).read_bytes()
+        except OSError as error:
+            raise RecipeError(f"cannot read the asset '{name}' of {path}", got=error.strerror) from error
+    return assets

@@ -1,0 +1,70 @@
+"""The data of a model, made ready once: preprocessed, kept on disk, and held to the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgefuse.bundle.manifest import Provenance
+from edgefuse.compiler.cache import fingerprint
+from edgefuse.compiler.model.data_checks import check_data
+from edgefuse.compiler.model.splits import SPLITS, TRAIN, load_split
+from edgefuse.compiler.model.subject import Model, Subject
+from edgefuse.compiler.recipe.factory import call_factory
+from edgefuse.compiler.recipe.recipe import Recipe
+from edgefuse.datasets.cache import Cache
+from edgefuse.datasets.sample import Splits
+from edgefuse.errors import DataError
+from edgefuse.progress import Progress
+
+TUNING = "tuning"
+
+
+def prepare(model: Model, cache: Cache, progress: Progress) -> Subject:
+    """Preprocess the data of a model (or find them in the cache), and check that they fit it.
+
+    Raises:
+        RecipeError, DataError, MeasureError: model and data do not fit together.
+    """
+    path, recipe = model.path, model.recipe
+    data = call_factory(path, recipe.data.factory)
+    _check_splits(path, recipe, data)
+    splits = {n: load_split(n, data, model.spec, model.assets, cache, progress) for n in _wanted(recipe, data)}
+    provenance = Provenance(
+        weights_sha256=fingerprint.of_module(model.module),
+        data_sha256=fingerprint.of_bytes("".join(part.digest for part in splits.values()).encode()),
+        recipe_sha256=fingerprint.of_bytes(path.read_bytes()),
+        tools={},
+    )
+    subject = Subject(recipe, model.module, model.spec, model.stages, model.assets, splits, provenance)
+    check_data(subject)
+    return subject
+
+
+def _wanted(recipe: Recipe, data: Splits) -> tuple[str, ...]:
+    tuning = (TUNING if len(data.tuning) else TRAIN,) if recipe.quantize.aware else ()
+    return tuple(dict.fromkeys((*SPLITS, *((TRAIN,) if recipe.prune.wanted else ()), *tuning)))
+
+
+def _check_splits(path: Path, recipe: Recipe, data: Any) -> None:
+    if not isinstance(data, Splits):
+        raise DataError(
+            f"what '{recipe.data.factory}' returns", got=type(data).__name__, expected="edgefuse.datasets.Splits"
+        )
+    for name in SPLITS:
+        if len(getattr(data, name)) == 0:
+            raise DataError(f"the split '{name}' of '{recipe.data.factory}' is empty", expected="at least one sample")
+    if recipe.prune.wanted and len(data.train) == 0:
+        raise DataError(
+            f"the recipe {path} prunes, but '{recipe.data.factory}' gives no training samples",
+            got="an empty `train` in its Splits",
+            expected="samples to recover on (labels are not used)",
+            fix="fill Splits.train, or leave [prune] out",
+        )
+    if recipe.quantize.aware and not (len(data.tuning) or len(data.train)):
+        raise DataError(
+            f"[quantize] aware in {path}, but '{recipe.data.factory}' gives nothing to train on",
+            got="an empty `tuning` and an empty `train` in its Splits",
+            expected="samples that look like deployed ones (labels are not used)",
+            fix="fill Splits.tuning, or leave aware out",
+        )

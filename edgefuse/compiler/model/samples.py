@@ -1,0 +1,54 @@
+"""Whether a sample fits the model: found out when it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from edgefuse.bundle.spec import ClassOutput, ModelSpec
+from edgefuse.bundle.wiring import width
+from edgefuse.datasets.sample import Sample
+from edgefuse.errors import DataError
+from edgefuse.stages.stage import Array
+
+
+def checked_sample(name: str, index: int, sample: Any, spec: ModelSpec) -> Sample:
+    """Return a sample of the split `name` if it has modalities of the model, and all that the model requires.
+
+    Raises:
+        DataError: if it has not.
+    """
+    where = f"sample {index} of '{name}'"
+    if not isinstance(sample, Sample) or not isinstance(sample.inputs, Mapping):
+        raise DataError(
+            f"{where} has the wrong type",
+            got=type(sample).__name__,
+            expected="edgefuse.datasets.Sample(inputs, target)",
+        )
+    known = [modality.name for modality in spec.modalities]
+    for modality in sample.inputs:
+        if modality not in known:
+            raise DataError(f"{where} has an unknown modality", got=repr(modality), expected=" or ".join(known))
+    for required in spec.modalities:
+        if not required.optional and required.name not in sample.inputs:
+            raise DataError(f"{where} lacks the required modality '{required.name}'")
+    return sample
+
+
+def checked_target(name: str, index: int, target: Any, spec: ModelSpec) -> Array:
+    """Return the target of a sample as an array: int [1] for a class, [values] otherwise.
+
+    Raises:
+        DataError: if it is no class of the model, or not as many finite numbers as the first output has.
+    """
+    output, value = spec.outputs[0], np.atleast_1d(np.asarray(target))
+    where = f"the target of sample {index} of '{name}'"
+    if isinstance(output, ClassOutput):
+        if value.dtype.kind not in "iu" or value.shape != (1,) or not 0 <= value[0] < len(output.labels):
+            raise DataError(where, got=repr(target), expected=f"a class from 0 to {len(output.labels) - 1}")
+    elif value.dtype.kind not in "iuf" or value.shape != (width(output),) or not np.isfinite(value).all():
+        expected = f"{width(output)} finite number" + "s" * (width(output) > 1)
+        raise DataError(where, got=" ".join(repr(target).split()), expected=expected)
+    return value

@@ -1,0 +1,92 @@
+"""What compiling for one target found: its candidates, measured, and the search over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from edgefuse.bundle.manifest import Machine
+from edgefuse.compiler.candidates.built import Built
+from edgefuse.compiler.candidates.target_data import TargetData
+from edgefuse.compiler.evaluation.drops import drops
+from edgefuse.compiler.evaluation.evaluator import is_leaf
+from edgefuse.compiler.evaluation.runners import Runner, in_torch
+from edgefuse.compiler.search import Combination, Found, Search, StageFigure, SubsetDrop
+from edgefuse.compiler.timing import Timer
+from edgefuse.compiler.timing.figures import figures
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """A target's candidates, what was measured of each alone, stage by stage, and what the search found."""
+
+    data: TargetData
+    machine: Machine
+    figures: Sequence[StageFigure]
+    found: Found
+
+    @property
+    def target(self) -> str:
+        """The name of the target."""
+        return self.data.candidates.target
+
+    @property
+    def built(self) -> Mapping[str, Built]:
+        """Every candidate by id."""
+        return self.data.candidates.by_id
+
+    def runners(self, combination: Combination) -> dict[str, Runner]:
+        """Return what runs each stage of a combination."""
+        built = self.built
+        return {stage: self.data.runner(built[candidate]) for stage, candidate in combination.items()}
+
+    def size_bytes(self, combination: Combination) -> int:
+        """Return the size of a combination's stage files, frontends apart."""
+        sizes = {figure.candidate: figure.size_bytes for figure in self.figures}
+        return sum(sizes[candidate] for candidate in combination.values())
+
+    @property
+    def floats(self) -> Combination:
+        """The combination of the float files."""
+        return {figure.stage: figure.candidate for figure in self.figures if figure.is_float}
+
+
+def searched(data: TargetData, timer: Timer, machine: Machine, note: Callable[[str], None]) -> TargetResult:
+    """Measure a target's candidates, each alone, and search among their combinations.
+
+    Args:
+        data: the candidates.
+        timer: compares them, while no worker runs.
+        machine: what it measures on.
+        note: is told what is going on.
+
+    Raises:
+        MeasureError, BackendError: if candidates cannot be timed.
+    """
+    subject, target = data.material.subject, data.candidates.target
+    measured: list[StageFigure] = []
+    for stage in subject.specs:
+        note(f"{target}: measure {stage.name}")
+        measured += figures(data, stage, timer, machine)
+    reference = data.validation.outputs(in_torch(subject))
+    built = data.candidates.by_id
+
+    def judge(combination: Combination) -> dict[str, SubsetDrop]:
+        """Run a fusion pass and return its paired drops against torch on the validation set."""
+        outputs = data.validation.outputs({s: data.runner(built[c]) for s, c in combination.items()})
+        return drops(subject, "validation", reference, outputs)
+
+    settings = subject.recipe.search
+    search = Search(
+        measured,
+        judge,
+        settings.max_drop,
+        subject.budget_subsets,
+        settings.max_fusion_passes,
+        objectives=settings.objectives,
+        caution=settings.caution,
+        limits=settings.limits,
+        leaves=[stage.name for stage in subject.specs if is_leaf(stage)],
+    )
+    note(f"{target}: search")
+    return TargetResult(data, machine, measured, search.run())
