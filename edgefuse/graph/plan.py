@@ -50,7 +50,7 @@ class Plan:
 
     @property
     def given(self) -> tuple[str, ...]:
-        """The keys that a run must find among its values: what it takes or returns, and no step before gives; no states."""
+        """The keys that a run must find among its values: what it takes or returns and no step before gives."""
         made: set[str] = set()
         given: dict[str, None] = {}
         for step in self.steps:

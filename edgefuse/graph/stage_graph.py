@@ -134,7 +134,7 @@ class StageGraph:
                 yield from (Zeros(stage.key(port.tensor.name), port.tensor) for port in stage.outputs)
 
     def _results(self, gone: Collection[str], wanted: Collection[str] | None) -> Iterator[tuple[str, str]]:
-        """Yield what a run returns: outputs of wanted stages, or the model's results, but for those of `gone` stages."""
+        """Yield what a run returns: outputs of wanted stages, or the model's results but those of `gone` stages."""
         for stage in self.stages:
             if wanted is not None and stage.name in wanted:
                 yield from ((key, key) for _, key in _step(stage).outputs)

@@ -16,6 +16,7 @@ from edgefuse.bundle.manifest import Candidate, Manifest, Rung
 from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.bundle.spec import StageSpec, largest
 from edgefuse.errors import BackendError, BundleError, InputError
+from edgefuse.graph import StageGraph
 from edgefuse.runtime.backends.backend import Array, Backend, Session, SessionOptions
 from edgefuse.runtime.cache import FeatureCache
 from edgefuse.runtime.forks import Guard
@@ -216,7 +217,7 @@ def _opened(
         manifest,
         rung,
         {modality.name: Preprocessor(modality, lambda name: bundle.read(ASSETS + name)) for modality in modalities},
-        Graph(manifest.stages, sessions, modalities),
+        Graph(StageGraph(manifest.stages, modalities), sessions),
         features,
         guard,
     )

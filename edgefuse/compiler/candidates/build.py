@@ -56,7 +56,7 @@ class Builder:
         self._hold([stage.spec for stage in stages], golden)
 
     def build(self, material: Material) -> None:
-        """Add the forms of all stages, and the quantized candidates, and keep what they answer on the validation set."""
+        """Add the forms of all stages, and the quantized candidates, and keep what they answer."""
         specs = material.subject.specs
         pruned = [form for spec in specs for form in material.forms.of(spec.name)[1:]]
         self._lower([(target, form) for target in self.live for form in pruned])

@@ -34,7 +34,7 @@ class GoldenRow(Record, frozen=True, kw_only=True):
     candidate: str
     max_abs_error: float | None = None
     snr_db: float | None = None
-    tolerance: dict[str, float | None] = {}
+    tolerance: dict[str, float | None]
     ok: bool
 
 

@@ -88,10 +88,8 @@ class TargetData:
         wanted = recipe.search.objective, recipe.schemes, recipe.compile.device
         schemes = wanted_schemes(self.tools.quantizer, stage, *wanted)
         sources = self.candidates.built[stage.name]
-        return [
-            *itertools.product(sources, schemes),
-            *aware.pairs(self.material.subject, self.material.forms, stage, sources, schemes),
-        ]
+        trained = aware.pairs(self.material.subject, self.material.forms, stage, sources, schemes)
+        return [*itertools.product(sources, schemes), *trained]
 
     def quantizable(self, stage: StageSpec, source: Built, scheme: Scheme) -> Quantizable:
         """Return what a scheme is applied to.

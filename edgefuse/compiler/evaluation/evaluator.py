@@ -135,7 +135,7 @@ class Evaluator:
     def _through(
         self, plan: Plan, runners: Mapping[str, Runner], pools: Iterator[dict[str, Array]], *, whole: bool = False
     ) -> Iterator[dict[str, Array]]:
-        """Yield the plan's results for every pool (added to the pool if `whole`), holding a block of pools at a time."""
+        """Yield a plan's results for every pool, added to the pool if `whole`, holding one block of pools at a time."""
         run_stage = over_blocks(runners)
         while block := list(islice(pools, _BLOCK)):
             values: dict[str, Block] = {key: [pool[key] for pool in block] for key in plan.given}

@@ -29,7 +29,7 @@ def keep_features(
     for stage, runners in chains:
         own = [spec.name for spec in subject.specs if is_leaf(spec) and spec.modality == stage.modality]
         chain = {name: runners[name] for name in own}
-        distinct[stage.name, *(runner.identity for runner in chain.values())] = stage, chain
+        distinct[(stage.name, *(runner.identity for runner in chain.values()))] = stage, chain
     workers.map(_Pass(subject, split, cache), list(distinct.values()), what)
 
 

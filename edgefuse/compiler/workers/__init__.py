@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from edgefuse import registry
-from edgefuse.errors import EngineError
+from edgefuse.errors import CacheError, EdgefuseError, EngineError
 from edgefuse.progress import Pace, Progress, silent
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ _MAX_REPORT = 300
 
 @dataclass(frozen=True)
 class Settings:
-    """What an engine gives its workers.
+    """What workers are given.
 
     Attributes:
         shared: the folder of the cache, which every worker must see under the same path.
@@ -57,10 +57,10 @@ class Settings:
 
 
 class Workers(AbstractContextManager["Workers"], Protocol):
-    """Runs jobs; its workers live until the end of a `with` block, of which there may be several.
+    """Run jobs, in processes that live until the end of a `with` block, of which there may be several.
 
-    Engines are registered under the entry-point group `edgefuse.engines` and created with a `Settings`. `parallel` tells
-    whether jobs run in other processes.
+    Kinds of workers are registered under the entry-point group `edgefuse.engines` and created with `Settings`.
+    `parallel` tells whether jobs run in other processes.
     """
 
     @property
@@ -84,7 +84,7 @@ class Workers(AbstractContextManager["Workers"], Protocol):
 
 
 def create(name: str, settings: Settings) -> Workers:
-    """Return the engine of that name.
+    """Return the kind of workers of that name.
 
     Raises:
         EngineError: if there is none, or `settings` asks for fewer jobs than one.
@@ -92,8 +92,24 @@ def create(name: str, settings: Settings) -> Workers:
     """
     if settings.jobs < 1:
         raise EngineError("the number of jobs", got=settings.jobs, expected="at least 1")
-    engine: Workers = registry.create("engines", name, settings)
-    return engine
+    workers: Workers = registry.create("engines", name, settings)
+    return workers
+
+
+@dataclass(frozen=True)
+class Tried(Generic[T, R]):
+    """Calls a function and returns the error with which it refuses an item: one job that fails leaves the others be."""
+
+    function: Callable[[T], R]
+
+    def __call__(self, item: T) -> R | EdgefuseError:
+        """Take an item; errors of the cache or of the workers concern all jobs and are raised."""
+        try:
+            return self.function(item)
+        except (CacheError, EngineError):
+            raise
+        except EdgefuseError as error:
+            return error
 
 
 class WorkerTraceback(Exception):  # noqa: N818 - never raised by itself: it is the cause of what a worker raised
