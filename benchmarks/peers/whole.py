@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from benchmarks.peers.subject import PRESENT, Array, Description, Input, Subject, write
 from edgefuse.bundle.spec import ModelSpec, Source, StageInput, StageSpec, TensorSpec
+from edgefuse.compiler.model.preparation import prepare
 from edgefuse.compiler.model.splits import SplitData
 from edgefuse.compiler.model.subject import Subject as Compiled
-from edgefuse.compiler.model.subject import prepare
 from edgefuse.compiler.recipe.recipe import load
 from edgefuse.datasets.cache import Cache
 from edgefuse.datasets.cache import cache_folder as default_folder
@@ -43,14 +43,14 @@ class Whole(nn.Module):
 
 def whole_stage(compiled: Compiled) -> TorchStage:
     """Return the model as one stage from the modalities' tensors and `present` to the outputs."""
-    if not isinstance(compiled.model, FusionModel):
+    if not isinstance(compiled.module, FusionModel):
         return compiled.stages[0]  # it could not be taken apart
     spec = compiled.spec
     inputs = (*_modality_inputs(spec), _present(spec))
     (last,) = [stage.spec for stage in compiled.stages if any(port.kind == "result" for port in stage.spec.outputs)]
     keys = tuple(port.source.key for port in inputs[:-1])
     stage = StageSpec(name="model", role="model", inputs=inputs, outputs=last.outputs)
-    return TorchStage(stage, Whole(compiled.model, keys).eval())
+    return TorchStage(stage, Whole(compiled.module, keys).eval())
 
 
 def _modality_inputs(spec: ModelSpec) -> list[StageInput]:
@@ -76,7 +76,7 @@ def make(recipe: Path, folder: Path, progress: Progress) -> Subject:
     Raises:
         EdgefuseError: if the recipe, the model or the data are wrong, or the model cannot be exported.
     """
-    compiled = prepare(recipe, load(recipe), Cache(default_folder()), progress)
+    compiled = prepare(take_apart(recipe, load(recipe)), Cache(default_folder()), progress)
     stage = whole_stage(compiled)
     about = _described(recipe, compiled, stage)
     subject = Subject(folder.absolute())  # workers stand elsewhere

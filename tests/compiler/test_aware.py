@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from edgefuse.compiler.target import TargetCompiler
 
-from edgefuse.compiler import prefetch
 from edgefuse.compiler import workers as engines
 from edgefuse.compiler.candidates.aware import trained_form
-from edgefuse.compiler.candidates.toolchain import Built, Toolchain
+from edgefuse.compiler.candidates.build import Quantize
+from edgefuse.compiler.candidates.built import Built
+from edgefuse.compiler.candidates.golden import generate
+from edgefuse.compiler.candidates.target_data import Candidates, Material, TargetData
+from edgefuse.compiler.candidates.toolchain import Toolchain
+from edgefuse.compiler.model.opening import take_apart
+from edgefuse.compiler.model.preparation import TUNING, prepare
 from edgefuse.compiler.model.splits import TRAIN
-from edgefuse.compiler.model.subject import TUNING, Subject, prepare
+from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recipe import recipe as recipes
+from edgefuse.compiler.recovery.forms import Forms
 from edgefuse.compiler.workers import Settings
 from edgefuse.datasets.cache import Cache
 from edgefuse.progress import silent
@@ -40,7 +45,7 @@ def recipe(compiled: Compiled) -> Path:
 
 
 def subject_of(recipe: Path, cache: Path) -> Subject:
-    return prepare(recipe, recipes.load(recipe), Cache(cache), silent)
+    return prepare(take_apart(recipe, recipes.load(recipe)), Cache(cache), silent)
 
 
 def weights(cache: Path) -> dict[str, bytes]:
@@ -50,19 +55,20 @@ def weights(cache: Path) -> dict[str, bytes]:
 def test_a_stage_is_trained_once_for_all_schemes_and_the_same_in_workers(recipe: Path, tmp_path: Path) -> None:
     told: list[str] = []
     alone, together = tmp_path / "alone", tmp_path / "together"
-    with engines.in_one_thread():
+    with engines.in_one_thread(), engines.heard_by(lambda _done, _total, what: told.append(what)):
         subject = subject_of(recipe, alone)
-        form = subject.forms("image_encoder")[0]
-        trained_form(subject, Cache(alone), form, balanced=True, progress=lambda _d, _t, what: told.append(what))
+        form = Forms(subject.stages).of("image_encoder")[0]
+        trained_form(subject, Cache(alone), form, balanced=True)
     assert any(what.startswith("train image_encoder for int8") for what in told)
 
     subject, tools = subject_of(recipe, together), Toolchain.of("onnx", Cache(together))
-    floats = {stage.spec.name: [tools.lower(stage)] for stage in subject.stages}
-    pairs = TargetCompiler(subject, tools, silent, floats).pairs(form.spec)
+    material = Material(subject, Forms(subject.stages), generate(subject.stages), tools.cache)
+    floats = Candidates("onnx", {stage.spec.name: (tools.lower(stage),) for stage in subject.stages})
+    pairs = TargetData(material, floats).pairs(form.spec)
     jobs = [("onnx", form.spec, source, scheme) for source, scheme in pairs if scheme.aware]
     settings = Settings(shared=together, jobs=2, paths=(str(recipe.parent),))
-    with engines.create("local", settings) as engine:
-        made = engine.map(prefetch.Quantize(subject, tools.cache, {"onnx": floats}), jobs, "quantize")
+    with engines.create("local", settings) as workers:
+        made = workers.map(Quantize(material, {"onnx": floats}), jobs, "quantize")
     assert [one.id for one in made if isinstance(one, Built)] == _IDS
     assert len(weights(alone)) == 1
     assert weights(alone) == weights(together)
@@ -72,8 +78,8 @@ def test_samples_to_tune_on_come_before_those_to_recover_on(recipe: Path, tmp_pa
     subject = subject_of(recipe, tmp_path)
     assert set(subject.splits) == {"calibration", "validation", "test", TRAIN}
     assert not subject.recipe.prune.wanted
-    form = subject.forms("image_encoder")[0]
+    form = Forms(subject.stages).of("image_encoder")[0]
     tuned = replace(subject, splits={**subject.splits, TUNING: subject.splits["validation"]})
     for one in (subject, tuned):
-        trained_form(one, Cache(tmp_path), form, balanced=False, progress=silent)
+        trained_form(one, Cache(tmp_path), form, balanced=False)
     assert len(weights(tmp_path)) == 2

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from edgefuse.bundle.manifest import Scheme, Tolerance
 from edgefuse.bundle.spec import DType, Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.compiler import compile
-from edgefuse.compiler.candidates.toolchain import FLOAT, Built, Toolchain, candidate_id, wanted_schemes
+from edgefuse.compiler.candidates.built import FLOAT, Built, candidate_id
+from edgefuse.compiler.candidates.schemes import wanted_schemes
+from edgefuse.compiler.candidates.toolchain import Calibration, Quantizable, Toolchain
 from edgefuse.compiler.report.schema import parse
 from edgefuse.datasets.cache import Cache
 from edgefuse.measure.agreement import agreement
@@ -89,7 +91,7 @@ def tried(module: nn.Module, goal_db: float, cache: Path) -> tuple[Scheme, ...]:
         outputs = [session.run for session in (source.open(tools.backend, 1), built.open(tools.backend, 1))]
         return agreement(((outputs[0](feed), outputs[1](feed)) for feed in feeds()), Tolerance()).snr_db
 
-    return tools.closer(stage, source, STATIC, feeds, "feeds", [goal_db], kept_db)
+    return tools.closer(Quantizable(stage, source, Calibration(feeds, "feeds")), STATIC, [goal_db], kept_db)
 
 
 @pytest.fixture(scope="module")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
-from edgefuse.compiler.recovery.distribute import Point, distribute
 
 import edgefuse
+from edgefuse.bundle.manifest import PruningStep
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.compiler import compile
 from edgefuse.compiler.evaluation.evaluator import Evaluator
-from edgefuse.compiler.model.subject import Subject, prepare
+from edgefuse.compiler.model.opening import take_apart
+from edgefuse.compiler.model.preparation import prepare
+from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recipe import recipe as recipes
 from edgefuse.compiler.recovery.batches import (
     JointStageExamples,
@@ -24,7 +28,8 @@ from edgefuse.compiler.recovery.batches import (
     examples,
     stacked,
 )
-from edgefuse.compiler.recovery.forms import Pruner, pruned
+from edgefuse.compiler.recovery.forms import recovered
+from edgefuse.compiler.workers import Settings, create
 from edgefuse.datasets.cache import Cache
 from edgefuse.measure import agreement
 from edgefuse.progress import silent
@@ -55,7 +60,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 @pytest.fixture(scope="module")
 def subject(pruned_recipe: Path, cache: Cache) -> Subject:
-    return prepare(pruned_recipe, recipes.load(pruned_recipe), cache, silent)
+    return prepare(take_apart(pruned_recipe, recipes.load(pruned_recipe)), cache, silent)
 
 
 @pytest.fixture(scope="module")
@@ -105,28 +110,45 @@ def test_the_table_of_the_unpruned_model_is_right_and_a_broken_stage_shows(subje
     assert table(untrained)["sensor"] == table({})["sensor"]
 
 
-def test_forms_are_made_once_and_recover(subject: Subject, cache: Cache, caplog: pytest.LogCaptureFixture) -> None:
-    found = pruned(subject, cache, silent)
-    assert {name: len(forms) for name, forms in found.variants.items()} == {
+def test_forms_are_made_once_and_recover(subject: Subject, cache: Cache) -> None:
+    found = recovered(subject, cache, create("local", Settings(shared=cache.folder)))
+    assert {name: len(forms) for name, forms in found.pruned.items()} == {
         "image_encoder": 1,
         "sensor_encoder": 1,
         "fusion": 1,
     }
-    for name, (form,) in found.variants.items():
+    for name, (form,) in found.pruned.items():
         assert form.pruning is not None
         assert form.pruning.id == "structured50"
-        assert form.spec == subject.forms(name)[0].spec
-        before = sum(p.numel() for p in subject.forms(name)[0].module.parameters())
+        assert form.spec == found.of(name)[0].spec
+        before = sum(p.numel() for p in found.of(name)[0].module.parameters())
         assert sum(p.numel() for p in form.module.parameters()) < 0.75 * before
 
     def forbidden(done: int, total: int, what: str) -> None:
-        raise AssertionError(f"made again: {what}")
+        assert what == "prune and recover", f"made again: {what}"
 
-    again = Pruner(subject, cache, forbidden).forms()
-    for name, (form,) in found.variants.items():
-        ours, theirs = form.module.state_dict(), again[name][0].module.state_dict()
+    again = recovered(subject, cache, create("local", Settings(shared=cache.folder, progress=forbidden)))
+    for name, (form,) in found.pruned.items():
+        ours, theirs = form.module.state_dict(), again.pruned[name][0].module.state_dict()
         assert all(bool((ours[key] == theirs[key]).all()) for key in ours)
     assert not list((cache.folder / "recovering").glob("*"))
+
+
+def test_a_pruning_that_a_stage_does_not_take_leaves_the_others(subject: Subject, cache: Cache) -> None:
+    wanted = msgspec.structs.replace(
+        subject.recipe.prune.variants[0],
+        stages=("image_encoder", "fusion"),
+        steps=(PruningStep(method="vocabulary", ratio=0.5),),
+    )
+    prune = msgspec.structs.replace(subject.recipe.prune, variants=(*subject.recipe.prune.variants, wanted))
+    asked = replace(subject, recipe=msgspec.structs.replace(subject.recipe, prune=prune))
+    found = recovered(asked, cache, create("local", Settings(shared=cache.folder)))
+    assert {name: len(forms) for name, forms in found.pruned.items()} == {
+        "image_encoder": 1,
+        "sensor_encoder": 1,
+        "fusion": 1,
+    }
+    assert set(found.refused) == {("image_encoder", "vocabulary50"), ("fusion", "vocabulary50")}
 
 
 def test_a_pruned_model_compiles_into_a_bundle_that_verifies(
@@ -143,22 +165,3 @@ def test_a_pruned_model_compiles_into_a_bundle_that_verifies(
         assert any("structured50" in candidate for candidate in smallest.candidates.values())
     with edgefuse.load(bundle, rung="smallest") as pipeline:
         assert pipeline(image=np.full((16, 16), 90, np.uint8)).label in ("north", "east", "south", "west")
-
-
-def test_a_latency_goal_goes_to_the_stage_where_it_costs_least() -> None:
-    points = {
-        "cheap": [
-            Point(ratio=0.0, p50_ms=1.0, error=0.0),
-            Point(ratio=0.5, p50_ms=0.5, error=0.1),
-            Point(ratio=0.7, p50_ms=0.3, error=0.9),
-        ],
-        "dear": [Point(ratio=0.0, p50_ms=1.0, error=0.0), Point(ratio=0.5, p50_ms=0.5, error=0.4)],
-    }
-    assert distribute(points, 0.8) == {"cheap": 0.5, "dear": 0.0}
-    assert distribute(points, 0.5) == {"cheap": 0.5, "dear": 0.5}
-
-
-def test_a_goal_out_of_reach_gives_the_nearest_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    points = {"only": [Point(ratio=0.0, p50_ms=1.0, error=0.0), Point(ratio=0.5, p50_ms=0.6, error=0.1)]}
-    assert distribute(points, 0.1) == {"only": 0.5}
-    assert "pruning reaches 0.60 of the float latency, not the goal of 0.10" in caplog.text

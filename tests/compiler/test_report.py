@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from edgefuse.bundle.manifest import Pruning, PruningStep, Scheme
+from edgefuse.compiler.recovery.forms import Recovery
 from edgefuse.compiler.report.compiled import recovery, removed
 from edgefuse.compiler.report.layers import reason_for
 from edgefuse.compiler.report.modalities import judged_alone, worst_drop
@@ -46,7 +47,7 @@ def test_steps_of_pruning_multiply() -> None:
 
 def test_a_recovery_keeps_its_curve() -> None:
     epochs = [Epoch(epoch=0, loss=2.0, accuracy={"image": 0.1, "audio": 0.3}, seconds=1.0)]
-    found = recovery(["image"], Pruning(steps=(PruningStep(method="depth", ratio=0.5),)), epochs)
+    found = recovery(Recovery("image", Pruning(steps=(PruningStep(method="depth", ratio=0.5),)), tuple(epochs)))
     assert (found.stages, found.pruning) == (("image",), "depth50")
     assert (found.points[0].epoch, found.points[0].loss) == (0, 2.0)
     assert found.points[0].accuracy == pytest.approx(0.2)

@@ -11,6 +11,7 @@ import pytest
 
 from edgefuse.bundle.spec import ModelSpec, Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.errors import InputError
+from edgefuse.graph import StageGraph
 from edgefuse.runtime.backends.backend import Session
 from edgefuse.runtime.graph import Graph
 
@@ -46,7 +47,7 @@ def values() -> dict[str, Array]:
 
 
 def graph_of(spec: ModelSpec, stages: tuple[StageSpec, ...], sessions: Mapping[str, Session]) -> Graph:
-    return Graph(stages, sessions, spec.modalities)
+    return Graph(StageGraph(stages, spec.modalities), sessions)
 
 
 def test_every_stage_runs_once_on_what_its_wiring_names(
@@ -87,15 +88,6 @@ def test_only_the_stages_with_a_session_run_and_kept_features_replace_the_others
     assert not feeds["text"].any()  # absent, whatever was kept
 
 
-def test_values_gives_the_whole_pool(
-    tiny_spec: ModelSpec, tiny_stages: tuple[StageSpec, ...], sessions: dict[str, Recorder], values: dict[str, Array]
-) -> None:
-    encoder = {name: sessions[name] for name in ("image_frontend", "image_encoder")}
-    pool = graph_of(tiny_spec, tiny_stages, encoder).values(values, ("image",))
-    assert pool["/image_encoder.feature"].tolist() == [[1] * 8]
-    assert pool["image.pixels"] is values["image.pixels"]
-
-
 def test_a_whole_model_gets_zeros_for_what_is_absent(tiny_spec: ModelSpec, values: dict[str, Array]) -> None:
     def raw(owner: str) -> StageInput:
         delivered = tiny_spec.modality(owner).tensors[0]
@@ -114,7 +106,7 @@ def test_a_whole_model_gets_zeros_for_what_is_absent(tiny_spec: ModelSpec, value
         outputs=(StageOutput(tensor=TensorSpec(name="logits", shape=(1, 3)), kind="result"),),
     )
     session = Recorder(model)
-    Graph((model,), {"model": session}, tiny_spec.modalities).run(values, ("image",))
+    Graph(StageGraph((model,), tiny_spec.modalities), {"model": session}).run(values, ("image",))
     feeds = session.feeds[0]
     assert feeds["motion"].shape == (1, 5, 3)
     assert not feeds["motion"].any()
@@ -133,7 +125,7 @@ def test_a_missing_value_is_named(
     tiny_spec: ModelSpec, tiny_stages: tuple[StageSpec, ...], sessions: dict[str, Recorder], values: dict[str, Array]
 ) -> None:
     del values["text.length"]
-    with pytest.raises(InputError, match=r"the value 'text\.length' that a stage needs is missing"):
+    with pytest.raises(InputError, match=r"the value 'text\.length', which the stage 'text_encoder' needs, is missing"):
         graph_of(tiny_spec, tiny_stages, sessions).run(values, ("image", "text"))
 
 

@@ -134,21 +134,14 @@ class VariantsSection(Record, frozen=True, kw_only=True):
 
 
 class PruneSection(Record, frozen=True, kw_only=True):
-    """What to prune: ratios stage by stage, or one goal for the whole.
-
-    Attributes:
-        variants: the prunings to try, besides the unpruned stages.
-        latency: the share of the float latency that the pruned stages, still in float, should take together; the
-            compiler then distributes ratios over the stages by what they cost and what they gain.
-    """
+    """What to prune: `variants` are the prunings to try, besides the unpruned stages."""
 
     variants: tuple[VariantsSection, ...] = ()
-    latency: float | None = None
 
     @property
     def wanted(self) -> bool:
         """Whether anything is to be pruned."""
-        return bool(self.variants) or self.latency is not None
+        return bool(self.variants)
 
 
 class RecoverSection(Record, frozen=True, kw_only=True):
@@ -322,12 +315,6 @@ def _check_pruning(path: Path, recipe: Recipe) -> None:
             raise RecipeError(f"an entry of [[prune.variants]] in {path}", got="no stages or no steps", expected="both")
         for step in variant.steps:
             _check_step(path, step)
-    if prune.latency is not None and not (math.isfinite(prune.latency) and 0 < prune.latency < 1):
-        raise RecipeError(
-            f"[prune] latency in {path}", got=prune.latency, expected="a share of the float latency between 0 and 1"
-        )
-    if prune.latency is not None and prune.variants:
-        raise RecipeError(f"[prune] in {path} has both latency and variants", fix="leave one of them out")
 
 
 def _check_step(path: Path, step: PruningStep) -> None:
