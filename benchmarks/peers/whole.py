@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.peers.subject import PRESENT, Array, Description, Input, Subject, write
 from edgefuse.bundle.spec import ModelSpec, Source, StageInput, StageSpec, TensorSpec
+from edgefuse.compiler.model.opening import take_apart
 from edgefuse.compiler.model.preparation import prepare
 from edgefuse.compiler.model.splits import SplitData
 from edgefuse.compiler.model.subject import Subject as Compiled
