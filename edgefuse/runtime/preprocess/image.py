@@ -115,6 +115,8 @@ class ImageReader:
         # What is grey is resized as one channel and becomes three only then: the same numbers in a quarter of the room.
         mode = "L" if self._preprocess.channels == 1 or image.mode in _GREY else "RGB"
         try:
+            if image.mode == "LAB":  # there is no way from it but to RGB
+                image = image.convert("RGB")
             return image if image.mode == mode else image.convert(mode)
         except ValueError as error:
             raise InputError(
