@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,4 +57,5 @@ def _own_folder() -> str:
 
 def _remove(folder: str, owner: int) -> None:
     if os.getpid() == owner:  # and not a fork of it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever presses Ctrl-C again does not mean this
         shutil.rmtree(folder, ignore_errors=True)
