@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefuse.bundle.spec import AudioPreprocess, Modality
-from edgefuse.errors import InputError, needing
+from edgefuse.errors import InputError, needing, shown
 from edgefuse.runtime.backends.backend import Array
 from edgefuse.runtime.preprocess.audio_file import MAX_CHANNELS, MAX_FRAMES, Pcm, decoded, mixed
-from edgefuse.runtime.preprocess.files import ENCODED, origin, shortened
+from edgefuse.runtime.preprocess.files import ENCODED, origin
 from edgefuse.runtime.preprocess.tensor import delivered, fill, plain, with_length
 
 _A_SOUND = "a path, the bytes of a sound file, an array at the model's rate or a tuple (array, sample_rate_hz)"
@@ -73,7 +73,7 @@ class AudioReader:
         if raw.dtype not in (np.float32, np.float64, np.int16):
             raise InputError(
                 f"the sound '{self._name}' has the wrong type",
-                got=shortened(str(raw.dtype)),
+                got=raw.dtype,
                 expected="float32 or float64 from -1 to 1, or int16",
                 fix="scale the samples to -1..1 and convert them with .astype('float32')",
             )
@@ -97,7 +97,7 @@ class AudioReader:
         if not is_number or not _MIN_RATE_HZ <= cast(float, rate_hz) <= _MAX_RATE_HZ:
             raise InputError(
                 f"the sample rate of '{self._name}' makes no sense",
-                got=_found(shortened(str(rate_hz)), where),
+                got=_found(shown(rate_hz, 80), where),
                 expected=f"{_MIN_RATE_HZ} to {_MAX_RATE_HZ} Hz (the model's is {self._rate_hz} Hz)",
             )
         return round(cast(float, rate_hz))

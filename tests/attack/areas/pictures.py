@@ -53,7 +53,7 @@ _TAG_VALUES = (
     50000,
 )
 _SIDES = (1, 8, 31, 64)
-_LARGEST_COMPARED = 30_000_000  # pixels: beyond, Pillow's own way would take the memory that ours saves
+_LARGEST_COMPARED = 2_000_000  # pixels: beyond, Pillow's own way would take the time and memory that ours saves
 
 
 @dataclass(frozen=True)
