@@ -20,6 +20,7 @@ from edgefuse.compiler.rungs import finish
 from edgefuse.compiler.sets import CandidateSet, compile_sets
 from edgefuse.compiler.subject import Subject, prepare
 from edgefuse.compiler.timing import HERE
+from edgefuse.datasets.seal import SEAL
 from edgefuse.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -42,10 +43,11 @@ def entries(cache: Path, *kinds: str) -> dict[str, str]:
         path.relative_to(cache).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for kind in kinds
         for path in sorted((cache / kind).rglob("*"))
-        if path.is_file() and path.suffix != ".lock"
+        if path.is_file() and path.suffix != ".lock" and path.name != SEAL
     }
 
 
+@engines.in_one_thread()  # as a compile does: the weights of the model are computed, and so are part of all keys
 def prepared(recipe: Path, cache: Path) -> Subject:
     return prepare(recipe, recipes.load(recipe), Cache(cache), silent)
 
