@@ -114,7 +114,8 @@ def _regular(raw: str | os.PathLike[str], name: str) -> tuple[BinaryIO, int]:
 
 def _in_memory(raw: bytes | bytearray | memoryview, name: str) -> tuple[BinaryIO, int]:
     try:
-        return io.BytesIO(raw if isinstance(raw, bytes) else bytes(raw)), _size(raw)
+        data = raw if isinstance(raw, bytes) else bytes(raw)
+        return io.BytesIO(data), len(data)
     except (ValueError, MemoryError) as error:  # ValueError: a memoryview that was released
         raise _unreadable(name, "", error) from error
 
@@ -139,7 +140,10 @@ def _nothing(raw: Encoded) -> str:
 
 
 def _size(raw: bytes | bytearray | memoryview) -> int:
-    return raw.nbytes if isinstance(raw, memoryview) else len(raw)
+    try:
+        return raw.nbytes if isinstance(raw, memoryview) else len(raw)
+    except ValueError:  # it was released
+        return 0
 
 
 def _path_text(raw: str | os.PathLike[str]) -> str:

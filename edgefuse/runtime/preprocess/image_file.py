@@ -139,7 +139,7 @@ class Decoder:
                 fix="save it as a PNG",
             )
         comments = data.count(b"#") if "ppm_plain" in codecs else 0
-        scans = _scans(data) if image.info.get("progressive") else 0
+        scans = _scans(data) if _is_progressive(image) else 0
         if comments > _MAX_COMMENTS or scans * image.width * image.height > _MAX_SCANNED_PIXELS:
             got = f"{comments} comments" if comments else f"{scans} scans of {image.width} x {image.height} pixels"
             raise InputError(f"{self.what} has too many parts", got=f"{got} in {where}", expected=A_WHOLE_PICTURE)
@@ -168,7 +168,7 @@ class Decoder:
         decoder = _DECODER_BYTES.get(str(image.format), 0) * pixels
         if image.format == "JPEG2000":
             decoder = 6 * len(image.getbands()) * pixels
-        elif image.info.get("progressive"):  # all its coefficients, at whatever size it is decoded
+        elif _is_progressive(image):  # all its coefficients, at whatever size it is decoded
             decoder = 2 * len(image.getbands()) * image.width * image.height
         return held * pixels + max(decoder, (held * turned + converted) * pixels + first_pass + weights)
 
@@ -210,6 +210,10 @@ class _Parts(io.BytesIO):
         if self.left < 0:
             raise InputError(self._what, got=f"more than we read in {self._where}", expected=A_WHOLE_PICTURE)
         return super().read(size)
+
+
+def _is_progressive(image: Image.Image) -> bool:
+    return image.format in ("JPEG", "MPO") and bool(image.info.get("progressive"))
 
 
 def _few_enough(image: Image.Image, power: int) -> bool:

@@ -11,17 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 import edgefuse
-from edgefuse.bundle.spec import EmbeddingOutput, ValuesOutput
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import InputError
 from edgefuse.runtime.pipeline import Inputs
 from edgefuse.runtime.preprocess.array_file import read_array
-from tests import tiny
+from tests import overflow
 from tests.attack import encoded
 from tests.attack.attempt import Area, Attempt
 
@@ -36,18 +34,12 @@ _HEADER_TYPES = (
     *("'|O'", "'<f4'", "'<f4,<f4'", "'(3,)<f4'", "'|V2147483647'", "'<U99999999'", "[('a', '<f4')]", "'<f3'"),
     *("'float32'", "None", "'O'", "'<M8[s]'", "1", "'" + "(" * 200 + "'"),
 )
-_OUTPUTS = {
-    "classes": tiny.spec().outputs,
-    "values": (ValuesOutput(name="logits", labels=tiny.LABELS),),
-    "embedding": (EmbeddingOutput(name="logits", size=len(tiny.LABELS)),),
-}
 
 
 def attempts(rng: random.Random, folder: Path) -> Iterator[Attempt]:
     """Yield damaged files, odd arrays and extreme values, in turn."""
-    for kind, outputs in _OUTPUTS.items():
-        model = msgspec.structs.replace(tiny.spec(), outputs=outputs)
-        write_bundle(folder / kind, msgspec.structs.replace(tiny.manifest(), model=model), tiny.contents())
+    for kind in overflow.OUTPUTS:
+        write_bundle(folder / kind, *overflow.bundle(kind))
     odd = iter(sorted(odd_arrays()))
     while True:
         what, data = npy(rng)
@@ -56,7 +48,7 @@ def attempts(rng: random.Random, folder: Path) -> Iterator[Attempt]:
         yield Attempt(what, lambda data=data: check_file(folder, data))  # type: ignore[misc]
         if name := next(odd, None):
             yield Attempt(name, lambda name=name: check_odd(folder, name))  # type: ignore[misc]
-        kind, values = rng.choice(sorted(_OUTPUTS)), extreme(rng)
+        kind, values = rng.choice(sorted(overflow.OUTPUTS)), extreme(rng)
         given = f"{values.ravel()[:6]} for {kind}"
         yield Attempt(given, lambda kind=kind, values=values: check_values(folder / kind, values))  # type: ignore[misc]
 
