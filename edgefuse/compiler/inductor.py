@@ -57,5 +57,6 @@ def _own_folder() -> str:
 
 def _remove(folder: str, owner: int) -> None:
     if os.getpid() == owner:  # and not a fork of it
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever presses Ctrl-C again does not mean this
+        for again in (signal.SIGINT, signal.SIGTERM):  # whoever asks for the end once more does not mean this
+            signal.signal(again, signal.SIG_IGN)
         shutil.rmtree(folder, ignore_errors=True)

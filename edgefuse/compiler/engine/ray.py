@@ -65,7 +65,6 @@ class RayEngine:
         self._open.close()
 
     def _connect(self) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of ours phones home
         address = os.environ.get("RAY_ADDRESS") or "local"
         try:
             ray.init(
