@@ -125,4 +125,4 @@ def _check(made: Made, copy: Path, name: str, run: Callable[[Path], None]) -> No
     assert said.getvalue().count("made anew") + said.getvalue().count("fetched anew") <= 1, said.getvalue()
 
 
-AREA = Area("cache", attempts, tries=1_200, short=60)
+AREA = Area("cache", attempts, tries=1_000, short=60)
