@@ -43,12 +43,12 @@ class _Seal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def seal(folder: Path, name: str) -> None:
     """List the files of a folder that is complete, and leave nobody but their owner the right to change them."""
-    files: dict[str, _Content] = {}
-    for path in _files(folder):
-        state = path.stat()
-        path.chmod(state.st_mode & ~_OTHERS_WRITE)
-        files[path.relative_to(folder).as_posix()] = _Content(state.st_size, _sha256(path))
+    files = {
+        path.relative_to(folder).as_posix(): _Content(path.stat().st_size, _sha256(path)) for path in _files(folder)
+    }
     (folder / SEAL).write_bytes(msgspec.json.encode(_Seal(name, files)))
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(path.stat().st_mode & ~_OTHERS_WRITE)
 
 
 def check(folder: Path, name: str) -> None:
