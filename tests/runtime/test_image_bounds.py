@@ -281,7 +281,7 @@ def test_text_in_a_png_is_not_taken_for_the_decoders_own(encode_png: Encode) -> 
 
 def test_a_text_that_unpacks_to_much_is_refused() -> None:
     text = b"a\0\0" + zlib.compress(bytes(4 << 20))
-    with pytest.raises(InputError, match="Decompressed data too large"):
+    with pytest.raises(InputError, match=r"Decompressed [Dd]ata [Tt]oo [Ll]arge"):
         prepare(picture_bombs.png(8, 8, 8, 0, picture_bombs.png_chunk(b"zTXt", text)))
 
 
