@@ -1,42 +1,64 @@
 # make demo    compile the reference model for ONNX and TFLite, run it on files, report to out/demo
 # make compress  prune, recover and compile both reference models, with reports to out/digits and out/assistant
-# make test    run the test suite
+# make test    run the test suite: side by side (JOBS=N), then alone what measures time
+# make test-all  everything below once, in small where the whole takes long: what .ci/run calls
 # make attack  hostile inputs of every kind, from a random seed (SEED=N sets it), to out/attack.json
 # make check   lint, types, import contracts
-# make train   make the weights of the reference model from scratch
+# make train   make the weights of the reference model from scratch, to out/train
 # make peers   compare with other tools, each in an environment of its own (after `make compress`), to out/peers.json
 # make portability  verify bundles of `digits` on emulated Arm, other Pythons and runtimes, to out/portability.json
 # make wheel   build the wheel into dist/
 # make clean   remove what was built (the environment too)
 #
-# Each makes the environment it needs. PYTHON names another interpreter, PIP_ARGS another index or constraint:
+# Each makes the environment it needs. PYTHON names another interpreter, PIP_ARGS another index or constraint, OUT another
+# folder than out:
 #     make demo PYTHON=python3.12 PIP_ARGS='--index-url URL --constraint FILE'
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+ATTACK_ARGS ?=
+TRAIN_ARGS ?=
 PEERS_ARGS ?=
+PORTABILITY_ARGS ?= --docs docs/portability.md
 JOBS ?= 2
 SEED ?=
+OUT ?= out
+DIST ?= dist
 BIN := $(VENV)/bin
+# What is compiled, compared and checked elsewhere, by recipe. A pruned model's bundles lie in $(OUT) by its recipe's folder.
+COMPRESS ?= examples/digits/pruned.toml examples/assistant/pruned.toml
+PEERS ?= $(wildcard examples/*/recipe.toml)
+ARM64 ?= examples/digits/arm64.toml
+PRUNED = $(wildcard $(foreach recipe,$(COMPRESS),$(OUT)/$(notdir $(patsubst %/,%,$(dir $(recipe))))/*.edgefuse))
 
 .DELETE_ON_ERROR:
-.PHONY: demo compress test attack check train peers portability wheel clean
+.PHONY: demo compress test test-all attack check train peers portability wheel clean
 
 demo: $(VENV)/.compile
-	$(BIN)/python examples/digits/demo.py --out out/demo
+	$(BIN)/python examples/digits/demo.py --out $(OUT)/demo
 
 # Hours become minutes from the cache, and a run that was stopped goes on where it was.
 compress: $(VENV)/.compile
-	$(BIN)/edgefuse compile examples/digits/pruned.toml --out out/digits --jobs $(JOBS)
-	$(BIN)/edgefuse compile examples/assistant/pruned.toml --out out/assistant --jobs $(JOBS)
+	set -e; for recipe in $(COMPRESS); do \
+	$(BIN)/edgefuse compile $$recipe --out $(OUT)/$$(basename $$(dirname $$recipe)) --jobs $(JOBS); done
 
+# PYTEST_ARGS narrows it: PYTEST_ARGS=tests/cli. A narrow choice may hold nothing that measures time: pytest ends with 5.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not timing' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m timing $(or $(PYTEST_ARGS),$(TIMING)) || test $$? -eq 5
+TIMING = $$(grep -rlE 'mark\.timing' tests --include='test_*.py')
 
+test-all: $(VENV)/.dev
+	$(BIN)/python -m tests.targets
+
+# After the attacks, every property test takes examples that no run of `make test` has seen.
 attack: $(VENV)/.dev
-	$(BIN)/python -m tests.attack --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) --out out/attack.json
+	set -e; seed=$(or $(SEED),$$($(BIN)/python -c 'import secrets; print(secrets.randbelow(2**32))')); \
+	$(BIN)/python -m tests.attack --jobs $(JOBS) --seed $$seed --out $(OUT)/attack.json $(ATTACK_ARGS); \
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m hypothesis --hypothesis-profile random --hypothesis-seed $$seed \
+	$$(grep -rlw given tests --include='test_*.py')
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -44,24 +66,23 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# TRAIN_ARGS='--out examples/digits' replaces the weights that are committed.
 train: $(VENV)/.compile
-	$(BIN)/python examples/digits/train.py
+	$(BIN)/python examples/digits/train.py --out $(OUT)/train $(TRAIN_ARGS)
 
-# PEERS_ARGS narrows it: PEERS_ARGS='--items 200 --systems "nncf default"'.
+# PEERS_ARGS narrows it: PEERS_ARGS='--items 200 --systems "nncf default"'; PEERS names the recipes of the models.
 peers: $(VENV)/.compile
-	$(BIN)/python -m benchmarks.peers --out out/peers.json $(PEERS_ARGS) \
-	$(foreach recipe,$(wildcard examples/*/recipe.toml),--recipe $(recipe)) \
-	$(foreach bundle,$(wildcard out/digits/*.edgefuse out/assistant/*.edgefuse),--bundle $(bundle))
+	$(BIN)/python -m benchmarks.peers --out $(OUT)/peers.json --work $(OUT)/peers $(PEERS_ARGS) \
+	$(foreach recipe,$(PEERS),--recipe $(recipe)) $(foreach bundle,$(PRUNED),--bundle $(bundle))
 
 # The bundles for Arm are the set that must pass everywhere; those of `make compress` are surveyed where they exist.
 portability: $(VENV)/.dev
-	test -e out/arm64/digits-tflite.edgefuse || $(BIN)/edgefuse compile examples/digits/arm64.toml --out out/arm64
-	$(BIN)/python -m benchmarks.portability --recipe examples/digits/recipe.toml --out out/portability.json \
-	--docs docs/portability.md $$(for bundle in out/digits/*.edgefuse out/arm64/*.edgefuse; do \
-	test ! -e $$bundle || echo --bundle $$bundle; done)
+	test -e $(OUT)/arm64/digits-tflite.edgefuse || $(BIN)/edgefuse compile $(ARM64) --out $(OUT)/arm64
+	$(BIN)/python -m benchmarks.portability --recipe $(ARM64) --out $(OUT)/portability.json $(PORTABILITY_ARGS) \
+	$$(for bundle in $(OUT)/digits/*.edgefuse $(OUT)/arm64/*.edgefuse; do test ! -e $$bundle || echo --bundle $$bundle; done)
 
 wheel: $(VENV)/.dev
-	$(BIN)/python -m pip wheel $(PIP_ARGS) --no-deps --wheel-dir dist .
+	$(BIN)/python -m pip wheel $(PIP_ARGS) --no-deps --wheel-dir $(DIST) .
 
 clean:
 	rm -rf $(VENV) build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -37,7 +37,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-QUIET = MappingProxyType({"ORT_DISABLE_TELEMETRY": "1"})
+QUIET = MappingProxyType(
+    {
+        "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",  # Hugging Face: the TFLite converter brings it
+        "DO_NOT_TRACK": "1",  # whoever keeps to donottrack.sh
+    }
+)
 """Environment variables that keep the libraries we import from reporting to their makers, with their values.
 
 They are set here, where the user has not set them, because libraries read them once, when they are loaded: here is

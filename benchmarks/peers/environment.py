@@ -10,6 +10,8 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 from filelock import FileLock
 
@@ -26,10 +28,34 @@ _ONE_THREAD = dict.fromkeys(
 )
 
 
-def variables() -> dict[str, str]:
-    """Return the environment variables of a worker: one thread, nothing shared with the project's environment."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
-    return {**kept, **_ONE_THREAD, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
+# `import edgefuse` has set what switches off the reports of tools that it imports itself.
+QUIET = MappingProxyType({"OLIVE_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"})
+"""Variables that keep other peers from reporting to their makers."""
+
+
+def home() -> TemporaryDirectory[str]:
+    """Return a home for a worker, which goes with it; there stands the answer to OpenVINO's question: do not report.
+
+    That is how `opt_in_out --opt_out` answers for OpenVINO and NNCF. `NNCF_CI` comes too late: NNCF reports when it is
+    imported.
+    """
+    folder = TemporaryDirectory(prefix="edgefuse-peer-", ignore_cleanup_errors=True)
+    answer = Path(folder.name, "intel", "openvino_telemetry")
+    answer.parent.mkdir()
+    answer.write_text("0", encoding="ascii")
+    return folder
+
+
+def variables(home: str) -> dict[str, str]:
+    """Return the environment variables of a worker: one thread, nothing shared with the project's environment.
+
+    Args:
+        home: the folder for what the peer leaves behind.
+    """
+    dropped = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "TORCHINDUCTOR_CACHE_DIR")
+    kept = {key: value for key, value in os.environ.items() if key not in dropped}
+    own = {"HOME": home, "TMPDIR": home, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**QUIET, **kept, **_ONE_THREAD, **own}
 
 
 def interpreter(name: str, cache: Path) -> Path:

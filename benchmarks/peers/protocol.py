@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, cast
 
-from benchmarks.peers.environment import variables
+from benchmarks.peers.environment import home, variables
 from edgefuse.errors import MeasureError
 
 _LONGEST = 240
@@ -21,7 +21,7 @@ def build(python: Path, arguments: Sequence[str], log: Path, seconds: float) -> 
     Raises:
         MeasureError: if the peer fails, or takes longer than `seconds`.
     """
-    with log.open("w", encoding="utf-8") as errors:
+    with log.open("w", encoding="utf-8") as errors, home() as folder:
         try:
             done = subprocess.run(
                 _command(python, "build", arguments),
@@ -29,7 +29,7 @@ def build(python: Path, arguments: Sequence[str], log: Path, seconds: float) -> 
                 stderr=errors,
                 text=True,
                 cwd=log.parent,
-                env=variables(),
+                env=variables(folder),
                 timeout=seconds,
                 check=False,
             )
@@ -66,6 +66,7 @@ class Worker:
 
     def __init__(self, python: Path, runtime: str, file: Path, subject: Path, log: Path) -> None:
         self._log = log
+        self._home = home()
         with log.open("w", encoding="utf-8") as errors:
             self._process = subprocess.Popen(
                 _command(python, "serve", [runtime, str(file), str(subject)]),
@@ -74,7 +75,7 @@ class Worker:
                 stderr=errors,
                 text=True,
                 cwd=log.parent,
-                env=variables(),
+                env=variables(self._home.name),
             )
         self.process = self._process.pid
         try:
@@ -110,6 +111,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._home.cleanup()
 
     def __enter__(self) -> Worker:
         return self

@@ -153,4 +153,4 @@ def write(folder: Path, about: Description, splits: Mapping[str, Mapping[str, Ar
         np.savez(folder / f"{name}.npz", **dict(arrays))  # type: ignore[arg-type]
     text = json.dumps(asdict(about), indent=1)
     (folder / "subject.json").write_text(text + "\n", encoding="utf-8")
-    return Subject(folder)
+    return Subject(folder.absolute())

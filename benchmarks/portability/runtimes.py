@@ -59,6 +59,12 @@ def oldest(series: str) -> tuple[str, ...]:
     return (*_BASE, *(_FIRST_WHEELS.get((package, series), line) for package, line in allowed.items()))
 
 
+def own() -> list[Placement]:
+    """Return this Python with the newest runtimes, which others are held to, and with the oldest."""
+    machine = machines.this()
+    return [Placement(machine, packages) for packages in (newest(), oldest(machine.series))]
+
+
 def placements(cache: Path, problems: list[str]) -> list[Placement]:
     """Return everything that can be tried here, this Python with the newest runtimes first: what others are held to.
 
@@ -66,17 +72,18 @@ def placements(cache: Path, problems: list[str]) -> list[Placement]:
         cache: of everything that is kept between runs.
         problems: gets a sentence for every machine that cannot be put together.
     """
-    own = machines.this()
-    here = {own.series: own} | {machine.series: machine for machine in machines.others()}
+    this = machines.this()
+    here = {this.series: this} | {machine.series: machine for machine in machines.others()}
     emulated: Iterable[Machine] = ()
     try:
         newer = machines.newer(cache)
-        here |= {newer.series: newer} if newer.series != own.series else {}
+        here |= {newer.series: newer} if newer.series != this.series else {}
         emulated = machines.emulated(cache)
     except DataError as error:
         problems.append(str(error))
-    ordered = [own, *(here[series] for series in sorted(here, key=_number) if series != own.series)]
-    found = [Placement(machine, packages) for machine in ordered for packages in (newest(), oldest(machine.series))]
+    others = [here[series] for series in sorted(here, key=_number) if series != this.series]
+    found = own()
+    found += [Placement(machine, packages) for machine in others for packages in (newest(), oldest(machine.series))]
     if PREDECESSORS_PYTHON in here:
         found.append(Placement(here[PREDECESSORS_PYTHON], PREDECESSOR))
     return [*found, *(Placement(machine, newest()) for machine in emulated)]

@@ -37,7 +37,8 @@ from edgefuse.bundle.layout import (
     digest_line,
 )
 from edgefuse.bundle.manifest import Candidate, FileEntry, GoldenTensor, Manifest, decode, encode
-from edgefuse.bundle.validation import check, named_paths, onnx_files
+from edgefuse.bundle.tokenizer.check import check_tokenizer
+from edgefuse.bundle.validation import asset_paths, check, named_paths, onnx_files
 from edgefuse.errors import BundleError
 
 _FilePointer = TypeVar("_FilePointer", Candidate, GoldenTensor)
@@ -68,6 +69,8 @@ def write_bundle(path: str | Path, manifest: Manifest, contents: Mapping[str, by
     check(decode(data))
     for name in sorted(onnx_files(manifest)):
         refuse_external_data(name, files[name])
+    for name in sorted(asset_paths(manifest.model)):
+        check_tokenizer(manifest.model, name, files[name])
     digest = hashlib.sha256(data).hexdigest()
     _publish(path, {**files, MANIFEST: data, DIGEST: digest_line(digest)})
     return digest

@@ -12,9 +12,9 @@ import msgspec
 
 from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.commands import console, modalities
-from edgefuse.commands.arguments import whole
+from edgefuse.commands.arguments import seconds, whole
 from edgefuse.device import bench as remote
-from edgefuse.device.device import device_of
+from edgefuse.device.device import TIMEOUT_SECONDS, device_of
 from edgefuse.device.session import PYTHON, Session
 from edgefuse.errors import MeasureError, needing
 from edgefuse.measure import placement, pressure, rungs
@@ -50,6 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     console.add_strict(parser)
     parser.add_argument("--device", metavar="URI", help="measure there: ssh://user@host[:port] or adb://serial")
     parser.add_argument("--device-python", default=PYTHON, metavar="PATH", help=f"there (default: {PYTHON})")
+    parser.add_argument(
+        "--device-timeout",
+        type=seconds,
+        default=TIMEOUT_SECONDS,
+        metavar="SECONDS",
+        help=f"how long it may take to greet, and be silent after that (default: {TIMEOUT_SECONDS:g})",
+    )
     parser.add_argument("--json", action="store_true", help="write JSON")
 
 
@@ -65,7 +72,7 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     )
     with console.drawn_progress() as progress, open_bundle(arguments.bundle) as bundle:
         inputs, origin = _inputs(bundle, arguments, extra)
-        measure = _there if arguments.device else _here
+        measure = _here if arguments.device is None else _there
         benchmark = measure(bundle, settings, inputs, origin, arguments, progress)
     if arguments.json:
         console.write_json(msgspec.to_builtins(benchmark) | {"busy": benchmark.busy})
@@ -113,7 +120,8 @@ def _there(
             expected="a bundle",
         )
     progress(0, 0, "connect")
-    with Session(device_of(arguments.device), arguments.device_python) as session:
+    device = device_of(arguments.device)
+    with Session(device, arguments.device_python, arguments.device_timeout) as session:
         return remote.bench(session, bundle.path, settings, inputs, origin, progress, arguments.against)
 
 

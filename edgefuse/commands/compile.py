@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgefuse.commands import console
+from edgefuse.commands import console, ending
 from edgefuse.commands.arguments import whole
 from edgefuse.errors import needing
 from edgefuse.measure import pressure
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="write the paths of what was made as JSON")
 
 
+@ending.as_interrupted()
 def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     """Compile; 1 if no combination holds the budget, a target failed or, with `--strict`, timings cannot be trusted.
 

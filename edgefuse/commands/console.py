@@ -18,6 +18,7 @@ from edgefuse.commands.arguments import share
 from edgefuse.errors import shown
 from edgefuse.progress import Progress
 
+_MAX_SIZE = 10**30
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -87,6 +88,7 @@ def size(size_bytes: int | None) -> str:
     """Spell a size: `1.3 MB`."""
     if size_bytes is None:
         return "-"
+    size_bytes = min(size_bytes, _MAX_SIZE)  # whatever a file claims, a float can hold it
     for factor, unit in _UNITS:
         if size_bytes >= factor:
             return f"{size_bytes / factor:.1f} {unit}"

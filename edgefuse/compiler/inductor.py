@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,4 +57,6 @@ def _own_folder() -> str:
 
 def _remove(folder: str, owner: int) -> None:
     if os.getpid() == owner:  # and not a fork of it
+        for again in (signal.SIGINT, signal.SIGTERM):  # whoever asks for the end once more does not mean this
+            signal.signal(again, signal.SIG_IGN)
         shutil.rmtree(folder, ignore_errors=True)

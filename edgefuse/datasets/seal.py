@@ -1,7 +1,7 @@
-"""The seal of a folder: the SHA-256 of each of its files, in a list beside them that also says what the folder holds.
+"""The seal of a folder: size and SHA-256 of each of its files, in a list beside them that also says what the folder is.
 
 Whatever happened to the folder since it was sealed (a bit that flipped, half a file, the files of another folder under
-this name) shows when the list is made again. It shows damage, not malice: who may write the files may write the list.
+this name) shows when its files are read again. It shows damage, not malice: who may write the files may write the list.
 """
 
 from __future__ import annotations
@@ -14,25 +14,41 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
-SEAL = "SHA256SUMS"
-"""The list: a line `# NAME`, then lines as `sha256sum` writes and checks them."""
+import msgspec
+
+SEAL = "seal.json"
+"""The list."""
 
 Signature: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
 """Path, inode, size and times of every file: while these stay the same, so does the content."""
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _MAX_LIST_BYTES = 1 << 20
+_MAX_DEPTH = 4
 
 
 class Broken(Exception):  # noqa: N818 - never reaches a user: it says why something is made anew
     """A sealed folder is not what was sealed; the message says why."""
 
 
+class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    size_bytes: int
+    sha256: str
+
+
+class _Seal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    files: dict[str, _Content]
+
+
 def seal(folder: Path, name: str) -> None:
     """List the files of a folder that is complete, and leave nobody but their owner the right to change them."""
-    for path in _files(folder):
+    files = {
+        path.relative_to(folder).as_posix(): _Content(path.stat().st_size, _sha256(path)) for path in _files(folder)
+    }
+    (folder / SEAL).write_bytes(msgspec.json.encode(_Seal(name, files)))
+    for path in (folder, *folder.rglob("*")):
         path.chmod(path.stat().st_mode & ~_OTHERS_WRITE)
-    (folder / SEAL).write_bytes(_listed(folder, name))
 
 
 def check(folder: Path, name: str) -> None:
@@ -42,7 +58,18 @@ def check(folder: Path, name: str) -> None:
         Broken: if they are not what was sealed under this name.
     """
     with _told():
-        _compare(_kept_list(folder), _listed(folder, name))
+        sealed = _kept(folder)
+        if sealed.name != name:
+            raise Broken("it is another entry")
+        found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+        for file in sorted(sealed.files.keys() ^ found.keys()):
+            raise Broken(f"'{file}' is missing" if file in sealed.files else f"'{file}' does not belong to it")
+        for file, path in found.items():  # what is too large is not read
+            if path.lstat().st_size != sealed.files[file].size_bytes:
+                raise Broken(f"'{file}' has another size")
+        for file, path in found.items():
+            if _sha256(path) != sealed.files[file].sha256:
+                raise Broken(f"'{file}' has another content")
 
 
 def signature(folder: Path) -> Signature:
@@ -56,6 +83,11 @@ def signature(folder: Path) -> Signature:
     return tuple((str(p), s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for p, s in states)
 
 
+def open_unfollowed(path: str, flags: int) -> int:
+    """Open a file, no link and without waiting for whoever writes into a pipe; an `opener` for `open`."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     """Make a reason of what the system refuses within the block."""
@@ -65,59 +97,30 @@ def _told() -> Iterator[None]:
         raise Broken(f"'{Path(error.filename).name}': {error.strerror}" if error.filename else str(error)) from error
 
 
-def _kept_list(folder: Path) -> bytes:
+def _kept(folder: Path) -> _Seal:
+    """Return the list of a folder."""
     with open(folder / SEAL, "rb", opener=open_unfollowed) as file:
-        return file.read(_MAX_LIST_BYTES)
+        data = file.read(_MAX_LIST_BYTES)
+    try:
+        return msgspec.json.decode(data, type=_Seal)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Broken(f"'{SEAL}' is no list of its files") from error
 
 
-def _listed(folder: Path, name: str) -> bytes:
-    lines = [f"# {name}", *(f"{_sha256(path)}  {path.relative_to(folder).as_posix()}" for path in _files(folder))]
-    return "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")
-
-
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, depth: int = _MAX_DEPTH) -> Iterator[Path]:
     """Yield the files of a folder and of those in it, sorted, the list apart."""
     with os.scandir(folder) as found:
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
         path = Path(entry)
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(path)
+        if depth and entry.is_dir(follow_symlinks=False):
+            yield from _files(path, depth - 1)
         elif not entry.is_file(follow_symlinks=False):
             raise Broken(f"'{entry.name}' is no file")
-        elif path != folder / SEAL:
+        elif depth < _MAX_DEPTH or entry.name != SEAL:
             yield path
 
 
 def _sha256(path: Path) -> str:
     with open(path, "rb", opener=open_unfollowed) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def open_unfollowed(path: str, flags: int) -> int:
-    """Open a file, no link and without waiting for whoever writes into a pipe; an `opener` for `open`."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-
-
-def _compare(kept: bytes, found: bytes) -> None:
-    """Say what differs between two lists, if anything does."""
-    if kept == found:
-        return
-    (first, ours), (second, theirs) = _parsed(kept), _parsed(found)
-    if first != second:
-        raise Broken("its list of files is damaged or belongs to another entry")
-    for name in sorted(ours.keys() | theirs.keys()):
-        if name not in theirs:
-            raise Broken(f"'{name}' is missing")
-        if name not in ours:
-            raise Broken(f"'{name}' does not belong to it")
-        if ours[name] != theirs[name]:
-            raise Broken(f"'{name}' has another content")
-    raise Broken("its list of files is damaged")
-
-
-def _parsed(listed: bytes) -> tuple[str, dict[str, str]]:
-    """Return the first line of a list, and its hashes by path; what is damaged is read as far as it goes."""
-    first, *lines = listed.decode(errors="backslashreplace").split("\n")
-    pairs = (line.partition("  ") for line in lines if line)
-    return first, {name: digest for digest, _, name in pairs}

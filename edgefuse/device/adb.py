@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 
+from edgefuse.device.device import TIMEOUT_SECONDS
 from edgefuse.errors import DeviceError
 
 _URI = re.compile(r"adb:(?://)?(?P<serial>[A-Za-z0-9_][A-Za-z0-9_.:-]*)?/?")
@@ -35,7 +36,7 @@ class AdbDevice:
             raise DeviceError("this is no device behind adb", got=repr(uri), expected="adb://SERIAL, or adb: for one")
         self._serial = ["-s", serial] if (serial := found["serial"]) else []
 
-    def command(self, script: str) -> list[str]:
+    def command(self, script: str, timeout_seconds: float = TIMEOUT_SECONDS) -> list[str]:
         """Return adb's command line: a shell without a terminal, whose streams are passed on as they are."""
         if shutil.which("adb") is None:
             raise DeviceError("there is no program 'adb'", fix="install Android's platform tools")

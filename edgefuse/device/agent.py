@@ -1,8 +1,9 @@
 """The agent: runs on the device, does one task after the other, and goes as soon as nobody is there any more.
 
 Frames go both ways, a header line of JSON each, then what it announces. The host sends tasks with their files, and an
-empty line now and then as a sign of life; the agent answers with progress, then a result or an error. The agent stands
-in a folder of its own, made by the shell that started it. It removes that folder and kills what it started
+empty line now and then as a sign of life, which the agent sends back at once; a task is answered by progress, then a
+result or an error. The agent stands in a folder of its own, made by the shell that started it. It removes that folder
+and kills what it started
 
 - when its stdin ends, which is how the host says goodbye and also what happens when the host is killed or the
   connection is cut; it is read by a thread of its own, so this holds in the middle of a measurement;
@@ -24,7 +25,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Annotated, BinaryIO, TypeAlias
 
 import msgspec
 
@@ -32,11 +33,17 @@ from edgefuse.device.tasks import Task
 from edgefuse.errors import DeviceError, EdgefuseError
 
 GREETING = b"edgefuse-agent "
+SIGN = b"\n"
+MAX_RESULT = 1 << 26
 SILENCE_SECONDS = 60
 _CHUNK = 1 << 16
 _PROGRESS_SECONDS = 0.5
 FILES = Path("files")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+Progressed: TypeAlias = tuple[Count, Count, str]
 
 
 class File(msgspec.Struct, frozen=True):
@@ -73,10 +80,10 @@ class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         full: whether there is no room on the device.
     """
 
-    progress: tuple[int, int, str] | None = None
+    progress: Progressed | None = None
     error: tuple[str, str] | None = None
     full: bool = False
-    size: int = 0
+    size: Annotated[int, msgspec.Meta(ge=0, le=MAX_RESULT)] = 0
     sha256: str = ""
 
 
@@ -88,23 +95,39 @@ def serve(source: BinaryIO) -> None:
     """Do what is asked for on `source`, and answer on stdout; returns never."""
     with suppress(PermissionError):  # it leads its group already
         os.setsid()
-    target = os.fdopen(os.dup(1), "wb")
+    speaker = Speaker(os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)  # what a runtime prints must not stand among the frames
     sys.stdout = sys.stderr
     tasks: queue.SimpleQueue[Received] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(source, tasks), daemon=True).start()
-    target.write(GREETING + b"{}\n")
-    target.flush()
+    # A line of its own, whatever a login shell has printed before.
+    speaker.say(b"\n" + GREETING + b"{}\n")
+    threading.Thread(target=_listen, args=(source, tasks, speaker), daemon=True).start()
     while True:
-        _do(tasks.get(), target)
+        _do(tasks.get(), speaker)
 
 
-def _listen(source: BinaryIO, tasks: queue.SimpleQueue[Received]) -> None:
+class Speaker:
+    """Sends frames, each as a whole, from any thread."""
+
+    def __init__(self, target: BinaryIO) -> None:
+        self._target = target
+        self._lock = threading.Lock()
+
+    def say(self, frame: bytes) -> None:
+        """Send a frame."""
+        with self._lock:
+            self._target.write(frame)
+            self._target.flush()
+
+
+def _listen(source: BinaryIO, tasks: queue.SimpleQueue[Received], speaker: Speaker) -> None:
     """Receive tasks until the source ends; then remove everything and end this process and its children."""
     try:
         while line := _heard(source.readline()):
             if line.strip():
                 tasks.put(_received(msgspec.json.decode(line, type=Request), source))
+            else:
+                speaker.say(SIGN)
     finally:
         shutil.rmtree(Path.cwd(), ignore_errors=True)
         os.killpg(0, signal.SIGKILL)
@@ -141,7 +164,7 @@ def _stored(file: File, source: BinaryIO) -> Failure | None:
     return failure
 
 
-def _do(received: Received, target: BinaryIO) -> None:
+def _do(received: Received, speaker: Speaker) -> None:
     """Do a task and answer."""
     began = time.monotonic()
 
@@ -149,7 +172,7 @@ def _do(received: Received, target: BinaryIO) -> None:
         nonlocal began
         if (now := time.monotonic()) - began >= _PROGRESS_SECONDS:
             began = now
-            _send(target, Reply(progress=(done, total, what)))
+            speaker.say(_frame(Reply(progress=(done, total, what))))
 
     try:
         if isinstance(received, Exception):
@@ -161,10 +184,9 @@ def _do(received: Received, target: BinaryIO) -> None:
     except OSError as error:
         data, reply = b"", Reply(error=("", error.strerror or str(error)), full=error.errno in FULL)
     shutil.rmtree(FILES, ignore_errors=True)
-    _send(target, reply, data)
+    speaker.say(_frame(reply, data))
 
 
-def _send(target: BinaryIO, reply: Reply, data: bytes = b"") -> None:
+def _frame(reply: Reply, data: bytes = b"") -> bytes:
     # Ends with a line, too: what passes frames on line by line must not keep the end of one to itself.
-    target.write(msgspec.json.encode(reply) + b"\n" + (data + b"\n" if data else b""))
-    target.flush()
+    return msgspec.json.encode(reply) + b"\n" + (data + b"\n" if data else b"")

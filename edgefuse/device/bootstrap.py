@@ -17,9 +17,11 @@ def main() -> None:
     if sys.version_info < (3, 10):  # noqa: UP036 - whatever the device has
         return _refuse(python=version, executable=sys.executable)
     try:
-        size, digest = sys.stdin.buffer.readline().split()
+        size, _, digest = sys.stdin.buffer.readline().strip().partition(b" ")
+        if not size.isdigit() or len(size) > 9:  # a login shell has read a part of it
+            return _refuse(damaged=True)
         data = sys.stdin.buffer.read(int(size))
-        if hashlib.sha256(data).hexdigest() != digest.decode():
+        if hashlib.sha256(data).hexdigest().encode() != digest:
             return _refuse(damaged=True)
         site = os.path.join(os.getcwd(), "site")  # noqa: PTH118, PTH109 - nothing is imported that need not be
         zipfile.ZipFile(io.BytesIO(data)).extractall(site)
@@ -34,7 +36,7 @@ def main() -> None:
 
 
 def _refuse(**why: object) -> None:
-    sys.stdout.write("edgefuse-agent " + json.dumps(why) + "\n")
+    sys.stdout.write("\nedgefuse-agent " + json.dumps(why) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""The host's side of a connection: start the agent on a device, hand it tasks, and see that nothing stays there."""
+"""The host's side of a connection: start the agent on a device, hand it tasks, and see that nothing stays there.
+
+Every wait ends. A device must greet within the time limit. Then it must give a sign of life as often (the agent answers
+ours at once), or take some of what it is sent; and what lives but does not get on is given up after `WORK` limits.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +10,38 @@ import base64
 import hashlib
 import os
 import shlex
-import subprocess
-import tempfile
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from edgefuse.device.agent import FULL, GREETING, File, Greeting, Reply, Request
+from edgefuse.device.agent import FULL, GREETING, SIGN, File, Greeting, Progressed, Reply, Request
 from edgefuse.device.archive import archive
-from edgefuse.device.device import Device
+from edgefuse.device.device import TIMEOUT_SECONDS, Device, checked_timeout
 from edgefuse.device.tasks import Task
-from edgefuse.errors import DeviceError
+from edgefuse.device.wire import End, Flood, Silence, Wire
+from edgefuse.errors import DeviceError, shown
 from edgefuse.progress import Progress, silent
 
 Result = TypeVar("Result")
 
 PYTHON = "python3"
+WORK = 30
+"""How many time limits a task may take without progress: an engine is built for minutes."""
+
 _NO_PYTHON, _NO_FOLDER = 95, 96  # exit codes of the script
-_SIGN_OF_LIFE_SECONDS = 10
-_GOODBYE_SECONDS = 15
+_SIGN_OF_LIFE_SECONDS = 10.0
+_GOODBYE_SECONDS, _HURRIED_SECONDS = 15.0, 2.0
 _MAX_LINE = 1 << 16
-_MAX_RESULT = 1 << 28
+_MAX_PRINTED = 1 << 24  # by a login shell, before the agent greets
+_FRAMES, _FRAMES_A_SECOND = 1_000, 50  # an agent sends a handful a second, and what was held up comes at once
 _CHUNK = 1 << 20
+_WAIT = "check the device, or wait longer for it (--device-timeout, [device] timeout_seconds)"
 # One line, for the shell that the user logs in with may be any; it only starts ours. What the runtimes keep for later
 # goes into the folder, too. The shell stays until the agent has ended, however that was.
 _SCRIPT = (
@@ -50,36 +59,29 @@ class Session:
     Args:
         device: how to reach it.
         python: its Python: a name or an absolute path; `~/` is the home of the user there.
+        timeout_seconds: how long it may take to greet, and be silent after that.
 
     Raises:
         DeviceError: on entering, if the device cannot be reached or has not what it takes.
     """
 
-    def __init__(self, device: Device, python: str = PYTHON) -> None:
+    def __init__(self, device: Device, python: str = PYTHON, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        if not python.isprintable() or not python.strip():
+            raise DeviceError("the device's Python", got=repr(python), expected="a name or an absolute path")
         self._device = device
         self._python = python
-        self._lock = threading.Lock()
+        self._seconds = checked_timeout(timeout_seconds)
+        self._hurried_seconds = min(self._seconds, _HURRIED_SECONDS)
         self._closing = threading.Event()
+        self._greeted = False
 
     def __enter__(self) -> Session:
-        command = self._device.command(_script(self._device.folder, self._python))
-        self._complaints: IO[bytes] = tempfile.TemporaryFile()
-        # A session of its own: an interrupt from the keyboard is for us, who then say goodbye.
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._complaints,
-            env=os.environ | {"LC_ALL": "C"},
-            start_new_session=True,
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._to, self._from = self._process.stdin, self._process.stdout
+        command = self._device.command(_script(self._device.folder, self._python), self._seconds)
+        self._wire = Wire(command, os.environ | {"LC_ALL": "C"})
         try:
             self._greet()
         except BaseException:
-            self._close()
+            self._end(self._hurried_seconds)
             raise
         threading.Thread(target=self._live, daemon=True).start()
         return self
@@ -87,7 +89,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        self._end(_GOODBYE_SECONDS)
 
     def run(
         self, task: Task, kind: type[Result], files: Mapping[str, Path | bytes], progress: Progress = silent
@@ -101,88 +103,87 @@ class Session:
             progress: is told what the device tells.
 
         Raises:
-            DeviceError: if the device goes away, has no room, answers garbage or cannot do it.
+            DeviceError: if the device goes away, falls silent, has no room, answers garbage or cannot do it.
         """
         header = Request(task, tuple(_announced(name, content) for name, content in files.items()))
-        try:
-            with self._lock:
-                self._to.write(msgspec.json.encode(header) + b"\n")
-                for content in files.values():
-                    self._send(content)
-                self._to.flush()
-        except OSError as error:
-            raise self._gone() from error
-        return self._result(kind, progress)
+        with self._talking() as deadline:
+            self._wire.send(_message(header, files), self._seconds, deadline)
+        reply = self._answer(progress)
+        with self._talking() as deadline:
+            data = self._wire.read(reply.size, self._seconds, deadline)
+            self._wire.line(_MAX_LINE, self._seconds, deadline)
+            if hashlib.sha256(data).hexdigest() != reply.sha256:
+                raise _damaged("its hash is another")
+            return _decoded(data, kind)
 
-    def _send(self, content: Path | bytes) -> None:
-        if isinstance(content, bytes):
-            self._to.write(content)
-            return
-        with content.open("rb") as source:
-            while chunk := source.read(_CHUNK):
-                self._to.write(chunk)
-
-    def _result(self, kind: type[Result], progress: Progress) -> Result:
+    def _answer(self, progress: Progress) -> Reply:
+        """Return the header of a result, and pass on what comes before."""
+        pace, known = _Pace(), None
         while True:
-            reply = self._reply()
-            if reply.progress is not None:
-                progress(*reply.progress)
-            elif reply.full:
+            with self._talking() as deadline:
+                reply = self._news(known, pace, deadline)
+            if reply.full:
                 raise _no_room(reply.error[1] if reply.error else "")
-            elif reply.error is not None:
+            if reply.error is not None:
                 raise DeviceError(f"on the device: {reply.error[1].rstrip('.')}")
-            else:
-                break
-        data = self._from.read(min(reply.size, _MAX_RESULT))
-        if len(data) < reply.size or not self._from.readline(_MAX_LINE):
-            raise self._gone()
-        if hashlib.sha256(data).hexdigest() != reply.sha256:
-            raise _damaged("its hash is another")
-        try:
-            return msgspec.json.decode(data, type=kind)
-        except msgspec.MsgspecError as error:
-            raise _damaged(str(error)) from error
+            if reply.progress is None:
+                return reply
+            known = reply.progress
+            progress(*known)
 
-    def _reply(self) -> Reply:
-        line = self._from.readline(_MAX_LINE)
-        if not line:
-            raise self._gone()
-        try:
-            return msgspec.json.decode(line, type=Reply)
-        except msgspec.MsgspecError as error:
-            raise _damaged(str(error)) from error
+    def _news(self, known: Progressed | None, pace: _Pace, deadline: float) -> Reply:
+        """Return the next frame that says something new."""
+        while True:
+            line = self._wire.line(_MAX_LINE, self._seconds, deadline)
+            pace.count()
+            if line.strip():  # else it answers a sign of life
+                reply = _decoded(line, Reply)
+                if reply.progress is None or reply.progress != known:
+                    return reply
 
     def _greet(self) -> None:
         """Send our package and wait for the agent, past whatever a login shell may print."""
         data = archive()
-        try:
-            self._to.write(f"{len(data)} {hashlib.sha256(data).hexdigest()}\n".encode() + data)
-            self._to.flush()
-        except OSError as error:
-            raise self._gone() from error
-        while line := self._from.readline(_MAX_LINE):
-            if line.startswith(GREETING):
-                with suppress(msgspec.MsgspecError):
-                    return _check(msgspec.json.decode(line.removeprefix(GREETING), type=Greeting))
-                raise _damaged("its greeting cannot be read")
-        raise self._gone()
+        head = f"{len(data)} {hashlib.sha256(data).hexdigest()}\n".encode()
+        with self._talking() as deadline:
+            with suppress(End):  # a Python that is too old does not read this, but says so
+                self._wire.send((head, data), self._seconds, deadline)
+            self._wire.skip(b"\n" + GREETING, _MAX_PRINTED, deadline)
+            line = self._wire.line(_MAX_LINE, self._seconds, deadline)
+            _check(_decoded(line, Greeting))
+        self._greeted = True
 
     def _live(self) -> None:
-        """Give the agent signs of life."""
-        with suppress(OSError, ValueError):
-            while not self._closing.wait(_SIGN_OF_LIFE_SECONDS):
-                with self._lock:
-                    self._to.write(b"\n")
-                    self._to.flush()
+        """Give the agent signs of life, which it answers."""
+        while not self._closing.wait(min(_SIGN_OF_LIFE_SECONDS, self._seconds / 4)):
+            self._wire.nudge(SIGN)
+
+    @contextmanager
+    def _talking(self) -> Iterator[float]:
+        """Give a deadline; what goes wrong within the block ends the connection."""
+        deadline = time.monotonic() + self._seconds * (WORK if self._greeted else 1)
+        try:
+            yield deadline
+        except End as end:
+            raise self._gone() from end
+        except Silence as silence:
+            raise self._silent(self._greeted and time.monotonic() >= deadline) from silence
+        except Flood as flood:
+            self._end(self._hurried_seconds)
+            raise DeviceError(
+                "the device sends without end" if self._greeted else "the device's login shell prints without end",
+                got=repr(self._last_words()),
+                fix="look at what it runs at a login" if not self._greeted else "check the device, then try again",
+            ) from flood
+        except DeviceError:
+            self._end(self._hurried_seconds)
+            raise
 
     def _gone(self) -> DeviceError:
         """Say why the other side has ended."""
-        self._end()
-        self._complaints.seek(0)
-        code, complaint = self._process.returncode, self._complaints.read().decode(errors="replace")
-        if lost := self._device.lost(code, complaint):
+        code = self._end(max(self._seconds, _HURRIED_SECONDS))
+        if lost := self._device.lost(code, self._wire.complaint.text()):
             return lost
-        last = (complaint.strip().splitlines() or ["no message"])[-1]
         if code == _NO_PYTHON:
             return DeviceError(
                 "the device has no such Python",
@@ -190,28 +191,79 @@ class Session:
                 fix="install Python 3.10 or newer there, or name another one (--device-python, [device] python)",
             )
         if code == _NO_FOLDER:
-            return _no_room(last)
+            return _no_room(self._last_words())
+        how = "a connection that was half closed" if self._wire.killed else f"exit code {code}"
+        got = f"{how}, {self._last_words()!r}"
+        if not self._greeted:
+            return DeviceError(
+                "the device did not start what was sent to it",
+                got=got,
+                expected="a login shell that can run \"exec sh -c '...'\", and a Python",
+                fix="log in by hand and see what it says",
+            )
         return DeviceError(
             "the device went away in the middle of it, or what ran there was killed",
-            got=f"exit code {code}, '{last}'",
+            got=got,
             fix="check that it is still on and has enough memory, then try again",
         )
 
-    def _end(self) -> None:
-        """Say goodbye and wait until the device has cleaned up; a client that does not come back is ended."""
-        self._closing.set()
-        with suppress(OSError):
-            self._to.close()
-        try:
-            self._process.wait(_GOODBYE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+    def _silent(self, worked: bool) -> DeviceError:
+        """Say that a deadline has passed; the client may know more."""
+        code = self._end(self._hurried_seconds)
+        if not self._wire.killed and (lost := self._device.lost(code, self._wire.complaint.text())):
+            return lost
+        if not self._greeted:
+            return DeviceError(
+                f"the device did not greet within {self._seconds:g} s", got=repr(self._last_words()), fix=_WAIT
+            )
+        if worked:
+            return DeviceError(f"the device made no progress for {WORK * self._seconds:g} s", fix=_WAIT)
+        return DeviceError(f"the device was silent for {self._seconds:g} s in the middle of it", fix=_WAIT)
 
-    def _close(self) -> None:
-        self._end()
-        self._from.close()
-        self._complaints.close()
+    def _last_words(self) -> str:
+        """Return the last line that was complained or, failing that, printed before the agent greeted."""
+        words = (self._wire.complaint.text().strip(), self._wire.printed.text().strip())
+        return shown(next((word.splitlines()[-1].strip() for word in words if word), "no message"))
+
+    def _end(self, patience_seconds: float) -> int:
+        """Say goodbye and wait until the device has cleaned up; a client that does not come back is ended.
+
+        Nothing stays there in that case either: then it is the device's shell that hears of the end.
+        """
+        self._closing.set()
+        return self._wire.end(min(patience_seconds, _GOODBYE_SECONDS))
+
+
+class _Pace:
+    """Counts what comes, and does not put up with more than there can be."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._frames = 0
+
+    def count(self) -> None:
+        self._frames += 1
+        if self._frames > _FRAMES + _FRAMES_A_SECOND * (time.monotonic() - self._began):
+            raise Flood
+
+
+def _message(header: Request, files: Mapping[str, Path | bytes]) -> Iterator[bytes]:
+    """Yield a task with its files, part by part."""
+    yield msgspec.json.encode(header) + b"\n"
+    for content in files.values():
+        if isinstance(content, bytes):
+            yield content
+        else:
+            with content.open("rb") as source:
+                while chunk := source.read(_CHUNK):
+                    yield chunk
+
+
+def _decoded(data: bytes, kind: type[Result]) -> Result:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _damaged(str(error)) from error
 
 
 def _script(folder: str, python: str) -> str:

@@ -6,14 +6,17 @@ import re
 import shutil
 from urllib.parse import urlsplit
 
+from edgefuse.device.device import TIMEOUT_SECONDS
 from edgefuse.errors import DeviceError
 
-# Nothing may ask for anything: a host whose key is unknown is refused, and so is who needs a password. A host that has
-# not answered for 15 s is gone. Nothing of this machine is offered to the device.
+# Nothing may ask for anything: a host whose key is unknown is refused, and so is who needs a password. Nothing of this
+# machine is offered to the device, and no connection of ours stays open for others.
 _OPTIONS = (
-    *("BatchMode=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=10", "ServerAliveInterval=5"),
-    *("ServerAliveCountMax=3", "ClearAllForwardings=yes", "ForwardAgent=no", "ForwardX11=no", "EscapeChar=none"),
+    *("BatchMode=yes", "StrictHostKeyChecking=yes", "ServerAliveCountMax=3", "ClearAllForwardings=yes"),
+    *("ForwardAgent=no", "ForwardX11=no", "EscapeChar=none", "ControlMaster=no"),
 )
+# Of the session's patience: so that the client, which knows more, is the one to say that a host does not answer.
+_TO_CONNECT, _TO_ANSWER = 1 / 3, 1 / 12
 _CONNECTION_FAILED = 255
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+\\-]*")
 _HOST = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_.:%-]*")
@@ -60,17 +63,19 @@ class SshDevice:
         except ValueError:
             host, port, parts = "", None, urlsplit("ssh:")
         user = parts.username
-        fits = _HOST.fullmatch(host) and (user is None or _USER.fullmatch(user))
+        fits = _HOST.fullmatch(host) and (user is None or _USER.fullmatch(user)) and port != 0
         if not fits or parts.password is not None or parts.path.strip("/") or parts.query or parts.fragment:
             raise DeviceError("this is no device behind ssh", got=repr(uri), expected="ssh://user@host[:port]")
         self._host = f"{user}@{host}" if user else host
         self._port = ["-p", str(port)] if port else []
 
-    def command(self, script: str) -> list[str]:
+    def command(self, script: str, timeout_seconds: float = TIMEOUT_SECONDS) -> list[str]:
         """Return the client's command line."""
         if shutil.which("ssh") is None:
             raise DeviceError("there is no program 'ssh'", fix="install the OpenSSH client")
-        options = (word for option in _OPTIONS for word in ("-o", option))
+        connecting, asking = (max(1, round(timeout_seconds * part)) for part in (_TO_CONNECT, _TO_ANSWER))
+        limits = (f"ConnectTimeout={connecting}", f"ServerAliveInterval={asking}")
+        options = (word for option in (*_OPTIONS, *limits) for word in ("-o", option))
         return ["ssh", "-T", "-x", *options, *self._port, "--", self._host, script]
 
     def lost(self, code: int, complaint: str) -> DeviceError | None:

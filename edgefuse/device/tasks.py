@@ -6,15 +6,16 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
+import msgspec
 import numpy as np
 
 from edgefuse import registry
 from edgefuse.bundle.manifest import Binding, BuildPlan, Machine
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import Record
-from edgefuse.measure import benchmark, machine
+from edgefuse.measure import benchmark, machine, pressure
 from edgefuse.measure.benchmark import Benchmark
 from edgefuse.measure.latency import Interleaved, Latencies, in_turn
 from edgefuse.measure.pressure import Pressure
@@ -25,7 +26,8 @@ from edgefuse.runtime.pipeline import Inputs, load
 from edgefuse.runtime.processor import checked_threads
 
 Feeds: TypeAlias = Mapping[str, Array]
-Series: TypeAlias = dict[str, list[int]]
+Natural: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+Series: TypeAlias = dict[str, list[Natural]]
 """The nanoseconds of every timed call, by name."""
 
 INPUTS = "inputs.npz"
@@ -43,6 +45,14 @@ class Describe(Record, frozen=True, kw_only=True, tag="describe"):
     def __call__(self, files: Path, progress: Progress) -> Machine:
         """Return the description."""
         return machine.describe(checked_threads(self.threads), _backend(self.backend).versions())
+
+
+class Quiet(Record, frozen=True, kw_only=True, tag="quiet"):
+    """Try for a moment whether nothing else keeps the device busy."""
+
+    def __call__(self, files: Path, progress: Progress) -> bool:
+        """Return whether that is so."""
+        return pressure.quiet()
 
 
 class Bench(Record, frozen=True, kw_only=True, tag="bench"):
@@ -132,7 +142,7 @@ class RungSeries(Record, frozen=True, kw_only=True):
     """The series of every rung, and the peak memory of a process that runs it."""
 
     timed: Timed
-    peak_rss_bytes: dict[str, int]
+    peak_rss_bytes: dict[str, Natural]
 
 
 class TimeRungs(Record, frozen=True, kw_only=True, tag="rungs"):
@@ -160,7 +170,7 @@ class TimeRungs(Record, frozen=True, kw_only=True, tag="rungs"):
         return RungSeries(timed=Timed.of(latencies), peak_rss_bytes=peaks)
 
 
-Task: TypeAlias = Describe | Bench | TimeStage | TimeRungs
+Task: TypeAlias = Describe | Quiet | Bench | TimeStage | TimeRungs
 
 
 def _backend(name: str) -> Backend:

@@ -36,8 +36,8 @@ _NS_PER_MS = 1e6
 _FASTEST = 0.01
 _PARTS = 3
 _FEWEST_ROUNDS_OF_A_PART = 3
-# A call that gives its processor away (to a GPU, to other threads) takes less of the thread's time than of the wall's.
-_ON_THE_PROCESSOR = 0.9
+# Calls that give their processor away (to a GPU, to other threads) more often than this take less of it than of time.
+_BLOCKING = 0.05
 _READINGS = 51
 
 
@@ -258,8 +258,7 @@ class Interleaved:
         for name, call in calls:
             for _ in range(self.settle):
                 call()
-            for _ in range(self.burst):
-                durations.add(name, call)
+            durations.add(name, call, self.burst)
 
 
 class _Durations:
@@ -268,23 +267,32 @@ class _Durations:
     def __init__(self) -> None:
         self._wall: dict[str, list[int]] = defaultdict(list)
         self._processor: dict[str, list[int]] = defaultdict(list)
+        self._blocked: dict[str, float] = defaultdict(float)
 
-    def add(self, name: str, call: Callable[[], object]) -> None:
-        """Time a call. The wall's clock is the inner one: reading the other takes up to a microsecond."""
-        ran = time.thread_time_ns()
-        before = time.perf_counter_ns()
-        call()
-        took = time.perf_counter_ns() - before
-        self._processor[name].append(time.thread_time_ns() - ran)
-        self._wall[name].append(took)
+    def add(self, name: str, call: Callable[[], object], calls: int) -> None:
+        """Time some calls. The wall's clock is the inner one: reading the other takes up to a microsecond."""
+        wall, processor = self._wall[name], self._processor[name]
+        blocked = pressure.blocked()
+        for _ in range(calls):
+            ran = time.thread_time_ns()
+            before = time.perf_counter_ns()
+            call()
+            took = time.perf_counter_ns() - before
+            processor.append(time.thread_time_ns() - ran)
+            wall.append(took)
+        self._blocked[name] += pressure.blocked() - blocked
 
     def latencies(self, burst: int) -> Latencies:
         """Return all that was timed; the processor's time of those for whose calls it is a clock."""
         wall = {name: np.array(values, np.int64) for name, values in self._wall.items()}
         reading = _of_a_reading()
         processor = {name: np.maximum(np.array(self._processor[name], np.int64) - reading, 0) for name in wall}
-        told = [name for name in wall if np.median(processor[name]) >= _ON_THE_PROCESSOR * wall[name].min()]
-        return Latencies(wall, burst, {name: processor[name] for name in told})
+        told = {
+            name: series
+            for name, series in processor.items()
+            if self._blocked[name] <= _BLOCKING * len(series) and series.min() > 0  # some clocks tick in milliseconds
+        }
+        return Latencies(wall, burst, told)
 
 
 def _of_a_reading() -> int:

@@ -38,7 +38,7 @@ class Interval:
 
     def reaching(self, *others: float) -> Interval:
         """Return it widened until it holds other estimates of the same."""
-        return replace(self, low=min(self.low, *others), high=max(self.high, *others))
+        return replace(self, low=min((self.low, *others)), high=max((self.high, *others)))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Checkpoints of a recovery: written whole or not at all, read without executing anything, tied to a student.
 
-A file is what torch writes and, behind it, the SHA-256 of that: torch itself does not notice a bit that flipped.
+A file is what torch writes and, behind it, the size and the SHA-256 of that: torch does not notice a bit that flipped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgefuse.datasets.seal import open_unfollowed
 
 logger = logging.getLogger(__name__)
 
-_HASH_BYTES = 2 * hashlib.sha256().digest_size
+_SEAL_BYTES = 16 + 2 * hashlib.sha256().digest_size  # in hexadecimal
 _BLOCK_BYTES = 1 << 20
 
 
@@ -57,7 +57,7 @@ def save(path: Path, key: str, state: Mapping[str, Any]) -> None:
         with os.fdopen(handle, "wb") as file:
             hashed = _Hashed(file)
             _write(hashed, {"key": key, "state": dict(state)})
-            file.write(hashed.sha256.hexdigest().encode())
+            file.write(hashed.seal())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -92,11 +92,13 @@ class _Hashed:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.sha256 = hashlib.sha256()
+        self._sha256 = hashlib.sha256()
+        self._size_bytes = 0
         self.refused: OSError | None = None
 
     def write(self, data: bytes) -> int:
-        self.sha256.update(data)
+        self._sha256.update(data)
+        self._size_bytes += len(data)
         try:
             return self._file.write(data)
         except OSError as error:
@@ -105,6 +107,9 @@ class _Hashed:
 
     def flush(self) -> None:
         self._file.flush()
+
+    def seal(self) -> bytes:
+        return _seal(self._size_bytes, self._sha256.hexdigest())
 
 
 def _write(file: _Hashed, content: Mapping[str, Any]) -> None:
@@ -116,16 +121,25 @@ def _write(file: _Hashed, content: Mapping[str, Any]) -> None:
         raise
 
 
+def _seal(size_bytes: int, sha256: str) -> bytes:
+    return f"{size_bytes:016x}{sha256}".encode()
+
+
 def _check(file: IO[bytes]) -> None:
     """Read a whole file and go back to its beginning; a ValueError says what is wrong with it."""
     state = os.fstat(file.fileno())
     if not stat.S_ISREG(state.st_mode):
         raise ValueError("it is no file")
-    left = state.st_size - _HASH_BYTES
-    found = hashlib.sha256()
-    while left > 0 and (block := file.read(min(left, _BLOCK_BYTES))):
+    size_bytes = max(state.st_size - _SEAL_BYTES, 0)
+    file.seek(size_bytes)
+    sealed = file.read(_SEAL_BYTES)
+    if sealed[:16] != _seal(size_bytes, "")[:16]:  # what is too large is not read
+        raise ValueError("it has another size than what was written")
+    file.seek(0)
+    found, left = hashlib.sha256(), size_bytes
+    while left and (block := file.read(min(left, _BLOCK_BYTES))):
         found.update(block)
         left -= len(block)
-    if left or file.read() != found.hexdigest().encode():
-        raise ValueError("its content is not what was written")
+    if sealed != _seal(size_bytes, found.hexdigest()):
+        raise ValueError("it has another content than what was written")
     file.seek(0)

@@ -49,14 +49,16 @@ def main() -> None:
     """Train, then write the weights and the curve with the test table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=TrainSettings.epochs, help="length of the schedule")
+    parser.add_argument("--epoch-items", type=int, default=TrainSettings.epoch_items, help="samples per epoch")
+    parser.add_argument("--items", type=int, help="of the validation and the test split each; all by default")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for digits.safetensors and training.json")
     arguments = parser.parse_args()
-    settings = replace(TrainSettings(), epochs=arguments.epochs)
+    settings = replace(TrainSettings(), epochs=arguments.epochs, epoch_items=arguments.epoch_items)
     make_deterministic(settings)
     model = build()
     prepare = Preprocess(model)
     samples = digits.items("train", count=settings.max_epochs * settings.epoch_items)
-    validation = batches(digits.items("validation"), prepare)
+    validation = batches(digits.items("validation", count=arguments.items), prepare)
     model.encoders["image"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a CPU
     curve = fit(model, samples, validation, prepare, settings, report)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -69,7 +71,7 @@ def main() -> None:
         "settings": asdict(settings),
         "data": {"digest": digits.load().digest, "settings": asdict(digits.Settings())},
         "curve": [asdict(point) for point in curve],
-        "test": accuracy_by_subset(model, batches(digits.items("test"), prepare)),
+        "test": accuracy_by_subset(model, batches(digits.items("test", count=arguments.items), prepare)),
     }
     (arguments.out / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

@@ -9,29 +9,19 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import importlib
 import json
 import multiprocessing
-import os
 import pkgutil
 import random
 import sys
-import tempfile
 import traceback
-from collections import Counter
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
 
 from tests.attack import areas
-from tests.attack.attempt import Area, attempt
+from tests.attack.rows import Row, attack, broken
 
-MAX_SHOWN = 10
 MIN_TRIES = 8_000
 """Of a whole run: fewer would mean that an area ended early."""
-RESULTS = ("refused", "accepted_equal", "crashed", "hung", "uncaught")
-
-Row: TypeAlias = "dict[str, Any]"
 
 
 def main() -> int:
@@ -54,57 +44,21 @@ def area_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(areas.__path__))
 
 
-def assail(area: Area, wanted: int, seed: int) -> tuple[Row, list[str]]:
-    """Make attempts of one area; return its row, and a line for each of the first attempts that broke something."""
-    counts: Counter[str] = Counter()
-    seconds, rss_bytes, shown = 0.0, 0, []
-    with tempfile.TemporaryDirectory() as folder:
-        # A generator of its own for each area: which areas run does not change what one tries.
-        for each in islice(area.attempts(random.Random(f"{seed} {area.name}"), Path(folder)), wanted):
-            outcome = attempt(each, area.max_seconds, area.max_rss_bytes)
-            counts[outcome.result] += 1
-            seconds, rss_bytes = max(seconds, outcome.seconds), max(rss_bytes, outcome.rss_bytes)
-            if not outcome.ok:
-                shown.append(f"{area.name}: {outcome.result}: {each.what}: {outcome.detail}")
-    row = {
-        "area": area.name,
-        "tried": counts.total(),
-        **{result: counts[result] for result in RESULTS},
-        "seconds_worst": round(seconds, 3),
-        "rss_worst_bytes": rss_bytes,
-        "ok": not shown and counts.total() > 0,
-    }
-    return row, shown[:MAX_SHOWN]
-
-
 def _rows(options: argparse.Namespace) -> list[Row]:
     """Run the areas side by side, each in a process of its own, and print what broke as they end."""
     rows: list[Row] = []
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(options.jobs, context, max_tasks_per_child=1) as pool:
         arguments = (options.seed, options.short, options.tries)
-        jobs = {pool.submit(_run, name, *arguments): name for name in options.areas or area_names()}
+        jobs = {pool.submit(attack, name, *arguments): name for name in options.areas or area_names()}
         for job in concurrent.futures.as_completed(jobs):
             try:
                 row, shown = job.result()
             except Exception:  # noqa: BLE001 - an area that cannot even make its attempts is a row, too
-                row, shown = _broken(jobs[job]), [traceback.format_exc()]
+                row, shown = broken(jobs[job]), [traceback.format_exc()]
             rows.append(row)
             print(*shown, json.dumps(row), sep="\n", flush=True)
     return sorted(rows, key=lambda row: str(row["area"]))
-
-
-def _run(name: str, seed: int, short: bool, tries: int | None) -> tuple[Row, list[str]]:
-    area: Area = importlib.import_module(f"tests.attack.areas.{name}").AREA
-    with tempfile.TemporaryDirectory() as folder:  # for what a killed child leaves behind
-        os.environ["TMPDIR"] = tempfile.tempdir = folder
-        return assail(area, tries or (area.short if short else area.tries), seed)
-
-
-def _broken(name: str) -> Row:
-    """Return the row of an area that ended with an error of its own."""
-    figures = {"seconds_worst": 0.0, "rss_worst_bytes": 0, "ok": False}
-    return {"area": name, "tried": 0, **dict.fromkeys(RESULTS, 0), **figures}
 
 
 def _options() -> argparse.Namespace:

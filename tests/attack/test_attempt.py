@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from edgefuse.errors import BundleError
-from tests.attack.__main__ import assail
 from tests.attack.attempt import Area, Attempt, Outcome, attempt
+from tests.attack.rows import assail
 
 ROOT = Path(__file__).parents[2]
 SOON = 0.5

@@ -45,7 +45,7 @@ FILES = {
     "stages/text_encoder.float.bin": b"text encoder, float",
     "stages/fusion.float.bin": b"fusion, float",
     "stages/fusion.fp16.bin": b"fusion, fp16",
-    "assets/tokenizer.json": b"{}",
+    "assets/tokenizer.json": b'{"model": {"type": "WordLevel", "vocab": {"zero": 0, "one": 1}, "unk_token": "zero"}}',
     "golden/000.bin": bytes(range(4)),
     "golden/001.bin": bytes(16),
     "report.json": b'{"schema": 1}',

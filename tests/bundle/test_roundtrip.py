@@ -21,8 +21,8 @@ from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import BundleError
 
 FORMS = ("bundle", "bundle.edgefuse")
-DIGEST = "c789fdf706940f53656a66077346f001f390fa5a6ab92ada3068ddb26b75b6ab"
-ARCHIVE_SHA256 = "3622de2f262953735d85b61a2993f6bd6388d2c728586a69c57a35f39d270f93"
+DIGEST = "19ab24ae3f13221367adb47888a21e2833ea13146d2ace1fc773d895ca7d00d4"
+ARCHIVE_SHA256 = "63cb7593e8c11a250344ae736d84f01fa5c18f6037dd7684c65cd843ee972643"
 
 
 def _tree(folder: Path) -> dict[str, bytes]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgefuse.bundle.spec import ModelSpec, image, tensor, text
+from edgefuse.bundle.writer import write_bundle
 from edgefuse.commands import modalities
 from edgefuse.commands.run import add_arguments
 from edgefuse.errors import InputError
+from tests import overflow
 
 Cli = Callable[..., Any]
 SPEC = ModelSpec(
@@ -116,3 +120,48 @@ def test_a_modality_that_is_called_like_an_option_gets_another_one(
     assert np.array_equal(raw["threads"], np.ones((1, 2)))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"--camera FILE --text TEXT --input-threads FILE\.npy"):
         modalities.parse(SPEC, ["--thread", "x"], parser)
+
+
+@pytest.mark.parametrize("kind", sorted(overflow.OUTPUTS))
+def test_an_answer_that_overflowed_is_an_error(cli: Cli, tmp_path: Path, kind: str) -> None:
+    write_bundle(tmp_path / kind, *overflow.bundle(kind))
+    np.save(tmp_path / "huge.npy", np.array([[[3e38, -3e38, 3e38], [3e38, 3e38, -3e38]]], np.float32))
+    for more in ((), ("--json",)):
+        done = cli("run", tmp_path / kind, "--motion", tmp_path / "huge.npy", *more)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == (
+            "edgefuse: error: the model's answer is not finite: it overflows, or was never right: "
+            "got up to 3e+38 in 'motion.values', expected numbers. "
+            "Fix: scale the inputs as in training, or ask 'edgefuse verify' whether the bundle is right.\n"
+        )
+
+
+def test_decoders_write_nothing_beside_the_one_sentence(cli: Cli, tiny_bundle: Path, tmp_path: Path) -> None:
+    noise = Image.effect_noise((64, 64), 50)
+    noise.save(tmp_path / "whole.tif", compression="tiff_lzw")
+    data = (tmp_path / "whole.tif").read_bytes()
+    (tmp_path / "cut.tif").write_bytes(data[:300] + bytes(2_000) + data[2_300:])  # libtiff has its own words for that
+    done = cli("run", tiny_bundle, "--image", tmp_path / "cut.tif")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert "the picture 'image' cannot be decoded: got " in line
+    assert "cut.tif'" in line
+    assert cli("run", tiny_bundle, "--image", tmp_path / "whole.tif").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.npy", "folder", "zero.png"])
+@pytest.mark.parametrize("option", ["--image", "--motion"])
+def test_what_is_no_regular_file_is_one_sentence(
+    cli: Cli, tiny_bundle: Path, tmp_path: Path, option: str, name: str
+) -> None:
+    path = tmp_path / name
+    if name == "folder":
+        path.mkdir()
+    elif name == "zero.png":
+        path.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(path)
+    done = cli("run", tiny_bundle, option, path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert f"the file for '{option[2:]}' cannot be read: got '" in line

@@ -71,7 +71,7 @@ def test_a_killed_writer_leaves_no_entry_and_the_next_one_completes(tmp_path: Pa
     process.communicate()
     assert not any((p / "two").exists() for p in (tmp_path / "kind").iterdir())
     output, _ = writer(tmp_path, 0).communicate()
-    assert output.endswith("['SHA256SUMS', 'one', 'two']\n")
+    assert output.endswith("['one', 'seal.json', 'two']\n")
     assert [p.name for p in (tmp_path / "kind").iterdir() if "tmp" in p.name] == []
 
 
@@ -82,7 +82,7 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
     started = time.monotonic()
     second = writer(tmp_path, 1.0)
     outputs = [first.communicate()[0], second.communicate()[0]]
-    assert outputs == ["['SHA256SUMS', 'one', 'two']\n", "['SHA256SUMS', 'one', 'two']\n"]  # the second never wrote
+    assert outputs == ["['one', 'seal.json', 'two']\n", "['one', 'seal.json', 'two']\n"]  # the second never wrote
     assert time.monotonic() - started < 60
 
 

@@ -166,6 +166,13 @@ def _unpacked(packages: Sequence[str]) -> Path:
 
 
 @pytest.fixture
+def unpacked() -> Callable[[str], Path]:
+    """Return the folder of a shell that is no part of every system, with the libraries that it needs, or skip."""
+    needs = {"fish": ["libpcre2-32-0"]}
+    return lambda package: _unpacked([package, *needs.get(package, [])])
+
+
+@pytest.fixture
 def place(openssh: tuple[str, dict[str, str]], tmp_path: Path) -> Iterator[Place]:
     """A device behind ssh, whose folder for temporary files has a name that asks for quoting."""
     folder = tmp_path / "sshd"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from edgefuse.errors import MeasureError
-from edgefuse.measure.latency import Interleaved, Latencies, single_stream
+from edgefuse.measure.latency import Interleaved, Latencies, Nanoseconds, single_stream
+from edgefuse.measure.pressure import Pressure, Reading
 from edgefuse.measure.rungs import P99_ROUNDS
 
 
@@ -125,3 +126,94 @@ def test_a_timing_says_what_it_needs(timing: Interleaved, message: str) -> None:
 def test_a_name_that_was_not_timed_is_an_error() -> None:
     with pytest.raises(MeasureError, match="nothing of that name was timed: got 'c', expected a or b"):
         Latencies({"a": np.ones(3, np.int64), "b": np.ones(3, np.int64)}).ratio("a", "c")
+
+
+BUSY = Pressure(waited=0.7)
+LONG_NS, SHORT_NS, TURN_NS = 20_000_000, 4_000_000, 3_000_000
+
+
+def preempted(truth_ns: int, calls: int, rng: np.random.Generator) -> tuple[Nanoseconds, Nanoseconds]:
+    """Simulate calls on a processor that others have for 10 ms after every 3 ms of ours: durations by both clocks."""
+    processor = (truth_ns * rng.lognormal(0.02, 0.02, calls)).astype(np.int64)
+    turns = ((rng.integers(0, TURN_NS, calls) + processor) // TURN_NS).astype(np.int64)
+    return processor + 10_000_000 * turns, processor
+
+
+def loaded(busy: bool = True, both: bool = True) -> Latencies:
+    rng = np.random.default_rng(0)
+    (long, long_ran), (short, short_ran) = (preempted(ns, 670, rng) for ns in (LONG_NS, SHORT_NS))
+    ran = {"long": long_ran, "short": short_ran} if both else {}
+    return Latencies({"long": long, "short": short}, 10, ran, BUSY if busy else Pressure())
+
+
+def test_preemption_falsifies_a_ratio_and_leaves_its_interval_tight() -> None:
+    blind = loaded(busy=False, both=False).ratio("long", "short")
+    assert blind.low > 1.1 * LONG_NS / SHORT_NS
+    assert blind.high - blind.low < 0.1 * blind.value
+    assert not blind.marked
+
+
+def test_the_interval_holds_what_the_processors_clock_says() -> None:
+    truth = LONG_NS / SHORT_NS
+    for busy in (False, True):
+        found = loaded(busy)
+        ratio, p50 = found.ratio("long", "short"), found.interval_ms("long")
+        assert ratio.low <= truth <= ratio.high
+        assert p50.low <= 1.03 * LONG_NS / 1e6 <= p50.high
+        assert ratio.marked == p50.marked == busy
+
+
+def test_a_mark_comes_with_what_the_fastest_calls_and_every_part_of_the_run_say() -> None:
+    rng = np.random.default_rng(1)
+    slow = np.where(np.arange(300) % 5 == 0, 1.0, rng.uniform(1.4, 1.6, 300)) * 3e6
+    series = {"a": slow.astype(np.int64), "b": np.full(300, 1_000_000)}
+    plain, marked = (Latencies(series, pressure=one).ratio("a", "b") for one in (Pressure(), BUSY))
+    assert plain.low > 4, "a median does not see the fifth of the calls that were undisturbed"
+    assert (marked.value, marked.high) == (plain.value, plain.high)
+    assert marked.low == 3
+    assert marked.marked
+
+
+def test_a_drift_is_seen_in_whichever_contender_it_is() -> None:
+    steady, rising = np.full(90, 1_000_000), np.linspace(1e6, 2e6, 90).astype(np.int64)
+    assert Latencies({"a": steady, "b": steady}).drift() == 0
+    up, down = (Latencies({"a": steady, "b": one}).drift() for one in (rising, rising[::-1]))
+    assert up == down == pytest.approx(0.57, abs=0.02)
+    assert Latencies({"a": rising[:8]}).drift() is None, "too few rounds to tell"
+    assert Latencies({"a": rising}, burst=30).drift() is None
+
+
+class Counted:
+    """A source in which this process waits for a share of its time."""
+
+    processors = 2
+
+    def __init__(self, waited: float) -> None:
+        self.waited = waited
+        self.asked = 0
+
+    def __call__(self) -> Reading:
+        self.asked += 1
+        ns = 1_000_000 * self.asked
+        return Reading(at_ns=ns, processor_ns=ns, threads={1: (round((1 - self.waited) * ns), round(self.waited * ns))})
+
+
+@pytest.mark.parametrize(("waited", "busy"), [(0.01, False), (0.4, True)])
+def test_every_timing_is_watched(waited: float, busy: bool) -> None:
+    source = Counted(waited)
+    timing = Interleaved(warmup_rounds=1, min_rounds=30, min_seconds=0.2)
+    latencies = timing({"a": lambda: sum(range(500)), "b": lambda: sum(range(900))}, source=source)
+    assert source.asked >= 3, "at the start, between rounds and at the end"
+    assert latencies.pressure.waited == pytest.approx(waited, abs=0.01)
+    if busy:
+        assert latencies.ratio("a", "b").marked
+
+
+def test_calls_that_give_their_processor_away_have_one_clock() -> None:
+    def work() -> None:
+        end = time.thread_time() + 0.002
+        while time.thread_time() < end:
+            pass
+
+    timing = Interleaved(min_rounds=5, min_seconds=0)
+    assert list(timing({"nap": lambda: time.sleep(0.004), "work": work}).processor) == ["work"]

@@ -58,6 +58,39 @@ def test_independent_and_constant_series_need_no_blocks() -> None:
     assert statistics.block_length(np.ones(500)) == 1
 
 
+def test_intervals_of_load_that_comes_and_goes_cover_what_a_long_run_says() -> None:
+    rng = np.random.default_rng(9)
+    covered, plainly = 0, 0
+    for _ in range(200):
+        load = np.zeros(150)
+        busy = rng.random() < 0.3
+        for step in range(150):  # bursts of five rounds, three tenths of the time
+            busy = rng.random() >= 0.2 if busy else rng.random() < 0.3 / 0.7 / 5
+            load[step] = busy
+        ratios = 3 + 0.05 * rng.normal(size=150) + 0.3 * load
+        for block in (1, statistics.block_length(ratios)):
+            interval = bootstrap(ratios, resamples=400, block=block)
+            holds = interval.low <= 3.029 <= interval.high  # the median of a million rounds
+            covered += holds and block > 1
+            plainly += holds and block == 1
+    assert plainly < 165
+    assert covered > 175
+
+
+def test_few_blocks_need_a_wider_interval() -> None:
+    rng = np.random.default_rng(10)
+    samples = [rng.normal(size=15) for _ in range(300)]
+    covered = sum(i.low <= 0 <= i.high for i in (bootstrap(s, statistics.mean, resamples=400) for s in samples))
+    assert covered >= 0.93 * 300
+
+
+def test_an_interval_reaches_to_other_estimates() -> None:
+    interval = statistics.Interval(2.0, 1.9, 2.1)
+    assert interval.reaching(1.5, 2.05) == statistics.Interval(2.0, 1.5, 2.1)
+    assert interval.reaching() == interval
+    assert not interval.marked
+
+
 def test_no_disagreement_is_not_certainty() -> None:
     drop = paired_drop(np.ones(100), np.ones(100))
     assert drop.drop == 0

@@ -66,6 +66,20 @@ def test_it_reads_the_archive_form(
     assert refused.stderr == "error: the archive is not a bundle: it does not end with a plain end record.\n"
 
 
+def test_nothing_is_left_at_home(
+    cpp_reader: Path,
+    written: Callable[..., list[str]],
+    tmp_path: Path,
+    tiny_bundle: Path,
+    tiny_tensors: Mapping[str, Array],
+) -> None:
+    """ONNX Runtime's telemetry keeps a device's id there, unless it finds itself on a build server."""
+    home = tmp_path / "home"
+    home.mkdir()
+    subprocess.run([cpp_reader, tiny_bundle, *written(**tiny_tensors)], env={"HOME": str(home)}, check=True)
+    assert list(home.iterdir()) == []
+
+
 def damage(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

@@ -20,6 +20,8 @@ from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import BackendError, BundleError, InputError
 from edgefuse.runtime.pipeline import Inputs, Pipeline
 from edgefuse.runtime.processor import available_processors
+from tests import overflow
+from tests.attack.areas.arrays import odd_arrays
 
 Load = Callable[..., Pipeline]
 Raw = dict[str, Any]
@@ -186,3 +188,42 @@ def test_an_answer_can_be_changed_without_harm(load_tiny: Load, tiny_raw: Raw) -
         kept = first.copy()
         first[:] = 0
         np.testing.assert_array_equal(logits(pipeline, **tiny_raw), kept)
+
+
+TOO_LARGE = np.array([[[3e38, -3e38, 3e38], [3e38, 3e38, -3e38]]], np.float32)
+
+
+@pytest.mark.parametrize("kind", sorted(overflow.OUTPUTS))
+def test_values_that_overflow_are_marked_and_not_kept(tmp_path: Path, kind: str) -> None:
+    write_bundle(tmp_path / kind, *overflow.bundle(kind))
+    with edgefuse.load(tmp_path / kind) as pipeline:
+        prediction = pipeline(motion=TOO_LARGE)
+        assert not np.isfinite(prediction.outputs["logits"]).all()
+        assert not prediction.finite
+        for view in ("label", "values", "embedding"):
+            with pytest.raises(InputError):
+                getattr(prediction, view)
+        pipeline(motion=TOO_LARGE)
+        assert (pipeline.cache.hits, pipeline.cache.misses) == (0, 2)
+        assert pipeline(motion=TOO_LARGE / np.float32(1e38)).finite
+
+
+@pytest.mark.parametrize("length", [-5, 0, 7, 2**31 - 1, -(2**31)])
+def test_a_length_that_cannot_be_is_refused(load_tiny: Load, tiny_raw: Raw, length: int) -> None:
+    with load_tiny() as pipeline:
+        inputs = pipeline.preprocess(**tiny_raw)
+        wrong = dict(inputs.values) | {"text.length": np.array([length], np.int32)}
+        with pytest.raises(InputError, match=f"the length of 'text' is out of range: got {length}, expected 1 to 6"):
+            pipeline.infer(Inputs(wrong, inputs.present))
+        pipeline.infer(Inputs(wrong, ("image",)))  # what is absent is not looked at
+
+
+@pytest.mark.parametrize("layout", ["every second", "backwards", "Fortran", "misaligned", "read-only", "a subclass"])
+def test_arrays_of_any_layout_give_the_same_answer(load_tiny: Load, tflite_bundle: Path, layout: str) -> None:
+    made = odd_arrays()
+    name = next(name for name in made if name.startswith("same") and layout.split()[-1] in name)
+    for pipeline in (load_tiny(), edgefuse.load(tflite_bundle)):
+        with pipeline:
+            np.testing.assert_array_equal(
+                logits(pipeline, motion=made[name]()), logits(pipeline, motion=made["same: read-only"]().copy())
+            )

@@ -53,3 +53,55 @@ def test_a_view_that_does_not_fit_is_refused(view: str) -> None:
         f"this model does not predict {view}: got 'logits' (class). "
         "Fix: read prediction.outputs, or the view that fits."
     )
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("numbers", [[NAN, 1, 2], [1, INF, 2], [INF, -INF, 0], [-INF, -INF, -INF], [NAN, NAN, NAN]])
+def test_what_is_not_finite_has_no_label(numbers: list[float]) -> None:
+    prediction = Prediction({"logits": np.array([numbers], np.float32)}, CLASSES.spec)
+    assert not prediction.finite
+    bad = sum(not np.isfinite(number) for number in numbers)
+    for view in (
+        lambda: prediction.label,
+        lambda: prediction.score,
+        lambda: prediction.scores,
+        lambda: prediction.top(2),
+    ):
+        with pytest.raises(InputError) as caught:
+            view()
+        assert str(caught.value) == (
+            f"the answer 'logits' is not finite: got {bad} of 3 numbers NaN or infinite, expected numbers. "
+            "Fix: scale the inputs as in training: what is too large overflows inside the model."
+        )
+    assert prediction.outputs["logits"].shape == (1, 3)  # still to be looked at
+
+
+def test_a_class_that_is_ruled_out_is_finite() -> None:
+    prediction = Prediction({"logits": np.array([[-INF, 1, 1]], np.float32)}, CLASSES.spec)
+    assert prediction.finite
+    assert prediction.scores == {"stop": 0, "go": 0.5, "wait": 0.5}
+
+
+@pytest.mark.parametrize("number", [NAN, INF, -INF])
+def test_embeddings_and_values_that_are_not_finite_are_not_given(number: float) -> None:
+    given = np.array([[1, number]], np.float32)
+    embedding = Prediction({"embedding": given}, (EmbeddingOutput(size=2),))
+    values = Prediction({"values": given}, (ValuesOutput(labels=("a", "b")),))
+    assert not embedding.finite
+    assert not values.finite
+    with pytest.raises(InputError, match="'embedding' is not finite: got 1 of 2 numbers"):
+        _ = embedding.embedding
+    with pytest.raises(InputError, match="'values' is not finite: got 1 of 2 numbers"):
+        _ = values.values
+
+
+def test_finite_is_of_all_outputs() -> None:
+    good, bad = np.ones((1, 2), np.float32), np.array([[1, NAN]], np.float32)
+    spec = (ValuesOutput(labels=("a", "b")), EmbeddingOutput(size=2))
+    assert Prediction({"values": good, "embedding": good}, spec).finite
+    assert Prediction({"values": good}, spec).finite  # of what the model gave
+    prediction = Prediction({"values": good, "embedding": bad}, spec)
+    assert not prediction.finite
+    assert prediction.values == {"a": 1, "b": 1}

@@ -68,3 +68,55 @@ def test_what_does_not_fit_is_refused(raw: object, message: str) -> None:
 def test_a_fixed_array_without_length_is_not_filled_up() -> None:
     with pytest.raises(InputError, match=r"got \[1, 2\], expected \[1, 3\]"):
         reader(1, 3)(ones(1, 2))
+
+
+def test_a_mapping_of_other_keys_is_refused() -> None:
+    for given in ({1: ones(1, 3), "values": ones(1, 3)}, {None: ones(1, 3)}, {}):
+        with pytest.raises(InputError, match=r"the arrays of 'pose' do not match its tensors: got .*, expected values"):
+            reader(1, 3)(given)
+
+
+def test_a_masked_array_is_refused_and_a_subclass_becomes_plain() -> None:
+    with pytest.raises(InputError) as caught:
+        reader(1, 3)(np.ma.masked_less(ones(1, 3), 2))
+    assert str(caught.value) == (
+        "'pose.values' is a masked array: got values that are masked out, expected an array. Fix: use .filled(0)."
+    )
+
+    class Meant(np.ndarray):
+        """A subclass."""
+
+    values = ones(1, 3).view(Meant)
+    found = reader(1, 3)(values)["pose.values"]
+    assert type(found) is np.ndarray
+    assert np.shares_memory(found, values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ones(1, 3).astype(">f4"),
+        ones(1, 3).astype(object),
+        ones(1, 3).astype("U3"),
+        np.zeros((1, 3), "M8[s]"),
+        np.zeros((1, 3), [("a" * 9_999, "f4")]),
+        np.float32(1),
+        memoryview(bytes(12)),
+        10**5_000,
+        "pose.npy",
+        type,
+    ],
+    ids=range(10),
+)
+def test_what_is_no_array_of_the_type_is_one_sentence(values: Any) -> None:
+    with pytest.raises(
+        InputError, match=r"'pose\.values' has the wrong type: got .*, expected an array of float32"
+    ) as caught:
+        reader(1, 3)(values)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_shape_beyond_memory_is_refused_before_its_values_are_looked_at() -> None:
+    endless = np.broadcast_to(np.float32(1), (1, 1 << 58, 3))
+    with pytest.raises(InputError, match="has the wrong shape"):
+        reader(1, Bounded(max=5), 3)(endless)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 namespace edgefuse {
@@ -88,6 +89,12 @@ const json& named(const json& list, const std::string& field, const std::string&
 std::string bytes_of(std::int32_t value) { return {reinterpret_cast<const char*>(&value), sizeof value}; }
 
 }  // namespace
+
+Ort::Env Pipeline::silent_env() {
+  // Newer libraries report usage to their maker; they look at this when the environment is made.
+  setenv("ORT_DISABLE_TELEMETRY", "1", /*overwrite=*/0);
+  return {ORT_LOGGING_LEVEL_ERROR, "edgefuse"};
+}
 
 Pipeline::Pipeline(const Bundle& bundle, const std::string& rung, int threads) try
     : model_(bundle.manifest().at("model")) {

@@ -49,11 +49,12 @@ class Pipeline {
     Ort::Session session;
   };
 
+  static Ort::Env silent_env();
   Stage open(const Bundle& bundle, const json& stage, const std::string& candidate);
   Values compute(Stage& stage, const Values& pool);
 
   json model_;
-  Ort::Env env_{ORT_LOGGING_LEVEL_ERROR, "edgefuse"};
+  Ort::Env env_ = silent_env();
   Ort::SessionOptions options_;
   std::vector<Stage> stages_;
   Values states_;  // outputs of the last run that the next one takes

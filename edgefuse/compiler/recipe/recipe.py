@@ -15,7 +15,7 @@ from edgefuse import registry
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.bundle.spec import Record
 from edgefuse.compiler.search.figures import Limits, Objective
-from edgefuse.device.device import device_of
+from edgefuse.device.device import TIMEOUT_SECONDS, checked_timeout, device_of
 from edgefuse.device.session import PYTHON
 from edgefuse.errors import InputError, RecipeError
 from edgefuse.prune.training import Keep, Precision, RecoverySettings
@@ -65,10 +65,12 @@ class DeviceSection(Record, frozen=True, kw_only=True):
     Attributes:
         uri: `ssh://user@host[:port]` or `adb://serial`.
         python: its Python: a name or an absolute path.
+        timeout_seconds: how long it may take to greet, and be silent after that.
     """
 
     uri: str | None = None
     python: str = PYTHON
+    timeout_seconds: float = TIMEOUT_SECONDS
 
 
 class SearchSection(Record, frozen=True, kw_only=True):
@@ -263,7 +265,7 @@ def check(path: Path, recipe: Recipe) -> None:
 
     Raises:
         RecipeError: if a value is out of range or a target is unknown.
-        DeviceError: if the URI of the device is none.
+        DeviceError: if the URI of the device is none, or its time limit is no such.
     """
     wanted = recipe.compile
     _check_search(path, recipe.search)
@@ -276,6 +278,7 @@ def check(path: Path, recipe: Recipe) -> None:
         raise RecipeError(f"[compile] device in {path}", got=repr(wanted.device), expected=" or ".join(DEVICES))
     if recipe.device.uri is not None:
         device_of(recipe.device.uri)
+    checked_timeout(recipe.device.timeout_seconds)
     known = registry.names("targets")
     _check_pruning(path, recipe)
     _check_recovery(path, recipe.recover)

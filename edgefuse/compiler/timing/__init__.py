@@ -33,7 +33,7 @@ def timer_of(recipe: Recipe) -> Timer:
             others counted.
     """
     if recipe.device.uri is not None:
-        return Remote(recipe.device.uri, recipe.device.python)
+        return Remote(recipe.device.uri, recipe.device.python, recipe.device.timeout_seconds)
     emulated = [target for target in recipe.compile.targets if is_emulated(_backend_of(target))]
     if emulated:
         return _for_the_gpu(recipe, emulated)

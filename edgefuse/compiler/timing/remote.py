@@ -17,12 +17,13 @@ from edgefuse.bundle.manifest import Machine
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.timing.here import RUNG_TIMING, STAGE_TIMING
 from edgefuse.compiler.timing.timer import Contender, DraftRung, RungTime, RungTimes, StageTime, Unit
-from edgefuse.device.device import device_of
+from edgefuse.device.device import TIMEOUT_SECONDS, device_of
 from edgefuse.device.session import PYTHON, Session
 from edgefuse.device.tasks import (
     INPUTS,
     Describe,
     Entrant,
+    Quiet,
     RungEntrant,
     RungSeries,
     Timed,
@@ -31,18 +32,21 @@ from edgefuse.device.tasks import (
     packed,
     packed_inputs,
 )
-from edgefuse.errors import DeviceError
+from edgefuse.errors import DeviceError, shown
 from edgefuse.measure.latency import Interleaved, Latencies
 from edgefuse.runtime.backends.backend import Backend
 from edgefuse.runtime.pipeline import Inputs
 
+_LONGEST_NS = 10**15
+
 
 @dataclass(frozen=True)
 class Remote:
-    """Times on the device at `uri`, with its Python."""
+    """Times on the device at `uri`, with its Python; it may not be silent for longer than `timeout_seconds`."""
 
     uri: str
     python: str = PYTHON
+    timeout_seconds: float = TIMEOUT_SECONDS
     unit: Unit = "ms"
 
     def describe(self, backend: Backend, threads: int) -> Machine:
@@ -51,8 +55,9 @@ class Remote:
             return session.run(Describe(backend=backend.name, threads=threads), Machine, {})
 
     def quiet(self) -> bool:
-        """Let the next timing tell: it is as soon made as asked for."""
-        return True
+        """Ask the device."""
+        with self._session() as session:
+            return session.run(Quiet(), bool, {})
 
     def stage(
         self, stage: StageSpec, contenders: Sequence[Contender], backend: Backend, threads: int
@@ -72,7 +77,7 @@ class Remote:
             )
         task = TimeStage(backend=backend.name, threads=threads, timing=STAGE_TIMING, entrants=tuple(entrants))
         with self._session() as session:
-            latencies = _latencies(session.run(task, Timed, files), [one.name for one in entrants], STAGE_TIMING)
+            latencies = read_latencies(session.run(task, Timed, files), [one.name for one in entrants], STAGE_TIMING)
         return {one.name: StageTime.of(latencies, one.name, entrants[0].name) for one in entrants}
 
     def rungs(
@@ -86,17 +91,25 @@ class Remote:
         task = TimeRungs(threads=threads, timing=RUNG_TIMING, entrants=entrants)
         with self._session() as session:
             found = session.run(task, RungSeries, files)
-        latencies = _latencies(found.timed, [draft.key for draft in drafts], RUNG_TIMING)
+        latencies = read_latencies(found.timed, [draft.key for draft in drafts], RUNG_TIMING)
         times = {d.key: RungTime.of(latencies, d, found.peak_rss_bytes.get(d.key, 0)) for d in drafts}
         return RungTimes(None, times, latencies.pressure)
 
     def _session(self) -> Session:
-        return Session(device_of(self.uri), self.python)
+        return Session(device_of(self.uri), self.python, self.timeout_seconds)
 
 
-def _latencies(timed: Timed, wanted: Sequence[str], timing: Interleaved) -> Latencies:
+def read_latencies(timed: Timed, wanted: Sequence[str], timing: Interleaved) -> Latencies:
     """Return what a device measured, having checked that it is what was asked for."""
     series = timed.nanoseconds
+    all_ns = [ns for clock in (series, timed.processor) for values in clock.values() for ns in values]
+    if min(all_ns, default=0) < 0 or max(all_ns, default=0) > _LONGEST_NS:
+        raise DeviceError(
+            "the device measured what cannot be",
+            got=f"calls of {shown(min(all_ns))} to {shown(max(all_ns))} ns",
+            expected=f"0 to {_LONGEST_NS}",
+            fix="look at its clock",
+        )
     runs = {len(values) for values in (*series.values(), *timed.processor.values())}
     complete = set(series) == set(wanted) and set(timed.processor) <= set(wanted)
     if not complete or len(runs) != 1 or 0 in runs or any(count % timing.burst for count in runs):

@@ -18,6 +18,7 @@ import ray
 from ray.exceptions import RayError
 
 from edgefuse.compiler.workers import Messages, Outcome, Settings, attempt, become_worker, heard_by, pass_on, pickled
+from edgefuse.compiler.workers.cluster import own_cluster
 from edgefuse.errors import EngineError
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class RayWorkers:
         self._open = ExitStack()
         self._board: Any = None
         self._shift = 0
+        self._home: str | None = None
 
     def __enter__(self) -> RayWorkers:
         with ExitStack() as opening:
@@ -53,8 +55,7 @@ class RayWorkers:
             self._probe.parent.mkdir(parents=True, exist_ok=True)
             self._probe.touch()
             opening.callback(self._probe.unlink, missing_ok=True)
-            self._connect()
-            opening.callback(ray.shutdown)
+            self._connect(opening)
             self._board = _board()
             self._open = opening.pop_all()
         return self
@@ -64,17 +65,15 @@ class RayWorkers:
     ) -> None:
         self._open.close()
 
-    def _connect(self) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of ours phones home
+    def _connect(self, opening: ExitStack) -> None:
         address = os.environ.get("RAY_ADDRESS") or "local"
         try:
-            ray.init(
-                address,
-                num_cpus=self._settings.jobs if address == "local" else None,
-                include_dashboard=False if address == "local" else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            if address == "local":
+                opening.enter_context(own_cluster(self._settings.jobs))
+                self._home = os.environ.get("HOME")
+            else:
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+                opening.callback(ray.shutdown)
         except (RayError, ConnectionError, RuntimeError, ValueError) as error:
             raise EngineError(
                 f"the Ray cluster '{address}' cannot be used",
@@ -87,7 +86,7 @@ class RayWorkers:
         task = ray.remote(max_retries=self._settings.retries, num_cpus=1)(run)
         shared = ray.put(pickled(function, what))  # one copy per node
         self._shift += 1
-        standing = self._settings.paths, self._probe
+        standing = self._settings.paths, self._probe, self._home
         numbers = {
             task.remote(shared, pickled(item, what), *standing, (self._shift, number), self._board): number
             for number, item in enumerate(items)
@@ -136,9 +135,20 @@ def _board() -> Any:
 
 
 def run(
-    function: bytes, item: bytes, paths: Sequence[str], probe: Path, job: _Job = (0, 0), board: Any = None
+    function: bytes,
+    item: bytes,
+    paths: Sequence[str],
+    probe: Path,
+    home: str | None = None,
+    job: _Job = (0, 0),
+    board: Any = None,
 ) -> bytes:
-    """Run a job as a Ray task; see `attempt`. What it reports is written to the board."""
+    """Run a job as a Ray task; see `attempt`. What it reports is written to the board.
+
+    A worker of a cluster that was started here has that cluster's home until it is told that of the user.
+    """
+    if home is not None:
+        os.environ["HOME"] = home
     if not probe.is_file():
         error = EngineError(
             f"the worker on {socket.gethostname()} does not see the cache folder {probe.parent}",
@@ -168,6 +178,6 @@ def _outcome(reference: ray.ObjectRef[bytes], job: str, retries: int) -> Outcome
         raise EngineError(
             f"{job}: {retries + 1} workers died of it, or could not start",
             got=" ".join(str(error).split())[:300].rstrip("."),
-            fix="look into Ray's logs; give workers more memory",
+            fix="give workers more memory, or take fewer --jobs; a cluster of your own has logs of them",
         ) from error
     return outcome

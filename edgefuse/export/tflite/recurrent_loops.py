@@ -191,7 +191,7 @@ def _fill_body(body: _Graph, cell: str, weights: Sequence[int], count: int, step
     """
     step, inputs, outputs, *others = body.subgraph.inputs
     states, computed = others[:count], others[count:]
-    place = body.add("SUB", body.add_integer(steps - 1), step) if reverse else step
+    place = body.add("SUB", body.add_integer(steps - 1), step, dtype="int32") if reverse else step
     _, batch, width = body.shape(inputs)
     projected = body.add("GATHER", inputs, place, shape=[batch, width], axis=0)
     product = body.add("FULLY_CONNECTED", states[0], *weights, shape=[batch, width])

@@ -8,7 +8,7 @@ from os import PathLike
 
 import numpy as np
 
-from edgefuse.errors import InputError
+from edgefuse.errors import InputError, shown
 from edgefuse.runtime.backends.backend import Array
 from edgefuse.runtime.preprocess.files import origin, read
 
@@ -44,7 +44,7 @@ def read_array(path: str | PathLike[str], name: str) -> Array:
     header, begin = _header(data, name, where)
     found = _HEADER.fullmatch(header)
     if found is None or len(found["shape"]) > _MAX_SHAPE:
-        raise _refused(name, f"the header {header[:100]!r} in {where}")
+        raise _refused(name, f"the header {shown(header, 80)} in {where}")
     shape = [int(size) for size in found["shape"].replace(",", " ").split()]
     try:
         dtype = np.dtype(found["type"])
@@ -52,8 +52,8 @@ def read_array(path: str | PathLike[str], name: str) -> Array:
             values = np.frombuffer(data, dtype, math.prod(shape), begin)
             return values.reshape(shape, order="F" if found["fortran"] == "True" else "C")
     except (TypeError, ValueError) as error:  # no such type; more dimensions than there can be
-        raise _refused(name, f"the header {header[:100]!r} in {where}") from error
-    raise _refused(name, f"{len(data) - begin} bytes of {dtype} for [{found['shape'][:100]}] in {where}")
+        raise _refused(name, f"the header {shown(header, 80)} in {where}") from error
+    raise _refused(name, f"{len(data) - begin} bytes of {dtype} for ({shown(found['shape'], 60)}) in {where}")
 
 
 def _header(data: bytes, name: str, where: str) -> tuple[str, int]:

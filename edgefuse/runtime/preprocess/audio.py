@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefuse.bundle.spec import AudioPreprocess, Modality
-from edgefuse.errors import InputError, needing
+from edgefuse.errors import InputError, needing, shown
 from edgefuse.runtime.backends.backend import Array
 from edgefuse.runtime.preprocess.audio_file import MAX_CHANNELS, MAX_FRAMES, Pcm, decoded, mixed
-from edgefuse.runtime.preprocess.files import ENCODED, origin, shortened
+from edgefuse.runtime.preprocess.files import ENCODED, origin
 from edgefuse.runtime.preprocess.tensor import delivered, fill, plain, with_length
 
 _A_SOUND = "a path, the bytes of a sound file, an array at the model's rate or a tuple (array, sample_rate_hz)"
@@ -34,6 +34,7 @@ class AudioReader:
     def __init__(self, modality: Modality, preprocess: AudioPreprocess) -> None:
         tensor = modality.tensors[0]
         self._name = modality.name
+        self._what = f"the sound '{modality.name}'"
         self._key = f"{modality.name}.{tensor.name}"
         self._rate_hz = preprocess.sample_rate_hz
         self._samples = preprocess.samples
@@ -69,11 +70,11 @@ class AudioReader:
 
     def _from_array(self, raw: npt.NDArray[np.generic], rate_hz: int) -> Pcm:
         """Return the beginning of an array as float32 mono."""
-        raw = plain(raw, f"the sound '{self._name}'")
+        raw = plain(raw, self._what)
         if raw.dtype not in (np.float32, np.float64, np.int16):
             raise InputError(
-                f"the sound '{self._name}' has the wrong type",
-                got=shortened(str(raw.dtype)),
+                f"{self._what} has the wrong type",
+                got=raw.dtype,
                 expected="float32 or float64 from -1 to 1, or int16",
                 fix="scale the samples to -1..1 and convert them with .astype('float32')",
             )
@@ -81,7 +82,7 @@ class AudioReader:
             raw = raw[0]
         if raw.ndim not in (1, 2) or (raw.ndim == 2 and not 1 <= raw.shape[1] <= MAX_CHANNELS):
             raise InputError(
-                f"the sound '{self._name}' has the wrong shape",
+                f"{self._what} has the wrong shape",
                 got=list(raw.shape),
                 expected="[samples], [1, samples] or [samples, channels]",
                 fix="transpose it if the channels come first",
@@ -89,15 +90,17 @@ class AudioReader:
         raw = raw[: self._samples if rate_hz == self._rate_hz else self._needed(rate_hz)]
         scaled = raw.astype(np.float32) / np.float32(32768) if raw.dtype == np.int16 else raw
         mono = mixed(scaled) if scaled.ndim == 2 else scaled
+        if mono.dtype == np.float32:
+            return cast(Pcm, mono)
         with np.errstate(over="ignore"):  # what becomes infinite is refused afterwards
-            return cast(Pcm, mono.astype(np.float32, copy=False))
+            return cast(Pcm, mono.astype(np.float32))
 
     def _checked_rate(self, rate_hz: object, where: str = "") -> int:
         is_number = isinstance(rate_hz, (int, float, np.integer, np.floating)) and not isinstance(rate_hz, bool)
         if not is_number or not _MIN_RATE_HZ <= cast(float, rate_hz) <= _MAX_RATE_HZ:
             raise InputError(
                 f"the sample rate of '{self._name}' makes no sense",
-                got=_found(shortened(str(rate_hz)), where),
+                got=_found(shown(rate_hz, 80), where),
                 expected=f"{_MIN_RATE_HZ} to {_MAX_RATE_HZ} Hz (the model's is {self._rate_hz} Hz)",
             )
         return round(cast(float, rate_hz))
@@ -106,17 +109,17 @@ class AudioReader:
         """Refuse what is empty, not finite or not scaled."""
         if pcm.size == 0:
             got = _found("0 samples", where)
-            raise InputError(f"the sound '{self._name}' is empty", got=got, expected="at least one")
+            raise InputError(f"{self._what} is empty", got=got, expected="at least one")
         peak = max(float(np.maximum.reduce(pcm)), -float(np.minimum.reduce(pcm)))  # NaN and infinity come through
         if not math.isfinite(peak):
             raise InputError(
-                f"the sound '{self._name}' holds values that are not finite",
+                f"{self._what} holds values that are not finite",
                 got=_found(f"{np.count_nonzero(~np.isfinite(pcm))} of {pcm.size} samples NaN or infinite", where),
                 expected="numbers from -1 to 1",
             )
         if peak > _MAX_PEAK:
             raise InputError(
-                f"the sound '{self._name}' is not scaled",
+                f"{self._what} is not scaled",
                 got=_found(f"a peak of {peak:g}", where),
                 expected="float samples from -1 to 1",
                 fix="divide 16-bit samples by 32768, or pass them as int16",
@@ -126,7 +129,7 @@ class AudioReader:
         samples = pcm.size * self._rate_hz // rate_hz
         if samples > MAX_FRAMES or rate_hz > _MAX_RATIO * self._rate_hz:
             raise InputError(
-                f"the sound '{self._name}' cannot be resampled",
+                f"{self._what} cannot be resampled",
                 got=_found(f"{pcm.size} samples at {rate_hz} Hz", where),
                 expected=f"a rate nearer to the model's, which is {self._rate_hz} Hz",
             )
@@ -135,7 +138,7 @@ class AudioReader:
         resampled = cast(Pcm, soxr.resample(pcm, rate_hz, self._rate_hz, quality="HQ"))
         if resampled.size == 0:
             raise InputError(
-                f"the sound '{self._name}' is too short",
+                f"{self._what} is too short",
                 got=_found(f"{pcm.size} samples at {rate_hz} Hz", where),
                 expected=f"at least one sample at {self._rate_hz} Hz",
             )

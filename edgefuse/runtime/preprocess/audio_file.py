@@ -68,13 +68,12 @@ def mixed(frames: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
 def _mono(sound: Any, frames: int) -> Pcm:
     """Read up to so many frames, block by block: 32 channels at once would take 32 times the room."""
     pcm = np.empty(frames, np.float32)
-    done = 0
-    while done < frames:
-        block = sound.read(min(_BLOCK_FRAMES, frames - done), dtype="float32", always_2d=True)
-        if not len(block):
-            break
+    done, wanted = 0, min(_BLOCK_FRAMES, frames)
+    while wanted:
+        block = sound.read(wanted, dtype="float32", always_2d=True)
         pcm[done : done + len(block)] = mixed(block) if block.shape[1] > 1 else block[:, 0]
         done += len(block)
+        wanted = min(_BLOCK_FRAMES, frames - done) if len(block) == wanted else 0  # less: it ends before it said
     return pcm[:done]
 
 

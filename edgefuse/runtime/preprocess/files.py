@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from edgefuse.errors import EdgefuseError, InputError
+from edgefuse.errors import EdgefuseError, InputError, shown
 
 Encoded = str | os.PathLike[str] | bytes | bytearray | memoryview
 ENCODED = (str, os.PathLike, bytes, bytearray, memoryview)
 """The types of encoded input, for `isinstance`."""
 
-_MAX_SHOWN = 200
+# A message shows what was found in 200 characters: what happened, and where.
+_MAX_CAUSE, _MAX_NAME = 90, 90
 _KINDS = {
     stat.S_IFDIR: "Is a directory",
     stat.S_IFIFO: "a named pipe",
@@ -33,23 +34,17 @@ _OBJECT = re.compile(r"<[^<>]* object at 0x[0-9a-fA-F]+>")
 def origin(raw: object, noun: str) -> str:
     """Return how messages call an input: `'seven.png'`, or `the picture given as 344 bytes`."""
     if isinstance(raw, (str, os.PathLike)):
-        return repr(shortened(_path_text(raw)))
+        name = repr(_path_text(raw))
+        return name if len(name) <= _MAX_NAME else "'..." + name[5 - _MAX_NAME :]  # the end of a path says most
     if isinstance(raw, (bytes, bytearray, memoryview)):
         return f"the {noun} given as {_size(raw)} bytes"
     return f"the {noun} given as {type(raw).__name__}"
 
 
-def shortened(text: str) -> str:
-    """Return a text that fits into a message: its beginning and its end."""
-    half = _MAX_SHOWN // 2
-    return text if len(text) <= _MAX_SHOWN else f"{text[:half]}…{text[-half:]}"
-
-
 def cause(error: BaseException) -> str:
     """Return what a library says about damage, as a part of our sentence: one short line, no addresses, no escapes."""
     said = str(getattr(error, "error_string", "")) or str(error) or type(error).__name__
-    said = " ".join(_OBJECT.sub("it", said).split()).rstrip(".")
-    return shortened("".join(char if char.isprintable() else ascii(char)[1:-1] for char in said))
+    return shown(" ".join(_OBJECT.sub("it", said).split()).rstrip("."), _MAX_CAUSE)
 
 
 @contextmanager
@@ -108,19 +103,19 @@ def _regular(raw: str | os.PathLike[str], name: str) -> tuple[BinaryIO, int]:
         descriptor = os.open(path, _FLAGS)
     except (OSError, ValueError, TypeError) as error:  # ValueError: a null character; TypeError: an odd __fspath__
         raise _unreadable(name, raw, error) from error
-    file = os.fdopen(descriptor, "rb")
     try:
         status = os.fstat(descriptor)
-        _check_kind(status.st_mode, raw, name)
+        _check_kind(status.st_mode, raw, name)  # of what we opened, which need not be what we looked at
+        return os.fdopen(descriptor, "rb"), status.st_size
     except BaseException:
-        file.close()
+        os.close(descriptor)
         raise
-    return file, status.st_size
 
 
 def _in_memory(raw: bytes | bytearray | memoryview, name: str) -> tuple[BinaryIO, int]:
     try:
-        return io.BytesIO(raw if isinstance(raw, bytes) else bytes(raw)), _size(raw)
+        data = raw if isinstance(raw, bytes) else bytes(raw)
+        return io.BytesIO(data), len(data)
     except (ValueError, MemoryError) as error:  # ValueError: a memoryview that was released
         raise _unreadable(name, "", error) from error
 
@@ -145,7 +140,10 @@ def _nothing(raw: Encoded) -> str:
 
 
 def _size(raw: bytes | bytearray | memoryview) -> int:
-    return raw.nbytes if isinstance(raw, memoryview) else len(raw)
+    try:
+        return raw.nbytes if isinstance(raw, memoryview) else len(raw)
+    except ValueError:  # it was released
+        return 0
 
 
 def _path_text(raw: str | os.PathLike[str]) -> str:

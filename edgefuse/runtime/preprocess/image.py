@@ -11,7 +11,7 @@ import numpy.typing as npt
 from edgefuse.bundle.spec import ImagePreprocess, Modality
 from edgefuse.errors import InputError
 from edgefuse.runtime.backends.backend import Array
-from edgefuse.runtime.preprocess.files import ENCODED, decoding, origin, shortened
+from edgefuse.runtime.preprocess.files import ENCODED, decoding, origin
 from edgefuse.runtime.preprocess.image_file import A_WHOLE_PICTURE, Decoder, pillow
 from edgefuse.runtime.preprocess.tensor import plain
 
@@ -66,7 +66,7 @@ class ImageReader:
         if raw.dtype != np.uint8:
             raise InputError(
                 f"{self._what} has the wrong type",
-                got=shortened(str(raw.dtype)),
+                got=raw.dtype,
                 expected="uint8 from 0 to 255",
                 fix="convert it first, for values from 0 to 1 with (picture * 255).round().astype('uint8')",
             )
@@ -115,6 +115,8 @@ class ImageReader:
         # What is grey is resized as one channel and becomes three only then: the same numbers in a quarter of the room.
         mode = "L" if self._preprocess.channels == 1 or image.mode in _GREY else "RGB"
         try:
+            if image.mode == "LAB":  # there is no way from it but to RGB
+                image = image.convert("RGB")
             return image if image.mode == mode else image.convert(mode)
         except ValueError as error:
             raise InputError(

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 A_WHOLE_PICTURE = "a whole PNG, JPEG, GIF, BMP, PPM, TIFF, WebP, JPEG 2000 or AVIF file"
 MAX_FILE_BYTES = 256 << 20
-MAX_PIXELS = 100_000_000
-MAX_JPEG_PIXELS = 1 << 27
-"""Decoded whole; a larger JPEG, up to twice that, is decoded at a half, a quarter or an eighth of its size."""
+MAX_PIXELS = 1 << 26
+"""Of a picture that is decoded whole, in a second or three. JPEG is faster, JPEG 2000 slower."""
+_MAX_PIXELS = {"JPEG": 1 << 27, "MPO": 1 << 27, "JPEG2000": 1 << 24}
+_MAX_SHRUNK = {"JPEG": 1 << 28, "MPO": 1 << 28, "JPEG2000": 1 << 26}
+"""Of a picture that is decoded at a half, a quarter or an eighth of its size, because the whole would be too much."""
 MAX_MEMORY_BYTES = 768 << 20
 """What decoding and converting a picture may take at once, as estimated from its header."""
 
@@ -31,15 +33,15 @@ MAX_MEMORY_BYTES = 768 << 20
 # Not the others: EPS starts Ghostscript, and nobody would notice if a parser of game textures were wrong.
 _COMMON = ("PNG", "JPEG", "GIF", "BMP", "PPM")
 _OTHERS = ("TIFF", "WEBP", "JPEG2000", "AVIF")
-_SHRINKING = ("JPEG", "MPO", "JPEG2000")
 _MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # per pixel; all others: 4
 _DECODER_BYTES = {"WEBP": 12, "AVIF": 12, "TIFF": 8}  # per pixel, besides the picture; measured, TIFF in one strip
-# Decoders in Python: samples that take about two seconds.
-_SLOW_SAMPLES = {"ppm": 1 << 20, "ppm_plain": 1 << 20, "bmp_rle": 1 << 24}
+# Decoders in Python: samples that take about two seconds, and as many single reads as that may need.
+_SLOW_SAMPLES = {"ppm": 1 << 20, "ppm_plain": 1 << 20, "bmp_rle": 1 << 22}
+_SLOW_PARTS = 1 << 20
 _MAX_COMMENTS = 1_000  # each of a plain PPM copies a megabyte
-_MAX_PARTS = 1 << 20  # chunks, markers and tags are read one by one, in Python
+_MAX_PARTS = 1 << 18  # chunks, markers and tags are read one by one, in Python
 _MAX_EXIF_BYTES = 4 << 20
-_MAX_SCANNED_PIXELS = 1 << 30  # of a progressive JPEG, whose scans each touch the whole picture
+_MAX_SCANNED_PIXELS = 5 << 28  # of a progressive JPEG, whose scans each touch the whole picture
 _JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
@@ -87,9 +89,12 @@ class Decoder:
     def decoded(self, raw: Encoded, where: str) -> Image.Image:
         """Return the picture in a file or in bytes, upright, and smaller than it is only where it must be."""
         data = read(raw, self.name, MAX_FILE_BYTES)
-        image = self._opened(_Parts(data, f"{self.what} has too many parts", where), where)
-        self._check_speed(image, data, where)
+        media = _Parts(data, f"{self.what} has too many parts", where)
+        image = self._opened(media, where)
+        self._check_parts(image, data, where)
         self._check_size(image, where, len(data))
+        if any(tile[0] in _SLOW_SAMPLES for tile in getattr(image, "tile", ())):
+            media.left = _SLOW_PARTS
         image.load()
         return self.upright(image, where)
 
@@ -121,8 +126,8 @@ class Decoder:
                 f"{self.what} cannot be decoded", got=f"no such picture in {where}", expected=A_WHOLE_PICTURE
             ) from error
 
-    def _check_speed(self, image: Image.Image, data: bytes, where: str) -> None:
-        """Refuse what is small and takes for ever."""
+    def _check_parts(self, image: Image.Image, data: bytes, where: str) -> None:
+        """Refuse a picture that is small enough and takes for ever."""
         codecs = {tile[0] for tile in getattr(image, "tile", ())}
         most = min((_SLOW_SAMPLES[codec] for codec in codecs if codec in _SLOW_SAMPLES), default=None)
         samples = image.width * image.height * len(image.getbands())
@@ -130,10 +135,11 @@ class Decoder:
             raise InputError(
                 f"{self.what} is too large for the way it is stored",
                 got=f"{image.format} of {image.width} x {image.height} pixels in {where}",
-                expected=f"at most {most} samples, or a PNG",
+                expected=f"at most {most} samples",
+                fix="save it as a PNG",
             )
         comments = data.count(b"#") if "ppm_plain" in codecs else 0
-        scans = _scans(data) if image.info.get("progressive") else 0
+        scans = _scans(data) if _is_progressive(image) else 0
         if comments > _MAX_COMMENTS or scans * image.width * image.height > _MAX_SCANNED_PIXELS:
             got = f"{comments} comments" if comments else f"{scans} scans of {image.width} x {image.height} pixels"
             raise InputError(f"{self.what} has too many parts", got=f"{got} in {where}", expected=A_WHOLE_PICTURE)
@@ -142,7 +148,7 @@ class Decoder:
         """Refuse a picture that is too large to be decoded, or have it decoded at a part of its size."""
         turned = image.format in ("JPEG", "MPO") and self._turn(image, where) is not None
         width, height = image.size
-        for power in range(4 if file_bytes and image.format in _SHRINKING else 1):  # not of an image that is not ours
+        for power in range(4 if file_bytes and image.format in _MAX_SHRUNK else 1):  # not of an image that is not ours
             size = (-(-width >> power), -(-height >> power))
             if _few_enough(image, power) and (
                 2 * file_bytes + self._needed_bytes(image, size, turned) <= MAX_MEMORY_BYTES
@@ -162,7 +168,7 @@ class Decoder:
         decoder = _DECODER_BYTES.get(str(image.format), 0) * pixels
         if image.format == "JPEG2000":
             decoder = 6 * len(image.getbands()) * pixels
-        elif image.info.get("progressive"):  # all its coefficients, at whatever size it is decoded
+        elif _is_progressive(image):  # all its coefficients, at whatever size it is decoded
             decoder = 2 * len(image.getbands()) * image.width * image.height
         return held * pixels + max(decoder, (held * turned + converted) * pixels + first_pass + weights)
 
@@ -182,10 +188,11 @@ class Decoder:
             return None
 
     def _too_large(self, image: Image.Image, where: str) -> InputError:
+        most = _MAX_SHRUNK.get(str(image.format), MAX_PIXELS)
         return InputError(
             f"{self.what} is too large",
             got=f"{image.width} x {image.height} pixels (mode {image.mode}) in {where}",
-            expected=f"at most {MAX_PIXELS // 10**6} million pixels, and {MAX_MEMORY_BYTES >> 20} MiB to decode them",
+            expected=f"at most {most // 10**6} million pixels, and {MAX_MEMORY_BYTES >> 20} MiB to decode them",
             fix="make it smaller first",
         )
 
@@ -195,22 +202,26 @@ class _Parts(io.BytesIO):
 
     def __init__(self, data: bytes, what: str, where: str) -> None:
         super().__init__(data)
-        self._left = _MAX_PARTS
+        self.left = _MAX_PARTS
         self._what, self._where = what, where
 
     def read(self, size: int | None = -1, /) -> bytes:
-        self._left -= 1
-        if self._left < 0:
-            raise InputError(self._what, got=f"more than {_MAX_PARTS} in {self._where}", expected=A_WHOLE_PICTURE)
+        self.left -= 1
+        if self.left < 0:
+            raise InputError(self._what, got=f"more than we read in {self._where}", expected=A_WHOLE_PICTURE)
         return super().read(size)
+
+
+def _is_progressive(image: Image.Image) -> bool:
+    return image.format in ("JPEG", "MPO") and bool(image.info.get("progressive"))
 
 
 def _few_enough(image: Image.Image, power: int) -> bool:
     """Whether a picture has no more pixels than we decode, at `1 / 2**power` of its size."""
-    pixels = image.width * image.height
-    if image.format in ("JPEG", "MPO"):
-        return pixels <= 2 * MAX_JPEG_PIXELS and pixels >> 2 * power <= MAX_JPEG_PIXELS
-    return pixels <= MAX_PIXELS
+    pixels, kind = image.width * image.height, str(image.format)
+    if len(image.getbands()) > 1 and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())[:1]):
+        pixels *= 2  # twice the bytes
+    return pixels <= _MAX_SHRUNK.get(kind, MAX_PIXELS) and pixels >> 2 * power <= _MAX_PIXELS.get(kind, MAX_PIXELS)
 
 
 def _shrink(image: Image.Image, power: int) -> None:

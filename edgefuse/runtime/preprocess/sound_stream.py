@@ -76,7 +76,7 @@ class SoundStream:
         try:
             self._file.seek(begin)
             return self._file.read(size)
-        except (OSError, ValueError):
+        except (OSError, ValueError, OverflowError):
             return b""  # as if it ended here
 
     def _edited(self, begin: int, data: bytes) -> bytes:
@@ -142,7 +142,8 @@ def _in_long_chunks(
         name, length = unpack(form, raw)
         rest = size - position - header
         if name[:4] == b"data":
-            return {} if 0 <= length <= rest else {position + len(name): pack(form[0] + form[-1], rest)}
+            unknown = length < 0 or (form[-1] == "Q" and length > rest)
+            return {position + len(name): pack(form[0] + form[-1], rest)} if unknown else {}
         if length < calcsize(form) - header:
             break
         position += header + length + (-length % 8 if form[-1] == "Q" else 0)

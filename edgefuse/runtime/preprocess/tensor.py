@@ -10,7 +10,6 @@ import numpy.typing as npt
 from edgefuse.bundle.spec import Bounded, Bucketed, Dim, Modality, TensorSpec, largest
 from edgefuse.errors import InputError
 from edgefuse.runtime.backends.backend import Array, padded
-from edgefuse.runtime.preprocess.files import shortened
 
 
 class TensorReader:
@@ -32,7 +31,7 @@ class TensorReader:
         if set(arrays) != {tensor.name for tensor in self._tensors}:
             raise InputError(
                 f"the arrays of '{self._name}' do not match its tensors",
-                got=shortened(", ".join(map(str, arrays))) or "none",
+                got=", ".join(map(str, arrays)) or "none",
                 expected=", ".join(tensor.name for tensor in self._tensors),
             )
         checked = [self._checked(arrays[tensor.name], tensor) for tensor in self._tensors]
@@ -47,7 +46,7 @@ class TensorReader:
     def _checked(self, raw: object, tensor: TensorSpec) -> Array:
         what = f"'{self._name}.{tensor.name}'"
         if not isinstance(raw, np.ndarray) or raw.dtype != tensor.dtype:
-            got = shortened(str(raw.dtype if isinstance(raw, np.ndarray) else type(raw).__name__))
+            got = raw.dtype if isinstance(raw, np.ndarray) else type(raw).__name__
             raise InputError(
                 f"{what} has the wrong type",
                 got=got,

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from edgefuse.compiler.report import html
+from edgefuse.compiler.report.schema import parse
+from edgefuse.compiler.report.text import summary
 from edgefuse.errors import EdgefuseError
 
 Shown = Callable[[dict[str, Any]], Any]
@@ -144,3 +146,30 @@ def test_a_missing_key_is_named(core: dict[str, Any]) -> None:
     del report["bundles"][1]["rungs"][0]["speedup"]
     with pytest.raises(EdgefuseError, match="missing required field `speedup`"):
         html.render(report)
+
+
+def test_what_a_busy_machine_falsified_is_marked(full: dict[str, Any], shown: Shown) -> None:
+    full["timings"] = [{"what": "rungs", "busy": []}, {"what": "onnx fusion", "busy": ["38 % of the time waited"]}]
+    full["bundles"][0]["rungs"][0]["speedup_over_float"]["marked"] = True
+    outline = shown(full)
+    assert "The machine was busy" in outline.text
+    assert "onnx fusion: 38 % of the time waited" in outline.text
+    assert "rungs:" not in outline.text
+    assert outline.text.count("] busy") == 2, "on its card and in the table"
+
+
+def test_a_quiet_machine_leaves_no_mark(full: dict[str, Any], shown: Shown) -> None:
+    full["timings"] = [{"what": "rungs", "busy": [], "waited": 0.01}]
+    text = shown(full).text
+    assert "The machine was busy" not in text
+    assert "] busy" not in text
+
+
+def test_the_table_for_the_terminal_marks_what_a_busy_machine_falsified(full: dict[str, Any]) -> None:
+    full["timings"] = [{"what": "rungs", "busy": ["38 % of the time waited", "9 other tasks"]}]
+    rung = full["bundles"][0]["rungs"][0]
+    rung["speedup_over_float"]["marked"] = True
+    lines = summary(parse(full)).splitlines()
+    ratios = f"{rung['speedup']['ratio']:.2f} {rung['speedup_over_float']['ratio']:.2f}*".split()
+    assert any(set(ratios) <= set(line.split()) for line in lines)
+    assert "BUSY, not to be trusted (*): rungs: 38 % of the time waited; 9 other tasks" in lines

@@ -1,0 +1,213 @@
+"""What a regular expression of a tokenizer costs at worst, or why it is not taken.
+
+The library runs Oniguruma, which tries one way after the other: nested repetition takes time that doubles with each
+character. Here a pattern is read by a grammar that holds what tokenizers use; whatever else Oniguruma's Ruby syntax has
+(references, calls, callouts, conditions, comments, named groups) is refused, so that nothing is read in two ways. The
+cost is counted, not measured: the ways in which a part can match from one place, and the steps until all have failed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+_WITHOUT_CASE = 50
+"""Steps for one character where case does not matter; measured, against a few nanoseconds for one step."""
+
+MAX_REPEATS = 64
+MAX_NODES = 10_000
+MAX_DEPTH = 8
+
+_ONE_CHARACTER = re.compile(
+    r"""\\[dDsSwWhH] | \\[pP]\{\^?[A-Za-z0-9_ &-]{1,40}\} | \\x[0-9A-Fa-f]{2} | \\x\{[0-9A-Fa-f]{1,6}\}
+    | \\u[0-9A-Fa-f]{4} | \\[nrtfvae] | \\[^A-Za-z0-9] | [^\\\[\](){|*+?^$]""",
+    re.VERBOSE | re.DOTALL,
+)
+_ANCHOR = re.compile(r"[\^$]|\\[bBAzZ]")
+_CLASS_PART = re.compile(
+    r"\[:\^?[a-z]{1,12}:\] | && | \\[pP]\{\^?[A-Za-z0-9_ &-]{1,40}\} | \\[^CMcpPkgKQEXRN0-9] | [^\\\[\]&] | &(?!&)",
+    re.VERBOSE | re.DOTALL,
+)
+_GROUP = re.compile(r"\(\?(?:[im]*(?:-[im]+)?:|[:=!>]|<[=!])|\((?![?*])")
+_REPEAT = re.compile(
+    r"(?P<simple>[*+?])(?P<suffix>[?+]?)|\{(?P<low>\d{0,4})(?P<comma>,?)(?P<high>\d{0,4})\}(?P<lazy>\??)"
+)
+
+
+class PatternError(ValueError):
+    """Why a pattern is not taken, as the end of a sentence."""
+
+
+class Cost(NamedTuple):
+    """What a part of a pattern takes.
+
+    Attributes:
+        ways: in which it can match from one place.
+        first: steps until it has matched in one way, or has failed.
+        steps: until it has failed, having matched in every way and nothing having matched behind it.
+        sure: whether it matches anywhere, if only an empty text.
+        low: the fewest characters that it matches.
+        high: the most.
+        nodes: its size when repetitions are written out.
+    """
+
+    ways: float
+    first: float
+    steps: float
+    sure: bool
+    low: float
+    high: float
+    nodes: int
+
+
+_NOTHING = Cost(1, 0, 0, True, 0, 0, 0)
+_CHARACTER = Cost(1, 1, 1, False, 1, 1, 1)
+_CHECK = Cost(1, 1, 1, False, 0, 0, 1)
+_MANY = 1e18
+"""Enough to be too many: larger numbers are not told apart."""
+
+
+def cost(pattern: str, characters: float) -> Cost:
+    """Return what a regular expression costs at each place of a text of so many characters.
+
+    Raises:
+        PatternError: it has something that is not taken, may match an empty text, or repeats what repeats.
+    """
+    reader = _Reader(pattern, characters)
+    found = reader.alternatives(0)
+    if reader.position != len(pattern):
+        raise PatternError(f"has '{pattern[reader.position]}' at character {reader.position} where none can be")
+    if found.low < 1:
+        raise PatternError("matches an empty text")
+    return found
+
+
+class _Reader:
+    """Reads a pattern by recursive descent, from `position` on."""
+
+    def __init__(self, pattern: str, characters: float) -> None:
+        self._pattern = pattern
+        self._characters = characters
+        self._one = _CHARACTER
+        self.position = 0
+
+    def alternatives(self, depth: int) -> Cost:
+        """Read sequences with `|` between them."""
+        branches = [self._sequence(depth)]
+        while self._pattern.startswith("|", self.position):
+            self.position += 1
+            branches.append(self._sequence(depth))
+        ways, first, steps, sure, lows, highs, nodes = zip(*branches, strict=True)
+        return Cost(sum(ways), sum(first), sum(steps), any(sure), min(lows), max(highs), sum(nodes))
+
+    def _sequence(self, depth: int) -> Cost:
+        total = _NOTHING
+        while self.position < len(self._pattern) and self._pattern[self.position] not in "|)":
+            total = _followed(total, self._repeated(depth))
+            if total.nodes > MAX_NODES:
+                raise PatternError("is too large when its repetitions are written out")
+        return total
+
+    def _repeated(self, depth: int) -> Cost:
+        atom = self._atom(depth)
+        match = self._take(_REPEAT)
+        if match is None:
+            return atom
+        if atom.high == 0:
+            raise PatternError("repeats what matches no character")
+        if _REPEAT.match(self._pattern, self.position):
+            raise PatternError("repeats a repetition")
+        if match["simple"]:
+            low, high = {"*": (0, math.inf), "+": (1, math.inf), "?": (0, 1)}[match["simple"]]
+            found = self._repeat(atom, low, high)
+            return _final(found) if match["suffix"] == "+" else found
+        low, high = self._bounds(match)
+        # `{n}?` may be none or `n` in Oniguruma.
+        return self._repeat(atom, 0 if match["lazy"] else low, high)
+
+    @staticmethod
+    def _bounds(match: re.Match[str]) -> tuple[int, float]:
+        low = int(match["low"] or 0)
+        high = math.inf if match["comma"] and not match["high"] else int(match["high"] or low)
+        if not match["low"] + match["high"] or low > high or max(low, 0 if high == math.inf else high) > MAX_REPEATS:
+            raise PatternError(f"has the repetition '{match.group()}'")
+        return low, high
+
+    def _atom(self, depth: int) -> Cost:
+        if self._take(_ONE_CHARACTER):
+            return self._one
+        if self._take(_ANCHOR):
+            return _CHECK
+        if self._pattern.startswith("[", self.position):
+            self._class(0)
+            return self._one
+        opening = self._take(_GROUP)
+        if opening is None or depth == MAX_DEPTH:
+            raise PatternError(f"has something that is not taken at character {self.position}")
+        return self._group(opening.group()[1:], depth + 1)
+
+    def _group(self, kind: str, depth: int) -> Cost:
+        """Read what a group holds, and its end; `kind` is how it begins after the bracket."""
+        outer = self._one
+        if "i" in kind:
+            self._one = _CHARACTER._replace(first=_WITHOUT_CASE, steps=_WITHOUT_CASE)
+        inner = self.alternatives(depth)
+        self._one = outer
+        if not self._pattern.startswith(")", self.position):
+            raise PatternError("has a group that does not end")
+        self.position += 1
+        if kind in ("?=", "?!", "?<=", "?<!"):
+            steps = 1 + inner.first + min(inner.high, self._characters)
+            return _CHECK._replace(first=steps, steps=steps, nodes=1 + inner.nodes)
+        if kind == "?>":
+            return _final(inner)
+        return inner if kind else inner._replace(first=inner.first + 1, steps=inner.steps + 1)  # it is kept
+
+    def _class(self, depth: int) -> None:
+        """Read a class in brackets; what it holds does not matter as long as its end is certain."""
+        self.position += 1
+        if self._pattern.startswith("^", self.position):
+            self.position += 1
+        begin = self.position
+        while not self._pattern.startswith("]", self.position):
+            if self._take(_CLASS_PART):
+                continue
+            if not self._pattern.startswith("[", self.position) or depth == MAX_DEPTH:
+                raise PatternError(f"has a class that is not taken at character {self.position}")
+            self._class(depth + 1)
+        if self.position == begin:
+            raise PatternError("has an empty class")
+        self.position += 1
+
+    def _take(self, expression: re.Pattern[str]) -> re.Match[str] | None:
+        match = expression.match(self._pattern, self.position)
+        if match is not None:
+            self.position = match.end()
+        return match
+
+    def _repeat(self, part: Cost, low: int, high: float) -> Cost:
+        most = min(high, self._characters / max(part.low, 1))
+        sure, nodes = part.sure or low == 0, part.nodes * int(max(1, low if high == math.inf else high))
+        if part == self._one:
+            ways, first, steps = most - low + 1, part.first * low, part.steps * low
+        elif part.ways == 1 and part.low == part.high:
+            ways, first, steps = most - low + 1, part.first * most, part.steps * most
+        elif high <= MAX_REPEATS:
+            powers = [min(part.ways**count, _MANY) for count in range(int(high) + 1)]
+            ways, first, steps = sum(powers[low:]), part.first * sum(powers[:-1]), part.steps * sum(powers[:-1])
+        else:
+            raise PatternError("repeats what repeats or has a choice")
+        return Cost(max(ways, 1), first, steps, sure, part.low * low, part.high * high, nodes)
+
+
+def _followed(a: Cost, b: Cost) -> Cost:
+    """Return what one part and another cost: the second is tried after each way of the first, unless it is sure."""
+    ways, steps = min(a.ways * b.ways, _MANY), min(a.steps + a.ways * b.steps, _MANY)
+    first = a.first + b.first if b.sure else min(a.steps + a.ways * b.first, _MANY)
+    return Cost(ways, first, steps, a.sure and b.sure, a.low + b.low, a.high + b.high, a.nodes + b.nodes)
+
+
+def _final(part: Cost) -> Cost:
+    """Return what a part costs that never gives back what it took."""
+    return part._replace(ways=1, steps=part.first)

@@ -1,0 +1,118 @@
+"""What normalizers and pre-tokenizers make of a text at worst: how long it grows, and how long patterns search in it.
+
+Each step by itself is bounded, but a chain multiplies: eight replacements of one character by sixteen take gigabytes.
+Steps that change characters by Unicode's rules hardly grow what people write, but they do once a step before them has
+put characters of its own into the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+from edgefuse.bundle.tokenizer.charsmap import CharsmapError, longest_replacement
+from edgefuse.bundle.tokenizer.parts import (
+    MAX_STEPS,
+    NFC,
+    NFD,
+    NFKC,
+    NFKD,
+    BertNormalizer,
+    ByteLevel,
+    ByteLevelNormalizer,
+    Lowercase,
+    Metaspace,
+    Normalizer,
+    Normalizers,
+    Pattern,
+    Precompiled,
+    Prepend,
+    PreTokenizer,
+    PreTokenizers,
+    Replace,
+    Split,
+)
+from edgefuse.bundle.tokenizer.patterns import PatternError, cost
+
+MAX_GROWTH = 1_500
+"""Characters made of one. ALBERT's chain comes to 1,296 by the rules below."""
+REFERENCE_CHARACTERS = 8192
+"""The length of the text that searching is counted for."""
+MAX_STEPS_PER_CHARACTER = 16 * REFERENCE_CHARACTERS
+"""What must be followed by something may be looked for to the end of the text, from each place: in 16 ways."""
+
+_Step: TypeAlias = Normalizer | PreTokenizer
+_GROWN = {NFC: 3.0, NFD: 4.0, NFKC: 18.0, NFKD: 18.0, Lowercase: 2.0, BertNormalizer: 24.0}
+"""Characters that these make of one at the most, by the tables of Unicode."""
+_BYTES = 4.0
+
+
+class StepError(ValueError):
+    """Why a normalizer or pre-tokenizer is not taken, as the end of a sentence."""
+
+
+def growth(normalizer: Normalizer | None, pre_tokenizer: PreTokenizer | None) -> float:
+    """Return how many characters the steps make of one at the most.
+
+    Raises:
+        StepError: a step is not taken, or all together take too long or grow a text too much.
+    """
+    steps = [*_flat([normalizer] if normalizer else []), *_flat([pre_tokenizer] if pre_tokenizer else [])]
+    if len(steps) > MAX_STEPS:
+        raise StepError(f"has {len(steps)} steps before its model, more than {MAX_STEPS}")
+    grown, searched, rewritten = 1.0, 0.0, False
+    for step in steps:
+        factor, search = _effect(step, grown, rewritten)
+        searched += search
+        grown *= factor
+        rewritten |= isinstance(step, Replace | Prepend | Precompiled | ByteLevel | ByteLevelNormalizer)
+        if grown > MAX_GROWTH:
+            raise StepError(f"has steps that make more than {MAX_GROWTH} characters of one")
+        if searched > MAX_STEPS_PER_CHARACTER:
+            raise StepError("has patterns that repeat what repeats, and would take too long")
+    return grown
+
+
+def _flat(steps: Sequence[_Step]) -> Iterator[_Step]:
+    """Yield steps without the sequences that they stand in."""
+    for step in steps:
+        if isinstance(step, Normalizers):
+            yield from _flat(step.normalizers)
+        elif isinstance(step, PreTokenizers):
+            yield from _flat(step.pretokenizers)
+        else:
+            yield step
+
+
+def _effect(step: _Step, grown: float, rewritten: bool) -> tuple[float, float]:
+    """Return what a step makes of one character, and how long it searches, for each character of the original text."""
+    if isinstance(step, Replace):
+        shortest, search = _search(step.pattern, grown)
+        return max(1.0, len(step.content) / shortest), search
+    if isinstance(step, Split):
+        return 1.0, _search(step.pattern, grown)[1]
+    if isinstance(step, Precompiled):
+        try:
+            return max(1.0, longest_replacement(step.precompiled_charsmap)), 0.0
+        except CharsmapError as error:
+            raise StepError(f"has a table of characters that {error}") from error
+    if isinstance(step, Prepend):
+        return 1.0 + len(step.prepend), 0.0
+    if isinstance(step, Metaspace):
+        return 2.0, 0.0
+    if isinstance(step, ByteLevel | ByteLevelNormalizer):
+        return _BYTES, 0.0
+    return _GROWN.get(type(step), 1.0) if rewritten else 1.0, 0.0
+
+
+def _search(pattern: Pattern, grown: float) -> tuple[float, float]:
+    """Return the shortest text that a pattern finds, and how long it searches."""
+    if (pattern.text is None) == (pattern.regex is None):
+        raise StepError("has a pattern that is not either a text or a regular expression")
+    if pattern.regex is None:
+        return float(len(pattern.text or " ")), 0.0
+    try:
+        found = cost(pattern.regex, grown * REFERENCE_CHARACTERS)
+    except PatternError as error:
+        raise StepError(f"has a pattern that {error}") from error
+    return found.low, found.first * grown

@@ -1,0 +1,78 @@
+"""A Ray cluster on this machine that speaks to itself only, and leaves nothing when it ends.
+
+One that Ray starts as it likes asks the metadata services of three clouds where it runs (with usage statistics switched
+off, too), listens on the network, keeps a token at home, and leaves its logs in the folder for temporary files.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from ray._private import ray_constants
+
+_LONGEST_PARENT = 19  # below it stand Ray's sockets, whose paths have at most 107 bytes
+_FAREWELL_SECONDS = 10
+
+
+@contextmanager
+def own_cluster(jobs: int) -> Iterator[None]:
+    """Start a cluster with as many CPUs as `jobs` for the block, and connect to it.
+
+    Raises:
+        RayError, ConnectionError, RuntimeError, ValueError: if it cannot be started.
+    """
+    parent = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    folder = Path(tempfile.mkdtemp(prefix="edgefuse-", dir=parent if len(parent) <= _LONGEST_PARENT else "/tmp"))
+    try:
+        # An answer to where it runs, which stands where Ray looks before it asks the clouds.
+        (folder / "ray_bootstrap_config.yaml").write_text("provider: {type: local}\n", encoding="ascii")
+        with _starting(folder):
+            ray.init(
+                "local",
+                num_cpus=jobs,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(folder),
+                _node_ip_address="127.0.0.1",
+            )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+    finally:
+        _remove(folder)
+
+
+@contextmanager
+def _starting(home: Path) -> Iterator[None]:
+    """Give what is started within the block another home, and keep it to the network interface that leads nowhere."""
+    # By these Ray keeps to itself where its clusters cannot span machines: the variable is for other processes.
+    variables = {"HOME": str(home), ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+    before = {name: os.environ.get(name) for name in variables}
+    spans = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ.update(variables)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = spans
+        for name, value in before.items():
+            del os.environ[name]
+            os.environ.update({} if value is None else {name: value})
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder when the last process has written to it."""
+    deadline = time.monotonic() + _FAREWELL_SECONDS
+    while folder.exists() and time.monotonic() < deadline:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.1)

@@ -1,0 +1,231 @@
+"""Nothing phones home: what `edgefuse` does on a machine stays there, and within the folders that it was given."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgefuse
+from benchmarks.peers import environment
+from tests.system_calls import outside, traced
+
+ROOT = Path(__file__).parents[1]
+OWN = Path(__file__).parent / "compiler" / "own"
+EDGEFUSE = (sys.executable, "-m", "edgefuse")
+# Peers that run in environments of their own, where edgefuse is not; `environment.variables` speaks for them.
+IN_OTHER_ENVIRONMENTS = {"benchmarks/peers/quantizers/onnxruntime.py", "benchmarks/peers/runtimes/onnxruntime.py"}
+# Code of a process that inherits the environment of one that has imported edgefuse.
+IN_CHILDREN = {"benchmarks/overhead.py"}
+
+
+@dataclass
+class Place:
+    """Where traced commands run: nothing is at home, nothing in the folder for temporary files."""
+
+    root: Path
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("home", "temporary", "cache", "out", "here"):
+            (self.root / name).mkdir(parents=True)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """No more than what is needed: telemetry keeps still where it finds itself on a build server."""
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.root / "home"),
+            "TMPDIR": str(self.root / "temporary"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": str(OWN),
+            **self.variables,
+        }
+
+    def found(self, *command: str | Path, loopback: bool = False) -> list[str]:
+        """Run a command under strace; return what it did outside of the output, the cache and the temporary folder."""
+        log, here = self.root / "log", self.root / "here"
+        done = traced(command, log, folder=here, environment=self.environment)
+        assert done.returncode == 0, done.stderr
+        writable = [self.root / name for name in ("out", "cache", "temporary")]
+        text = log.read_text(encoding="utf-8", errors="surrogateescape")
+        return outside(text, folder=here, writable=writable, loopback=loopback)
+
+    def left(self) -> list[str]:
+        """Return what lies at home, in the current folder and in that for temporary files."""
+        folders = [self.root / name for name in ("home", "here", "temporary")]
+        return sorted(str(path.relative_to(self.root)) for folder in folders for path in folder.rglob("*"))
+
+
+@pytest.fixture(scope="session")
+def strace() -> None:
+    """Without strace nothing can be said; where everything is to be checked, that is a failure."""
+    if shutil.which("strace") is not None:
+        return
+    message = "that nothing leaves the machine was not checked: there is no strace"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture
+def place(tmp_path: Path, strace: None) -> Place:
+    return Place(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory, strace: None) -> tuple[Place, dict[str, list[str]]]:
+    """What every verb does outside, one after another, with bundles for ONNX Runtime and LiteRT."""
+    place = Place(tmp_path_factory.mktemp("used"))
+    out = place.root / "out"
+    compiling: list[str | Path] = ["compile", OWN / "recipe.toml", "--out", out, "--cache", place.root / "cache"]
+    found = {"compile": place.found(*EDGEFUSE, *compiling, "--target", "onnx", "--target", "tflite", "--jobs", "2")}
+    np.save(out / "image.npy", np.zeros((16, 16), np.uint8))
+    for target in ("onnx", "tflite"):
+        bundle = out / f"pair-{target}.edgefuse"
+        found[f"run {target}"] = place.found(*EDGEFUSE, "run", bundle, "--image", out / "image.npy")
+        found[f"verify {target}"] = place.found(*EDGEFUSE, "verify", bundle)
+        found[f"bench {target}"] = place.found(*EDGEFUSE, "bench", bundle, "--rounds", "20")
+    found["doctor"] = place.found(*EDGEFUSE, "doctor")
+    return place, found
+
+
+@pytest.mark.slow
+def test_nothing_leaves_the_machine_or_the_given_folders(used: tuple[Place, dict[str, list[str]]]) -> None:
+    place, found = used
+    assert not any(found.values()), found
+    assert place.left() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_temporary_stays_of_a_compile_that_was_stopped(
+    used: tuple[Place, dict[str, list[str]]], number: signal.Signals
+) -> None:
+    place, _ = used
+    shutil.rmtree(place.root / "cache" / "timings", ignore_errors=True)
+    command: list[str | Path] = [
+        *EDGEFUSE,
+        "compile",
+        OWN / "recipe.toml",
+        "--out",
+        place.root / "out",
+        "--cache",
+        place.root / "cache",
+    ]
+    with subprocess.Popen(
+        command,
+        env=place.environment,
+        cwd=place.root / "here",
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        while not list((place.root / "temporary").glob("*/*/*.so")):
+            time.sleep(0.05)
+            assert process.poll() is None
+        assert list((place.root / "temporary").glob("edgefuse-*/*.edgefuse"))
+        os.killpg(process.pid, number)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.splitlines()[-1]) == (130, b"edgefuse: interrupted")
+    assert place.left() == []
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_of_our_own_speaks_to_itself_only(place: Place) -> None:
+    place.variables["RAY_TMPDIR"] = str(place.root / "temporary")
+    compiling: list[str | Path] = ["compile", OWN / "recipe.toml", "--out", place.root / "out"]
+    compiling += ["--cache", place.root / "cache", "--jobs", "2", "--engine", "ray"]
+    assert place.found(*EDGEFUSE, *compiling, loopback=True) == []
+
+
+def test_telemetry_that_is_on_is_seen(place: Place, tiny_bundle: Path) -> None:
+    place.variables["ORT_DISABLE_TELEMETRY"] = "0"
+    found = place.found(*EDGEFUSE, "verify", tiny_bundle)
+    kept = place.root / "home" / ".cache" / "Microsoft"
+    assert f"mkdir {kept}" in found
+    assert [line for line in found if line.endswith("/deviceid")], found
+    assert "home/.cache/Microsoft" in place.left()
+    off = Place(place.root / "off")
+    assert off.found(*EDGEFUSE, "verify", tiny_bundle) == []
+    assert off.left() == []
+
+
+def test_a_name_that_is_looked_up_is_seen(place: Place) -> None:
+    script = "import contextlib, socket\nwith contextlib.suppress(OSError): socket.getaddrinfo('edgefuse.invalid', 443)"
+    assert "looks up a name: reads /etc/resolv.conf" in place.found(sys.executable, "-c", script)
+    script = "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(('192.0.2.1', 443))"
+    assert place.found(sys.executable, "-c", script) == ["connect 192.0.2.1:443", "socket AF_INET"]
+
+
+def python_files() -> Iterator[tuple[str, ast.Module]]:
+    """Yield all Python of this project, by its path."""
+    for folder in ("edgefuse", "tests", "benchmarks", "examples", "docs"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Yield the modules that a file imports, wherever in it, by a statement or by a call that names one."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in ("import_module", "__import__", "importorskip"):
+                yield str(node.args[0].value)
+
+
+def test_onnxruntime_is_imported_in_one_place() -> None:
+    found = {
+        path for path, tree in python_files() if any(name.partition(".")[0] == "onnxruntime" for name in imported(tree))
+    }
+    assert found == {"edgefuse/runtime/backends/onnx_api.py", *IN_OTHER_ENVIRONMENTS}
+
+
+def test_code_in_text_imports_onnxruntime_only_in_children() -> None:
+    def is_code(text: str) -> bool:
+        with suppress(SyntaxError, ValueError):
+            return any(name.partition(".")[0] == "onnxruntime" for name in imported(ast.parse(text)))
+        return False
+
+    found = {
+        path
+        for path, tree in python_files()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "onnxruntime" in node.value
+        if is_code(node.value)
+    }
+    assert found == IN_CHILDREN
+
+
+def test_importing_edgefuse_switches_off_what_the_user_did_not_switch_on() -> None:
+    script = "import os, edgefuse; print({name: os.environ[name] for name in edgefuse.QUIET} == dict(edgefuse.QUIET))"
+    bare = {name: value for name, value in os.environ.items() if name not in edgefuse.QUIET}
+    for variables, answer in ((bare, "True\n"), (bare | {"ORT_DISABLE_TELEMETRY": "0"}, "False\n")):
+        command = [sys.executable, "-c", script]
+        assert subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout == answer
+
+
+def test_peers_are_started_with_their_reports_switched_off() -> None:
+    with environment.home() as home:
+        started = environment.variables(home)
+        assert {name: started[name] for name in edgefuse.QUIET} == dict(edgefuse.QUIET)
+        assert started["OLIVE_DISABLE_TELEMETRY"] == "1"
+        assert started["HOME"] == started["TMPDIR"] == home
+        assert Path(home, "intel", "openvino_telemetry").read_text(encoding="ascii") == "0"
+    assert not Path(home).exists()
