@@ -25,17 +25,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from edgefuse.export.stage import Lowered, TorchStage
 from torch import Tensor, nn
 
 from edgefuse.bundle.manifest import Scheme
 from edgefuse.bundle.spec import Source, StageInput, StageOutput, StageSpec, TensorSpec
-from edgefuse.export.onnx import OnnxTarget
+from edgefuse.export.onnx.target import OnnxTarget
+from edgefuse.export.target import Lowered
 from edgefuse.measure.latency import single_stream
 from edgefuse.measure.rungs import P99_ROUNDS
-from edgefuse.quantize.onnx import OnnxQuantizer
+from edgefuse.quantize.onnx.quantizer import OnnxQuantizer
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.runtime.backends.onnx import OnnxBackend
+from edgefuse.stages.stage import TorchStage
 
 _ROWS = 16
 _SETTLE_SECONDS = 1.0

@@ -12,22 +12,23 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from edgefuse.compiler.distribute import Point, Points
-from edgefuse.compiler.pruning import curve, read_form, write_form
-from edgefuse.compiler.splits import load_split
-from edgefuse.export.stage import Lowered, TorchStage
 from torch import nn
 
 from edgefuse.bundle.manifest import Pruning, PruningStep
-from edgefuse.bundle.spec import ClassOutput, ModelSpec, tensor
-from edgefuse.compiler.cache import ArrayStore, Cache, write_arrays
-from edgefuse.compiler.candidates import Toolchain
+from edgefuse.bundle.spec import ClassOutput, ModelSpec, Record, tensor
+from edgefuse.compiler.cache.arrays import ArrayStore, write_arrays
+from edgefuse.compiler.candidates.toolchain import Toolchain
+from edgefuse.compiler.model.splits import load_split
+from edgefuse.compiler.recovery.forms import curve, read_form, write_form
 from edgefuse.datasets import Sample, Splits, packages
+from edgefuse.datasets.cache import Cache
 from edgefuse.datasets.digits.speech import Clips
 from edgefuse.datasets.stamps import debian, glosses
+from edgefuse.export.target import Lowered
 from edgefuse.progress import silent
 from edgefuse.prune import checkpoint
 from edgefuse.prune.training import Epoch
+from edgefuse.stages.stage import TorchStage
 
 _ITEMS = importlib.import_module("edgefuse.datasets.digits.items")  # a function of its package has the same name
 _NOUNS = '00058743 04 n 01 escape 0 000 | the act of fleeing; "he made his escape"\n'
@@ -65,9 +66,15 @@ class _Named:
     name: str
 
 
+class Figures(Record, frozen=True, kw_only=True):
+    """A record such as those of measurements."""
+
+    p50_ms: tuple[float, ...]
+
+
 def figures(cache: Cache) -> object:
-    made = Points(points=(Point(ratio=0.5, p50_ms=1.25, error=0.1),))
-    return cache.record("figures", ["figures"], Points, lambda: made)
+    made = Figures(p50_ms=(1.25, 0.1))
+    return cache.record("figures", ["figures"], Figures, lambda: made)
 
 
 def balances(cache: Cache) -> object:

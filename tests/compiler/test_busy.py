@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgefuse.compiler.final import Ratio, RungAccuracy, RungTiming
 
 from edgefuse.bundle.manifest import Figure, Machine
 from edgefuse.bundle.spec import Record
 from edgefuse.cli import main
-from edgefuse.compiler.cache import Cache
-from edgefuse.compiler.rungs import give_to_fastest
+from edgefuse.compiler.rungs.final import Ratio, RungAccuracy, RungTiming
+from edgefuse.compiler.rungs.rungs import give_to_fastest
 from edgefuse.compiler.search import Combination
 from edgefuse.compiler.timing import kept
 from edgefuse.compiler.timing.here import Here
+from edgefuse.datasets.cache import Cache
 from edgefuse.measure import pressure
 from edgefuse.measure.pressure import Pressure, Reading
 from tests.compiler.conftest import Compiled

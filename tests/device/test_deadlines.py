@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from edgefuse.bundle.manifest import Machine
-from edgefuse.compiler.recipe import load
+from edgefuse.compiler.recipe.recipe import load
 from edgefuse.compiler.timing import timer_of
 from edgefuse.device import session as sessions
 from edgefuse.device.device import device_of

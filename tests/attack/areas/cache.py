@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from edgefuse.compiler.cache import Cache, open_cache
+from edgefuse.datasets.cache import Cache, open_cache
 from edgefuse.errors import CacheError
 from tests.attack import damage
 from tests.attack.attempt import Area, Attempt
