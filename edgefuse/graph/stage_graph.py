@@ -44,7 +44,7 @@ class StageGraph:
             fresh: modalities whose values are new.
             kept: modalities whose features are found among the values, as an earlier run gave them.
             absent: modalities that are not there; all others if None.
-            given: stages whose outputs are found among the values, too.
+            given: stages whose outputs are found among the values, too, unless their modality is absent.
             wanted: stages whose outputs are wanted, all of them by key, and nothing is run that they do not need; the
                 model's results by name if None.
 
@@ -54,15 +54,15 @@ class StageGraph:
         names = [modality.name for modality in self.modalities]
         gone = [name for name in names if name not in fresh and name not in kept] if absent is None else list(absent)
         self._check_names([*fresh, *kept, *gone])
-        found = {stage.name for stage in self.stages if stage.modality in kept} | {*given}
-        skipped = found | {stage.name for stage in self.stages if stage.modality in gone}
+        silent = {stage.name for stage in self.stages if stage.modality in gone}
+        skipped = silent | {stage.name for stage in self.stages if stage.modality in kept} | {*given}
         needed = {stage.name for stage in self.stages} if wanted is None else self._needed(wanted, skipped)
         steps = tuple(_step(stage) for stage in self.stages if stage.name in needed and stage.name not in skipped)
         return Plan(
             steps=steps,
             present=tuple(name not in gone for name in names),
-            zeros=tuple(self._zeros(gone, found)),
-            results=tuple(self._results(skipped - found, wanted)),
+            zeros=tuple(self._zeros(gone)),
+            results=tuple(self._results(silent, wanted)),
         )
 
     def run(
@@ -125,20 +125,20 @@ class StageGraph:
                 needed |= {port.source.owner for port in stage.inputs if port.source.kind == "stage"}
         return needed
 
-    def _zeros(self, gone: Collection[str], found: Collection[str]) -> Iterator[Zeros]:
+    def _zeros(self, gone: Collection[str]) -> Iterator[Zeros]:
         for modality in self.modalities:
             if modality.name in gone:
                 yield from zeros_of(modality)
         for stage in self.stages:
-            if stage.modality in gone and stage.name not in found:
+            if stage.modality in gone:
                 yield from (Zeros(stage.key(port.tensor.name), port.tensor) for port in stage.outputs)
 
-    def _results(self, gone: Collection[str], wanted: Collection[str] | None) -> Iterator[tuple[str, str]]:
-        """Yield what a run returns: outputs of wanted stages, or the model's results but those of `gone` stages."""
+    def _results(self, silent: Collection[str], wanted: Collection[str] | None) -> Iterator[tuple[str, str]]:
+        """Yield what a run returns: outputs of wanted stages, or the model's results but those of `silent` stages."""
         for stage in self.stages:
             if wanted is not None and stage.name in wanted:
                 yield from ((key, key) for _, key in _step(stage).outputs)
-            elif wanted is None and stage.name not in gone:
+            elif wanted is None and stage.name not in silent:
                 names = [port.tensor.name for port in stage.outputs if port.kind == "result"]
                 yield from ((name, stage.key(name)) for name in names)
 
