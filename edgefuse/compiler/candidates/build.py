@@ -21,7 +21,7 @@ from edgefuse.compiler.candidates.target_data import Candidates, Material, Targe
 from edgefuse.compiler.candidates.toolchain import Toolchain
 from edgefuse.compiler.workers import Tried, Workers
 from edgefuse.datasets.cache import Cache
-from edgefuse.errors import CheckError, EdgefuseError, QuantizeError
+from edgefuse.errors import BackendError, CheckError, EdgefuseError, QuantizeError
 from edgefuse.stages.stage import TorchStage
 
 logger = logging.getLogger(__name__)
@@ -165,11 +165,15 @@ class Hold:
 
         Raises:
             CheckError: if a float file does not agree with torch.
+            BackendError: if the runtime does not take the file.
         """
         target, built = job
         backend = Toolchain.of(target, self.cache).backend
         key = [built.sha256, self.golden.digest, backend.versions(), fingerprint.of_compiler()]
-        found = self.cache.record("golden", key, Checked, partial(check, built, backend, self.golden))
+        try:
+            found = self.cache.record("golden", key, Checked, partial(check, built, backend, self.golden))
+        except BackendError as error:
+            raise BackendError(f"the file of '{built.id}' cannot be used: {str(error).rstrip('.')}") from error
         if not found.row.ok and built.scheme == FLOAT:
             raise CheckError(
                 f"{built.target}: the file of '{built.id}' does not agree with torch on the golden inputs",

@@ -57,6 +57,7 @@ def build(made: Compiled, paths: Mapping[str, Path]) -> Report:
         float_layers=tuple(line for target in paths for line in float_layers(made, target)),
         recoveries=tuple(recovery(one) for one in made.forms.recoveries),
         timings=timing_reports(made),
+        failed=dict(made.failed),
         unit=made.timings.unit,
     )
 

@@ -318,7 +318,7 @@ class Budget(Part, frozen=True, kw_only=True):
 
 
 class Report(Part, frozen=True, kw_only=True):
-    """The whole report; what has a default may be missing."""
+    """The whole report; what has a default may be missing. `failed` says why a target has no bundle."""
 
     schema: int = SCHEMA
     reference: Reference
@@ -336,6 +336,7 @@ class Report(Part, frozen=True, kw_only=True):
     float_layers: tuple[FloatLayers, ...] = ()
     recoveries: tuple[RecoveryReport, ...] = ()
     timings: tuple[TimingReport, ...] = ()
+    failed: dict[str, str] = {}
     unit: str = "ms"
 
 

@@ -81,6 +81,7 @@ def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
             f"Latency and memory were measured on the device, {machine.cpu}; accuracy was judged on the machine that "
             "compiled. The torch reference did not run on the device, so nothing is compared with its speed."
         ]
+    found += [f"{target}: no bundle. {reason}" for target, reason in made.failed.items()]
     for target, rungs in made.rungs.items():
         for rung in rungs:
             timing = made.timings.rungs[target][rung.name].speedup_over_float
