@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmarks.peers.subject import PRESENT, Array, Description, Input, Subject, write
 from edgefuse.bundle.spec import ModelSpec, Source, StageInput, StageSpec, TensorSpec
 from edgefuse.compiler.model.opening import take_apart
-from edgefuse.compiler.model.preparation import prepare
+from edgefuse.compiler.model.preparation import open_data, prepare
 from edgefuse.compiler.model.splits import SplitData
 from edgefuse.compiler.model.subject import Subject as Compiled
 from edgefuse.compiler.recipe.recipe import load
@@ -77,7 +77,8 @@ def make(recipe: Path, folder: Path, progress: Progress) -> Subject:
     Raises:
         EdgefuseError: if the recipe, the model or the data are wrong, or the model cannot be exported.
     """
-    compiled = prepare(take_apart(recipe, load(recipe)), Cache(default_folder()), progress)
+    model = take_apart(recipe, load(recipe))
+    compiled = prepare(model, open_data(model), Cache(default_folder()), progress)
     stage = whole_stage(compiled)
     about = _described(recipe, compiled, stage)
     subject = Subject(folder.absolute())  # workers stand elsewhere

@@ -28,7 +28,7 @@ from edgefuse.compiler.candidates.toolchain import Toolchain
 from edgefuse.compiler.evaluation.passes import keep_features
 from edgefuse.compiler.evaluation.runners import in_torch
 from edgefuse.compiler.model.opening import take_apart
-from edgefuse.compiler.model.preparation import prepare
+from edgefuse.compiler.model.preparation import open_data, prepare
 from edgefuse.compiler.recipe import recipe as recipes
 from edgefuse.compiler.recovery.forms import recovered
 from edgefuse.compiler.report import report
@@ -133,11 +133,12 @@ class _Compile:
         targets = self.recipe.compile.targets
         model = take_apart(self.path, self.recipe)
         check_schemes(self.recipe, [stage.spec for stage in model.stages])
+        data = open_data(model)
         machines = {target: self._machine(target) for target in targets}
         builder = Builder(targets, self.cache, self.workers)
         builder.lower(model.stages, generate(model.stages))
         _require_one(builder.failed, targets)
-        subject = prepare(model, self.cache, self.progress)
+        subject = prepare(model, data, self.cache, self.progress)
         forms = recovered(subject, self.cache, self.workers)
         material = Material(subject, forms, generate(subject.stages, forms.all_pruned), self.cache)
         self._keep_reference(material)

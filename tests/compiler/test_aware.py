@@ -16,7 +16,7 @@ from edgefuse.compiler.candidates.golden import generate
 from edgefuse.compiler.candidates.target_data import Candidates, Material, TargetData
 from edgefuse.compiler.candidates.toolchain import Toolchain
 from edgefuse.compiler.model.opening import take_apart
-from edgefuse.compiler.model.preparation import TUNING, prepare
+from edgefuse.compiler.model.preparation import TUNING, open_data, prepare
 from edgefuse.compiler.model.splits import TRAIN
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recipe import recipe as recipes
@@ -45,7 +45,8 @@ def recipe(compiled: Compiled) -> Path:
 
 
 def subject_of(recipe: Path, cache: Path) -> Subject:
-    return prepare(take_apart(recipe, recipes.load(recipe)), Cache(cache), silent)
+    model = take_apart(recipe, recipes.load(recipe))
+    return prepare(model, open_data(model), Cache(cache), silent)
 
 
 def weights(cache: Path) -> dict[str, bytes]:

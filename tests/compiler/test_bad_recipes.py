@@ -33,10 +33,11 @@ def refused(folder: Path, recipe: str, capsys: pytest.CaptureFixture[str], *opti
     written, said = capsys.readouterr()
     assert (code, written) == (2, ""), said
     *before, sentence = said.splitlines()
-    assert all(line.startswith("preprocess ") for line in before), said
+    assert not any("prune" in line or "quantize" in line for line in before), said
     assert sentence.startswith("edgefuse: error: ")
     assert not out.exists()
-    assert not cache.exists() or {path.name for path in cache.iterdir()} <= {"split"}  # nothing was lowered or trained
+    kinds = {path.name for path in cache.iterdir()} if cache.exists() else set()
+    assert kinds.isdisjoint({"pruned", "prepared", "features", "outputs", "figures"})  # nothing long was done
     return sentence
 
 

@@ -17,7 +17,7 @@ from edgefuse.bundle.reader import open_bundle
 from edgefuse.compiler import compile
 from edgefuse.compiler.evaluation.evaluator import Evaluator
 from edgefuse.compiler.model.opening import take_apart
-from edgefuse.compiler.model.preparation import prepare
+from edgefuse.compiler.model.preparation import open_data, prepare
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recipe import recipe as recipes
 from edgefuse.compiler.recovery.batches import (
@@ -60,7 +60,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 @pytest.fixture(scope="module")
 def subject(pruned_recipe: Path, cache: Cache) -> Subject:
-    return prepare(take_apart(pruned_recipe, recipes.load(pruned_recipe)), cache, silent)
+    model = take_apart(pruned_recipe, recipes.load(pruned_recipe))
+    return prepare(model, open_data(model), cache, silent)
 
 
 @pytest.fixture(scope="module")

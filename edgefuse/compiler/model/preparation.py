@@ -20,15 +20,25 @@ from edgefuse.progress import Progress
 TUNING = "tuning"
 
 
-def prepare(model: Model, cache: Cache, progress: Progress) -> Subject:
+def open_data(model: Model) -> Splits:
+    """Return the data that a recipe names, not yet read.
+
+    Raises:
+        RecipeError, DataError: the factory fails, or a split that is needed is empty.
+    """
+    data = call_factory(model.path, model.recipe.data.factory)
+    _check_splits(model.path, model.recipe, data)
+    found: Splits = data
+    return found
+
+
+def prepare(model: Model, data: Splits, cache: Cache, progress: Progress) -> Subject:
     """Preprocess the data of a model (or find them in the cache), and check that they fit it.
 
     Raises:
-        RecipeError, DataError, MeasureError: model and data do not fit together.
+        DataError, MeasureError: model and data do not fit together.
     """
     path, recipe = model.path, model.recipe
-    data = call_factory(path, recipe.data.factory)
-    _check_splits(path, recipe, data)
     splits = {n: load_split(n, data, model.spec, model.assets, cache, progress) for n in _wanted(recipe, data)}
     provenance = Provenance(
         weights_sha256=fingerprint.of_module(model.module),
