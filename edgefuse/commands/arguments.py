@@ -41,6 +41,18 @@ class Parser(argparse.ArgumentParser):
         else:
             terminal.put(lines)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
+        """Parse a command line; see `argparse`, which takes the value of `--option=--` for none."""
+        found, extra = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            value = getattr(found, action.dest, None)
+            if isinstance(value, list) and (not value or [] in value):
+                error = argparse.ArgumentError(action, "the value is empty: got '--'")
+                if not self.exit_on_error:
+                    raise error
+                self.error(str(error))
+        return found, extra
+
     def error(self, message: str) -> NoReturn:
         """Say how it is called and what is wrong, and end with the exit code of wrong usage."""
         terminal.complain(*self.format_usage().rstrip("\n").split("\n"))
