@@ -149,7 +149,7 @@ def test_what_a_runtime_says_of_a_file_does_not_reach_the_terminal(capfd: pytest
     inputs = (Binding(port="i", tensor="i", dtype="int64", shape=(1,)),)
     outputs = (Binding(port="y", tensor="y", dtype="float32", shape=(1,)),)
     session = OnnxBackend().open(model.SerializeToString(), inputs, outputs, SessionOptions())
-    with pytest.raises(BackendError, match="indices element out of data bounds") as caught:
+    with pytest.raises(BackendError, match="ONNX Runtime cannot run a stage: got ") as caught:
         session.run({"i": np.array([7])})
     assert str(caught.value).isprintable()
     assert capfd.readouterr().err == ""
