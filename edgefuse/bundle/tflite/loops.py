@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgefuse.bundle.tflite.call import Call
-from edgefuse.bundle.tflite.flatbuffer import RefusedError
 from edgefuse.bundle.tflite.schema import Graph, Tensor
 
 MAX_STEPS = 2**16
@@ -52,7 +51,7 @@ def steps(call: Call, condition: tuple[Graph, Sequence[Call]], body: tuple[Graph
     _check_carried(call, condition[0], body[0])
     (graph, tests), (inner, updates) = condition, body
     call.need(len(tests) == 1 and tests[0].kind == "LESS", "condition is not one LESS")
-    counter, bound = graph.operators[0].inputs
+    counter = graph.operators[0].inputs[0]
     call.need(counter in graph.inputs and graph.operators[0].outputs == graph.outputs, "condition tests no counter")
     place = graph.inputs.index(counter)
     limit = tests[0].scalar(1)
