@@ -13,6 +13,7 @@ from edgefuse.commands import terminal
 from edgefuse.errors import EdgefuseError, shown
 
 _MAX_MESSAGE = 1_000
+_END_OF_OPTIONS = "--"
 _WITH_VALUES = ("store", "append", "extend")
 
 
@@ -42,12 +43,12 @@ class Parser(argparse.ArgumentParser):
             terminal.put(lines)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
-        """Parse a command line; see `argparse`, which takes the value of `--option=--` for none."""
+        """Parse a command line; see `argparse`, of which some versions take the value of `--option=--` for none."""
         found, extra = super().parse_known_args(args, namespace)
         for action in self._actions:
             value = getattr(found, action.dest, None)
             if isinstance(value, list) and (not value or [] in value):
-                error = argparse.ArgumentError(action, "the value is empty: got '--'")
+                error = argparse.ArgumentError(action, f"the value is empty: got '{_END_OF_OPTIONS}'")
                 if not self.exit_on_error:
                     raise error
                 self.error(str(error))
@@ -64,7 +65,7 @@ def _given(convert: Callable[[str], object]) -> Callable[[str], object]:
     """Return a type for argparse that refuses what no value can be, and then converts."""
 
     def converted(text: str) -> object:
-        if not text.strip():
+        if not text.strip() or text == _END_OF_OPTIONS:
             raise argparse.ArgumentTypeError(f"the value is empty: got {text!r}")
         try:
             os.fsencode(text)

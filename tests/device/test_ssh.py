@@ -96,6 +96,16 @@ def test_the_device_says_what_it_is(on_path: Place, tmp_path: Path) -> None:
     assert describe(on_path).architecture == "riscv64"
 
 
+def test_threads_fit_the_device(on_path: Place) -> None:
+    with Session(device_of(on_path.uri), on_path.python) as session:
+        for threads in (0, 100_000):
+            with pytest.raises(
+                DeviceError, match=f"on the device: the number of threads .*: got {threads}, expected 1"
+            ):
+                session.run(Describe(backend="onnx", threads=threads), Machine, {})
+        assert session.run(DESCRIBE, Machine, {}).threads == 1, "an error does not end the session"
+
+
 def refuse(place: Place, what: str) -> None:
     with pytest.raises(DeviceError, match=what) as caught:
         describe(place)
