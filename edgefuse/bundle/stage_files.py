@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from edgefuse.bundle.external_data import refuse_external_data
 from edgefuse.bundle.manifest import Manifest
+from edgefuse.bundle.onnx import refuse_unsafe_onnx
 from edgefuse.bundle.tflite import refuse_unsafe_tflite
 
 # By the end of a name: which targets and backends open such files, and the check.
 _FORMATS: Mapping[str, tuple[frozenset[str], Callable[[str, bytes], None]]] = MappingProxyType(
     {
-        ".onnx": (frozenset({"onnx", "tensorrt"}), refuse_external_data),
+        ".onnx": (frozenset({"onnx", "tensorrt"}), refuse_unsafe_onnx),
         ".tflite": (frozenset({"tflite"}), refuse_unsafe_tflite),
     }
 )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from google.protobuf.descriptor import FieldDescriptor
 
 _NUMBERS = (
     -(2**31),
@@ -146,3 +147,102 @@ def _edited_array(source: random.Random, old: Any) -> Any:
         "turned": old[::-1].copy(),
     }
     return changed[kind]
+
+
+def edit_message(source: random.Random, message: Any, names: Sequence[str] = ()) -> str:
+    """Change one field somewhere in a protobuf message, and say what was done.
+
+    Args:
+        source: of randomness.
+        message: changed in place.
+        names: that other text fields may be set to (operators, domains).
+    """
+    inner = list(_messages(message, type(message).__name__))
+    path, chosen = source.choice(inner)
+    field = source.choice(list(chosen.DESCRIPTOR.fields))
+    path = f"{path}.{field.name}"
+    if field.is_repeated:
+        return f"{path}: {_edit_repeated(source, getattr(chosen, field.name), field, names)}"
+    if field.message_type is not None:
+        kind = source.choice(("clear", "fill"))
+        chosen.ClearField(field.name) if kind == "clear" else getattr(chosen, field.name).SetInParent()
+        return f"{path}: {kind}"
+    if source.random() < 0.15:
+        chosen.ClearField(field.name)
+        return f"{path}: clear"
+    value = _value(source, getattr(chosen, field.name), field, names)
+    setattr(chosen, field.name, value)
+    return f"{path} = {value!r:.60}"
+
+
+def _messages(message: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield a message and all within it."""
+    yield path, message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for index, inner in enumerate(value if field.is_repeated else [value]):
+                yield from _messages(inner, f"{path}.{field.name}[{index}]")
+
+
+def _edit_repeated(source: random.Random, values: Any, field: Any, names: Sequence[str]) -> str:
+    kind = source.choice(("gone", "twice", "edited", "edited", "edited", "all gone"))
+    if not len(values) or kind == "edited" and field.message_type is None:
+        if field.message_type is not None:
+            values.add()
+            return "added"
+        if not len(values):
+            zero = b"\0" if field.type == FieldDescriptor.TYPE_BYTES else _ZERO[field.cpp_type]
+            values.append(_value(source, zero, field, names))
+            return f"added {values[0]!r:.40}"
+        place = source.randrange(len(values))
+        values[place] = _value(source, values[place], field, names)
+        return f"[{place}] = {values[place]!r:.60}"
+    place = source.randrange(len(values))
+    if kind == "gone":
+        del values[place]
+    elif kind == "all gone":
+        del values[:]
+    elif field.message_type is None:
+        values.append(values[place])
+    else:
+        values.add().CopyFrom(values[place])
+    return f"[{place}] {kind}"
+
+
+_ZERO = {
+    FieldDescriptor.CPPTYPE_INT32: 0,
+    FieldDescriptor.CPPTYPE_INT64: 0,
+    FieldDescriptor.CPPTYPE_UINT64: 0,
+    FieldDescriptor.CPPTYPE_ENUM: 0,
+    FieldDescriptor.CPPTYPE_FLOAT: 0.0,
+    FieldDescriptor.CPPTYPE_DOUBLE: 0.0,
+    FieldDescriptor.CPPTYPE_STRING: "",
+}
+
+
+def _value(source: random.Random, old: Any, field: Any, names: Sequence[str]) -> Any:
+    """Return a value that a scalar field can hold, far from the old one."""
+    if isinstance(old, bytes):
+        return _shorter_or_longer(source, old)
+    if isinstance(old, str):
+        return source.choice((*names, "", "x", "\u00e9", old + "_", old[:-1]))
+    if isinstance(old, float):
+        return real(source, old)
+    if field.enum_type is not None:
+        return source.choice([value.number for value in field.enum_type.values])
+    value = number(source, int(old))
+    if field.cpp_type == FieldDescriptor.CPPTYPE_INT64:
+        return source.choice((value, value, 2**40, 2**62, -(2**63), 2**63 - 1))
+    if field.cpp_type == FieldDescriptor.CPPTYPE_UINT64:
+        return abs(value)
+    return max(-(2**31), min(2**31 - 1, value))
+
+
+def _shorter_or_longer(source: random.Random, old: bytes) -> bytes:
+    """Return other bytes: of another length or, of whole integers, with one of them far away."""
+    if not old or source.random() < 0.3:
+        return source.choice((b"", b"\xff\xfe", old[:-1], old + old[:8]))
+    width = source.choice((4, 8)) if len(old) % 8 == 0 else 4 if len(old) % 4 == 0 else 1
+    place = source.randrange(len(old) // width) * width
+    value = number(source, int.from_bytes(old[place : place + width], "little", signed=True))
+    return old[:place] + (value % 256**width).to_bytes(width, "little") + old[place + width :]

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from edgefuse.bundle.tflite.flatbuffer import RefusedError
+from edgefuse.bundle.refusal import RefusedError
 from edgefuse.bundle.tflite.schema import Model, Shape, Tensor
 
 Option: TypeAlias = "float | tuple[int, ...]"

@@ -13,6 +13,8 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from edgefuse.bundle.refusal import RefusedError
+
 Kind: TypeAlias = str
 """A scalar's type, as `struct` spells it: `b B h H i I q Q f ?`."""
 
@@ -27,10 +29,6 @@ _SCALARS = {kind: struct.Struct(f"<{kind}").unpack_from for kind in _WIDTHS}
 _OFFSET_BYTES = 4
 _WORD = _SCALARS["I"]
 _SIGNED = _SCALARS["i"]
-
-
-class RefusedError(Exception):
-    """Why a file is refused, as the end of a sentence."""
 
 
 class Buffer:

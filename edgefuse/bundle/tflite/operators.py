@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 
+from edgefuse.bundle.refusal import RefusedError
 from edgefuse.bundle.tflite.call import MAX_LIST, Call, Option
-from edgefuse.bundle.tflite.flatbuffer import RefusedError, Table
+from edgefuse.bundle.tflite.flatbuffer import Table
 from edgefuse.bundle.tflite.kinds import KINDS, Kind
 from edgefuse.bundle.tflite.quantization import MAX_SCALE
 from edgefuse.bundle.tflite.schema import Graph, Model, Operator, Tensor

@@ -9,7 +9,8 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.bundle.tflite.flatbuffer import RefusedError, Table
+from edgefuse.bundle.refusal import RefusedError
+from edgefuse.bundle.tflite.flatbuffer import Table
 
 MIN_SCALE, MAX_SCALE = 1e-30, 1e30
 _BLOCKWISE = 2  # of the union of other kinds

@@ -16,7 +16,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.bundle.tflite.flatbuffer import Buffer, RefusedError, Table
+from edgefuse.bundle.refusal import RefusedError
+from edgefuse.bundle.tflite.flatbuffer import Buffer, Table
 from edgefuse.bundle.tflite.quantization import Quantization, read_quantization
 
 Shape: TypeAlias = tuple[int, ...]
