@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,9 +125,14 @@ def test_a_worker_narrows_the_model_as_one_process_does(compiled: Compiled, tmp_
     assert made.items() <= entries(together, "narrowed").items()
 
 
-def test_many_jobs_are_an_argument_of_compile(compiled: Compiled, tmp_path: Path) -> None:
+def test_many_jobs_are_an_argument_of_compile_and_relative_paths_are_right_for_them(
+    compiled: Compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = entries(compiled.cache, "stage-onnx", "figures")
-    result = compile(compiled.recipe, tmp_path, cache=compiled.cache, jobs=2)
+    monkeypatch.chdir(tmp_path)
+    recipe, cache = (Path(os.path.relpath(path)) for path in (compiled.recipe, compiled.cache))
+    result = compile(recipe, "out", cache=cache, jobs=2)
+    assert result.bundles == (Path("out/pair-onnx.edgefuse"),)  # as it was asked for
     with open_bundle(compiled.result.bundles[0]) as one, open_bundle(result.bundles[0]) as other:
         assert one.manifest.candidates == other.manifest.candidates
         assert one.manifest.rungs == other.manifest.rungs
