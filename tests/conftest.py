@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 
 from edgefuse.bundle.manifest import Candidate, GoldenCase, Manifest
 from edgefuse.bundle.spec import ModelSpec, StageSpec
@@ -31,6 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput") and "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         folder = os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="edgefuse-tests-")
         config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
+
+
+def pytest_sessionstart() -> None:
+    """Take from Hypothesis what it draws from the constants of loaded modules: which are depends on what ran before."""
+    if settings.default is not None and settings.default.derandomize:
+        providers._get_local_constants = Constants
 
 
 @pytest.fixture(scope="session")

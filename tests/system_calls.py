@@ -65,22 +65,26 @@ def traced(
     )
 
 
-def outside(log: str, *, folder: Path, writable: Iterable[Path], loopback: bool = False) -> list[str]:
+def outside(log: str, *, folder: Path, writable: Iterable[Path], others: str = "", loopback: bool = False) -> list[str]:
     """Return what a traced command did outside of what it may do.
 
     Args:
         log: what strace wrote.
         folder: where the command stood; nothing may be made there.
         writable: the folders in which anything may be made.
-        loopback: whether it may speak to itself over the network interface that leads nowhere.
+        others: a pattern of other files that may be written.
+        loopback: whether it may speak to itself over the network interface that leads nowhere; then it may also look
+            up names as long as it asks nobody, and ask the kernel for its own addresses.
     """
     roots = tuple(path.resolve() for path in writable)
     found = set()
     for call in calls(log):
-        made = (path for path in _made(call, folder) if not _is_within(path, roots) and not _NO_FILES.fullmatch(path))
-        found |= {f"{call.name} {path}" for path in made}
+        for path in _made(call, folder):
+            if not (_is_within(path, roots) or _NO_FILES.fullmatch(path) or re.fullmatch(others, path)):
+                found.add(f"{call.name} {path}")
         found |= {f"{call.name} {what}" for what in _spoken_to(call, roots, loopback=loopback)}
-        found |= {f"looks up a name: reads {path}" for path in _READ_FOR_NAMES if f'"{path}"' in call.arguments[:2]}
+        if not loopback:
+            found |= {f"looks up a name: reads {path}" for path in _READ_FOR_NAMES if f'"{path}"' in call.arguments[:2]}
     return sorted(found)
 
 
@@ -153,7 +157,7 @@ def _is_within(path: str, roots: Iterable[Path]) -> bool:
 def _spoken_to(call: Call, roots: Iterable[Path], *, loopback: bool) -> Iterator[str]:
     """Yield what a call makes or uses of sockets that it may not."""
     if call.name == "socket":
-        allowed = ("AF_UNIX", *(("AF_INET", "AF_INET6") if loopback else ()))
+        allowed = ("AF_UNIX", *(("AF_INET", "AF_INET6", "AF_NETLINK") if loopback else ()))
         if call.arguments[0] not in allowed:
             yield call.arguments[0]
     if call.name not in _SPEAKS:

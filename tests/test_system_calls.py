@@ -96,6 +96,11 @@ def test_a_network_that_leads_nowhere_may_be_allowed() -> None:
     assert found(*outward, loopback=True) == ["bind 0.0.0.0:80", "connect 127.0.0.53:53", "connect 2001:db8::1:80"]
 
 
+def test_other_files_may_be_allowed() -> None:
+    lines = [f'1 openat(AT_FDCWD</here>, "/proc/{name}", O_WRONLY) = 3</proc/{name}>' for name in ("9/a", "9/b")]
+    assert outside("\n".join(lines), folder=HERE, writable=[], others=r"/proc/\d+/a") == ["openat /proc/9/b"]
+
+
 def test_interrupted_calls_are_put_together() -> None:
     log = """\
 1 openat(AT_FDCWD</here>, "/home/a", O_WRONLY|O_CREAT, 0666 <unfinished ...>

@@ -13,11 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from edgefuse.bundle.external_data import refuse_external_data
 from edgefuse.bundle.forms import Archive, Folder
 from edgefuse.bundle.layout import DIGEST, MANIFEST, digest_line
 from edgefuse.bundle.manifest import Manifest, decode
-from edgefuse.bundle.validation import check, onnx_files
+from edgefuse.bundle.stage_files import checks
+from edgefuse.bundle.tokenizer.check import check_tokenizer
+from edgefuse.bundle.validation import check
 from edgefuse.errors import BundleError
 
 
@@ -53,14 +54,14 @@ class Bundle:
         self.size_bytes = store.size_bytes
         self._store: _Store | None = store
         self._sha256 = {entry.path: entry.sha256 for entry in manifest.files}
-        self._onnx = onnx_files(manifest)
+        self._checks = checks(manifest)
 
     def read(self, name: str) -> bytes:
         """Return the verified bytes of a file that the manifest lists; they are read anew on each call.
 
         Raises:
-            BundleError: there is no such file, it is damaged or has changed, it is an ONNX file with external data, or
-                the bundle is closed.
+            BundleError: there is no such file, it is damaged or has changed, no runtime should open it, or the bundle
+                is closed.
         """
         with _naming(self.path):
             if self._store is None:
@@ -73,8 +74,9 @@ class Bundle:
                 raise BundleError(
                     f"'{name}' is damaged", got=f"SHA-256 {found}", expected=self._sha256[name], fix="copy it again"
                 )
-            if name in self._onnx:
-                refuse_external_data(name, data)
+            for refuse in self._checks.get(name, ()):
+                refuse(name, data)
+            check_tokenizer(self.manifest.model, name, data)
             return data
 
     def verify(self) -> None:

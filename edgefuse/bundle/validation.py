@@ -71,13 +71,6 @@ def asset_paths(model: ModelSpec) -> set[str]:
     return {ASSETS + each.tokenizer for each in preprocessing if isinstance(each, TextPreprocess)}
 
 
-def onnx_files(manifest: Manifest) -> frozenset[str]:
-    """Return the files that a backend opens as ONNX models."""
-    is_onnx = not {"onnx", "tensorrt"}.isdisjoint((manifest.target, manifest.backend))
-    candidates = (c.file for c in manifest.candidates if is_onnx)
-    return frozenset((*candidates, *(e.path for e in manifest.files if e.path.lower().endswith(".onnx"))))
-
-
 def named_paths(manifest: Manifest) -> set[str]:
     """Return every path that the manifest names outside of its list of files."""
     tensors = (tensor for case in manifest.golden for tensor in (*case.inputs, *case.outputs))

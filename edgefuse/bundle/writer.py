@@ -22,7 +22,6 @@ from typing import TypeVar
 
 import msgspec
 
-from edgefuse.bundle.external_data import refuse_external_data
 from edgefuse.bundle.forms import Archive, Folder, pack
 from edgefuse.bundle.layout import (
     ARCHIVE_SUFFIX,
@@ -37,8 +36,9 @@ from edgefuse.bundle.layout import (
     digest_line,
 )
 from edgefuse.bundle.manifest import Candidate, FileEntry, GoldenTensor, Manifest, decode, encode
+from edgefuse.bundle.stage_files import checks
 from edgefuse.bundle.tokenizer.check import check_tokenizer
-from edgefuse.bundle.validation import asset_paths, check, named_paths, onnx_files
+from edgefuse.bundle.validation import asset_paths, check, named_paths
 from edgefuse.errors import BundleError
 
 _FilePointer = TypeVar("_FilePointer", Candidate, GoldenTensor)
@@ -67,8 +67,9 @@ def write_bundle(path: str | Path, manifest: Manifest, contents: Mapping[str, by
     data = encode(manifest)
     # What a reader would refuse is never written: the very bytes go through the reader's checks.
     check(decode(data))
-    for name in sorted(onnx_files(manifest)):
-        refuse_external_data(name, files[name])
+    for name, refusals in sorted(checks(manifest).items()):
+        for refuse in refusals:
+            refuse(name, files[name])
     for name in sorted(asset_paths(manifest.model)):
         check_tokenizer(manifest.model, name, files[name])
     digest = hashlib.sha256(data).hexdigest()

@@ -13,6 +13,7 @@ from edgefuse.commands import terminal
 from edgefuse.errors import EdgefuseError, shown
 
 _MAX_MESSAGE = 1_000
+_END_OF_OPTIONS = "--"
 _WITH_VALUES = ("store", "append", "extend")
 
 
@@ -41,6 +42,18 @@ class Parser(argparse.ArgumentParser):
         else:
             terminal.put(lines)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
+        """Parse a command line; see `argparse`, of which some versions take the value of `--option=--` for none."""
+        found, extra = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            value = getattr(found, action.dest, None)
+            if isinstance(value, list) and (not value or [] in value):
+                error = argparse.ArgumentError(action, f"the value is empty: got '{_END_OF_OPTIONS}'")
+                if not self.exit_on_error:
+                    raise error
+                self.error(str(error))
+        return found, extra
+
     def error(self, message: str) -> NoReturn:
         """Say how it is called and what is wrong, and end with the exit code of wrong usage."""
         terminal.complain(*self.format_usage().rstrip("\n").split("\n"))
@@ -52,7 +65,7 @@ def _given(convert: Callable[[str], object]) -> Callable[[str], object]:
     """Return a type for argparse that refuses what no value can be, and then converts."""
 
     def converted(text: str) -> object:
-        if not text.strip():
+        if not text.strip() or text == _END_OF_OPTIONS:
             raise argparse.ArgumentTypeError(f"the value is empty: got {text!r}")
         try:
             os.fsencode(text)

@@ -153,7 +153,7 @@ def abandon() -> None:
 @contextmanager
 def messages() -> Iterator[None]:
     """Write log records and Python's warnings to stderr within the block."""
-    handler = _Handler(complaints())
+    handler = _Handler()
     handler.setFormatter(_Formatter("%(levelname)s: %(message)s"))
     root, before = logging.getLogger(), warnings.showwarning
     root.addHandler(handler)
@@ -181,6 +181,10 @@ class _Formatter(logging.Formatter):
         return "\n".join(map(escaped, lines))
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        complain(f"WARNING: a message of '{record.name}' cannot be shown")
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+        except (KeyError, TypeError, ValueError):  # arguments that do not fit the message
+            text = f"WARNING: a message of '{escaped(record.name)}' cannot be shown"
+        complaints().write(text + "\n")

@@ -43,13 +43,14 @@ _FRAMES, _FRAMES_A_SECOND = 1_000, 50  # an agent sends a handful a second, and 
 _CHUNK = 1 << 20
 _WAIT = "check the device, or wait longer for it (--device-timeout, [device] timeout_seconds)"
 # One line, for the shell that the user logs in with may be any; it only starts ours. What the runtimes keep for later
-# goes into the folder, too. The shell stays until the agent has ended, however that was.
+# goes into the folder, too. The shell stays until the agent has ended, however that was, and ends what it started then.
 _SCRIPT = (
     'umask 077; d=$(mktemp -d "{folder}/edgefuse.XXXXXXXX") || exit {no_folder}; '
     "trap 'exit 1' HUP INT TERM; trap 'cd /; rm -rf \"$d\"' EXIT; cd \"$d\" || exit {no_folder}; "
     'export TMPDIR="$d" XDG_CACHE_HOME="$d" EDGEFUSE_CACHE="$d"; '
     "command -v {python} >/dev/null || exit {no_python}; "
-    '{python} -c \'exec(__import__("base64").b64decode("{bootstrap}"))\''
+    'exec 3<&0; {python} -c \'exec(__import__("base64").b64decode("{bootstrap}"))\' <&3 3<&- & p=$!; wait $p; c=$?; '
+    "kill -9 -$p 2>/dev/null; exit $c"
 )
 
 

@@ -119,7 +119,8 @@ def _line(path: Path) -> str | None:
 
 def _nvpmodel() -> str | None:
     try:
-        answer = subprocess.run(["nvpmodel", "-q"], capture_output=True, text=True, timeout=5, check=False)
+        command = ["nvpmodel", "-q"]
+        answer = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     found = re.search(r"NV Power Mode:\s*(\S+)", answer.stdout)

@@ -45,7 +45,7 @@ def call_in_child(function: Callable[..., Any], **arguments: Any) -> tuple[Any, 
     """
     request = json.dumps([function.__module__, function.__qualname__, arguments])
     command = [sys.executable, "-c", f"import {__name__} as memory; memory.answer()"]
-    child = subprocess.run(command, input=request, capture_output=True, text=True, check=False)
+    child = subprocess.run(command, input=request, capture_output=True, encoding="utf-8", errors="replace", check=False)
     for line in child.stdout.splitlines():
         if line.startswith(_MARK):
             value, peak = json.loads(line.removeprefix(_MARK))

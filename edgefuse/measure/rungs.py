@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import math
 import os
 import tempfile
@@ -28,6 +30,8 @@ from edgefuse.progress import Progress, silent
 from edgefuse.runtime.backends.backend import Array, Backend
 from edgefuse.runtime.pipeline import Inputs, load
 from edgefuse.runtime.processor import checked_threads
+
+logger = logging.getLogger(__name__)
 
 P99_ROUNDS = math.ceil(662 / BURST)
 """Rounds of a single stream from which on MLPerf's early stopping gives a p99."""
@@ -170,12 +174,21 @@ _PREPARED_SCHEMA = 1
 
 
 class Entry(Record, frozen=True, kw_only=True):
-    """Figures by rung, for one bundle (by digest) on one machine, and what else that machine did meanwhile."""
+    """Figures by rung, for one bundle (by digest) on one machine, and what else that machine did meanwhile.
+
+    `sha256` is that of all the rest, so that a digit that changed on the disk is not taken for what was measured.
+    """
 
     digest: str
     machine: Machine
     figures: dict[str, Figure]
     pressure: Pressure = msgspec.field(default_factory=Pressure)
+    sha256: str = ""
+
+    def sealed(self) -> Entry:
+        """Return the same with its hash."""
+        bare = msgspec.json.encode(msgspec.structs.replace(self, sha256=""), order="sorted")
+        return msgspec.structs.replace(self, sha256=hashlib.sha256(bare).hexdigest())
 
 
 class Prepared(Record, frozen=True, kw_only=True):
@@ -192,10 +205,10 @@ def prepared_path(bundle: Path) -> Path:
 
 
 def read_prepared(bundle: Path, digest: str) -> tuple[Entry, ...]:
-    """Return what was measured of this very bundle, on all machines that shared the folder.
+    """Return what was measured of this very bundle, on all machines that shared the folder; a warning tells of damage.
 
     Raises:
-        MeasureError: if the cache file is damaged.
+        MeasureError: if the system does not let the cache file be read.
     """
     return tuple(entry for entry in _load_prepared(prepared_path(bundle)).entries if entry.digest == digest)
 
@@ -208,11 +221,11 @@ def write_prepared(
     The file appears whole or not at all.
 
     Raises:
-        MeasureError: if the folder cannot be written, or the cache file is damaged.
+        MeasureError: if the folder cannot be written, or the cache file not be read.
     """
     path = prepared_path(bundle)
     others = tuple(entry for entry in read_prepared(bundle, digest) if entry.machine != machine)
-    entry = Entry(digest=digest, machine=machine, figures=dict(figures), pressure=pressure or Pressure())
+    entry = Entry(digest=digest, machine=machine, figures=dict(figures), pressure=pressure or Pressure()).sealed()
     content = Prepared(entries=(*others, entry))
     data = msgspec.json.format(msgspec.json.encode(content, order="sorted"), indent=2) + b"\n"
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -232,6 +245,14 @@ def _load_prepared(path: Path) -> Prepared:
         content = msgspec.json.decode(path.read_bytes(), type=Prepared)
     except FileNotFoundError:
         return Prepared()
-    except (OSError, msgspec.MsgspecError) as error:
+    except OSError as error:
         raise MeasureError(f"the figures in {path} cannot be read", got=str(error), fix="delete that file") from error
-    return content if content.schema == _PREPARED_SCHEMA else Prepared()
+    except ValueError as error:  # msgspec's are among them
+        logger.warning("the figures in %s are damaged and not used: %s", path, error)
+        return Prepared()
+    if content.schema != _PREPARED_SCHEMA:
+        return Prepared()
+    whole = tuple(entry for entry in content.entries if entry == entry.sealed())
+    if len(whole) < len(content.entries):
+        logger.warning("the figures in %s are damaged and not used: they do not fit their SHA-256", path)
+    return Prepared(entries=whole)

@@ -69,7 +69,7 @@ def load(path: Path, key: str) -> dict[str, Any] | None:
         with open(path, "rb", opener=open_unfollowed) as file:
             _check(file)
             content = torch.load(file, weights_only=True)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         logger.warning("the checkpoint %s is damaged and not used: %s", path, str(error).partition("\n")[0])

@@ -10,8 +10,9 @@ import msgspec
 import onnx
 import pytest
 
-from edgefuse.bundle import external_data, layout, validation, wiring
+from edgefuse.bundle import layout, validation, wiring
 from edgefuse.bundle.manifest import Manifest
+from edgefuse.bundle.onnx import messages
 
 PAGE = (Path(__file__).parents[2] / "docs" / "bundle-format.md").read_text(encoding="utf-8")
 
@@ -49,28 +50,42 @@ def test_every_limit_is_on_the_page() -> None:
     assert missing == []
 
 
-def test_the_walk_knows_every_message_that_can_hold_a_tensor_or_a_node() -> None:
-    names = {
-        "ModelProto": "model",
-        "TrainingInfoProto": "training",
-        "GraphProto": "graph",
-        "FunctionProto": "function",
-        "NodeProto": "node",
-        "AttributeProto": "attribute",
-        "SparseTensorProto": "sparse",
-        "TensorProto": "tensor",
-    }
+# What the walk calls the messages of onnx.proto.
+_NAMES = {
+    "DeviceConfigurationProto": "Configuration",
+    "StringStringEntryProto": "Entry",
+    "TensorAnnotation": "Annotation",
+    "NodeDeviceConfigurationProto": "Placement",
+    "ShardingSpecProto": "Sharding",
+    "TypeProto.Tensor": "TensorType",
+    "TypeProto.SparseTensor": "TensorType",
+    "TypeProto.Sequence": "ListType",
+    "TypeProto.Optional": "ListType",
+    "TypeProto.Map": "MapType",
+    "TypeProto.Opaque": "Opaque",
+    "TensorProto.Segment": "Segment",
+    "TensorShapeProto": "Shape",
+    "TensorShapeProto.Dimension": "Dimension",
+}
+
+
+def test_the_walk_knows_every_message_and_text_of_onnx() -> None:
     pending, found = [onnx.ModelProto.DESCRIPTOR], {}
     while pending:
         message = pending.pop()
-        nested = [field for field in message.fields if field.message_type is not None]
-        found[message.name] = {f.number: f.message_type.name for f in nested}
-        pending += [f.message_type for f in nested if f.message_type.name not in found]
-    table = {
-        kind: {number: names[inner] for number, inner in found[name].items() if inner in names}
-        for name, kind in names.items()
+        found[message.full_name] = list(message.fields)
+        pending += [f.message_type for f in message.fields if f.message_type and f.message_type.full_name not in found]
+
+    def called(full_name: str) -> str:
+        name = full_name.removeprefix("onnx.")
+        return _NAMES.get(name, name.removesuffix("Proto"))
+
+    fields = {called(name): each for name, each in found.items()}
+    nested = {
+        kind: {f.number: called(f.message_type.full_name) for f in f_ if f.message_type} for kind, f_ in fields.items()
     }
-    assert table == external_data._NESTED
-    # What is not in the table leads nowhere that matters.
-    others = {name: set(inner.values()) & set(names) for name, inner in found.items() if name not in names}
-    assert not any(others.values())
+    assert nested == messages.NESTED
+    texts = {kind: {f.number for f in f_ if f.type == f.TYPE_STRING} for kind, f_ in fields.items()}
+    assert {kind: numbers for kind, numbers in texts.items() if numbers} == messages.TEXT
+    single = {kind: {f.number for f in f_ if f.message_type and not f.is_repeated} for kind, f_ in fields.items()}
+    assert {kind: numbers for kind, numbers in single.items() if numbers} == messages.SINGLE

@@ -50,6 +50,13 @@ def test_what_takes_values_was_found() -> None:
     assert {"bundle", "device", "device_python", "out", "rung", "digest", "threads", "against", "cache"} <= found
 
 
+@pytest.mark.parametrize("word", ["--digest=--", "--rung=--", "--device=--", "--text=--"])
+def test_what_ends_options_is_no_value(word: str, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verb = "inspect" if "digest" in word else "bench"
+    assert cli.main([verb, str(tiny_bundle), word]) == 2
+    assert f"argument {word.partition('=')[0]}: the value is empty: got '--'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("word", ["--text=", "--text= ", "--image=", "--motion=\t"])
 def test_no_input_is_empty_or_blank(word: str, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for verb in ("run", "bench"):

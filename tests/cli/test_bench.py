@@ -68,6 +68,7 @@ def test_bench_shows_a_table_and_says_what_it_did(cli: Cli, tiny_bundle: Path, t
     assert "time rounds" in done.stderr
 
 
+@pytest.mark.timing
 def test_bench_against_another_bundle(cli: Cli, tiny_bundle: Path) -> None:
     done = cli("bench", tiny_bundle, "--against", tiny_bundle, "--rounds", "30", "--rung", "small", "--json")
     report = json.loads(done.stdout)

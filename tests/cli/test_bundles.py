@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -182,11 +183,39 @@ def test_machines_that_share_a_folder_keep_their_own_figures(tiny_bundle: Path, 
     assert sorted(entry.machine.threads for entry in rungs.read_prepared(tiny_bundle, "d")) == [1, 2]
 
 
-def test_damaged_figures_are_one_sentence(cli: Cli, tiny_bundle: Path) -> None:
-    rungs.prepared_path(tiny_bundle).write_text("{")
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b'{"schema":1,"entries":[1]}'])
+def test_damaged_figures_are_told_and_not_used(
+    content: bytes, tiny_bundle: Path, tiny_figures: rungs.Entry, caplog: pytest.LogCaptureFixture
+) -> None:
+    rungs.prepared_path(tiny_bundle).write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert rungs.read_prepared(tiny_bundle, "d") == ()
+    assert caplog.messages[0].startswith(
+        f"the figures in {rungs.prepared_path(tiny_bundle)} are damaged and not used: "
+    )
+    rungs.write_prepared(tiny_bundle, "d", tiny_figures.machine, tiny_figures.figures)
+    assert len(rungs.read_prepared(tiny_bundle, "d")) == 1
+
+
+def test_a_digit_that_changed_is_noticed(
+    cli: Cli, tiny_bundle: Path, tiny_figures: rungs.Entry, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = rungs.write_prepared(tiny_bundle, "d", tiny_figures.machine, tiny_figures.figures)
+    text = path.read_text(encoding="utf-8")
+    name, _, value = next(line for line in text.splitlines() if "p50_ms" in line).partition(": ")
+    path.write_text(text.replace(f"{name}: {value}", f"{name}: 1{value}", 1), encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        assert rungs.read_prepared(tiny_bundle, "d") == ()
+    assert caplog.messages == [f"the figures in {path} are damaged and not used: they do not fit their SHA-256"]
+    done = cli("inspect", tiny_bundle)
+    assert (done.returncode, done.stderr.count(caplog.messages[0])) == (0, 1)
+
+
+def test_figures_that_cannot_be_read_are_one_sentence(cli: Cli, tiny_bundle: Path) -> None:
+    rungs.prepared_path(tiny_bundle).mkdir()
     done = cli("inspect", tiny_bundle)
     assert done.returncode == 2
-    assert "tiny.prepared.json cannot be read" in done.stderr
+    assert "tiny.prepared.json cannot be read: got [Errno 21] Is a directory" in done.stderr
     assert done.stderr.endswith("Fix: delete that file.\n")
 
 

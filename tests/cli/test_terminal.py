@@ -15,15 +15,18 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx.parser
 import pytest
 
 import edgefuse.commands.models
 from edgefuse import cli
-from edgefuse.bundle.manifest import Manifest
+from edgefuse.bundle.manifest import Binding, Manifest
 from edgefuse.bundle.spec import ClassOutput
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.commands import console, terminal
-from edgefuse.errors import EdgefuseError
+from edgefuse.errors import BackendError, EdgefuseError
+from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.runtime.backends.onnx import OnnxBackend
 
 Cli = Callable[..., Any]
 HOSTILE = "\x1b]0;owned\x07\x1b[31mred\x9b2J\rverify: ok\nedgefuse: all good\u202egpj.\u2066\u2028\x7f\udc80"
@@ -136,6 +139,20 @@ def test_what_the_command_line_says_does_not_reach_the_terminal(
     assert said.out == ""
     assert not UNSAFE.search(said.err)
     assert not [line for line in said.err.splitlines() if line.startswith("edgefuse: all good")]
+
+
+def test_what_a_runtime_says_of_a_file_does_not_reach_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
+        g (int64[1] i) => (float[1] y) { c = Constant<value = float[2] {1.0, 2.0}>()
+        y = Gather(c, i) }""")
+    model.graph.node[1].name = HOSTILE.replace("\udc80", "")
+    inputs = (Binding(port="i", tensor="i", dtype="int64", shape=(1,)),)
+    outputs = (Binding(port="y", tensor="y", dtype="float32", shape=(1,)),)
+    session = OnnxBackend().open(model.SerializeToString(), inputs, outputs, SessionOptions())
+    with pytest.raises(BackendError, match="ONNX Runtime cannot run a stage: got ") as caught:
+        session.run({"i": np.array([7])})
+    assert str(caught.value).isprintable()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_traceback_that_was_asked_for_is_escaped(

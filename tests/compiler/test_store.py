@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import pickle
 import tracemalloc
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from edgefuse.compiler.cache import arrays as cache
+from edgefuse.compiler import cache
+from edgefuse.compiler.candidates import Toolchain
+from edgefuse.errors import CacheError
+from tests.attack import entries
 
 
 def test_ragged_samples_come_back(tmp_path: Path) -> None:
@@ -56,3 +61,38 @@ def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path) -> None
         return found
 
     assert peak(200) < peak(20) + 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("index.json", b'{"a":{"file":"0.bin","dtype":"|O8","shapes":[[1]]}}'),  # addresses out of a file
+        ("index.json", b'{"a":{"file":"0.bin","dtype":"<f5","shapes":[[1]]}}'),
+        ("index.json", b'{"a":{"file":"nowhere","dtype":"<f4","shapes":[[1]]}}'),
+        ("index.json", b'{"a":'),
+        ("index.json", b"\xff"),
+        ("0.bin", b"123"),
+    ],
+)
+def test_a_store_that_changed_after_it_was_found_whole_is_one_sentence(
+    name: str, content: bytes, tmp_path: Path
+) -> None:
+    cache.write_arrays(tmp_path, [{"a": np.ones(4, np.float32)}])
+    store = pickle.dumps(cache.ArrayStore(tmp_path))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(
+        CacheError, match=rf"^{tmp_path} changed while a compile was using it: got '.*Fix: compile again"
+    ):
+        pickle.loads(store)
+
+
+def test_a_file_that_changed_after_it_was_found_whole_is_not_used(tmp_path: Path) -> None:
+    tools = cast(Any, entries.Tools())
+    built = Toolchain(tools, tools, tools, cache.open_cache(tmp_path)).lower(entries.stage())
+    built.path.write_bytes(built.path.read_bytes()[:-1] + b"\0")
+    for read in (built.read, built.lowered):
+        with pytest.raises(CacheError, match=rf"^{built.path} changed while a compile was using it: got SHA-256 \w+, "):
+            read()
+    built.path.unlink()
+    with pytest.raises(CacheError, match="got No such file or directory"):
+        built.read()

@@ -54,7 +54,7 @@ def test_a_damaged_entry_is_made_anew_and_said_once(
 ) -> None:
     if what.endswith("closed") and os.geteuid() == 0:
         pytest.skip("not checked: what root may not read")
-    (damage.CONTENT | damage.PLACE)[what](entry, random.Random(seed))  # type: ignore[operator]
+    {**damage.CONTENT, **damage.PLACE}[what](entry, random.Random(seed))
     for _ in range(2):
         assert content(cache.entry("kind", KEY, make)) == CONTENT
     said = [record.getMessage() for record in caplog.records]

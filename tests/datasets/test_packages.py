@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import random
 import tarfile
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from edgefuse.datasets import packages
 from edgefuse.errors import DataError
+from tests.attack import damage
 
 CONTENT = b"seven"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -59,11 +61,17 @@ def test_file_is_fetched_once_and_checked(offline: list[str]) -> None:
     assert offline == ["words==1.0"]
 
 
-def test_damaged_cache_is_fetched_again(offline: list[str]) -> None:
+@pytest.mark.parametrize("what", [name for name in {**damage.CONTENT, **damage.PLACE} if "closed" not in name])
+def test_damaged_cache_is_fetched_again(offline: list[str], what: str, caplog: pytest.LogCaptureFixture) -> None:
     path = packages.fetch("words", "1.0", "words/data.txt", SHA256)
-    path.write_bytes(b"eight")
-    assert packages.fetch("words", "1.0", "words/data.txt", SHA256).read_bytes() == CONTENT
-    assert len(offline) == 2
+    {**damage.CONTENT, **damage.PLACE}[what](path, random.Random(0))
+    for _ in range(2):
+        assert packages.fetch("words", "1.0", "words/data.txt", SHA256).read_bytes() == CONTENT
+    gone, beside = what.endswith("remove"), what in ("whole_more", "whole_deep")
+    assert len(offline) == (1 if beside else 2)
+    assert [r.getMessage() for r in caplog.records] == [f"{path} is damaged and fetched anew"] * (
+        not gone and not beside
+    )
 
 
 def test_other_content_is_refused(offline: list[str], tmp_path: Path) -> None:

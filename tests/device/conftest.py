@@ -181,29 +181,39 @@ def place(openssh: tuple[str, dict[str, str]], tmp_path: Path) -> Iterator[Place
     room.mkdir()
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    sshd, variables = openssh
+    port, server = _started(sshd, folder, variables)
     known = (folder / "host.pub").read_text()
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {known}")
-    (folder / "sshd_config").write_text(SSHD_CONFIG.format(port=port, folder=folder))
     (folder / "ssh_config").write_text(SSH_CONFIG.format(folder=folder))
     client = folder / "bin" / "ssh"
     client.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/ssh_config "$@"\n')
     client.chmod(0o755)
-    sshd, variables = openssh
-    log = folder / "log"
-    with log.open("wb") as target:
-        server = subprocess.Popen([sshd, "-D", "-e", "-f", folder / "sshd_config"], env=variables, stderr=target)
-    made = Place(f"ssh://{getpass.getuser()}@127.0.0.1:{port}", client.parent, room, folder / "session.sh", log, server)
+    uri = f"ssh://{getpass.getuser()}@127.0.0.1:{port}"
+    made = Place(uri, client.parent, room, folder / "session.sh", folder / "log", server)
     made.behave()
     try:
-        made.wait(lambda: server.poll() is not None or "Server listening" in log.read_text())
-        assert server.poll() is None, log.read_text()
         yield made
     finally:
         server.kill()
         server.wait()
+
+
+def _started(sshd: str, folder: Path, variables: dict[str, str]) -> tuple[int, subprocess.Popen[bytes]]:
+    """Start the server on a free port; on another one, if somebody else took that in between."""
+    log = folder / "log"
+    for _ in range(5):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        (folder / "sshd_config").write_text(SSHD_CONFIG.format(port=port, folder=folder))
+        with log.open("wb") as target:
+            server = subprocess.Popen([sshd, "-D", "-e", "-f", folder / "sshd_config"], env=variables, stderr=target)
+        while server.poll() is None:
+            if "Server listening" in log.read_text():
+                return port, server
+            time.sleep(0.05)
+    raise AssertionError(log.read_text())
 
 
 @pytest.fixture

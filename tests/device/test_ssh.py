@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 
 from edgefuse.bundle.manifest import Machine
 from edgefuse.device.device import device_of
-from edgefuse.device.session import Session
+from edgefuse.device.session import Session, _script
 from edgefuse.device.tasks import Describe
 from edgefuse.errors import DeviceError
 
@@ -92,6 +94,16 @@ def test_the_device_says_what_it_is(on_path: Place, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import platform\nplatform.machine = lambda: 'riscv64'\n")
     on_path.behave(before=f"export PYTHONPATH={tmp_path}")
     assert describe(on_path).architecture == "riscv64"
+
+
+def test_threads_fit_the_device(on_path: Place) -> None:
+    with Session(device_of(on_path.uri), on_path.python) as session:
+        for threads in (0, 100_000):
+            with pytest.raises(
+                DeviceError, match=f"on the device: the number of threads .*: got {threads}, expected 1"
+            ):
+                session.run(Describe(backend="onnx", threads=threads), Machine, {})
+        assert session.run(DESCRIBE, Machine, {}).threads == 1, "an error does not end the session"
 
 
 def refuse(place: Place, what: str) -> None:
@@ -196,6 +208,34 @@ def test_what_is_killed_over_there(place: Place, tiny_bundle: Path) -> None:
     assert process.returncode == 2
     assert "what ran there was killed: got exit code 137" in said.splitlines()[-1]
     assert place.left() == []
+
+
+def test_what_the_agent_had_started_goes_with_it(tmp_path: Path) -> None:
+    note, room = tmp_path / "note", tmp_path / "room"
+    room.mkdir()
+    agent = tmp_path / "agent.py"
+    agent.write_text(
+        "import os, pathlib, subprocess\n"
+        "os.setsid()\n"
+        f"pathlib.Path({str(note)!r}).write_text(str(subprocess.Popen(['sleep', '1000']).pid))\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nexec {sys.executable} {agent}\n")
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-c", _script(str(room), str(python))], check=False, timeout=60, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 128 + signal.SIGKILL
+    assert list(room.iterdir()) == []
+    child = Path("/proc") / note.read_text() / "stat"
+    with contextlib.suppress(FileNotFoundError):
+        for _ in range(1000):
+            if child.read_text().rpartition(") ")[2][0] in "ZX":
+                break
+            time.sleep(0.01)
+        else:
+            raise AssertionError("it stays")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGKILL, -9)])

@@ -232,6 +232,7 @@ def crowded() -> Iterator[None]:
             process.wait()
 
 
+@pytest.mark.timing
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be put on one processor here")
 def test_busy_processes_beside_mark_a_real_timing(crowded: None) -> None:
     calls = {"long": lambda: sum(range(20_000)), "short": lambda: sum(range(9))}

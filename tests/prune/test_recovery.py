@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,96 +9,18 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.spec import ClassOutput, EmbeddingOutput, ValuesOutput
 from edgefuse.errors import PruneError
-from edgefuse.prune.recovery import Recovered, RecoverySettings, recover
-
-FAST = RecoverySettings(epochs=4, batch=32, learning_rate=1e-2, patience=4)
-
-
-class Encoder(nn.Module):
-    """A picture [B, 1, 8, 8] to a feature [B, 6]."""
-
-    def __init__(self, channels: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, channels, 3, stride=2)
-        self.norm = nn.BatchNorm2d(channels)
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(channels, 6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.head(self.dropout(torch.relu(self.norm(self.conv(x))).mean(dim=(2, 3))))
-        return y
-
-
-class TwoHeads(nn.Module):
-    """A vector [B, 4] to class scores [B, 3] and an embedding [B, 5]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scores = nn.Linear(4, 3)
-        self.point = nn.Linear(4, 5)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.scores(x), self.point(x)
-
-
-class Recorded:
-    """Examples with a teacher's answers."""
-
-    def __init__(self, teacher: nn.Module, inputs: Tensor) -> None:
-        self.inputs = inputs
-        with torch.no_grad():
-            answers = teacher.eval()(inputs)
-        self.answers = answers if isinstance(answers, tuple) else (answers,)
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def batch(self, indices: Sequence[int]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        chosen = torch.tensor(list(indices))
-        return (self.inputs[chosen],), tuple(answer[chosen] for answer in self.answers)
-
-
-def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return make()
-
-
-def pictures(count: int = 96) -> Tensor:
-    return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-def encoder_examples(count: int = 96) -> Recorded:
-    return Recorded(seeded(lambda: Encoder(16), 1), pictures(count))
-
-
-def agreement(examples: Recorded) -> Callable[[nn.Module], Mapping[str, float]]:
-    """Judge by how near the features are: 1 is equal."""
-
-    def judge(module: nn.Module) -> Mapping[str, float]:
-        assert not module.training
-        with torch.no_grad():
-            error = (module(examples.inputs) - examples.answers[0]).square().mean()
-        return {"image": 1 / (1 + float(error)), "image+text": 1.0}
-
-    return judge
-
-
-def recovered(
-    tmp_path: Path,
-    settings: RecoverySettings = FAST,
-    student: nn.Module | None = None,
-    judge: Callable[[nn.Module], Mapping[str, float]] | None = None,
-) -> Recovered:
-    examples = encoder_examples()
-    student = student or seeded(lambda: Encoder(8), 2)
-    judge = judge or agreement(examples)
-    return recover(student, examples, judge, settings, role="feature", checkpoint=tmp_path / "c.pt", name="image")
-
-
-def same(one: nn.Module, other: nn.Module) -> bool:
-    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
-    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+from edgefuse.prune.recovery import RecoverySettings, recover
+from tests.prune.students import (
+    FAST,
+    Encoder,
+    Recorded,
+    TwoHeads,
+    agreement,
+    encoder_examples,
+    recovered,
+    same,
+    seeded,
+)
 
 
 def test_a_student_comes_nearer_to_the_unpruned_features(tmp_path: Path) -> None:
@@ -161,79 +82,6 @@ def test_two_recoveries_give_the_same_weights_and_leave_torch_as_it_was(tmp_path
     assert not torch.are_deterministic_algorithms_enabled()
     assert first.history == second.history
     assert same(first.module, second.module)
-
-
-@pytest.mark.parametrize("stop", ["judge", "progress"])
-def test_an_interrupted_recovery_goes_on_to_the_same_bytes(
-    tmp_path: Path, stop: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    student = seeded(lambda: Encoder(8, dropout=0.2), 2)
-    examples = encoder_examples()
-    judge = agreement(examples)
-    whole = recovered(tmp_path, student=student)
-    checkpoint = tmp_path / "c.pt"
-    assert not checkpoint.exists()
-    judged = 0
-
-    def interrupted_judge(module: nn.Module) -> Mapping[str, float]:
-        nonlocal judged
-        judged += 1
-        if stop == "judge" and judged == 4:
-            raise KeyboardInterrupt
-        return judge(module)
-
-    def interrupted_progress(done: int, total: int, what: str) -> None:
-        if stop == "progress" and done == 8:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        recover(
-            student,
-            examples,
-            interrupted_judge,
-            FAST,
-            role="feature",
-            checkpoint=checkpoint,
-            progress=interrupted_progress,
-        )
-    assert checkpoint.exists()
-
-    steps: list[int] = []
-    with caplog.at_level(logging.INFO):
-        rest = recover(
-            student,
-            examples,
-            judge,
-            FAST,
-            role="feature",
-            checkpoint=checkpoint,
-            progress=lambda done, total, what: steps.append(done),
-        )
-
-    assert "goes on after epoch 2" in caplog.text
-    assert steps == [7, 8, 9, 10, 11, 12]
-    assert rest.history == whole.history
-    assert same(rest.module, whole.module)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("change", ["settings", "student"])
-def test_a_foreign_checkpoint_is_ignored(tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture) -> None:
-    def stop(module: nn.Module, calls: list[int] = []) -> Mapping[str, float]:  # noqa: B006
-        calls.append(0)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return {"image": 0.5}
-
-    with pytest.raises(KeyboardInterrupt):
-        recovered(tmp_path, judge=stop)
-    settings = RecoverySettings(epochs=2, batch=32) if change == "settings" else FAST
-    student = seeded(lambda: Encoder(8), 3 if change == "student" else 2)
-
-    result = recovered(tmp_path, settings, student)
-
-    assert "belongs to another student, data or settings" in caplog.text
-    assert len(result.history) == settings.epochs + 1
 
 
 def test_zeros_of_a_sparse_student_stay_zeros(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ execution and adds up memory and work, `loops` proves that loops end.
 
 from __future__ import annotations
 
-from edgefuse.bundle.tflite.flatbuffer import RefusedError
+from edgefuse.bundle.refusal import RefusedError
 from edgefuse.bundle.tflite.graph import check_model
 from edgefuse.bundle.tflite.schema import read
 from edgefuse.errors import BundleError

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from edgefuse.bundle.tflite.flatbuffer import RefusedError
+from edgefuse.bundle.refusal import RefusedError
 from edgefuse.bundle.tflite.schema import Model, Shape, Tensor
 
 Option: TypeAlias = "float | tuple[int, ...]"
@@ -79,6 +79,7 @@ class Call:
         if values is None:
             raise RefusedError(f"has an operator {self.kind} whose input {position} is not a constant list of integers")
         found: tuple[int, ...] = tuple(values.ravel().tolist())
+        self.need(found or self.kind == "RESHAPE", f"input {position} is empty")
         self.need(all(low <= each <= high for each in found), f"input {position} is {list(found)}")
         return found
 

@@ -8,13 +8,17 @@ vtables), so nothing can refer to itself; how much is read in all is bounded, si
 from __future__ import annotations
 
 import struct
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from edgefuse.bundle.refusal import RefusedError
+
 Kind: TypeAlias = str
 """A scalar's type, as `struct` spells it: `b B h H i I q Q f ?`."""
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 MAX_READS = 500_000
 """Of tables, or 64 characters or numbers. A file of 10,000 operators has fewer than 200,000 of them."""
@@ -25,10 +29,6 @@ _SCALARS = {kind: struct.Struct(f"<{kind}").unpack_from for kind in _WIDTHS}
 _OFFSET_BYTES = 4
 _WORD = _SCALARS["I"]
 _SIGNED = _SCALARS["i"]
-
-
-class RefusedError(Exception):
-    """Why a file is refused, as the end of a sentence."""
 
 
 class Buffer:
@@ -122,24 +122,25 @@ class Table:
         buffer = self._buffer
         return [buffer.table(buffer.follow(begin + _OFFSET_BYTES * index)) for index in range(length)]
 
-    def numbers(self, number: int, kind: Kind) -> npt.NDArray[np.generic] | None:
+    def numbers(self, number: int, kind: type[_Number]) -> npt.NDArray[_Number] | None:
         """Return the numbers of a vector as an array that is not copied, None where it is absent."""
-        span = self.span(number, _WIDTHS[kind])
+        dtype = np.dtype(kind).newbyteorder("<")
+        span = self.span(number, dtype.itemsize)
         if span is None:
             return None
         begin, length = span
         self._buffer.spend(length // _PER_READ)
-        end = begin + length * _WIDTHS[kind]
-        return np.frombuffer(memoryview(self._buffer.data)[begin:end], np.dtype(kind).newbyteorder("<"))
+        return np.frombuffer(memoryview(self._buffer.data)[begin : begin + length * dtype.itemsize], dtype)
 
     def integers(self, number: int, most: int, kind: Kind = "i") -> tuple[int, ...]:
         """Return the integers of a short vector, none where it is absent."""
-        values = self.numbers(number, kind)
-        if values is None:
+        span = self.span(number, _WIDTHS[kind])
+        if span is None:
             return ()
-        if len(values) > most:
-            raise RefusedError(f"has {len(values)} numbers in a list, where {most} are the most")
-        return tuple(values.tolist())
+        begin, length = span
+        if length > most:
+            raise RefusedError(f"has {length} numbers in a list, where {most} are the most")
+        return struct.unpack_from(f"<{length}{kind}", self._buffer.data, begin)
 
     def span(self, number: int, width: int = 1) -> tuple[int, int] | None:
         """Return where a vector's elements begin and how many there are, None where it is absent."""
@@ -169,7 +170,7 @@ class Table:
         if number >= len(self._fields) or not self._fields[number]:
             return None
         offset = self._fields[number]
-        position = self.position + offset
+        position: int = self.position + offset
         if offset < _OFFSET_BYTES or offset + width > self._end or position % width:
             raise RefusedError(f"is malformed: field {number} of the table at byte {self.position}")
         return position

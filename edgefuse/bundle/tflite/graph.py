@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgefuse.bundle.refusal import RefusedError
 from edgefuse.bundle.tflite.call import Call
-from edgefuse.bundle.tflite.flatbuffer import RefusedError
 from edgefuse.bundle.tflite.loops import check_region, loop, region, steps
 from edgefuse.bundle.tflite.operators import check_operator
 from edgefuse.bundle.tflite.products import multiplications, scratch_elements

@@ -51,7 +51,7 @@ def steps(call: Call, condition: tuple[Graph, Sequence[Call]], body: tuple[Graph
     _check_carried(call, condition[0], body[0])
     (graph, tests), (inner, updates) = condition, body
     call.need(len(tests) == 1 and tests[0].kind == "LESS", "condition is not one LESS")
-    counter, bound = graph.operators[0].inputs
+    counter = graph.operators[0].inputs[0]
     call.need(counter in graph.inputs and graph.operators[0].outputs == graph.outputs, "condition tests no counter")
     place = graph.inputs.index(counter)
     limit = tests[0].scalar(1)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 
+from edgefuse.bundle.refusal import RefusedError
 from edgefuse.bundle.tflite.call import MAX_LIST, Call, Option
-from edgefuse.bundle.tflite.flatbuffer import RefusedError, Table
+from edgefuse.bundle.tflite.flatbuffer import Table
 from edgefuse.bundle.tflite.kinds import KINDS, Kind
-from edgefuse.bundle.tflite.schema import Graph, Model, Operator
+from edgefuse.bundle.tflite.quantization import MAX_SCALE
+from edgefuse.bundle.tflite.schema import Graph, Model, Operator, Tensor
 
 _TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -22,27 +24,25 @@ _TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "C": ("complex64",),
     }
 )
+_COMPUTED = ("float32", "int32", "int64")
 _QUANTIZED = ("int8", "uint8", "int16")
-# These take quantized values for what they are; all others compute with them, and need their scales.
-_MOVING = frozenset(
+# What computes with quantized values; everything else takes them for what they are, or not at all.
+_ON_QUANTIZED = frozenset(
     {
-        *(
-            "BROADCAST_TO",
-            "CAST",
-            "CONCATENATION",
-            "DYNAMIC_UPDATE_SLICE",
-            "EXPAND_DIMS",
-            "GATHER",
-            "GATHER_ND",
-            "PACK",
-        ),
-        *("PAD", "RESHAPE", "REVERSE_V2", "SELECT", "SELECT_V2", "SLICE", "SPLIT", "SPLIT_V", "SQUEEZE"),
-        *("STRIDED_SLICE", "TILE", "TRANSPOSE", "UNPACK", "WHILE"),
+        *("ADD", "AVERAGE_POOL_2D", "CONV_2D", "DEPTHWISE_CONV_2D", "DEQUANTIZE", "EMBEDDING_LOOKUP"),
+        *("FULLY_CONNECTED", "LOGISTIC", "MAX_POOL_2D", "MEAN", "MUL", "QUANTIZE", "RELU", "RELU6", "RESIZE_BILINEAR"),
+        *("RESIZE_NEAREST_NEIGHBOR", "SOFTMAX", "SUB", "TANH", "TRANSPOSE_CONV"),
     }
 )
 # Where four-bit weights and weights with scales in blocks may stand: kind and place.
 _PACKED = frozenset({("FULLY_CONNECTED", 1), ("CONV_2D", 1), ("EMBEDDING_LOOKUP", 1), ("DEQUANTIZE", 0)})
 _BLOCKS = frozenset({("FULLY_CONNECTED", 1), ("EMBEDDING_LOOKUP", 1)})
+# Where a constant may have a scale for each channel: weights, and the biases that are added to their products.
+_CHANNELS = _PACKED | {
+    *(("CONV_2D", 2), ("DEPTHWISE_CONV_2D", 1), ("DEPTHWISE_CONV_2D", 2), ("FULLY_CONNECTED", 2)),
+    *(("TRANSPOSE_CONV", 1), ("TRANSPOSE_CONV", 3)),
+}
+_LAST_ACTIVATION = 3  # none, relu, relu from -1 to 1, relu6; LiteRT does not compute those behind
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,11 @@ def check_operator(model: Model, graph: Graph, operator: Operator) -> Call:
     name, kind = _BY_CODE[operator.code]
     inputs = [graph.tensors[index] if index >= 0 else None for index in operator.inputs]
     outputs = [graph.tensors[index] for index in operator.outputs]
-    call = Call(model, name, inputs, outputs, _options(name, kind, operator))
+    call = Call(model, name, inputs, outputs, options_of(name, kind, operator))
     _check_types(call, *_signature(kind.types))
     _check_scales(call)
+    if "fused_activation_function" in call.options:
+        call.integer("fused_activation_function", 0, _LAST_ACTIVATION)
     found = [output.shape for output in outputs]
     expected = [tuple(shape) for shape in kind.rule(call)]
     call.need(found == expected, f"outputs are {_listed(found)}, expected {_listed(expected)}")
@@ -90,7 +92,7 @@ def fields(options: str) -> tuple[_Field, ...]:
     return tuple(found)
 
 
-def _options(name: str, kind: Kind, operator: Operator) -> dict[str, Option]:
+def options_of(name: str, kind: Kind, operator: Operator) -> dict[str, Option]:
     """Return an operator's options with the schema's defaults in place of what is absent."""
     used, unused = (operator.options2, operator.options) if kind.second else (operator.options, operator.options2)
     (number, table), (other, _) = used, unused
@@ -126,9 +128,17 @@ def _check_types(call: Call, inputs: tuple[str, ...], outputs: tuple[str, ...]) 
             if tensor is None:
                 call.need(letter.endswith("?"), f"{which} {position} is left out")
                 continue
-            letter = letter[0]
-            allowed = _TYPES.get(letter) or ((bound.setdefault(letter, tensor.dtype),) if letter != "*" else ())
-            call.need(not allowed or tensor.dtype in allowed, f"{which} {position} is {tensor.dtype}")
+            call.need(tensor.dtype in _allowed(call, letter[0], bound, tensor), f"{which} {position} is {tensor.dtype}")
+
+
+def _allowed(call: Call, letter: str, bound: dict[str, str], tensor: Tensor) -> tuple[str, ...]:
+    """Return the types that a letter stands for; the first tensor of a small letter decides about the others."""
+    if letter in _TYPES:
+        return _TYPES[letter]
+    if letter == "x" and letter not in bound:
+        bound[letter] = tensor.dtype
+        return (*_COMPUTED, *_QUANTIZED) if call.kind in _ON_QUANTIZED else _COMPUTED
+    return (bound.setdefault(letter, tensor.dtype) if letter != "*" else tensor.dtype,)
 
 
 def _check_scales(call: Call) -> None:
@@ -136,10 +146,23 @@ def _check_scales(call: Call) -> None:
     for position, tensor in enumerate((*call.inputs, *call.outputs)):
         if tensor is None:
             continue
-        place, scales = (call.kind, position), len(tensor.quantization.scales)
+        place, scales, blocks = (call.kind, position), len(tensor.quantization.scales), tensor.quantization.blocks
         call.need(tensor.dtype != "int4" or place in _PACKED, f"tensor {position} has four bits")
-        call.need(tensor.quantization.blocks is None or place in _BLOCKS, f"tensor {position} has scales in blocks")
-        call.need(scales < 2 or tensor.constant is not None, f"tensor {position} has {scales} scales and is computed")
-        if tensor.dtype in _QUANTIZED and call.kind not in _MOVING:
-            blocks = tensor.quantization.blocks is not None
+        call.need(blocks is None or place in _BLOCKS, f"tensor {position} has scales in blocks")
+        by_channel = tensor.constant is not None and place in _CHANNELS
+        call.need(scales < 2 or by_channel, f"tensor {position} has {scales} scales")
+        if tensor.dtype in _QUANTIZED and call.kind in _ON_QUANTIZED:
             call.need(scales or blocks, f"tensor {position} of {tensor.dtype} has no scale")
+    if call.outputs[0].dtype in _QUANTIZED and call.kind in ("ADD", "SUB", "SOFTMAX"):
+        _check_ratio(call)
+
+
+def _check_ratio(call: Call) -> None:
+    """Check scales that LiteRT makes a multiplier below or above 1 of: where it is none, it aborts."""
+    largest = max(float(each.quantization.scales[0]) for each in call.inputs if each)
+    if call.kind == "SOFTMAX":
+        beta = call.options["beta"]
+        call.need(isinstance(beta, float) and 1 < beta * largest * 2**26 < MAX_SCALE, f"scale is {largest:g}")
+        return
+    room = 2**14 if call.outputs[0].dtype == "int16" else 2**19
+    call.need(largest / call.outputs[0].quantization.scales[0] < room, f"scale is below {largest:g} / {room}")

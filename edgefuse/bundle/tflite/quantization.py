@@ -9,7 +9,8 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.bundle.tflite.flatbuffer import RefusedError, Table
+from edgefuse.bundle.refusal import RefusedError
+from edgefuse.bundle.tflite.flatbuffer import Table
 
 MIN_SCALE, MAX_SCALE = 1e-30, 1e30
 _BLOCKWISE = 2  # of the union of other kinds
@@ -59,7 +60,7 @@ def read_quantization(table: Table | None, name: str, dtype: str, shape: tuple[i
     kind, details = table.integer(4, "B"), table.table(5)
     if kind:
         return Quantization(_NONE.scales, _NONE.zero_points, blocks=_blocks(kind, details, where, dtype, shape))
-    scales, zero_points = table.numbers(2, "f"), table.numbers(3, "q")
+    scales, zero_points = table.numbers(2, np.float32), table.numbers(3, np.int64)
     if scales is None or not len(scales):
         return _NONE
     axis = table.integer(6, "i")
@@ -71,10 +72,10 @@ def read_quantization(table: Table | None, name: str, dtype: str, shape: tuple[i
         raise RefusedError(f"{where} of {dtype} with a scale")
     low, high = _RANGES[dtype]
     smallest, largest = float(scales.min()), float(scales.max())
-    if not MIN_SCALE <= smallest <= largest <= MAX_SCALE or not low <= zero_points.min() <= zero_points.max() <= high:
-        raise RefusedError(
-            f"{where} with the scales {smallest:g} to {largest:g} or zero points that {dtype} cannot have"
-        )
+    if not MIN_SCALE <= smallest <= largest <= MAX_SCALE:
+        raise RefusedError(f"{where} with the scales {smallest:g} to {largest:g}")
+    if not low <= int(zero_points.min()) <= int(zero_points.max()) <= high:
+        raise RefusedError(f"{where} with zero points that {dtype} cannot have")
     return Quantization(scales, zero_points, axis)
 
 

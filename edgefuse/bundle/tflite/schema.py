@@ -16,7 +16,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.bundle.tflite.flatbuffer import Buffer, RefusedError, Table
+from edgefuse.bundle.refusal import RefusedError
+from edgefuse.bundle.tflite.flatbuffer import Buffer, Table
 from edgefuse.bundle.tflite.quantization import Quantization, read_quantization
 
 Shape: TypeAlias = tuple[int, ...]
@@ -24,7 +25,7 @@ Span: TypeAlias = tuple[int, int]
 
 IDENTIFIER = b"TFL3"
 VERSION = 3
-MAX_RANK = 8
+MAX_RANK = 6
 MAX_GRAPHS = 1024
 MAX_OPERATORS = 100_000
 MAX_TENSORS = 200_000

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from edgefuse.bundle.tflite.call import MAX_LIST, Call, broadcast, product, replaced
-from edgefuse.bundle.tflite.schema import MAX_ELEMENTS, MAX_RANK, Shape
+from edgefuse.bundle.tflite.schema import MAX_ELEMENTS, MAX_RANK, TYPES, Shape
 
 Shapes = Sequence[Shape]
 
@@ -20,9 +20,21 @@ def same(call: Call) -> Shapes:
     return [call.shape(0)]
 
 
+def along(call: Call) -> Shapes:
+    """Values along the last axis: the shape stays."""
+    call.need(call.shape(0), "input is a scalar")
+    return [call.shape(0)]
+
+
 def carried(call: Call) -> Shapes:
     """Tensors that a loop hands from step to step."""
     return [call.shape(position) for position in range(len(call.inputs))]
+
+
+def aligned(call: Call) -> Shapes:
+    """Tensors of one shape, number by number."""
+    call.need(len({call.shape(position) for position in range(len(call.inputs))}) == 1, "inputs differ in shape")
+    return [call.shape(0)]
 
 
 def elementwise(call: Call) -> Shapes:
@@ -54,7 +66,8 @@ def reduce(call: Call) -> Shapes:
 
 def arg_reduce(call: Call) -> Shapes:
     """Find the largest or smallest along an axis."""
-    shape = call.shape(0)
+    shape, kind = call.shape(0), TYPES.get(call.integer("output_type"))
+    call.need(kind is not None and kind[0] == call.outputs[0].dtype, "output has another type than its option")
     return [replaced(shape, call.axis(call.scalar(1), len(shape)))]
 
 
@@ -83,9 +96,10 @@ def reshape(call: Call) -> Shapes:
     """Read the same values in another shape; one size may be -1."""
     option = call.options["new_shape"]
     wanted = call.constant(1, -1) if len(call.inputs) == 2 else tuple(option) if isinstance(option, tuple) else ()
+    call.need(len(call.inputs) == 1 or len(call.shape(1)) == 1, "shape is no list")
     elements = call.input(0).elements
     known = product([size for size in wanted if size != -1])
-    call.need(len(wanted) <= MAX_RANK and wanted.count(-1) <= 1 and min(wanted, default=1) != 0, "sizes are impossible")
+    call.need(len(wanted) <= MAX_RANK and wanted.count(-1) <= 1 and 0 not in wanted, f"output would be {list(wanted)}")
     sizes = tuple(elements // known if size == -1 else size for size in wanted)
     call.need(product(sizes) == elements, f"output would be {list(sizes)}")
     return [sizes]
@@ -245,7 +259,7 @@ def mirror_pad(call: Call) -> Shapes:
 def reverse(call: Call) -> Shapes:
     """Turn axes around."""
     axes = [call.axis(axis, len(call.shape(0))) for axis in call.constant(1)]
-    call.need(all(b == a + 1 for a, b in pairwise(axes)), f"axes are {axes}")
+    call.need(axes and all(b == a + 1 for a, b in pairwise(axes)), f"axes are {axes}")
     return [call.shape(0)]
 
 
@@ -270,6 +284,8 @@ def gather_nd(call: Call) -> Shapes:
 def lookup(call: Call) -> Shapes:
     """Take rows of a table out."""
     (count,), table = call.shape(0, 1), call.shape(1)
+    stored, given = call.input(1).dtype, call.outputs[0].dtype
+    call.need(given == "float32" and stored in ("float32", "int8", "int4"), f"table of {stored} gives {given}")
     call.need(len(table) >= 2, "table has no rows")
     call.check_indices(0, table[0])
     return [(count, *table[1:])]

@@ -48,7 +48,7 @@ def _values(units: Sequence[int]) -> set[int]:
     """Return where the leaves of a trie point to, having checked that no unit of it leads out of it."""
     values: set[int] = set()
     for index, unit in enumerate(units):
-        if unit & _VALUE:
+        if unit & _VALUE and index:  # the first one is the root, whatever it says
             continue
         # The children of a unit lie in one block, at their label's place from this one; a leaf's value is in its place.
         base = index ^ (unit >> 10 << (8 if unit & _WIDE else 0))

@@ -11,6 +11,7 @@ from edgefuse.bundle.layout import ASSETS, quoted, twice
 from edgefuse.bundle.spec import ModelSpec, TextPreprocess
 from edgefuse.bundle.tokenizer.parts import (
     BPE,
+    MAX_DEPTH,
     MAX_STEPS,
     MAX_TOKENIZER_BYTES,
     AddedToken,
@@ -162,11 +163,13 @@ def _special_ids(processor: Processor | None) -> list[int]:
     return _template_ids(only) if isinstance(only, TemplateProcessing) else [only.cls[1], only.sep[1]]
 
 
-def _flat(processor: Processor | None) -> Iterator[_Applied]:
+def _flat(processor: Processor | None, depth: int = 0) -> Iterator[_Applied]:
     """Yield post-processors without the sequences that they stand in."""
+    if depth > MAX_DEPTH:
+        raise _RefusalError("has sequences in sequences")
     if isinstance(processor, Processors):
         for each in processor.processors:
-            yield from _flat(each)
+            yield from _flat(each, depth + 1)
     elif processor is not None:
         yield processor
 

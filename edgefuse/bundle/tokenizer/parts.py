@@ -20,6 +20,8 @@ MAX_WORD_CHARACTERS = 512
 """Of a word that WordPiece takes apart, which tries every part of it."""
 MAX_PATTERN_CHARACTERS = 1024
 MAX_STEPS = 32
+MAX_DEPTH = 4
+"""Of sequences in sequences."""
 
 _Number: TypeAlias = Annotated[int, Meta(ge=0, lt=2**31)]
 _Short: TypeAlias = Annotated[str, Meta(max_length=16)]
@@ -110,9 +112,9 @@ class Replace(Part, frozen=True, kw_only=True):
 
 
 class Prepend(Part, frozen=True, kw_only=True):
-    """Put a text in front."""
+    """Put a text in front; the library loses count over an empty one."""
 
-    prepend: _Short
+    prepend: Annotated[str, Meta(min_length=1, max_length=16)]
 
 
 class Normalizers(Part, frozen=True, kw_only=True, tag="Sequence"):

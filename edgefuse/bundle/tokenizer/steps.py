@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from edgefuse.bundle.tokenizer.charsmap import CharsmapError, longest_replacement
 from edgefuse.bundle.tokenizer.parts import (
+    MAX_DEPTH,
     MAX_STEPS,
     NFC,
     NFD,
@@ -73,13 +74,15 @@ def growth(normalizer: Normalizer | None, pre_tokenizer: PreTokenizer | None) ->
     return grown
 
 
-def _flat(steps: Sequence[_Step]) -> Iterator[_Step]:
+def _flat(steps: Sequence[_Step], depth: int = 0) -> Iterator[_Step]:
     """Yield steps without the sequences that they stand in."""
+    if depth > MAX_DEPTH:
+        raise StepError("has sequences in sequences")
     for step in steps:
         if isinstance(step, Normalizers):
-            yield from _flat(step.normalizers)
+            yield from _flat(step.normalizers, depth + 1)
         elif isinstance(step, PreTokenizers):
-            yield from _flat(step.pretokenizers)
+            yield from _flat(step.pretokenizers, depth + 1)
         else:
             yield step
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import ray
@@ -56,7 +58,7 @@ def own_cluster(jobs: int) -> Iterator[None]:
 def _starting(home: Path) -> Iterator[None]:
     """Give what is started within the block another home, and keep it to the network interface that leads nowhere."""
     # By these Ray keeps to itself where its clusters cannot span machines: the variable is for other processes.
-    variables = {"HOME": str(home), ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+    variables = {"HOME": str(home), ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0", **_token()}
     before = {name: os.environ.get(name) for name in variables}
     spans = ray_constants.ENABLE_RAY_CLUSTER
     os.environ.update(variables)
@@ -68,6 +70,19 @@ def _starting(home: Path) -> Iterator[None]:
         for name, value in before.items():
             del os.environ[name]
             os.environ.update({} if value is None else {name: value})
+
+
+def _token() -> dict[str, str]:
+    """Return what tells the token that all processes of a cluster have to know, unless the user's variables do."""
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return {}
+    users = Path.home() / ".ray" / "auth_token"
+    return {"RAY_AUTH_TOKEN_PATH": str(users)} if users.is_file() else {"RAY_AUTH_TOKEN": _own_token()}
+
+
+@cache
+def _own_token() -> str:
+    return secrets.token_hex(32)  # once: Ray remembers the first one for as long as this process lives
 
 
 def _remove(folder: Path) -> None:

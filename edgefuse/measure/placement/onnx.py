@@ -15,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from edgefuse.bundle.external_data import fields
 from edgefuse.bundle.manifest import Binding
+from edgefuse.bundle.onnx.protobuf import fields
 from edgefuse.errors import BackendError
 from edgefuse.measure.placement import Operator
 from edgefuse.runtime.backends.backend import Array, SessionOptions

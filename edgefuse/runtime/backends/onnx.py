@@ -29,7 +29,9 @@ _ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     ValueError,
 )
-_ONLY_ERRORS = 3  # severity of messages on stderr: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal
+# Severity of what ONNX Runtime writes to stderr by itself: nothing. Errors are raised as well, and names out of a file
+# would reach the terminal as they are.
+_ONLY_FATAL = 4
 
 
 class OnnxBackend:
@@ -128,7 +130,7 @@ def session_options(options: SessionOptions) -> onnxruntime.SessionOptions:
     session_options.inter_op_num_threads = 1
     session_options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     session_options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session_options.log_severity_level = _ONLY_ERRORS
+    session_options.log_severity_level = _ONLY_FATAL
     spinning = "1" if options.spinning else "0"
     session_options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     session_options.add_session_config_entry("session.inter_op.allow_spinning", spinning)

@@ -216,4 +216,4 @@ def flac_length(flac: bytes, samples: int) -> bytes:
     return flac[:18] + fields.to_bytes(8, "big") + flac[26:]
 
 
-AREA = Area("sounds", attempts, tries=1_200, short=80, max_rss_bytes=1 << 30)
+AREA = Area("sounds", attempts, tries=1_200, short=60, max_rss_bytes=1 << 30)

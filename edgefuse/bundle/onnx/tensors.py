@@ -1,0 +1,106 @@
+"""Check the constants of an ONNX file: complete in it, of a known type, and as many numbers as their shape says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from edgefuse.bundle.onnx.messages import Message
+from edgefuse.bundle.refusal import RefusedError
+
+MAX_RANK = 16
+MAX_ELEMENTS = 2**31
+MAX_LIST = 1024
+"""Of integers in a constant that says sizes, axes or counts."""
+
+_DIMS, _TYPE, _SEGMENT, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 3, 8, 9, 13, 14
+_FLOATS, _INT32S, _INT64S, _DOUBLES, _UINT64S, _STRINGS = 4, 5, 7, 10, 11, 6
+_INT64, _INT32, _FLOAT = 7, 6, 1
+
+# Number of a type in onnx.proto: bits of one element, and the field that holds them where they are not raw.
+_TYPES: Mapping[int, tuple[int, int]] = MappingProxyType(
+    {
+        1: (32, _FLOATS),
+        2: (8, _INT32S),
+        3: (8, _INT32S),
+        4: (16, _INT32S),
+        5: (16, _INT32S),
+        6: (32, _INT32S),
+        7: (64, _INT64S),
+        9: (8, _INT32S),
+        10: (16, _INT32S),
+        11: (64, _DOUBLES),
+        12: (32, _UINT64S),
+        13: (64, _UINT64S),
+        16: (16, _INT32S),
+        17: (8, _INT32S),
+        18: (8, _INT32S),
+        19: (8, _INT32S),
+        20: (8, _INT32S),
+        21: (4, _INT32S),
+        22: (4, _INT32S),
+    }
+)
+_WIDTHS = {_FLOATS: 4, _DOUBLES: 8}
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A constant: its shape, and its values where it is a short list of numbers."""
+
+    shape: tuple[int, ...]
+    values: tuple[float, ...] | None
+
+
+def check_tensor(tensor: Message, data: bytes) -> Constant:
+    """Return a constant that has been checked, or raise `RefusedError`."""
+    if tensor.all(_EXTERNAL) or tensor.integer(_LOCATION):
+        raise RefusedError("has a tensor whose data lies outside of the file")
+    name, kind = tensor.text(_NAME), tensor.integer(_TYPE) & 0xFFFFFFFF
+    shape = tensor.signed(data, _DIMS, MAX_RANK)
+    if kind not in _TYPES or tensor.all(_SEGMENT):
+        raise RefusedError(f"has a tensor {name!a} of the type {kind}, or in segments")
+    elements = math.prod(shape)
+    if min(shape, default=0) < 0 or elements > MAX_ELEMENTS:
+        raise RefusedError(f"has a tensor {name!a} of the impossible shape {list(shape)}")
+    bits, number = _TYPES[kind]
+    raw = tensor.spans.get(_RAW, ())
+    if raw:
+        (begin, end), found, wanted = raw[-1], raw[-1][1] - raw[-1][0], -(-elements * bits // 8)
+        values = _raw_values(data, begin, end, kind) if elements <= MAX_LIST else None
+    else:
+        found, wanted = _count(tensor, data, number), -(-elements * bits // 8) if bits < 8 else elements
+        values = _listed_values(tensor, data, number, kind) if elements <= MAX_LIST else None
+    if found != wanted:
+        raise RefusedError(f"has a tensor {name!a} of the shape {list(shape)} with {found} in place of {wanted} values")
+    return Constant(shape, values)
+
+
+def _count(tensor: Message, data: bytes, number: int) -> int:
+    """Return how many numbers a field holds, packed or not."""
+    if number in _WIDTHS:
+        return sum(end - begin for begin, end in tensor.spans.get(number, ())) // _WIDTHS[number]
+    packed = (np.frombuffer(data, np.uint8, end - begin, begin) for begin, end in tensor.spans.get(number, ()))
+    return len(tensor.integers.get(number, ())) + sum(int(np.count_nonzero(each < 0x80)) for each in packed)
+
+
+_NUMPY: Mapping[int, str] = MappingProxyType({_FLOAT: "<f4", _INT32: "<i4", _INT64: "<i8", 11: "<f8"})
+
+
+def _raw_values(data: bytes, begin: int, end: int, kind: int) -> tuple[float, ...] | None:
+    dtype = np.dtype(_NUMPY[kind]) if kind in _NUMPY else None
+    if dtype is None or (end - begin) % dtype.itemsize:
+        return None
+    return tuple(np.frombuffer(data, dtype, (end - begin) // dtype.itemsize, begin).tolist())
+
+
+def _listed_values(tensor: Message, data: bytes, number: int, kind: int) -> tuple[float, ...] | None:
+    if kind in (_INT32, _INT64):
+        return tensor.signed(data, number, MAX_LIST)
+    if kind == _FLOAT:
+        return tuple(value for span in tensor.spans.get(number, ()) for value in _raw_values(data, *span, kind) or ())
+    return None

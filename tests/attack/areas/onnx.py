@@ -1,0 +1,84 @@
+"""ONNX files whose hashes are right: edited messages and edited bytes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.defs
+
+from edgefuse.bundle.manifest import Binding
+from edgefuse.runtime.backends.onnx import OnnxBackend
+from tests import tiny
+from tests.attack.attempt import Area, Attempt
+from tests.attack.edits import edit_bytes, edit_message
+from tests.attack.onnx_files import FILES
+from tests.attack.opening import Ports, read_from_bundle, run_once
+
+_OPEN_SIZE = 5
+_DTYPES: dict[int, Any] = {1: np.float32, 2: np.uint8, 6: np.int32}
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "ai.onnx.training", "mine")
+
+
+@cache
+def _seeds() -> dict[str, tuple[bytes, onnx.ModelProto]]:
+    files = {**{name: make() for name, make in FILES.items()}, **tiny.files()}
+    return {name: (data, onnx.load_model_from_string(data)) for name, data in files.items()}
+
+
+@cache
+def _names() -> tuple[str, ...]:
+    """Return what text may become: every operator, domains, and names within the files."""
+    operators = {schema.name for schema in onnx.defs.get_all_schemas()}
+    return (*sorted(operators), *("EPContext", "FusedConv", "BeamSearch", "QLinearAdd", "Attention"), *_DOMAINS * 10)
+
+
+def _ports(model: onnx.ModelProto) -> Ports:
+    source = np.random.default_rng(3)
+    feeds = {}
+    bindings: list[list[Binding]] = []
+    for side in (model.graph.input, model.graph.output):
+        bindings.append([])
+        for value in side:
+            kind = value.type.tensor_type
+            shape = tuple(dim.dim_value or -1 for dim in kind.shape.dim)
+            name = np.dtype(_DTYPES[kind.elem_type]).name
+            bindings[-1].append(Binding(port=value.name, tensor=value.name, dtype=name, shape=shape))  # type: ignore[arg-type]
+    for binding in bindings[0]:
+        sizes = [size if size > 0 else _OPEN_SIZE for size in binding.shape]
+        feeds[binding.port] = source.integers(0, 3, sizes).astype(binding.dtype)
+    return Ports(tuple(bindings[0]), tuple(bindings[1]), feeds)
+
+
+def _attempts(source: random.Random, folder: Path) -> Iterator[Attempt]:
+    while True:
+        name = source.choice(sorted(_seeds()))
+        data, model = _seeds()[name]
+        if source.random() < 0.25:
+            what, edited = edit_bytes(source, data)
+        else:
+            what, edited = _edited_message(source, model)
+        yield Attempt(f"{name}: {what}", partial(_open, edited, _ports(model)))
+
+
+def _edited_message(source: random.Random, model: onnx.ModelProto) -> tuple[str, bytes]:
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    used = [name for node in model.graph.node for name in (*node.input, *node.output)]
+    said = [edit_message(source, changed, (*_names(), *used * 3)) for _ in range(source.choice((1, 1, 1, 2, 3)))]
+    return ", ".join(said), changed.SerializeToString()
+
+
+def _open(data: bytes, fed: Ports) -> None:
+    """Take a file as a bundle does; what is accepted gives an array for each port."""
+    results = run_once(OnnxBackend(), read_from_bundle(data, "onnx"), fed)
+    assert set(results) == {binding.port for binding in fed.outputs}
+    assert all(isinstance(value, np.ndarray) for value in results.values()), str(results)
+
+
+AREA = Area(name="onnx", attempts=_attempts, tries=3000, short=100)
