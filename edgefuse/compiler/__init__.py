@@ -1,6 +1,6 @@
 """The compiler: from a recipe to candidates, a search and checked bundles."""
 
-from edgefuse.compiler.inductor import use_own_folder
+from edgefuse.compiler.evaluation.inductor import use_own_folder
 
 use_own_folder()  # before anything imports torch's compiler, which makes its folder at once
 

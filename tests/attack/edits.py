@@ -186,7 +186,7 @@ def _messages(message: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def _edit_repeated(source: random.Random, values: Any, field: Any, names: Sequence[str]) -> str:
     kind = source.choice(("gone", "twice", "edited", "edited", "edited", "all gone"))
-    if not len(values) or kind == "edited" and field.message_type is None:
+    if not len(values) or (kind == "edited" and field.message_type is None):
         if field.message_type is not None:
             values.add()
             return "added"
@@ -245,4 +245,5 @@ def _shorter_or_longer(source: random.Random, old: bytes) -> bytes:
     width = source.choice((4, 8)) if len(old) % 8 == 0 else 4 if len(old) % 4 == 0 else 1
     place = source.randrange(len(old) // width) * width
     value = number(source, int.from_bytes(old[place : place + width], "little", signed=True))
-    return old[:place] + (value % 256**width).to_bytes(width, "little") + old[place + width :]
+    changed: int = value % 256**width
+    return old[:place] + changed.to_bytes(width, "little") + old[place + width :]

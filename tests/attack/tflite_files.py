@@ -315,9 +315,9 @@ def blocks() -> bytes:
 
 
 def recurrent() -> bytes:
-    """An LSTM over seven steps: the loop that `edgefuse.export.tflite_recurrent_loops` writes."""
-    from edgefuse.export.tflite_recurrent import CODE
-    from edgefuse.export.tflite_recurrent_loops import expand_recurrences
+    """An LSTM over seven steps: the loop that `edgefuse.export.tflite.recurrent_loops` writes."""
+    from edgefuse.export.tflite.recurrent import CODE
+    from edgefuse.export.tflite.recurrent_loops import expand_recurrences
 
     file = FileBuilder()
     x = file.input([7, 1, 12])

@@ -8,8 +8,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from edgefuse.compiler import cache
-from edgefuse.compiler.candidates import Toolchain
+from edgefuse.compiler.cache import arrays
+from edgefuse.compiler.candidates.toolchain import Toolchain
+from edgefuse.datasets.cache import open_cache
 from edgefuse.errors import CacheError
 from tests.attack import entries
 
@@ -18,8 +19,8 @@ def test_ragged_samples_come_back(tmp_path: Path) -> None:
     samples = [
         {"a": np.arange(n, dtype=np.int32).reshape(1, n), "b": np.full((1, 2), n, np.float32)} for n in (3, 0, 5)
     ]
-    cache.write_arrays(tmp_path, samples)
-    found = cache.ArrayStore(tmp_path)
+    arrays.write_arrays(tmp_path, samples)
+    found = arrays.ArrayStore(tmp_path)
     assert len(found) == 3
     for index, sample in enumerate(samples):
         for key, value in sample.items():
@@ -31,15 +32,15 @@ def test_ragged_samples_come_back(tmp_path: Path) -> None:
 
 
 def test_samples_are_read_only(tmp_path: Path) -> None:
-    cache.write_arrays(tmp_path, [{"a": np.zeros(4, np.float32)}])
+    arrays.write_arrays(tmp_path, [{"a": np.zeros(4, np.float32)}])
     with pytest.raises(ValueError, match="read-only"):
-        cache.ArrayStore(tmp_path)[0]["a"][0] = 1
+        arrays.ArrayStore(tmp_path)[0]["a"][0] = 1
 
 
 def test_what_is_absent_takes_no_space(tmp_path: Path) -> None:
     one, nothing = np.full(1_000_000, 7, np.uint8), np.zeros(1_000_000, np.uint8)
-    cache.write_arrays(tmp_path, [{"a": nothing}, {"a": one}, {"a": nothing}])
-    found = cache.ArrayStore(tmp_path)
+    arrays.write_arrays(tmp_path, [{"a": nothing}, {"a": one}, {"a": nothing}])
+    found = arrays.ArrayStore(tmp_path)
     assert [int(found[index]["a"].sum()) for index in range(3)] == [0, 7_000_000, 0]
     status = (tmp_path / "0.bin").stat()
     assert status.st_size == 3_000_000
@@ -53,8 +54,8 @@ def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path) -> None
         folder = tmp_path / str(count)
         folder.mkdir()
         tracemalloc.start()
-        cache.write_arrays(folder, ({"a": np.ones(50_000, np.float32)} for _ in range(count)))
-        total = sum(float(sample["a"].sum()) for sample in map(cache.ArrayStore(folder).__getitem__, range(count)))
+        arrays.write_arrays(folder, ({"a": np.ones(50_000, np.float32)} for _ in range(count)))
+        total = sum(float(sample["a"].sum()) for sample in map(arrays.ArrayStore(folder).__getitem__, range(count)))
         _, found = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert total == 50_000 * count
@@ -77,8 +78,8 @@ def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path) -> None
 def test_a_store_that_changed_after_it_was_found_whole_is_one_sentence(
     name: str, content: bytes, tmp_path: Path
 ) -> None:
-    cache.write_arrays(tmp_path, [{"a": np.ones(4, np.float32)}])
-    store = pickle.dumps(cache.ArrayStore(tmp_path))
+    arrays.write_arrays(tmp_path, [{"a": np.ones(4, np.float32)}])
+    store = pickle.dumps(arrays.ArrayStore(tmp_path))
     (tmp_path / name).write_bytes(content)
     with pytest.raises(
         CacheError, match=rf"^{tmp_path} changed while a compile was using it: got '.*Fix: compile again"
@@ -88,7 +89,7 @@ def test_a_store_that_changed_after_it_was_found_whole_is_one_sentence(
 
 def test_a_file_that_changed_after_it_was_found_whole_is_not_used(tmp_path: Path) -> None:
     tools = cast(Any, entries.Tools())
-    built = Toolchain(tools, tools, tools, cache.open_cache(tmp_path)).lower(entries.stage())
+    built = Toolchain(tools, tools, tools, open_cache(tmp_path)).lower(entries.stage())
     built.path.write_bytes(built.path.read_bytes()[:-1] + b"\0")
     for read in (built.read, built.lowered):
         with pytest.raises(CacheError, match=rf"^{built.path} changed while a compile was using it: got SHA-256 \w+, "):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
 from edgefuse.bundle.spec import ModelSpec
-from edgefuse.compiler.inductor import building
+from edgefuse.compiler.evaluation.inductor import building
 from edgefuse.errors import ModelError
 from edgefuse.measure.latency import Interleaved
 from edgefuse.models.fusion import FusionModel

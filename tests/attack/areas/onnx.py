@@ -48,7 +48,7 @@ def _ports(model: onnx.ModelProto) -> Ports:
             kind = value.type.tensor_type
             shape = tuple(dim.dim_value or -1 for dim in kind.shape.dim)
             name = np.dtype(_DTYPES[kind.elem_type]).name
-            bindings[-1].append(Binding(port=value.name, tensor=value.name, dtype=name, shape=shape))  # type: ignore[arg-type]
+            bindings[-1].append(Binding(port=value.name, tensor=value.name, dtype=name, shape=shape))
     for binding in bindings[0]:
         sizes = [size if size > 0 else _OPEN_SIZE for size in binding.shape]
         feeds[binding.port] = source.integers(0, 3, sizes).astype(binding.dtype)
