@@ -13,6 +13,8 @@ import pytest
 from edgefuse.bundle import layout, validation, wiring
 from edgefuse.bundle.manifest import Manifest
 from edgefuse.bundle.onnx import messages
+from edgefuse.bundle.tokenizer import charsmap, check, parts, steps
+from edgefuse.runtime.preprocess import excerpt
 
 PAGE = (Path(__file__).parents[2] / "docs" / "bundle-format.md").read_text(encoding="utf-8")
 
@@ -39,6 +41,11 @@ def test_every_field_is_on_the_page(struct: type[msgspec.Struct]) -> None:
     assert tag is None or f'"{tag}"' in PAGE
 
 
+def _parts() -> list[type[parts.Part]]:
+    """Return the parts of a tokenizer."""
+    return [each for each in vars(parts).values() if isinstance(each, type) and issubclass(each, parts.Part)][1:]
+
+
 def test_every_limit_is_on_the_page() -> None:
     limits = {
         **{name: value for name, value in vars(layout).items() if name.startswith("MAX_")},
@@ -48,6 +55,22 @@ def test_every_limit_is_on_the_page() -> None:
     spelled = {2**31 - 1: "2³¹ − 1", 2**28: "2²⁸", 4 * 2**20: "4 MiB", 2.0**63: "2⁶³"}
     missing = [name for name, value in limits.items() if spelled.get(value, f"{value:,}") not in PAGE]
     assert missing == []
+
+
+@pytest.mark.parametrize("part", sorted(_parts(), key=str))
+def test_every_part_of_a_tokenizer_is_on_the_page(part: type[parts.Part]) -> None:
+    assert f"`{part.__struct_config__.tag}`" in PAGE
+
+
+def test_every_limit_of_a_tokenizer_is_on_the_page() -> None:
+    values = {name: value for name, value in vars(parts).items() if name.startswith("MAX_")}
+    values |= {"growth": steps.MAX_GROWTH, "texts": charsmap.MAX_REPLACEMENT_CHARACTERS, "margin": excerpt.MARGIN}
+    values |= {"per token": excerpt.CHARACTERS_PER_TOKEN, "more": excerpt.CHARACTERS_MORE}
+    spelled = {64 * 2**20: "64 MiB", 2**22: "4 MiB"}
+    values |= {"trie": check.MAX_TRIE_BYTES}
+    missing = [name for name, value in values.items() if spelled.get(value, f"{value:,}") not in PAGE]
+    assert missing == []
+    assert steps.MAX_STEPS_PER_CHARACTER == 16 * steps.REFERENCE_CHARACTERS
 
 
 # What the walk calls the messages of onnx.proto.

@@ -85,7 +85,8 @@ def test_it_says_why_torch_compile_was_not_measured() -> None:
     assert "not measured yet" in reference.description
     reference.run({}, ("left", "right"))
     assert reference.mode == "eager"
-    assert reference.note == "torch.compile failed: RuntimeError: No working C++ compiler found in ('g++',)"
+    reason, *_ = reference.note.split("; ")  # and perhaps that the machine was busy
+    assert reason == "torch.compile failed: RuntimeError: No working C++ compiler found in ('g++',)"
     assert (
         f"torch {torch.__version__}, eager, cpu, {threads} thread{'s' * (threads > 1)} (torch.compile failed"
         in reference.description
