@@ -18,8 +18,8 @@ import edgefuse
 from edgefuse.cli import VERBS
 
 ROOT = Path(__file__).parents[1]
-MAX_WHEEL_BYTES = 460_000
-MAX_DEVICE_BYTES = 120_000
+MAX_WHEEL_BYTES = 620_000
+MAX_DEVICE_BYTES = 220_000
 DEVICE_PARTS = ("bundle", "runtime", "measure", "commands", "errors.py", "registry.py", "progress.py", "cli.py")
 DEVICE = ("bundle", "runtime", "measure")
 BUILD_HOST = (

@@ -29,7 +29,7 @@ from edgefuse.bundle.manifest import (
     Provenance,
     Rung,
 )
-from edgefuse.bundle.spec import ModelSpec, StageSpec, TensorSpec, TextPreprocess, spelled
+from edgefuse.bundle.spec import ModelSpec, StageSpec, TensorSpec, TextPreprocess, largest, spelled
 from edgefuse.bundle.wiring import (
     MAX_ELEMENTS,
     MAX_RANK,
@@ -135,6 +135,23 @@ def _check_bindings(bindings: Sequence[Binding], ports: Sequence[TensorSpec], wh
         possible = len(shape) <= MAX_RANK and all(size == -1 or 1 <= size <= MAX_ELEMENTS for size in shape)
         if not possible or math.prod(map(abs, shape)) > MAX_ELEMENTS:
             raise invalid(f"{where} have an impossible shape", got=list(shape))
+    found = {binding.port: binding for binding in bindings}
+    for port in ports:
+        _check_binding(found[port.name], port, where)
+
+
+def _check_binding(binding: Binding, port: TensorSpec, where: str) -> None:
+    """Check that a file's tensor has its port's type and sizes: what may vary is open, or fixed at the largest."""
+    same = binding.dtype == port.dtype and len(binding.shape) == len(port.shape)
+    if not same or not all(
+        size == largest(dim) or (size == -1 and not isinstance(dim, int))
+        for size, dim in zip(binding.shape, port.shape, strict=True)
+    ):
+        raise invalid(
+            f"{where} do not fit the port '{port.name}'",
+            got=f"{binding.dtype} {list(binding.shape)}",
+            expected=f"{port.dtype} {spelled(port.shape)} (-1 for what may vary)",
+        )
 
 
 def _check_profiles(profiles: Sequence[Profile], stage: StageSpec, where: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.commands import console
-from edgefuse.measure import agreement, placement
+from edgefuse.measure import agreement, placement, trial
 from edgefuse.measure.agreement import GoldenResult
 from edgefuse.measure.placement import Placement
 from edgefuse.runtime import suitability
@@ -33,12 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
-    """Check every hash, every candidate's golden vectors, CPU and placement; 1 if something is not met."""
+    """Check hashes, golden vectors (in another process first), CPU and placement; 1 if something is not met."""
     with console.drawn_progress() as progress, open_bundle(arguments.bundle, digest=arguments.digest) as bundle:
         for done, entry in enumerate(bundle.manifest.files, start=1):
             bundle.read(entry.path)
             progress(done, len(bundle.manifest.files), "check hashes")
         options = SessionOptions(threads=arguments.threads)
+        trial.check(bundle, options, progress=progress)
         results = agreement.check(bundle, options, progress=progress)
         if not arguments.allow_saturation:
             results = exact_here(bundle, results, processor())

@@ -117,7 +117,7 @@ def check(
     results: list[GoldenResult] = []
     candidates = bundle.manifest.candidates
     for candidate in candidates:
-        results.append(_check_candidate(bundle, candidate, runtime, options or SessionOptions()))
+        results.append(check_candidate(bundle, candidate, runtime, options or SessionOptions()))
         progress(len(results), len(candidates), "verify files")
     return tuple(results)
 
@@ -136,7 +136,8 @@ def read_tensor(bundle: Bundle, tensor: GoldenTensor) -> Array:
     return np.frombuffer(data, dtype).reshape(tensor.shape).astype(tensor.dtype)
 
 
-def _check_candidate(bundle: Bundle, candidate: Candidate, backend: Backend, options: SessionOptions) -> GoldenResult:
+def check_candidate(bundle: Bundle, candidate: Candidate, backend: Backend, options: SessionOptions) -> GoldenResult:
+    """Check one candidate's file; what the runtime refuses is the reason why it is not `ok`."""
     pruning = candidate.pruning.id if candidate.pruning else ""
     cases = [c for c in bundle.manifest.golden if (c.stage, c.pruning) == (candidate.stage, pruning)]
     try:

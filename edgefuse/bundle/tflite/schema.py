@@ -255,16 +255,16 @@ def _check_blocks(tensor: Tensor, tensors: Sequence[Tensor]) -> None:
 
 
 def _check_signatures(signatures: Sequence[Table], graphs: Sequence[Graph]) -> None:
-    """Check that signatures name the ports of a graph that exists, each once."""
+    """Check that signatures name the ports of the main graph, each once."""
     keys = [signature.text(2) for signature in signatures]
     if None in keys or len(set(keys)) != len(keys):
         raise RefusedError("has a signature without a name, or two of one name")
     for signature in signatures:
         index = signature.integer(4, "I")
-        _check_index(index, graphs, "a signature of the graph")
+        _check_index(index, graphs[:1], "a signature of the graph")
         inputs = _ports(signature.tables(0, MAX_PORTS))
         outputs = _ports(signature.tables(1, MAX_PORTS))
-        graph = graphs[index]
+        graph = graphs[0]
         if sorted(inputs) != sorted(graph.inputs) or not set(outputs) <= set(graph.outputs):
             raise RefusedError(f"has a signature {signature.text(2)!a} whose ports are not those of its graph")
 

@@ -31,8 +31,8 @@ from edgefuse.errors import BundleError
 
 MAX_TRIE_BYTES = 2**22
 """Of all tokens of Unigram together: each may be a node."""
-MAX_ADDED_CHARACTERS = 2**25
-"""Of all added tokens together, after they have grown by normalizing."""
+MAX_ADDED_CHARACTERS = 2**20
+"""Of all added tokens together, grown by normalizing: the library builds an automaton of them, 80 bytes for each."""
 _Applied: TypeAlias = BertProcessing | RobertaProcessing | TemplateProcessing | ByteLevel
 _FIX = "edgefuse takes what docs/bundle-format.md lists; save the tokenizer without what is named here"
 

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 MAX_TOKENIZER_BYTES = 64 * 2**20
-MAX_TOKENS = 2**20
+MAX_TOKENS = 2**19
 MAX_TOKEN_CHARACTERS = 2048
 MAX_PIECE_CHARACTERS = 256
 """Of a token of Unigram, which keeps a node for each byte and takes them apart by recursion."""

@@ -7,17 +7,20 @@ which stay. A folder for each call is not possible: torch remembers paths in it 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 """Names the folder; Triton's kernels go there, too, unless `TRITON_CACHE_DIR` is set."""
+
+_PREFIX, _OWNER = "edgefuse-inductor-", "owner"
 
 
 @cache
@@ -50,9 +53,28 @@ def building() -> Iterator[None]:
 
 @cache
 def _own_folder() -> str:
-    folder = tempfile.mkdtemp(prefix="edgefuse-inductor-")
+    """Make the folder of this process, and remove those of processes that were killed."""
+    for other in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # it is somebody else's, or its process lives
+            os.close(_locked(other / _OWNER, 0))
+            shutil.rmtree(other)
+    folder = tempfile.mkdtemp(prefix=_PREFIX)
+    # Held until this process ends, whatever ends it; under that name from the moment on at which it is held.
+    _locked(Path(folder, f"{_OWNER}.new"), os.O_CREAT)
+    Path(folder, f"{_OWNER}.new").rename(Path(folder, _OWNER))
     atexit.register(partial(_remove, folder, os.getpid()))
     return folder
+
+
+def _locked(path: Path, flags: int) -> int:
+    """Open a file and lock it; an OSError if another process has."""
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _remove(folder: str, owner: int) -> None:

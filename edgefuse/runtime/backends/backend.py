@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -158,6 +158,38 @@ def check_tensors(kind: Literal["input", "output"], found: Collection[str], bind
         )
 
 
+class OutputPorts:
+    """Gives results their ports, and holds them against the bindings: a hostile file may answer with anything."""
+
+    def __init__(self, bindings: tuple[Binding, ...]) -> None:
+        self._plan = [(b.port, np.dtype(b.dtype), b.shape) for b in bindings]
+
+    def named(self, results: Sequence[object]) -> dict[str, Array]:
+        """Return the results by port, in the order of the bindings.
+
+        Raises:
+            BackendError: if one is no array of its binding's type and shape (sizes of -1 take anything).
+        """
+        named: dict[str, Array] = {}
+        for (port, dtype, shape), value in zip(self._plan, results, strict=True):
+            if not isinstance(value, np.ndarray) or value.dtype != dtype or not _within(value.shape, shape):
+                found = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
+                raise BackendError(
+                    f"the output '{port}' of a stage is not what the manifest says",
+                    got=found,
+                    expected=f"{dtype} {list(shape)} (-1 is any size)",
+                    fix="compile the bundle again",
+                )
+            named[port] = value
+        return named
+
+
+def _within(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    return found == shape or (
+        len(found) == len(shape) and all(w in (-1, size) for size, w in zip(found, shape, strict=True))
+    )
+
+
 def first_line(error: Exception) -> str:
-    """Return the first line of what a runtime says, which is the part for people."""
-    return str(error).strip().split("\n", 1)[0].rstrip(".")
+    """Return the first line of what a runtime says, which is the part for people; the kind of error if it is silent."""
+    return str(error).strip().split("\n", 1)[0].rstrip(".") or type(error).__name__

@@ -8,27 +8,20 @@ from functools import cache
 
 from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import BackendError
-from edgefuse.runtime.backends.backend import Array, InputPorts, Session, SessionOptions, check_tensors, first_line
+from edgefuse.runtime.backends.backend import (
+    Array,
+    InputPorts,
+    OutputPorts,
+    Session,
+    SessionOptions,
+    check_tensors,
+    first_line,
+)
 from edgefuse.runtime.backends.denormals import Flushed
 from edgefuse.runtime.backends.onnx_api import onnxruntime
 from edgefuse.runtime.backends.onnx_api import state as ort
 from edgefuse.runtime.forks import outlive
 
-# ONNX Runtime's errors have no common base below Exception.
-_ERRORS: tuple[type[Exception], ...] = (
-    ort.EngineError,
-    ort.EPFail,
-    ort.Fail,
-    ort.InvalidArgument,
-    ort.InvalidGraph,
-    ort.InvalidProtobuf,
-    ort.NoModel,
-    ort.NoSuchFile,
-    ort.NotImplemented,
-    ort.RuntimeException,
-    RuntimeError,
-    ValueError,
-)
 # Severity of what ONNX Runtime writes to stderr by itself: nothing. Errors are raised as well, and names out of a file
 # would reach the terminal as they are.
 _ONLY_FATAL = 4
@@ -50,7 +43,7 @@ class OnnxBackend:
         try:
             with Flushed():
                 session = self._create(data, inputs, options)
-        except _ERRORS as error:
+        except Exception as error:  # ONNX Runtime's own errors have no other base, and bindings raise what they like
             raise BackendError(
                 "ONNX Runtime cannot open a stage file",
                 got=first_line(error),
@@ -86,7 +79,7 @@ class OnnxSession:
         self._flushed = Flushed()
         self._inputs = InputPorts(inputs)
         self._tensors = [binding.tensor for binding in outputs]
-        self._ports = [binding.port for binding in outputs]
+        self._outputs = OutputPorts(outputs)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see `Session.run`."""
@@ -94,9 +87,9 @@ class OnnxSession:
         try:
             with self._flushed:
                 results = self._run(self._tensors, arranged)
-        except _ERRORS as error:
+        except Exception as error:
             raise BackendError("ONNX Runtime cannot run a stage", got=first_line(error)) from error
-        return dict(zip(self._ports, results, strict=True))
+        return self._outputs.named(results)
 
 
 @cache
@@ -109,7 +102,8 @@ def _share_an_arena() -> None:
     arena = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
-    with suppress(*_ERRORS):  # another user of ONNX Runtime in this process has registered one, which serves as well
+    # Another user of ONNX Runtime in this process has registered one, which serves as well.
+    with suppress(ort.Fail, ort.InvalidArgument, ort.RuntimeException, RuntimeError, ValueError):
         onnxruntime.create_and_register_allocator(arena, None)
 
 

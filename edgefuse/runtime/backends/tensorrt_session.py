@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edgefuse.bundle.manifest import Binding, BuildPlan
 from edgefuse.errors import BackendError, InputError
-from edgefuse.runtime.backends.backend import Array, InputPorts
+from edgefuse.runtime.backends.backend import Array, InputPorts, OutputPorts
 from edgefuse.runtime.forks import outlive
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class EngineSession:
         ranges: Mapping[str, tuple[Shape, Shape, Shape]],
     ) -> None:
         self._context, self._shape_of, self._stream = context, shape_of, stream
-        self._ports = InputPorts(inputs)
+        self._ports, self._results = InputPorts(inputs), OutputPorts(outputs)
         self._open = tuple(ranges)
         for tensor, (*_, largest) in ranges.items():
             context.set_input_shape(tensor, largest)
@@ -142,7 +142,7 @@ class EngineSession:
             np.copyto(buffer.values, arranged[buffer.tensor])
         self._launch()
         self._stream.wait()
-        return {buffer.port: buffer.values.copy() for buffer in self._outputs}
+        return self._results.named([buffer.values.copy() for buffer in self._outputs])
 
     def _captured(self) -> Callable[[], None]:
         """Return what replays a run or, where it cannot be recorded, what enqueues one."""

@@ -10,7 +10,14 @@ import numpy as np
 
 from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import BackendError
-from edgefuse.runtime.backends.backend import Array, InputPorts, SessionOptions, check_tensors, first_line
+from edgefuse.runtime.backends.backend import (
+    Array,
+    InputPorts,
+    OutputPorts,
+    SessionOptions,
+    check_tensors,
+    first_line,
+)
 from edgefuse.runtime.forks import outlive
 
 try:
@@ -22,7 +29,6 @@ except ModuleNotFoundError as litert_missing:
         raise litert_missing from None
 
 _PREDECESSOR = Interpreter.__module__.startswith("tflite_runtime")
-_ERRORS = (RuntimeError, ValueError, TypeError)
 
 
 class TfliteBackend:
@@ -36,15 +42,17 @@ class TfliteBackend:
         """Open a file from its bytes. LiteRT reads weights from these bytes, so they live as long as the session.
 
         Raises:
-            BackendError: if the runtime refuses the file, or its signature lacks a tensor that a binding names.
+            BackendError: if the runtime refuses the file, its signature lacks a tensor that a binding names, or a
+                binding leaves a size open.
         """
+        _check_fixed((*inputs, *outputs))
         try:
             interpreter = Interpreter(model_content=data, num_threads=options.threads)
             outlive(interpreter)
             interpreter.allocate_tensors()
             found_inputs, found_outputs = _signature(interpreter)
             wrong = _PREDECESSOR and _has_products_by_channel(interpreter)
-        except _ERRORS as error:
+        except Exception as error:  # LiteRT's bindings raise whatever they like
             raise BackendError(
                 "LiteRT cannot open a stage file",
                 got=first_line(error),
@@ -88,32 +96,33 @@ class TfliteSession:
         self.interpreter = interpreter
         self._inputs = InputPorts(inputs)
         self._input_indices = input_indices
-        self._outputs = [(binding.port, output_indices[binding.tensor]) for binding in outputs]
-        self._open_shapes: dict[str, tuple[int, ...]] = {b.tensor: () for b in inputs if -1 in b.shape}
+        self._outputs = OutputPorts(outputs)
+        self._output_indices = [output_indices[binding.tensor] for binding in outputs]
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see `Session.run`."""
         arranged = self._inputs.arrange(feeds)
         interpreter = self.interpreter
         try:
-            if self._open_shapes:
-                self._resize(arranged)
             for tensor, index in self._input_indices.items():
                 interpreter.set_tensor(index, arranged[tensor])
             interpreter.invoke()
-            return {port: interpreter.get_tensor(index) for port, index in self._outputs}
-        except _ERRORS as error:
+            results = [interpreter.get_tensor(index) for index in self._output_indices]
+        except Exception as error:
             raise BackendError("LiteRT cannot run a stage", got=first_line(error)) from error
+        return self._outputs.named(results)
 
-    def _resize(self, arranged: Mapping[str, Array]) -> None:
-        """Allocate anew if an input of open size has another shape than in the last call."""
-        changed = {tensor: arranged[tensor].shape for tensor in self._open_shapes}
-        if changed == self._open_shapes:
-            return
-        for tensor, shape in changed.items():
-            self.interpreter.resize_tensor_input(self._input_indices[tensor], np.array(shape, np.int32))
-        self.interpreter.allocate_tensors()
-        self._open_shapes = changed
+
+def _check_fixed(bindings: tuple[Binding, ...]) -> None:
+    """Refuse open sizes: a graph that is resized is no longer the one whose shapes were checked."""
+    for binding in bindings:
+        if -1 in binding.shape:
+            raise BackendError(
+                f"the tensor '{binding.tensor}' of a TFLite file has an open size",
+                got=list(binding.shape),
+                expected="fixed sizes, up to which the runtime pads",
+                fix="compile the bundle again",
+            )
 
 
 def _has_products_by_channel(interpreter: Any) -> bool:
