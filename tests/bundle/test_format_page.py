@@ -13,8 +13,7 @@ import pytest
 from edgefuse.bundle import layout, validation, wiring
 from edgefuse.bundle.manifest import Manifest
 from edgefuse.bundle.onnx import messages
-from edgefuse.bundle.tokenizer import charsmap, check, parts, steps
-from edgefuse.runtime.preprocess import excerpt
+from edgefuse.bundle.tokenizer import charsmap, check, excerpt, parts, steps
 
 PAGE = (Path(__file__).parents[2] / "docs" / "bundle-format.md").read_text(encoding="utf-8")
 
