@@ -13,8 +13,7 @@ import pytest
 from edgefuse.bundle import layout, validation, wiring
 from edgefuse.bundle.manifest import Manifest
 from edgefuse.bundle.onnx import messages
-from edgefuse.bundle.tokenizer import charsmap, check, parts, steps
-from edgefuse.runtime.preprocess import excerpt
+from edgefuse.bundle.tokenizer import charsmap, check, excerpt, parts, steps
 
 PAGE = (Path(__file__).parents[2] / "docs" / "bundle-format.md").read_text(encoding="utf-8")
 
@@ -66,11 +65,11 @@ def test_every_limit_of_a_tokenizer_is_on_the_page() -> None:
     values = {name: value for name, value in vars(parts).items() if name.startswith("MAX_")}
     values |= {"growth": steps.MAX_GROWTH, "texts": charsmap.MAX_REPLACEMENT_CHARACTERS, "margin": excerpt.MARGIN}
     values |= {"per token": excerpt.CHARACTERS_PER_TOKEN, "more": excerpt.CHARACTERS_MORE}
-    spelled = {64 * 2**20: "64 MiB", 2**22: "4 MiB"}
-    values |= {"trie": check.MAX_TRIE_BYTES}
+    spelled = {64 * 2**20: "64 MiB", 2**22: "4 MiB", 2**31: "2³¹"}
+    values |= {"trie": check.MAX_TRIE_BYTES, "search": steps.MAX_SEARCH_STEPS}
+    values |= {"character": steps.MAX_STEPS_PER_CHARACTER}
     missing = [name for name, value in values.items() if spelled.get(value, f"{value:,}") not in PAGE]
     assert missing == []
-    assert steps.MAX_STEPS_PER_CHARACTER == 16 * steps.REFERENCE_CHARACTERS
 
 
 # What the walk calls the messages of onnx.proto.

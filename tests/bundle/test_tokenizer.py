@@ -156,7 +156,13 @@ CHANGES: list[tuple[str, Change, str]] = [
     ),
     # patterns
     ("WordLevel", lambda t: t.update(pre_tokenizer=_split("(a+)+$")), "repeats what repeats"),
-    ("WordLevel", lambda t: t.update(pre_tokenizer=_split(r"\s*\s*\s*x")), "and would take too long"),
+    (
+        "WordLevel",
+        lambda t: t.update(pre_tokenizer=_split(r"\s*\s*\s*x")),
+        "that would take too long in 5120 characters",
+    ),
+    ("WordLevel", lambda t: t.update(pre_tokenizer=_split("|".join(["a*b"] * 99))), "that would take too long in 5120"),
+    ("WordLevel", lambda t: t.update(pre_tokenizer=_split("(?:a|a|a|a){9}b")), "too many ways to match one character"),
     ("WordLevel", lambda t: t.update(pre_tokenizer=_split("a" * 1025)), "Expected `str` of length <= 1024"),
     # tables
     ("WordLevel", lambda t: t.update(normalizer=_precompiled(b"", size=2**32 - 1)), "a trie of 4294967295 bytes in 4"),

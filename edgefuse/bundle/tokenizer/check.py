@@ -9,6 +9,7 @@ import msgspec
 
 from edgefuse.bundle.layout import ASSETS, quoted, twice
 from edgefuse.bundle.spec import ModelSpec, TextPreprocess
+from edgefuse.bundle.tokenizer.excerpt import longest_excerpt
 from edgefuse.bundle.tokenizer.parts import (
     BPE,
     MAX_DEPTH,
@@ -45,8 +46,8 @@ def check_tokenizer(model: ModelSpec, path: str, data: bytes) -> None:
     """
     texts = [each for each in (m.preprocess for m in model.modalities) if isinstance(each, TextPreprocess)]
     lengths = [each.max_length for each in texts if ASSETS + each.tokenizer == path]
-    if lengths:
-        read_tokenizer(path, data, min(lengths))
+    for length in sorted({min(lengths), max(lengths)} if lengths else ()):
+        read_tokenizer(path, data, length)
 
 
 def read_tokenizer(name: str, data: bytes, max_length: int) -> TokenizerFile:
@@ -69,7 +70,7 @@ def read_tokenizer(name: str, data: bytes, max_length: int) -> TokenizerFile:
     except RecursionError as error:
         raise _refused(name, "is nested too deeply") from error
     try:
-        grown = growth(tokenizer.normalizer, tokenizer.pre_tokenizer)
+        grown = growth(tokenizer.normalizer, tokenizer.pre_tokenizer, longest_excerpt(max_length))
         ids = _model_ids(tokenizer.model)
         _check_added(tokenizer.added_tokens, ids, grown)
         known = {*ids.values(), *(token.id for token in tokenizer.added_tokens)}

@@ -1,9 +1,13 @@
-"""What a regular expression of a tokenizer costs at worst, or why it is not taken.
+r"""What a regular expression of a tokenizer costs at worst, or why it is not taken.
 
 The library runs Oniguruma, which tries one way after the other: nested repetition takes time that doubles with each
-character. Here a pattern is read by a grammar that holds what tokenizers use; whatever else Oniguruma's Ruby syntax has
-(references, calls, callouts, conditions, comments, named groups) is refused, so that nothing is read in two ways. The
-cost is counted, not measured: the ways in which a part can match from one place, and the steps until all have failed.
+character, and `a*q` looks from each `a` to the end of the row. Here a pattern is read by a grammar that holds what
+tokenizers use; whatever else Oniguruma's Ruby syntax has (references, calls, callouts, conditions, comments, named
+groups) is refused, so that nothing is read in two ways. The cost is counted, not measured: the ways in which a part can
+match from one place, and the steps until all have failed.
+
+What makes the patterns of GPT-2 and its successors fast is that another branch takes what one has looked at in vain:
+behind `\s*[\r\n]+` comes `\s+`. Then each character is looked at a few times, however long the row.
 """
 
 from __future__ import annotations
@@ -68,6 +72,14 @@ _MANY = 1e18
 """Enough to be too many: larger numbers are not told apart."""
 
 
+class _Item(NamedTuple):
+    """A part of a sequence: its cost, what is repeated in it, and whether it may take any number of characters."""
+
+    cost: Cost
+    text: str
+    runs: bool
+
+
 def cost(pattern: str, characters: float) -> Cost:
     """Return what a regular expression costs at each place of a text of so many characters.
 
@@ -98,22 +110,25 @@ class _Reader:
         while self._pattern.startswith("|", self.position):
             self.position += 1
             branches.append(self._sequence(depth))
-        ways, first, steps, sure, lows, highs, nodes = zip(*branches, strict=True)
+        # Only at the top, nothing can fail behind the branch that takes a row over.
+        later = [_rows(branches[index + 1 :]) if not depth else frozenset() for index in range(len(branches))]
+        costs = [_joined(branch, taken) for branch, taken in zip(branches, later, strict=True)]
+        ways, first, steps, sure, lows, highs, nodes = zip(*costs, strict=True)
         return Cost(sum(ways), sum(first), sum(steps), any(sure), min(lows), max(highs), sum(nodes))
 
-    def _sequence(self, depth: int) -> Cost:
-        total = _NOTHING
+    def _sequence(self, depth: int) -> list[_Item]:
+        items: list[_Item] = []
         while self.position < len(self._pattern) and self._pattern[self.position] not in "|)":
-            total = _followed(total, self._repeated(depth))
-            if total.nodes > MAX_NODES:
-                raise PatternError("is too large when its repetitions are written out")
-        return total
+            items.append(self._repeated(depth))
+        return items
 
-    def _repeated(self, depth: int) -> Cost:
+    def _repeated(self, depth: int) -> _Item:
+        begin = self.position
         atom = self._atom(depth)
+        text = self._pattern[begin : self.position]
         match = self._take(_REPEAT)
         if match is None:
-            return atom
+            return _Item(atom, text, runs=False)
         if atom.high == 0:
             raise PatternError("repeats what matches no character")
         if _REPEAT.match(self._pattern, self.position):
@@ -121,10 +136,12 @@ class _Reader:
         if match["simple"]:
             low, high = {"*": (0, math.inf), "+": (1, math.inf), "?": (0, 1)}[match["simple"]]
             found = self._repeat(atom, low, high)
-            return _final(found) if match["suffix"] == "+" else found
+            if match["suffix"] == "+":
+                return _Item(self._final(found), text, runs=False)
+            return _Item(found, text, runs=atom == self._one and high == math.inf)
         low, high = self._bounds(match)
         # `{n}?` may be none or `n` in Oniguruma.
-        return self._repeat(atom, 0 if match["lazy"] else low, high)
+        return _Item(self._repeat(atom, 0 if match["lazy"] else low, high), text, runs=False)
 
     @staticmethod
     def _bounds(match: re.Match[str]) -> tuple[int, float]:
@@ -161,7 +178,7 @@ class _Reader:
             steps = 1 + inner.first + min(inner.high, self._characters)
             return _CHECK._replace(first=steps, steps=steps, nodes=1 + inner.nodes)
         if kind == "?>":
-            return _final(inner)
+            return self._final(inner)
         return inner if kind else inner._replace(first=inner.first + 1, steps=inner.steps + 1)  # it is kept
 
     def _class(self, depth: int) -> None:
@@ -186,11 +203,16 @@ class _Reader:
             self.position = match.end()
         return match
 
+    def _final(self, part: Cost) -> Cost:
+        """Return what a part costs that never gives back what it took, also when that was for nothing."""
+        steps = part.first + min(part.high, self._characters)
+        return part._replace(ways=1, first=steps, steps=steps)
+
     def _repeat(self, part: Cost, low: int, high: float) -> Cost:
         most = min(high, self._characters / max(part.low, 1))
         sure, nodes = part.sure or low == 0, part.nodes * int(max(1, low if high == math.inf else high))
         if part == self._one:
-            ways, first, steps = most - low + 1, part.first * low, part.steps * low
+            ways, first, steps = (most - low + 1) * part.first, part.first * low, part.steps * low
         elif part.ways == 1 and part.low == part.high:
             ways, first, steps = most - low + 1, part.first * most, part.steps * most
         elif high <= MAX_REPEATS:
@@ -201,13 +223,39 @@ class _Reader:
         return Cost(max(ways, 1), first, steps, sure, part.low * low, part.high * high, nodes)
 
 
+def _rows(branches: list[list[_Item]]) -> frozenset[str]:
+    """Return of which characters one of the branches takes a whole row, and then cannot fail."""
+    found = []
+    for branch in branches:
+        lead = _lead(branch)
+        if lead is not None and all(item.cost.sure for item in branch[lead + 1 :]):
+            found.append(branch[lead].text)
+    return frozenset(found)
+
+
+def _lead(branch: list[_Item]) -> int | None:
+    """Return the place of the first part that takes a row, if at most single characters may stand before it."""
+    for place, item in enumerate(branch):
+        if item.runs:
+            return place
+        if not item.cost.sure or item.cost.high > 1:
+            return None
+    return None
+
+
+def _joined(branch: list[_Item], taken: frozenset[str]) -> Cost:
+    """Return what a branch costs, when rows of the characters that are `taken` later count once for each of them."""
+    lead, total = _lead(branch), _NOTHING
+    for place, item in enumerate(branch):
+        free = place == lead and item.text in taken
+        total = _followed(total, item.cost._replace(ways=1) if free else item.cost)
+    if total.nodes > MAX_NODES:
+        raise PatternError("is too large when its repetitions are written out")
+    return total
+
+
 def _followed(a: Cost, b: Cost) -> Cost:
     """Return what one part and another cost: the second is tried after each way of the first, unless it is sure."""
     ways, steps = min(a.ways * b.ways, _MANY), min(a.steps + a.ways * b.steps, _MANY)
     first = a.first + b.first if b.sure else min(a.steps + a.ways * b.first, _MANY)
     return Cost(ways, first, steps, a.sure and b.sure, a.low + b.low, a.high + b.high, a.nodes + b.nodes)
-
-
-def _final(part: Cost) -> Cost:
-    """Return what a part costs that never gives back what it took."""
-    return part._replace(ways=1, steps=part.first)

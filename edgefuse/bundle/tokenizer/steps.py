@@ -37,10 +37,10 @@ from edgefuse.bundle.tokenizer.patterns import PatternError, cost
 
 MAX_GROWTH = 1_500
 """Characters made of one. ALBERT's chain comes to 1,296 by the rules below."""
-REFERENCE_CHARACTERS = 8192
-"""The length of the text that searching is counted for."""
-MAX_STEPS_PER_CHARACTER = 16 * REFERENCE_CHARACTERS
-"""What must be followed by something may be looked for to the end of the text, from each place: in 16 ways."""
+MAX_SEARCH_STEPS = 2**31
+"""Of all patterns in the longest text that is looked at, if they take longer with its length: some seconds."""
+MAX_STEPS_PER_CHARACTER = 4096
+"""Of one pattern, apart from that. GPT-4o's comes to 1,700 by the rules of `patterns`."""
 
 _Step: TypeAlias = Normalizer | PreTokenizer
 _GROWN = {NFC: 3.0, NFD: 4.0, NFKC: 18.0, NFKD: 18.0, Lowercase: 2.0, BertNormalizer: 24.0}
@@ -52,8 +52,8 @@ class StepError(ValueError):
     """Why a normalizer or pre-tokenizer is not taken, as the end of a sentence."""
 
 
-def growth(normalizer: Normalizer | None, pre_tokenizer: PreTokenizer | None) -> float:
-    """Return how many characters the steps make of one at the most.
+def growth(normalizer: Normalizer | None, pre_tokenizer: PreTokenizer | None, characters: int) -> float:
+    """Return how many characters the steps make of one at the most, in a text of so many.
 
     Raises:
         StepError: a step is not taken, or all together take too long or grow a text too much.
@@ -63,14 +63,14 @@ def growth(normalizer: Normalizer | None, pre_tokenizer: PreTokenizer | None) ->
         raise StepError(f"has {len(steps)} steps before its model, more than {MAX_STEPS}")
     grown, searched, rewritten = 1.0, 0.0, False
     for step in steps:
-        factor, search = _effect(step, grown, rewritten)
+        factor, search = _effect(step, grown * characters, rewritten)
         searched += search
         grown *= factor
         rewritten |= isinstance(step, Replace | Prepend | Precompiled | ByteLevel | ByteLevelNormalizer)
         if grown > MAX_GROWTH:
             raise StepError(f"has steps that make more than {MAX_GROWTH} characters of one")
-        if searched > MAX_STEPS_PER_CHARACTER:
-            raise StepError("has patterns that repeat what repeats, and would take too long")
+        if searched > MAX_SEARCH_STEPS:
+            raise StepError(f"has patterns that would take too long in {characters} characters")
     return grown
 
 
@@ -87,13 +87,13 @@ def _flat(steps: Sequence[_Step], depth: int = 0) -> Iterator[_Step]:
             yield step
 
 
-def _effect(step: _Step, grown: float, rewritten: bool) -> tuple[float, float]:
-    """Return what a step makes of one character, and how long it searches, for each character of the original text."""
+def _effect(step: _Step, characters: float, rewritten: bool) -> tuple[float, float]:
+    """Return what a step makes of one character, and how long it searches a text of so many."""
     if isinstance(step, Replace):
-        shortest, search = _search(step.pattern, grown)
+        shortest, search = _search(step.pattern, characters)
         return max(1.0, len(step.content) / shortest), search
     if isinstance(step, Split):
-        return 1.0, _search(step.pattern, grown)[1]
+        return 1.0, _search(step.pattern, characters)[1]
     if isinstance(step, Precompiled):
         try:
             return max(1.0, longest_replacement(step.precompiled_charsmap)), 0.0
@@ -108,14 +108,16 @@ def _effect(step: _Step, grown: float, rewritten: bool) -> tuple[float, float]:
     return _GROWN.get(type(step), 1.0) if rewritten else 1.0, 0.0
 
 
-def _search(pattern: Pattern, grown: float) -> tuple[float, float]:
+def _search(pattern: Pattern, characters: float) -> tuple[float, float]:
     """Return the shortest text that a pattern finds, and how long it searches."""
     if (pattern.text is None) == (pattern.regex is None):
         raise StepError("has a pattern that is not either a text or a regular expression")
     if pattern.regex is None:
         return float(len(pattern.text or " ")), 0.0
     try:
-        found = cost(pattern.regex, grown * REFERENCE_CHARACTERS)
+        alone, found = cost(pattern.regex, 1), cost(pattern.regex, characters)
     except PatternError as error:
         raise StepError(f"has a pattern that {error}") from error
-    return found.low, found.first * grown
+    if alone.first > MAX_STEPS_PER_CHARACTER:
+        raise StepError("has a pattern with too many ways to match one character")
+    return found.low, (found.first - alone.first) * characters

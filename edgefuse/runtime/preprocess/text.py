@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from edgefuse.bundle.spec import Modality, TextPreprocess
 from edgefuse.bundle.tokenizer.check import read_tokenizer
+from edgefuse.bundle.tokenizer.excerpt import MARGIN, excerpts
 from edgefuse.errors import BundleError, EdgefuseError, InputError, needing
 from edgefuse.runtime.backends.backend import Array
-from edgefuse.runtime.preprocess.excerpt import MARGIN, excerpts
 from edgefuse.runtime.preprocess.tensor import delivered, with_length
 
 if TYPE_CHECKING:

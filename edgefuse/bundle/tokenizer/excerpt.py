@@ -23,10 +23,15 @@ _LAST_SPACE = re.compile(r"\s+\S*\Z")
 _FIRST_SPACE = re.compile(r"\S*(?=\s)")
 
 
+def longest_excerpt(max_tokens: int) -> int:
+    """Return how many characters are looked at, at the most."""
+    return LONGEST_FACTOR * (CHARACTERS_PER_TOKEN * max_tokens + CHARACTERS_MORE)
+
+
 def excerpts(text: str, max_tokens: int, *, from_end: bool) -> Iterator[str]:
     """Yield the beginning of a text (or its end), then more of it; all of it if it is short."""
-    size = CHARACTERS_PER_TOKEN * max_tokens + CHARACTERS_MORE
-    for characters in (size, LONGEST_FACTOR * size):
+    longest = longest_excerpt(max_tokens)
+    for characters in (longest // LONGEST_FACTOR, longest):
         if len(text) <= characters:
             yield text
             return
