@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgefuse.compiler.recipe.recipe import recipe
+from edgefuse.compiler.recipe import recipe
 from tests.targets.__main__ import EXCLUDED, TARGETS
 
 ROOT = Path(__file__).parents[1]

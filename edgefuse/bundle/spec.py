@@ -255,17 +255,10 @@ class StageInput(Record, frozen=True, kw_only=True):
 
 
 class StageOutput(Record, frozen=True, kw_only=True):
-    """An output port of a stage: a feature for other stages, a result for the caller or the next state.
-
-    Attributes:
-        tensor: its name, type and shape.
-        kind: a `state` comes back as an input of the same stage when that runs next.
-        initial: the number that a state is filled with before the first run.
-    """
+    """An output port of a stage: a feature for other stages, a result for the caller or the next state."""
 
     tensor: TensorSpec
     kind: Literal["feature", "result", "state"] = "feature"
-    initial: float = 0.0
 
 
 class StageSpec(Record, frozen=True, kw_only=True):

@@ -101,10 +101,10 @@ class StageGraph:
                 following[key] = made[port]
         return {name: pool[key] for name, key in plan.results}, following
 
-    def initial(self, make: Callable[[TensorSpec, float], V]) -> dict[str, V]:
-        """Return the state before the first run, each made from its tensor and the number that it is filled with."""
+    def initial(self, zeros: Callable[[TensorSpec], V]) -> dict[str, V]:
+        """Return the state before the first run: zeros, as the bundle format says."""
         return {
-            _state_key(stage, port.tensor.name): make(port.tensor, port.initial)
+            _state_key(stage, port.tensor.name): zeros(port.tensor)
             for stage in self.stages
             for port in stage.outputs
             if port.kind == "state"

@@ -56,7 +56,7 @@ class Graph:
 
     def initial_state(self) -> dict[str, Array]:
         """Return the state before the first step."""
-        return self._stages.initial(filled)
+        return self._stages.initial(zeros_of_tensor)
 
     def _run_stage(self, stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
         return self._sessions[stage.name].run(feeds)
@@ -79,9 +79,9 @@ def constants_of(plan: Plan) -> dict[str, Array]:
 
 def zeros(wanted: Iterable[Zeros]) -> dict[str, Array]:
     """Return the values of what is absent, by key."""
-    return {one.key: filled(one.tensor) for one in wanted}
+    return {one.key: zeros_of_tensor(one.tensor) for one in wanted}
 
 
-def filled(tensor: TensorSpec, number: float = 0.0) -> Array:
-    """Return a tensor of the largest shape, filled with one number."""
-    return np.full(tensor.max_shape, number, tensor.dtype)
+def zeros_of_tensor(tensor: TensorSpec) -> Array:
+    """Return zeros of a tensor's largest shape."""
+    return np.zeros(tensor.max_shape, tensor.dtype)

@@ -13,7 +13,7 @@ from torch import nn
 from edgefuse.bundle.spec import Bounded, Bucketed, Dim, StageInput, StageSpec, TensorSpec, largest
 from edgefuse.errors import ModelError
 from edgefuse.graph import StageGraph
-from edgefuse.runtime.graph import filled
+from edgefuse.runtime.graph import zeros_of_tensor
 from edgefuse.stages.stage import Array, Feeds, TorchStage, outputs_of
 
 
@@ -54,7 +54,7 @@ def chained_feeds(
             feeds[spec.name] = _silenced(spec, given)  # noqa: B023 - called within this pass of the loop
             return run_torch(by_name[spec.name], feeds[spec.name])  # noqa: B023
 
-        graph.run(plan, run_stage, pool, graph.initial(filled))
+        graph.run(plan, run_stage, pool, graph.initial(zeros_of_tensor))
         yield feeds
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgefuse.compiler.inductor import VARIABLE
+from edgefuse.compiler.evaluation.inductor import VARIABLE
 
 PRINT = f"import os, edgefuse.compiler; print(os.environ[{VARIABLE!r}], flush=True)"
 

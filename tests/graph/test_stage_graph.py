@@ -97,13 +97,13 @@ def counter() -> StageGraph:
     """Return a graph of one stage that reads its own last count."""
     source = Source(kind="state", owner="counter", tensor="count")
     ports = (StageInput(tensor=COUNT, source=source),)
-    outputs = (StageOutput(tensor=COUNT, kind="state", initial=7.0),)
+    outputs = (StageOutput(tensor=COUNT, kind="state"),)
     return StageGraph((StageSpec(name="counter", role="model", inputs=ports, outputs=outputs),), ())
 
 
 def test_a_state_comes_back_in_the_next_run() -> None:
     graph = counter()
-    state: Mapping[str, float] = graph.initial(lambda tensor, number: number)
+    state: Mapping[str, float] = graph.initial(lambda tensor: 7.0)
     assert state == {"~counter.count": 7.0}
     for expected in (8.0, 9.0, 10.0):
         _, state = graph.run(graph.plan(()), lambda stage, feeds: {"count": feeds["count"] + 1}, {}, state)

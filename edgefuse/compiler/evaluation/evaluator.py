@@ -21,7 +21,7 @@ from edgefuse.compiler.model.splits import SplitData
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.datasets.cache import Cache
 from edgefuse.graph import Plan
-from edgefuse.runtime.graph import constants_of, filled
+from edgefuse.runtime.graph import constants_of, zeros_of_tensor
 from edgefuse.stages.stage import Feeds
 
 Outputs: TypeAlias = Mapping[str, Array]
@@ -56,7 +56,7 @@ class Evaluator:
         def make(folder: Path) -> None:
             self._note(f"features of {stage.name}")
             found = self._through(self._alone(stage), chain, self._leaf_pools(stage, chain))
-            absent = {stage.key(port.tensor.name): filled(port.tensor) for port in stage.outputs}
+            absent = {stage.key(port.tensor.name): zeros_of_tensor(port.tensor) for port in stage.outputs}
             present = self._data.present[:, self._column(stage)]
             write_arrays(folder, (next(found) if there else absent for there in present))
 
@@ -139,7 +139,7 @@ class Evaluator:
         run_stage = over_blocks(runners)
         while block := list(islice(pools, _BLOCK)):
             values: dict[str, Block] = {key: [pool[key] for pool in block] for key in plan.given}
-            start = self._subject.graph.initial(lambda tensor, number: [filled(tensor, number)] * len(block))
+            start = self._subject.graph.initial(lambda tensor: [zeros_of_tensor(tensor)] * len(block))
             results, _ = self._subject.graph.run(plan, run_stage, values, start)
             for number, pool in enumerate(block):
                 yield (pool if whole else {}) | {name: found[number] for name, found in results.items()}

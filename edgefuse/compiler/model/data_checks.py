@@ -11,7 +11,7 @@ from edgefuse.compiler.model.splits import SplitData
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.errors import DataError, MeasureError
 from edgefuse.measure.metrics import Metric
-from edgefuse.runtime.graph import constants_of, filled
+from edgefuse.runtime.graph import constants_of, zeros_of_tensor
 from edgefuse.stages.examples import run_torch
 from edgefuse.stages.stage import Array
 
@@ -71,6 +71,6 @@ def _answers(subject: Subject, item: int) -> dict[str, Array]:
     plan = subject.graph.plan([modality.name for modality in subject.spec.modalities])
     values = subject.splits["validation"].values[item] | constants_of(plan)
     results, _ = subject.graph.run(
-        plan, lambda stage, feeds: run_torch(stages[stage.name], feeds), values, subject.graph.initial(filled)
+        plan, lambda stage, feeds: run_torch(stages[stage.name], feeds), values, subject.graph.initial(zeros_of_tensor)
     )
     return results

@@ -25,7 +25,7 @@ from edgefuse.measure.latency import Interleaved, Latencies
 from edgefuse.measure.pressure import Pressure
 from edgefuse.measure.statistics import Interval
 from edgefuse.runtime.backends.denormals import Flushed
-from edgefuse.runtime.graph import constants_of, filled
+from edgefuse.runtime.graph import constants_of, zeros_of_tensor
 from edgefuse.runtime.pipeline import Inputs
 from edgefuse.runtime.processor import available_processors
 
@@ -158,7 +158,7 @@ def _torch_stages(subject: Subject, inputs: Inputs) -> Latencies:
         return session.run(feeds)
 
     plan = subject.graph.plan(inputs.present)
-    subject.graph.run(plan, run_stage, {**inputs.values, **constants_of(plan)}, subject.graph.initial(filled))
+    subject.graph.run(plan, run_stage, {**inputs.values, **constants_of(plan)}, subject.graph.initial(zeros_of_tensor))
     with Flushed():
         return _STAGE_TIMING(calls)
 
