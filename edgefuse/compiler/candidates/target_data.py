@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice
-from types import MappingProxyType
 
 from edgefuse.bundle.manifest import Scheme, Tolerance
 from edgefuse.bundle.spec import StageSpec, subset_name
@@ -53,8 +52,8 @@ class Candidates:
 
     target: str
     built: Mapping[str, tuple[Built, ...]]
-    refused: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    checked: Mapping[str, Checked] = field(default_factory=lambda: MappingProxyType({}))
+    refused: Mapping[str, str] = field(default_factory=dict)
+    checked: Mapping[str, Checked] = field(default_factory=dict)
 
     @cached_property
     def by_id(self) -> dict[str, Built]:

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 
 import msgspec
 from torch import nn
@@ -64,9 +63,9 @@ class Forms:
     """
 
     unpruned: tuple[TorchStage, ...]
-    pruned: Mapping[str, tuple[TorchStage, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    pruned: Mapping[str, tuple[TorchStage, ...]] = field(default_factory=dict)
     recoveries: tuple[Recovery, ...] = ()
-    refused: Mapping[tuple[str, str], str] = field(default_factory=lambda: MappingProxyType({}))
+    refused: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def of(self, name: str) -> tuple[TorchStage, ...]:
         """Return all forms of a stage, the unpruned one first."""
