@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgefuse.bundle.tflite.call import Call
 from edgefuse.bundle.refusal import RefusedError
+from edgefuse.bundle.tflite.call import Call
 from edgefuse.bundle.tflite.kinds import KINDS, Kind
 from edgefuse.bundle.tflite.operators import fields, options_of
 from edgefuse.bundle.tflite.schema import read
