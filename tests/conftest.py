@@ -42,6 +42,12 @@ def pytest_sessionstart() -> None:
         providers._get_local_constants = Constants
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long: at the end one worker would sit through it while the other has nothing left."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_report_to_serializable() -> Generator[None, Any, Any]:
     """Escape what no encoding has (hostile names, in what a test printed): workers send their reports as UTF-8."""

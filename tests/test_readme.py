@@ -37,6 +37,7 @@ def test_the_verbs_exist() -> None:
     assert named <= set(VERBS)
 
 
+@pytest.mark.slow
 def test_the_own_model_compiles_with_nothing_but_a_recipe(project: Path) -> None:
     command = [sys.executable, "-m", "edgefuse", "compile", "recipe.toml", "-o", "out", "--cache", "cache", "--json"]
     result = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)

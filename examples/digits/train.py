@@ -49,11 +49,19 @@ def main() -> None:
     """Train, then write the weights and the curve with the test table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=TrainSettings.epochs, help="length of the schedule")
+    parser.add_argument(
+        "--max-epochs", type=int, default=TrainSettings.max_epochs, help="after which training ends in any case"
+    )
     parser.add_argument("--epoch-items", type=int, default=TrainSettings.epoch_items, help="samples per epoch")
     parser.add_argument("--items", type=int, help="of the validation and the test split each; all by default")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for digits.safetensors and training.json")
     arguments = parser.parse_args()
-    settings = replace(TrainSettings(), epochs=arguments.epochs, epoch_items=arguments.epoch_items)
+    settings = replace(
+        TrainSettings(),
+        epochs=arguments.epochs,
+        max_epochs=arguments.max_epochs,
+        epoch_items=arguments.epoch_items,
+    )
     make_deterministic(settings)
     model = build()
     prepare = Preprocess(model)

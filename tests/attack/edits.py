@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from google.protobuf.descriptor import FieldDescriptor
 
 _NUMBERS = (
     -(2**31),
@@ -191,8 +190,7 @@ def _edit_repeated(source: random.Random, values: Any, field: Any, names: Sequen
             values.add()
             return "added"
         if not len(values):
-            zero = b"\0" if field.type == FieldDescriptor.TYPE_BYTES else _ZERO[field.cpp_type]
-            values.append(_value(source, zero, field, names))
+            values.append(_value(source, _zero(field), field, names))
             return f"added {values[0]!r:.40}"
         place = source.randrange(len(values))
         values[place] = _value(source, values[place], field, names)
@@ -209,15 +207,13 @@ def _edit_repeated(source: random.Random, values: Any, field: Any, names: Sequen
     return f"[{place}] {kind}"
 
 
-_ZERO = {
-    FieldDescriptor.CPPTYPE_INT32: 0,
-    FieldDescriptor.CPPTYPE_INT64: 0,
-    FieldDescriptor.CPPTYPE_UINT64: 0,
-    FieldDescriptor.CPPTYPE_ENUM: 0,
-    FieldDescriptor.CPPTYPE_FLOAT: 0.0,
-    FieldDescriptor.CPPTYPE_DOUBLE: 0.0,
-    FieldDescriptor.CPPTYPE_STRING: "",
-}
+def _zero(field: Any) -> Any:
+    """Return what a scalar field holds before anything is put there."""
+    if field.type == field.TYPE_BYTES:
+        return b"\0"
+    if field.cpp_type == field.CPPTYPE_STRING:
+        return ""
+    return 0.0 if field.cpp_type in (field.CPPTYPE_FLOAT, field.CPPTYPE_DOUBLE) else 0
 
 
 def _value(source: random.Random, old: Any, field: Any, names: Sequence[str]) -> Any:
@@ -231,9 +227,9 @@ def _value(source: random.Random, old: Any, field: Any, names: Sequence[str]) ->
     if field.enum_type is not None:
         return source.choice([value.number for value in field.enum_type.values])
     value = number(source, int(old))
-    if field.cpp_type == FieldDescriptor.CPPTYPE_INT64:
+    if field.cpp_type == field.CPPTYPE_INT64:
         return source.choice((value, value, 2**40, 2**62, -(2**63), 2**63 - 1))
-    if field.cpp_type == FieldDescriptor.CPPTYPE_UINT64:
+    if field.cpp_type == field.CPPTYPE_UINT64:
         return abs(value)
     return max(-(2**31), min(2**31 - 1, value))
 
@@ -241,9 +237,9 @@ def _value(source: random.Random, old: Any, field: Any, names: Sequence[str]) ->
 def _shorter_or_longer(source: random.Random, old: bytes) -> bytes:
     """Return other bytes: of another length or, of whole integers, with one of them far away."""
     if not old or source.random() < 0.3:
-        return source.choice((b"", b"\xff\xfe", old[:-1], old + old[:8]))
+        other: bytes = source.choice((b"", b"\xff\xfe", old[:-1], old + old[:8]))
+        return other
     width = source.choice((4, 8)) if len(old) % 8 == 0 else 4 if len(old) % 4 == 0 else 1
     place = source.randrange(len(old) // width) * width
     value = number(source, int.from_bytes(old[place : place + width], "little", signed=True))
-    changed: int = value % 256**width
-    return old[:place] + changed.to_bytes(width, "little") + old[place + width :]
+    return old[:place] + int(value % (1 << 8 * width)).to_bytes(width, "little") + old[place + width :]

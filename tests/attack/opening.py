@@ -61,7 +61,7 @@ def read_from_bundle(data: bytes, target: str) -> bytes:
     return Bundle(Path("edited"), Memory({path: data}), manifest, "").read(path)
 
 
-def run_once(backend: Backend, data: bytes, ports: Ports) -> dict[str, npt.NDArray[np.generic]]:
-    """Open a file with one thread and run it once."""
-    session = backend.open(data, ports.inputs, ports.outputs, SessionOptions())
+def run_once(backend: Backend, data: bytes, ports: Ports, threads: int = 1) -> dict[str, npt.NDArray[np.generic]]:
+    """Open a file and run it once."""
+    session = backend.open(data, ports.inputs, ports.outputs, SessionOptions(threads=threads))
     return session.run(ports.feeds)

@@ -65,7 +65,7 @@ def test_every_limit_of_a_tokenizer_is_on_the_page() -> None:
     values = {name: value for name, value in vars(parts).items() if name.startswith("MAX_")}
     values |= {"growth": steps.MAX_GROWTH, "texts": charsmap.MAX_REPLACEMENT_CHARACTERS, "margin": excerpt.MARGIN}
     values |= {"per token": excerpt.CHARACTERS_PER_TOKEN, "more": excerpt.CHARACTERS_MORE}
-    spelled = {64 * 2**20: "64 MiB", 2**22: "4 MiB", 2**31: "2³¹"}
+    spelled = {64 * 2**20: "64 MiB", 2**22: "4 MiB", 2**30: "2³⁰"}
     values |= {"trie": check.MAX_TRIE_BYTES, "search": steps.MAX_SEARCH_STEPS}
     values |= {"character": steps.MAX_STEPS_PER_CHARACTER}
     missing = [name for name, value in values.items() if spelled.get(value, f"{value:,}") not in PAGE]

@@ -201,6 +201,8 @@ REFUSED = {
     "loop without a count": (_loop(""), "a Loop whose number of steps does not stand in the file"),
     "loop of a computed count": (_loop("y"), "a Loop whose number of steps does not stand in the file"),
     "endless loop": (_loop("many"), "a Loop of 1000000000000 steps"),
+    "loop of no integer": (_loop("scales"), "a Loop whose number of steps does not stand in the file"),
+    "more than a float holds": (helper.make_node("Expand", ["x", "sizes"], ["z"]), "makes write 4.61169e\\+18 numbers"),
     "loop in a loop": (_loop("some", _loop("some", name="v")), "a Loop of 1000000 steps"),
     "scan in a loop": (_loop("some", _scan()), "a Scan within a loop"),
     "loop in a scan": (_scan(_loop("some")), "a Loop of 1000 steps, or within a Scan"),
@@ -212,7 +214,7 @@ REFUSED = {
     "constant of shape": (helper.make_node("ConstantOfShape", ["huge"], ["z"]), "makes write 1e\\+12 numbers"),
     "tile": (helper.make_node("Tile", ["x", "huge"], ["z"]), "makes write 1e\\+12 numbers"),
     "range": (helper.make_node("Range", ["some", "many", "some"], ["z"]), "makes write 1e\\+09 numbers"),
-    "endless range": (helper.make_node("Range", ["some", "many", "none"], ["z"]), "makes write inf numbers"),
+    "endless range": (helper.make_node("Range", ["some", "many", "none"], ["z"]), "makes write 4.61169e\\+18 numbers"),
     "resize": (helper.make_node("Resize", ["x", "", "scales"], ["z"]), "'Resize' that a constant makes write"),
     "sizes": (helper.make_node("Resize", ["x", "", "", "huge"], ["z"]), "makes write 1e\\+12 numbers"),
     "pad": (helper.make_node("Pad", ["x", "huge"], ["z"]), "Pad with the paddings"),
@@ -226,7 +228,9 @@ def test_what_has_no_bound_is_refused(case: str) -> None:
     node, reason = REFUSED[case]
     huge = np.array([10**6, 10**6])
     scales = np.array([1, 1, 1e6, 1e6], np.float32)
-    data = _with_nodes(node, many=np.array(10**12), some=np.array(1000), none=np.array(0), huge=huge, scales=scales)
+    sizes = np.full(20, 2**62)
+    single = {"many": 10**12, "some": 1000, "none": 0}
+    data = _with_nodes(node, huge=huge, scales=scales, sizes=sizes, **{k: np.array(v) for k, v in single.items()})
     with pytest.raises(BundleError, match=reason):
         refuse_unsafe_onnx("a.onnx", data)
 

@@ -293,11 +293,17 @@ def unprivileged() -> Callable[[Callable[[], object]], str]:
     return run
 
 
+def let_others_in(folder: Path) -> None:
+    """Let others through the folders that pytest makes for its user alone; a worker has one more."""
+    for place in (folder, *folder.parents):
+        if place.name.startswith(("test_", "popen-", "pytest-")):
+            place.chmod(0o755)
+
+
 def test_without_rights_a_whole_entry_is_read_and_a_damaged_one_is_one_sentence(
     tmp_path: Path, unprivileged: Callable[[Callable[[], object]], str]
 ) -> None:
-    for place in (tmp_path, *tmp_path.parents[:2]):
-        place.chmod(0o755)
+    let_others_in(tmp_path)
     cache = open_cache(tmp_path / "cache")
     entry = cache.entry("kind", KEY, make)
     for place in (entry.parent, cache.folder):
@@ -316,8 +322,7 @@ def test_without_rights_a_whole_entry_is_read_and_a_damaged_one_is_one_sentence(
 def test_what_cannot_be_read_is_made_anew(
     tmp_path: Path, unprivileged: Callable[[Callable[[], object]], str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    for place in (tmp_path, *tmp_path.parents[:2]):
-        place.chmod(0o755)
+    let_others_in(tmp_path)
     cache = open_cache(tmp_path / "cache")
     entries = [cache.entry("kind", number, make) for number in range(2)]
     if os.geteuid() == 0:

@@ -125,7 +125,7 @@ TARGETS = (
         portability,
         ("ARM64=tests/targets/arm64.toml", f"PORTABILITY_ARGS=--here --items 20 --docs {OUT}/portability.md"),
     ),
-    Target("train", train, ("TRAIN_ARGS=--epochs 1 --epoch-items 128 --items 100",)),
+    Target("train", train, ("TRAIN_ARGS=--epochs 1 --max-epochs 1 --epoch-items 128 --items 100",)),
     Target("attack", attack, ("ATTACK_ARGS=--short --tries 5", f"SEED={SEED}")),
 )
 EXCLUDED = {

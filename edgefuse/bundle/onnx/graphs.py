@@ -90,10 +90,11 @@ class _Walk:
         constants = {name: each for name, each in scope.constants.items() if name not in hidden} | tensors
         for node in graph.all(_NODE):
             self._node(node, _Scope(constants, scope.runs, scope.scanned))
-            for name in node.texts.get(_OUTPUT, ()):
+            outputs = node.texts(_OUTPUT)
+            for name in outputs:
                 constants.pop(name, None)
-            if node.text(_OPERATOR) == "Constant" and node.texts.get(_OUTPUT):
-                constants[node.texts[_OUTPUT][0]] = self._constant(node)
+            if outputs and node.text(_OPERATOR) == "Constant":
+                constants[outputs[0]] = self._constant(node)
 
     def _node(self, node: Message, scope: _Scope) -> None:
         """Check one operator, the constants that it reads and the graphs that it runs."""
@@ -103,7 +104,7 @@ class _Walk:
         if domain not in _DOMAINS:
             raise RefusedError(f"has an operator {operator!a} of the unknown domain {domain!a}")
         attributes = node.all(_ATTRIBUTE)
-        inputs = [scope.constants.get(name) for name in node.texts.get(_INPUT, ())]
+        inputs = [scope.constants.get(name) for name in node.texts(_INPUT)]
         self._check_attributes(operator, attributes)
         self._check_sizes(operator, [each.values if each else None for each in inputs])
         graphs = [graph for each in attributes for number in (_SUBGRAPH, _SUBGRAPHS) for graph in each.all(number)]
@@ -142,6 +143,7 @@ class _Walk:
 
     def _spend(self, operator: str, numbers: float) -> None:
         """Count numbers that a constant makes an operator write."""
+        numbers = float(min(numbers, 2**62))  # so many that they have no float, are as many as too many
         if not numbers <= MAX_MADE or self._left < numbers:
             raise RefusedError(f"has an operator {operator!a} that a constant makes write {numbers:g} numbers")
         self._left -= max(0, math.ceil(numbers))
@@ -168,9 +170,9 @@ def _within(operator: str, domain: str, first: Constant | None, scope: _Scope) -
             raise RefusedError("has a Scan within a loop")
         return _Scope(scope.constants, 1, scanned=True)
     steps = first.values if first else None
-    if steps is None or len(steps) != 1:
+    if steps is None or len(steps) != 1 or not isinstance(steps[0], int):
         raise RefusedError("has a Loop whose number of steps does not stand in the file")
-    runs = scope.runs * max(1, int(steps[0]))
+    runs = scope.runs * max(1, steps[0])
     if runs > MAX_STEPS or (scope.scanned and runs > 1):
         raise RefusedError(f"has a Loop of {runs} steps, or within a Scan, where {MAX_STEPS} are the most")
     return _Scope(scope.constants, runs, scope.scanned)

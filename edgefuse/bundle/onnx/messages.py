@@ -6,9 +6,9 @@ installed onnx package.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from edgefuse.bundle.onnx.protobuf import LENGTH, VARINT, fields, varint
 from edgefuse.bundle.refusal import RefusedError
@@ -102,31 +102,42 @@ TEXT: Mapping[str, frozenset[int]] = MappingProxyType(
 _NOTHING: frozenset[int] = frozenset()
 
 
-@dataclass(frozen=True)
 class Message:
-    """A message: what lies in it by number of field. Fields that are neither messages, text nor integers are spans."""
+    """A message: what lies in it by number of field, as messages, text, integers, or spans of bytes."""
 
-    messages: dict[int, list[Message]] = field(default_factory=dict)
-    texts: dict[int, list[str]] = field(default_factory=dict)
-    integers: dict[int, list[int]] = field(default_factory=dict)
-    spans: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: dict[int, list[Any]]) -> None:
+        self._fields = fields
+
+    def all(self, number: int) -> list[Message]:
+        """Return the messages in a field."""
+        return [each for each in self._fields.get(number, ()) if isinstance(each, Message)]
+
+    def texts(self, number: int) -> list[str]:
+        """Return the texts in a field."""
+        return [each for each in self._fields.get(number, ()) if isinstance(each, str)]
 
     def text(self, number: int) -> str:
         """Return a text, the last if there are many, empty where there is none."""
-        return self.texts.get(number, [""])[-1]
+        return (self.texts(number) or [""])[-1]
 
-    def integer(self, number: int, default: int = 0) -> int:
-        """Return an integer as the unsigned 64 bits of the file."""
-        return self.integers.get(number, [default])[-1]
+    def integers(self, number: int) -> list[int]:
+        """Return the integers in a field that are not packed, as the unsigned 64 bits of the file."""
+        return [each for each in self._fields.get(number, ()) if isinstance(each, int)]
 
-    def all(self, number: int) -> Sequence[Message]:
-        """Return the messages in a field."""
-        return self.messages.get(number, ())
+    def integer(self, number: int) -> int:
+        """Return an integer, the last if there are many, 0 where there is none."""
+        return (self.integers(number) or [0])[-1]
+
+    def spans(self, number: int) -> list[tuple[int, int]]:
+        """Return where the bytes of a field begin and end."""
+        return [each for each in self._fields.get(number, ()) if isinstance(each, tuple)]
 
     def signed(self, data: bytes, number: int, most: int) -> tuple[int, ...]:
         """Return a list of integers of 64 bits with their signs, whether they are packed or not."""
-        found = list(self.integers.get(number, ()))
-        for begin, end in self.spans.get(number, ()):
+        found = self.integers(number)
+        for begin, end in self.spans(number):
             position = begin
             while position < end and len(found) <= most:
                 value, position = varint(data, position)
@@ -153,23 +164,23 @@ class _Reader:
         """Return a message with all that lies in it."""
         if depth > MAX_DEPTH:
             raise RefusedError(f"has more than {MAX_DEPTH} messages in messages")
-        found = Message()
-        nested, text = NESTED[kind], TEXT.get(kind, _NOTHING)
+        found: dict[int, list[Any]] = {}
+        nested, text, single = NESTED[kind], TEXT.get(kind, _NOTHING), SINGLE.get(kind, _NOTHING)
         for number, wire, value, stop in fields(self._data, begin, end):
             self._left -= 1
             if self._left < 0:
                 raise RefusedError(f"has more than {MAX_FIELDS} fields")
+            each: Message | str | int | tuple[int, int] = (value, stop)
             if wire == VARINT:
-                found.integers.setdefault(number, []).append(value)
+                each = value
             elif wire == LENGTH and number in nested:
-                found.messages.setdefault(number, []).append(self.message(nested[number], value, stop, depth + 1))
+                if number in single and number in found:
+                    raise RefusedError(f"has two messages in a {kind} that holds one")
+                each = self.message(nested[number], value, stop, depth + 1)
             elif wire == LENGTH and number in text:
-                found.texts.setdefault(number, []).append(self._text(value, stop))
-            else:
-                found.spans.setdefault(number, []).append((value, stop))
-        if any(len(found.messages.get(number, ())) > 1 for number in SINGLE.get(kind, _NOTHING)):
-            raise RefusedError(f"has two messages in a {kind} that holds one")
-        return found
+                each = self._text(value, stop)
+            found.setdefault(number, []).append(each)
+        return Message(found)
 
     def _text(self, begin: int, end: int) -> str:
         try:

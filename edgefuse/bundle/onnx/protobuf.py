@@ -23,11 +23,15 @@ def fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int
         IndexError: the data end inside a field.
     """
     while position < end:
-        tag, position = varint(data, position)
+        tag, position = data[position], position + 1
+        if tag >= 0x80:  # most are one byte, and a call costs more than the rest
+            tag, position = varint(data, position - 1)
         wire = tag & 7
         value = position
         if wire == LENGTH:
-            size, value = varint(data, position)
+            size, value = data[position], position + 1
+            if size >= 0x80:
+                size, value = varint(data, position)
             position = value + size
         elif wire == VARINT:
             value, position = varint(data, position)

@@ -14,8 +14,8 @@ from edgefuse.bundle.refusal import RefusedError
 
 MAX_RANK = 16
 MAX_ELEMENTS = 2**31
-MAX_LIST = 1024
-"""Of integers in a constant that says sizes, axes or counts."""
+MAX_LIST = 64
+"""Of numbers in a constant that says sizes, axes or counts."""
 
 _DIMS, _TYPE, _SEGMENT, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 3, 8, 9, 13, 14
 _FLOATS, _INT32S, _INT64S, _DOUBLES, _UINT64S, _STRINGS = 4, 5, 7, 10, 11, 6
@@ -68,7 +68,7 @@ def check_tensor(tensor: Message, data: bytes) -> Constant:
     if min(shape, default=0) < 0 or elements > MAX_ELEMENTS:
         raise RefusedError(f"has a tensor {name!a} of the impossible shape {list(shape)}")
     bits, number = _TYPES[kind]
-    raw = tensor.spans.get(_RAW, ())
+    raw = tensor.spans(_RAW)
     if raw:
         (begin, end), found, wanted = raw[-1], raw[-1][1] - raw[-1][0], -(-elements * bits // 8)
         values = _raw_values(data, begin, end, kind) if elements <= MAX_LIST else None
@@ -83,9 +83,9 @@ def check_tensor(tensor: Message, data: bytes) -> Constant:
 def _count(tensor: Message, data: bytes, number: int) -> int:
     """Return how many numbers a field holds, packed or not."""
     if number in _WIDTHS:
-        return sum(end - begin for begin, end in tensor.spans.get(number, ())) // _WIDTHS[number]
-    packed = (np.frombuffer(data, np.uint8, end - begin, begin) for begin, end in tensor.spans.get(number, ()))
-    return len(tensor.integers.get(number, ())) + sum(int(np.count_nonzero(each < 0x80)) for each in packed)
+        return sum(end - begin for begin, end in tensor.spans(number)) // _WIDTHS[number]
+    packed = (np.frombuffer(data, np.uint8, end - begin, begin) for begin, end in tensor.spans(number))
+    return len(tensor.integers(number)) + sum(int(np.count_nonzero(each < 0x80)) for each in packed)
 
 
 _NUMPY: Mapping[int, str] = MappingProxyType({_FLOAT: "<f4", _INT32: "<i4", _INT64: "<i8", 11: "<f8"})
@@ -102,5 +102,5 @@ def _listed_values(tensor: Message, data: bytes, number: int, kind: int) -> tupl
     if kind in (_INT32, _INT64):
         return tensor.signed(data, number, MAX_LIST)
     if kind == _FLOAT:
-        return tuple(value for span in tensor.spans.get(number, ()) for value in _raw_values(data, *span, kind) or ())
+        return tuple(value for span in tensor.spans(number) for value in _raw_values(data, *span, kind) or ())
     return None

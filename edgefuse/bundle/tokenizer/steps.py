@@ -37,7 +37,7 @@ from edgefuse.bundle.tokenizer.patterns import PatternError, cost
 
 MAX_GROWTH = 1_500
 """Characters made of one. ALBERT's chain comes to 1,296 by the rules below."""
-MAX_SEARCH_STEPS = 2**31
+MAX_SEARCH_STEPS = 2**30
 """Of all patterns in the longest text that is looked at, if they take longer with its length: some seconds."""
 MAX_STEPS_PER_CHARACTER = 4096
 """Of one pattern, apart from that. GPT-4o's comes to 1,700 by the rules of `patterns`."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from edgefuse.bundle.manifest import Binding
 from edgefuse.runtime.backends.onnx import OnnxBackend
 from tests import tiny
 from tests.attack.attempt import Area, Attempt
+from tests.attack.converted import converted
 from tests.attack.edits import edit_bytes, edit_message
 from tests.attack.onnx_files import FILES
 from tests.attack.opening import Ports, read_from_bundle, run_once
@@ -25,9 +27,15 @@ _DTYPES: dict[int, Any] = {1: np.float32, 2: np.uint8, 6: np.int32}
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "ai.onnx.training", "mine")
 
 
+_OWN = 1500  # attempts on files that are built here, before a process of its own converts others
+
+
 @cache
-def _seeds() -> dict[str, tuple[bytes, onnx.ModelProto]]:
-    files = {**{name: make() for name, make in FILES.items()}, **tiny.files()}
+def _built() -> dict[str, tuple[bytes, onnx.ModelProto]]:
+    return _seeds({**{name: make() for name, make in FILES.items()}, **tiny.files()})
+
+
+def _seeds(files: Mapping[str, bytes]) -> dict[str, tuple[bytes, onnx.ModelProto]]:
     return {name: (data, onnx.load_model_from_string(data)) for name, data in files.items()}
 
 
@@ -56,14 +64,17 @@ def _ports(model: onnx.ModelProto) -> Ports:
 
 
 def _attempts(source: random.Random, folder: Path) -> Iterator[Attempt]:
-    while True:
-        name = source.choice(sorted(_seeds()))
-        data, model = _seeds()[name]
+    seeds = dict(_built())
+    for done in count():
+        if done == _OWN:
+            seeds |= _seeds(converted(folder, "onnx"))
+        name = source.choice(sorted(seeds))
+        data, model = seeds[name]
         if source.random() < 0.25:
             what, edited = edit_bytes(source, data)
         else:
             what, edited = _edited_message(source, model)
-        yield Attempt(f"{name}: {what}", partial(_open, edited, _ports(model)))
+        yield Attempt(f"{name}: {what}", partial(_open, edited, _ports(model), source.choice((1, 1, 2))))
 
 
 def _edited_message(source: random.Random, model: onnx.ModelProto) -> tuple[str, bytes]:
@@ -74,9 +85,9 @@ def _edited_message(source: random.Random, model: onnx.ModelProto) -> tuple[str,
     return ", ".join(said), changed.SerializeToString()
 
 
-def _open(data: bytes, fed: Ports) -> None:
+def _open(data: bytes, fed: Ports, threads: int) -> None:
     """Take a file as a bundle does; what is accepted gives an array for each port."""
-    results = run_once(OnnxBackend(), read_from_bundle(data, "onnx"), fed)
+    results = run_once(OnnxBackend(), read_from_bundle(data, "onnx"), fed, threads)
     assert set(results) == {binding.port for binding in fed.outputs}
     assert all(isinstance(value, np.ndarray) for value in results.values()), str(results)
 
