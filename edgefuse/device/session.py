@@ -173,7 +173,7 @@ class Session:
             self._end(self._hurried_seconds)
             raise DeviceError(
                 "the device sends without end" if self._greeted else "the device's login shell prints without end",
-                got=repr(self._last_words()),
+                got=repr(self._last_words(cut_off=True)),
                 fix="look at what it runs at a login" if not self._greeted else "check the device, then try again",
             ) from flood
         except DeviceError:
@@ -221,10 +221,14 @@ class Session:
             return DeviceError(f"the device made no progress for {WORK * self._seconds:g} s", fix=_WAIT)
         return DeviceError(f"the device was silent for {self._seconds:g} s in the middle of it", fix=_WAIT)
 
-    def _last_words(self) -> str:
-        """Return the last line that was complained or, failing that, printed before the agent greeted."""
+    def _last_words(self, *, cut_off: bool = False) -> str:
+        """Return the last line that was complained or, failing that, printed before the agent greeted.
+
+        Where the very last was cut off, that is the one before it.
+        """
         words = (self._wire.complaint.text().strip(), self._wire.printed.text().strip())
-        return shown(next((word.splitlines()[-1].strip() for word in words if word), "no message"))
+        lines = next((word.splitlines() for word in words if word), ["no message"])
+        return shown((lines[-2] if cut_off and len(lines) > 1 else lines[-1]).strip())
 
     def _end(self, patience_seconds: float) -> int:
         """Say goodbye and wait until the device has cleaned up; a client that does not come back is ended.

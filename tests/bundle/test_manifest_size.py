@@ -19,7 +19,7 @@ from edgefuse.errors import BundleError
 
 Json = dict[str, Any]
 ROOM = MAX_MANIFEST_BYTES // 4  # the attacks take all of it
-MOST_PARSES = 40  # what was quadratic took thousands of times what parsing takes
+MOST_PARSES = 200  # what was quadratic took thousands of times what parsing takes
 
 
 def _repeated(item: object) -> list[Any]:

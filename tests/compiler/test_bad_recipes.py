@@ -134,7 +134,6 @@ def test_a_metric_that_cannot_judge(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--jobs", "0"), "the number of jobs: got 0, expected at least 1."),
         (("--engine", "moon"), "unknown engine 'moon': expected local or ray."),
         (("--target", "coreml"), "got 'coreml', expected onnx or tensorrt or tflite"),
     ],

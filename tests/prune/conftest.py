@@ -65,11 +65,13 @@ def stage_of() -> StageOf:
 
     def make(module: nn.Module, shape: tuple[int, ...], dtype: str = "float32") -> TorchStage:
         tensor = TensorSpec(name="x", dtype=dtype, shape=shape)  # type: ignore[arg-type]
+        with torch.inference_mode():
+            feature = module.eval()(torch.zeros(shape, dtype=getattr(torch, dtype)))
         spec = StageSpec(
             name="own_encoder",
             role="encoder",
             inputs=(StageInput(tensor=tensor, source=Source(kind="modality", owner="own", tensor="x")),),
-            outputs=(StageOutput(tensor=TensorSpec(name="feature", shape=())),),
+            outputs=(StageOutput(tensor=TensorSpec(name="feature", shape=tuple(feature.shape))),),
             modality="own",
         )
         torch.manual_seed(0)
