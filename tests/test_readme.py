@@ -61,7 +61,8 @@ def test_the_pruning_that_is_shown_needs_nothing_but_training_samples(project: P
         module.replace("test=items[150:],", "test=items[150:], train=items[:50],"), encoding="utf-8"
     )
     code = (
-        "from pathlib import Path\nfrom edgefuse.compiler.recipe import recipe\nfrom edgefuse.datasets.cache import Cache\n"
+        "from pathlib import Path\n"
+        "from edgefuse.compiler.recipe import recipe\nfrom edgefuse.datasets.cache import Cache\n"
         "from edgefuse.compiler.model.opening import take_apart\n"
         "from edgefuse.compiler.model.preparation import open_data, prepare\nfrom edgefuse.progress import silent\n"
         "path = Path('recipe.toml')\nmodel = take_apart(path, recipe.load(path))\n"
