@@ -169,7 +169,7 @@ class Toolchain:
             except QuantizeError as error:
                 logger.warning("%s: no mixed precision for %s: %s", self.target.name, item.source.id, error)
                 return _Mixed()
-            return _Mixed(schemes=tuple(one.scheme for one in found))
+            return _Mixed(schemes=found)
 
         return self.cache.record("mixed", key, _Mixed, make).schemes
 
