@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from edgefuse.bundle.manifest import Binding, Scheme
 from edgefuse.bundle.spec import Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.export.target import Lowered
-from edgefuse.export.tflite.target import TfliteTarget, name_interface, quiet
+from edgefuse.export.tflite.target import TfliteTarget, name_interface
+from edgefuse.export.tracing import quiet
 from edgefuse.measure.latency import Interleaved
 from edgefuse.quantize.tflite.quantizer import TfliteQuantizer
 from edgefuse.runtime.backends.backend import SessionOptions

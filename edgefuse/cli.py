@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             code = _call(sys.argv[1:] if argv is None else list(argv))
             terminal.flush()
-        except BrokenPipeError:
+        except terminal.ReaderGone:
             code = BROKEN_PIPE
         except BaseException as error:  # noqa: BLE001 - every outcome becomes an exit code here, also a panic in Rust
             if os.environ.get("EDGEFUSE_DEBUG") == "1":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from typing import Any, TypeVar
 
@@ -28,3 +30,13 @@ def decode(data: bytes | str, kind: type[T]) -> T:
             decoder = _decoders.setdefault(kind, msgspec.json.Decoder(kind))
     found: T = decoder.decode(data)
     return found
+
+
+def _after_in_child() -> None:
+    """Replace the lock, whoever held it when the process was forked."""
+    global _making
+    _making = threading.Lock()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_in_child)

@@ -7,10 +7,12 @@ the distributions of the extra and what they require, by their own metadata.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import subprocess
 import venv
+import zipfile
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -36,6 +38,7 @@ from edgefuse.bundle.manifest import (
 from edgefuse.bundle.spec import ClassOutput, ModelSpec, tensor
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.cli import VERBS
+from edgefuse.device.archive import PARTS, archive
 from edgefuse.export.target import Lowered
 from edgefuse.stages.examples import example_feeds, run_torch
 from edgefuse.stages.explicit import split
@@ -43,7 +46,7 @@ from edgefuse.stages.explicit import split
 Python: TypeAlias = "Callable[..., subprocess.CompletedProcess[str]]"
 
 PACKAGE = Path(edgefuse.__file__).parent
-DEVICE_PARTS = ("errors", "bundle", "registry", "runtime", "measure", "progress", "cli", "commands", "serve")
+DEVICE_PARTS = (*(part.removesuffix(".py") for part in PARTS), "cli", "commands")
 BACKENDS = {"onnx": "onnxruntime", "tflite": "ai-edge-litert"}
 NEVER = ("torch", "onnx", "onnxscript", "litert_torch", "ai_edge_quantizer", "PIL", "soundfile", "tokenizers")
 
@@ -79,13 +82,19 @@ def link(name: str, site: Path) -> None:
             (site / top).symlink_to(root / top)
 
 
-def environment(folder: Path, packages: Iterable[str]) -> Python:
-    """Make a venv with edgefuse, numpy, msgspec and some packages; return a call of its interpreter."""
+def environment(folder: Path, packages: Iterable[str], sent: bytes | None = None) -> Python:
+    """Make a venv with edgefuse, numpy, msgspec and some packages; return a call of its interpreter.
+
+    edgefuse is what is `sent` to a device, or all of it.
+    """
     venv.create(folder, with_pip=False, symlinks=True)
     (site,) = folder.glob("lib/python*/site-packages")
     for name in closure(("numpy", "msgspec", *packages)):
         link(name, site)
-    (site / "edgefuse").symlink_to(PACKAGE)
+    if sent is None:
+        (site / "edgefuse").symlink_to(PACKAGE)
+    else:
+        zipfile.ZipFile(io.BytesIO(sent)).extractall(site)
     metadata = site / "edgefuse-0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: edgefuse\nVersion: 0\n")
@@ -107,6 +116,27 @@ def environment(folder: Path, packages: Iterable[str]) -> Python:
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Python:
     """An environment with numpy and msgspec only."""
     return environment(tmp_path_factory.mktemp("bare") / "venv", ())
+
+
+_IMPORTS = """
+import importlib, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:  # of another library: this environment has none
+        if (error.name or "edgefuse").startswith("edgefuse"):
+            print(name, error)
+"""
+
+
+def test_what_travels_to_a_device_needs_nothing_of_ours_that_stays_here(tmp_path: Path) -> None:
+    data = archive()
+    names = [name for name in zipfile.ZipFile(io.BytesIO(data)).namelist() if name.endswith(".py")]
+    modules = [name.removesuffix("/__init__.py").removesuffix(".py").replace("/", ".") for name in names]
+    assert {"edgefuse.device.agent", "edgefuse.runtime.pipeline", "edgefuse.measure.rungs"} <= set(modules)
+    modules.remove("edgefuse.device.bootstrap")  # it is run as a script
+    found = environment(tmp_path / "venv", ("onnxruntime",), data)("-c", _IMPORTS, *modules)
+    assert (found.returncode, found.stdout) == (0, ""), found.stderr
 
 
 @pytest.fixture(scope="module", params=sorted(BACKENDS))

@@ -22,7 +22,7 @@ MAX_WHEEL_BYTES = 620_000
 MAX_DEVICE_BYTES = 240_000
 DEVICE_PARTS = (
     *("bundle", "graph", "runtime", "measure", "device", "commands"),
-    *("errors.py", "typed_json.py", "registry.py", "progress.py", "cli.py"),
+    *("errors.py", "files.py", "typed_json.py", "registry.py", "progress.py", "cli.py"),
 )
 DEVICE = ("bundle", "graph", "runtime", "measure", "device")
 BUILD_HOST = (

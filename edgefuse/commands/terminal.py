@@ -25,6 +25,7 @@ _UNSAFE = (
     "\x00-\x1f\x7f-\x9f"  # control characters, and those of the upper half: U+009B begins a sequence by itself
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks and overrides of direction
     "\u2028\u2029"  # ends of lines and paragraphs
+    "\u00ad\u180e\u200b\u2060-\u2064\ufeff\U000e0000-\U000e007f"  # what is not seen: two names could look like one
     "\ufff9-\ufffb\ud800-\udfff"  # annotations; halves of pairs, as in file names that are not UTF-8
 )
 _UNSAFE_CHARACTER = re.compile(f"[{_UNSAFE}]")
@@ -56,7 +57,7 @@ def put(lines: Iterable[str]) -> None:
 
     Raises:
         EdgefuseError: if stdout is closed or full.
-        BrokenPipeError: if its reader has gone.
+        ReaderGone: if its reader has gone.
     """
     with _delivering() as stdout:
         stdout.write("".join(_fitting(escaped(line), stdout) + "\n" for line in lines))
@@ -81,8 +82,8 @@ def _delivering() -> Iterator[TextIO]:
         raise _undeliverable("it is closed")
     try:
         yield sys.stdout
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError as error:
+        raise ReaderGone from error
     except OSError as error:
         raise _undeliverable(error.strerror or str(error)) from error
 
@@ -106,6 +107,10 @@ def quoted(text: str) -> list[str]:
 def complaints() -> TextIO:
     """Return stderr as a stream that neither fails nor is closed, for text that is escaped already."""
     return cast(TextIO, _Complaints())
+
+
+class ReaderGone(Exception):  # noqa: N818 - no error: whoever read stdout has read enough
+    """The reader of stdout has gone."""
 
 
 class _Complaints(io.TextIOBase):

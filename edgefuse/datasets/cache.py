@@ -27,6 +27,7 @@ from filelock import FileLock
 from edgefuse.datasets import seal
 from edgefuse.datasets.seal import Broken, Signature
 from edgefuse.errors import CacheError
+from edgefuse.files import OTHERS_WRITE
 from edgefuse.typed_json import decode
 
 __all__ = ["Cache", "cache_folder", "digest", "open_cache", "put"]
@@ -36,7 +37,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MODE = 0o755  # nobody else writes here, whatever the umask says
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 _ANOTHER = "name another folder with --cache or EDGEFUSE_CACHE"
 
@@ -89,7 +89,7 @@ def _trusted(state: os.stat_result) -> bool:
     """Tell whether nobody but root and this user can put or change what lies in a folder, or may change it there."""
     if state.st_uid not in (os.geteuid(), 0):
         return False
-    return not state.st_mode & _OTHERS_WRITE or bool(state.st_mode & stat.S_ISVTX)
+    return not state.st_mode & OTHERS_WRITE or bool(state.st_mode & stat.S_ISVTX)
 
 
 @dataclass(frozen=True)

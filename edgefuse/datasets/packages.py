@@ -16,8 +16,8 @@ import zipfile
 from pathlib import Path
 
 from edgefuse.datasets.cache import Cache, cache_folder, put
-from edgefuse.datasets.seal import open_unfollowed
 from edgefuse.errors import DataError
+from edgefuse.files import open_unfollowed
 
 __all__ = ["cache_folder", "fetch"]
 

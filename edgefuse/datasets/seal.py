@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from edgefuse.files import OTHERS_WRITE, open_unfollowed
 from edgefuse.typed_json import decode
 
 SEAL = "seal.json"
@@ -24,7 +24,6 @@ SEAL = "seal.json"
 Signature: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
 """Path, inode, size and times of every file: while these stay the same, so does the content."""
 
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _MAX_LIST_BYTES = 1 << 20
 _MAX_DEPTH = 4
 
@@ -44,13 +43,20 @@ class _Seal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def seal(folder: Path, name: str) -> None:
-    """List the files of a folder that is complete, and leave nobody but their owner the right to change them."""
+    """List the files of a folder that is complete, and leave nobody but their owner the right to change them.
+
+    Raises:
+        ValueError: if there are more files than a list takes (some 8,000).
+    """
     files = {
         path.relative_to(folder).as_posix(): _Content(path.stat().st_size, _sha256(path)) for path in _files(folder)
     }
-    (folder / SEAL).write_bytes(msgspec.json.encode(_Seal(name, files)))
+    data = msgspec.json.encode(_Seal(name, files))
+    if len(data) > _MAX_LIST_BYTES:
+        raise ValueError(f"{folder} has too many files to be sealed: {len(files)}")
+    (folder / SEAL).write_bytes(data)
     for path in (folder, *folder.rglob("*")):
-        path.chmod(path.stat().st_mode & ~_OTHERS_WRITE)
+        path.chmod(path.stat().st_mode & ~OTHERS_WRITE)
 
 
 def check(folder: Path, name: str) -> None:
@@ -83,11 +89,6 @@ def signature(folder: Path) -> Signature:
     with _told():
         states = [(path, path.lstat()) for path in (*_files(folder), folder / SEAL)]
     return tuple((str(p), s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for p, s in states)
-
-
-def open_unfollowed(path: str, flags: int) -> int:
-    """Open a file, no link and without waiting for whoever writes into a pipe; an `opener` for `open`."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 @contextmanager

@@ -7,7 +7,12 @@ import zipfile
 from importlib.metadata import distribution
 from pathlib import Path
 
-_PARTS = ("__init__.py", "errors.py", "progress.py", "registry.py", "bundle", "runtime", "measure", "device")
+PARTS = (
+    *("__init__.py", "errors.py", "files.py", "typed_json.py", "progress.py", "registry.py"),
+    *("bundle", "graph", "runtime", "measure", "device"),
+)
+"""All that a device imports; `tests/test_device_environment.py` imports each module where nothing else is."""
+
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -16,7 +21,7 @@ def archive() -> bytes:
     root, installed = Path(__file__).parents[1], distribution("edgefuse")
     files = {
         path.relative_to(root.parent).as_posix(): path.read_bytes()
-        for part in _PARTS
+        for part in PARTS
         for path in ([root / part] if part.endswith(".py") else sorted((root / part).rglob("*.py")))
     }
     metadata = f"edgefuse-{installed.version}.dist-info/"

@@ -299,6 +299,8 @@ def _announced(name: str, content: Path | bytes) -> File:
 def _check(greeting: Greeting) -> None:
     """Refuse a device on which the agent cannot run."""
     where = f"{greeting.executable} (Python {greeting.python})"
+    if greeting.module.partition(".")[0] == "edgefuse":
+        raise DeviceError("what was sent to the device is not complete", got=greeting.module, fix="report this to us")
     if greeting.module:
         raise DeviceError(
             f"the device's Python lacks the module '{greeting.module}'",

@@ -22,6 +22,7 @@ from edgefuse.bundle.manifest import Figure, Machine
 from edgefuse.bundle.reader import Bundle
 from edgefuse.bundle.spec import Record
 from edgefuse.errors import BundleError, MeasureError
+from edgefuse.files import read_regular
 from edgefuse.measure import machine, memory
 from edgefuse.measure.agreement import read_tensor
 from edgefuse.measure.latency import BURST, Interleaved, Latencies, single_stream
@@ -171,6 +172,7 @@ def measure_all(
     return Measured(figures, latencies.pressure)
 
 
+_MAX_PREPARED_BYTES = 1 << 22
 _PREPARED_SCHEMA = 1
 
 
@@ -243,7 +245,7 @@ def write_prepared(
 
 def _load_prepared(path: Path) -> Prepared:
     try:
-        content = decode(path.read_bytes(), Prepared)
+        content = decode(read_regular(path, _MAX_PREPARED_BYTES), Prepared)
     except FileNotFoundError:
         return Prepared()
     except OSError as error:

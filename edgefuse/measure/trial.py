@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from types import MappingProxyType
+from typing import Any
 
 from edgefuse import registry
 from edgefuse.bundle.reader import Bundle, open_bundle
@@ -33,12 +34,11 @@ SECONDS_PER_FILE = 120.0
 _BUILDING_SECONDS = MappingProxyType({"tensorrt": 3600.0})
 """Of backends that build something when a file is opened for the first time."""
 
-_END = "end"
 _DYING_SECONDS = 5.0
 _FIX = "do not use this bundle here; get it from its author again"
 # The child finds its modules where this process does and, however it was started, not in its working directory.
 _FROM_HERE = "import sys; sys.path[:] = sys.argv[1].split(sys.argv[2]); "
-_CHILD = _FROM_HERE + "import edgefuse.measure.trial as trial; trial.main(sys.argv[3])"
+_CHILD = _FROM_HERE + "import edgefuse.measure.trial as trial; trial.main(sys.argv[3], int(sys.argv[4]))"
 
 
 def check(
@@ -59,41 +59,45 @@ def check(
         "threads": options.threads,
         "spinning": options.spinning,
     }
-    command = [sys.executable, "-c", _CHILD, os.pathsep.join(sys.path), os.pathsep, json.dumps(task)]
+    reading, writing = os.pipe()  # of our own: libraries write to stdout and stderr
+    command = [sys.executable, "-c", _CHILD, os.pathsep.join(sys.path), os.pathsep, json.dumps(task), str(writing)]
+    nowhere = subprocess.DEVNULL
     try:
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
+        child = subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, pass_fds=(writing,))
     except (OSError, ValueError) as error:
+        os.close(reading)
         _log.warning("stage files are opened in this process, untried: no other can be started here (%s)", error)
         return
-    started = ""
+    finally:
+        os.close(writing)
+    begun, done = "", False
     try:
-        for line in _lines(child, limit):
-            if line in (*files, _END):  # libraries may write to stdout, too
-                started = line
-                progress(files.index(line) if line in files else len(files), len(files), "try files apart")
+        for count, message in enumerate(_messages(reading, limit)):
+            begun, done = message["begun"], message["done"]
+            progress(min(count, len(files)), len(files), "try files apart")
     except TimeoutError:
-        raise BackendError(
-            f"the stage file '{started or files[0]}' keeps the backend '{backend}' busy",
-            got=f"no answer within {limit:g} s in a process of its own",
-            fix=_FIX,
-        ) from None
+        if begun:
+            raise BackendError(
+                f"the stage file '{begun}' keeps the backend '{backend}' busy",
+                got=f"no answer within {limit:g} s in a process of its own",
+                fix=_FIX,
+            ) from None
     finally:
         ending = _end(child)
-    if started not in ("", _END):
-        raise BackendError(f"the stage file '{started}' crashes the backend '{backend}'", got=ending, fix=_FIX)
+    if begun and not done:
+        raise BackendError(f"the stage file '{begun}' crashes the backend '{backend}'", got=ending, fix=_FIX)
+    if not done:
+        _log.warning("stage files are opened in this process, untried: the one that tries them ended by %s", ending)
 
 
-def _lines(child: subprocess.Popen[str], limit: float) -> Iterator[str]:
-    """Yield what a process writes until it ends; `TimeoutError` where the next line takes longer than the limit."""
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+def _messages(reading: int, limit: float) -> Iterator[dict[str, Any]]:
+    """Yield what a process says until it ends; `TimeoutError` where the next message takes longer than the limit."""
+    lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
 
     def read() -> None:
-        if child.stdout is not None:
-            with child.stdout:
-                for line in child.stdout:
-                    lines.put(line.strip())
+        with os.fdopen(reading, "rb") as pipe:
+            for line in pipe:
+                lines.put(line)
         lines.put(None)
 
     threading.Thread(target=read, daemon=True).start()  # a pipe has no time limit on every system
@@ -102,12 +106,12 @@ def _lines(child: subprocess.Popen[str], limit: float) -> Iterator[str]:
             line = lines.get(timeout=limit)
         except queue.Empty:
             raise TimeoutError from None
-        if line is None:
+        if line is None or not line.endswith(b"\n"):  # the process died in the middle of a line
             return
-        yield line
+        yield json.loads(line)
 
 
-def _end(child: subprocess.Popen[str]) -> str:
+def _end(child: subprocess.Popen[bytes]) -> str:
     """Wait for a process that has ended (it may be writing its memory to disk), else kill it; say how it ended."""
     with suppress(subprocess.TimeoutExpired):
         child.wait(_DYING_SECONDS)
@@ -119,20 +123,22 @@ def _end(child: subprocess.Popen[str]) -> str:
     return f"signal {names.get(-code, -code)}"
 
 
-def main(task: str) -> None:
-    """Open and run every file, naming each before; the child's whole life."""
+def main(task: str, writing: int) -> None:
+    """Open and run every file, naming each before: the child's whole life."""
     asked = json.loads(task)
     options = SessionOptions(threads=asked["threads"], spinning=asked["spinning"])
-    try:
-        with open_bundle(asked["path"], digest=asked["digest"]) as bundle:
-            backend = registry.create("backends", bundle.manifest.backend)
-            for candidate in bundle.manifest.candidates:
-                _say(candidate.file)
+    with (
+        os.fdopen(writing, "w", encoding="utf-8") as said,
+        open_bundle(asked["path"], digest=asked["digest"]) as bundle,
+    ):
+
+        def say(begun: str, *, done: bool = False) -> None:
+            said.write(json.dumps({"begun": begun, "done": done}) + "\n")
+            said.flush()
+
+        backend = registry.create("backends", bundle.manifest.backend)
+        for candidate in bundle.manifest.candidates:
+            say(candidate.file)
+            with suppress(Exception):  # what Python can say is told by the check that follows, in the first process
                 check_candidate(bundle, candidate, backend, options)
-    finally:
-        _say(_END)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+        say("", done=True)

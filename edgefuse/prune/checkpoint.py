@@ -20,7 +20,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
-from edgefuse.datasets.seal import open_unfollowed
+from edgefuse.files import open_unfollowed
 
 logger = logging.getLogger(__name__)
 

@@ -22,10 +22,10 @@ import msgspec
 from edgefuse.bundle.manifest import BuildPlan
 from edgefuse.bundle.spec import Record
 from edgefuse.errors import BackendError, EngineFileError
+from edgefuse.files import OTHERS_WRITE, open_unfollowed
 from edgefuse.typed_json import decode
 
 _MAGIC = b"edgefuse engine 1"
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _ABANDONED_SECONDS = 3600  # writing takes seconds: what is older was left by a process that was killed
 _PREPARE = "run `edgefuse prepare` on the bundle, which builds it anew"
 
@@ -90,7 +90,7 @@ class EngineCache:
             return None
         path = self._owned() / key.file
         try:
-            with open(path, "rb", opener=_open_unfollowed) as file:
+            with open(path, "rb", opener=open_unfollowed) as file:
                 state = os.fstat(file.fileno())
                 if not stat.S_ISREG(state.st_mode) or not _own(state):
                     raise _refused(path, "is not this user's own", _owner(state), _owner_wanted())
@@ -165,11 +165,6 @@ class EngineCache:
         return self.folder
 
 
-def _open_unfollowed(path: str, flags: int) -> int:
-    """Open a file, no link and without waiting for whoever writes into a pipe."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-
-
 def _checked(path: Path, data: bytes, key: EngineKey) -> memoryview:
     """Return the engine that a file's content holds, if it is whole and for this key."""
     magic, _, rest = data.partition(b"\n")
@@ -198,7 +193,7 @@ def _json(record: Record) -> bytes:
 
 
 def _own(state: os.stat_result) -> bool:
-    return state.st_uid == os.geteuid() and not state.st_mode & _OTHERS_WRITE
+    return state.st_uid == os.geteuid() and not state.st_mode & OTHERS_WRITE
 
 
 def _owner(state: os.stat_result) -> str:

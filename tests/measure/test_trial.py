@@ -28,7 +28,7 @@ FILES = [
 def hostile(monkeypatch: pytest.MonkeyPatch, does: str, at: int = 2) -> None:
     """Let the process that opens files do something when it comes to a file, as native code would."""
     code = f"""
-import edgefuse.measure.trial as trial, os, signal, time
+import edgefuse.measure.trial as trial, os, signal, sys, time
 found, check = [], trial.check_candidate
 def checked(bundle, candidate, *rest):
     found.append(candidate.file)
@@ -36,7 +36,7 @@ def checked(bundle, candidate, *rest):
         {does}
     return check(bundle, candidate, *rest)
 trial.check_candidate = checked
-trial.main(sys.argv[3])
+trial.main(sys.argv[3], int(sys.argv[4]))
 """
     monkeypatch.setattr(trial, "_CHILD", trial._FROM_HERE + code)
 
@@ -70,10 +70,10 @@ def test_native_code_that_ends_the_process_is_one_sentence(tiny_bundle: Path, mo
 
 
 def test_a_hang_is_one_sentence_and_leaves_no_process(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[subprocess.Popen[str]] = []
+    started: list[subprocess.Popen[bytes]] = []
     popen = subprocess.Popen
 
-    def remembered(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
+    def remembered(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
         started.append(popen(*arguments, **options))
         return started[-1]
 
@@ -92,6 +92,30 @@ def test_a_hang_is_one_sentence_and_leaves_no_process(tiny_bundle: Path, monkeyp
 def test_what_python_says_is_for_the_check_in_this_process(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hostile(monkeypatch, "raise RuntimeError('no crash')")
     check(tiny_bundle)
+
+
+@pytest.mark.parametrize(
+    ("begins", "ending"),
+    [
+        ("os._exit(3)", "exit status 3"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "signal SIGSEGV"),
+        ("raise MemoryError", "exit status 1"),
+    ],
+)
+def test_a_process_that_tries_nothing_is_told(
+    begins: str, ending: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(trial, "_CHILD", f"import os, signal\n{begins}")
+    assert check(tiny_bundle) == []
+    assert f"untried: the one that tries them ended by {ending}" in caplog.text
+
+
+def test_what_libraries_print_is_not_taken_for_ours(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile(
+        monkeypatch, "sys.stdout.write('end\\nno newline'); sys.stdout.flush(); os.kill(os.getpid(), signal.SIGSEGV)"
+    )
+    with pytest.raises(BackendError, match=rf"'{FILES[1]}' crashes the backend 'onnx': got signal SIGSEGV"):
+        check(tiny_bundle)
 
 
 def test_where_no_process_can_be_started_that_is_said(

@@ -18,10 +18,14 @@ from edgefuse.compiler.search.figures import Limits, Objective
 from edgefuse.device.device import TIMEOUT_SECONDS, checked_timeout, device_of
 from edgefuse.device.session import PYTHON
 from edgefuse.errors import InputError, RecipeError
+from edgefuse.files import read_regular
 from edgefuse.prune.training import Keep, Precision, RecoverySettings
 from edgefuse.runtime.processor import checked_threads
 
 DEVICES = ("host", "arm64")
+
+_MAX_BYTES = 1 << 20
+"""Of a recipe."""
 
 
 class ModelSection(Record, frozen=True, kw_only=True):
@@ -208,7 +212,7 @@ def load(path: Path) -> Recipe:
         RecipeError: if the file cannot be read, is not TOML, has unknown keys or values out of range.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(read_regular(path, _MAX_BYTES).decode("utf-8"))
     except OSError as error:
         raise RecipeError(
             f"cannot read the recipe {path}", got=error.strerror, fix="give the path of a TOML file"

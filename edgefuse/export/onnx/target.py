@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import ast
 import inspect
-import logging
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 
@@ -25,10 +22,11 @@ from torch.onnx._internal.exporter import _dispatching, _fx_passes, _registratio
 
 from edgefuse.bundle.manifest import Binding, Tolerance
 from edgefuse.bundle.spec import Dim, TensorSpec, largest
-from edgefuse.errors import ExportError
+from edgefuse.errors import BackendError, ExportError
 from edgefuse.export.onnx.file import checked_bytes
 from edgefuse.export.onnx.ort.passes import apply_fast_forms
 from edgefuse.export.target import Lowered
+from edgefuse.export.tracing import first_words, named_operators, quiet, trace
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import Backend, SessionOptions
 from edgefuse.stages.agreement import verify
@@ -40,6 +38,8 @@ OPSET = 20
 
 _FOLD_LIMIT = 1 << 26
 """Constants up to this many elements are folded (a transposed weight), so that no run computes them again."""
+
+_REPLACE = "replace these operators, or move them out of the model"
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
 
@@ -98,7 +98,7 @@ def translated(stage: TorchStage, rewrite: Callable[[ir.Model], None]) -> ir.Mod
         raise ExportError(
             f"the stage '{stage.spec.name}' cannot be lowered to ONNX",
             got="operators without a translation: " + "; ".join(missing),
-            fix="replace these operators, or move them out of the model",
+            fix=_REPLACE,
         )
     model = _translate(program, stage)
     _simplify(model, rewrite)
@@ -125,6 +125,7 @@ def finished(model: ir.Model, stage: TorchStage) -> Lowered:
 
 
 def _trace(stage: TorchStage) -> torch.export.ExportedProgram:
+    """Trace a stage with its bounded dimensions dynamic; errors are those of `trace`."""
     feeds = next(example_feeds(stage))
     tensors = tuple(torch.from_numpy(feeds[port.tensor.name]) for port in stage.spec.inputs)
     axes = tuple(_dynamic_axes(port.tensor.shape) for port in stage.spec.inputs)
@@ -132,16 +133,7 @@ def _trace(stage: TorchStage) -> torch.export.ExportedProgram:
         parameter.kind is inspect.Parameter.VAR_POSITIONAL
         for parameter in inspect.signature(stage.module.forward).parameters.values()
     )
-    shapes = (axes,) if variadic else axes
-    try:
-        with _quiet():
-            return torch.export.export(stage.module, tensors, dynamic_shapes=shapes, strict=False)
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-        raise ExportError(
-            f"torch.export cannot trace the stage '{stage.spec.name}'",
-            got=str(error).strip().split("\n")[0],
-            fix="write the forward pass without Python branches on the values of tensors",
-        ) from error
+    return trace(stage, tensors, dynamic_shapes=(axes,) if variadic else axes)
 
 
 def _dynamic_axes(shape: tuple[Dim, ...]) -> dict[int, torch.export.dynamic_shapes._DimHint]:
@@ -152,31 +144,37 @@ def _dynamic_axes(shape: tuple[Dim, ...]) -> dict[int, torch.export.dynamic_shap
 
 def _untranslatable(program: torch.export.ExportedProgram, stage: TorchStage) -> tuple[str, ...]:
     registry = _registry()
-    with _quiet():
+    with quiet():
         graph = _fx_passes.remove_assertion_nodes(
             _fx_passes.decompose_with_registry(program, registry).graph_module
         ).graph
-    found = {
-        f"{node.meta.get('original_aten') or node.target} in '{_module_of(node) or type(stage.module).__name__}'"
-        for node in graph.nodes
-        if node.op == "call_function"
-        and isinstance(node.target, torch._ops.OpOverload)
-        and _dispatching.dispatch(node, registry)[0] is None
-    }
-    return tuple(sorted(found))
+        missing = [
+            node
+            for node in graph.nodes
+            if isinstance(node.target, torch._ops.OpOverload) and _dispatching.dispatch(node, registry)[0] is None
+        ]
+    return named_operators(missing, stage)
 
 
 def _translate(program: torch.export.ExportedProgram, stage: TorchStage) -> ir.Model:
-    with _quiet():
-        exported = torch.onnx.export(
-            program,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[port.tensor.name for port in stage.spec.inputs],
-            output_names=_outputs_of(stage),
-            optimize=False,
-            verbose=False,
-        )
+    try:
+        with quiet():
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[port.tensor.name for port in stage.spec.inputs],
+                output_names=_outputs_of(stage),
+                optimize=False,
+                verbose=False,
+            )
+    except Exception as error:  # torch.onnx and onnxscript raise whatever they like
+        at = [node for node in program.graph.nodes if f"node %{node.name} :" in str(error)]
+        raise ExportError(
+            f"torch's ONNX exporter cannot translate the stage '{stage.spec.name}'",
+            got="; ".join((*named_operators(at, stage), first_words(error))),
+            fix=_REPLACE,
+        ) from error
     if exported is None:
         raise ExportError(f"torch's ONNX exporter returned nothing for the stage '{stage.spec.name}'")
     return exported.model
@@ -228,7 +226,14 @@ def _check_against_torch(stage: TorchStage, lowered: Lowered) -> None:
     backend: Backend = create("backends", "onnx")
     session = backend.open(lowered.data, lowered.inputs, lowered.outputs, SessionOptions())
     for feeds in example_feeds(stage, count=2):
-        agreement = verify(stage, session, feeds, Tolerance())
+        try:
+            agreement = verify(stage, session, feeds, Tolerance())
+        except BackendError as error:
+            raise ExportError(
+                f"the ONNX file of the stage '{stage.spec.name}' cannot be run",
+                got=str(error).partition(" Fix: ")[0],
+                fix="give every output one shape, whatever the values of the inputs",
+            ) from error
         if not agreement.ok:
             raise ExportError(
                 f"the ONNX file of the stage '{stage.spec.name}' does not answer like torch",
@@ -251,26 +256,5 @@ def _binding(tensor: TensorSpec, name: str) -> Binding:
 
 @cache
 def _registry() -> _registration.ONNXRegistry:
-    with _quiet():
+    with quiet():
         return _registration.ONNXRegistry.from_torchlib(opset_version=OPSET)
-
-
-def _module_of(node: torch.fx.Node) -> str:
-    """Return the path of the module that a node was traced from, such as `blocks.0.attention`."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return next((path for path, _ in reversed(stack.values())), "")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what torch says of itself while it exports: no torchvision, deprecations, weights held by its LSTM."""
-    logger = logging.getLogger("torch.onnx._internal.exporter")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec.*")
-            warnings.filterwarnings("ignore", category=UserWarning, message=r"(?s).*_flat_weights\[.* during export")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -7,13 +7,7 @@ nothing of where it was made. litert-torch takes seconds to import, so it is imp
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
-import os
-import sys
-import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -34,10 +28,14 @@ from edgefuse.export.target import Lowered
 from edgefuse.export.tflite import recurrent as tflite_recurrent
 from edgefuse.export.tflite.recurrent_loops import expand_recurrences
 from edgefuse.export.tflite.rewrites import rewrite
+from edgefuse.export.tracing import first_words, named_operators, node_of, quiet, trace
 from edgefuse.stages.stage import TorchStage
 
 # Checks that tracing leaves behind and litert-torch removes, and loops that are lowered here.
-_DROPPED = {torch.ops.aten._assert_tensor_metadata.default, tflite_recurrent.OPERATOR}
+_DROPPED = {
+    *(torch.ops.aten._assert_tensor_metadata.default, torch.ops.aten._assert_scalar.default),
+    tflite_recurrent.OPERATOR,
+}
 _DTYPES = {"float32": torch.float32, "uint8": torch.uint8, "int32": torch.int32}
 
 
@@ -49,43 +47,29 @@ class TfliteTarget:
     suffix = ".tflite"
 
     def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
-        """Name the operators of a stage that litert-torch has no lowering for, sorted, without lowering it.
+        """Name the operators of a stage that litert-torch has no lowering for, without lowering it.
 
         Raises:
             ExportError: if `torch.export` cannot trace the stage.
         """
-        program = _trace(stage)
-        with quiet():
-            from litert_torch import fx_infra
-            from litert_torch.backend import lowerings
-
-            decomposed = program.run_decompositions(fx_infra.decomp.pre_lower_decomp())
-        calls = [node.target for node in decomposed.graph.nodes if node.op == "call_function"]
-        operators = {target for target in calls if isinstance(target, OpOverload)} - _DROPPED
-        return tuple(sorted(str(operator) for operator in operators if lowerings.lookup(operator) is None))
+        return _unsupported(_trace(stage), stage)
 
     def lower(self, stage: TorchStage) -> Lowered:
         """Lower a stage in float32; the same stage gives the same bytes.
 
         Raises:
-            ExportError: if the stage cannot be traced or litert-torch refuses it.
+            ExportError: if the stage cannot be traced, or litert-torch lacks an operator or refuses it.
         """
         program = _trace(stage)
-        with quiet():
-            import litert_torch
-
-            if tflite_recurrent.is_recurrent(program):
-                tflite_recurrent.register_lowering()
-            try:
-                module = rewrite(program)
-                converted = litert_torch.convert(module, _example_inputs(stage.spec))
-                data = bytes(converted.model_content())
-            except Exception as error:  # litert-torch and MLIR raise whatever they like
-                raise ExportError(
-                    f"litert-torch cannot lower the stage '{stage.spec.name}'",
-                    got=", ".join(self.unsupported(stage)) or f"{type(error).__name__}: {_first_line(error)}",
-                    fix="replace the operator named, or leave the target 'tflite' out of the recipe",
-                ) from error
+        refused = f"litert-torch cannot lower the stage '{stage.spec.name}'"
+        fix = "replace what is named, or leave the target 'tflite' out of the recipe"
+        if missing := _unsupported(program, stage):
+            raise ExportError(refused, got="; ".join(missing), fix=fix)
+        try:
+            data = _converted(program, stage)
+        except Exception as error:  # litert-torch and MLIR raise whatever they like
+            said = (*named_operators(node_of(error), stage), first_words(error))
+            raise ExportError(refused, got="; ".join(said), fix=fix) from error
         ports = stage.spec.inputs, stage.spec.outputs
         inputs, outputs = (tuple(_binding(port.tensor) for port in side) for side in ports)
         named = name_interface(data, [b.tensor for b in inputs], [b.tensor for b in outputs])
@@ -107,25 +91,34 @@ def _example_inputs(spec: StageSpec) -> tuple[Tensor, ...]:
 
 
 def _trace(stage: TorchStage) -> ExportedProgram:
-    """Trace a stage at its largest shapes, or raise `ExportError`."""
+    """Trace a stage at its largest shapes; errors are those of `trace`."""
+    return trace(stage, _example_inputs(stage.spec), around=tflite_recurrent.RecurrentLayers(stage.spec.name))
+
+
+def _converted(program: ExportedProgram, stage: TorchStage) -> bytes:
     with quiet():
-        try:
-            with tflite_recurrent.RecurrentLayers(stage.spec.name):
-                return torch.export.export(stage.module, _example_inputs(stage.spec), strict=False)
-        except ExportError:
-            raise
-        except Exception as error:  # torch.export raises whatever the module's own code raises
-            raise ExportError(
-                f"torch.export cannot trace the stage '{stage.spec.name}'",
-                got=f"{type(error).__name__}: {_first_line(error)}",
-                fix="make the module traceable at a fixed shape: no branches on tensor values, no numpy inside",
-            ) from error
+        import litert_torch
+
+        if tflite_recurrent.is_recurrent(program):
+            tflite_recurrent.register_lowering()
+        converted = litert_torch.convert(rewrite(program), _example_inputs(stage.spec))
+        return bytes(converted.model_content())
 
 
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error that says something; MLIR's are pages long."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else "no message"
+def _unsupported(program: ExportedProgram, stage: TorchStage) -> tuple[str, ...]:
+    with quiet():
+        from litert_torch import fx_infra
+        from litert_torch.backend import lowerings
+
+        decomposed = program.run_decompositions(fx_infra.decomp.pre_lower_decomp())
+        missing = [
+            node
+            for node in decomposed.graph.nodes
+            if isinstance(node.target, OpOverload)
+            and node.target not in _DROPPED
+            and lowerings.lookup(node.target) is None
+        ]
+    return named_operators(missing, stage)
 
 
 _IDENTIFIER = b"TFL3"
@@ -231,28 +224,3 @@ def _operator_names(model: Any) -> Iterator[tuple[int, str]]:
 
 
 logger = logging.getLogger(__name__)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Send what is printed, warned and logged inside to this module's log at debug level; errors pass through.
-
-    The C++ code of the converters writes to the file descriptor of the standard error, so it is the descriptor that
-    is redirected, for the whole process: do not run two conversions in two threads.
-    """
-    sys.stderr.flush()
-    kept, disabled = os.dup(2), logging.root.manager.disable
-    with tempfile.TemporaryFile() as errors, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        os.dup2(errors.fileno(), 2)
-        logging.disable(logging.WARNING)
-        try:
-            with contextlib.redirect_stdout(io.StringIO()) as output:
-                yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            logging.disable(disabled)
-            errors.seek(0)
-            logger.debug("%s%s", output.getvalue(), errors.read().decode(errors="replace"))

@@ -10,7 +10,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import QuantizeError
-from edgefuse.export.tflite.target import quiet
+from edgefuse.export.tracing import quiet
 from edgefuse.quantize.calibration.ranges import RunningRange
 from edgefuse.runtime.backends.backend import InputPorts
 from edgefuse.stages.stage import Array, Feeds, FeedSource

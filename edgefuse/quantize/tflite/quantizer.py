@@ -18,7 +18,8 @@ from edgefuse.bundle.manifest import Scheme
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.errors import QuantizeError
 from edgefuse.export.target import Lowered
-from edgefuse.export.tflite.target import pack, quiet, unpack
+from edgefuse.export.tflite.target import pack, unpack
+from edgefuse.export.tracing import quiet
 from edgefuse.quantize import schemes
 from edgefuse.quantize.calibration.calibrators import CALIBRATORS
 from edgefuse.quantize.calibration.ranges import Range

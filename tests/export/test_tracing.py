@@ -1,0 +1,108 @@
+"""What exporters refuse is one sentence with stage, operator and the user's own line; a terminal sees nothing else."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgefuse.bundle.spec import Source, StageInput, StageOutput, StageSpec, TensorSpec
+from edgefuse.errors import ExportError
+from edgefuse.export import tracing
+from edgefuse.registry import create
+from edgefuse.stages.stage import TorchStage
+
+
+class WrongShape(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x)
+        return y
+
+
+class UsesNumpy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(x.numpy() * 2)
+
+
+class Branches(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class Histogram(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.histc(x, bins=4)[None]
+
+
+class Selects(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[x > 0].sum().reshape(1, 1)
+
+
+class Distinct(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        values: Tensor = torch.unique(x)
+        return values[None]
+
+
+def stage_of(module: nn.Module, width: int) -> TorchStage:
+    x, y = TensorSpec(name="x", shape=(1, 16)), TensorSpec(name="y", shape=(1, width))
+    source = Source(kind="modality", owner="m", tensor="x")
+    spec = StageSpec(
+        name="ears", role="encoder", inputs=(StageInput(tensor=x, source=source),), outputs=(StageOutput(tensor=y),)
+    )
+    return TorchStage(spec, module.eval())
+
+
+@pytest.mark.parametrize(
+    ("target", "module", "width", "words"),
+    [
+        ("onnx", WrongShape(), 3, ["trace the stage 'ears' at", "self.inner(x)", "must have same reduction"]),
+        ("tflite", WrongShape(), 3, ["trace the stage 'ears' at", "self.inner(x)", "Fix: mend that line"]),
+        ("onnx", UsesNumpy(), 16, ["at 'test_tracing.py:", "x.numpy() * 2", "Fix: compute with torch alone"]),
+        ("tflite", Branches(), 16, ["at 'test_tracing.py:", "x.sum() > 0", "without Python branches"]),
+        (
+            "onnx",
+            Histogram(),
+            4,
+            ["cannot translate the stage 'ears'", "aten.histc.default in 'Histogram' at", "bins=4"],
+        ),
+        ("tflite", Histogram(), 4, ["cannot lower the stage 'ears'", "aten.histc.default in 'Histogram' at", "bins=4"]),
+        ("tflite", Selects(), 1, ["cannot lower the stage 'ears'", "aten.index.Tensor in 'Selects' at", "x[x > 0]"]),
+        ("onnx", Distinct(), 1, ["the stage 'ears' cannot be run", "one shape, whatever the values"]),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
+)
+def test_a_refusal_is_one_sentence_with_the_users_line(
+    target: str, module: nn.Module, width: int, words: list[str], capfd: Any
+) -> None:
+    with pytest.raises(ExportError) as caught:
+        create("targets", target).lower(stage_of(module, width))
+    said = str(caught.value)
+    assert all(word in said for word in words), said
+    assert "\x1b" not in said
+    assert said.isprintable()
+    assert said.count("Fix: ") == 1
+    assert len(said) < 700
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_tool_prints_and_raises_is_in_the_debug_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, tracing.__name__), pytest.raises(ExportError):
+        create("targets", "onnx").lower(stage_of(Branches(), 16))
+    assert any("Could not guard" in str(record.exc_info) for record in caplog.records if record.exc_info)
+
+
+def test_the_innermost_cause_speaks_without_colours() -> None:
+    error = RuntimeError("a page of text")
+    error.__cause__ = ValueError("\n  \x1b[96mno kernel\x1b[0m.\nmore")
+    assert tracing.first_words(error) == "ValueError: no kernel"
+    assert tracing.first_words(KeyError()) == "KeyError"
+    assert len(tracing.first_words(RuntimeError("x" * 5000))) < 250
