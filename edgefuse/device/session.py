@@ -68,7 +68,9 @@ class Session:
 
     def __init__(self, device: Device, python: str = PYTHON, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         if not python.isprintable() or not python.strip():
-            raise DeviceError("the device's Python", got=repr(python), expected="a name or an absolute path")
+            raise DeviceError(
+                "the name of the device's Python is unusable", got=repr(python), expected="a name or an absolute path"
+            )
         self._device = device
         self._python = python
         self._seconds = checked_timeout(timeout_seconds)

@@ -75,7 +75,7 @@ def check(step: PruningStep, importances: Sequence[str] = ("",)) -> None:
     """
     if not 0 <= step.ratio < 1:
         raise PruneError(
-            f"the ratio of a '{step.method}' step is the fraction to remove",
+            f"the ratio of a '{step.method}' step is out of range",
             got=step.ratio,
             expected="at least 0 and below 1",
             fix="write 0.5 to remove half",

@@ -178,14 +178,17 @@ def test_nothing_more_goes_through_a_connection_that_was_given_up(on_path: Place
 @pytest.mark.parametrize("timeout_seconds", [0, -1, float("nan"), float("inf"), 100_000])
 def test_a_time_limit_is_a_number_of_seconds(timeout_seconds: float) -> None:
     with pytest.raises(
-        DeviceError, match=r"the time limit of a device: got .* seconds, expected more than 0 and at most"
+        DeviceError,
+        match=r"the time limit of a device is out of range: got .* seconds, expected more than 0 and at most",
     ):
         Session(device_of("adb:"), timeout_seconds=timeout_seconds)
 
 
 @pytest.mark.parametrize("python", ["", " ", "python3\nid", "python\x1b[31m"])
 def test_a_python_is_a_name(python: str) -> None:
-    with pytest.raises(DeviceError, match=r"the device's Python: got .*, expected a name or an absolute path"):
+    with pytest.raises(
+        DeviceError, match=r"the name of the device's Python is unusable: got .*, expected a name or an absolute path"
+    ):
         Session(device_of("adb:"), python)
 
 
@@ -195,7 +198,7 @@ def test_a_recipe_says_how_long_to_wait(tmp_path: Path) -> None:
     path.write_text(rest + "timeout_seconds = 90\n")
     assert timer_of(load(path)).timeout_seconds == 90.0  # type: ignore[attr-defined]
     path.write_text(rest + "timeout_seconds = 0\n")
-    with pytest.raises(DeviceError, match=r"the time limit of a device: got 0 seconds"):
+    with pytest.raises(DeviceError, match=r"the time limit of a device is out of range: got 0 seconds"):
         load(path)
 
 

@@ -114,7 +114,7 @@ class ArrayStore:
 
 def _map(path: Path, dtype: str) -> Array:
     if np.dtype(dtype).hasobject:  # what a file holds would be taken for addresses
-        raise ValueError(f"element type {dtype}")
+        raise ValueError(f"an array file cannot hold the element type {dtype}")
     if path.stat().st_size == 0:
         return np.empty(0, dtype=dtype)
     return np.memmap(path, dtype=dtype, mode="r")

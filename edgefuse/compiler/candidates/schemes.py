@@ -55,7 +55,7 @@ def wanted_schemes(
         if name != FLOAT.id and name not in by_id:
             close = difflib.get_close_matches(name, by_id, n=1)
             raise RecipeError(
-                f"[schemes] {stage.name}",
+                f"[schemes] {stage.name} names a scheme that cannot be applied",
                 got=repr(name),
                 expected=" or ".join([FLOAT.id, *(scheme.id for scheme in offered)]),
                 fix=f"did you mean '{close[0]}'?" if close else None,

@@ -91,7 +91,7 @@ def create(name: str, settings: Settings) -> Workers:
         MissingExtraError: if its library is not installed.
     """
     if settings.jobs < 1:
-        raise EngineError("the number of jobs", got=settings.jobs, expected="at least 1")
+        raise EngineError("the number of jobs is out of range", got=settings.jobs, expected="at least 1")
     workers: Workers = registry.create("engines", name, settings)
     return workers
 
@@ -218,7 +218,9 @@ def attempt(function: bytes, item: bytes) -> bytes:
         pickle.loads(data)
     except Exception as raised:  # noqa: BLE001 - pickling calls code of whatever class the value or error is
         spoken = f"{type(error).__name__}: {error}" if error else f"a result of type {type(value).__name__}: {raised}"
-        return pickle.dumps(Outcome(None, EngineError("what a job gave cannot leave its worker", got=spoken), trace))
+        return pickle.dumps(
+            Outcome(None, EngineError("the result of a job cannot be sent from its worker", got=spoken), trace)
+        )
     return data
 
 

@@ -176,7 +176,7 @@ def _outcome(reference: ray.ObjectRef[bytes], job: str, retries: int) -> Outcome
         outcome: Outcome = pickle.loads(ray.get(reference))
     except RayError as error:
         raise EngineError(
-            f"{job}: {retries + 1} workers died of it, or could not start",
+            f"{job}: this job crashed its worker {retries + 1} time{'s' * (retries > 0)}, or no worker could start",
             got=" ".join(str(error).split())[:300].rstrip("."),
             fix="give workers more memory, or take fewer --jobs; a cluster of your own has logs of them",
         ) from error

@@ -66,7 +66,9 @@ def of_graph(read: CostGraph) -> Costs:
 def graph(lowered: Lowered, target: str, spec: StageSpec | None = None) -> CostGraph:
     """Return the operations of a file, with the size of everything they read and write; see `costs`."""
     if target not in _READERS:
-        raise ExportError("the costs of a file", got=f"target {target!r}", expected=" or ".join(_READERS))
+        raise ExportError(
+            "the costs of a file cannot be counted", got=f"target {target!r}", expected=" or ".join(_READERS)
+        )
     return _READERS[target](lowered.data, _shapes(lowered, spec))
 
 
