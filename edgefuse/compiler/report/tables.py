@@ -96,7 +96,7 @@ def drops(report: Report, rung: RungReport) -> dict[str, float]:
     }
 
 
-def fastest(bundle: BundleReport) -> RungReport | None:
+def headline(bundle: BundleReport) -> RungReport | None:
     """Return the rung that was chosen for latency, else the one with the lowest p50, if there is any."""
     for rung in bundle.rungs:
         if rung.objective == "latency":

@@ -25,7 +25,7 @@ from edgefuse.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-_FASTEST = NAMES["latency"]
+_FAST = NAMES["latency"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def finish(result: TargetResult, test: TestSplit) -> Finished:
 def timed(
     finished: Sequence[Finished], test: TestSplit, cache: Cache, progress: Progress, timer: Timer
 ) -> tuple[list[Finished], Timings]:
-    """Time all rungs end to end, and hold the fastest ones to it."""
+    """Time all rungs end to end, and hold the fast ones to it."""
     return _never_slower(finished, _timings(finished, cache, progress, timer), test)
 
 
@@ -101,7 +101,7 @@ def _drafted(finished: Finished, folder: Path) -> Iterator[DraftRung]:
 def _never_slower(finished: Sequence[Finished], timings: Timings, test: TestSplit) -> tuple[list[Finished], Timings]:
     """Hold the rungs to what was measured of them end to end.
 
-    The fastest rung gets its float stages where it was not shown to be faster than them, and a reduced rung that is
+    The rung `fast` gets its float stages where it was not shown to be faster than them, and a reduced rung that is
     not faster than the rung before it is left out.
     """
     kept: list[Finished] = []
@@ -109,11 +109,11 @@ def _never_slower(finished: Sequence[Finished], timings: Timings, test: TestSpli
     for f in finished:
         here, chosen, accuracies = rungs[f.target], dict(f.assembly.chosen), dict(f.accuracies)
         floats = f.assembly.result.floats
-        if chosen.get(_FASTEST, floats) != floats and _slow(here[_FASTEST]):
+        if chosen.get(_FAST, floats) != floats and _slow(here[_FAST]):
             logger.warning("%s: no combination is faster than float end to end", f.target)
-            here[_FASTEST], chosen[_FASTEST] = here[FLOAT_RUNG], floats
-            accuracies[_FASTEST] = test.judge(f.assembly.result, floats)
-        give_to_fastest(chosen, accuracies, here)
+            here[_FAST], chosen[_FAST] = here[FLOAT_RUNG], floats
+            accuracies[_FAST] = test.judge(f.assembly.result, floats)
+        give_to_fast(chosen, accuracies, here)
         limit = min((here[name].figure.p50_ms for name in chosen if not reduced(name)), default=0.0)
         for name in [name for name in chosen if reduced(name)]:
             if here[name].figure.p50_ms >= limit:
@@ -124,23 +124,23 @@ def _never_slower(finished: Sequence[Finished], timings: Timings, test: TestSpli
     return kept, msgspec.structs.replace(timings, rungs=rungs)
 
 
-def give_to_fastest(
+def give_to_fast(
     chosen: dict[str, Combination], accuracies: dict[str, RungAccuracy], here: dict[str, RungTiming]
 ) -> None:
-    """Let the fastest rung be what was fastest end to end.
+    """Let the rung `fast` be the winner that was fastest end to end.
 
     Sums of stages that were timed alone, in warm caches, put neighbours in the wrong order: end to end small weights
     count for more. One combination is one rung, the default one. What a busy machine cannot tell apart stays in order.
     """
     rival = min((name for name in chosen if not reduced(name)), key=lambda name: here[name].figure.p50_ms, default="")
-    if _FASTEST not in chosen or rival == _FASTEST:
+    if _FAST not in chosen or rival == _FAST:
         return
-    if here[_FASTEST].ties_with(here[rival]):
+    if here[_FAST].ties_with(here[rival]):
         return
     if rival == next(iter(chosen)):
-        del chosen[_FASTEST]
+        del chosen[_FAST]
         return
-    here[_FASTEST], chosen[_FASTEST], accuracies[_FASTEST] = here[rival], chosen[rival], accuracies[rival]
+    here[_FAST], chosen[_FAST], accuracies[_FAST] = here[rival], chosen[rival], accuracies[rival]
     del chosen[rival]
 
 

@@ -10,14 +10,12 @@ WORTH = 0.05
 """A rung must be this much faster or smaller than one before it, as a share."""
 
 NAMES: Mapping[Objective, str] = {
-    "latency": "fastest",
-    "size": "smallest",
-    "memory": "leanest",
+    "latency": "fast",
+    "size": "small",
+    "memory": "lean",
     "accuracy": "accurate",
 }
-
-"""The rung that an objective gives."""
-
+"""The rung that an objective gives. No superlatives: a rung beyond the budget may be faster, or smaller, still."""
 
 _REDUCED = "reduced-"
 
@@ -54,7 +52,7 @@ def ladder(
 ) -> list[tuple[str, Judged]]:
     """Return a bundle's rungs: names and combinations, the default one first.
 
-    `fastest`, `smallest`, `leanest` and `accurate` are the winners of the objectives, those that are there. Between the
+    `fast`, `small`, `lean` and `accurate` are the winners of the objectives, those that are there. Between the
     default and them stand `reduced-1`, `reduced-2` …: each faster than the one before at a price beyond the budget,
     so that a device under heat or load steps down the list and knows what it pays.
 
