@@ -11,6 +11,14 @@
    probability comes from `prediction`, which learns from each pass. The first objective gets at most three
    quarters of the passes, then the others take turns; the cap is a cap.
 5. Winners are chosen among judged combinations only; if none holds the budget, the one that misses it least.
+
+The modules:
+
+- `figures`: what the search reads and gives back;
+- `candidates`: ties, float twins, dominated candidates;
+- `space`: all combinations as arrays;
+- `prediction`: the drop of a combination, predicted;
+- `frontier`: the Pareto front, and the rungs.
 """
 
 from __future__ import annotations

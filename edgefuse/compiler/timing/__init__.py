@@ -1,6 +1,11 @@
-"""How candidates and rungs are compared: `timer` has the protocol, `here`, `remote` and `proxy` one way each to do it.
+"""How candidates and rungs are compared: in milliseconds that were measured, or by a cost that was counted.
 
-`kept` has the timings that the cache keeps.
+- `timer`: the protocol of a timer;
+- `here`: measures on this machine;
+- `remote`: measures on a device;
+- `proxy`: counts a cost where nothing can be measured;
+- `kept`: timings in the cache;
+- `figures`: figures of every candidate alone.
 """
 
 from __future__ import annotations

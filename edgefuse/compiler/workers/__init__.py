@@ -3,6 +3,10 @@
 A job fills entries of the cache, which all workers share, and returns something small. Latency is never measured in a
 job: jobs run beside each other, and a latency counts on a quiet machine only. How far it is a job tells by `report`,
 wherever it runs.
+
+- `local`: this process, or processes of this machine;
+- `ray`: tasks on a Ray cluster;
+- `cluster`: a Ray cluster on this machine.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 A runtime falls back in silence. ONNX Runtime leaves an operator that was quantized as a float kernel behind a
 DequantizeLinear if no int8 kernel takes it, or hands it to another provider; LiteRT leaves what XNNPACK does not take
 to its own, slower kernels.
+
+- `onnx`: what ONNX Runtime made of a file;
+- `tflite`: what XNNPACK took of a file.
 """
 
 from __future__ import annotations
