@@ -7,7 +7,7 @@
 - `wiring`: checks of the model and its stages;
 - `validation`: checks of the whole manifest;
 - `layout`: paths and limits of both containers;
-- `forms`: the containers, a folder and an archive;
+- `containers`: a folder and an archive;
 - `writer`: writes a bundle;
 - `reader`: opens a bundle;
 - `stage_files`: which stage files are checked, by format;

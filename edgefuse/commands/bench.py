@@ -15,7 +15,7 @@ from edgefuse.commands import console, modalities
 from edgefuse.commands.arguments import seconds, whole
 from edgefuse.device import bench as remote
 from edgefuse.device.device import TIMEOUT_SECONDS, device_of
-from edgefuse.device.session import PYTHON, Session
+from edgefuse.device.session import PYTHON, DeviceSession
 from edgefuse.errors import MeasureError, needing
 from edgefuse.measure import placement, pressure, rungs
 from edgefuse.measure.benchmark import Baseline, Benchmark, Scenario, Settings, against
@@ -121,7 +121,7 @@ def _there(
         )
     progress(0, 0, "connect")
     device = device_of(arguments.device)
-    with Session(device, arguments.device_python, arguments.device_timeout) as session:
+    with DeviceSession(device, arguments.device_python, arguments.device_timeout) as session:
         return remote.bench(session, bundle.path, settings, inputs, origin, progress, arguments.against)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgefuse.device.session import Session
+from edgefuse.device.session import DeviceSession
 from edgefuse.device.tasks import AGAINST, BUNDLE, INPUTS, Bench, packed_inputs
 from edgefuse.measure.benchmark import Benchmark, Settings
 from edgefuse.progress import Progress
@@ -13,7 +13,7 @@ from edgefuse.runtime.pipeline import Inputs
 
 
 def bench(
-    session: Session,
+    session: DeviceSession,
     bundle: Path,
     settings: Settings,
     inputs: Inputs,

@@ -54,7 +54,7 @@ _SCRIPT = (
 )
 
 
-class Session:
+class DeviceSession:
     """A device with an agent on it, as a context manager: what was sent there is gone when it ends.
 
     Args:
@@ -78,7 +78,7 @@ class Session:
         self._closing = threading.Event()
         self._greeted = False
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> DeviceSession:
         command = self._device.command(_script(self._device.folder, self._python), self._seconds)
         self._wire = Wire(command, os.environ | {"LC_ALL": "C"})
         try:

@@ -17,7 +17,7 @@ from edgefuse.compiler.recipe.recipe import load
 from edgefuse.compiler.timing import timer_of
 from edgefuse.device import session as sessions
 from edgefuse.device.device import device_of
-from edgefuse.device.session import Session
+from edgefuse.device.session import DeviceSession
 from edgefuse.device.tasks import Describe
 from edgefuse.errors import DeviceError
 
@@ -28,7 +28,7 @@ LONGER = r"Fix: check the device, or wait longer for it \(--device-timeout, \[de
 
 
 def describe(place: Place, timeout_seconds: float = 60.0) -> Machine:
-    with Session(device_of(place.uri), place.python, timeout_seconds) as session:
+    with DeviceSession(device_of(place.uri), place.python, timeout_seconds) as session:
         return session.run(DESCRIBE, Machine, {})
 
 
@@ -168,7 +168,7 @@ def test_a_server_that_says_nothing(on_path: Place, mute: int) -> None:
 
 
 def test_nothing_more_goes_through_a_connection_that_was_given_up(on_path: Place) -> None:
-    with Session(device_of(on_path.uri), on_path.python) as session:
+    with DeviceSession(device_of(on_path.uri), on_path.python) as session:
         session._wire.end(15)
         for _ in range(2):
             with pytest.raises(DeviceError, match="the device went away in the middle of it"):
@@ -181,7 +181,7 @@ def test_a_time_limit_is_a_number_of_seconds(timeout_seconds: float) -> None:
         DeviceError,
         match=r"the time limit of a device is out of range: got .* seconds, expected more than 0 and at most",
     ):
-        Session(device_of("adb:"), timeout_seconds=timeout_seconds)
+        DeviceSession(device_of("adb:"), timeout_seconds=timeout_seconds)
 
 
 @pytest.mark.parametrize("python", ["", " ", "python3\nid", "python\x1b[31m"])
@@ -189,7 +189,7 @@ def test_a_python_is_a_name(python: str) -> None:
     with pytest.raises(
         DeviceError, match=r"the name of the device's Python is unusable: got .*, expected a name or an absolute path"
     ):
-        Session(device_of("adb:"), python)
+        DeviceSession(device_of("adb:"), python)
 
 
 def test_a_recipe_says_how_long_to_wait(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from edgefuse.bundle.manifest import Machine
 from edgefuse.device.device import device_of
-from edgefuse.device.session import Session, _script
+from edgefuse.device.session import DeviceSession, _script
 from edgefuse.device.tasks import Describe
 from edgefuse.errors import DeviceError
 
@@ -30,7 +30,7 @@ DESCRIBE = Describe(backend="onnx", threads=1)
 
 def describe(place: Place, **files: bytes) -> Machine:
     """Open a session and have the simplest task done."""
-    with Session(device_of(place.uri), place.python) as session:
+    with DeviceSession(device_of(place.uri), place.python) as session:
         return session.run(DESCRIBE, Machine, files)
 
 
@@ -97,7 +97,7 @@ def test_the_device_says_what_it_is(on_path: Place, tmp_path: Path) -> None:
 
 
 def test_threads_fit_the_device(on_path: Place) -> None:
-    with Session(device_of(on_path.uri), on_path.python) as session:
+    with DeviceSession(device_of(on_path.uri), on_path.python) as session:
         for threads in (0, 100_000):
             with pytest.raises(
                 DeviceError, match=f"on the device: the number of threads .*: got {threads}, expected 1"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from edgefuse.compiler.report.schema import Judged, RungReport
+from edgefuse.compiler.report.schema import JudgedReport, RungReport
 
 WIDTH, HEIGHT = 520.0, 360.0
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 16.0, 22.0, 46.0
@@ -34,7 +34,7 @@ class Mark:
     x: float
     y: float
     radius: float
-    judged: Judged
+    judged: JudgedReport
     worst: tuple[str, float]
     clipped: bool
     chosen_by: tuple[str, ...]
@@ -104,7 +104,7 @@ def frontier(points: Iterable[tuple[float, float]]) -> tuple[tuple[float, float]
     return tuple(best)
 
 
-def scatter(judged: Sequence[Judged], rungs: Sequence[RungReport], max_drop: float | None) -> Scatter:
+def scatter(judged: Sequence[JudgedReport], rungs: Sequence[RungReport], max_drop: float | None) -> Scatter:
     """Lay out the judged combinations of one target, at least one; rungs mark those with their schemes as chosen."""
     drops = [worst(item.drop)[1] for item in judged]
     x = _latency_axis([item.p50_ms for item in judged])
@@ -145,7 +145,7 @@ def _spread_labels(marks: Sequence[Mark]) -> list[Mark]:
     return spread
 
 
-def _runs(rung: RungReport, item: Judged) -> bool:
+def _runs(rung: RungReport, item: JudgedReport) -> bool:
     if item.candidates:
         names = {s: ".".join(filter(None, (s, c.pruning, c.scheme))) for s, c in rung.stages.items()}
         return all(names.get(stage) == name for stage, name in item.candidates.items())

@@ -121,7 +121,7 @@ class BundleReport(Part, frozen=True, kw_only=True):
     constraints: tuple[Constraint, ...] = ()
 
 
-class Judged(Part, frozen=True, kw_only=True):
+class JudgedReport(Part, frozen=True, kw_only=True):
     """A combination of candidates that got a fusion pass over the validation set.
 
     `stages` are the schemes, `candidates` the candidates' names, both by stage.
@@ -163,7 +163,7 @@ class SearchReport(Part, frozen=True, kw_only=True):
     candidates: int
     fusion_passes: int
     seconds: float
-    judged: tuple[Judged, ...] = ()
+    judged: tuple[JudgedReport, ...] = ()
     encoder_passes: int | None = None
     cap: int | None = None
     front: tuple[FrontPoint, ...] = ()

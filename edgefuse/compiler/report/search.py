@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgefuse.compiler.report.compiled import Compiled, removed
-from edgefuse.compiler.report.schema import CandidateReport, FrontPoint, Gain, Judged, SearchReport
+from edgefuse.compiler.report.schema import CandidateReport, FrontPoint, Gain, JudgedReport, SearchReport
 from edgefuse.compiler.search import StageFigure
 from edgefuse.compiler.search.frontier import front
 
@@ -24,10 +24,10 @@ def search_report(made: Compiled) -> SearchReport:
     )
 
 
-def _judged(made: Compiled, target: str) -> list[Judged]:
+def _judged(made: Compiled, target: str) -> list[JudgedReport]:
     result = made.results[target]
     return [
-        Judged(
+        JudgedReport(
             target=target,
             stages={stage: result.built[c].scheme.id for stage, c in one.candidates.items()},
             candidates=dict(one.candidates),

@@ -18,7 +18,7 @@ from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.timing.here import RUNG_TIMING, STAGE_TIMING
 from edgefuse.compiler.timing.timer import Contender, DraftRung, RungTime, RungTimes, StageTime, Unit
 from edgefuse.device.device import TIMEOUT_SECONDS, device_of
-from edgefuse.device.session import PYTHON, Session
+from edgefuse.device.session import PYTHON, DeviceSession
 from edgefuse.device.tasks import (
     INPUTS,
     Describe,
@@ -95,8 +95,8 @@ class Remote:
         times = {d.key: RungTime.of(latencies, d, found.peak_rss_bytes.get(d.key, 0)) for d in drafts}
         return RungTimes(None, times, latencies.pressure)
 
-    def _session(self) -> Session:
-        return Session(device_of(self.uri), self.python, self.timeout_seconds)
+    def _session(self) -> DeviceSession:
+        return DeviceSession(device_of(self.uri), self.python, self.timeout_seconds)
 
 
 def read_latencies(timed: Timed, wanted: Sequence[str], timing: Interleaved) -> Latencies:

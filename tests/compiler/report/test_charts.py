@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgefuse.compiler.report.charts import HEIGHT, LEFT, RIGHT, TOP, WIDTH, frontier, round_values, scatter
-from edgefuse.compiler.report.schema import Gain, Judged, RungReport, StageChoice
+from edgefuse.compiler.report.schema import Gain, JudgedReport, RungReport, StageChoice
 
 finite = st.floats(-1e6, 1e6)
 
 
-def combination(scheme: str, p50_ms: float, drop: float, size_bytes: int = 1_000_000) -> Judged:
-    return Judged(
+def combination(scheme: str, p50_ms: float, drop: float, size_bytes: int = 1_000_000) -> JudgedReport:
+    return JudgedReport(
         target="onnx",
         stages={"encoder": scheme},
         p50_ms=p50_ms,

@@ -1,4 +1,4 @@
-"""The two forms of a bundle: a folder, and a single file, both read strictly.
+"""The two containers of a bundle: a folder, and a single file, both read strictly.
 
 The file is a zip with stored members only. Python's `zipfile` trusts the central directory alone and accepts prefixed
 data, overlapping members and several end records, so two readers may see two bundles in one file. Only archives with
