@@ -52,7 +52,7 @@ def test_the_report_holds_what_was_measured(compiled: Compiled) -> None:
     assert report.search.fusion_passes <= 10
     assert all(row.ok for row in report.golden if row.candidate.endswith(".float"))
     for rung in bundle.rungs:
-        assert rung.p50_ms > 0
+        assert rung.p50 > 0
         low, high = rung.drop_ci95["image+sensor"]
         assert low <= 1.0 - rung.accuracy["image+sensor"] <= high
     smallest = next(rung for rung in bundle.rungs if rung.name == "small")

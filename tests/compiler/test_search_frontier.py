@@ -8,7 +8,7 @@ BUDGET = 0.01
 
 def judged(name: str, p50_ms: float, size: int, drop: float) -> Judged:
     return Judged(
-        candidates={"model": name}, p50_ms=p50_ms, size_bytes=size, drops={}, worst_drop=drop, excess=drop - BUDGET
+        candidates={"model": name}, p50=p50_ms, size_bytes=size, drops={}, worst_drop=drop, excess=drop - BUDGET
     )
 
 

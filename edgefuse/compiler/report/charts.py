@@ -107,12 +107,12 @@ def frontier(points: Iterable[tuple[float, float]]) -> tuple[tuple[float, float]
 def scatter(judged: Sequence[JudgedReport], rungs: Sequence[RungReport], max_drop: float | None) -> Scatter:
     """Lay out the judged combinations of one target, at least one; rungs mark those with their schemes as chosen."""
     drops = [worst(item.drop)[1] for item in judged]
-    x = _latency_axis([item.p50_ms for item in judged])
+    x = _latency_axis([item.p50 for item in judged])
     y, ceiling = _drop_axis(drops, max_drop)
     largest = max(max(item.size_bytes for item in judged), 1)
     marks = [
         Mark(
-            x=x(item.p50_ms),
+            x=x(item.p50),
             y=y(drop),
             radius=round(max(MIN_RADIUS, MAX_RADIUS * math.sqrt(item.size_bytes / largest)), 2),
             judged=item,
@@ -123,7 +123,7 @@ def scatter(judged: Sequence[JudgedReport], rungs: Sequence[RungReport], max_dro
         )
         for item, drop in zip(judged, drops, strict=True)
     ]
-    corners = frontier((item.p50_ms, drop) for item, drop in zip(judged, drops, strict=True) if drop <= ceiling)
+    corners = frontier((item.p50, drop) for item, drop in zip(judged, drops, strict=True) if drop <= ceiling)
     return Scatter(
         # The chosen are drawn last and the large first, so that nothing hides what matters.
         marks=tuple(sorted(_spread_labels(marks), key=lambda mark: (bool(mark.chosen_by), -mark.radius))),

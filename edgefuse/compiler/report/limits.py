@@ -34,14 +34,14 @@ def _found(made: Compiled, target: str, rung: Rung) -> Iterator[tuple[str, str, 
     lost = {name: made.reference[name] - rung.accuracy[name] for name in subject.budget_subsets}
     subset = max(lost, key=lambda name: lost[name])
     yield f"drop in {subset}", subject.spec.metric, lost[subset], subject.recipe.search.max_drop
-    p50_ms = timings[rung.name].figure.p50_ms
+    p50 = timings[rung.name].p50
     if limits.max_latency_ms is not None:
-        yield "latency", "ms", p50_ms, limits.max_latency_ms
+        yield "latency", "ms", p50, limits.max_latency_ms
     if limits.max_latency_share is not None:
         share = limits.max_latency_share
         unit = made.timings.unit
         what = "latency" if unit == "ms" else "cost"
-        yield f"{what} ({share:g} of float)", unit, p50_ms, share * timings[FLOAT_RUNG].figure.p50_ms
+        yield f"{what} ({share:g} of float)", unit, p50, share * timings[FLOAT_RUNG].p50
     if limits.max_size_bytes is not None:
         yield "size", "bytes", rung.size_bytes, limits.max_size_bytes
     if limits.max_memory_bytes is not None:

@@ -46,7 +46,7 @@ def stage_costs(made: Compiled, target: str, stages: Sequence[str], combination:
     figures = [made.figure(target, combination[stage]) for stage in stages]
     graphs = [made.graph(target, combination[stage]) for stage in stages]
     return StageCosts(
-        p50_ms=sum(figure.p50_ms for figure in figures),
+        p50=sum(figure.p50 for figure in figures),
         size_bytes=sum(figure.size_bytes for figure in figures),
         mac=sum(graph.mac for graph in graphs),
         bytes_moved=sum(graph.bytes_moved for graph in graphs),
@@ -70,7 +70,7 @@ def judged_alone(
         and all(one.candidates[stage] == candidate for stage, candidate in floats.items() if stage not in stages)
     ]
     exact = [one for one in alone if all(one.candidates[stage] == wanted[stage] for stage in stages)]
-    return next(iter(exact), min(alone, key=lambda one: (one.p50_ms, one.name), default=None))
+    return next(iter(exact), min(alone, key=lambda one: (one.p50, one.name), default=None))
 
 
 def _change(made: Compiled, rung: Rung, subset: tuple[str, ...]) -> Change | None:

@@ -4,9 +4,10 @@ Ratios are "how many times better": a speed-up of 2 takes half the time, a size 
 Accuracies, drops and budgets are fractions where the metric is one; a drop is reference minus rung, so positive means
 lost. Subsets of modalities are spelled `image+audio`. Unknown keys are ignored: a newer compiler may write more.
 
-Where no device was measured, `unit` is `cost` instead of `ms`: figures are counted from the files, and the JSON calls
-them so. What is `p50_ms`, `float_p50_ms`, `stages_ms`, `speedup` and `speedup_over_float` in these types is then
-spelled `cost`, `float_cost`, `stages_cost`, `cost_ratio` and `cost_ratio_to_float`.
+`p50` and `float_p50` are in the report's `unit`: `ms`, or `cost` where no device was measured and figures are counted
+from the files. The JSON has the unit in their names: `p50_ms` and `float_p50_ms`, or `cost` and `float_cost`. In a
+report of costs it also calls `stages_ms`, `speedup` and `speedup_over_float` by the names `stages_cost`, `cost_ratio`
+and `cost_ratio_to_float`.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class RungReport(Part, frozen=True, kw_only=True):
     stages: dict[str, StageChoice]
     accuracy: dict[str, float]
     drop_ci95: dict[str, Interval]
-    p50_ms: float
+    p50: float = msgspec.field(name="p50_ms")
     speedup: Gain | None
     speedup_over_float: Gain
     size_bytes: int
@@ -115,7 +116,7 @@ class BundleReport(Part, frozen=True, kw_only=True):
     path: str
     size_bytes: int
     within_budget: bool
-    float_p50_ms: float
+    float_p50: float = msgspec.field(name="float_p50_ms")
     float_size_bytes: int
     rungs: tuple[RungReport, ...]
     constraints: tuple[Constraint, ...] = ()
@@ -129,7 +130,7 @@ class JudgedReport(Part, frozen=True, kw_only=True):
 
     target: str
     stages: dict[str, str]
-    p50_ms: float
+    p50: float = msgspec.field(name="p50_ms")
     size_bytes: int
     drop: dict[str, float]
     within_budget: bool
@@ -144,7 +145,7 @@ class FrontPoint(Part, frozen=True, kw_only=True):
 
     target: str
     candidates: dict[str, str]
-    p50_ms: float
+    p50: float = msgspec.field(name="p50_ms")
     size_bytes: int
     drop: float
     subset: str
@@ -179,8 +180,8 @@ class CandidateReport(Part, frozen=True, kw_only=True):
     stage: str
     candidate: str
     scheme: str
-    p50_ms: float | None = None
-    float_p50_ms: float | None = None
+    p50: float | None = msgspec.field(default=None, name="p50_ms")
+    float_p50: float | None = msgspec.field(default=None, name="float_p50_ms")
     speedup: Gain | None = None
     size_bytes: int | None = None
     float_size_bytes: int | None = None
@@ -197,7 +198,7 @@ class CandidateReport(Part, frozen=True, kw_only=True):
 class StageCosts(Part, frozen=True, kw_only=True):
     """What some stages cost in one run: summed, but for `activation_bytes`, the largest (an estimate, see `method`)."""
 
-    p50_ms: float
+    p50: float = msgspec.field(name="p50_ms")
     size_bytes: int
     mac: int
     bytes_moved: int

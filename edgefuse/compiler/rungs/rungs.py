@@ -114,12 +114,12 @@ def _never_slower(finished: Sequence[Finished], timings: Timings, test: TestSpli
             here[_FAST], chosen[_FAST] = here[FLOAT_RUNG], floats
             accuracies[_FAST] = test.judge(f.assembly.result, floats)
         give_to_fast(chosen, accuracies, here)
-        limit = min((here[name].figure.p50_ms for name in chosen if not reduced(name)), default=0.0)
+        limit = min((here[name].p50 for name in chosen if not reduced(name)), default=0.0)
         for name in [name for name in chosen if reduced(name)]:
-            if here[name].figure.p50_ms >= limit:
+            if here[name].p50 >= limit:
                 del chosen[name]
             else:
-                limit = here[name].figure.p50_ms
+                limit = here[name].p50
         kept.append(replace(f, assembly=replace(f.assembly, chosen=chosen), accuracies=accuracies))
     return kept, msgspec.structs.replace(timings, rungs=rungs)
 
@@ -132,7 +132,7 @@ def give_to_fast(
     Sums of stages that were timed alone, in warm caches, put neighbours in the wrong order: end to end small weights
     count for more. One combination is one rung, the default one. What a busy machine cannot tell apart stays in order.
     """
-    rival = min((name for name in chosen if not reduced(name)), key=lambda name: here[name].figure.p50_ms, default="")
+    rival = min((name for name in chosen if not reduced(name)), key=lambda name: here[name].p50, default="")
     if _FAST not in chosen or rival == _FAST:
         return
     if here[_FAST].ties_with(here[rival]):
@@ -149,7 +149,7 @@ def measured_rungs(finished: Finished, timings: Timings) -> tuple[Rung, ...]:
     subject = finished.assembly.result.data.material.subject
     rungs = []
     for name, combination in finished.assembly.chosen.items():
-        judged, figure = finished.accuracies[name], timings.rungs[finished.target][name].figure
+        judged, timing = finished.accuracies[name], timings.rungs[finished.target][name]
         rungs.append(
             Rung(
                 name=name,
@@ -161,8 +161,8 @@ def measured_rungs(finished: Finished, timings: Timings) -> tuple[Rung, ...]:
                     judged.drops[subset].drop <= subject.recipe.search.max_drop for subset in subject.budget_subsets
                 ),
                 size_bytes=finished.assembly.result.size_bytes(combination),
-                figures=(figure,) if timings.unit == "ms" else (),
-                cost=figure.p50_ms if timings.unit == "cost" else None,
+                figures=(timing.figure,) if timing.figure else (),
+                cost=timing.cost,
             )
         )
     return tuple(rungs)

@@ -18,7 +18,7 @@ def combination(scheme: str, p50_ms: float, drop: float, size_bytes: int = 1_000
     return JudgedReport(
         target="onnx",
         stages={"encoder": scheme},
-        p50_ms=p50_ms,
+        p50=p50_ms,
         size_bytes=size_bytes,
         drop={"audio": drop, "image": drop / 2},
         within_budget=drop <= 0.01,
@@ -32,7 +32,7 @@ def rung(name: str, scheme: str) -> RungReport:
         stages={"frontend": StageChoice(scheme="float"), "encoder": StageChoice(scheme=scheme)},
         accuracy={},
         drop_ci95={},
-        p50_ms=1.0,
+        p50=1.0,
         speedup=Gain(ratio=1.0),
         speedup_over_float=Gain(ratio=1.0),
         size_bytes=1,
