@@ -20,14 +20,13 @@ def parameters(function: Function) -> list[str]:
     found = function.args
     everything = [*found.posonlyargs, *found.args, *([found.vararg] if found.vararg else []), *found.kwonlyargs]
     everything += [found.kwarg] if found.kwarg else []
-    return [argument.arg for argument in everything if argument.arg not in ("self", "cls")]
+    return [argument.arg for argument in everything if argument.arg.strip("_") not in ("self", "cls", "")]
 
 
 def documented(function: Function) -> list[str]:
-    """Return the names in the section `Args:` of a docstring; several may share a line."""
+    """Return the names in the section `Args:` of a docstring."""
     section = re.search(r"^Args:\n((?:[ ]{4}.*\n?|\n)+)", ast.get_docstring(function) or "", re.MULTILINE)
-    lines = re.findall(r"^ {4}(\w+(?:, \w+)*): ", section[1] if section else "", re.MULTILINE)
-    return [name for line in lines for name in line.split(", ")]
+    return re.findall(r"^ {4}\*{0,2}(\w+): ", section[1] if section else "", re.MULTILINE)
 
 
 def public(body: list[ast.stmt], within: str = "") -> Iterator[tuple[str, ast.ClassDef | None, Function]]:
@@ -41,12 +40,13 @@ def public(body: list[ast.stmt], within: str = "") -> Iterator[tuple[str, ast.Cl
 
 
 def of_protocols() -> set[tuple[str, ...]]:
-    """Return (name, parameters …) of the methods that a protocol documents for all classes that keep it."""
+    """Return (name, parameters …) of the methods that a protocol or an abstract class documents for all others."""
     found = set()
     for path in SOURCES:
         for _, owner, method in public(ast.parse(path.read_text(encoding="utf-8")).body):
             bases = [ast.unparse(base) for base in owner.bases] if owner else []
-            if "Protocol" in bases and set(parameters(method)) <= set(documented(method)):
+            abstract = "Protocol" in bases or ast.unparse(method.body[-1]) == "raise NotImplementedError"
+            if abstract and set(parameters(method)) <= set(documented(method)):
                 found.add((method.name, *parameters(method)))
     return found
 

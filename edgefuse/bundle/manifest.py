@@ -1,4 +1,4 @@
-"""The typed manifest of a bundle: what `manifest.json` holds, and how it is encoded and decoded.
+"""The typed manifest of a bundle: its fields, and how `manifest.json` is encoded and decoded.
 
 The encoding is canonical (sorted keys, no time, host, user or path), so the same content gives the same bytes.
 

@@ -23,6 +23,15 @@ def bench(
 ) -> Benchmark:
     """Measure a bundle on a device as `settings` would here; `against` is the path of another bundle.
 
+    Args:
+        session: with the device.
+        bundle: the path of one.
+        settings: of the benchmark.
+        inputs: preprocessed, of the bundle's model.
+        origin: where the inputs come from, in words.
+        progress: is told what is measured.
+        against: the path of another bundle, or None.
+
     Raises:
         DeviceError: if the device cannot do it.
     """

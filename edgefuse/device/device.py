@@ -1,4 +1,4 @@
-"""The protocol of a device: how this machine runs a command over there, and what it means when that fails."""
+"""The protocol of a device: how this machine runs a command over there, and how it explains a failure."""
 
 from __future__ import annotations
 

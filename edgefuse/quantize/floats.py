@@ -1,4 +1,4 @@
-"""What stays float in a quantized file, and why: for the report, in the same words for all targets."""
+"""Layers that stay float in a quantized file, with the reason, in the same words for all targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check a `tokenizer.json` in full: what its parts say by themselves, and that they fit each other."""
+"""Check a `tokenizer.json` in full: each part by itself, and the parts against each other."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ _FIX = "edgefuse takes what docs/bundle-format.md lists; save the tokenizer with
 
 def check_tokenizer(model: ModelSpec, path: str, data: bytes) -> None:
     """Check a file of a bundle if it is the tokenizer of a modality.
+
+    Args:
+        model: whose modalities name tokenizers.
+        path: of the file in the bundle.
+        data: its content.
 
     Raises:
         BundleError: it is one, and not a tokenizer that is taken, or leaves no room for text.

@@ -34,7 +34,7 @@ def changed(path: Path, got: object) -> CacheError:
     return CacheError(
         f"{path} changed while a compile was using it",
         got=got,
-        expected="a cache that nobody touches",
+        expected="a cache that nothing else changes",
         fix="compile again: what is damaged is made anew",
     )
 

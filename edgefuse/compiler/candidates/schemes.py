@@ -39,6 +39,13 @@ def wanted_schemes(
 ) -> tuple[Scheme, ...]:
     """Return the schemes to try on a stage: what the quantizer offers for a device, or those that the recipe names.
 
+    Args:
+        quantizer: of the target.
+        stage: to be quantized.
+        objective: of the recipe.
+        asked: the recipe's `[schemes]`: ids by stage.
+        device: the recipe's `[compile] device`.
+
     Raises:
         RecipeError: if the recipe names a scheme that the quantizer does not know.
     """

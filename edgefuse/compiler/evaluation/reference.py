@@ -1,4 +1,4 @@
-"""The full-precision reference in torch, at its best: what every speed-up is measured against."""
+"""The full-precision reference in torch, in its faster mode: the baseline of every speed-up."""
 
 from __future__ import annotations
 

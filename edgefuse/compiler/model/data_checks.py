@@ -1,4 +1,4 @@
-"""What a data set must hold for a model: found out before any long work."""
+"""Checks of a data set against the model, before any long work."""
 
 from __future__ import annotations
 

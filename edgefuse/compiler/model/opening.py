@@ -1,4 +1,4 @@
-"""From a recipe to a model taken apart: built, given its weights, and held to what a bundle can hold."""
+"""From a recipe to a model taken apart: built, given its weights, and checked against the limits of a bundle."""
 
 from __future__ import annotations
 

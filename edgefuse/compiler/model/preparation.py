@@ -35,6 +35,12 @@ def open_data(model: Model) -> Splits:
 def prepare(model: Model, data: Splits, cache: Cache, progress: Progress) -> Subject:
     """Preprocess the data of a model (or find them in the cache), and check that they fit it.
 
+    Args:
+        model: taken apart.
+        data: of the recipe.
+        cache: that keeps preprocessed samples.
+        progress: is told how many samples are done.
+
     Raises:
         DataError, MeasureError: model and data do not fit together.
     """

@@ -17,6 +17,12 @@ from edgefuse.stages.stage import Array
 def checked_sample(name: str, index: int, sample: Any, spec: ModelSpec) -> Sample:
     """Return a sample of the split `name` if it has modalities of the model, and all that the model requires.
 
+    Args:
+        name: of the split.
+        index: of the sample in it.
+        sample: as the data set gave it.
+        spec: of the model.
+
     Raises:
         DataError: if it has not.
     """
@@ -39,6 +45,12 @@ def checked_sample(name: str, index: int, sample: Any, spec: ModelSpec) -> Sampl
 
 def checked_target(name: str, index: int, target: Any, spec: ModelSpec) -> Array:
     """Return the target of a sample as an array: int [1] for a class, [values] otherwise.
+
+    Args:
+        name: of the split.
+        index: of the sample in it.
+        target: as the data set gave it.
+        spec: of the model.
 
     Raises:
         DataError: if it is no class of the model, or not as many finite numbers as the first output has.

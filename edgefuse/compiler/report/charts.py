@@ -82,7 +82,13 @@ class Axis:
 
 
 def round_values(low: float, high: float, count: int = 5) -> tuple[float, ...]:
-    """Return round numbers (1, 2 or 5 times a power of ten apart) from `low` to `high`, about `count` of them."""
+    """Return round numbers (1, 2 or 5 times a power of ten apart) from `low` to `high`, about `count` of them.
+
+    Args:
+        low: the least value.
+        high: the greatest value.
+        count: of values, about.
+    """
     rough = (high - low) / max(count, 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= rough * (1 - 1e-9))
@@ -96,7 +102,7 @@ def worst(drop: dict[str, float]) -> tuple[str, float]:
 
 
 def frontier(points: Iterable[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-    """Return the points that no other beats in both coordinates (smaller is better), by ascending x."""
+    """Return the points that no other dominates (smaller is better in both coordinates), by ascending x."""
     best: list[tuple[float, float]] = []
     for point in sorted(set(points)):
         if not best or point[1] < best[-1][1]:
@@ -105,7 +111,13 @@ def frontier(points: Iterable[tuple[float, float]]) -> tuple[tuple[float, float]
 
 
 def scatter(judged: Sequence[JudgedReport], rungs: Sequence[RungReport], max_drop: float | None) -> Scatter:
-    """Lay out the judged combinations of one target, at least one; rungs mark those with their schemes as chosen."""
+    """Lay out the judged combinations of one target, at least one; rungs mark those with their schemes as chosen.
+
+    Args:
+        judged: combinations of one target.
+        rungs: of the same target.
+        max_drop: the budget, a fraction; None if there is none.
+    """
     drops = [worst(item.drop)[1] for item in judged]
     x = _latency_axis([item.p50 for item in judged])
     y, ceiling = _drop_axis(drops, max_drop)

@@ -1,4 +1,4 @@
-"""What the recipe limits, and what a rung came to, end to end and on test data."""
+"""The limits of the recipe, and the values of a rung, end to end and on test data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ _ROUNDING = 1e-9
 
 
 def constraints(made: Compiled, target: str, rung: Rung) -> list[Constraint]:
-    """Return every limit of the recipe with what a rung came to: of the drops, that of the worst subset."""
+    """Return every limit of the recipe with what a rung came to: of the drops, that of the worst subset.
+
+    Args:
+        made: the results of the compile.
+        target: its name.
+        rung: with its accuracy by subset.
+    """
     return [
         Constraint(
             rung=rung.name,

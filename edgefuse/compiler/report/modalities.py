@@ -1,4 +1,4 @@
-"""What each modality costs and what it is worth, before and after compression."""
+"""The cost and the worth of each modality, before and after compression."""
 
 from __future__ import annotations
 
@@ -42,7 +42,14 @@ def _line(made: Compiled, target: str, modality: str) -> ModalityReport:
 
 
 def stage_costs(made: Compiled, target: str, stages: Sequence[str], combination: Combination) -> StageCosts:
-    """Return what some stages cost as a combination runs them."""
+    """Return what some stages cost as a combination runs them.
+
+    Args:
+        made: the results of the compile.
+        target: its name.
+        stages: their names.
+        combination: candidates by stage.
+    """
     figures = [made.figure(target, combination[stage]) for stage in stages]
     graphs = [made.graph(target, combination[stage]) for stage in stages]
     return StageCosts(
@@ -62,7 +69,14 @@ def worst_drop(judged: Judged) -> float:
 def judged_alone(
     judged: Sequence[Judged], stages: Collection[str], floats: Combination, wanted: Combination
 ) -> Judged | None:
-    """Return the judged combination that compresses some stages alone: as wanted, else the fastest; None if none."""
+    """Return the judged combination that compresses some stages alone: as wanted, else the fastest; None if none.
+
+    Args:
+        judged: combinations.
+        stages: that are compressed.
+        floats: the float combination.
+        wanted: the combination of the rung.
+    """
     alone = [
         one
         for one in judged

@@ -1,4 +1,4 @@
-"""What `report.json` holds, as types: the compiler fills it in, `html` shows it.
+"""The fields of `report.json` as types: the compiler fills it in, `html` shows it.
 
 Ratios are "how many times better": a speed-up of 2 takes half the time, a size ratio of 3 takes a third of the bytes.
 Accuracies, drops and budgets are fractions where the metric is one; a drop is reference minus rung, so positive means
@@ -47,7 +47,13 @@ class Gain(Part, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, ratio: float, ci95: Interval, marked: bool = False) -> Gain:
-        """Return a ratio; one that is exact, since it was counted, has no interval."""
+        """Return a ratio; one that is exact, since it was counted, has no interval.
+
+        Args:
+            ratio: how many times better.
+            ci95: its 95 % interval.
+            marked: whether the machine was busy.
+        """
         return cls(ratio=ratio, ci95=ci95 if ci95[0] < ci95[1] else None, marked=marked)
 
 
@@ -80,7 +86,9 @@ class StageChoice(Part, frozen=True, kw_only=True):
 
 
 class RungReport(Part, frozen=True, kw_only=True):
-    """A rung as measured: `speedup` is over the reference, `speedup_over_float` over its own float stages.
+    """A rung as measured.
+
+    `speedup` is over the reference, `speedup_over_float` over the unquantized files of the same runtime.
 
     There is no `speedup` where the reference ran on another machine than the rung.
     """
@@ -138,7 +146,7 @@ class JudgedReport(Part, frozen=True, kw_only=True):
 
 
 class FrontPoint(Part, frozen=True, kw_only=True):
-    """A judged combination that no other beats in latency, size and worst drop at once; `rungs` run it.
+    """A judged combination that no other dominates in latency, size and worst drop; `rungs` run it.
 
     Latency, size and memory are sums over the stages; the worst drop is in `subset`, both on validation.
     """

@@ -1,4 +1,4 @@
-"""What the search did: the candidates, the combinations it judged, and the front of the best."""
+"""The course of the search: the candidates, the combinations it judged, and the front of the best."""
 
 from __future__ import annotations
 

@@ -173,7 +173,13 @@ def _sum(costs: Sequence[StageCosts]) -> StageCosts:
 
 
 def cell(report: Report, rung: RungReport, subset: str) -> Cell | None:
-    """Return what a rung does in a subset, or None if it was not judged there."""
+    """Return what a rung does in a subset, or None if it was not judged there.
+
+    Args:
+        report: the whole report.
+        rung: of a bundle in it.
+        subset: of the modalities, as `image+audio`.
+    """
     if subset not in rung.accuracy:
         return None
     budget = report.budget.max_drop if report.budget and report.budget.max_drop > 0 else _DEFAULT_BUDGET

@@ -1,4 +1,4 @@
-"""The report in words: how it was measured, what it does not tell, and its main table for the terminal."""
+"""The report in words: the method, the limits of its figures, and its main table for the terminal."""
 
 from __future__ import annotations
 

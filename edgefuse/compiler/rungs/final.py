@@ -1,4 +1,4 @@
-"""The last measurement: what was chosen, end to end, from its files, on data that the search never saw."""
+"""The last measurement: rungs end to end, from their files, on data that the search never saw."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Ratio(Record, frozen=True, kw_only=True):
 
 
 class RungTiming(Record, frozen=True, kw_only=True):
-    """What one rung takes, and how many times faster it is than the reference and than its own float stages.
+    """What one rung takes, and how many times faster it is than the reference and than the float rung.
 
     There is a measured `figure`, or a counted `cost` where no device was measured. There is no `speedup` over the
     reference where that did not run on the same machine.

@@ -1,4 +1,4 @@
-"""The rungs of each target: chosen, judged on the test split, timed end to end, and held to what was measured."""
+"""The rungs of each target: chosen, judged on the test split, timed end to end, and corrected by these timings."""
 
 from __future__ import annotations
 
@@ -61,7 +61,15 @@ def finish(result: TargetResult, test: TestSplit) -> Finished:
 def timed(
     finished: Sequence[Finished], test: TestSplit, cache: Cache, progress: Progress, timer: Timer
 ) -> tuple[list[Finished], Timings]:
-    """Time all rungs end to end, and hold the fast ones to it."""
+    """Time all rungs end to end, and hold the fast ones to it.
+
+    Args:
+        finished: the targets with their rungs.
+        test: the test split.
+        cache: that keeps timings.
+        progress: is told what is timed.
+        timer: that compares them.
+    """
     return _never_slower(finished, _timings(finished, cache, progress, timer), test)
 
 
@@ -131,6 +139,11 @@ def give_to_fast(
 
     Sums of stages that were timed alone, in warm caches, put neighbours in the wrong order: end to end small weights
     count for more. One combination is one rung, the default one. What a busy machine cannot tell apart stays in order.
+
+    Args:
+        chosen: combinations by rung; changed in place.
+        accuracies: by rung; changed in place.
+        here: timings by rung; changed in place.
     """
     rival = min((name for name in chosen if not reduced(name)), key=lambda name: here[name].p50, default="")
     if _FAST not in chosen or rival == _FAST:

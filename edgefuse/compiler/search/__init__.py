@@ -1,7 +1,8 @@
 """The search: from measured candidates to the best combinations. A pure function of what was recorded.
 
-1. A candidate that another one of its stage beats in latency (overlapping intervals are ties), size, memory and
-   signal-to-noise is left out, and for latency what is not faster than its float twin.
+1. Dominated candidates are removed: another candidate of the stage is no worse in latency (overlapping intervals are
+   ties), size and memory, and clearly less noisy. For latency, candidates that are not faster than the float file of
+   their stage are removed, too.
 2. The float combination is judged first: something is always found, and the latency winner is never slower.
 3. A bisection along each stage's own latency/noise frontier, all others in float, finds about where that stage alone
    breaks the budget. At most a seventh of the passes go there.
@@ -166,7 +167,7 @@ class Search:
             position = (broken + held) // 2
 
     def _frontier(self, members: Sequence[int]) -> list[int]:
-        """Return a stage's candidates that no faster one beats in noise, the fastest first, without float."""
+        """Return the candidates of a stage on the front of latency and noise, the fastest first, without float."""
         figures, tied = self._candidates.figures, self._candidates.tied
         usable = [i for i in members if self._candidates.fast[i] and not figures[i].is_float]
         frontier: list[int] = []

@@ -10,7 +10,7 @@ from edgefuse.compiler.search.figures import FLOAT_SCHEME, Combination, Floats, 
 
 # How much the second criterion weighs in the cost of the first: it decides between ties, nothing else.
 _TIE_WEIGHT = 1e-3
-# Signal-to-noise tells what a candidate loses to about this much: only what is clearly noisier is beaten.
+# Signal-to-noise tells what a candidate loses to about this much: only a clearly noisier candidate is dominated.
 _CLEARLY_DB = 3.0
 
 

@@ -1,4 +1,4 @@
-"""What the search reads and what it gives back: figures of candidates, drops, limits, judged combinations."""
+"""Inputs and results of the search: figures of candidates, drops, limits, judged combinations."""
 
 from __future__ import annotations
 

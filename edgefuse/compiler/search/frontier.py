@@ -31,7 +31,7 @@ def objective_of(rung: str) -> Objective:
 
 
 def front(judged: Iterable[Judged]) -> list[Judged]:
-    """Return what no other combination beats in latency, size and worst drop, the fastest first.
+    """Return the combinations that no other dominates in latency, size and worst drop, the fastest first.
 
     A drop below zero is luck: it counts as none.
     """

@@ -1,4 +1,4 @@
-"""What is measured of every candidate alone: its time, compared with its stage's float file, and what it costs."""
+"""The figures of every candidate alone: its time, compared with its stage's float file, and its counted costs."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ class _Figures(Record, frozen=True, kw_only=True):
 
 def figures(data: TargetData, stage: StageSpec, timer: Timer, machine: Machine) -> Sequence[StageFigure]:
     """Measure all candidates of a stage against its unpruned float file, together, or find it in the cache.
+
+    Args:
+        data: candidates of a target.
+        stage: whose candidates are measured.
+        timer: that compares them.
+        machine: that the figures are of.
 
     Raises:
         MeasureError, BackendError: if they cannot be timed.

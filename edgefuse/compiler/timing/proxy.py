@@ -101,7 +101,13 @@ class Proxy:
 
 
 def cost(built: Built, stage: StageSpec, roofline: Roofline = ARM_CORE) -> float:
-    """Return what one run of a file of a stage costs, in what a million float32 multiply-accumulates take."""
+    """Return what one run of a file of a stage costs, in what a million float32 multiply-accumulates take.
+
+    Args:
+        built: the file.
+        stage: that it computes.
+        roofline: of the processor that stands in.
+    """
     graph = costs.graph(built.lowered(), built.target, stage)
     cycles = 0.0
     for operation in graph.operations:

@@ -1,4 +1,4 @@
-"""The timer for a device: sends the files there, and reads off what it took there as if it had been here.
+"""The timer for a device: sends the files there, and reads the times off as if they had been taken here.
 
 Every comparison is one interleaved run in a connection of its own, so that a device may sleep between them and a
 compile that goes on where it stopped connects for what is missing. Nothing but time and memory comes from the device:
@@ -100,7 +100,13 @@ class Remote:
 
 
 def read_latencies(timed: Timed, wanted: Sequence[str], timing: Interleaved) -> Latencies:
-    """Return what a device measured, having checked that it is what was asked for."""
+    """Return what a device measured, having checked that it is what was asked for.
+
+    Args:
+        timed: what the device sent.
+        wanted: names of the contenders.
+        timing: that was asked for.
+    """
     series = timed.nanoseconds
     all_ns = [ns for clock in (series, timed.processor) for values in clock.values() for ns in values]
     if min(all_ns, default=0) < 0 or max(all_ns, default=0) > _LONGEST_NS:

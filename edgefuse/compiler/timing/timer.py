@@ -1,4 +1,4 @@
-"""The protocol of a timer, and what passes through it.
+"""The protocol of a timer, with its arguments and results.
 
 To add one, write a class with the members of `Timer` in a file of its own and let `timer_of` choose it. A timer keeps
 no state between calls and can be pickled: a frozen dataclass of its settings.
@@ -63,7 +63,13 @@ class StageTime:
 
     @classmethod
     def of(cls, latencies: Latencies, name: str, first: str) -> StageTime:
-        """Read it off an interleaved run."""
+        """Read it off an interleaved run.
+
+        Args:
+            latencies: of an interleaved run.
+            name: of the file.
+            first: the name of the first contender.
+        """
         return cls(latencies.interval_ms(name), latencies.ratio(first, name), latencies.pressure)
 
 
@@ -105,7 +111,13 @@ class RungTime:
 
     @classmethod
     def of(cls, latencies: Latencies, draft: DraftRung, peak_rss_bytes: int) -> RungTime:
-        """Read it off an interleaved run, in which the reference may have run."""
+        """Read it off an interleaved run, in which the reference may have run.
+
+        Args:
+            latencies: of an interleaved run.
+            draft: the rung.
+            peak_rss_bytes: of a process that ran it.
+        """
         over = latencies.ratio(REFERENCE, draft.key) if REFERENCE in latencies.nanoseconds else None
         measured = figure(latencies, draft.key, draft.machine, peak_rss_bytes=peak_rss_bytes)
         return cls(latencies.ratio(draft.float_key, draft.key), over, measured)

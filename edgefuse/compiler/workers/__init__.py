@@ -143,7 +143,13 @@ _listeners: list[Progress] = [silent]
 
 
 def report(done: int, total: int, what: str) -> None:
-    """Tell how far a job is: the `Progress` of all jobs. In a worker it waits for nobody, and may be lost."""
+    """Tell how far a job is: the `Progress` of all jobs. In a worker it waits for nobody, and may be lost.
+
+    Args:
+        done: pieces.
+        total: pieces; 0 if it is unknown.
+        what: the pieces are.
+    """
     _listeners[-1](done, total, what)
 
 
@@ -171,7 +177,14 @@ class Messages:
 
 
 def pass_on(message: bytes, number: int, items: int, progress: Progress) -> None:
-    """Tell what the message of a job says, and which job it is."""
+    """Tell what the message of a job says, and which job it is.
+
+    Args:
+        message: as `Messages` made it.
+        number: of the job, from 0.
+        items: how many jobs there are.
+        progress: is told.
+    """
     done, total, what = json.loads(message)
     progress(done, total, f"job {number + 1} of {items}: {what}")
 

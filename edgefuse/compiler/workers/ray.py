@@ -146,6 +146,15 @@ def run(
     """Run a job as a Ray task; see `attempt`. What it reports is written to the board.
 
     A worker of a cluster that was started here has that cluster's home until it is told that of the user.
+
+    Args:
+        function: pickled.
+        item: pickled.
+        paths: folders to import from.
+        probe: a file in the cache folder, which every node must see.
+        home: the user's home folder; None for that of the worker.
+        job: the number of the call of `map`, and of the item.
+        board: an actor that keeps reports; None for none.
     """
     if home is not None:
         os.environ["HOME"] = home

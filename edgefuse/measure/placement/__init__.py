@@ -70,6 +70,12 @@ def measure(
 ) -> tuple[Placement, ...]:
     """Open candidates (by id; all if None) once more, run them on their golden inputs, and see what runs where.
 
+    Args:
+        bundle: that holds them.
+        candidates: by id; all if None.
+        options: of the sessions; one thread if None.
+        progress: is told how many are done.
+
     Raises:
         BundleError: if a file is damaged.
         MissingExtraError: if the runtime is not installed.
@@ -84,7 +90,13 @@ def measure(
 
 
 def summary(stage: str, candidate: str, operators: Sequence[Operator]) -> Placement:
-    """Sum up the operators of one file."""
+    """Sum up the operators of one file.
+
+    Args:
+        stage: its name.
+        candidate: its id.
+        operators: of its file.
+    """
     away = [operator for operator in operators if operator.elsewhere]
     macs = sum(operator.macs for operator in operators)
     counts = Counter((operator.kind, operator.elsewhere) for operator in away)

@@ -1,4 +1,4 @@
-"""Compute an ONNX graph in float16, with casts where it meets what stays float32.
+"""Compute an ONNX graph in float16, with casts where it meets values that stay float32.
 
 A strongly typed runtime takes every type from the graph, so the choice is made here, by what each node does:
 

@@ -102,7 +102,13 @@ _SUMS = frozenset({"ADD"})
 
 
 def weighted(graph: TfliteGraph, kinds: frozenset[str], exclude: tuple[str, ...]) -> tuple[Operator, ...]:
-    """Return the operators of some kinds that hold constant weights, but for those whose kind or name is excluded."""
+    """Return the operators of some kinds that hold constant weights, but for those whose kind or name is excluded.
+
+    Args:
+        graph: of the file.
+        kinds: of operators.
+        exclude: patterns of kinds and names.
+    """
     return tuple(
         operator
         for operator in graph.operators
@@ -133,7 +139,13 @@ def static(graph: TfliteGraph, exclude: tuple[str, ...] = ()) -> tuple[Operator,
 
 
 def why_float(graph: TfliteGraph, operator: Operator, scheme: Scheme) -> str | None:
-    """Return why a layer stays float under an int8 or int4 scheme; None if it does not, or is no layer to speak of."""
+    """Return why a layer stays float under an int8 or int4 scheme; None if it does not, or is no layer to speak of.
+
+    Args:
+        graph: of the file.
+        operator: in it.
+        scheme: of the file.
+    """
     if operator.kind in _NORMALISING:
         return floats.NORMALISES
     if operator.kind in _PRODUCTS or (operator.kind in WEIGHTED and not graph.holds_weights(operator)):
