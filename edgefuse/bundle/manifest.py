@@ -40,11 +40,11 @@ class Scheme(Record, frozen=True, kw_only=True):
         calibrator: how static ranges are chosen.
         balanced: whether ranges were evened out between layers before (SmoothQuant, cross-layer equalisation).
         corrected: whether biases were moved by the mean error that quantization made.
-        fitted: whether weights were rounded in the light of what they are multiplied by, not each to the nearest step.
+        fitted: whether weights were rounded by the inputs that they are multiplied with, not each to the nearest step.
         aware: whether biases and norms were trained on through the rounding before.
         table_bits: of embedding tables in a scheme with int8 weights; tables lose less by four bits than products do.
         exclude: patterns of operator types or node names that stay float.
-        rest: the type of what is not quantized: `float` (float32) or `fp16`.
+        rest: the type of the values that are not quantized: `float` (float32) or `fp16`.
     """
 
     name: SchemeName

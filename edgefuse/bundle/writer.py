@@ -133,7 +133,7 @@ def _check_replaceable(path: Path) -> None:
             f"'{path}' is in the way of the bundle",
             got=problem,
             expected=f"{what} or nothing",
-            fix="choose another path, or move away what is there",
+            fix="choose another path, or move the files away that are there",
         )
 
 

@@ -84,7 +84,7 @@ def _print(bundle: Bundle, here: Sequence[Entry]) -> None:
         console.write(pruned)
     console.write(
         "",
-        f"{manifest.model.metric} in percent by what is present (lost against the reference, 95 % interval)",
+        f"{manifest.model.metric} in percent by subset of the inputs (lost against the reference, 95 % interval)",
     )
     console.write(_accuracy(manifest))
     console.write("", "latency")

@@ -199,15 +199,15 @@ class DeviceSession:
         got = f"{how}, {self._last_words()!r}"
         if not self._greeted:
             return DeviceError(
-                "the device did not start what was sent to it",
+                "the device did not start the program that was sent",
                 got=got,
                 expected="a login shell that can run \"exec sh -c '...'\", and a Python",
                 fix="log in by hand and see what it says",
             )
         return DeviceError(
-            "the device went away in the middle of it, or what ran there was killed",
+            "the connection ended in the middle of a task, or the task was killed on the device",
             got=got,
-            fix="check that it is still on and has enough memory, then try again",
+            fix="check that the device is still on and has enough memory, then try again",
         )
 
     def _silent(self, worked: bool) -> DeviceError:
@@ -309,7 +309,7 @@ def _check(greeting: Greeting) -> None:
     if greeting.python:
         raise DeviceError("the device's Python is too old", got=where, expected="3.10 or newer")
     if greeting.damaged:
-        raise DeviceError("what was sent to the device arrived damaged", fix="try again")
+        raise DeviceError("the program arrived damaged on the device", fix="try again")
     if greeting.errno in FULL:
         raise _no_room(greeting.system)
     if greeting.system:
@@ -326,4 +326,4 @@ def _no_room(said: str) -> DeviceError:
 
 
 def _damaged(why: str) -> DeviceError:
-    return DeviceError("what came back from the device is damaged", got=why, fix="try again")
+    return DeviceError("the answer of the device is damaged", got=why, fix="try again")

@@ -133,7 +133,7 @@ def test_a_wrong_factory_is_one_sentence(tmp_path: Path, reference: str, message
         ),
     ],
 )
-def test_what_a_value_is_refused_for_has_a_verb(tmp_path: Path, old: str, new: str, sentence: str) -> None:
+def test_a_value_out_of_range_is_a_whole_sentence(tmp_path: Path, old: str, new: str, sentence: str) -> None:
     path = written(tmp_path, _GOOD.replace(old, new))
     with pytest.raises(RecipeError) as caught:
         recipe.load(path)

@@ -80,7 +80,7 @@ def test_a_slow_device_is_waited_for_if_the_user_says_so(on_path: Place) -> None
 
 def test_a_login_shell_that_reads_what_is_not_for_it(on_path: Place) -> None:
     on_path.behave(before="read line")
-    refuse(on_path, "what was sent to the device arrived damaged", 30)
+    refuse(on_path, "the program arrived damaged on the device", 30)
 
 
 def test_a_device_that_falls_silent(on_path: Place) -> None:
@@ -113,7 +113,11 @@ def test_a_device_that_sends_without_end(on_path: Place) -> None:
 )
 def test_a_login_shell_that_does_not_start_anything(on_path: Place, before: str, what: str) -> None:
     on_path.behave(before=before)
-    refuse(on_path, f"the device did not start what was sent to it: {what}.*, expected a login shell that can run", 30)
+    refuse(
+        on_path,
+        f"the device did not start the program that was sent: {what}.*, expected a login shell that can run",
+        30,
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,7 +142,7 @@ def test_a_login_shell_of_another_kind(on_path: Place, unpacked: Unpacked, packa
 def test_a_login_shell_with_a_syntax_of_its_own(on_path: Place, unpacked: Unpacked) -> None:
     path = unpacked("rc") / "usr/bin/rc.byron"
     on_path.behave(before=f'exec {path} -c "$SSH_ORIGINAL_COMMAND"')
-    refuse(on_path, "the device did not start what was sent to it: got .*syntax error", 30)
+    refuse(on_path, "the device did not start the program that was sent: got .*syntax error", 30)
 
 
 @pytest.fixture
@@ -171,7 +175,7 @@ def test_nothing_more_goes_through_a_connection_that_was_given_up(on_path: Place
     with DeviceSession(device_of(on_path.uri), on_path.python) as session:
         session._wire.end(15)
         for _ in range(2):
-            with pytest.raises(DeviceError, match="the device went away in the middle of it"):
+            with pytest.raises(DeviceError, match="the connection ended in the middle of a task"):
                 session.run(DESCRIBE, Machine, {})
 
 

@@ -183,9 +183,9 @@ def test_no_folder_for_temporary_files(on_path: Place) -> None:
 
 def test_a_damaged_report(on_path: Place) -> None:
     on_path.behave(after="| sed -u s/threads/threats/")
-    refuse(on_path, "what came back from the device is damaged: got its hash is another")
+    refuse(on_path, "the answer of the device is damaged: got its hash is another")
     on_path.behave(after="| sed -u s/size/sighs/")
-    refuse(on_path, "what came back from the device is damaged: got .*unknown field")
+    refuse(on_path, "the answer of the device is damaged: got .*unknown field")
 
 
 def test_a_device_that_vanishes(place: Place, tiny_bundle: Path) -> None:
@@ -206,7 +206,7 @@ def test_what_is_killed_over_there(place: Place, tiny_bundle: Path) -> None:
             os.kill(int(path.parent.name), signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "what ran there was killed: got exit code 137" in said.splitlines()[-1]
+    assert "the task was killed on the device: got exit code 137" in said.splitlines()[-1]
     assert place.left() == []
 
 

@@ -37,7 +37,7 @@ MAX_ADDED_CHARACTERS = 2**20
 # Made here, where no two threads are; see `manifest`.
 _DECODER = msgspec.json.Decoder(TokenizerFile)
 _Applied: TypeAlias = BertProcessing | RobertaProcessing | TemplateProcessing | ByteLevel
-_FIX = "edgefuse takes what docs/bundle-format.md lists; save the tokenizer without what is named here"
+_FIX = "edgefuse takes what docs/bundle-format.md lists; save the tokenizer without this"
 
 
 def check_tokenizer(model: ModelSpec, path: str, data: bytes) -> None:
@@ -116,7 +116,7 @@ def _check_unigram(model: Unigram) -> None:
     if token := twice(token for token, _ in model.vocab):
         raise _RefusalError(f"has the token {quoted(token)} twice")
     if model.unk_id is not None and model.unk_id >= len(model.vocab):
-        raise _RefusalError(f"has no token {model.unk_id}, which stands for what is unknown")
+        raise _RefusalError(f"has no token {model.unk_id}, which stands for unknown text")
     if sum(len(token.encode()) for token, _ in model.vocab) > MAX_TRIE_BYTES:
         raise _RefusalError(f"has tokens of more than {MAX_TRIE_BYTES} bytes in all")
 
@@ -132,7 +132,7 @@ def _check_merges(model: BPE) -> None:
             raise _RefusalError(f"merges {quoted(second)}, which has not the prefix {quoted(prefix)}")
         for token in (first, second, first + second[len(prefix) :]):
             if token not in model.vocab:
-                raise _RefusalError(f"merges tokens to or from {quoted(token)}, which is none")
+                raise _RefusalError(f"merges tokens to or from {quoted(token)}, which is no token")
 
 
 def _parted(merge: str) -> tuple[str, str]:

@@ -35,7 +35,7 @@ def changed(path: Path, got: object) -> CacheError:
         f"{path} changed while a compile was using it",
         got=got,
         expected="a cache that nothing else changes",
-        fix="compile again: what is damaged is made anew",
+        fix="compile again: damaged entries are made anew",
     )
 
 

@@ -111,7 +111,7 @@ def read_latencies(timed: Timed, wanted: Sequence[str], timing: Interleaved) -> 
     all_ns = [ns for clock in (series, timed.processor) for values in clock.values() for ns in values]
     if min(all_ns, default=0) < 0 or max(all_ns, default=0) > _LONGEST_NS:
         raise DeviceError(
-            "the device measured what cannot be",
+            "the device measured impossible times",
             got=f"calls of {shown(min(all_ns))} to {shown(max(all_ns))} ns",
             expected=f"0 to {_LONGEST_NS}",
             fix="look at its clock",
@@ -120,7 +120,7 @@ def read_latencies(timed: Timed, wanted: Sequence[str], timing: Interleaved) -> 
     complete = set(series) == set(wanted) and set(timed.processor) <= set(wanted)
     if not complete or len(runs) != 1 or 0 in runs or any(count % timing.burst for count in runs):
         raise DeviceError(
-            "the device did not measure what it was asked for",
+            "the device measured something else than was asked for",
             got=f"{len(series)} series of {sorted(runs)} calls",
             expected=f"{len(wanted)} of the same length, in rounds of {timing.burst}",
         )

@@ -51,11 +51,11 @@ def test_what_was_missed_stands_on_top_with_its_amount(full: dict[str, Any], sho
     text = shown(full).text
     assert "ONNX fastest : drop in audio: 1.40 points, 0.40 points over the limit of 1.00 points" in text
     assert "latency: 1.60 ms" not in text
-    assert text.index("What was missed") < text.index("Operating points")
+    assert text.index("Limits that were missed") < text.index("Operating points")
 
 
 def test_a_modality_shows_what_it_costs_and_what_it_is_worth(full: dict[str, Any], outline: Any) -> None:
-    assert "What each modality costs and what it is worth" in outline.text
+    assert "Cost and worth of each modality" in outline.text
     assert "image image_ encoder 0.480 1.20, 2.5× 800 kB 2.00 MB, 2.5× 40 M 3.60 MB 9.00 MB, 2.5×" in outline.text
     assert "94.40 94.75 3.60 3.35 80.75 81.20 0.42" in outline.text
     before, after = totals(parse(full))["onnx"]
