@@ -194,7 +194,7 @@ def _nothing_left(session: DeviceSession, before: set[str]) -> None:
 
 
 def _group(number: int) -> list[str]:
-    """Return the processes of a group that have not ended; who is to bury them is somebody else."""
+    """Return the processes of a group that run; those that have ended and wait for their parent do not count."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
