@@ -7,6 +7,7 @@ Names are imported when they are first used, so that `import edgefuse` costs nex
 what a build host runs:
 
 - `errors`: the tree of all errors;
+- `typed_json`: JSON as typed records;
 - `bundle`: the artifact: its manifest, reading, writing, checking;
 - `registry`: finds targets, backends, quantizers, pruners, devices and engines by name;
 - `progress`: how long work reports its progress;

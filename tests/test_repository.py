@@ -19,12 +19,15 @@ from edgefuse.cli import VERBS
 
 ROOT = Path(__file__).parents[1]
 MAX_WHEEL_BYTES = 620_000
-MAX_DEVICE_BYTES = 220_000
-DEVICE_PARTS = ("bundle", "runtime", "measure", "commands", "errors.py", "registry.py", "progress.py", "cli.py")
-DEVICE = ("bundle", "runtime", "measure")
+MAX_DEVICE_BYTES = 240_000
+DEVICE_PARTS = (
+    *("bundle", "graph", "runtime", "measure", "device", "commands"),
+    *("errors.py", "typed_json.py", "registry.py", "progress.py", "cli.py"),
+)
+DEVICE = ("bundle", "graph", "runtime", "measure", "device")
 BUILD_HOST = (
     *("torch", "onnx", "onnxscript", "litert_torch", "ai_edge_quantizer", "jinja2"),
-    *("safetensors", "filelock", "tqdm", "espeakng_loader"),
+    *("safetensors", "filelock", "espeakng_loader"),
 )
 MEDIA = ("PIL", "soundfile", "soxr", "tokenizers")
 # Written so that no pattern matches itself.

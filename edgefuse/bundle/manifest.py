@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from edgefuse import typed_json
 from edgefuse.bundle.layout import MANIFEST, quoted, twice
 from edgefuse.bundle.spec import DType, ModelSpec, Record, StageSpec
 from edgefuse.errors import BundleError, shown
@@ -307,11 +308,6 @@ class _Version(msgspec.Struct):
     schema: tuple[int, int]
 
 
-# Made here, where no two threads are: what msgspec makes of a type at its first use, it makes without a lock, and the
-# process ends when two threads are at it.
-_VERSION, _MANIFEST = msgspec.json.Decoder(_Version), msgspec.json.Decoder(Manifest)
-
-
 def decode(data: bytes) -> Manifest:
     """Return the manifest that the JSON text encodes; what it says is checked by `validation.check`.
 
@@ -320,8 +316,8 @@ def decode(data: bytes) -> Manifest:
     """
     try:
         text = data.decode("utf-8")
-        minor = _check_version(_decode(data, _VERSION, fix=None).schema)
-        manifest = _decode(data, _MANIFEST, fix=_UPDATE if minor > SCHEMA_MINOR else None)
+        minor = _check_version(_decode(data, _Version, fix=None).schema)
+        manifest = _decode(data, Manifest, fix=_UPDATE if minor > SCHEMA_MINOR else None)
         json.loads(text, object_pairs_hook=_distinct)
     except UnicodeDecodeError as error:
         raise BundleError(f"{MANIFEST} is not UTF-8", got=f"byte {error.start}") from error
@@ -334,9 +330,9 @@ _UPDATE = "update edgefuse here, or compile the bundle with the version that is 
 _Decoded = TypeVar("_Decoded")
 
 
-def _decode(data: bytes, decoder: msgspec.json.Decoder[_Decoded], *, fix: str | None) -> _Decoded:
+def _decode(data: bytes, kind: type[_Decoded], *, fix: str | None) -> _Decoded:
     try:
-        return decoder.decode(data)
+        return typed_json.decode(data, kind)
     except msgspec.MsgspecError as error:
         raise BundleError(f"{MANIFEST} is not a valid manifest", got=quoted(str(error)), fix=fix) from error
 

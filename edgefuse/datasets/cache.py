@@ -27,6 +27,7 @@ from filelock import FileLock
 from edgefuse.datasets import seal
 from edgefuse.datasets.seal import Broken, Signature
 from edgefuse.errors import CacheError
+from edgefuse.typed_json import decode
 
 __all__ = ["Cache", "cache_folder", "digest", "open_cache", "put"]
 
@@ -134,7 +135,7 @@ class Cache:
         def fill(folder: Path) -> None:
             (folder / "record.json").write_bytes(msgspec.json.encode(make()))
 
-        return msgspec.json.decode((self.entry(kind, key, fill) / "record.json").read_bytes(), type=record)
+        return decode((self.entry(kind, key, fill) / "record.json").read_bytes(), record)
 
     @contextmanager
     def usable(self) -> Iterator[None]:

@@ -16,6 +16,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from edgefuse.typed_json import decode
+
 SEAL = "seal.json"
 """The list."""
 
@@ -102,7 +104,7 @@ def _kept(folder: Path) -> _Seal:
     with open(folder / SEAL, "rb", opener=open_unfollowed) as file:
         data = file.read(_MAX_LIST_BYTES)
     try:
-        return msgspec.json.decode(data, type=_Seal)
+        return decode(data, _Seal)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Broken(f"'{SEAL}' is no list of its files") from error
 

@@ -31,6 +31,7 @@ import msgspec
 
 from edgefuse.device.tasks import Task
 from edgefuse.errors import DeviceError, EdgefuseError
+from edgefuse.typed_json import decode
 
 GREETING = b"edgefuse-agent "
 SIGN = b"\n"
@@ -125,7 +126,7 @@ def _listen(source: BinaryIO, tasks: queue.SimpleQueue[Received], speaker: Speak
     try:
         while line := _heard(source.readline()):
             if line.strip():
-                tasks.put(_received(msgspec.json.decode(line, type=Request), source))
+                tasks.put(_received(decode(line, Request), source))
             else:
                 speaker.say(SIGN)
     finally:

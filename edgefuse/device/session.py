@@ -27,6 +27,7 @@ from edgefuse.device.tasks import Task
 from edgefuse.device.wire import End, Flood, Silence, Wire
 from edgefuse.errors import DeviceError, shown
 from edgefuse.progress import Progress, silent
+from edgefuse.typed_json import decode
 
 Result = TypeVar("Result")
 
@@ -268,7 +269,7 @@ def _message(header: Request, files: Mapping[str, Path | bytes]) -> Iterator[byt
 
 def _decoded(data: bytes, kind: type[Result]) -> Result:
     try:
-        return msgspec.json.decode(data, type=kind)
+        return decode(data, kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _damaged(str(error)) from error
 

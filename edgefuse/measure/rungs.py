@@ -30,6 +30,7 @@ from edgefuse.progress import Progress, silent
 from edgefuse.runtime.backends.backend import Array, Backend
 from edgefuse.runtime.pipeline import Inputs, load
 from edgefuse.runtime.processor import checked_threads
+from edgefuse.typed_json import decode
 
 logger = logging.getLogger(__name__)
 
@@ -285,7 +286,7 @@ def write_prepared(
 
 def _load_prepared(path: Path) -> Prepared:
     try:
-        content = msgspec.json.decode(path.read_bytes(), type=Prepared)
+        content = decode(path.read_bytes(), Prepared)
     except FileNotFoundError:
         return Prepared()
     except OSError as error:

@@ -20,6 +20,7 @@ from edgefuse.errors import PruneError
 from edgefuse.prune.depth import Skipped
 from edgefuse.prune.leaves import is_attention
 from edgefuse.prune.vocabulary import CompactEmbedding
+from edgefuse.typed_json import decode
 
 _STRUCTURE = "__structure__"
 
@@ -59,7 +60,7 @@ def restore(original: nn.Module, data: bytes) -> nn.Module:
     """
     try:
         tensors = load_tensors(data)
-        structure = msgspec.json.decode(bytes(tensors.pop(_STRUCTURE).tolist()), type=_Structure)
+        structure = decode(bytes(tensors.pop(_STRUCTURE).tolist()), _Structure)
     except (SafetensorError, msgspec.MsgspecError, KeyError) as error:
         raise PruneError("a saved pruned module is damaged", got=f"'{error}'", fix="prune the stage again") from error
     module = copy.deepcopy(original)

@@ -7,6 +7,5 @@
 - `onnx`: ONNX files;
 - `tflite`: TFLite files;
 - `tensorrt`: files for TensorRT;
-- `sensitivity`: layers that are better left in float;
-- `floats`: layers that stayed float, with the reason.
+- `sensitivity`: layers that are better left in float.
 """

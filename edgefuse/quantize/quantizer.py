@@ -7,7 +7,6 @@ from typing import Protocol
 from edgefuse.bundle.manifest import Scheme
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.export.target import Lowered
-from edgefuse.quantize.floats import FloatLayer
 from edgefuse.stages.stage import FeedSource
 
 
@@ -29,12 +28,6 @@ class Quantizer(Protocol):
 
     def layers(self, lowered: Lowered, scheme: Scheme) -> tuple[str, ...]:
         """Name the layers with weights that a scheme quantizes in a float file, in order, as `exclude` knows them."""
-
-    def floats(self, lowered: Lowered, scheme: Scheme) -> tuple[FloatLayer, ...]:
-        """Return the layers that compute but stay float under an int8 or int4 scheme, in order, each with the reason.
-
-        What only adds, moves or reshapes values is left out.
-        """
 
     def apply(self, lowered: Lowered, scheme: Scheme, calibration: FeedSource) -> Lowered:
         """Quantize a float file.

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 import msgspec
@@ -21,59 +20,12 @@ from edgefuse.bundle.manifest import Scheme, Tolerance
 from edgefuse.errors import QuantizeError
 from edgefuse.export.target import Lowered
 from edgefuse.measure.agreement import agreement
-from edgefuse.quantize.floats import FloatLayer
 from edgefuse.quantize.quantizer import Quantizer
 from edgefuse.runtime.backends.backend import Backend, Session, SessionOptions
 from edgefuse.stages.stage import Array, Feeds, FeedSource
 
 SAMPLES = 16
 """Feeds that every measurement runs on, at most."""
-
-
-@dataclass(frozen=True)
-class LayerSensitivity:
-    """The signal-to-noise ratio at the stage's output when one layer alone is quantized; infinite without an error."""
-
-    layer: str
-    snr_db: float
-
-
-@dataclass(frozen=True)
-class Mixed:
-    """A scheme that leaves layers float, and what they were left for.
-
-    Attributes:
-        scheme: excludes the layers by name.
-        whole_db: signal-to-noise at the stage's output with every layer quantized.
-        snr_db: the same with `scheme`.
-        floats: the layers that stay float, the most sensitive first, each with the reason.
-    """
-
-    scheme: Scheme
-    whole_db: float
-    snr_db: float
-    floats: tuple[FloatLayer, ...]
-
-
-def sensitivity(
-    quantizer: Quantizer, backend: Backend, lowered: Lowered, scheme: Scheme, feeds: FeedSource
-) -> tuple[LayerSensitivity, ...]:
-    """Measure what every layer costs alone.
-
-    Args:
-        quantizer: of the file's target.
-        backend: runs the file.
-        lowered: the float file.
-        scheme: with which layers are quantized.
-        feeds: the first `SAMPLES` of them both calibrate and judge.
-
-    Returns:
-        One entry per layer that the scheme quantizes, the most sensitive first; equal ones in the order of the graph.
-
-    Raises:
-        QuantizeError: if there are no feeds, or the scheme cannot be applied.
-    """
-    return _sensitivity(_Trial(quantizer, backend, lowered, feeds), scheme)
 
 
 def mixed(
@@ -83,7 +35,7 @@ def mixed(
     scheme: Scheme,
     feeds: FeedSource,
     gains_db: Sequence[float],
-) -> tuple[Mixed, ...]:
+) -> tuple[Scheme, ...]:
     """Leave the fewest layers float that bring a stage so many dB closer to float, the most sensitive ones.
 
     Their number is found by bisection: a stage of n layers takes n + 1 files and log2(n) for each gain, each run on a
@@ -98,25 +50,21 @@ def mixed(
         gains_db: in signal-to-noise ratio at the stage's output.
 
     Returns:
-        One for each gain that a choice of layers reaches, without repetition.
+        The scheme with those layers excluded by name; one for each gain that a choice of layers reaches, without
+        repetition.
 
     Raises:
         QuantizeError: if there are no feeds, or the scheme cannot be applied.
     """
     trial = _Trial(quantizer, backend, lowered, feeds)
-    whole_db, order = trial.snr_db(scheme), _sensitivity(trial, scheme)
+    whole_db, order = trial.snr_db(scheme), _most_sensitive_first(trial, scheme)
     reached: dict[int, float] = {0: whole_db}
     numbers = [_fewest(trial, scheme, order, whole_db + gain_db, reached) for gain_db in gains_db]
-    found: dict[int, Mixed] = {}
-    for number, gain_db in zip(numbers, gains_db, strict=True):
-        if number is not None and number not in found:
-            floats = tuple(FloatLayer(item.layer, _reason(item, whole_db + gain_db)) for item in order[:number])
-            found[number] = Mixed(_first_float(scheme, order, number), whole_db, reached[number], floats)
-    return tuple(found.values())
+    return tuple(_first_float(scheme, order, number) for number in dict.fromkeys(numbers) if number is not None)
 
 
 def _fewest(
-    trial: _Trial, scheme: Scheme, order: Sequence[LayerSensitivity], goal_db: float, reached: dict[int, float]
+    trial: _Trial, scheme: Scheme, order: Sequence[str], goal_db: float, reached: dict[int, float]
 ) -> int | None:
     """Return how many of the first layers must be float to reach a goal; None if that takes all of them."""
     low, high = 0, len(order)
@@ -128,8 +76,8 @@ def _fewest(
     return None if high == len(order) else high
 
 
-def _first_float(scheme: Scheme, order: Sequence[LayerSensitivity], number: int) -> Scheme:
-    return _without(scheme, [item.layer for item in order[:number]])
+def _first_float(scheme: Scheme, order: Sequence[str], number: int) -> Scheme:
+    return _without(scheme, order[:number])
 
 
 class _Trial:
@@ -154,20 +102,14 @@ class _Trial:
         return (session.run(feed) for feed in self._feeds)
 
 
-def _sensitivity(trial: _Trial, scheme: Scheme) -> tuple[LayerSensitivity, ...]:
+def _most_sensitive_first(trial: _Trial, scheme: Scheme) -> tuple[str, ...]:
+    """Return the layers that a scheme quantizes, by what each costs alone; equal ones in the order of the graph."""
     layers = trial.quantizer.layers(trial.lowered, scheme)
-    found = [
-        LayerSensitivity(layer, trial.snr_db(_without(scheme, [other for other in layers if other != layer])))
-        for layer in layers
-    ]
-    return tuple(sorted(found, key=lambda item: item.snr_db))
+    alone = {layer: trial.snr_db(_without(scheme, [other for other in layers if other != layer])) for layer in layers}
+    return tuple(sorted(layers, key=lambda layer: alone[layer]))
 
 
 def _without(scheme: Scheme, layers: Iterable[str]) -> Scheme:
     """Return the scheme with more layers excluded; names are taken literally."""
     names = {glob.escape(layer) for layer in layers}
     return msgspec.structs.replace(scheme, exclude=(*scheme.exclude, *sorted(names)))
-
-
-def _reason(item: LayerSensitivity, goal_db: float) -> str:
-    return f"alone in int8 it leaves {item.snr_db:.1f} dB at the stage's output, whose goal is {goal_db:.1f} dB"

@@ -22,6 +22,7 @@ import msgspec
 from edgefuse.bundle.manifest import BuildPlan
 from edgefuse.bundle.spec import Record
 from edgefuse.errors import BackendError, EngineFileError
+from edgefuse.typed_json import decode
 
 _MAGIC = b"edgefuse engine 1"
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -176,7 +177,7 @@ def _checked(path: Path, data: bytes, key: EngineKey) -> memoryview:
     if magic != _MAGIC:
         raise _refused(path, "is not an engine that edgefuse keeps", repr(magic[:24]), repr(_MAGIC))
     try:
-        header = msgspec.json.decode(line, type=_Header)
+        header = decode(line, _Header)
     except msgspec.MsgspecError as error:
         raise _refused(path, "is damaged", f"'{error}'", "its key") from error
     if header.key != key:

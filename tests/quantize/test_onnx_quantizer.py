@@ -17,7 +17,6 @@ from edgefuse.bundle.spec import Role, StageSpec
 from edgefuse.errors import QuantizeError
 from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.export.target import Lowered
-from edgefuse.quantize import floats
 from edgefuse.quantize.onnx.ort.int4 import BLOCK, blocks_of_int4
 from edgefuse.quantize.onnx.quantizer import DYNAMIC, STATIC_PERCENTILE, STATIC_S8, STATIC_U8, OnnxQuantizer
 from edgefuse.quantize.schemes import FP16, INT4, INT4_TABLE
@@ -198,18 +197,6 @@ def test_layers_are_named_as_exclusions_know_them(cnn_stage: TorchStage, cnn: Lo
     one = Scheme(name="static_wi8_ai8", activation="u8", exclude=layers[:1])
     assert OnnxQuantizer().layers(cnn, one) == layers[1:]
     assert OnnxQuantizer().layers(cnn, DYNAMIC) == layers[-1:]
-
-
-def test_what_stays_float_is_named_with_its_reason(tokens: Lowered, cnn: Lowered) -> None:
-    kept = [item.reason for item in OnnxQuantizer().floats(tokens, STATIC_U8)]
-    assert kept == [floats.TWO_ACTIVATIONS, floats.NORMALISES, floats.TWO_ACTIVATIONS, floats.NORMALISES]
-    convolutions = OnnxQuantizer().layers(cnn, STATIC_U8)[:5]
-    assert OnnxQuantizer().floats(cnn, STATIC_U8) == ()
-    assert OnnxQuantizer().floats(cnn, DYNAMIC) == tuple(
-        floats.FloatLayer(layer, floats.NO_DYNAMIC_KERNEL) for layer in convolutions
-    )
-    one = Scheme(name="static_wi8_ai8", activation="u8", exclude=convolutions[:1])
-    assert OnnxQuantizer().floats(cnn, one) == (floats.FloatLayer(convolutions[0], floats.EXCLUDED),)
 
 
 def test_weights_that_stay_float_are_stored_in_float16(cnn_stage: TorchStage, cnn: Lowered) -> None:

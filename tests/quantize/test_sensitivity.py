@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
@@ -10,14 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.manifest import Scheme, Tolerance
 from edgefuse.bundle.spec import Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.errors import QuantizeError
 from edgefuse.export.target import Lowered
+from edgefuse.measure.agreement import agreement
 from edgefuse.quantize.quantizer import Quantizer
-from edgefuse.quantize.sensitivity import SAMPLES, mixed, sensitivity
+from edgefuse.quantize.sensitivity import SAMPLES, mixed
 from edgefuse.registry import create
-from edgefuse.runtime.backends.backend import Backend
+from edgefuse.runtime.backends.backend import Backend, SessionOptions
 from edgefuse.stages.stage import Feeds, TorchStage
 
 Subject: TypeAlias = tuple[Quantizer, Backend, Lowered, Scheme]
@@ -68,36 +70,38 @@ def subject(request: pytest.FixtureRequest, stage: TorchStage) -> Subject:
     return create("quantizers", name), create("backends", name), create("targets", name).lower(stage), scheme
 
 
-def test_the_fragile_layer_is_found(subject: Subject) -> None:
+def test_the_fragile_layer_stays_float_where_more_is_asked_for(subject: Subject) -> None:
     quantizer, backend, lowered, scheme = subject
-    found = sensitivity(quantizer, backend, lowered, scheme, feeds)
     layers = quantizer.layers(lowered, scheme)
     assert len(layers) == 3
-    assert {item.layer for item in found} == set(layers)
-    assert found[0].layer == layers[1]
-    assert found[0].snr_db < found[1].snr_db - 10.0
+    (alone,) = mixed(quantizer, backend, lowered, scheme, feeds, [10.0])
+    assert alone.exclude == (layers[1],)
+    assert quantizer.layers(lowered, alone) == (layers[0], layers[2])
+    whole, partly = (ratio_db(subject, one) for one in (scheme, alone))
+    assert partly >= whole + 10.0
 
 
-def test_the_fewest_layers_stay_float_that_gain_what_is_asked_for(subject: Subject) -> None:
-    quantizer, backend, lowered, scheme = subject
-    (result,) = mixed(quantizer, backend, lowered, scheme, feeds, [10.0])
-    assert result.snr_db >= result.whole_db + 10.0
-    (layer,) = result.floats
-    assert layer.layer == quantizer.layers(lowered, scheme)[1]
-    assert f"at the stage's output, whose goal is {result.whole_db + 10.0:.1f} dB" in layer.reason
-    assert result.scheme.exclude == (layer.layer,)
-    assert layer.layer not in quantizer.layers(lowered, result.scheme)
-
-
-def test_each_gain_has_a_mixed_scheme_once_and_those_out_of_reach_none(subject: Subject) -> None:
+def test_each_gain_has_a_scheme_once_and_those_out_of_reach_none(subject: Subject) -> None:
     quantizer, backend, lowered, scheme = subject
     (alone,) = mixed(quantizer, backend, lowered, scheme, feeds, [10.0])
-    more_db = alone.snr_db - alone.whole_db + 0.5
+    more_db = ratio_db(subject, alone) - ratio_db(subject, scheme) + 0.5
     first, second = mixed(quantizer, backend, lowered, scheme, feeds, [9.0, 10.0, more_db, 500.0])
-    assert first.scheme == alone.scheme
-    assert len(second.floats) == 2
-    assert second.snr_db >= second.whole_db + more_db
+    assert first == alone
+    assert len(second.exclude) == 2
+    assert ratio_db(subject, second) >= ratio_db(subject, scheme) + more_db
     assert mixed(quantizer, backend, lowered, scheme, feeds, [500.0]) == ()
+
+
+def ratio_db(subject: Subject, scheme: Scheme) -> float:
+    """Return the signal-to-noise ratio of a scheme over the feeds that `mixed` reads."""
+    quantizer, backend, lowered, _ = subject
+    quantized = quantizer.apply(lowered, scheme, lambda: islice(feeds(), SAMPLES))
+    answers = [
+        [session.run(feed) for feed in islice(feeds(), SAMPLES)]
+        for file in (lowered, quantized)
+        for session in [backend.open(file.data, file.inputs, file.outputs, SessionOptions())]
+    ]
+    return agreement(zip(*answers, strict=True), Tolerance()).snr_db
 
 
 def test_a_handful_of_feeds_is_read(subject: Subject) -> None:
@@ -110,10 +114,10 @@ def test_a_handful_of_feeds_is_read(subject: Subject) -> None:
             read += 1
             yield feed
 
-    sensitivity(quantizer, backend, lowered, scheme, endless)
+    mixed(quantizer, backend, lowered, scheme, endless, [10.0])
     assert read == SAMPLES
 
 
 def test_no_feeds_are_refused(subject: Subject) -> None:
     with pytest.raises(QuantizeError, match="sensitivity has no feeds to measure on"):
-        sensitivity(*subject, lambda: iter(()))
+        mixed(*subject, lambda: iter(()), [10.0])

@@ -240,18 +240,6 @@ def test_the_same_input_gives_the_same_bytes(
     assert again.data == quantized("words", STATIC).data
 
 
-def test_what_stays_float_is_named_with_its_reason(floats: dict[str, Lowered]) -> None:
-    kept = TfliteQuantizer().floats
-    assert kept(floats["picture"], STATIC) == ()
-    # A stem over one channel is a depthwise convolution, too.
-    no_kernel = "the runtime has no fast kernel for it with ranges found in every run"
-    assert [item.reason for item in kept(floats["picture"], DYNAMIC)] == [no_kernel] * 2
-    reasons = Counter(item.reason for item in kept(floats["words"], STATIC))
-    assert reasons["it multiplies two activations, where int8 costs accuracy"] == 2
-    excluded = Scheme(name="static_wi8_ai8", activation="s8", exclude=("DEPTHWISE*",))
-    assert [item.reason for item in kept(floats["picture"], excluded)] == ["the scheme excludes it"] * 2
-
-
 def test_excluded_operators_stay_float(floats: dict[str, Lowered]) -> None:
     scheme = Scheme(name="static_wi8_ai8", activation="s8", exclude=("DEPTHWISE*", "conv_2d_*"))
     file = TfliteQuantizer().apply(floats["picture"], scheme, picture_feeds)

@@ -29,13 +29,12 @@ from edgefuse.bundle.tokenizer.parts import (
 )
 from edgefuse.bundle.tokenizer.steps import StepError, growth
 from edgefuse.errors import BundleError
+from edgefuse.typed_json import decode
 
 MAX_TRIE_BYTES = 2**22
 """Of all tokens of Unigram together: each may be a node."""
 MAX_ADDED_CHARACTERS = 2**20
 """Of all added tokens together, grown by normalizing: the library builds an automaton of them, 80 bytes for each."""
-# Made here, where no two threads are; see `manifest`.
-_DECODER = msgspec.json.Decoder(TokenizerFile)
 _Applied: TypeAlias = BertProcessing | RobertaProcessing | TemplateProcessing | ByteLevel
 _FIX = "edgefuse takes what docs/bundle-format.md lists; save the tokenizer without this"
 
@@ -71,7 +70,7 @@ def read_tokenizer(name: str, data: bytes, max_length: int) -> TokenizerFile:
     if len(data) > MAX_TOKENIZER_BYTES:
         raise _refused(name, f"is too large: {len(data)} bytes, at most {MAX_TOKENIZER_BYTES} are taken")
     try:
-        tokenizer = _DECODER.decode(data)
+        tokenizer = decode(data, TokenizerFile)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BundleError(f"the tokenizer {quoted(name)} cannot be read", got=quoted(str(error)), fix=_FIX) from error
     except RecursionError as error:

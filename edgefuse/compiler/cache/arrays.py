@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefuse.errors import CacheError
+from edgefuse.typed_json import decode
 
 Array: TypeAlias = npt.NDArray[np.generic]
 
@@ -75,7 +76,7 @@ class ArrayStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         try:
-            columns = msgspec.json.decode((folder / "index.json").read_bytes(), type=dict[str, _Column])
+            columns = decode((folder / "index.json").read_bytes(), dict[str, _Column])
             self._data = {key: _map(folder / column.file, column.dtype) for key, column in columns.items()}
         except (OSError, ValueError, TypeError) as error:  # msgspec's and numpy's are among them
             raise changed(folder, f"'{error}'") from error

@@ -84,6 +84,25 @@ class Built:
         )
 
 
+@dataclass(frozen=True)
+class FileRunner:
+    """A candidate's file in its target's runtime."""
+
+    built: Built
+    backend: Backend
+    threads: int
+    batch: int = 1
+
+    @property
+    def identity(self) -> str:
+        """The file and the runtime."""
+        return f"{self.built.sha256} {sorted(self.backend.versions().items())} {self.threads}"
+
+    def session(self) -> Session:
+        """Open the file."""
+        return self.built.open(self.backend, self.threads)
+
+
 def candidate_id(stage: str, pruning: Pruning | None, scheme: Scheme) -> str:
     """Return the name of a candidate within its target.
 

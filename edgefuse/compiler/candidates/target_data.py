@@ -11,12 +11,12 @@ from itertools import islice
 from edgefuse.bundle.manifest import Scheme, Tolerance
 from edgefuse.bundle.spec import StageSpec, subset_name
 from edgefuse.compiler.candidates import aware
-from edgefuse.compiler.candidates.built import Built
+from edgefuse.compiler.candidates.built import Built, FileRunner
 from edgefuse.compiler.candidates.golden import Checked, GoldenInputs
 from edgefuse.compiler.candidates.schemes import wanted_schemes
 from edgefuse.compiler.candidates.toolchain import Calibration, Quantizable, Toolchain
 from edgefuse.compiler.evaluation.evaluator import Evaluator, is_leaf
-from edgefuse.compiler.evaluation.runners import Array, FileRunner, Runner, in_torch
+from edgefuse.compiler.evaluation.runners import Array, Runner, in_torch
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recovery.forms import Forms
 from edgefuse.compiler.workers import report

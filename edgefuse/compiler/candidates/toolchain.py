@@ -24,6 +24,7 @@ from edgefuse.quantize.torch.balance import balance, links
 from edgefuse.quantize.torch.fitting import fit
 from edgefuse.runtime.backends.backend import Backend
 from edgefuse.stages.stage import FeedSource, TorchStage
+from edgefuse.typed_json import decode
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ class Toolchain:
             except QuantizeError as error:
                 logger.warning("%s: no mixed precision for %s: %s", self.target.name, item.source.id, error)
                 return _Mixed()
-            return _Mixed(schemes=tuple(one.scheme for one in found))
+            return _Mixed(schemes=found)
 
         return self.cache.record("mixed", key, _Mixed, make).schemes
 
@@ -194,7 +195,7 @@ class Toolchain:
             (folder / "description.json").write_bytes(msgspec.json.encode(description))
 
         folder = self.cache.entry(f"stage-{self.target.name}", key, fill)
-        found = msgspec.json.decode((folder / "description.json").read_bytes(), type=_Description)
+        found = decode((folder / "description.json").read_bytes(), _Description)
         if found.refused:
             return found.refused
         data = (folder / file).read_bytes()

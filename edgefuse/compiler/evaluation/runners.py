@@ -13,9 +13,8 @@ import torch
 
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.cache import fingerprint
-from edgefuse.compiler.candidates.built import Built
 from edgefuse.compiler.model.subject import Subject
-from edgefuse.runtime.backends.backend import Backend, Session
+from edgefuse.runtime.backends.backend import Session
 from edgefuse.stages.examples import run_torch
 from edgefuse.stages.stage import Feeds, TorchStage
 
@@ -38,25 +37,6 @@ class Runner(Protocol):
     def batch(self) -> int: ...  # noqa: D102
 
     def session(self) -> Session: ...  # noqa: D102
-
-
-@dataclass(frozen=True)
-class FileRunner:
-    """A candidate's file in its target's runtime."""
-
-    built: Built
-    backend: Backend
-    threads: int
-    batch: int = 1
-
-    @property
-    def identity(self) -> str:
-        """The file and the runtime."""
-        return f"{self.built.sha256} {sorted(self.backend.versions().items())} {self.threads}"
-
-    def session(self) -> Session:
-        """Open the file."""
-        return self.built.open(self.backend, self.threads)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from edgefuse.prune.pruner import Examples, apply_steps, method
 from edgefuse.prune.recovery import Epoch, recover
 from edgefuse.prune.schedule import gradually
 from edgefuse.stages.stage import TorchStage
+from edgefuse.typed_json import decode
 
 logger = logging.getLogger(__name__)
 
@@ -238,7 +239,7 @@ def write_form(folder: Path, module: nn.Module, history: tuple[Epoch, ...]) -> N
 
 def curve(folder: Path) -> tuple[Epoch, ...]:
     """Return the curve that `write_form` kept."""
-    return msgspec.json.decode((folder / "curve.json").read_bytes(), type=Curve).points
+    return decode((folder / "curve.json").read_bytes(), Curve).points
 
 
 def read_form(folder: Path, stage: TorchStage, pruning: Pruning) -> TorchStage:

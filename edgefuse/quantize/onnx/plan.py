@@ -16,17 +16,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgefuse.bundle.manifest import Scheme
-from edgefuse.quantize import floats
 from edgefuse.quantize.onnx.graph import constant, only_use
-from edgefuse.quantize.onnx.ort.recurrent import lstm_weights
 
 SMALLEST_PRODUCT = 4096
 """Elements of a constant matrix below which converting the activation costs more than the int8 kernel saves."""
 
 _BETWEEN = frozenset({"Add", "Mul", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat"})
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-_NORMALISING = frozenset({"LayerNormalization", "Softmax"})
-_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 
 
@@ -65,36 +60,16 @@ def excluded(node: ir.Node, scheme: Scheme) -> bool:
     return any(fnmatchcase(node.op_type, p) or fnmatchcase(node.name or "", p) for p in scheme.exclude)
 
 
-def float_layers(model: ir.Model, scheme: Scheme) -> tuple[floats.FloatLayer, ...]:
-    """Return the layers of a float graph that stay float under a scheme; see `Quantizer.floats`."""
-    reasons = [(node.name or "", why_float(node, scheme)) for node in model.graph]
-    return tuple(floats.FloatLayer(layer, reason) for layer, reason in reasons if reason is not None)
+def lstm_weights(node: ir.Node) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
+    """Return the constant weights of an LSTM that can be int8, those of its inputs and of its states.
 
-
-def why_float(node: ir.Node, scheme: Scheme) -> str | None:
-    """Return why a layer stays float under an int8 or int4 scheme; None if it does not, or is no layer to speak of."""
-    if node.op_type in _RECURRENT:
-        return _why_recurrent_float(node, scheme)
-    if node.op_type in _NORMALISING:
-        return floats.NORMALISES
-    if node.op_type not in _WEIGHTED:
+    Both are float32 [directions, 4 * hidden, width]. None for any other node.
+    """
+    if node.op_type != "LSTM" or node.domain or node.attributes.get_int("layout", 0) != 0:
         return None
-    if excluded(node, scheme):
-        return floats.EXCLUDED
-    if node.op_type == "Conv" and scheme.name != "static_wi8_ai8":
-        return floats.NO_DYNAMIC_KERNEL
-    if weight_of(node) is not None:
-        return None
-    weight = constant(node.inputs[1])
-    if weight is None:
-        return floats.TWO_ACTIVATIONS
-    return floats.too_small(weight.size) if weight.size < SMALLEST_PRODUCT else floats.NO_KERNEL
-
-
-def _why_recurrent_float(node: ir.Node, scheme: Scheme) -> str | None:
-    if scheme.name != "dynamic_wi8_af32" or lstm_weights(node) is None:
-        return floats.RECURRENT
-    return floats.EXCLUDED if excluded(node, scheme) else None
+    weights = [constant(value) for value in node.inputs[1:3]]
+    first, second = weights
+    return None if first is None or second is None else (first, second)
 
 
 def weight_of(node: ir.Node) -> npt.NDArray[Any] | None:

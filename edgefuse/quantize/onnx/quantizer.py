@@ -13,16 +13,14 @@ from edgefuse.errors import QuantizeError
 from edgefuse.export.target import Lowered
 from edgefuse.quantize import schemes
 from edgefuse.quantize.calibration.calibrators import CALIBRATORS
-from edgefuse.quantize.floats import FloatLayer
 from edgefuse.quantize.onnx.bias import correct_biases, float_means, give_biases
 from edgefuse.quantize.onnx.calibration import observe
 from edgefuse.quantize.onnx.file import nothing_to_do, serialize
 from edgefuse.quantize.onnx.ort.dynamic import quantize_dynamically
 from edgefuse.quantize.onnx.ort.int4 import BLOCK, embed_in_int4, quantize_to_int4
 from edgefuse.quantize.onnx.ort.linear import matmuls_to_gemm
-from edgefuse.quantize.onnx.ort.recurrent import lstm_weights
 from edgefuse.quantize.onnx.ort.stem import fold_stride_into_channels
-from edgefuse.quantize.onnx.plan import excluded, float_layers, plan, weight_of
+from edgefuse.quantize.onnx.plan import excluded, lstm_weights, plan, weight_of
 from edgefuse.quantize.onnx.static import insert_qdq
 from edgefuse.quantize.onnx.weights import embed_in_int8, store_in_float16
 from edgefuse.quantize.schemes import FP16
@@ -66,10 +64,6 @@ class OnnxQuantizer:
         if scheme.name == "dynamic_wi8_af32":
             nodes += [node for node in graph if lstm_weights(node) is not None]
         return tuple(node.name or "" for node in nodes if not excluded(node, scheme))
-
-    def floats(self, lowered: Lowered, scheme: Scheme) -> tuple[FloatLayer, ...]:
-        """Return the layers that stay float; see `Quantizer.floats`."""
-        return float_layers(ir.from_proto(onnx.load_from_string(lowered.data)), scheme)
 
     def apply(self, lowered: Lowered, scheme: Scheme, calibration: FeedSource) -> Lowered:
         """Quantize a float file.

@@ -18,11 +18,9 @@ from edgefuse.export.tensorrt.operators import refused
 from edgefuse.export.tensorrt.sparsity import has_two_of_four
 from edgefuse.quantize import schemes
 from edgefuse.quantize.calibration.calibrators import CALIBRATORS
-from edgefuse.quantize.floats import FloatLayer
 from edgefuse.quantize.onnx.calibration import observe
 from edgefuse.quantize.onnx.file import nothing_to_do, serialize
 from edgefuse.quantize.onnx.float16 import compute_in_float16
-from edgefuse.quantize.onnx.plan import float_layers
 from edgefuse.quantize.schemes import FP16
 from edgefuse.quantize.tensorrt.plan import place
 from edgefuse.quantize.tensorrt.static import insert_symmetric_qdq
@@ -56,10 +54,6 @@ class TensorrtQuantizer:
         """Name the convolutions and matrix products that a scheme quantizes; see `Quantizer.layers`."""
         model = ir.from_proto(onnx.load_from_string(lowered.data))
         return tuple(node.name or "" for node in place(model, scheme).layers)
-
-    def floats(self, lowered: Lowered, scheme: Scheme) -> tuple[FloatLayer, ...]:
-        """Return the layers that stay float; see `Quantizer.floats`."""
-        return float_layers(ir.from_proto(onnx.load_from_string(lowered.data)), scheme)
 
     def apply(self, lowered: Lowered, scheme: Scheme, calibration: FeedSource) -> Lowered:
         """Quantize a float file.

@@ -22,7 +22,6 @@ from edgefuse.export.tflite.target import pack, quiet, unpack
 from edgefuse.quantize import schemes
 from edgefuse.quantize.calibration.calibrators import CALIBRATORS
 from edgefuse.quantize.calibration.ranges import Range
-from edgefuse.quantize.floats import FloatLayer
 from edgefuse.quantize.tflite import selection as selection
 from edgefuse.quantize.tflite.calibration import observe
 from edgefuse.quantize.tflite.selection import Operator, TfliteGraph
@@ -69,16 +68,6 @@ class TfliteQuantizer:
         graph = TfliteGraph(lowered.data)
         operators = selection.weighted(graph, kinds, scheme.exclude) + selection.in_loops(graph, scheme.exclude)
         return tuple(operator.name for operator in operators)
-
-    def floats(self, lowered: Lowered, scheme: Scheme) -> tuple[FloatLayer, ...]:
-        """Return the layers that stay float; see `Quantizer.floats`."""
-        graph = TfliteGraph(lowered.data)
-        reasons = [
-            (operator.name, selection.why_float(part, operator, scheme))
-            for part in (graph, *graph.loops)
-            for operator in part.operators
-        ]
-        return tuple(FloatLayer(layer, reason) for layer, reason in reasons if reason is not None)
 
     def apply(self, lowered: Lowered, scheme: Scheme, calibration: FeedSource) -> Lowered:
         """Quantize a float file; see `Quantizer.apply`.

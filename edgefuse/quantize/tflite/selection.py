@@ -16,9 +16,7 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgefuse.bundle.manifest import Scheme
 from edgefuse.export.tflite.target import unpack
-from edgefuse.quantize import floats
 
 
 @dataclass(frozen=True)
@@ -94,9 +92,6 @@ WEIGHTED = CONVOLUTIONS | {"FULLY_CONNECTED"}
 DYNAMIC = frozenset({"CONV_2D", "FULLY_CONNECTED"})
 INT4 = frozenset({"FULLY_CONNECTED"})
 TABLES = frozenset({"EMBEDDING_LOOKUP"})
-_OTHER_WEIGHTED = frozenset({"TRANSPOSE_CONV", "CONV_3D"})
-_PRODUCTS = frozenset({"BATCH_MATMUL"})
-_NORMALISING = frozenset({"SOFTMAX", "L2_NORMALIZATION", "RSQRT"})
 _CARRIERS = frozenset({"RESHAPE", "TRANSPOSE", "PAD", "MAX_POOL_2D", "AVERAGE_POOL_2D", "MEAN", "CONCATENATION"})
 _SUMS = frozenset({"ADD"})
 
@@ -136,27 +131,6 @@ def static(graph: TfliteGraph, exclude: tuple[str, ...] = ()) -> tuple[Operator,
     while lost := {operator for operator in chosen & others if not _is_between(graph, operator, chosen)}:
         chosen -= lost
     return tuple(operator for operator in graph.operators if operator in chosen)
-
-
-def why_float(graph: TfliteGraph, operator: Operator, scheme: Scheme) -> str | None:
-    """Return why a layer stays float under an int8 or int4 scheme; None if it does not, or is no layer to speak of.
-
-    Args:
-        graph: of the file.
-        operator: in it.
-        scheme: of the file.
-    """
-    if operator.kind in _NORMALISING:
-        return floats.NORMALISES
-    if operator.kind in _PRODUCTS or (operator.kind in WEIGHTED and not graph.holds_weights(operator)):
-        return floats.TWO_ACTIVATIONS
-    if operator.kind in _OTHER_WEIGHTED:
-        return floats.NO_KERNEL
-    if operator.kind not in WEIGHTED:
-        return None
-    if _is_excluded(operator, scheme.exclude):
-        return floats.EXCLUDED
-    return floats.NO_DYNAMIC_KERNEL if scheme.name != "static_wi8_ai8" and operator.kind not in DYNAMIC else None
 
 
 def _is_between(graph: TfliteGraph, operator: Operator, chosen: set[Operator]) -> bool:

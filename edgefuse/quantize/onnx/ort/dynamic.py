@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from edgefuse.bundle.manifest import Scheme
 from edgefuse.quantize.onnx.graph import add_constant, constant, replace_value
-from edgefuse.quantize.onnx.ort.recurrent import DOMAIN, lstm_weights, quantize_lstm
-from edgefuse.quantize.onnx.plan import excluded, weight_axis, weight_of
+from edgefuse.quantize.onnx.ort.recurrent import DOMAIN, quantize_lstm
+from edgefuse.quantize.onnx.plan import excluded, lstm_weights, weight_axis, weight_of
 from edgefuse.quantize.onnx.weights import symmetric_int8
 
 

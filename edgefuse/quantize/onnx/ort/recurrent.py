@@ -5,31 +5,17 @@ ONNX Runtime has a kernel for LSTM only (DynamicQuantizeLSTM); GRU and RNN stay 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from edgefuse.quantize.onnx.graph import add_constant, constant, replace_value
+from edgefuse.quantize.onnx.graph import add_constant, replace_value
+from edgefuse.quantize.onnx.plan import lstm_weights
 from edgefuse.quantize.onnx.weights import symmetric_int8
 
 DOMAIN = "com.microsoft"
 """Of the operator DynamicQuantizeLSTM, version 1."""
 
 _INPUTS = 8  # of the operator LSTM
-
-
-def lstm_weights(node: ir.Node) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
-    """Return the constant weights of an LSTM that can be int8, those of its inputs and of its states.
-
-    Both are float32 [directions, 4 * hidden, width]. None for any other node.
-    """
-    if node.op_type != "LSTM" or node.domain or node.attributes.get_int("layout", 0) != 0:
-        return None
-    weights = [constant(value) for value in node.inputs[1:3]]
-    first, second = weights
-    return None if first is None or second is None else (first, second)
 
 
 def quantize_lstm(graph: ir.Graph, node: ir.Node, *, per_channel: bool) -> None:
