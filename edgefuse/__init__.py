@@ -3,7 +3,28 @@
     with edgefuse.load("assistant.edgefuse") as pipeline:
         print(pipeline(image="door.png", audio="call.wav", text="who is it").label)
 
-Names are imported when they are first used, so that `import edgefuse` costs next to nothing.
+Names are imported when they are first used, so that `import edgefuse` costs next to nothing. From what a device runs to
+what a build host runs:
+
+- `errors`: the tree of all errors;
+- `typed_json`: JSON as typed records;
+- `bundle`: the artifact: its manifest, reading, writing, checking;
+- `registry`: finds targets, backends, quantizers, pruners, devices and engines by name;
+- `progress`: how long work reports its progress;
+- `graph`: the stage graph and its executor;
+- `runtime`: a bundle on a device: preprocessing, backends, pipeline;
+- `measure`: latency, memory, metrics and the state of the machine;
+- `device`: another machine over ssh or adb;
+- `datasets`: data for the compiler, the cache on disk, the data of the reference models;
+- `models`: `FusionModel`, and the reference models;
+- `stages`: from a torch model to stages;
+- `export`: from stages to files;
+- `quantize`: schemes of quantization, calibration;
+- `prune`: pruning and recovery;
+- `compiler`: from a recipe to bundles and a report;
+- `commands`: the verbs of the command line;
+- `cli`: the command line;
+- `__main__`: `python -m edgefuse`.
 """
 
 from __future__ import annotations

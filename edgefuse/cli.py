@@ -105,7 +105,7 @@ def _parser(argv: Sequence[str]) -> Parser:
         prog="edgefuse",
         description="Compile multimodal fusion models for the edge, run and measure them.",
         epilog="Exit codes: 0 good; 1 a budget or check not met; 2 bad input or usage; 70 our bug; 130 interrupted; "
-        "141 nobody reads.",
+        "141 the reader of stdout is gone.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"edgefuse {__version__}")

@@ -20,7 +20,13 @@ class Progress(Protocol):
 
 
 def silent(done: int, total: int, what: str) -> None:
-    """Show nothing: the progress of library calls that were not given one."""
+    """Show nothing: the progress of library calls that were not given one.
+
+    Args:
+        done: pieces.
+        total: pieces; 0 if it is unknown.
+        what: the pieces are.
+    """
 
 
 class Pace:
@@ -32,7 +38,13 @@ class Pace:
         self._what = ""
 
     def due(self, done: int, total: int, what: str) -> bool:
-        """Tell whether to pass this report on, and count it as passed if so."""
+        """Tell whether to pass this report on, and count it as passed if so.
+
+        Args:
+            done: pieces.
+            total: pieces; 0 if it is unknown.
+            what: the pieces are.
+        """
         now = time.monotonic()
         if what == self._what and not done >= total > 0 and now - self._passed_at < self._seconds:
             return False

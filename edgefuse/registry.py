@@ -1,4 +1,4 @@
-"""Find what can be added (`Kind`) by name through entry points; the built-ins use them too."""
+"""Find targets, backends and other extensions (`Kind`) by name through entry points; the built-ins use them too."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ def names(kind: Kind) -> tuple[str, ...]:
 
 def create(kind: Kind, name: str, *arguments: object) -> Any:
     """Import what is registered under a name and create it with `arguments`.
+
+    Args:
+        kind: of extension.
+        name: that it is registered under.
+        *arguments: of its class.
 
     Raises:
         BackendError, ExportError, QuantizeError, PruneError, EngineError, DeviceError: if the name is unknown.

@@ -1,4 +1,4 @@
-"""What a bundle looks like from outside: the names in it and the limits that hold in both of its forms."""
+"""The layout of a bundle: the names of its files, and the limits that hold in both of its containers."""
 
 from __future__ import annotations
 

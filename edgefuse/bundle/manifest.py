@@ -1,4 +1,4 @@
-"""The typed manifest of a bundle: what `manifest.json` holds, and how it is encoded and decoded.
+"""The typed manifest of a bundle: its fields, and how `manifest.json` is encoded and decoded.
 
 The encoding is canonical (sorted keys, no time, host, user or path), so the same content gives the same bytes.
 
@@ -41,11 +41,11 @@ class Scheme(Record, frozen=True, kw_only=True):
         calibrator: how static ranges are chosen.
         balanced: whether ranges were evened out between layers before (SmoothQuant, cross-layer equalisation).
         corrected: whether biases were moved by the mean error that quantization made.
-        fitted: whether weights were rounded in the light of what they are multiplied by, not each to the nearest step.
+        fitted: whether weights were rounded by the inputs that they are multiplied with, not each to the nearest step.
         aware: whether biases and norms were trained on through the rounding before.
         table_bits: of embedding tables in a scheme with int8 weights; tables lose less by four bits than products do.
         exclude: patterns of operator types or node names that stay float.
-        rest: the type of what is not quantized: `float` (float32) or `fp16`.
+        rest: the type of the values that are not quantized: `float` (float32) or `fp16`.
     """
 
     name: SchemeName

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from edgefuse.bundle.forms import Archive, Folder
+from edgefuse.bundle.containers import Archive, Folder
 from edgefuse.bundle.layout import DIGEST, MANIFEST, digest_line
 from edgefuse.bundle.manifest import Manifest, decode
 from edgefuse.bundle.stage_files import checks

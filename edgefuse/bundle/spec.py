@@ -1,4 +1,4 @@
-"""What a fusion model is made of, as typed data: modalities, stages, wiring.
+"""The parts of a fusion model as typed data: modalities, stages, wiring.
 
 These structs are shared by the build host (which fills them from a torch model) and the device (which reads them
 from a bundle's manifest). They import nothing but msgspec.
@@ -125,14 +125,30 @@ class Modality(Record, frozen=True, kw_only=True):
 
 
 def image(name: str, *, height: int, width: int, channels: Literal[1, 3] = 3, optional: bool = False) -> Modality:
-    """Describe an image modality that delivers `pixels` uint8 [1, height, width, channels]."""
+    """Describe an image modality that delivers `pixels` uint8 [1, height, width, channels].
+
+    Args:
+        name: of the modality.
+        height: in pixels.
+        width: in pixels.
+        channels: 1 for grey, 3 for RGB.
+        optional: whether it may be absent.
+    """
     pixels = TensorSpec(name="pixels", dtype="uint8", shape=(1, height, width, channels))
     preprocess = ImagePreprocess(height=height, width=width, channels=channels)
     return Modality(name=name, tensors=(pixels,), preprocess=preprocess, optional=optional)
 
 
 def audio(name: str, *, sample_rate_hz: int, samples: int, variable: bool = False, optional: bool = False) -> Modality:
-    """Describe an audio modality that delivers `samples` float32 [1, samples] (any length up to it if `variable`)."""
+    """Describe an audio modality that delivers `samples` float32 [1, samples] (any length up to it if `variable`).
+
+    Args:
+        name: of the modality.
+        sample_rate_hz: of the samples.
+        samples: per input, or at most.
+        variable: whether an input may be shorter.
+        optional: whether it may be absent.
+    """
     dim: Dim = Bounded(max=samples) if variable else samples
     pcm = TensorSpec(name="samples", shape=(1, dim))
     preprocess = AudioPreprocess(sample_rate_hz=sample_rate_hz, samples=samples)
@@ -148,7 +164,16 @@ def text(
     variable: bool = False,
     optional: bool = False,
 ) -> Modality:
-    """Describe a text modality that delivers `ids` int32 [1, max_length] and its `length`."""
+    """Describe a text modality that delivers `ids` int32 [1, max_length] and its `length`.
+
+    Args:
+        name: of the modality.
+        tokenizer: the path of a `tokenizer.json` among the model's assets.
+        max_length: tokens per input, at most.
+        pad_id: the id that fills up a shorter text.
+        variable: whether the files may take fewer than `max_length` tokens.
+        optional: whether it may be absent.
+    """
     dim: Dim = Bounded(max=max_length) if variable else max_length
     ids = TensorSpec(name="ids", dtype="int32", shape=(1, dim))
     preprocess = TextPreprocess(tokenizer=tokenizer, max_length=max_length, pad_id=pad_id)
@@ -158,7 +183,15 @@ def text(
 def tensor(
     name: str, *, shape: tuple[Dim, ...], dtype: DType = "float32", length: bool = False, optional: bool = False
 ) -> Modality:
-    """Describe a modality that delivers one array `values` of the given shape (batch first)."""
+    """Describe a modality that delivers one array `values` of the given shape (batch first).
+
+    Args:
+        name: of the modality.
+        shape: of one input, batch first; a `Dim` may be fixed, bounded or bucketed.
+        dtype: of the array.
+        length: whether it delivers its number of steps, int32 [1], too.
+        optional: whether it may be absent.
+    """
     values = TensorSpec(name="values", dtype=dtype, shape=shape)
     return Modality(name=name, tensors=(values,), preprocess=TensorPreprocess(), optional=optional, length=length)
 

@@ -45,7 +45,13 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
 def invalid(what: str, *, got: object = None, expected: object = None) -> BundleError:
-    """Return the error that says what is wrong with a manifest."""
+    """Return the error that says what is wrong with a manifest.
+
+    Args:
+        what: what is wrong, as a clause with a verb.
+        got: what was found.
+        expected: what was expected.
+    """
     return BundleError(f"{MANIFEST}: {what}", got=got, expected=expected)
 
 
@@ -53,13 +59,25 @@ def require(condition: object, what: str, *, got: object = None, expected: objec
     """Raise `BundleError` about the manifest unless a condition holds.
 
     What is checked once for each of thousands of parts raises `invalid` itself: a message costs more than a check.
+
+    Args:
+        condition: to hold.
+        what: what is wrong if it does not.
+        got: what was found.
+        expected: what was expected.
     """
     if not condition:
         raise invalid(what, got=got, expected=expected)
 
 
 def require_distinct(names: Sequence[str], what: str, limit: int) -> None:
-    """Raise `BundleError` unless there is at least one name, at most `limit`, and none twice."""
+    """Raise `BundleError` unless there is at least one name, at most `limit`, and none twice.
+
+    Args:
+        names: to check.
+        what: they name, in the plural.
+        limit: of their number.
+    """
     require(1 <= len(names) <= limit, f"the number of {what}", got=len(names), expected=f"1 to {limit}")
     if len(set(names)) != len(names):
         raise invalid(f"two {what} have one name", got=quoted(twice(names) or ""))

@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import msgspec
 
-from edgefuse.bundle.forms import Archive, Folder, pack
+from edgefuse.bundle.containers import Archive, Folder, pack
 from edgefuse.bundle.layout import (
     ARCHIVE_SUFFIX,
     ASSETS,
@@ -125,7 +125,7 @@ def _publish(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Refuse to replace anything but a bundle of the same form (or an empty folder)."""
+    """Refuse to replace anything but a bundle in the same container (or an empty folder)."""
     archive = path.suffix == ARCHIVE_SUFFIX
     what = "a bundle archive" if archive else "a bundle folder, an empty folder"
     if problem := _irreplaceable(path, archive=archive):
@@ -133,7 +133,7 @@ def _check_replaceable(path: Path) -> None:
             f"'{path}' is in the way of the bundle",
             got=problem,
             expected=f"{what} or nothing",
-            fix="choose another path, or move away what is there",
+            fix="choose another path, or move the files away that are there",
         )
 
 
@@ -162,7 +162,7 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
 
 
 def _foreign(path: Path, *, archive: bool) -> str:
-    """Return what makes an existing path something other than a bundle of the form, or nothing."""
+    """Return what makes an existing path something other than a bundle in that container, or nothing."""
     if path.is_dir() == archive:
         return "a folder" if archive else "a file"
     try:

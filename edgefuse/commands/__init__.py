@@ -1,1 +1,17 @@
-"""The verbs of the command line, one module each."""
+"""The verbs of the command line, one module each, and what they share.
+
+- `arguments`: the parser of every verb;
+- `modalities`: options named after a bundle's modalities;
+- `terminal`: the one way of text to the terminal;
+- `console`: tables, JSON and progress;
+- `ending`: cleaning up when a command is interrupted;
+- `compile`: `edgefuse compile`;
+- `inspect`: `edgefuse inspect`;
+- `prepare`: `edgefuse prepare`;
+- `verify`: `edgefuse verify`;
+- `run`: `edgefuse run`;
+- `bench`: `edgefuse bench`;
+- `models`: `edgefuse models`;
+- `demo`: `edgefuse demo`;
+- `doctor`: `edgefuse doctor`.
+"""

@@ -1,4 +1,4 @@
-"""The parser of every verb: a value is never empty, and what is wrong with one goes to the terminal in one line."""
+"""The parser of every verb: a value is never empty, and an error in one is a single line on the terminal."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _given(convert: Callable[[str], object]) -> Callable[[str], object]:
         try:
             os.fsencode(text)
         except UnicodeEncodeError:
-            raise argparse.ArgumentTypeError("the value is no text") from None
+            raise argparse.ArgumentTypeError("the value is not text") from None
         if "\0" in text:
             raise argparse.ArgumentTypeError("the value holds a null character")
         return convert(text)

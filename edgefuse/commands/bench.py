@@ -15,7 +15,7 @@ from edgefuse.commands import console, modalities
 from edgefuse.commands.arguments import seconds, whole
 from edgefuse.device import bench as remote
 from edgefuse.device.device import TIMEOUT_SECONDS, device_of
-from edgefuse.device.session import PYTHON, Session
+from edgefuse.device.session import PYTHON, DeviceSession
 from edgefuse.errors import MeasureError, needing
 from edgefuse.measure import placement, pressure, rungs
 from edgefuse.measure.benchmark import Baseline, Benchmark, Scenario, Settings, against
@@ -33,29 +33,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Inputs are the golden ones of the bundle, or files, given as 'edgefuse run' takes them."
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument(
-        "--against", metavar="BUNDLE|MODULE:CALLABLE", help="another bundle, or what builds a torch model"
+        "--against", metavar="BUNDLE|MODULE:CALLABLE", help="another bundle, or a callable that returns a torch model"
     )
     parser.add_argument("--scenario", choices=SCENARIOS, default=SCENARIOS[0])
-    parser.add_argument("--rung", action="append", help="measure this one only; may be repeated (default: all)")
-    parser.add_argument("--threads", type=int, default=1, help="threads for each of them (default: 1)")
+    parser.add_argument("--rung", action="append", help="rung to measure; may be repeated (default: all)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each contender (default: 1)")
     parser.add_argument("--backend", help="another backend than the bundle names")
     parser.add_argument(
         "--rounds",
         type=whole(1, 10**9),
         default=rungs.P99_ROUNDS,
-        help=f"of {BURST} timed calls each, at the least; p99 needs {rungs.P99_ROUNDS} (default)",
+        help=f"least number of rounds, each of {BURST} timed calls; p99 needs {rungs.P99_ROUNDS} (default)",
     )
-    parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help="of the order within the rounds")
+    parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help="seed of the order of calls within a round")
     console.add_min_placement(parser)
     console.add_strict(parser)
-    parser.add_argument("--device", metavar="URI", help="measure there: ssh://user@host[:port] or adb://serial")
-    parser.add_argument("--device-python", default=PYTHON, metavar="PATH", help=f"there (default: {PYTHON})")
+    parser.add_argument("--device", metavar="URI", help="device to measure on: ssh://user@host[:port] or adb://serial")
+    parser.add_argument(
+        "--device-python", default=PYTHON, metavar="PATH", help=f"the device's Python (default: {PYTHON})"
+    )
     parser.add_argument(
         "--device-timeout",
         type=seconds,
         default=TIMEOUT_SECONDS,
         metavar="SECONDS",
-        help=f"how long it may take to greet, and be silent after that (default: {TIMEOUT_SECONDS:g})",
+        help=f"seconds that the device may take to answer (default: {TIMEOUT_SECONDS:g})",
     )
     parser.add_argument("--json", action="store_true", help="write JSON")
 
@@ -121,7 +123,7 @@ def _there(
         )
     progress(0, 0, "connect")
     device = device_of(arguments.device)
-    with Session(device, arguments.device_python, arguments.device_timeout) as session:
+    with DeviceSession(device, arguments.device_python, arguments.device_timeout) as session:
         return remote.bench(session, bundle.path, settings, inputs, origin, progress, arguments.against)
 
 

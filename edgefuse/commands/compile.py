@@ -16,21 +16,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("recipe", type=Path, metavar="RECIPE.toml")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder for bundles and report")
-    parser.add_argument("--target", action="append", metavar="NAME", help="instead of the recipe's; may be repeated")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of what is kept between compiles")
+    parser.add_argument(
+        "--target", action="append", metavar="NAME", help="target, instead of the recipe's; may be repeated"
+    )
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of the cache (default: EDGEFUSE_CACHE)")
     parser.add_argument(
         "-j",
         "--jobs",
         type=whole(1, 1024),
         default=1,
         metavar="N",
-        help="make N candidates at the same time, a thread each (1)",
+        help="number of jobs at the same time, one thread each (default: 1)",
     )
     parser.add_argument(
         "--engine", default="local", metavar="NAME", help="where jobs run: local, or ray (RAY_ADDRESS names a cluster)"
     )
     console.add_strict(parser)
-    parser.add_argument("--json", action="store_true", help="write the paths of what was made as JSON")
+    parser.add_argument("--json", action="store_true", help="write the paths of bundles and report as JSON")
 
 
 @ending.as_interrupted()

@@ -1,4 +1,4 @@
-"""What the verbs write: tables and JSON to stdout, progress to stderr."""
+"""The output of the verbs: tables and JSON to stdout, progress to stderr."""
 
 from __future__ import annotations
 
@@ -63,7 +63,13 @@ def add_strict(parser: argparse.ArgumentParser) -> None:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, indent: int = 2) -> list[str]:
-    """Lay out rows in columns as wide as their widest cell; numbers stand to the right. Returns the lines."""
+    """Lay out rows in columns as wide as their widest cell; numbers stand to the right. Returns the lines.
+
+    Args:
+        header: one heading per column.
+        rows: cells as text.
+        indent: spaces before each line.
+    """
     lines = [[terminal.escaped(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     right = [len(lines) > 1 and all(_is_number(line[column]) for line in lines[1:]) for column in range(len(header))]

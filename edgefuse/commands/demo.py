@@ -15,7 +15,9 @@ from edgefuse.errors import DataError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("name", metavar="NAME", choices=[model.name for model in models.REFERENCE_MODELS])
-    parser.add_argument("-o", "--out", type=Path, default=Path("out/demo"), help="folder of what it makes")
+    parser.add_argument(
+        "-o", "--out", type=Path, default=Path("out/demo"), help="folder for bundles and report (default: out/demo)"
+    )
 
 
 def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:

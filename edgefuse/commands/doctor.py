@@ -1,4 +1,4 @@
-"""`edgefuse doctor`: what this machine offers, and in which condition it is."""
+"""`edgefuse doctor`: the runtimes and the condition of this machine."""
 
 from __future__ import annotations
 

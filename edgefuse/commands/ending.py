@@ -1,4 +1,4 @@
-"""How a command that works for long ends before its time: what it made for a while is gone afterwards."""
+"""The early end of a long command: its temporary files are removed."""
 
 from __future__ import annotations
 

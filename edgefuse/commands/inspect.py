@@ -1,4 +1,4 @@
-"""`edgefuse inspect`: what is in a bundle, and what it was measured to cost."""
+"""`edgefuse inspect`: the content of a bundle, and its measured figures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--digest", help="the digest that the bundle must have")
-    parser.add_argument("--placement", action="store_true", help="open every file, too, and see what runs where")
+    parser.add_argument(
+        "--placement", action="store_true", help="also open every file, and show where its operators run"
+    )
     parser.add_argument("--json", action="store_true", help="write the manifest and the figures measured here as JSON")
 
 
@@ -82,7 +84,7 @@ def _print(bundle: Bundle, here: Sequence[Entry]) -> None:
         console.write(pruned)
     console.write(
         "",
-        f"{manifest.model.metric} in percent by what is present (lost against the reference, 95 % interval)",
+        f"{manifest.model.metric} in percent by subset of the inputs (lost against the reference, 95 % interval)",
     )
     console.write(_accuracy(manifest))
     console.write("", "latency")

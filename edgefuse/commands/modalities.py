@@ -18,6 +18,11 @@ def parse(spec: ModelSpec, extra: Sequence[str], taken: argparse.ArgumentParser)
     `extra` is what the verb's own parser, `taken`, does not know. A modality that is called like one of the parser's
     options is given as `--input-<name>`.
 
+    Args:
+        spec: the bundle's model.
+        extra: the arguments that the verb's own parser does not know.
+        taken: that parser.
+
     Raises:
         InputError: if an option is unknown, has no value, or names a file that cannot be read.
     """

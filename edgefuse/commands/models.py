@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         console.write_json(REFERENCE_MODELS)
     else:
         rows = [(model.name, " + ".join(model.modalities), model.summary) for model in REFERENCE_MODELS]
-        console.write(console.table(("name", "modalities", "what it does"), rows))
+        console.write(console.table(("name", "modalities", "purpose"), rows))
         if not EXAMPLES.is_dir():
             console.write("They are not part of an installed edgefuse: clone the repository to build and run them.")
     return 0

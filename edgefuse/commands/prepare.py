@@ -58,7 +58,13 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
 
 
 def build_engines(bundle: Bundle, backend: str | None, progress: Progress) -> dict[str, int]:
-    """Build what the backend builds from files on a device; return how many were built and known, if it does at all."""
+    """Build what the backend builds from files on a device; return how many were built and known, if it does at all.
+
+    Args:
+        bundle: with the files.
+        backend: another one than the bundle names, or None.
+        progress: is told which file is built.
+    """
     runtime = registry.create("backends", backend or bundle.manifest.backend)
     if not isinstance(runtime, EngineBuilder):
         return {}

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-saturation",
         action="store_true",
-        help="let the golden vectors alone judge int8 whose sums this CPU clips",
+        help="accept int8 files whose sums this CPU clips, if they meet the golden vectors",
     )
     parser.add_argument("--json", action="store_true", help="write JSON")
 
@@ -61,7 +61,13 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
 
 
 def exact_here(bundle: Bundle, results: Sequence[GoldenResult], cpu: Processor) -> tuple[GoldenResult, ...]:
-    """Fail the candidates whose int8 sums a CPU clips: golden vectors are few, and other inputs clip more."""
+    """Fail the candidates whose int8 sums a CPU clips: golden vectors are few, and other inputs clip more.
+
+    Args:
+        bundle: with the candidates.
+        results: of the golden vectors.
+        cpu: of this machine.
+    """
     clipped = {c.id for c in bundle.manifest.candidates if suitability.saturates(c, cpu)}
     reason = suitability.reason(cpu)
     return tuple(

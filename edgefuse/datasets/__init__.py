@@ -1,4 +1,12 @@
-"""What a data set hands to the compiler."""
+"""What a data set hands to the compiler.
+
+- `sample`: `Sample` and `Splits`;
+- `packages`: files out of packages of the Python package index;
+- `seal`: sizes and hashes of a folder;
+- `cache`: the cache: entries by key, locked and sealed;
+- `digits`: the data of the reference model `digits`;
+- `stamps`: the data of the reference model `assistant`.
+"""
 
 from edgefuse.datasets.sample import Sample, Splits, samples
 

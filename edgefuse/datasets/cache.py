@@ -1,4 +1,4 @@
-"""What is kept on disk because it is expensive to make: entries by key, each of them there whole or made anew.
+"""The cache on disk: entries by key, each of them there whole or made anew.
 
 A cache is shared by concurrent compiles and safe against a kill. An entry is a folder named by the SHA-256 of its key,
 made in a temporary folder under a lock, sealed with the hashes of its files and then renamed. An entry whose files are
@@ -103,6 +103,11 @@ class Cache:
 
         The key is everything that the result depends on. Another process that wants the same entry waits for it.
 
+        Args:
+            kind: the name of a folder of such entries.
+            key: everything that the result depends on.
+            make: fills an empty folder.
+
         Raises:
             CacheError: if the cache cannot be written, or has no room.
         """
@@ -118,7 +123,14 @@ class Cache:
         return place
 
     def record(self, kind: str, key: object, record: type[T], make: Callable[[], T]) -> T:
-        """Return a record (anything msgspec can write) that is kept as JSON, making it if it is not there."""
+        """Return a record (anything msgspec can write) that is kept as JSON, making it if it is not there.
+
+        Args:
+            kind: the name of a folder of such entries.
+            key: everything that the result depends on.
+            record: its type.
+            make: computes it.
+        """
 
         def fill(folder: Path) -> None:
             (folder / "record.json").write_bytes(msgspec.json.encode(make()))

@@ -1,4 +1,4 @@
-"""What a data set hands to calibration, search, verification and training."""
+"""Samples and splits: the data for calibration, search, verification and training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of this package travels to a device: the parts that run there, as installed here, with their entry points."""
+"""The modules of this package that travel to a device, as installed here, with their entry points."""
 
 from __future__ import annotations
 

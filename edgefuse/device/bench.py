@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgefuse.device.session import Session
+from edgefuse.device.session import DeviceSession
 from edgefuse.device.tasks import AGAINST, BUNDLE, INPUTS, Bench, packed_inputs
 from edgefuse.measure.benchmark import Benchmark, Settings
 from edgefuse.progress import Progress
@@ -13,7 +13,7 @@ from edgefuse.runtime.pipeline import Inputs
 
 
 def bench(
-    session: Session,
+    session: DeviceSession,
     bundle: Path,
     settings: Settings,
     inputs: Inputs,
@@ -22,6 +22,15 @@ def bench(
     against: str | None = None,
 ) -> Benchmark:
     """Measure a bundle on a device as `settings` would here; `against` is the path of another bundle.
+
+    Args:
+        session: with the device.
+        bundle: the path of one.
+        settings: of the benchmark.
+        inputs: preprocessed, of the bundle's model.
+        origin: where the inputs come from, in words.
+        progress: is told what is measured.
+        against: the path of another bundle, or None.
 
     Raises:
         DeviceError: if the device cannot do it.

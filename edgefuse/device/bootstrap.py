@@ -1,4 +1,4 @@
-"""What the device's Python gets on its command line: it takes our package from stdin and hands over to the agent.
+"""The program on the command line of the device's Python: it reads our package from stdin and starts the agent.
 
 It runs by itself, before anything of ours is there, on whatever Python 3 that is; so it names what is missing.
 """

@@ -1,4 +1,4 @@
-"""The protocol of a device: how this machine runs a command over there, and what it means when that fails."""
+"""The protocol of a device: how this machine runs a command over there, and how it explains a failure."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def checked_timeout(seconds: float) -> float:
     """
     if not (math.isfinite(seconds) and 0 < seconds <= _MAX_TIMEOUT_SECONDS):
         raise DeviceError(
-            "the time limit of a device",
+            "the time limit of a device is out of range",
             got=f"{seconds:g} seconds",
             expected=f"more than 0 and at most {_MAX_TIMEOUT_SECONDS:.0f} seconds",
         )

@@ -55,7 +55,7 @@ _SCRIPT = (
 )
 
 
-class Session:
+class DeviceSession:
     """A device with an agent on it, as a context manager: what was sent there is gone when it ends.
 
     Args:
@@ -69,7 +69,9 @@ class Session:
 
     def __init__(self, device: Device, python: str = PYTHON, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         if not python.isprintable() or not python.strip():
-            raise DeviceError("the device's Python", got=repr(python), expected="a name or an absolute path")
+            raise DeviceError(
+                "the name of the device's Python is unusable", got=repr(python), expected="a name or an absolute path"
+            )
         self._device = device
         self._python = python
         self._seconds = checked_timeout(timeout_seconds)
@@ -77,7 +79,7 @@ class Session:
         self._closing = threading.Event()
         self._greeted = False
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> DeviceSession:
         command = self._device.command(_script(self._device.folder, self._python), self._seconds)
         self._wire = Wire(command, os.environ | {"LC_ALL": "C"})
         try:
@@ -198,15 +200,15 @@ class Session:
         got = f"{how}, {self._last_words()!r}"
         if not self._greeted:
             return DeviceError(
-                "the device did not start what was sent to it",
+                "the device did not start the program that was sent",
                 got=got,
                 expected="a login shell that can run \"exec sh -c '...'\", and a Python",
                 fix="log in by hand and see what it says",
             )
         return DeviceError(
-            "the device went away in the middle of it, or what ran there was killed",
+            "the connection ended in the middle of a task, or the task was killed on the device",
             got=got,
-            fix="check that it is still on and has enough memory, then try again",
+            fix="check that the device is still on and has enough memory, then try again",
         )
 
     def _silent(self, worked: bool) -> DeviceError:
@@ -310,7 +312,7 @@ def _check(greeting: Greeting) -> None:
     if greeting.python:
         raise DeviceError("the device's Python is too old", got=where, expected="3.10 or newer")
     if greeting.damaged:
-        raise DeviceError("what was sent to the device arrived damaged", fix="try again")
+        raise DeviceError("the program arrived damaged on the device", fix="try again")
     if greeting.errno in FULL:
         raise _no_room(greeting.system)
     if greeting.system:
@@ -327,4 +329,4 @@ def _no_room(said: str) -> DeviceError:
 
 
 def _damaged(why: str) -> DeviceError:
-    return DeviceError("what came back from the device is damaged", got=why, fix="try again")
+    return DeviceError("the answer of the device is damaged", got=why, fix="try again")

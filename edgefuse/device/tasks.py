@@ -1,4 +1,4 @@
-"""What a device can be asked to do. A task travels as JSON, its files beside it; so does its result."""
+"""The tasks of a device. A task travels as JSON, its files beside it; so does its result."""
 
 from __future__ import annotations
 

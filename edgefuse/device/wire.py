@@ -112,6 +112,11 @@ class Wire:
     def skip(self, mark: bytes, most: int, deadline: float) -> None:
         """Read past a mark.
 
+        Args:
+            mark: to find.
+            most: bytes before it.
+            deadline: on the monotonic clock, in seconds.
+
         Raises:
             Silence: if it does not come before the deadline.
             Flood: if it does not come within `most` bytes.
@@ -135,6 +140,11 @@ class Wire:
     def line(self, most: int, silence_seconds: float, deadline: float) -> bytes:
         """Return the next line, without its end.
 
+        Args:
+            most: bytes of the line.
+            silence_seconds: without a byte, at most.
+            deadline: on the monotonic clock, in seconds.
+
         Raises:
             Silence: if nothing comes for so many seconds, or no whole line before the deadline.
             Flood: if it has more than `most` bytes.
@@ -151,7 +161,13 @@ class Wire:
         return found
 
     def read(self, size: int, silence_seconds: float, deadline: float) -> bytes:
-        """Return so many bytes; errors are those of `line`."""
+        """Return so many bytes; errors are those of `line`.
+
+        Args:
+            size: in bytes.
+            silence_seconds: without a byte, at most.
+            deadline: on the monotonic clock, in seconds.
+        """
         while len(self._heard) < size:
             self._hear(_until(silence_seconds, deadline))
         found = bytes(self._heard[:size])

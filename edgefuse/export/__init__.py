@@ -1,1 +1,8 @@
-"""From a torch model to stages to files of a target."""
+"""From stages to files of a target.
+
+- `target`: the protocol of a target;
+- `onnx`: ONNX files;
+- `tflite`: TFLite files;
+- `tensorrt`: ONNX files with a plan to build TensorRT engines;
+- `costs`: what a file costs, counted.
+"""

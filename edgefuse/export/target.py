@@ -1,4 +1,4 @@
-"""The protocol of a target, and what it makes of a stage."""
+"""The protocol of a target, and the lowered stage that it returns."""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
-"""The stage graph of a model: what depends on what (`StageGraph`), what of it runs now (`Plan`), and the one executor.
+"""The stage graph of a model as a value, and the one executor of its wiring.
 
 It knows names and wiring, not arrays: the values that pass through may be numpy's, torch's or anything else.
+
+- `plan`: `Plan`: which stages one run takes, and what it reuses;
+- `stage_graph`: `StageGraph`: the stages in order, `plan` and `run`.
 """
 
 from edgefuse.graph.plan import Plan, Step, Zeros

@@ -1,4 +1,4 @@
-"""What one run of a stage graph does: worked out once, run many times."""
+"""The plan of one run of a stage graph: made once, run many times."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class StageGraph:
     def _check_names(self, named: list[str]) -> None:
         known = [modality.name for modality in self.modalities]
         if unknown := sorted({*named} - {*known}):
-            raise InputError("unknown modalities", got=", ".join(unknown), expected=" or ".join(known))
+            raise InputError("a run names unknown modalities", got=", ".join(unknown), expected=" or ".join(known))
         if twice := sorted({name for name in named if named.count(name) > 1}):
             raise InputError(f"the modality '{twice[0]}' is more than one of fresh, kept and absent")
 

@@ -1,1 +1,14 @@
-"""Clocks and statistics: latency, memory, accuracy by modality subset."""
+"""Clocks and statistics: latency, memory, accuracy by modality subset.
+
+- `machine`: what a figure was measured on;
+- `pressure`: what else the machine did;
+- `statistics`: intervals and percentiles;
+- `latency`: interleaved timings;
+- `memory`: resident memory and cold start;
+- `metrics`: accuracy and other metrics;
+- `agreement`: answers against a reference, golden vectors;
+- `trial`: stage files opened in a process of their own;
+- `placement`: where operators ran;
+- `rungs`: the rungs of a bundle on this device;
+- `benchmark`: `edgefuse bench`.
+"""

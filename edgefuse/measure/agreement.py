@@ -107,6 +107,11 @@ def check(
 ) -> tuple[GoldenResult, ...]:
     """Check every candidate's file against torch fp32; nothing is changed.
 
+    Args:
+        bundle: to check.
+        options: of the sessions; one thread if None.
+        progress: is told how many candidates are done.
+
     Raises:
         BundleError: if a file is damaged, or there is no golden vector to check against.
         MissingExtraError: if the runtime is not installed.
@@ -137,7 +142,14 @@ def read_tensor(bundle: Bundle, tensor: GoldenTensor) -> Array:
 
 
 def check_candidate(bundle: Bundle, candidate: Candidate, backend: Backend, options: SessionOptions) -> GoldenResult:
-    """Check one candidate's file; what the runtime refuses is the reason why it is not `ok`."""
+    """Check one candidate's file; what the runtime refuses is the reason why it is not `ok`.
+
+    Args:
+        bundle: that holds it.
+        candidate: to check.
+        backend: that opens its file.
+        options: of the session.
+    """
     pruning = candidate.pruning.id if candidate.pruning else ""
     cases = [c for c in bundle.manifest.golden if (c.stage, c.pruning) == (candidate.stage, pruning)]
     try:

@@ -111,6 +111,11 @@ class Latencies:
 
         It is the median of the ratios of the rounds' medians, with a 95 % bootstrap interval (in blocks where rounds
         that follow each other are alike); see the module about what widens it.
+
+        Args:
+            a: the name of a contender.
+            b: the name of another one.
+            seed: of the bootstrap.
         """
 
         def estimate(ours: Nanoseconds, theirs: Nanoseconds) -> Interval:
@@ -309,6 +314,11 @@ def single_stream(*, rounds: int, max_seconds: float, seed: int = 0) -> Interlea
     """Return the timing of whole pipelines as in MLPerf's single stream: the next query comes at once.
 
     After another contender it takes a pipeline some ten calls until it is as fast as alone (decision 061).
+
+    Args:
+        rounds: counted ones, at the least.
+        max_seconds: for all of them.
+        seed: of the order within the rounds.
     """
     return Interleaved(
         warmup_rounds=1, settle=SETTLE, burst=BURST, min_rounds=rounds, max_seconds=max_seconds, seed=seed

@@ -1,4 +1,4 @@
-"""What a figure was measured on, and in which condition the machine is: clocks, heat, power mode, memory."""
+"""The machine that a figure was measured on, and its condition: clocks, heat, power mode, memory."""
 
 from __future__ import annotations
 
@@ -42,7 +42,13 @@ class Condition:
 
 
 def describe(threads: int, runtimes: Mapping[str, str], *, root: Path = ROOT) -> Machine:
-    """Describe this machine as a figure's key: no host name, nothing that changes while it runs; `root` holds /proc."""
+    """Describe this machine as a figure's key: no host name, nothing that changes while it runs; `root` holds /proc.
+
+    Args:
+        threads: of the runtime.
+        runtimes: versions by distribution.
+        root: the folder that holds /proc.
+    """
     cpu = processor(root=root)
     return Machine(
         architecture=cpu.architecture,

@@ -85,6 +85,13 @@ def live(bundle: str, inputs: str, rung: str, threads: int, backend: str | None)
     """Import, load, predict, go on predicting; return the fields of `rungs.ColdStart` but the peak.
 
     `inputs` is an npz with the values by key and the names of the present modalities under `present`.
+
+    Args:
+        bundle: its path.
+        inputs: the path of an npz: values by key, and the names of the present modalities under `present`.
+        rung: its name.
+        threads: of each session.
+        backend: another one than the bundle names, or None.
     """
     began = time.perf_counter_ns()
     import numpy as np

@@ -1,4 +1,4 @@
-"""What a model is judged by: a score per item, greater is better, and their aggregate."""
+"""Metrics: a score per item, greater is better, and their aggregate."""
 
 from __future__ import annotations
 
@@ -100,6 +100,12 @@ class Metric:
         """Return what a candidate lost against a reference on the same items, with its 95 % interval.
 
         The interval is that of `paired_drop`; for a metric that is no mean over items it is a paired bootstrap.
+
+        Args:
+            reference: outputs, float [items, width].
+            candidate: outputs of the same items, float [items, width].
+            targets: int [items] for classes, else float [items, width].
+            seed: of the bootstrap.
         """
         wanted, found = self.scores(reference, targets), self.scores(candidate, targets)
         special = _AGGREGATES.get(self.name)

@@ -1,4 +1,4 @@
-"""What else a machine did while something was timed: whether the figures can be trusted.
+"""The load of a machine during a timing: whether the figures can be trusted.
 
 A preempted call is longer, and one after it finds cold caches; long calls are hit more often than short ones, so that
 even the ratio of interleaved calls is false, and its interval stays tight. The system's own counters tell: they are

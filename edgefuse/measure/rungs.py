@@ -1,4 +1,4 @@
-"""What each rung of a bundle costs on this device: steady latency, cold start and memory; kept beside the bundle."""
+"""The figures of each rung on this device: steady latency, cold start and memory; kept beside the bundle."""
 
 from __future__ import annotations
 
@@ -89,7 +89,16 @@ def golden_inputs(bundle: Bundle) -> Inputs:
 def open_rungs(
     stack: ExitStack, bundle: Bundle, inputs: Inputs, names: Iterable[str], *, threads: int, backend: str | None
 ) -> dict[str, Callable[[], object]]:
-    """Open rungs, feature cache off, and return by name a call that predicts once; `stack` closes them."""
+    """Open rungs, feature cache off, and return by name a call that predicts once; `stack` closes them.
+
+    Args:
+        stack: closes them.
+        bundle: that has the rungs.
+        inputs: preprocessed: each call predicts from them.
+        names: of the rungs.
+        threads: of each session.
+        backend: another one than the bundle names, or None.
+    """
     calls: dict[str, Callable[[], object]] = {}
     for name in names:
         pipeline = stack.enter_context(load(bundle, rung=name, threads=threads, backend=backend, cache=False))
@@ -99,6 +108,13 @@ def open_rungs(
 
 def cold_start(bundle: Path, inputs: Inputs, *, rung: str, threads: int, backend: str | None) -> ColdStart:
     """Open a rung in a fresh process and predict.
+
+    Args:
+        bundle: its path.
+        inputs: preprocessed.
+        rung: its name.
+        threads: of each session.
+        backend: another one than the bundle names, or None.
 
     Raises:
         MeasureError: if the process fails.
@@ -119,13 +135,26 @@ def cold_start(bundle: Path, inputs: Inputs, *, rung: str, threads: int, backend
 
 
 def describe(bundle: Bundle, *, threads: int, backend: str | None) -> Machine:
-    """Describe this machine as the key of figures of this bundle's runtime."""
+    """Describe this machine as the key of figures of this bundle's runtime.
+
+    Args:
+        bundle: whose backend is described.
+        threads: of each session.
+        backend: another one than the bundle names, or None.
+    """
     runtime: Backend = registry.create("backends", backend or bundle.manifest.backend)
     return machine.describe(checked_threads(threads), runtime.versions())
 
 
 def figure(latencies: Latencies, name: str, on: Machine, *, peak_rss_bytes: int | None) -> Figure:
-    """Return what the manifest keeps of a measurement."""
+    """Return what the manifest keeps of a measurement.
+
+    Args:
+        latencies: of an interleaved run.
+        name: of the contender.
+        on: the machine.
+        peak_rss_bytes: of a process that ran it; None if it was not measured.
+    """
     summary = latencies.summary(name)
     return Figure(
         machine=on,
@@ -156,6 +185,13 @@ def measure_all(
     """Measure every rung of a bundle here, interleaved, and the peak memory of each in a process of its own.
 
     By default there are as many rounds as a p99 needs.
+
+    Args:
+        bundle: with the rungs.
+        threads: of each session.
+        backend: another one than the bundle names, or None.
+        timing: how to time; a single stream of as many rounds as a p99 needs if None.
+        progress: is told what is measured.
     """
     inputs = golden_inputs(bundle)
     names = [rung.name for rung in bundle.manifest.rungs]
@@ -222,6 +258,13 @@ def write_prepared(
     """Keep the figures of a bundle, in place of older ones of this machine and of other contents of the bundle.
 
     The file appears whole or not at all.
+
+    Args:
+        bundle: its path.
+        digest: of the bundle.
+        machine: that the figures are of.
+        figures: by rung.
+        pressure: the load of the machine meanwhile; None if it was not read.
 
     Raises:
         MeasureError: if the folder cannot be written, or the cache file not be read.

@@ -1,4 +1,4 @@
-"""Open and run each stage file of a bundle in a process of its own: what crashes a runtime, crashes that process.
+"""Open and run each stage file of a bundle in a process of its own: a file that crashes a runtime crashes that process.
 
 Files are checked before a runtime sees them (`edgefuse.bundle.stage_files`), but runtimes are native code: where one
 dies or hangs all the same, `verify` says which file did it instead of dying, too.
@@ -47,6 +47,12 @@ def check(
     """Open every candidate's file and run its golden inputs in a process of its own.
 
     What a runtime merely refuses is not told: `agreement.check` does. Where no process can be started, that is logged.
+
+    Args:
+        bundle: to check.
+        options: of the sessions.
+        seconds: for each file; if None, the limit of the backend.
+        progress: is told how many files are done.
 
     Raises:
         BackendError: a file makes the runtime crash, or keeps it busy beyond the time limit.

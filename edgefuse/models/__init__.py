@@ -1,4 +1,9 @@
-"""What a model is to the compiler."""
+"""What a model is to the compiler.
+
+- `fusion`: `FusionModel`;
+- `digits`: the reference model `digits`;
+- `assistant`: the reference model `assistant`.
+"""
 
 from edgefuse.models.fusion import FusionModel
 

@@ -1,4 +1,4 @@
-"""`FusionModel`: what a user brings, and what edgefuse takes apart."""
+"""`FusionModel`: the model of a user, with its stages kept apart."""
 
 from __future__ import annotations
 

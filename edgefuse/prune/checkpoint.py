@@ -47,6 +47,11 @@ def identity(module: nn.Module, tensors: Mapping[str, Tensor], facts: Mapping[st
 def save(path: Path, key: str, state: Mapping[str, Any]) -> None:
     """Write a state (tensors, numbers, strings, and lists and dicts of them) under `path`, all or nothing.
 
+    Args:
+        path: of the folder.
+        key: of the recovery, which a later run compares.
+        state: tensors, numbers, strings, and lists and dicts of them.
+
     Raises:
         OSError: if the system refuses.
     """

@@ -30,7 +30,14 @@ class Leaf(BasePruningFunc):  # type: ignore[misc]
         raise NotImplementedError
 
     def slices(self, layer: Any, channels: Tensor, owners: Tensor, *, out: bool) -> Iterator[Slice]:
-        """Yield the weights that go with channels of the output (or input), int64 [n], and their owners, int64 [n]."""
+        """Yield the weights that go with channels of the output (or input), int64 [n], and their owners, int64 [n].
+
+        Args:
+            layer: the module.
+            channels: of its output or input, int64 [n].
+            owners: the unit that each of them belongs to, int64 [n].
+            out: whether the channels are those of the output.
+        """
         raise NotImplementedError
 
     def units(self, layer: Any) -> list[list[int]] | None:

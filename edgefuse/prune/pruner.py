@@ -40,6 +40,11 @@ class Pruner(Protocol):
     def prune(self, stage: TorchStage, step: PruningStep, examples: Examples) -> nn.Module:
         """Return a pruned copy of the stage's module, in eval mode; the original stays as it is.
 
+        Args:
+            stage: with its module, in eval mode.
+            step: with the ratio, the fraction to remove, and the importance.
+            examples: training examples of the stage, for importances that need gradients or activations.
+
         Raises:
             PruneError: the stage has nothing that this method can prune, or the step makes no sense.
         """
@@ -56,6 +61,11 @@ def method(step: PruningStep) -> Pruner:
 
 def apply_steps(stage: TorchStage, steps: Sequence[PruningStep], examples: Examples) -> nn.Module:
     """Return a copy of the stage's module after all steps, in order.
+
+    Args:
+        stage: with its module, in eval mode.
+        steps: in order.
+        examples: training examples of the stage.
 
     Raises:
         PruneError: a method is unknown, or cannot prune the stage.
@@ -75,7 +85,7 @@ def check(step: PruningStep, importances: Sequence[str] = ("",)) -> None:
     """
     if not 0 <= step.ratio < 1:
         raise PruneError(
-            f"the ratio of a '{step.method}' step is the fraction to remove",
+            f"the ratio of a '{step.method}' step is out of range",
             got=step.ratio,
             expected="at least 0 and below 1",
             fix="write 0.5 to remove half",
@@ -89,7 +99,13 @@ def check(step: PruningStep, importances: Sequence[str] = ("",)) -> None:
 
 
 def nothing_to_prune(stage: TorchStage, step: PruningStep, expected: str) -> PruneError:
-    """Return the error that a stage holds nothing of what a method prunes."""
+    """Return the error that a stage holds nothing of what a method prunes.
+
+    Args:
+        stage: that was to be pruned.
+        step: of the recipe.
+        expected: what the method looks for.
+    """
     return PruneError(
         f"the stage '{stage.spec.name}' holds nothing that '{step.method}' can prune",
         expected=expected,

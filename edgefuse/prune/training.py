@@ -251,7 +251,9 @@ class Training:
         self._goal.module.eval()
         accuracy = {name: float(value) for name, value in self._goal.judge().items()}
         if not accuracy or not all(math.isfinite(value) for value in accuracy.values()):
-            raise PruneError(f"the accuracy of '{self._goal.name}' in epoch {epoch}", got=accuracy, expected="numbers")
+            raise PruneError(
+                f"the accuracy of '{self._goal.name}' in epoch {epoch} is not finite", got=accuracy, expected="numbers"
+            )
         point = Epoch(epoch, loss, accuracy, round(time.monotonic() - start, 1))
         self._history.append(point)
         if best_of(self._history, self._settings.keep) is point:

@@ -1,4 +1,4 @@
-"""The grammar of schemes, spelled out: what a recipe may name beyond what a quantizer offers by itself."""
+"""The grammar of schemes: the ones that a recipe may name beyond those that a quantizer offers by itself."""
 
 from __future__ import annotations
 

@@ -39,7 +39,13 @@ class FeatureCache:
         return CachedSession(session, self, sha256) if self.entries > 0 else session
 
     def run(self, session: Session, sha256: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the outputs for these feeds, run or remembered; they are read-only."""
+        """Return the outputs for these feeds, run or remembered; they are read-only.
+
+        Args:
+            session: of the file.
+            sha256: of the file.
+            feeds: arrays by port, batch first.
+        """
         content = tuple((port, value.dtype.str, value.shape, value.tobytes()) for port, value in feeds.items())
         kept = self._kept.setdefault(sha256, [])
         for position, (known, outputs) in enumerate(kept):

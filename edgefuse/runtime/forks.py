@@ -1,4 +1,4 @@
-"""What a fork leaves in the child: neither the threads of the inference libraries nor the state of their locks.
+"""The child of a fork: it has neither the threads of the inference libraries nor the state of their locks.
 
 A child process that `os.fork` makes (a web server that loads first and forks then, `multiprocessing` by its old
 default) has its parent's memory and one thread. An opened file whose pool has lost its threads waits for them for ever:

@@ -49,7 +49,13 @@ class Graph:
     def step(
         self, values: Mapping[str, Array], present: Subset, state: Mapping[str, Array] | None
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Return the results, and the state for the next step; `initial_state` gives that of the first one."""
+        """Return the results, and the state for the next step; `initial_state` gives that of the first one.
+
+        Args:
+            values: arrays by key, batch first.
+            present: names of the modalities that are there.
+            state: of the step before.
+        """
         prepared = self._prepared.get(present) or self._prepare(present)
         # What is absent stays zero, whatever was given.
         return self._stages.run(prepared.plan, self._run_stage, {**values, **prepared.constants}, state)

@@ -28,7 +28,13 @@ def reason(cpu: Processor) -> str:
 
 
 def concern(manifest: Manifest, rung: Rung, cpu: Processor) -> str | None:
-    """Return in words what is wrong with a rung on a CPU, and what to do; None if nothing is."""
+    """Return in words what is wrong with a rung on a CPU, and what to do; None if nothing is.
+
+    Args:
+        manifest: of the bundle.
+        rung: of the bundle.
+        cpu: of this machine.
+    """
     stages = _saturating(manifest, rung, cpu)
     if not stages:
         return None

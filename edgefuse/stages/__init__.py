@@ -1,1 +1,7 @@
-"""From a model to stages (`stage`, `explicit`), generated inputs (`examples`), `agreement` with torch."""
+"""From a model to stages.
+
+- `stage`: one stage in torch;
+- `explicit`: takes a `FusionModel` apart;
+- `examples`: generated inputs;
+- `agreement`: a file against torch.
+"""

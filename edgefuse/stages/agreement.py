@@ -10,5 +10,12 @@ from edgefuse.stages.stage import Feeds, TorchStage
 
 
 def verify(stage: TorchStage, session: Session, feeds: Feeds, tolerance: Tolerance) -> Agreement:
-    """Run a stage in torch and its file, opened by a backend, on the same feeds and judge the file."""
+    """Run a stage in torch and its file, opened by a backend, on the same feeds and judge the file.
+
+    Args:
+        stage: in torch.
+        session: of the file.
+        feeds: arrays by port, batch first.
+        tolerance: of the comparison.
+    """
     return agreement([(run_torch(stage, feeds), session.run(feeds))], tolerance)

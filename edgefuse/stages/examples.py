@@ -1,4 +1,4 @@
-"""Generated inputs: what stages are traced with, and what golden vectors are made of. Nobody's voice or picture."""
+"""Generated inputs, for tracing stages and for golden vectors: no person's voice or picture."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ def example_feeds(stage: TorchStage, *, count: int = 1, seed: int = 0, fixed: bo
 
     The first is at the largest shape, of full length, with every modality present. Later ones vary the sizes of dynamic
     dimensions (unless `fixed`), the lengths, and which modality is absent.
+
+    Args:
+        stage: to feed.
+        count: of feeds.
+        seed: of the values.
+        fixed: whether dynamic dimensions keep their largest size.
     """
     for index in range(count):
         pool = _raw_values(stage.spec, _id_limits([stage]), index, seed, fixed)
@@ -39,6 +45,12 @@ def chained_feeds(
 
     So features have the distribution that the model gives them, and golden vectors of fusion mean something. Stages
     come in an order in which they can run; for `seed` and `fixed` see `example_feeds`.
+
+    Args:
+        stages: in the order of their dependencies.
+        count: of feeds per stage.
+        seed: of the values.
+        fixed: whether dynamic dimensions keep their largest size.
     """
     limits = _id_limits(stages)
     by_name = {stage.spec.name: stage for stage in stages}

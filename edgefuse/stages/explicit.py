@@ -175,7 +175,7 @@ def _output_shapes(stage: TorchStage) -> list[tuple[Dim, ...]]:
     again = _probe(stage, next(example_feeds(stage, seed=1)))
     if again != shapes[0]:
         raise ModelError(
-            f"the shape of what the stage '{stage.spec.name}' returns depends on the values it is given",
+            f"the output shape of the stage '{stage.spec.name}' depends on the values of its inputs",
             got=f"{spelled(again[0])} after {spelled(shapes[0][0])}",
             expected="one shape for inputs of one shape",
         )

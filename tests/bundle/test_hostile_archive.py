@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgefuse.bundle import layout
-from edgefuse.bundle.forms import pack
+from edgefuse.bundle.containers import pack
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.errors import BundleError
 

@@ -137,7 +137,7 @@ def test_a_name_outside_of_the_rules(name: str, folder: Path) -> None:
 
 
 def test_too_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgefuse.bundle.forms.MAX_FILES", 20)
+    monkeypatch.setattr("edgefuse.bundle.containers.MAX_FILES", 20)
     for number in range(40):
         (tmp_path / str(number)).touch()
     assert "there are too many files: expected at most 20" in _refusal(tmp_path)

@@ -1,4 +1,4 @@
-"""A bundle comes back as it was written, in both forms, with the same bytes each time."""
+"""A bundle comes back as it was written, in both containers, with the same bytes each time."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ CHANGES: list[tuple[str, Change, str]] = [
     ("WordLevel", lambda t: t["model"]["vocab"].update(new=1), "has two tokens with one id"),
     ("WordLevel", lambda t: t["model"]["vocab"].update({"x" * 3000: 999}), "Expected `str` of length <= 2048"),
     ("WordPiece", lambda t: t["model"].update(max_input_chars_per_word=10**9), "Expected `int` <= 512"),
-    ("Unigram", lambda t: t["model"].update(unk_id=176), "has no token 176, which stands for what is unknown"),
+    ("Unigram", lambda t: t["model"].update(unk_id=176), "has no token 176, which stands for unknown text"),
     ("Unigram", lambda t: t["model"]["vocab"].append(["x" * 257, -1.0]), "Expected `str` of length <= 256"),
     ("Unigram", lambda t: t["model"]["vocab"].append(t["model"]["vocab"][5]), "twice"),
     ("Unigram", lambda t: t["model"]["vocab"].append(["x", -1e300]), "Expected `float` >= -1000000.0"),
@@ -93,9 +93,13 @@ CHANGES: list[tuple[str, Change, str]] = [
     (
         "BPE of bytes",
         lambda t: t["model"]["merges"].append(["t", "qq"]),
-        "merges tokens to or from 'qq', which is none",
+        "merges tokens to or from 'qq', which is no token",
     ),
-    ("BPE of bytes", lambda t: t["model"]["merges"].append(["q", "q"]), "merges tokens to or from 'qq', which is none"),
+    (
+        "BPE of bytes",
+        lambda t: t["model"]["merges"].append(["q", "q"]),
+        "merges tokens to or from 'qq', which is no token",
+    ),
     ("BPE with fallback", lambda t: t["model"]["merges"].append("a b c"), "'a b c', which is not two tokens"),
     ("BPE with marks", lambda t: t["model"]["merges"].append(["t", "h</w>"]), "which has not the prefix '##'"),
     # added tokens
@@ -155,7 +159,7 @@ CHANGES: list[tuple[str, Change, str]] = [
         "not either a text or a regular",
     ),
     # patterns
-    ("WordLevel", lambda t: t.update(pre_tokenizer=_split("(a+)+$")), "repeats what repeats"),
+    ("WordLevel", lambda t: t.update(pre_tokenizer=_split("(a+)+$")), "repeats an expression that repeats"),
     (
         "WordLevel",
         lambda t: t.update(pre_tokenizer=_split(r"\s*\s*\s*x")),

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from edgefuse.bundle import writer
-from edgefuse.bundle.forms import Folder
+from edgefuse.bundle.containers import Folder
 from edgefuse.bundle.manifest import Manifest
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.writer import write_bundle

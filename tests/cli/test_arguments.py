@@ -66,7 +66,7 @@ def test_no_input_is_empty_or_blank(word: str, tiny_bundle: Path, capsys: pytest
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [("a\0b", "the value holds a null character"), ("\ud800", "the value is no text")],
+    [("a\0b", "the value holds a null character"), ("\ud800", "the value is not text")],
 )
 def test_what_no_system_takes_is_refused(value: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["inspect", value]) == 2

@@ -114,7 +114,7 @@ def test_it_keeps_the_faster_of_the_two(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("mine", "the factory of a reference: got 'mine', expected 'module:callable'"),
+        ("mine", "the factory of a reference has no module or no callable: got 'mine', expected 'module:callable'"),
         ("mine_gone:build", "'mine_gone:build' cannot be imported: got No module named 'mine_gone'"),
         ("math:gone", "'math:gone' cannot be imported"),
         ("math:pi", "returns no model: got float, expected a torch module"),

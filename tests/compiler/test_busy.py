@@ -15,7 +15,7 @@ from edgefuse.bundle.manifest import Figure, Machine
 from edgefuse.bundle.spec import Record
 from edgefuse.cli import main
 from edgefuse.compiler.rungs.final import Ratio, RungAccuracy, RungTiming
-from edgefuse.compiler.rungs.rungs import give_to_fastest
+from edgefuse.compiler.rungs.rungs import give_to_fast
 from edgefuse.compiler.search import Combination
 from edgefuse.compiler.timing import kept
 from edgefuse.compiler.timing.here import Here
@@ -87,7 +87,7 @@ def rung(p50_ms: float, ratio: float, low: float, high: float, marked: bool) -> 
 
 
 @pytest.mark.parametrize(
-    ("fastest", "smallest", "marked", "moves"),
+    ("fast", "small", "marked", "moves"),
     [
         ((1.0, 3.0, 2.0, 4.0), (0.9, 3.3, 2.2, 4.4), True, False),
         ((1.0, 3.0, 2.0, 4.0), (0.9, 3.3, 2.2, 4.4), False, True),
@@ -95,12 +95,12 @@ def rung(p50_ms: float, ratio: float, low: float, high: float, marked: bool) -> 
     ],
 )
 def test_rungs_that_a_busy_machine_cannot_tell_apart_keep_their_names(
-    fastest: tuple[float, float, float, float], smallest: tuple[float, float, float, float], marked: bool, moves: bool
+    fast: tuple[float, float, float, float], small: tuple[float, float, float, float], marked: bool, moves: bool
 ) -> None:
-    chosen: dict[str, Combination] = {name: {"fusion": name} for name in ("fastest", "smallest")}
+    chosen: dict[str, Combination] = {name: {"fusion": name} for name in ("fast", "small")}
     accuracies = {name: RungAccuracy({"all": 0.9}, {}) for name in chosen}
-    give_to_fastest(chosen, accuracies, {"fastest": rung(*fastest, marked), "smallest": rung(*smallest, marked)})
-    assert chosen["fastest"] == {"fusion": "smallest" if moves else "fastest"}
+    give_to_fast(chosen, accuracies, {"fast": rung(*fast, marked), "small": rung(*small, marked)})
+    assert chosen["fast"] == {"fusion": "small" if moves else "fast"}
 
 
 class Simulated:

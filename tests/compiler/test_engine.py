@@ -139,7 +139,7 @@ def test_the_job_of_a_worker_that_died_is_tried_again(
 
 
 def test_a_job_that_kills_every_worker_is_one_sentence(parallel: tuple[Workers, Steps], jobs: Any) -> None:
-    with pytest.raises(EngineError, match=r"^die \(job 3 of 3\): 2 workers died of it") as caught:
+    with pytest.raises(EngineError, match=r"^die \(job 3 of 3\): this job crashed its worker 2 times") as caught:
         parallel[0].map(jobs.DieAlways(), range(3), "die")
     assert "\n" not in str(caught.value)
 
@@ -148,7 +148,9 @@ def test_what_cannot_travel_is_one_sentence(parallel: tuple[Workers, Steps], job
     engine, _ = parallel
     with pytest.raises(EngineError, match=r"square: a job cannot be sent to a worker: got .*lambda.*Fix: define the"):
         engine.map(lambda item: item, [1], "square")
-    with pytest.raises(EngineError, match="what a job gave cannot leave its worker: got a result of type function"):
+    with pytest.raises(
+        EngineError, match="the result of a job cannot be sent from its worker: got a result of type function"
+    ):
         engine.map(jobs.Return(), [1], "return")
 
 
@@ -170,7 +172,7 @@ def test_a_ray_cluster_that_is_not_there_is_one_sentence(tmp_path: Path, monkeyp
     ("name", "count", "message"),
     [
         ("moon", 1, "unknown engine 'moon': expected local or ray."),
-        ("local", 0, "the number of jobs: got 0, expected at least 1."),
+        ("local", 0, "the number of jobs is out of range: got 0, expected at least 1."),
     ],
 )
 def test_an_engine_that_cannot_be_is_one_sentence(name: str, count: int, message: str, tmp_path: Path) -> None:

@@ -92,3 +92,49 @@ def test_a_factory_beside_the_recipe_is_called(tmp_path: Path) -> None:
 def test_a_wrong_factory_is_one_sentence(tmp_path: Path, reference: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         call_factory(tmp_path / "recipe.toml", reference)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ('"size"', '"size"\ncaution = -1', "[search] caution in PATH is out of range: got -1.0, expected zero or more"),
+        ('"size"', '"size"\nmax_fusion_passes = 0', "[search] max_fusion_passes in PATH is out of range: got 0, "),
+        ('"size"', '"size"\nmax_latency_ms = 0', "[search] max_latency_ms in PATH is out of range: got 0.0, expected "),
+        ("0.02", "1.2", "[search] max_drop in PATH is out of range: got 1.2, expected a fraction from 0 to 1 "),
+        ("[search]", "device = 'moon'\n[search]", "[compile] device in PATH is unknown: got 'moon', expected host or "),
+        (
+            '"tflite"]',
+            '"coreml"]',
+            "[compile] targets in PATH names an unknown target: got 'coreml', expected onnx or ",
+        ),
+        ('"tflite"]', '"onnx"]', "[compile] targets in PATH is empty or names a target twice: got ['onnx', 'onnx'], "),
+        ("[search]", "[quantize]\nmin_snr_db = 0\n[search]", "[quantize] min_snr_db in PATH is out of range: got 0"),
+        ("[search]", "[recover]\nsettled = 2\n[search]", "[recover] settled in PATH is out of range: got 2.0, "),
+        ("[search]", "[recover]\nlearning_rate = 0\n[search]", "[recover] learning_rate in PATH is out of range: got "),
+        (
+            "[search]",
+            "[recover]\npatience = 0\n[search]",
+            "[recover] patience in PATH is out of range: got 0, expected ",
+        ),
+        (
+            "[search]",
+            '[[prune.variants]]\nstages = []\nsteps = [{ method = "structured", ratio = 0.5 }]\n[search]',
+            "an entry of [[prune.variants]] in PATH is incomplete: got no stages or no steps, expected both.",
+        ),
+        (
+            "[search]",
+            '[[prune.variants]]\nstages = ["fusion"]\nsteps = [{ method = "magic", ratio = 0.5 }]\n[search]',
+            "an entry of [[prune.variants]] in PATH names an unknown method: got 'magic', expected depth or ",
+        ),
+        (
+            "[search]",
+            '[[prune.variants]]\nstages = ["fusion"]\nsteps = [{ method = "structured", ratio = 1.5 }]\n[search]',
+            "the ratio of 'structured' under [[prune.variants]] in PATH is out of range: got 1.5, expected ",
+        ),
+    ],
+)
+def test_a_value_out_of_range_is_a_whole_sentence(tmp_path: Path, old: str, new: str, sentence: str) -> None:
+    path = written(tmp_path, _GOOD.replace(old, new))
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(path)
+    assert str(caught.value).startswith(sentence.replace("PATH", str(path)))

@@ -21,7 +21,7 @@ FLOATS = {"image": "image.float", "audio": "audio.float"}
 def judged(drop: float = 0.0, p50_ms: float = 1.0, **changed: str) -> Judged:
     return Judged(
         candidates={**FLOATS, **{stage: f"{stage}.{scheme}" for stage, scheme in changed.items()}},
-        p50_ms=p50_ms,
+        p50=p50_ms,
         size_bytes=1,
         drops={"image": SubsetDrop(drop=drop, low=0.0, high=0.0), "audio": SubsetDrop(drop=-0.1, low=0.0, high=0.0)},
         excess=0.0,

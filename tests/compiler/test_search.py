@@ -21,8 +21,8 @@ def figure(
         stage=stage,
         candidate=f"{stage}.{scheme}",
         scheme=scheme,
-        p50_ms=p50_ms,
-        p50_ci_ms=(p50_ms - spread, p50_ms + spread),
+        p50=p50_ms,
+        p50_ci95=(p50_ms - spread, p50_ms + spread),
         speedup=speedup,
         speedup_ci95=(speedup - 0.05, speedup + 0.05),
         size_bytes=size,
@@ -134,7 +134,7 @@ def test_accuracy_is_the_fastest_that_loses_nothing() -> None:
 
 
 def test_memory_is_an_objective() -> None:
-    figures = [msgspec.structs.replace(f, memory_bytes=1000 - int(100 * f.p50_ms)) for f in FIGURES]
+    figures = [msgspec.structs.replace(f, memory_bytes=1000 - int(100 * f.p50)) for f in FIGURES]
     found = Search(figures, Judge({}), 0.01, ["all"], 24, objectives=["memory"]).run()
     assert found.winners["memory"].candidates == {"image": "image.float", "text": "text.tiny"}
     assert found.winners["memory"].memory_bytes == 800 + 850
@@ -186,15 +186,15 @@ def test_passes_stay_under_the_cap_and_something_is_always_found(stages: Stages,
     found = search(judge, max_passes=cap, figures=figures).run()
     assert found.passes == len(judge.asked) <= cap
     assert set(found.winners) == {"latency", "size"}
-    float_ms = sum(f.p50_ms for f in figures if f.is_float)
-    assert found.winners["latency"].p50_ms <= float_ms
+    float_ms = sum(f.p50 for f in figures if f.is_float)
+    assert found.winners["latency"].p50 <= float_ms
     for winner in found.winners.values():
         assert set(winner.candidates) == {f"s{number}" for number in range(len(stages))}
         assert winner.within_budget
     fast = {f.candidate for f in figures if not f.slower_than_float}
     for judged in found.judged:
         if judged.within_budget and fast.issuperset(judged.candidates.values()):
-            assert found.winners["latency"].p50_ms <= judged.p50_ms + 0.02 * len(stages)
+            assert found.winners["latency"].p50 <= judged.p50 + 0.02 * len(stages)
 
 
 @settings(max_examples=40, deadline=None)

@@ -55,8 +55,8 @@ class World:
                         candidate=f"{stage}.{pruning}.{scheme}",
                         scheme=scheme,
                         pruning=pruning,
-                        p50_ms=p50_ms,
-                        p50_ci_ms=(p50_ms * 0.99, p50_ms * 1.01),
+                        p50=p50_ms,
+                        p50_ci95=(p50_ms * 0.99, p50_ms * 1.01),
                         speedup=float_ms / p50_ms,
                         speedup_ci95=(float_ms / p50_ms * 0.985, float_ms / p50_ms * 1.015),
                         size_bytes=int(size * small * smaller),
@@ -108,7 +108,7 @@ class World:
             ],
             axis=1,
         )
-        p50 = np.array([f.p50_ms for f in self.figures]).reshape(self.losses.shape)
+        p50 = np.array([f.p50 for f in self.figures]).reshape(self.losses.shape)
         latency = sum(p50[stage, chosen[:, stage]] for stage in range(len(self.stages)))
         best = np.inf
         for part in np.array_split(np.argsort(latency), max(1, len(chosen) // 20_000)):
@@ -126,7 +126,7 @@ def test_few_passes_find_nearly_what_all_combinations_hold(modalities: int, wors
     ratios = []
     for seed in range(6):
         world = World(modalities, seed)
-        ratios.append(world.search().winners["latency"].p50_ms / world.optimum_ms())
+        ratios.append(world.search().winners["latency"].p50 / world.optimum_ms())
     # The optimum knows the luck of each of up to 20,736 combinations; the search asked for 24.
     assert np.mean(ratios) < 1.1
     assert max(ratios) < worst
@@ -137,7 +137,7 @@ def test_more_passes_come_closer_with_five_modalities() -> None:
     for seed in range(2):
         optimum_ms = World(5, seed).optimum_ms()
         for cap, found in ratios.items():
-            found.append(World(5, seed).search(cap).winners["latency"].p50_ms / optimum_ms)
+            found.append(World(5, seed).search(cap).winners["latency"].p50 / optimum_ms)
     assert np.mean(ratios[64]) < 1.06
     assert np.mean(ratios[64]) <= np.mean(ratios[24]) < 1.2
 

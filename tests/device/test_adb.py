@@ -12,7 +12,7 @@ import pytest
 
 from edgefuse.bundle.manifest import Machine
 from edgefuse.device.device import device_of
-from edgefuse.device.session import Session
+from edgefuse.device.session import DeviceSession
 from edgefuse.device.tasks import Describe
 from edgefuse.errors import DeviceError
 
@@ -49,7 +49,7 @@ def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def describe(uri: str) -> Machine:
-    with Session(device_of(uri), sys.executable) as session:
+    with DeviceSession(device_of(uri), sys.executable) as session:
         return session.run(Describe(backend="onnx", threads=1), Machine, {})
 
 

@@ -17,7 +17,7 @@ from edgefuse.compiler.recipe.recipe import load
 from edgefuse.compiler.timing import timer_of
 from edgefuse.device import session as sessions
 from edgefuse.device.device import device_of
-from edgefuse.device.session import Session
+from edgefuse.device.session import DeviceSession
 from edgefuse.device.tasks import Describe
 from edgefuse.errors import DeviceError
 
@@ -28,7 +28,7 @@ LONGER = r"Fix: check the device, or wait longer for it \(--device-timeout, \[de
 
 
 def describe(place: Place, timeout_seconds: float = 60.0) -> Machine:
-    with Session(device_of(place.uri), place.python, timeout_seconds) as session:
+    with DeviceSession(device_of(place.uri), place.python, timeout_seconds) as session:
         return session.run(DESCRIBE, Machine, {})
 
 
@@ -80,7 +80,7 @@ def test_a_slow_device_is_waited_for_if_the_user_says_so(on_path: Place) -> None
 
 def test_a_login_shell_that_reads_what_is_not_for_it(on_path: Place) -> None:
     on_path.behave(before="read line")
-    refuse(on_path, "what was sent to the device arrived damaged", 30)
+    refuse(on_path, "the program arrived damaged on the device", 30)
 
 
 def test_a_device_that_falls_silent(on_path: Place) -> None:
@@ -113,7 +113,11 @@ def test_a_device_that_sends_without_end(on_path: Place) -> None:
 )
 def test_a_login_shell_that_does_not_start_anything(on_path: Place, before: str, what: str) -> None:
     on_path.behave(before=before)
-    refuse(on_path, f"the device did not start what was sent to it: {what}.*, expected a login shell that can run", 30)
+    refuse(
+        on_path,
+        f"the device did not start the program that was sent: {what}.*, expected a login shell that can run",
+        30,
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,7 +142,7 @@ def test_a_login_shell_of_another_kind(on_path: Place, unpacked: Unpacked, packa
 def test_a_login_shell_with_a_syntax_of_its_own(on_path: Place, unpacked: Unpacked) -> None:
     path = unpacked("rc") / "usr/bin/rc.byron"
     on_path.behave(before=f'exec {path} -c "$SSH_ORIGINAL_COMMAND"')
-    refuse(on_path, "the device did not start what was sent to it: got .*syntax error", 30)
+    refuse(on_path, "the device did not start the program that was sent: got .*syntax error", 30)
 
 
 @pytest.fixture
@@ -168,25 +172,28 @@ def test_a_server_that_says_nothing(on_path: Place, mute: int) -> None:
 
 
 def test_nothing_more_goes_through_a_connection_that_was_given_up(on_path: Place) -> None:
-    with Session(device_of(on_path.uri), on_path.python) as session:
+    with DeviceSession(device_of(on_path.uri), on_path.python) as session:
         session._wire.end(15)
         for _ in range(2):
-            with pytest.raises(DeviceError, match="the device went away in the middle of it"):
+            with pytest.raises(DeviceError, match="the connection ended in the middle of a task"):
                 session.run(DESCRIBE, Machine, {})
 
 
 @pytest.mark.parametrize("timeout_seconds", [0, -1, float("nan"), float("inf"), 100_000])
 def test_a_time_limit_is_a_number_of_seconds(timeout_seconds: float) -> None:
     with pytest.raises(
-        DeviceError, match=r"the time limit of a device: got .* seconds, expected more than 0 and at most"
+        DeviceError,
+        match=r"the time limit of a device is out of range: got .* seconds, expected more than 0 and at most",
     ):
-        Session(device_of("adb:"), timeout_seconds=timeout_seconds)
+        DeviceSession(device_of("adb:"), timeout_seconds=timeout_seconds)
 
 
 @pytest.mark.parametrize("python", ["", " ", "python3\nid", "python\x1b[31m"])
 def test_a_python_is_a_name(python: str) -> None:
-    with pytest.raises(DeviceError, match=r"the device's Python: got .*, expected a name or an absolute path"):
-        Session(device_of("adb:"), python)
+    with pytest.raises(
+        DeviceError, match=r"the name of the device's Python is unusable: got .*, expected a name or an absolute path"
+    ):
+        DeviceSession(device_of("adb:"), python)
 
 
 def test_a_recipe_says_how_long_to_wait(tmp_path: Path) -> None:
@@ -195,7 +202,7 @@ def test_a_recipe_says_how_long_to_wait(tmp_path: Path) -> None:
     path.write_text(rest + "timeout_seconds = 90\n")
     assert timer_of(load(path)).timeout_seconds == 90.0  # type: ignore[attr-defined]
     path.write_text(rest + "timeout_seconds = 0\n")
-    with pytest.raises(DeviceError, match=r"the time limit of a device: got 0 seconds"):
+    with pytest.raises(DeviceError, match=r"the time limit of a device is out of range: got 0 seconds"):
         load(path)
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from edgefuse.bundle.manifest import Machine
 from edgefuse.device.device import device_of
-from edgefuse.device.session import Session, _script
+from edgefuse.device.session import DeviceSession, _script
 from edgefuse.device.tasks import Describe
 from edgefuse.errors import DeviceError
 
@@ -30,7 +30,7 @@ DESCRIBE = Describe(backend="onnx", threads=1)
 
 def describe(place: Place, **files: bytes) -> Machine:
     """Open a session and have the simplest task done."""
-    with Session(device_of(place.uri), place.python) as session:
+    with DeviceSession(device_of(place.uri), place.python) as session:
         return session.run(DESCRIBE, Machine, files)
 
 
@@ -97,7 +97,7 @@ def test_the_device_says_what_it_is(on_path: Place, tmp_path: Path) -> None:
 
 
 def test_threads_fit_the_device(on_path: Place) -> None:
-    with Session(device_of(on_path.uri), on_path.python) as session:
+    with DeviceSession(device_of(on_path.uri), on_path.python) as session:
         for threads in (0, 100_000):
             with pytest.raises(
                 DeviceError, match=f"on the device: the number of threads .*: got {threads}, expected 1"
@@ -183,9 +183,9 @@ def test_no_folder_for_temporary_files(on_path: Place) -> None:
 
 def test_a_damaged_report(on_path: Place) -> None:
     on_path.behave(after="| sed -u s/threads/threats/")
-    refuse(on_path, "what came back from the device is damaged: got its hash is another")
+    refuse(on_path, "the answer of the device is damaged: got its hash is another")
     on_path.behave(after="| sed -u s/size/sighs/")
-    refuse(on_path, "what came back from the device is damaged: got .*unknown field")
+    refuse(on_path, "the answer of the device is damaged: got .*unknown field")
 
 
 def test_a_device_that_vanishes(place: Place, tiny_bundle: Path) -> None:
@@ -206,7 +206,7 @@ def test_what_is_killed_over_there(place: Place, tiny_bundle: Path) -> None:
             os.kill(int(path.parent.name), signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "what ran there was killed: got exit code 137" in said.splitlines()[-1]
+    assert "the task was killed on the device: got exit code 137" in said.splitlines()[-1]
     assert place.left() == []
 
 

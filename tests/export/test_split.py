@@ -146,7 +146,7 @@ class Lists(nn.Module):
     [
         (Raises(), r"'x_encoder' failed when called with \(values \[1, 4\]\): got RuntimeError: boom"),
         (Halves(), r"'feature' of the stage 'x_encoder' has the wrong type: got a tensor of torch.float16"),
-        (Picks(), r"'x_encoder' returns depends on the values it is given"),
+        (Picks(), r"'x_encoder' depends on the values of its inputs"),
         (Logs(), r"'feature' of the stage 'x_encoder' is not finite on generated inputs"),
         (Flat(), r"lost the batch: got \[4\], expected \[1, ...\]"),
         (Lists(), r"has the wrong type: got list, expected a float32 tensor"),

@@ -163,7 +163,9 @@ def spoiled() -> nn.Module:
 
 
 def test_an_accuracy_that_is_no_number_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(PruneError, match=r"the accuracy of 'image' in epoch 0: got .*nan.*, expected numbers"):
+    with pytest.raises(
+        PruneError, match=r"the accuracy of 'image' in epoch 0 is not finite: got .*nan.*, expected numbers"
+    ):
         recovered(tmp_path, judge=lambda module: {"image": float("nan")})
 
 

@@ -1,4 +1,4 @@
-// The archive form: a zip file of stored members that can be read in one way only (PKWARE APPNOTE.TXT 6.3.10).
+// The archive: a zip file of stored members that can be read in one way only (PKWARE APPNOTE.TXT 6.3.10).
 #include <algorithm>
 #include <fstream>
 

@@ -1,4 +1,4 @@
-// The folder form: regular files and folders only, and no link is followed below the folder itself.
+// The folder: regular files and folders only, and no link is followed below the folder itself.
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>

@@ -47,7 +47,7 @@ internal interface Storage {
     fun read(path: String): ByteArray
 }
 
-/** The folder form. An app's own storage: nobody else changes it while it is read. */
+/** The folder. An app's own storage: nobody else changes it while it is read. */
 internal class FolderStorage(private val root: Path) : Storage {
     override val sizes: Map<String, Long> = Files.walk(root, 9).use { paths ->
         val found = LinkedHashMap<String, Long>()
@@ -71,7 +71,7 @@ internal class FolderStorage(private val root: Path) : Storage {
         }
 }
 
-/** The archive form: a zip file of stored members that can be read in one way only (PKWARE APPNOTE.TXT 6.3.10). */
+/** The archive: a zip file of stored members that can be read in one way only (PKWARE APPNOTE.TXT 6.3.10). */
 internal class ArchiveStorage(path: File) : Storage {
     private val file = RandomAccessFile(path, "r")
     private val begins = HashMap<String, Long>()

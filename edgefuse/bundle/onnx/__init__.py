@@ -2,6 +2,11 @@
 
 ONNX Runtime checks most of what it opens; what it does not is checked here, without the onnx package: text that is no
 UTF-8, data in other files, operators of other domains, compiled engines, and sizes that constants ask for.
+
+- `protobuf`: the wire format, field by field;
+- `messages`: the messages of an ONNX file;
+- `tensors`: constants;
+- `graphs`: operators and loops.
 """
 
 from __future__ import annotations

@@ -135,7 +135,13 @@ class Message:
         return [each for each in self._fields.get(number, ()) if isinstance(each, tuple)]
 
     def signed(self, data: bytes, number: int, most: int) -> tuple[int, ...]:
-        """Return a list of integers of 64 bits with their signs, whether they are packed or not."""
+        """Return a list of integers of 64 bits with their signs, whether they are packed or not.
+
+        Args:
+            data: the whole file.
+            number: of the field.
+            most: integers that it may have.
+        """
         found = self.integers(number)
         for begin, end in self.spans(number):
             position = begin

@@ -18,6 +18,11 @@ _MIN_TAG, _MAX_TAG = 1 << 3, 2**32 - 1
 def fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """Yield each field of a message as (number, wire type, value of a varint or offset of the payload, its end).
 
+    Args:
+        data: the whole file.
+        position: of the first byte of the message.
+        end: of the message: the position after its last byte.
+
     Raises:
         RefusedError: the encoding is malformed.
         IndexError: the data end inside a field.

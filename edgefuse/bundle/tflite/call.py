@@ -1,4 +1,4 @@
-"""One operator of a TFLite graph with its tensors and options: what the rules of operators look at."""
+"""One operator of a TFLite graph with its tensors and options: the argument of every rule."""
 
 from __future__ import annotations
 
@@ -59,20 +59,39 @@ class Call:
         return shape
 
     def integer(self, option: str, low: int = 0, high: int = MAX_STEP) -> int:
-        """Return an option that must lie within bounds."""
+        """Return an option that must lie within bounds.
+
+        Args:
+            option: its name in the schema.
+            low: the least value.
+            high: the greatest value.
+        """
         value = self.options[option]
         self.need(isinstance(value, int) and low <= value <= high, f"{option} is {value}")
         return int(value)  # type: ignore[arg-type]  # checked
 
     def integers(self, option: str, length: int, low: int, high: int = MAX_STEP) -> tuple[int, ...]:
-        """Return an option that is a list of this many integers within bounds."""
+        """Return an option that is a list of this many integers within bounds.
+
+        Args:
+            option: its name in the schema.
+            length: of the list.
+            low: the least value.
+            high: the greatest value.
+        """
         value = self.options[option]
         held = isinstance(value, tuple) and len(value) == length and all(low <= each <= high for each in value)
         self.need(held, f"{option} is {value}")
         return value  # type: ignore[return-value]  # checked
 
     def constant(self, position: int, low: int = -(2**31), high: int = 2**31 - 1) -> tuple[int, ...]:
-        """Return the values of an input that must be a short constant of integers within bounds."""
+        """Return the values of an input that must be a short constant of integers within bounds.
+
+        Args:
+            position: of the input.
+            low: the least value.
+            high: the greatest value.
+        """
         tensor = self.input(position)
         fits = tensor.dtype in ("int32", "int64") and len(tensor.shape) <= 2 and tensor.elements <= MAX_LIST
         values = self.model.values(tensor) if fits else None
@@ -84,7 +103,13 @@ class Call:
         return found
 
     def scalar(self, position: int, low: int = -(2**31), high: int = 2**31 - 1) -> int:
-        """Return the value of an input that must be one constant integer within bounds."""
+        """Return the value of an input that must be one constant integer within bounds.
+
+        Args:
+            position: of the input.
+            low: the least value.
+            high: the greatest value.
+        """
         values = self.constant(position, low, high)
         self.need(len(values) == 1, f"input {position} is {list(values)}")
         return values[0]
@@ -113,7 +138,13 @@ def broadcast(call: Call, *shapes: Shape) -> Shape:
 
 
 def replaced(shape: Shape, axis: int, *sizes: int) -> Shape:
-    """Return a shape with other sizes (or none) in place of one."""
+    """Return a shape with other sizes (or none) in place of one.
+
+    Args:
+        shape: of a tensor.
+        axis: to replace; negative ones count from the end.
+        sizes: in its place.
+    """
     return (*shape[:axis], *sizes, *shape[axis + 1 :])
 
 

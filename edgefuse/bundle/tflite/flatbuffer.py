@@ -91,7 +91,13 @@ class Table:
         self.position = position
 
     def scalar(self, number: int, kind: Kind, default: float = 0) -> float:
-        """Return a number, or what the schema says where it is absent."""
+        """Return a number, or what the schema says where it is absent.
+
+        Args:
+            number: of the field.
+            kind: of the number, as `struct` spells it.
+            default: of the schema.
+        """
         position = self._field(number, _WIDTHS[kind])
         if position is None:
             return default
@@ -99,7 +105,13 @@ class Table:
         return value
 
     def integer(self, number: int, kind: Kind, default: int = 0) -> int:
-        """Return an integer, or what the schema says where it is absent."""
+        """Return an integer, or what the schema says where it is absent.
+
+        Args:
+            number: of the field.
+            kind: of the number, as `struct` spells it.
+            default: of the schema.
+        """
         return int(self.scalar(number, kind, default))
 
     def has(self, number: int) -> bool:
@@ -133,7 +145,13 @@ class Table:
         return np.frombuffer(memoryview(self._buffer.data)[begin : begin + length * dtype.itemsize], dtype)
 
     def integers(self, number: int, most: int, kind: Kind = "i") -> tuple[int, ...]:
-        """Return the integers of a short vector, none where it is absent."""
+        """Return the integers of a short vector, none where it is absent.
+
+        Args:
+            number: of the field.
+            most: integers that it may have.
+            kind: of each, as `struct` spells it.
+        """
         span = self.span(number, _WIDTHS[kind])
         if span is None:
             return ()

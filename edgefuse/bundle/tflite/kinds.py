@@ -1,4 +1,4 @@
-"""The operators that a TFLite file may have: what litert-torch and ai-edge-quantizer make of torch models.
+"""The operators that a TFLite file may have: those that litert-torch and ai-edge-quantizer write for torch models.
 
 Whatever is not here is refused: custom operators, state, strings, randomness, operators whose output has a size that
 depends on values, and control flow but for counted loops. Numbers are those of the schema; a test compares them.

@@ -30,7 +30,13 @@ def loop(call: Call) -> tuple[int, int] | None:
 
 
 def check_region(call: Call, graph: Graph, calls: Sequence[Call]) -> None:
-    """Check the graph that combines two numbers: one known operator, or none, which takes the second number."""
+    """Check the graph that combines two numbers: one known operator, or none, which takes the second number.
+
+    Args:
+        call: the operator that runs the graph.
+        graph: to check.
+        calls: the operators of that graph.
+    """
     kinds = [each.kind for each in calls]
     ports = [graph.tensors[index] for index in (*graph.inputs, *graph.outputs)]
     call.need(len(graph.inputs) == 2 and len(graph.outputs) == 1, "graph does not combine two numbers")
@@ -47,7 +53,13 @@ def _alike(tensor: Tensor, other: Tensor, shape: tuple[int, ...] | None = None) 
 
 
 def steps(call: Call, condition: tuple[Graph, Sequence[Call]], body: tuple[Graph, Sequence[Call]]) -> int:
-    """Return how many steps a loop makes, or raise `RefusedError` if that does not stand in the file."""
+    """Return how many steps a loop makes, or raise `RefusedError` if that does not stand in the file.
+
+    Args:
+        call: the operator WHILE.
+        condition: the graph that ends the loop, with its operators.
+        body: the graph of a step, with its operators.
+    """
     _check_carried(call, condition[0], body[0])
     (graph, tests), (inner, updates) = condition, body
     call.need(len(tests) == 1 and tests[0].kind == "LESS", "condition is not one LESS")

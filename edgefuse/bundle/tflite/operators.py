@@ -58,7 +58,13 @@ _BY_CODE = MappingProxyType({kind.code: (name, kind) for name, kind in KINDS.ite
 
 
 def check_operator(model: Model, graph: Graph, operator: Operator) -> Call:
-    """Return an operator with its tensors (whose indices exist) and options, or raise `RefusedError`."""
+    """Return an operator with its tensors (whose indices exist) and options, or raise `RefusedError`.
+
+    Args:
+        model: the whole file.
+        graph: that the operator is in.
+        operator: to check.
+    """
     if operator.code not in _BY_CODE:
         raise RefusedError(f"has an operator of the code {operator.code}, which is none that edgefuse writes")
     name, kind = _BY_CODE[operator.code]
@@ -93,7 +99,13 @@ def fields(options: str) -> tuple[_Field, ...]:
 
 
 def options_of(name: str, kind: Kind, operator: Operator) -> dict[str, Option]:
-    """Return an operator's options with the schema's defaults in place of what is absent."""
+    """Return an operator's options with the schema's defaults in place of what is absent.
+
+    Args:
+        name: the operator's.
+        kind: its entry among the known operators.
+        operator: that has the options.
+    """
     used, unused = (operator.options2, operator.options) if kind.second else (operator.options, operator.options2)
     (number, table), (other, _) = used, unused
     if other or number not in (0, kind.union):

@@ -1,4 +1,4 @@
-"""What operators of a TFLite graph make of shapes: convolutions, matrix products, pools and windows.
+"""The output shapes of operators of a TFLite graph: convolutions, matrix products, pools and windows.
 
 Rules return the shapes of the outputs, as in `shapes.py`; `multiplications` says how much work is behind one number.
 """

@@ -53,7 +53,14 @@ _NONE = Quantization(np.empty(0, np.float32), np.empty(0, np.int64))
 
 
 def read_quantization(table: Table | None, name: str, dtype: str, shape: tuple[int, ...]) -> Quantization:
-    """Return how a tensor is quantized, or raise `RefusedError` where that does not fit it."""
+    """Return how a tensor is quantized, or raise `RefusedError` where that does not fit it.
+
+    Args:
+        table: of the tensor's quantization; None if it has none.
+        name: the tensor's, for the message.
+        dtype: of the tensor.
+        shape: of the tensor.
+    """
     if table is None:
         return _NONE
     where = f"has a tensor {name!a}"

@@ -1,4 +1,4 @@
-"""What a TFLite file says, as plain records: version 3 of the schema, https://github.com/google-ai-edge/LiteRT.
+"""The content of a TFLite file as plain records: version 3 of the schema, https://github.com/google-ai-edge/LiteRT.
 
 Numbers of fields are those of `schema.fbs`; a test compares them with the schema that LiteRT installs. Reading checks
 what a table can be asked for by itself: types that are known, sizes that are possible, constants as large as their

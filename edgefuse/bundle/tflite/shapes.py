@@ -1,4 +1,4 @@
-"""What operators of a TFLite graph make of shapes: those that move, combine and reduce values.
+"""The output shapes of operators of a TFLite graph: those that move, combine and reduce values.
 
 Each rule returns the shapes of the outputs, or refuses what no runtime should be asked to do. A runtime works the
 shapes out anew: a file whose shapes follow from its inputs and constants gives it nothing to be surprised by.

@@ -1,4 +1,4 @@
-"""Check a `tokenizer.json` in full: what its parts say by themselves, and that they fit each other."""
+"""Check a `tokenizer.json` in full: each part by itself, and the parts against each other."""
 
 from __future__ import annotations
 
@@ -36,11 +36,16 @@ MAX_TRIE_BYTES = 2**22
 MAX_ADDED_CHARACTERS = 2**20
 """Of all added tokens together, grown by normalizing: the library builds an automaton of them, 80 bytes for each."""
 _Applied: TypeAlias = BertProcessing | RobertaProcessing | TemplateProcessing | ByteLevel
-_FIX = "edgefuse takes what docs/bundle-format.md lists; save the tokenizer without what is named here"
+_FIX = "edgefuse takes what docs/bundle-format.md lists; save the tokenizer without this"
 
 
 def check_tokenizer(model: ModelSpec, path: str, data: bytes) -> None:
     """Check a file of a bundle if it is the tokenizer of a modality.
+
+    Args:
+        model: whose modalities name tokenizers.
+        path: of the file in the bundle.
+        data: its content.
 
     Raises:
         BundleError: it is one, and not a tokenizer that is taken, or leaves no room for text.
@@ -110,7 +115,7 @@ def _check_unigram(model: Unigram) -> None:
     if token := twice(token for token, _ in model.vocab):
         raise _RefusalError(f"has the token {quoted(token)} twice")
     if model.unk_id is not None and model.unk_id >= len(model.vocab):
-        raise _RefusalError(f"has no token {model.unk_id}, which stands for what is unknown")
+        raise _RefusalError(f"has no token {model.unk_id}, which stands for unknown text")
     if sum(len(token.encode()) for token, _ in model.vocab) > MAX_TRIE_BYTES:
         raise _RefusalError(f"has tokens of more than {MAX_TRIE_BYTES} bytes in all")
 
@@ -126,7 +131,7 @@ def _check_merges(model: BPE) -> None:
             raise _RefusalError(f"merges {quoted(second)}, which has not the prefix {quoted(prefix)}")
         for token in (first, second, first + second[len(prefix) :]):
             if token not in model.vocab:
-                raise _RefusalError(f"merges tokens to or from {quoted(token)}, which is none")
+                raise _RefusalError(f"merges tokens to or from {quoted(token)}, which is no token")
 
 
 def _parted(merge: str) -> tuple[str, str]:

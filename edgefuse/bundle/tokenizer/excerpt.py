@@ -29,7 +29,13 @@ def longest_excerpt(max_tokens: int) -> int:
 
 
 def excerpts(text: str, max_tokens: int, *, from_end: bool) -> Iterator[str]:
-    """Yield the beginning of a text (or its end), then more of it; all of it if it is short."""
+    """Yield the beginning of a text (or its end), then more of it; all of it if it is short.
+
+    Args:
+        text: as it was given.
+        max_tokens: that the model takes.
+        from_end: whether tokens are cut from the beginning.
+    """
     longest = longest_excerpt(max_tokens)
     for characters in (longest // LONGEST_FACTOR, longest):
         if len(text) <= characters:

@@ -1,4 +1,4 @@
-"""What a `tokenizer.json` may hold, as types: one struct for each part that is taken, with bounds on every value.
+"""The parts of a `tokenizer.json` as types: one struct for each part that is taken, with bounds on every value.
 
 The format is that of the library `tokenizers` 0.20 to 0.23; its Rust sources are the only specification. Unknown parts
 and fields are refused: the library tells some parts apart by their fields alone, so a field more makes another part.

@@ -130,7 +130,7 @@ class _Reader:
         if match is None:
             return _Item(atom, text, runs=False)
         if atom.high == 0:
-            raise PatternError("repeats what matches no character")
+            raise PatternError("repeats an expression that matches no character")
         if _REPEAT.match(self._pattern, self.position):
             raise PatternError("repeats a repetition")
         if match["simple"]:
@@ -219,7 +219,7 @@ class _Reader:
             powers = [min(part.ways**count, _MANY) for count in range(int(high) + 1)]
             ways, first, steps = sum(powers[low:]), part.first * sum(powers[:-1]), part.steps * sum(powers[:-1])
         else:
-            raise PatternError("repeats what repeats or has a choice")
+            raise PatternError("repeats an expression that repeats or has a choice")
         return Cost(max(ways, 1), first, steps, sure, part.low * low, part.high * high, nodes)
 
 

@@ -1,4 +1,4 @@
-"""What normalizers and pre-tokenizers make of a text at worst: how long it grows, and how long patterns search in it.
+"""Bounds of normalizers and pre-tokenizers: how long a text may grow, and how long patterns may search in it.
 
 Each step by itself is bounded, but a chain multiplies: eight replacements of one character by sixteen take gigabytes.
 Steps that change characters by Unicode's rules hardly grow what people write, but they do once a step before them has
@@ -54,6 +54,11 @@ class StepError(ValueError):
 
 def growth(normalizer: Normalizer | None, pre_tokenizer: PreTokenizer | None, characters: int) -> float:
     """Return how many characters the steps make of one at the most, in a text of so many.
+
+    Args:
+        normalizer: the tokenizer's; None if it has none.
+        pre_tokenizer: the tokenizer's; None if it has none.
+        characters: of the longest text.
 
     Raises:
         StepError: a step is not taken, or all together take too long or grow a text too much.

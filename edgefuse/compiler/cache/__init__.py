@@ -1,1 +1,7 @@
-"""What is kept on disk: arrays of many samples (`arrays`), and hashes of what a result depends on (`fingerprint`)."""
+"""What a compile keeps on disk.
+
+- `fingerprint`: hashes of what a result depends on: the parts of cache keys;
+- `arrays`: arrays of many samples, read through a memory map.
+
+`edgefuse.datasets.cache` has the entries themselves: locks, seals, folders.
+"""

@@ -35,8 +35,8 @@ def changed(path: Path, got: object) -> CacheError:
     return CacheError(
         f"{path} changed while a compile was using it",
         got=got,
-        expected="a cache that nobody touches",
-        fix="compile again: what is damaged is made anew",
+        expected="a cache that nothing else changes",
+        fix="compile again: damaged entries are made anew",
     )
 
 
@@ -115,7 +115,7 @@ class ArrayStore:
 
 def _map(path: Path, dtype: str) -> Array:
     if np.dtype(dtype).hasobject:  # what a file holds would be taken for addresses
-        raise ValueError(f"element type {dtype}")
+        raise ValueError(f"an array file cannot hold the element type {dtype}")
     if path.stat().st_size == 0:
         return np.empty(0, dtype=dtype)
     return np.memmap(path, dtype=dtype, mode="r")

@@ -1,4 +1,4 @@
-"""Hashes of what a result depends on: weights, the code of modules, the tools. Cache keys are made of them."""
+"""The parts of cache keys: hashes of weights, of the code of modules, and of the tools."""
 
 from __future__ import annotations
 

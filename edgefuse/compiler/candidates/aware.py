@@ -41,7 +41,15 @@ _WEIGHTS = "weights"
 def pairs(
     subject: Subject, forms: Forms, stage: StageSpec, sources: Sequence[Built], schemes: Sequence[Scheme]
 ) -> Iterator[tuple[Built, Scheme]]:
-    """Yield the float files of a stage with the aware scheme of each static one, if the recipe asks for them."""
+    """Yield the float files of a stage with the aware scheme of each static one, if the recipe asks for them.
+
+    Args:
+        subject: the model and its data.
+        forms: of all stages.
+        stage: whose files are wanted.
+        sources: its float files.
+        schemes: that are tried on it.
+    """
     static = [scheme for scheme in schemes if scheme.name.startswith("static")]
     if stage.name not in subject.recipe.quantize.aware or not static:
         return
@@ -51,7 +59,14 @@ def pairs(
 
 
 def trained(subject: Subject, tools: Toolchain, form: TorchStage, scheme: Scheme) -> tuple[TorchStage, Built]:
-    """Return a form of a stage as an aware scheme wants it, and its float file; errors as those of `trained_form`."""
+    """Return a form of a stage as an aware scheme wants it, and its float file; errors as those of `trained_form`.
+
+    Args:
+        subject: the model and its data.
+        tools: of the target.
+        form: of the stage.
+        scheme: an aware one.
+    """
     form = trained_form(subject, tools.cache, form, balanced=scheme.balanced)
     return form, tools.lower(form)
 
@@ -60,6 +75,12 @@ def trained_form(subject: Subject, cache: Cache, form: TorchStage, *, balanced: 
     """Return a form of a stage, balanced if asked for, fitted and trained on, or find it in the cache.
 
     What it reads of the stages before it is what torch gives, so it is the same for all targets.
+
+    Args:
+        subject: the model and its data.
+        cache: that keeps it.
+        form: of the stage.
+        balanced: whether it is balanced first.
 
     Raises:
         QuantizeError: if there is nothing to train, or nothing to train on.

@@ -104,5 +104,11 @@ class FileRunner:
 
 
 def candidate_id(stage: str, pruning: Pruning | None, scheme: Scheme) -> str:
-    """Return the name of a candidate within its target."""
+    """Return the name of a candidate within its target.
+
+    Args:
+        stage: its name.
+        pruning: of the form; None if it is unpruned.
+        scheme: of the file.
+    """
     return ".".join([stage, *([pruning.id] if pruning else []), scheme.id])

@@ -82,7 +82,13 @@ class Checked(Record, frozen=True, kw_only=True):
 
 
 def check(built: Built, backend: Backend, golden: GoldenInputs) -> Checked:
-    """Run one file on the golden inputs."""
+    """Run one file on the golden inputs.
+
+    Args:
+        built: the file.
+        backend: that opens it.
+        golden: inputs, and torch's outputs.
+    """
     session = built.open(backend, 1)
     pairs = zip(golden.outputs[built.form], golden.feeds[built.stage], strict=True)
     found = agreement(((expected, session.run(feeds)) for expected, feeds in pairs), Tolerance())

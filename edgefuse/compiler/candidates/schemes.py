@@ -39,6 +39,13 @@ def wanted_schemes(
 ) -> tuple[Scheme, ...]:
     """Return the schemes to try on a stage: what the quantizer offers for a device, or those that the recipe names.
 
+    Args:
+        quantizer: of the target.
+        stage: to be quantized.
+        objective: of the recipe.
+        asked: the recipe's `[schemes]`: ids by stage.
+        device: the recipe's `[compile] device`.
+
     Raises:
         RecipeError: if the recipe names a scheme that the quantizer does not know.
     """
@@ -55,7 +62,7 @@ def wanted_schemes(
         if name != FLOAT.id and name not in by_id:
             close = difflib.get_close_matches(name, by_id, n=1)
             raise RecipeError(
-                f"[schemes] {stage.name}",
+                f"[schemes] {stage.name} names a scheme that cannot be applied",
                 got=repr(name),
                 expected=" or ".join([FLOAT.id, *(scheme.id for scheme in offered)]),
                 fix=f"did you mean '{close[0]}'?" if close else None,

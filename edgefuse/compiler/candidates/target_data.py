@@ -1,4 +1,4 @@
-"""A target's candidates on the data of a compile: what calibrates them, and what they answer."""
+"""A target's candidates on the data of a compile: their calibration, their features and their answers."""
 
 from __future__ import annotations
 
@@ -93,6 +93,11 @@ class TargetData:
     def quantizable(self, stage: StageSpec, source: Built, scheme: Scheme) -> Quantizable:
         """Return what a scheme is applied to.
 
+        Args:
+            stage: of the file.
+            source: the float file.
+            scheme: to be applied.
+
         Raises:
             QuantizeError: if an aware scheme finds nothing to train, or nothing to train on.
         """
@@ -134,7 +139,13 @@ class TargetData:
         return list(islice(self.validation.calibration_feeds(stage, [floats], floats), _TIMED_FEEDS))
 
     def snr_db(self, stage: StageSpec, candidate: Built, against: Built | None = None) -> float:
-        """Return the signal-to-noise of a candidate over the validation set against a float file, or else torch."""
+        """Return the signal-to-noise of a candidate over the validation set against a float file, or else torch.
+
+        Args:
+            stage: of the candidate.
+            candidate: its file.
+            against: the float file to compare with; torch in float32 if None.
+        """
         floats = self.floats()  # of all stages before it
         reference = in_torch(self.material.subject) if against is None else floats | {stage.name: self.runner(against)}
         theirs, ours = (self._given(stage, c) for c in (reference, floats | {stage.name: self.runner(candidate)}))

@@ -1,1 +1,9 @@
-"""What files and torch answer over a split (`evaluator`), and the full-precision reference (`reference`)."""
+"""What files and torch answer over a split, and what was lost.
+
+- `runners`: what runs a stage over samples: a file, or torch;
+- `passes`: passes of encoders over a split, by workers;
+- `evaluator`: features of encoders, and fusion passes over them;
+- `drops`: the metric by subset, and its drop against the reference;
+- `reference`: the full-precision reference in torch;
+- `inductor`: the folder of torch's compiler.
+"""

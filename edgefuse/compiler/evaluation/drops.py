@@ -1,4 +1,4 @@
-"""The metric of answers, and what it lost against the reference, in every subset of the modalities."""
+"""The metric of answers, and its drop against the reference, in every subset of the modalities."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from edgefuse.measure.metrics import Metric
 
 
 def drops(subject: Subject, split: str, reference: Outputs, candidate: Outputs) -> dict[str, SubsetDrop]:
-    """Return the paired drop of the metric in every subset."""
+    """Return the paired drop of the metric in every subset.
+
+    Args:
+        subject: the model and its data.
+        split: the name of one.
+        reference: outputs of the reference by subset: float32 [items, width].
+        candidate: the same of a candidate.
+    """
     metric = Metric(subject.spec.metric)
     found = {
         name: metric.drop(reference[name], candidate[name], targets)
@@ -21,7 +28,13 @@ def drops(subject: Subject, split: str, reference: Outputs, candidate: Outputs) 
 
 
 def accuracy(subject: Subject, split: str, outputs: Outputs) -> dict[str, float]:
-    """Return the metric in every subset."""
+    """Return the metric in every subset.
+
+    Args:
+        subject: the model and its data.
+        split: the name of one.
+        outputs: by subset: float32 [items, width].
+    """
     metric = Metric(subject.spec.metric)
     return {name: metric.aggregate(outputs[name], targets) for name, targets in subset_targets(subject, split).items()}
 

@@ -73,6 +73,11 @@ class Evaluator:
 
         A leaf is fed with what the leaves before it give. Another stage is fed with the union of the features that
         its encoders' candidates really give, every item once in full and once with a subset, in turn.
+
+        Args:
+            stage: to be calibrated.
+            combinations: of runners by stage: the candidates of the stages before it, a combination per entry.
+            float_joint: runners of the float files of the other stages.
         """
         pools: Iterator[dict[str, Array]]
         if is_leaf(stage):

@@ -1,4 +1,4 @@
-"""Where torch's compiler puts what it builds: a folder that goes when this process ends.
+"""The folder in which torch's compiler builds, which is removed when this process ends.
 
 Left alone it fills the system's folder for temporary files with sources, libraries and a precompiled header of 150 MB,
 which stay. A folder for each call is not possible: torch remembers paths in it for as long as the process lives.

@@ -22,6 +22,14 @@ def keep_features(
 ) -> None:
     """Run stages over a split and keep what they give; a chain that stands there twice runs once.
 
+    Args:
+        subject: the model and its data.
+        split: the name of one.
+        chains: stages, each with the runners of it and of the stages before it.
+        cache: that keeps the features.
+        workers: that run the chains.
+        what: the jobs do, for progress and errors.
+
     Raises:
         EngineError: if workers die or cannot be used.
     """

@@ -1,4 +1,4 @@
-"""The full-precision reference in torch, at its best: what every speed-up is measured against."""
+"""The full-precision reference in torch, in its faster mode: the baseline of every speed-up."""
 
 from __future__ import annotations
 
@@ -163,7 +163,9 @@ def open_reference(factory: str, threads: int = 1) -> TorchReference:
     """
     module_name, _, attribute = factory.partition(":")
     if not module_name or not attribute.isidentifier():
-        raise ModelError("the factory of a reference", got=repr(factory), expected="'module:callable'")
+        raise ModelError(
+            "the factory of a reference has no module or no callable", got=repr(factory), expected="'module:callable'"
+        )
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)

@@ -1,4 +1,4 @@
-"""What runs a stage over samples: a candidate's file in its runtime, or torch."""
+"""Runners of a stage over samples: a candidate's file in its runtime, or torch."""
 
 from __future__ import annotations
 

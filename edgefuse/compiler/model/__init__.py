@@ -1,1 +1,9 @@
-"""A model taken apart (`subject`), its data made ready (`splits`), held to each other (`data_checks`)."""
+"""A model taken apart, its data made ready, and both checked against each other.
+
+- `subject`: what is compiled: a model, and a model with data;
+- `opening`: builds the model and takes it apart;
+- `samples`: checks of one sample;
+- `splits`: splits preprocessed and kept on disk;
+- `data_checks`: checks of the data as a whole;
+- `preparation`: all of that in order.
+"""

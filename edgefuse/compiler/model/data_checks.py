@@ -1,4 +1,4 @@
-"""What a data set must hold for a model: found out before any long work."""
+"""Checks of a data set against the model, before any long work."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _check_metric(subject: Subject) -> None:
         raise MeasureError(f"the metric '{spec.metric}' cannot judge '{spec.name}': {error}") from error
     if not np.isfinite(found):
         raise MeasureError(
-            f"the metric '{spec.metric}' of '{spec.name}' over {len(items)} samples",
+            f"the metric '{spec.metric}' of '{spec.name}' over {len(items)} samples is not finite",
             got=found,
             expected="a finite number",
         )

@@ -1,4 +1,4 @@
-"""From a recipe to a model taken apart: built, given its weights, and held to what a bundle can hold."""
+"""From a recipe to a model taken apart: built, given its weights, and checked against the limits of a bundle."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _build_model(path: Path, recipe: Recipe) -> nn.Module:
     model = call_factory(path, recipe.model.factory)
     if not isinstance(model, nn.Module) or not isinstance(getattr(model, "spec", None), ModelSpec):
         raise ModelError(
-            f"what '{recipe.model.factory}' returns cannot be compiled",
+            f"the factory '{recipe.model.factory}' returns no model that can be compiled",
             got=type(model).__name__,
             expected="a torch module with a ModelSpec as its attribute 'spec' (edgefuse.models.FusionModel has one)",
         )
@@ -71,16 +71,24 @@ def _check_names(path: Path, recipe: Recipe, spec: ModelSpec, stages: tuple[Torc
     subsets = [subset_name(subset) for subset in spec.subsets()]
     for name in recipe.search.subsets:
         if name not in subsets:
-            raise RecipeError(f"[search] subsets in {path}", got=repr(name), expected=" or ".join(subsets))
+            raise RecipeError(
+                f"[search] subsets in {path} names an unknown subset", got=repr(name), expected=" or ".join(subsets)
+            )
     known = [stage.spec.name for stage in stages]
     for name in recipe.schemes:
         if name not in known:
-            raise RecipeError(f"[schemes] in {path}", got=repr(name), expected=" or ".join(known))
+            raise RecipeError(
+                f"[schemes] in {path} names an unknown stage", got=repr(name), expected=" or ".join(known)
+            )
     trained = [stage.spec.name for stage in stages if stage.spec.role != "frontend"]
-    asked = [("under [[prune.variants]]", name) for variant in recipe.prune.variants for name in variant.stages]
-    for where, name in (*asked, *(("under [quantize] aware", name) for name in recipe.quantize.aware)):
+    asked = [("[[prune.variants]]", name) for variant in recipe.prune.variants for name in variant.stages]
+    for where, name in (*asked, *(("[quantize] aware", name) for name in recipe.quantize.aware)):
         if name not in trained:
-            raise RecipeError(f"a stage {where} in {path}", got=repr(name), expected=" or ".join(trained))
+            raise RecipeError(
+                f"{where} in {path} names an unknown stage or a frontend",
+                got=repr(name),
+                expected=" or ".join(trained),
+            )
 
 
 def _read_assets(path: Path, recipe: Recipe, model: nn.Module) -> dict[str, bytes]:

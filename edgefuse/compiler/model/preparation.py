@@ -35,6 +35,12 @@ def open_data(model: Model) -> Splits:
 def prepare(model: Model, data: Splits, cache: Cache, progress: Progress) -> Subject:
     """Preprocess the data of a model (or find them in the cache), and check that they fit it.
 
+    Args:
+        model: taken apart.
+        data: of the recipe.
+        cache: that keeps preprocessed samples.
+        progress: is told how many samples are done.
+
     Raises:
         DataError, MeasureError: model and data do not fit together.
     """
@@ -59,7 +65,9 @@ def _wanted(recipe: Recipe, data: Splits) -> tuple[str, ...]:
 def _check_splits(path: Path, recipe: Recipe, data: Any) -> None:
     if not isinstance(data, Splits):
         raise DataError(
-            f"what '{recipe.data.factory}' returns", got=type(data).__name__, expected="edgefuse.datasets.Splits"
+            f"the factory '{recipe.data.factory}' returns no data",
+            got=type(data).__name__,
+            expected="edgefuse.datasets.Splits",
         )
     for name in SPLITS:
         if len(getattr(data, name)) == 0:
@@ -73,7 +81,7 @@ def _check_splits(path: Path, recipe: Recipe, data: Any) -> None:
         )
     if recipe.quantize.aware and not (len(data.tuning) or len(data.train)):
         raise DataError(
-            f"[quantize] aware in {path}, but '{recipe.data.factory}' gives nothing to train on",
+            f"the recipe {path} asks for [quantize] aware, but '{recipe.data.factory}' gives nothing to train on",
             got="an empty `tuning` and an empty `train` in its Splits",
             expected="samples that look like deployed ones (labels are not used)",
             fix="fill Splits.tuning, or leave aware out",

@@ -17,6 +17,12 @@ from edgefuse.stages.stage import Array
 def checked_sample(name: str, index: int, sample: Any, spec: ModelSpec) -> Sample:
     """Return a sample of the split `name` if it has modalities of the model, and all that the model requires.
 
+    Args:
+        name: of the split.
+        index: of the sample in it.
+        sample: as the data set gave it.
+        spec: of the model.
+
     Raises:
         DataError: if it has not.
     """
@@ -40,15 +46,21 @@ def checked_sample(name: str, index: int, sample: Any, spec: ModelSpec) -> Sampl
 def checked_target(name: str, index: int, target: Any, spec: ModelSpec) -> Array:
     """Return the target of a sample as an array: int [1] for a class, [values] otherwise.
 
+    Args:
+        name: of the split.
+        index: of the sample in it.
+        target: as the data set gave it.
+        spec: of the model.
+
     Raises:
         DataError: if it is no class of the model, or not as many finite numbers as the first output has.
     """
     output, value = spec.outputs[0], np.atleast_1d(np.asarray(target))
-    where = f"the target of sample {index} of '{name}'"
+    wrong = f"the target of sample {index} of '{name}' does not fit the model's output"
     if isinstance(output, ClassOutput):
         if value.dtype.kind not in "iu" or value.shape != (1,) or not 0 <= value[0] < len(output.labels):
-            raise DataError(where, got=repr(target), expected=f"a class from 0 to {len(output.labels) - 1}")
+            raise DataError(wrong, got=repr(target), expected=f"a class from 0 to {len(output.labels) - 1}")
     elif value.dtype.kind not in "iuf" or value.shape != (width(output),) or not np.isfinite(value).all():
         expected = f"{width(output)} finite number" + "s" * (width(output) > 1)
-        raise DataError(where, got=" ".join(repr(target).split()), expected=expected)
+        raise DataError(wrong, got=" ".join(repr(target).split()), expected=expected)
     return value

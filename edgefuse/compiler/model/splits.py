@@ -63,6 +63,14 @@ def load_split(
 ) -> SplitData:
     """Preprocess one split of a data set, or find it in the cache.
 
+    Args:
+        name: of the split.
+        data: of the recipe.
+        spec: of the model.
+        assets: files that preprocessing needs, by name.
+        cache: that keeps the arrays.
+        progress: is told how many samples are done.
+
     Raises:
         DataError: if a sample does not fit the model.
     """

@@ -1,4 +1,4 @@
-"""What is compiled: a model taken apart, and the same with its data."""
+"""The subject of a compile: a model taken apart, and the same with its data."""
 
 from __future__ import annotations
 

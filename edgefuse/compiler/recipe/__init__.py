@@ -1,1 +1,5 @@
-"""The recipe: `recipe` reads and checks it."""
+"""The recipe: what to compile, for which targets, within which budget.
+
+- `recipe`: the sections of the file, read and checked;
+- `factory`: calls the user's `module:callable`.
+"""

@@ -19,7 +19,11 @@ def call_factory(recipe_path: Path, reference: str) -> Any:
     """
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute.isidentifier():
-        raise RecipeError(f"a factory in {recipe_path}", got=repr(reference), expected="'module:callable'")
+        raise RecipeError(
+            f"a factory in {recipe_path} has no module or no callable",
+            got=repr(reference),
+            expected="'module:callable'",
+        )
     folder = str(recipe_path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -37,7 +41,9 @@ def call_factory(recipe_path: Path, reference: str) -> Any:
     if factory is None:
         raise RecipeError(f"the module '{module_name}' has no '{attribute}'", fix="correct the factory in the recipe")
     if not callable(factory):
-        raise RecipeError(f"the factory '{reference}'", got=type(factory).__name__, expected="a callable")
+        raise RecipeError(
+            f"the factory '{reference}' cannot be called", got=type(factory).__name__, expected="a callable"
+        )
     try:
         return factory()
     except EdgefuseError:

@@ -275,11 +275,13 @@ def check(path: Path, recipe: Recipe) -> None:
     _check_search(path, recipe.search)
     for goal_db in recipe.quantize.goals_db:
         if not (math.isfinite(goal_db) and goal_db > 0):
-            raise RecipeError(f"[quantize] min_snr_db in {path}", got=goal_db, expected="more than 0")
+            raise RecipeError(f"[quantize] min_snr_db in {path} is out of range", got=goal_db, expected="more than 0")
     if recipe.device.uri is None or wanted.threads < 1:  # a device knows how many it has
         _check_threads(f"[compile] threads in {path}", wanted.threads)
     if wanted.device not in DEVICES:
-        raise RecipeError(f"[compile] device in {path}", got=repr(wanted.device), expected=" or ".join(DEVICES))
+        raise RecipeError(
+            f"[compile] device in {path} is unknown", got=repr(wanted.device), expected=" or ".join(DEVICES)
+        )
     if recipe.device.uri is not None:
         device_of(recipe.device.uri)
     checked_timeout(recipe.device.timeout_seconds)
@@ -288,9 +290,15 @@ def check(path: Path, recipe: Recipe) -> None:
     _check_recovery(path, recipe.recover)
     for target in wanted.targets:
         if target not in known:
-            raise RecipeError(f"[compile] targets in {path}", got=repr(target), expected=" or ".join(known))
+            raise RecipeError(
+                f"[compile] targets in {path} names an unknown target", got=repr(target), expected=" or ".join(known)
+            )
     if not wanted.targets or len(set(wanted.targets)) != len(wanted.targets):
-        raise RecipeError(f"[compile] targets in {path}", got=list(wanted.targets), expected="each target once")
+        raise RecipeError(
+            f"[compile] targets in {path} is empty or names a target twice",
+            got=list(wanted.targets),
+            expected="each target once",
+        )
 
 
 def _check_threads(where: str, threads: int) -> None:
@@ -303,23 +311,31 @@ def _check_threads(where: str, threads: int) -> None:
 def _check_search(path: Path, search: SearchSection) -> None:
     if not (math.isfinite(search.max_drop) and 0 <= search.max_drop < 1):
         raise RecipeError(
-            f"[search] max_drop in {path}", got=search.max_drop, expected="a fraction from 0 to 1 (0.01 is one point)"
+            f"[search] max_drop in {path} is out of range",
+            got=search.max_drop,
+            expected="a fraction from 0 to 1 (0.01 is one point)",
         )
     for name in ("max_latency_ms", "max_latency_share", "max_size_bytes", "max_memory_bytes"):
         limit = getattr(search, name)
         if limit is not None and not (math.isfinite(limit) and limit > 0):
-            raise RecipeError(f"[search] {name} in {path}", got=limit, expected="more than 0")
+            raise RecipeError(f"[search] {name} in {path} is out of range", got=limit, expected="more than 0")
     if not (math.isfinite(search.caution) and search.caution >= 0):
-        raise RecipeError(f"[search] caution in {path}", got=search.caution, expected="zero or more standard errors")
+        raise RecipeError(
+            f"[search] caution in {path} is out of range", got=search.caution, expected="zero or more standard errors"
+        )
     if search.max_fusion_passes < 1:
-        raise RecipeError(f"[search] max_fusion_passes in {path}", got=search.max_fusion_passes, expected="at least 1")
+        raise RecipeError(
+            f"[search] max_fusion_passes in {path} is out of range", got=search.max_fusion_passes, expected="at least 1"
+        )
 
 
 def _check_pruning(path: Path, recipe: Recipe) -> None:
     prune = recipe.prune
     for variant in prune.variants:
         if not variant.steps or not variant.stages:
-            raise RecipeError(f"an entry of [[prune.variants]] in {path}", got="no stages or no steps", expected="both")
+            raise RecipeError(
+                f"an entry of [[prune.variants]] in {path} is incomplete", got="no stages or no steps", expected="both"
+            )
         for step in variant.steps:
             _check_step(path, step)
 
@@ -328,11 +344,13 @@ def _check_step(path: Path, step: PruningStep) -> None:
     pruners = registry.names("pruners")
     if step.method not in pruners:
         raise RecipeError(
-            f"a method under [[prune.variants]] in {path}", got=repr(step.method), expected=" or ".join(pruners)
+            f"an entry of [[prune.variants]] in {path} names an unknown method",
+            got=repr(step.method),
+            expected=" or ".join(pruners),
         )
     if not (math.isfinite(step.ratio) and 0 <= step.ratio < 1):
         raise RecipeError(
-            f"the ratio of '{step.method}' under [[prune.variants]] in {path}",
+            f"the ratio of '{step.method}' under [[prune.variants]] in {path} is out of range",
             got=step.ratio,
             expected="the fraction to remove, from 0 to less than 1",
         )
@@ -342,8 +360,14 @@ def _check_recovery(path: Path, recover: RecoverSection) -> None:
     _check_threads(f"[recover] threads in {path}", recover.threads)
     for name, low in (("epochs", 0), ("batch", 2), ("patience", 1)):
         if getattr(recover, name) < low:
-            raise RecipeError(f"[recover] {name} in {path}", got=getattr(recover, name), expected=f"at least {low}")
+            raise RecipeError(
+                f"[recover] {name} in {path} is out of range", got=getattr(recover, name), expected=f"at least {low}"
+            )
     if not 0 <= recover.settled <= 1:
-        raise RecipeError(f"[recover] settled in {path}", got=recover.settled, expected="a fraction from 0 to 1")
+        raise RecipeError(
+            f"[recover] settled in {path} is out of range", got=recover.settled, expected="a fraction from 0 to 1"
+        )
     if not (math.isfinite(recover.learning_rate) and recover.learning_rate > 0):
-        raise RecipeError(f"[recover] learning_rate in {path}", got=recover.learning_rate, expected="more than 0")
+        raise RecipeError(
+            f"[recover] learning_rate in {path} is out of range", got=recover.learning_rate, expected="more than 0"
+        )

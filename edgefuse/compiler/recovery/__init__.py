@@ -1,1 +1,5 @@
-"""Pruned stages: how much (`distribute`), on what (`batches`), made (`forms`), interfaces too (`narrowing`)."""
+"""Pruned stages: made and recovered.
+
+- `batches`: samples of a split as torch batches;
+- `forms`: the pruned forms of all stages, made by workers and kept.
+"""

@@ -1,4 +1,4 @@
-"""Samples of a split as torch batches, for recovery: what a stage takes, and what the unpruned model makes of it."""
+"""Samples of a split as torch batches, for recovery: the inputs of a stage, and the outputs of the unpruned model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,13 @@ def stacked(arrays: Sequence[Array]) -> Tensor:
 
 
 def call(spec: StageSpec, module: nn.Module, pool: Mapping[str, Tensor]) -> Pool:
-    """Run a stage's module on a pool and return its outputs by key."""
+    """Run a stage's module on a pool and return its outputs by key.
+
+    Args:
+        spec: of the stage.
+        module: that computes it.
+        pool: values by key, batch first.
+    """
     return keyed(spec, module(*(pool[port.source.key] for port in spec.inputs)))
 
 
@@ -82,7 +88,13 @@ class TrainingData:
         return pool
 
     def run(self, plan: Plan, pool: Mapping[str, Tensor], replaced: Mapping[str, nn.Module]) -> Pool:
-        """Run a plan of the unpruned stages, some of them replaced, over a batch of values."""
+        """Run a plan of the unpruned stages, some of them replaced, over a batch of values.
+
+        Args:
+            plan: which stages run.
+            pool: values by key, batch first.
+            replaced: modules by stage, in place of the unpruned ones.
+        """
 
         def run_stage(spec: StageSpec, feeds: dict[str, Tensor]) -> Pool:
             module = replaced.get(spec.name, self.teacher[spec.name].module)

@@ -88,6 +88,11 @@ def recovered(subject: Subject, cache: Cache, workers: Workers) -> Forms:
 
     A pruning that a stage does not take is left out, with its reason.
 
+    Args:
+        subject: the model and its data.
+        cache: that keeps pruned modules.
+        workers: that recover them.
+
     Raises:
         EngineError: if workers die or cannot be used.
     """
@@ -221,7 +226,13 @@ def _step(
 
 
 def write_form(folder: Path, module: nn.Module, history: tuple[Epoch, ...]) -> None:
-    """Keep a pruned module and its curve in a folder."""
+    """Keep a pruned module and its curve in a folder.
+
+    Args:
+        folder: of the cache entry.
+        module: pruned and recovered.
+        history: one entry per epoch.
+    """
     (folder / "module").write_bytes(save(module))
     (folder / "curve.json").write_bytes(msgspec.json.encode(Curve(points=history)))
 
@@ -232,6 +243,12 @@ def curve(folder: Path) -> tuple[Epoch, ...]:
 
 
 def read_form(folder: Path, stage: TorchStage, pruning: Pruning) -> TorchStage:
-    """Return the pruned form of a stage that `write_form` kept."""
+    """Return the pruned form of a stage that `write_form` kept.
+
+    Args:
+        folder: of the cache entry.
+        stage: the unpruned one.
+        pruning: of the form.
+    """
     module = restore(stage.module, (folder / "module").read_bytes())
     return TorchStage(stage.spec, module.eval(), pruning)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from edgefuse.compiler.report.schema import Judged, RungReport
+from edgefuse.compiler.report.schema import JudgedReport, RungReport
 
 WIDTH, HEIGHT = 520.0, 360.0
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 16.0, 22.0, 46.0
@@ -34,7 +34,7 @@ class Mark:
     x: float
     y: float
     radius: float
-    judged: Judged
+    judged: JudgedReport
     worst: tuple[str, float]
     clipped: bool
     chosen_by: tuple[str, ...]
@@ -82,7 +82,13 @@ class Axis:
 
 
 def round_values(low: float, high: float, count: int = 5) -> tuple[float, ...]:
-    """Return round numbers (1, 2 or 5 times a power of ten apart) from `low` to `high`, about `count` of them."""
+    """Return round numbers (1, 2 or 5 times a power of ten apart) from `low` to `high`, about `count` of them.
+
+    Args:
+        low: the least value.
+        high: the greatest value.
+        count: of values, about.
+    """
     rough = (high - low) / max(count, 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= rough * (1 - 1e-9))
@@ -96,7 +102,7 @@ def worst(drop: dict[str, float]) -> tuple[str, float]:
 
 
 def frontier(points: Iterable[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-    """Return the points that no other beats in both coordinates (smaller is better), by ascending x."""
+    """Return the points that no other dominates (smaller is better in both coordinates), by ascending x."""
     best: list[tuple[float, float]] = []
     for point in sorted(set(points)):
         if not best or point[1] < best[-1][1]:
@@ -104,15 +110,21 @@ def frontier(points: Iterable[tuple[float, float]]) -> tuple[tuple[float, float]
     return tuple(best)
 
 
-def scatter(judged: Sequence[Judged], rungs: Sequence[RungReport], max_drop: float | None) -> Scatter:
-    """Lay out the judged combinations of one target, at least one; rungs mark those with their schemes as chosen."""
+def scatter(judged: Sequence[JudgedReport], rungs: Sequence[RungReport], max_drop: float | None) -> Scatter:
+    """Lay out the judged combinations of one target, at least one; rungs mark those with their schemes as chosen.
+
+    Args:
+        judged: combinations of one target.
+        rungs: of the same target.
+        max_drop: the budget, a fraction; None if there is none.
+    """
     drops = [worst(item.drop)[1] for item in judged]
-    x = _latency_axis([item.p50_ms for item in judged])
+    x = _latency_axis([item.p50 for item in judged])
     y, ceiling = _drop_axis(drops, max_drop)
     largest = max(max(item.size_bytes for item in judged), 1)
     marks = [
         Mark(
-            x=x(item.p50_ms),
+            x=x(item.p50),
             y=y(drop),
             radius=round(max(MIN_RADIUS, MAX_RADIUS * math.sqrt(item.size_bytes / largest)), 2),
             judged=item,
@@ -123,7 +135,7 @@ def scatter(judged: Sequence[Judged], rungs: Sequence[RungReport], max_drop: flo
         )
         for item, drop in zip(judged, drops, strict=True)
     ]
-    corners = frontier((item.p50_ms, drop) for item, drop in zip(judged, drops, strict=True) if drop <= ceiling)
+    corners = frontier((item.p50, drop) for item, drop in zip(judged, drops, strict=True) if drop <= ceiling)
     return Scatter(
         # The chosen are drawn last and the large first, so that nothing hides what matters.
         marks=tuple(sorted(_spread_labels(marks), key=lambda mark: (bool(mark.chosen_by), -mark.radius))),
@@ -145,7 +157,7 @@ def _spread_labels(marks: Sequence[Mark]) -> list[Mark]:
     return spread
 
 
-def _runs(rung: RungReport, item: Judged) -> bool:
+def _runs(rung: RungReport, item: JudgedReport) -> bool:
     if item.candidates:
         names = {s: ".".join(filter(None, (s, c.pruning, c.scheme))) for s, c in rung.stages.items()}
         return all(names.get(stage) == name for stage, name in item.candidates.items())

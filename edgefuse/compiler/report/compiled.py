@@ -1,4 +1,4 @@
-"""What a compile found, as the report takes it."""
+"""The results of a compile, from which the report is made."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def render(report: Mapping[str, Any]) -> str:
         took=lambda value: formats.took(value, typed.unit),
         latency="cost" if typed.unit == "cost" else "p50, ms",
         points="points" if share else typed.reference.metric,
-        fastest=tables.fastest,
+        headline=tables.headline,
         smallest=lambda bundle: min(bundle.rungs, key=lambda rung: rung.size_bytes),
         worst_drop=lambda rung: worst(tables.drops(typed, rung)),
     )

@@ -1,4 +1,4 @@
-"""Which layers stayed float in what was chosen, and why."""
+"""The layers of the default rung that stayed float, with the reason."""
 
 from __future__ import annotations
 
@@ -73,7 +73,13 @@ def _by_reason(graph: CostGraph, scheme: Scheme) -> dict[tuple[str, str], list[O
 
 
 def reason_for(graph: CostGraph, operation: Operation, scheme: Scheme) -> str | None:
-    """Say why a scheme left an operation float; None if it computes nothing."""
+    """Say why a scheme left an operation float; None if it computes nothing.
+
+    Args:
+        graph: of the file.
+        operation: in it.
+        scheme: of the file.
+    """
     kind = operation.kind
     for pattern in scheme.exclude:
         if fnmatchcase(kind, pattern) or fnmatchcase(operation.name, pattern):

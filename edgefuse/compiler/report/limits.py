@@ -1,4 +1,4 @@
-"""What the recipe limits, and what a rung came to, end to end and on test data."""
+"""The limits of the recipe, and the values of a rung, end to end and on test data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ _ROUNDING = 1e-9
 
 
 def constraints(made: Compiled, target: str, rung: Rung) -> list[Constraint]:
-    """Return every limit of the recipe with what a rung came to: of the drops, that of the worst subset."""
+    """Return every limit of the recipe with what a rung came to: of the drops, that of the worst subset.
+
+    Args:
+        made: the results of the compile.
+        target: its name.
+        rung: with its accuracy by subset.
+    """
     return [
         Constraint(
             rung=rung.name,
@@ -34,14 +40,14 @@ def _found(made: Compiled, target: str, rung: Rung) -> Iterator[tuple[str, str, 
     lost = {name: made.reference[name] - rung.accuracy[name] for name in subject.budget_subsets}
     subset = max(lost, key=lambda name: lost[name])
     yield f"drop in {subset}", subject.spec.metric, lost[subset], subject.recipe.search.max_drop
-    p50_ms = timings[rung.name].figure.p50_ms
+    p50 = timings[rung.name].p50
     if limits.max_latency_ms is not None:
-        yield "latency", "ms", p50_ms, limits.max_latency_ms
+        yield "latency", "ms", p50, limits.max_latency_ms
     if limits.max_latency_share is not None:
         share = limits.max_latency_share
         unit = made.timings.unit
         what = "latency" if unit == "ms" else "cost"
-        yield f"{what} ({share:g} of float)", unit, p50_ms, share * timings[FLOAT_RUNG].figure.p50_ms
+        yield f"{what} ({share:g} of float)", unit, p50, share * timings[FLOAT_RUNG].p50
     if limits.max_size_bytes is not None:
         yield "size", "bytes", rung.size_bytes, limits.max_size_bytes
     if limits.max_memory_bytes is not None:

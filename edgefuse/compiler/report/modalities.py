@@ -1,4 +1,4 @@
-"""What each modality costs and what it is worth, before and after compression."""
+"""The cost and the worth of each modality, before and after compression."""
 
 from __future__ import annotations
 
@@ -42,11 +42,18 @@ def _line(made: Compiled, target: str, modality: str) -> ModalityReport:
 
 
 def stage_costs(made: Compiled, target: str, stages: Sequence[str], combination: Combination) -> StageCosts:
-    """Return what some stages cost as a combination runs them."""
+    """Return what some stages cost as a combination runs them.
+
+    Args:
+        made: the results of the compile.
+        target: its name.
+        stages: their names.
+        combination: candidates by stage.
+    """
     figures = [made.figure(target, combination[stage]) for stage in stages]
     graphs = [made.graph(target, combination[stage]) for stage in stages]
     return StageCosts(
-        p50_ms=sum(figure.p50_ms for figure in figures),
+        p50=sum(figure.p50 for figure in figures),
         size_bytes=sum(figure.size_bytes for figure in figures),
         mac=sum(graph.mac for graph in graphs),
         bytes_moved=sum(graph.bytes_moved for graph in graphs),
@@ -62,7 +69,14 @@ def worst_drop(judged: Judged) -> float:
 def judged_alone(
     judged: Sequence[Judged], stages: Collection[str], floats: Combination, wanted: Combination
 ) -> Judged | None:
-    """Return the judged combination that compresses some stages alone: as wanted, else the fastest; None if none."""
+    """Return the judged combination that compresses some stages alone: as wanted, else the fastest; None if none.
+
+    Args:
+        judged: combinations.
+        stages: that are compressed.
+        floats: the float combination.
+        wanted: the combination of the rung.
+    """
     alone = [
         one
         for one in judged
@@ -70,7 +84,7 @@ def judged_alone(
         and all(one.candidates[stage] == candidate for stage, candidate in floats.items() if stage not in stages)
     ]
     exact = [one for one in alone if all(one.candidates[stage] == wanted[stage] for stage in stages)]
-    return next(iter(exact), min(alone, key=lambda one: (one.p50_ms, one.name), default=None))
+    return next(iter(exact), min(alone, key=lambda one: (one.p50, one.name), default=None))
 
 
 def _change(made: Compiled, rung: Rung, subset: tuple[str, ...]) -> Change | None:

@@ -125,7 +125,7 @@ def _bundle(made: Compiled, target: str, path: Path) -> BundleReport:
         path=path.name,
         size_bytes=path.stat().st_size if path.exists() else 0,
         within_budget=default.within_budget and not any(c.excess > 0 for c in limits if c.rung == default.name),
-        float_p50_ms=timings[FLOAT_RUNG].figure.p50_ms,
+        float_p50=timings[FLOAT_RUNG].p50,
         float_size_bytes=float_size,
         rungs=tuple(_rung(made, target, rung, float_size) for rung in made.rungs[target]),
         constraints=limits,
@@ -140,12 +140,12 @@ def _rung(made: Compiled, target: str, rung: Rung, float_size: int) -> RungRepor
         stages={stage: _choice(made, target, candidate) for stage, candidate in rung.candidates.items()},
         accuracy=rung.accuracy,
         drop_ci95=rung.drop_ci95,
-        p50_ms=timing.figure.p50_ms,
+        p50=timing.p50,
         speedup=_gain(timing.speedup) if timing.speedup else None,
         speedup_over_float=_gain(timing.speedup_over_float),
         size_bytes=rung.size_bytes,
         size_ratio=float_size / rung.size_bytes,
-        peak_rss_bytes=timing.figure.peak_rss_bytes,
+        peak_rss_bytes=timing.figure.peak_rss_bytes if timing.figure else None,
     )
 
 

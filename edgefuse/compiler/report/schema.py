@@ -1,12 +1,13 @@
-"""What `report.json` holds, as types: the compiler fills it in, `html` shows it.
+"""The fields of `report.json` as types: the compiler fills it in, `html` shows it.
 
 Ratios are "how many times better": a speed-up of 2 takes half the time, a size ratio of 3 takes a third of the bytes.
 Accuracies, drops and budgets are fractions where the metric is one; a drop is reference minus rung, so positive means
 lost. Subsets of modalities are spelled `image+audio`. Unknown keys are ignored: a newer compiler may write more.
 
-Where no device was measured, `unit` is `cost` instead of `ms`: figures are counted from the files, and the JSON calls
-them so. What is `p50_ms`, `float_p50_ms`, `stages_ms`, `speedup` and `speedup_over_float` in these types is then
-spelled `cost`, `float_cost`, `stages_cost`, `cost_ratio` and `cost_ratio_to_float`.
+`p50` and `float_p50` are in the report's `unit`: `ms`, or `cost` where no device was measured and figures are counted
+from the files. The JSON has the unit in their names: `p50_ms` and `float_p50_ms`, or `cost` and `float_cost`. In a
+report of costs it also calls `stages_ms`, `speedup` and `speedup_over_float` by the names `stages_cost`, `cost_ratio`
+and `cost_ratio_to_float`.
 """
 
 from __future__ import annotations
@@ -46,7 +47,13 @@ class Gain(Part, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, ratio: float, ci95: Interval, marked: bool = False) -> Gain:
-        """Return a ratio; one that is exact, since it was counted, has no interval."""
+        """Return a ratio; one that is exact, since it was counted, has no interval.
+
+        Args:
+            ratio: how many times better.
+            ci95: its 95 % interval.
+            marked: whether the machine was busy.
+        """
         return cls(ratio=ratio, ci95=ci95 if ci95[0] < ci95[1] else None, marked=marked)
 
 
@@ -79,7 +86,9 @@ class StageChoice(Part, frozen=True, kw_only=True):
 
 
 class RungReport(Part, frozen=True, kw_only=True):
-    """A rung as measured: `speedup` is over the reference, `speedup_over_float` over its own float stages.
+    """A rung as measured.
+
+    `speedup` is over the reference, `speedup_over_float` over the unquantized files of the same runtime.
 
     There is no `speedup` where the reference ran on another machine than the rung.
     """
@@ -89,7 +98,7 @@ class RungReport(Part, frozen=True, kw_only=True):
     stages: dict[str, StageChoice]
     accuracy: dict[str, float]
     drop_ci95: dict[str, Interval]
-    p50_ms: float
+    p50: float = msgspec.field(name="p50_ms")
     speedup: Gain | None
     speedup_over_float: Gain
     size_bytes: int
@@ -115,13 +124,13 @@ class BundleReport(Part, frozen=True, kw_only=True):
     path: str
     size_bytes: int
     within_budget: bool
-    float_p50_ms: float
+    float_p50: float = msgspec.field(name="float_p50_ms")
     float_size_bytes: int
     rungs: tuple[RungReport, ...]
     constraints: tuple[Constraint, ...] = ()
 
 
-class Judged(Part, frozen=True, kw_only=True):
+class JudgedReport(Part, frozen=True, kw_only=True):
     """A combination of candidates that got a fusion pass over the validation set.
 
     `stages` are the schemes, `candidates` the candidates' names, both by stage.
@@ -129,7 +138,7 @@ class Judged(Part, frozen=True, kw_only=True):
 
     target: str
     stages: dict[str, str]
-    p50_ms: float
+    p50: float = msgspec.field(name="p50_ms")
     size_bytes: int
     drop: dict[str, float]
     within_budget: bool
@@ -137,14 +146,14 @@ class Judged(Part, frozen=True, kw_only=True):
 
 
 class FrontPoint(Part, frozen=True, kw_only=True):
-    """A judged combination that no other beats in latency, size and worst drop at once; `rungs` run it.
+    """A judged combination that no other dominates in latency, size and worst drop; `rungs` run it.
 
     Latency, size and memory are sums over the stages; the worst drop is in `subset`, both on validation.
     """
 
     target: str
     candidates: dict[str, str]
-    p50_ms: float
+    p50: float = msgspec.field(name="p50_ms")
     size_bytes: int
     drop: float
     subset: str
@@ -163,7 +172,7 @@ class SearchReport(Part, frozen=True, kw_only=True):
     candidates: int
     fusion_passes: int
     seconds: float
-    judged: tuple[Judged, ...] = ()
+    judged: tuple[JudgedReport, ...] = ()
     encoder_passes: int | None = None
     cap: int | None = None
     front: tuple[FrontPoint, ...] = ()
@@ -179,8 +188,8 @@ class CandidateReport(Part, frozen=True, kw_only=True):
     stage: str
     candidate: str
     scheme: str
-    p50_ms: float | None = None
-    float_p50_ms: float | None = None
+    p50: float | None = msgspec.field(default=None, name="p50_ms")
+    float_p50: float | None = msgspec.field(default=None, name="float_p50_ms")
     speedup: Gain | None = None
     size_bytes: int | None = None
     float_size_bytes: int | None = None
@@ -197,7 +206,7 @@ class CandidateReport(Part, frozen=True, kw_only=True):
 class StageCosts(Part, frozen=True, kw_only=True):
     """What some stages cost in one run: summed, but for `activation_bytes`, the largest (an estimate, see `method`)."""
 
-    p50_ms: float
+    p50: float = msgspec.field(name="p50_ms")
     size_bytes: int
     mac: int
     bytes_moved: int

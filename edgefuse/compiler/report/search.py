@@ -1,11 +1,11 @@
-"""What the search did: the candidates, the combinations it judged, and the front of the best."""
+"""The course of the search: the candidates, the combinations it judged, and the front of the best."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from edgefuse.compiler.report.compiled import Compiled, removed
-from edgefuse.compiler.report.schema import CandidateReport, FrontPoint, Gain, Judged, SearchReport
+from edgefuse.compiler.report.schema import CandidateReport, FrontPoint, Gain, JudgedReport, SearchReport
 from edgefuse.compiler.search import StageFigure
 from edgefuse.compiler.search.frontier import front
 
@@ -24,14 +24,14 @@ def search_report(made: Compiled) -> SearchReport:
     )
 
 
-def _judged(made: Compiled, target: str) -> list[Judged]:
+def _judged(made: Compiled, target: str) -> list[JudgedReport]:
     result = made.results[target]
     return [
-        Judged(
+        JudgedReport(
             target=target,
             stages={stage: result.built[c].scheme.id for stage, c in one.candidates.items()},
             candidates=dict(one.candidates),
-            p50_ms=one.p50_ms,
+            p50=one.p50,
             size_bytes=one.size_bytes,
             drop={subset: drop.drop for subset, drop in one.drops.items()},
             within_budget=one.within_budget,
@@ -45,7 +45,7 @@ def _front(made: Compiled, target: str) -> list[FrontPoint]:
         FrontPoint(
             target=target,
             candidates=one.candidates,
-            p50_ms=one.p50_ms,
+            p50=one.p50,
             size_bytes=one.size_bytes,
             memory_bytes=one.memory_bytes,
             drop=max(drop.drop for drop in one.drops.values()),
@@ -79,8 +79,8 @@ def _candidate(made: Compiled, target: str, figure: StageFigure, floats: Mapping
         stage=figure.stage,
         candidate=figure.candidate,
         scheme=figure.scheme,
-        p50_ms=figure.p50_ms,
-        float_p50_ms=twin.p50_ms,
+        p50=figure.p50,
+        float_p50=twin.p50,
         speedup=Gain.of(figure.speedup, figure.speedup_ci95, figure.pressure.busy),
         size_bytes=built.size_bytes,
         float_size_bytes=result.built[twin.candidate].size_bytes,

@@ -20,7 +20,7 @@ class Row:
     name: str
     target: str
     tone: str
-    p50_ms: float | None
+    p50: float | None
     size_bytes: int
     accuracy: float | None = None
     rung: RungReport | None = None
@@ -53,7 +53,7 @@ class Step:
 
     Attributes:
         mean_drop: over all subsets.
-        saved_ms: against the rung above; negative if it is slower. None for the first.
+        saved: against the rung above; negative if it is slower. None for the first.
         extra_drop: of the worst subset, against the rung above.
         runs: of the stages, those that are not as they came: (stage, pruning, scheme).
     """
@@ -61,7 +61,7 @@ class Step:
     rung: RungReport
     worst: tuple[str, float]
     mean_drop: float
-    saved_ms: float | None
+    saved: float | None
     saved_bytes: int | None
     extra_drop: float | None
     runs: tuple[tuple[str, str, str], ...]
@@ -77,7 +77,7 @@ class TimeBar:
     parts: tuple[tuple[str, str, float, float], ...]
 
     @property
-    def total_ms(self) -> float:
+    def total(self) -> float:
         """The sum over the stages."""
         return sum(part[2] for part in self.parts)
 
@@ -96,12 +96,12 @@ def drops(report: Report, rung: RungReport) -> dict[str, float]:
     }
 
 
-def fastest(bundle: BundleReport) -> RungReport | None:
+def headline(bundle: BundleReport) -> RungReport | None:
     """Return the rung that was chosen for latency, else the one with the lowest p50, if there is any."""
     for rung in bundle.rungs:
         if rung.objective == "latency":
             return rung
-    return min(bundle.rungs, key=lambda rung: rung.p50_ms, default=None)
+    return min(bundle.rungs, key=lambda rung: rung.p50, default=None)
 
 
 def tones(report: Report) -> dict[str, str]:
@@ -119,12 +119,12 @@ def rows(report: Report) -> list[Row]:
     for bundle in report.bundles:
         target, tone = bundle.target, tones(report)[bundle.target]
         if not any(rung.objective == "float" for rung in bundle.rungs):
-            result.append(Row("float", target, tone + " float", bundle.float_p50_ms, bundle.float_size_bytes))
+            result.append(Row("float", target, tone + " float", bundle.float_p50, bundle.float_size_bytes))
         for rung in bundle.rungs:
             lost = worst(drops(report, rung))
             shown = tone + (" float" if rung.objective == "float" else "")
             accuracy = rung.accuracy.get(full)
-            row = Row(rung.name, target, shown, rung.p50_ms, rung.size_bytes, accuracy, rung, lost if lost[0] else None)
+            row = Row(rung.name, target, shown, rung.p50, rung.size_bytes, accuracy, rung, lost if lost[0] else None)
             result.append(row)
     return result
 
@@ -140,7 +140,7 @@ def ladder(report: Report, bundle: BundleReport) -> list[Step]:
                 rung=rung,
                 worst=here,
                 mean_drop=fmean(lost.values()) if lost else 0.0,
-                saved_ms=above.rung.p50_ms - rung.p50_ms if above else None,
+                saved=above.rung.p50 - rung.p50 if above else None,
                 saved_bytes=above.rung.size_bytes - rung.size_bytes if above else None,
                 extra_drop=here[1] - above.worst[1] if above else None,
                 runs=tuple(
@@ -164,7 +164,7 @@ def totals(report: Report) -> dict[str, tuple[StageCosts, StageCosts]]:
 
 def _sum(costs: Sequence[StageCosts]) -> StageCosts:
     return StageCosts(
-        p50_ms=sum(cost.p50_ms for cost in costs),
+        p50=sum(cost.p50 for cost in costs),
         size_bytes=sum(cost.size_bytes for cost in costs),
         mac=sum(cost.mac for cost in costs),
         bytes_moved=sum(cost.bytes_moved for cost in costs),
@@ -173,7 +173,13 @@ def _sum(costs: Sequence[StageCosts]) -> StageCosts:
 
 
 def cell(report: Report, rung: RungReport, subset: str) -> Cell | None:
-    """Return what a rung does in a subset, or None if it was not judged there."""
+    """Return what a rung does in a subset, or None if it was not judged there.
+
+    Args:
+        report: the whole report.
+        rung: of a bundle in it.
+        subset: of the modalities, as `image+audio`.
+    """
     if subset not in rung.accuracy:
         return None
     budget = report.budget.max_drop if report.budget and report.budget.max_drop > 0 else _DEFAULT_BUDGET
@@ -244,12 +250,12 @@ def _parts(report: Report, candidates: Sequence[CandidateReport], rung: str | No
     for stage in stage_names(report):
         mine = [item for item in candidates if item.stage == stage]
         chosen = next((item for item in mine if rung in item.chosen_by), None) if rung else None
-        if chosen is not None and chosen.p50_ms is not None:
+        if chosen is not None and chosen.p50 is not None:
             scheme = f"{chosen.pruning} {chosen.scheme}".lstrip()
-            parts.append((stage, scheme, chosen.p50_ms))
+            parts.append((stage, scheme, chosen.p50))
             continue
-        floats = [item.p50_ms for item in mine if item.scheme == "float" and not item.pruning] + [
-            item.float_p50_ms for item in mine
+        floats = [item.p50 for item in mine if item.scheme == "float" and not item.pruning] + [
+            item.float_p50 for item in mine
         ]
         known = [value for value in floats if value is not None]
         if known:

@@ -1,4 +1,4 @@
-"""The report in words: how it was measured, what it does not tell, and its main table for the terminal."""
+"""The report in words: the method, the limits of its figures, and its main table for the terminal."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def method(made: Compiled) -> tuple[str, ...]:
 
 def _timed(made: Compiled) -> tuple[str, ...]:
     threads = made.subject.recipe.compile.threads
-    runs = next(iter(next(iter(made.timings.rungs.values())).values())).figure.runs
+    figure = next(iter(next(iter(made.timings.rungs.values())).values())).figure
+    runs = figure.runs if figure else 0
     reference = "" if made.subject.recipe.device.uri else "of the torch reference, "
     return (
         f"Latency: {runs} timed calls over real test items, {threads} thread(s), batch 1, feature cache off; every "
@@ -114,13 +115,13 @@ def summary(report: Report) -> str:
         _line("torch", "fp32", reference.p50_ms, reference.size_bytes),
     ]
     for bundle in report.bundles:
-        lines.append(_line(bundle.target, "float", bundle.float_p50_ms, bundle.float_size_bytes))
+        lines.append(_line(bundle.target, "float", bundle.float_p50, bundle.float_size_bytes))
         for rung in bundle.rungs:
             lost = max(reference.accuracy[subset] - rung.accuracy[subset] for subset in rung.accuracy)
             both = (rung.speedup, rung.speedup_over_float)
             gains = [f"{gain.ratio:.2f}{'*' * gain.marked}" if gain else "-" for gain in both]
             rest = (*gains, f"{rung.size_ratio:.2f}", f"{100 * lost:.2f} pt")
-            lines.append(_line(bundle.target, rung.name, rung.p50_ms, rung.size_bytes, *rest))
+            lines.append(_line(bundle.target, rung.name, rung.p50, rung.size_bytes, *rest))
     seen = [f"BUSY, not to be trusted (*): {one}" for one in busy(report.timings)]
     return "\n".join([*lines, "", *seen, *(f"note: {note}" for note in report.notes)])
 
@@ -128,12 +129,12 @@ def summary(report: Report) -> str:
 def _line(
     target: str,
     rung: str,
-    p50_ms: float | None,
+    p50: float | None,
     size_bytes: int,
     over: str = "",
     own: str = "",
     smaller: str = "",
     lost: str = "",
 ) -> str:
-    took = "-" if p50_ms is None else f"{p50_ms:.2f}"
+    took = "-" if p50 is None else f"{p50:.2f}"
     return _COLUMNS.format(target, rung, took, over, own, f"{size_bytes / 1e3:.0f}", smaller, lost).rstrip()

@@ -1,4 +1,4 @@
-"""What else the machine did during every timing of a compile, and which of their figures cannot be trusted."""
+"""The load of the machine during every timing of a compile, and the figures that cannot be trusted for it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,7 @@
-"""Operating points: chosen (`rungs`), judged and timed (`final`), put into bundles (`assemble`)."""
+"""Operating points: chosen, judged, timed, and put into bundles.
+
+- `result`: a target's candidates, measured and searched;
+- `final`: accuracy on the test split and end-to-end timings;
+- `assemble`: manifest and files of a bundle;
+- `rungs`: the rungs of each target: the steps in order.
+"""

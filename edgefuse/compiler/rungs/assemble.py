@@ -1,4 +1,4 @@
-"""Put bundles together: the manifest and the files of what was chosen for a target."""
+"""Put bundles together: the manifest and the files of a target's rungs."""
 
 from __future__ import annotations
 

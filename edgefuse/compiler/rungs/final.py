@@ -1,4 +1,4 @@
-"""The last measurement: what was chosen, end to end, from its files, on data that the search never saw."""
+"""The last measurement: rungs end to end, from their files, on data that the search never saw."""
 
 from __future__ import annotations
 
@@ -47,14 +47,21 @@ class Ratio(Record, frozen=True, kw_only=True):
 
 
 class RungTiming(Record, frozen=True, kw_only=True):
-    """The latency of one rung, and how many times faster it is than the reference and than its own float stages.
+    """What one rung takes, and how many times faster it is than the reference and than the float rung.
 
-    There is no `speedup` over the reference where that did not run on the same machine.
+    There is a measured `figure`, or a counted `cost` where no device was measured. There is no `speedup` over the
+    reference where that did not run on the same machine.
     """
 
-    figure: Figure
+    figure: Figure | None = None
+    cost: float | None = None
     speedup: Ratio | None
     speedup_over_float: Ratio
+
+    @property
+    def p50(self) -> float:
+        """The median in milliseconds, or the cost."""
+        return self.figure.p50_ms if self.figure else self.cost or 0.0
 
     def ties_with(self, other: RungTiming) -> bool:
         """Tell whether a busy machine left open which of two rungs is faster."""
@@ -132,6 +139,7 @@ def time_rungs(subject: Subject, drafts: Sequence[DraftRung], timer: Timer, note
         time = times.rungs[draft.key]
         rungs[draft.target][draft.name] = RungTiming(
             figure=time.figure,
+            cost=time.cost,
             speedup=Ratio.of(time.speedup) if time.speedup else None,
             speedup_over_float=Ratio.of(time.speedup_over_float),
         )

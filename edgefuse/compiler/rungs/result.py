@@ -1,4 +1,4 @@
-"""What compiling for one target found: its candidates, measured, and the search over them."""
+"""The result for one target: its candidates, measured, and the search over them."""
 
 from __future__ import annotations
 

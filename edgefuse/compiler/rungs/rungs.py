@@ -1,4 +1,4 @@
-"""The rungs of each target: chosen, judged on the test split, timed end to end, and held to what was measured."""
+"""The rungs of each target: chosen, judged on the test split, timed end to end, and corrected by these timings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from edgefuse.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-_FASTEST = NAMES["latency"]
+_FAST = NAMES["latency"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,15 @@ def finish(result: TargetResult, test: TestSplit) -> Finished:
 def timed(
     finished: Sequence[Finished], test: TestSplit, cache: Cache, progress: Progress, timer: Timer
 ) -> tuple[list[Finished], Timings]:
-    """Time all rungs end to end, and hold the fastest ones to it."""
+    """Time all rungs end to end, and hold the fast ones to it.
+
+    Args:
+        finished: the targets with their rungs.
+        test: the test split.
+        cache: that keeps timings.
+        progress: is told what is timed.
+        timer: that compares them.
+    """
     return _never_slower(finished, _timings(finished, cache, progress, timer), test)
 
 
@@ -101,7 +109,7 @@ def _drafted(finished: Finished, folder: Path) -> Iterator[DraftRung]:
 def _never_slower(finished: Sequence[Finished], timings: Timings, test: TestSplit) -> tuple[list[Finished], Timings]:
     """Hold the rungs to what was measured of them end to end.
 
-    The fastest rung gets its float stages where it was not shown to be faster than them, and a reduced rung that is
+    The rung `fast` gets its float stages where it was not shown to be faster than them, and a reduced rung that is
     not faster than the rung before it is left out.
     """
     kept: list[Finished] = []
@@ -109,38 +117,43 @@ def _never_slower(finished: Sequence[Finished], timings: Timings, test: TestSpli
     for f in finished:
         here, chosen, accuracies = rungs[f.target], dict(f.assembly.chosen), dict(f.accuracies)
         floats = f.assembly.result.floats
-        if chosen.get(_FASTEST, floats) != floats and _slow(here[_FASTEST]):
+        if chosen.get(_FAST, floats) != floats and _slow(here[_FAST]):
             logger.warning("%s: no combination is faster than float end to end", f.target)
-            here[_FASTEST], chosen[_FASTEST] = here[FLOAT_RUNG], floats
-            accuracies[_FASTEST] = test.judge(f.assembly.result, floats)
-        give_to_fastest(chosen, accuracies, here)
-        limit = min((here[name].figure.p50_ms for name in chosen if not reduced(name)), default=0.0)
+            here[_FAST], chosen[_FAST] = here[FLOAT_RUNG], floats
+            accuracies[_FAST] = test.judge(f.assembly.result, floats)
+        give_to_fast(chosen, accuracies, here)
+        limit = min((here[name].p50 for name in chosen if not reduced(name)), default=0.0)
         for name in [name for name in chosen if reduced(name)]:
-            if here[name].figure.p50_ms >= limit:
+            if here[name].p50 >= limit:
                 del chosen[name]
             else:
-                limit = here[name].figure.p50_ms
+                limit = here[name].p50
         kept.append(replace(f, assembly=replace(f.assembly, chosen=chosen), accuracies=accuracies))
     return kept, msgspec.structs.replace(timings, rungs=rungs)
 
 
-def give_to_fastest(
+def give_to_fast(
     chosen: dict[str, Combination], accuracies: dict[str, RungAccuracy], here: dict[str, RungTiming]
 ) -> None:
-    """Let the fastest rung be what was fastest end to end.
+    """Let the rung `fast` be the winner that was fastest end to end.
 
     Sums of stages that were timed alone, in warm caches, put neighbours in the wrong order: end to end small weights
     count for more. One combination is one rung, the default one. What a busy machine cannot tell apart stays in order.
+
+    Args:
+        chosen: combinations by rung; changed in place.
+        accuracies: by rung; changed in place.
+        here: timings by rung; changed in place.
     """
-    rival = min((name for name in chosen if not reduced(name)), key=lambda name: here[name].figure.p50_ms, default="")
-    if _FASTEST not in chosen or rival == _FASTEST:
+    rival = min((name for name in chosen if not reduced(name)), key=lambda name: here[name].p50, default="")
+    if _FAST not in chosen or rival == _FAST:
         return
-    if here[_FASTEST].ties_with(here[rival]):
+    if here[_FAST].ties_with(here[rival]):
         return
     if rival == next(iter(chosen)):
-        del chosen[_FASTEST]
+        del chosen[_FAST]
         return
-    here[_FASTEST], chosen[_FASTEST], accuracies[_FASTEST] = here[rival], chosen[rival], accuracies[rival]
+    here[_FAST], chosen[_FAST], accuracies[_FAST] = here[rival], chosen[rival], accuracies[rival]
     del chosen[rival]
 
 
@@ -149,7 +162,7 @@ def measured_rungs(finished: Finished, timings: Timings) -> tuple[Rung, ...]:
     subject = finished.assembly.result.data.material.subject
     rungs = []
     for name, combination in finished.assembly.chosen.items():
-        judged, figure = finished.accuracies[name], timings.rungs[finished.target][name].figure
+        judged, timing = finished.accuracies[name], timings.rungs[finished.target][name]
         rungs.append(
             Rung(
                 name=name,
@@ -161,8 +174,8 @@ def measured_rungs(finished: Finished, timings: Timings) -> tuple[Rung, ...]:
                     judged.drops[subset].drop <= subject.recipe.search.max_drop for subset in subject.budget_subsets
                 ),
                 size_bytes=finished.assembly.result.size_bytes(combination),
-                figures=(figure,) if timings.unit == "ms" else (),
-                cost=figure.p50_ms if timings.unit == "cost" else None,
+                figures=(timing.figure,) if timing.figure else (),
+                cost=timing.cost,
             )
         )
     return tuple(rungs)

@@ -1,7 +1,8 @@
 """The search: from measured candidates to the best combinations. A pure function of what was recorded.
 
-1. A candidate that another one of its stage beats in latency (overlapping intervals are ties), size, memory and
-   signal-to-noise is left out, and for latency what is not faster than its float twin.
+1. Dominated candidates are removed: another candidate of the stage is no worse in latency (overlapping intervals are
+   ties), size and memory, and clearly less noisy. For latency, candidates that are not faster than the float file of
+   their stage are removed, too.
 2. The float combination is judged first: something is always found, and the latency winner is never slower.
 3. A bisection along each stage's own latency/noise frontier, all others in float, finds about where that stage alone
    breaks the budget. At most a seventh of the passes go there.
@@ -11,6 +12,14 @@
    probability comes from `prediction`, which learns from each pass. The first objective gets at most three
    quarters of the passes, then the others take turns; the cap is a cap.
 5. Winners are chosen among judged combinations only; if none holds the budget, the one that misses it least.
+
+The modules:
+
+- `figures`: what the search reads and gives back;
+- `candidates`: ties, float twins, dominated candidates;
+- `space`: all combinations as arrays;
+- `prediction`: the drop of a combination, predicted;
+- `frontier`: the Pareto front, and the rungs.
 """
 
 from __future__ import annotations
@@ -137,7 +146,7 @@ class Search:
     def _probe(self, limit: int) -> None:
         """Bisect the frontiers of all stages in turn, the slowest stage first."""
         members = self._candidates.members
-        order = sorted(range(len(members)), key=lambda s: (-self._candidates.figures[self._floats[s]].p50_ms, s))
+        order = sorted(range(len(members)), key=lambda s: (-self._candidates.figures[self._floats[s]].p50, s))
         probes = [self._bisect(stage, self._frontier(members[stage])) for stage in order]
         while probes and len(self._judged) < limit:
             probe = probes.pop(0)
@@ -158,8 +167,8 @@ class Search:
             position = (broken + held) // 2
 
     def _frontier(self, members: Sequence[int]) -> list[int]:
-        """Return a stage's candidates that no faster one beats in noise, the fastest first, without float."""
-        figures, tied = self._candidates.figures, self._candidates.tied_ms
+        """Return the candidates of a stage on the front of latency and noise, the fastest first, without float."""
+        figures, tied = self._candidates.figures, self._candidates.tied
         usable = [i for i in members if self._candidates.fast[i] and not figures[i].is_float]
         frontier: list[int] = []
         for i in sorted(usable, key=lambda i: (tied[i], figures[i].noise, i)):
@@ -207,15 +216,15 @@ class Search:
     def _overruns(self, options: Sequence[Sequence[int]]) -> Floats:
         """Return how far combinations miss the limits, as the largest share."""
         figures = self._candidates.figures
-        measured = np.array([[f.p50_ms, f.size_bytes, f.memory_bytes] for f in figures], np.float64)
-        bounds = np.array([self._max_latency_ms(), self._max(self.limits.max_size_bytes), self._max_memory()])
+        measured = np.array([[f.p50, f.size_bytes, f.memory_bytes] for f in figures], np.float64)
+        bounds = np.array([self._max_latency(), self._max(self.limits.max_size_bytes), self._max_memory()])
         shares = sums(options, measured) / np.maximum(bounds, 1e-12)
         return np.asarray(np.maximum(shares - 1, 0).max(axis=1), np.float64)
 
-    def _max_latency_ms(self) -> float:
+    def _max_latency(self) -> float:
         share = self._max(self.limits.max_latency_share)
-        float_ms = sum(self._candidates.figures[i].p50_ms for i in self._floats)
-        return min(self._max(self.limits.max_latency_ms), share * float_ms)
+        floats = sum(self._candidates.figures[i].p50 for i in self._floats)
+        return min(self._max(self.limits.max_latency_ms), share * floats)
 
     def _max_memory(self) -> float:
         return self._max(self.limits.max_memory_bytes)
@@ -233,8 +242,8 @@ class Search:
         """Whether an objective may choose it: what is slower than float is for size and memory only."""
         if objective == "latency":
             return all(self._candidates.fast[i] for i in indices)
-        float_ms = sum(self._candidates.figures[i].p50_ms for i in self._floats)
-        return objective != "accuracy" or sum(self._candidates.figures[i].p50_ms for i in indices) <= float_ms
+        floats = sum(self._candidates.figures[i].p50 for i in self._floats)
+        return objective != "accuracy" or sum(self._candidates.figures[i].p50 for i in indices) <= floats
 
     def _winner(self, objective: Objective) -> Judged:
         allowed = {k: judged for k, judged in self._judged.items() if self._allowed(objective, k)}
@@ -246,7 +255,7 @@ class Search:
     def _rank(self, objective: Objective, indices: Sequence[int]) -> tuple[float, float, float, str]:
         """Return what orders judged combinations: the objective, then the other figures, then the name."""
         judged = self._judged[tuple(indices)]
-        latency, size = float(self._candidates.tied_ms[list(indices)].sum()), float(judged.size_bytes)
+        latency, size = float(self._candidates.tied[list(indices)].sum()), float(judged.size_bytes)
         loss = max(judged.worst_drop, 0.0)
         order: dict[Objective, tuple[float, float, float]] = {
             "latency": (latency, size, loss),
@@ -267,7 +276,7 @@ class Search:
         figures = [self._candidates.figures[i] for i in indices]
         self._judged[indices] = Judged(
             candidates=dict(combination),
-            p50_ms=sum(f.p50_ms for f in figures),
+            p50=sum(f.p50 for f in figures),
             size_bytes=sum(f.size_bytes for f in figures),
             memory_bytes=sum(f.memory_bytes for f in figures),
             drops=drops,

@@ -10,7 +10,7 @@ from edgefuse.compiler.search.figures import FLOAT_SCHEME, Combination, Floats, 
 
 # How much the second criterion weighs in the cost of the first: it decides between ties, nothing else.
 _TIE_WEIGHT = 1e-3
-# Signal-to-noise tells what a candidate loses to about this much: only what is clearly noisier is beaten.
+# Signal-to-noise tells what a candidate loses to about this much: only a clearly noisier candidate is dominated.
 _CLEARLY_DB = 3.0
 
 
@@ -31,7 +31,7 @@ class Candidates:
         self.figures = sorted(figures, key=lambda figure: (figure.stage, figure.candidate))
         self.index = {figure.candidate: number for number, figure in enumerate(self.figures)}
         self._by_stage = {s: [f for f in self.figures if f.stage == s] for s in sorted(self.stages)}
-        self.tied_ms = np.array([self._tied_ms(figure) for figure in self.figures])
+        self.tied = np.array([self._tied(figure) for figure in self.figures])
         self.fast = np.array([self._faster_than_twins(figure) for figure in self.figures])
         self.members = [
             [self.index[f.candidate] for f in own if f.is_float or not any(self._beats(o, f) for o in own)]
@@ -62,7 +62,7 @@ class Candidates:
             float64 [candidates].
         """
         sizes = self._share(np.array([float(f.size_bytes) for f in self.figures]))
-        latencies = self._share(self.tied_ms)
+        latencies = self._share(self.tied)
         if objective == "size":
             return sizes + _TIE_WEIGHT * latencies
         if objective == "memory":
@@ -73,10 +73,10 @@ class Candidates:
         total = sum(value for value, figure in zip(values, self.figures, strict=True) if figure.is_float)
         return np.asarray(values / (total or values.max() or 1.0), np.float64)
 
-    def _tied_ms(self, figure: StageFigure) -> float:
+    def _tied(self, figure: StageFigure) -> float:
         """Return the median of the fastest candidate whose interval overlaps this one's: they are a tie."""
-        rivals = [f.p50_ms for f in self._by_stage[figure.stage] if f.p50_ci_ms[1] >= figure.p50_ci_ms[0]]
-        return min([figure.p50_ms, *rivals])
+        rivals = [f.p50 for f in self._by_stage[figure.stage] if f.p50_ci95[1] >= figure.p50_ci95[0]]
+        return min([figure.p50, *rivals])
 
     def _faster_than_twins(self, figure: StageFigure) -> bool:
         """Whether it is shown to be faster than the unpruned float file and the float file of the same pruning."""
@@ -87,12 +87,12 @@ class Candidates:
             for f in self._by_stage[figure.stage]
             if f.pruning and f.pruning == figure.pruning and f.scheme == FLOAT_SCHEME != figure.scheme
         ]
-        return not figure.slower_than_float and all(figure.p50_ci_ms[1] < f.p50_ci_ms[0] for f in twins)
+        return not figure.slower_than_float and all(figure.p50_ci95[1] < f.p50_ci95[0] for f in twins)
 
     def _beats(self, one: StageFigure, other: StageFigure) -> bool:
         """Whether one is no worse than another in latency, size and memory, and clearly less noisy."""
         if self.fast[self.index[one.candidate]] < self.fast[self.index[other.candidate]]:
             return False
-        if one.p50_ci_ms[0] > other.p50_ci_ms[1] or one.snr_db < other.snr_db + _CLEARLY_DB:
+        if one.p50_ci95[0] > other.p50_ci95[1] or one.snr_db < other.snr_db + _CLEARLY_DB:
             return False
         return one.size_bytes <= other.size_bytes and one.memory_bytes <= other.memory_bytes

@@ -1,4 +1,4 @@
-"""What the search reads and what it gives back: figures of candidates, drops, limits, judged combinations."""
+"""Inputs and results of the search: figures of candidates, drops, limits, judged combinations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StageFigure(Record, frozen=True, kw_only=True):
     """What was measured of one candidate alone.
 
     Attributes:
-        p50_ci_ms: the 95 % interval of the median, wider where the machine was busy.
+        p50_ci95: the 95 % interval of the median, wider where the machine was busy.
         size_bytes: of the file; 0 for a frontend, which all rungs share.
         speedup: of the unpruned float file of the stage over this one, interleaved, with its 95 % interval.
         snr_db: signal-to-noise of the stage's output against unpruned torch fp32, on the validation set.
@@ -43,8 +43,8 @@ class StageFigure(Record, frozen=True, kw_only=True):
     stage: str
     candidate: str
     scheme: str
-    p50_ms: float
-    p50_ci_ms: tuple[float, float]
+    p50: float
+    p50_ci95: tuple[float, float]
     speedup: float
     speedup_ci95: tuple[float, float]
     size_bytes: int
@@ -87,7 +87,7 @@ class Judged(Record, frozen=True, kw_only=True):
     """A combination that got a fusion pass.
 
     Attributes:
-        p50_ms, size_bytes, memory_bytes: sums over the stages (their sessions are open at the same time).
+        p50, size_bytes, memory_bytes: sums over the stages (their sessions are open at the same time).
         drops: by subset.
         excess: the largest cautious drop of a subset that the budget binds, less the budget.
         worst_drop: that largest cautious drop (drop plus one standard error, decision 015), a fraction.
@@ -95,7 +95,7 @@ class Judged(Record, frozen=True, kw_only=True):
     """
 
     candidates: dict[str, str]
-    p50_ms: float
+    p50: float
     size_bytes: int
     drops: dict[str, SubsetDrop]
     excess: float

@@ -10,14 +10,12 @@ WORTH = 0.05
 """A rung must be this much faster or smaller than one before it, as a share."""
 
 NAMES: Mapping[Objective, str] = {
-    "latency": "fastest",
-    "size": "smallest",
-    "memory": "leanest",
+    "latency": "fast",
+    "size": "small",
+    "memory": "lean",
     "accuracy": "accurate",
 }
-
-"""The rung that an objective gives."""
-
+"""The rung that an objective gives. No superlatives: a rung beyond the budget may be faster, or smaller, still."""
 
 _REDUCED = "reduced-"
 
@@ -33,7 +31,7 @@ def objective_of(rung: str) -> Objective:
 
 
 def front(judged: Iterable[Judged]) -> list[Judged]:
-    """Return what no other combination beats in latency, size and worst drop, the fastest first.
+    """Return the combinations that no other dominates in latency, size and worst drop, the fastest first.
 
     A drop below zero is luck: it counts as none.
     """
@@ -54,7 +52,7 @@ def ladder(
 ) -> list[tuple[str, Judged]]:
     """Return a bundle's rungs: names and combinations, the default one first.
 
-    `fastest`, `smallest`, `leanest` and `accurate` are the winners of the objectives, those that are there. Between the
+    `fast`, `small`, `lean` and `accurate` are the winners of the objectives, those that are there. Between the
     default and them stand `reduced-1`, `reduced-2` …: each faster than the one before at a price beyond the budget,
     so that a device under heat or load steps down the list and knows what it pays.
 
@@ -76,13 +74,13 @@ def _reduced(judged: Sequence[Judged], start: Judged, most: int, largest_drop: f
     """Return ever faster combinations of the front beyond the budget, each at the smallest price for its gain."""
     beyond = [j for j in front(judged) if j.overrun <= 0 and j.worst_drop <= largest_drop and not j.within_budget]
     steps: list[Judged] = []
-    for one in sorted(beyond, key=lambda j: (j.worst_drop, j.p50_ms, j.name)):
-        if one.p50_ms <= (1 - WORTH) * (steps[-1] if steps else start).p50_ms:
+    for one in sorted(beyond, key=lambda j: (j.worst_drop, j.p50, j.name)):
+        if one.p50 <= (1 - WORTH) * (steps[-1] if steps else start).p50:
             steps.append(one)
     # Too many: those that gain most stay, in order.
     while len(steps) > max(most, 0):
         before = [start, *steps]
-        gains = [one.p50_ms / before[number].p50_ms for number, one in enumerate(steps)]
+        gains = [one.p50 / before[number].p50 for number, one in enumerate(steps)]
         del steps[gains.index(max(gains))]
     return steps
 
@@ -93,9 +91,9 @@ def _differs(objective: Objective, one: Judged, default: Judged) -> bool:
         return False
     if objective == "accuracy":
         return max(one.worst_drop, 0.0) < max(default.worst_drop, 0.0)
-    figure = {"latency": "p50_ms", "size": "size_bytes", "memory": "memory_bytes"}[objective]
+    figure = {"latency": "p50", "size": "size_bytes", "memory": "memory_bytes"}[objective]
     return bool(getattr(one, figure) <= (1 - WORTH) * getattr(default, figure))
 
 
 def _figures(judged: Judged) -> tuple[float, int, float]:
-    return judged.p50_ms, judged.size_bytes, max(judged.worst_drop, 0.0)
+    return judged.p50, judged.size_bytes, max(judged.worst_drop, 0.0)

@@ -1,4 +1,4 @@
-"""Predict what a combination loses from what was judged before.
+"""Predict the drop of a combination from those of the combinations judged before.
 
 Each candidate has an effect per subset: what it adds to the drop. Before anything is known of it, a monotone curve
 over the noise of its stage's output gives the effect (isotonic regression over the stage's candidates judged alone;

@@ -38,7 +38,7 @@ def position_of(indices: Sequence[int], options: Sequence[Sequence[int]]) -> int
 
 
 def thinned(options: list[list[int]], cost: Floats, effect: Floats) -> list[list[int]]:
-    """Leave out candidates until few enough combinations remain: first those that are beaten, then near twins.
+    """Leave out candidates until few enough combinations remain: first dominated ones, then near twins.
 
     Args:
         options: candidate indices by stage.

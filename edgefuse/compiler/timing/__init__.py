@@ -1,6 +1,11 @@
-"""How candidates and rungs are compared: `timer` has the protocol, `here`, `remote` and `proxy` one way each to do it.
+"""How candidates and rungs are compared: in milliseconds that were measured, or by a cost that was counted.
 
-`kept` has the timings that the cache keeps.
+- `timer`: the protocol of a timer;
+- `here`: measures on this machine;
+- `remote`: measures on a device;
+- `proxy`: counts a cost where nothing can be measured;
+- `kept`: timings in the cache;
+- `figures`: figures of every candidate alone.
 """
 
 from __future__ import annotations
@@ -60,7 +65,7 @@ def _for_the_gpu(recipe: Recipe, emulated: Sequence[str]) -> Timer:
     """Return the timer where there is no GPU, for targets that need one."""
     if list(recipe.compile.targets) != list(emulated):
         raise RecipeError(
-            "[compile] targets",
+            "[compile] targets cannot be compared with each other",
             got=f"{', '.join(recipe.compile.targets)} on a host without a GPU",
             expected=f"{' or '.join(emulated)} by itself: its costs are counted, and the others' milliseconds measured",
             fix="compile them one after the other, or name a device that has a GPU under [device]",
@@ -72,7 +77,7 @@ def _for_the_gpu(recipe: Recipe, emulated: Sequence[str]) -> Timer:
 def _refuse_milliseconds(recipe: Recipe, device: str) -> None:
     if recipe.search.max_latency_ms is not None:
         raise RecipeError(
-            "[search] max_latency_ms",
+            "[search] max_latency_ms cannot be checked",
             got=f"a limit for {device}, where nothing is measured",
             expected="max_latency_share, which a cost can hold too",
             fix="name a device of that kind under [device], or leave the limit out",

@@ -1,4 +1,4 @@
-"""What is measured of every candidate alone: its time, compared with its stage's float file, and what it costs."""
+"""The figures of every candidate alone: its time, compared with its stage's float file, and its counted costs."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ class _Figures(Record, frozen=True, kw_only=True):
 def figures(data: TargetData, stage: StageSpec, timer: Timer, machine: Machine) -> Sequence[StageFigure]:
     """Measure all candidates of a stage against its unpruned float file, together, or find it in the cache.
 
+    Args:
+        data: candidates of a target.
+        stage: whose candidates are measured.
+        timer: that compares them.
+        machine: that the figures are of.
+
     Raises:
         MeasureError, BackendError: if they cannot be timed.
     """
@@ -51,8 +57,8 @@ def _measured(data: TargetData, stage: StageSpec, timer: Timer) -> _Figures:
                 stage=stage.name,
                 candidate=candidate.id,
                 scheme=candidate.scheme.id,
-                p50_ms=time.p50.value,
-                p50_ci_ms=(time.p50.low, time.p50.high),
+                p50=time.p50.value,
+                p50_ci95=(time.p50.low, time.p50.high),
                 speedup=time.speedup.value,
                 speedup_ci95=(time.speedup.low, time.speedup.high),
                 size_bytes=0 if stage.role == "frontend" else candidate.size_bytes,

@@ -1,4 +1,4 @@
-"""Timings in the cache: what was measured on a busy machine is kept with what was seen, until it can be measured again.
+"""Timings in the cache: those of a busy machine are kept with its load, until they can be taken again.
 
 The choice of a compile is a function of recorded measurements, so a record stays as it is. One from a busy machine is
 used, and said, as long as the machine is busy; when a later compile finds it quiet, it measures once more, and that

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgefuse.bundle.manifest import Figure, Machine
+from edgefuse.bundle.manifest import Machine
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.candidates.built import Built
@@ -93,9 +93,7 @@ class Proxy:
             None,
             {
                 draft.key: RungTime(
-                    Figure(machine=draft.machine, runs=0, p50_ms=found[draft.key]),
-                    _ratio(found[draft.float_key], found[draft.key]),
-                    None,
+                    cost=found[draft.key], speedup_over_float=_ratio(found[draft.float_key], found[draft.key])
                 )
                 for draft in drafts
             },
@@ -103,7 +101,13 @@ class Proxy:
 
 
 def cost(built: Built, stage: StageSpec, roofline: Roofline = ARM_CORE) -> float:
-    """Return what one run of a file of a stage costs, in what a million float32 multiply-accumulates take."""
+    """Return what one run of a file of a stage costs, in what a million float32 multiply-accumulates take.
+
+    Args:
+        built: the file.
+        stage: that it computes.
+        roofline: of the processor that stands in.
+    """
     graph = costs.graph(built.lowered(), built.target, stage)
     cycles = 0.0
     for operation in graph.operations:

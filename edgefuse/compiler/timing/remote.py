@@ -1,4 +1,4 @@
-"""The timer for a device: sends the files there, and reads off what it took there as if it had been here.
+"""The timer for a device: sends the files there, and reads the times off as if they had been taken here.
 
 Every comparison is one interleaved run in a connection of its own, so that a device may sleep between them and a
 compile that goes on where it stopped connects for what is missing. Nothing but time and memory comes from the device:
@@ -18,7 +18,7 @@ from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.timing.here import RUNG_TIMING, STAGE_TIMING
 from edgefuse.compiler.timing.timer import Contender, DraftRung, RungTime, RungTimes, StageTime, Unit
 from edgefuse.device.device import TIMEOUT_SECONDS, device_of
-from edgefuse.device.session import PYTHON, Session
+from edgefuse.device.session import PYTHON, DeviceSession
 from edgefuse.device.tasks import (
     INPUTS,
     Describe,
@@ -95,17 +95,23 @@ class Remote:
         times = {d.key: RungTime.of(latencies, d, found.peak_rss_bytes.get(d.key, 0)) for d in drafts}
         return RungTimes(None, times, latencies.pressure)
 
-    def _session(self) -> Session:
-        return Session(device_of(self.uri), self.python, self.timeout_seconds)
+    def _session(self) -> DeviceSession:
+        return DeviceSession(device_of(self.uri), self.python, self.timeout_seconds)
 
 
 def read_latencies(timed: Timed, wanted: Sequence[str], timing: Interleaved) -> Latencies:
-    """Return what a device measured, having checked that it is what was asked for."""
+    """Return what a device measured, having checked that it is what was asked for.
+
+    Args:
+        timed: what the device sent.
+        wanted: names of the contenders.
+        timing: that was asked for.
+    """
     series = timed.nanoseconds
     all_ns = [ns for clock in (series, timed.processor) for values in clock.values() for ns in values]
     if min(all_ns, default=0) < 0 or max(all_ns, default=0) > _LONGEST_NS:
         raise DeviceError(
-            "the device measured what cannot be",
+            "the device measured impossible times",
             got=f"calls of {shown(min(all_ns))} to {shown(max(all_ns))} ns",
             expected=f"0 to {_LONGEST_NS}",
             fix="look at its clock",
@@ -114,7 +120,7 @@ def read_latencies(timed: Timed, wanted: Sequence[str], timing: Interleaved) -> 
     complete = set(series) == set(wanted) and set(timed.processor) <= set(wanted)
     if not complete or len(runs) != 1 or 0 in runs or any(count % timing.burst for count in runs):
         raise DeviceError(
-            "the device did not measure what it was asked for",
+            "the device measured something else than was asked for",
             got=f"{len(series)} series of {sorted(runs)} calls",
             expected=f"{len(wanted)} of the same length, in rounds of {timing.burst}",
         )

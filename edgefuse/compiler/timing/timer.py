@@ -1,10 +1,10 @@
-"""The protocol of a timer, and what passes through it.
+"""The protocol of a timer, with its arguments and results.
 
 To add one, write a class with the members of `Timer` in a file of its own and let `timer_of` choose it. A timer keeps
 no state between calls and can be pickled: a frozen dataclass of its settings.
 
 - `unit` says what its figures are: milliseconds, or a cost that stands in for them where nothing can run. Everything
-  downstream compares figures of one timer with each other; names that end in `_ms` hold its unit.
+  downstream compares figures of one timer with each other, without a unit in their names.
 - `describe` gives the machine that the figures are of. It is part of every cache key and stands beside every figure
   in bundles and reports, so what would change a figure has to show in it: another device is another machine, and a
   stand-in has to say so (in `cpu`, for instance).
@@ -63,7 +63,13 @@ class StageTime:
 
     @classmethod
     def of(cls, latencies: Latencies, name: str, first: str) -> StageTime:
-        """Read it off an interleaved run."""
+        """Read it off an interleaved run.
+
+        Args:
+            latencies: of an interleaved run.
+            name: of the file.
+            first: the name of the first contender.
+        """
         return cls(latencies.interval_ms(name), latencies.ratio(first, name), latencies.pressure)
 
 
@@ -96,21 +102,25 @@ class DraftRung:
 
 @dataclass(frozen=True)
 class RungTime:
-    """What a rung takes, and how many times faster than float stages and the torch reference it is."""
+    """A measured `figure` or a counted `cost`, and how many times faster than float stages and the torch reference."""
 
-    figure: Figure
     speedup_over_float: Interval
-    speedup: Interval | None
+    speedup: Interval | None = None
+    figure: Figure | None = None
+    cost: float | None = None
 
     @classmethod
     def of(cls, latencies: Latencies, draft: DraftRung, peak_rss_bytes: int) -> RungTime:
-        """Read it off an interleaved run, in which the reference may have run."""
+        """Read it off an interleaved run, in which the reference may have run.
+
+        Args:
+            latencies: of an interleaved run.
+            draft: the rung.
+            peak_rss_bytes: of a process that ran it.
+        """
         over = latencies.ratio(REFERENCE, draft.key) if REFERENCE in latencies.nanoseconds else None
-        return cls(
-            figure(latencies, draft.key, draft.machine, peak_rss_bytes=peak_rss_bytes),
-            latencies.ratio(draft.float_key, draft.key),
-            over,
-        )
+        measured = figure(latencies, draft.key, draft.machine, peak_rss_bytes=peak_rss_bytes)
+        return cls(latencies.ratio(draft.float_key, draft.key), over, measured)
 
 
 @dataclass(frozen=True)

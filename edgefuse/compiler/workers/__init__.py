@@ -3,6 +3,10 @@
 A job fills entries of the cache, which all workers share, and returns something small. Latency is never measured in a
 job: jobs run beside each other, and a latency counts on a quiet machine only. How far it is a job tells by `report`,
 wherever it runs.
+
+- `local`: this process, or processes of this machine;
+- `ray`: tasks on a Ray cluster;
+- `cluster`: a Ray cluster on this machine.
 """
 
 from __future__ import annotations
@@ -91,7 +95,7 @@ def create(name: str, settings: Settings) -> Workers:
         MissingExtraError: if its library is not installed.
     """
     if settings.jobs < 1:
-        raise EngineError("the number of jobs", got=settings.jobs, expected="at least 1")
+        raise EngineError("the number of jobs is out of range", got=settings.jobs, expected="at least 1")
     workers: Workers = registry.create("engines", name, settings)
     return workers
 
@@ -139,7 +143,13 @@ _listeners: list[Progress] = [silent]
 
 
 def report(done: int, total: int, what: str) -> None:
-    """Tell how far a job is: the `Progress` of all jobs. In a worker it waits for nobody, and may be lost."""
+    """Tell how far a job is: the `Progress` of all jobs. In a worker it waits for nobody, and may be lost.
+
+    Args:
+        done: pieces.
+        total: pieces; 0 if it is unknown.
+        what: the pieces are.
+    """
     _listeners[-1](done, total, what)
 
 
@@ -167,7 +177,14 @@ class Messages:
 
 
 def pass_on(message: bytes, number: int, items: int, progress: Progress) -> None:
-    """Tell what the message of a job says, and which job it is."""
+    """Tell what the message of a job says, and which job it is.
+
+    Args:
+        message: as `Messages` made it.
+        number: of the job, from 0.
+        items: how many jobs there are.
+        progress: is told.
+    """
     done, total, what = json.loads(message)
     progress(done, total, f"job {number + 1} of {items}: {what}")
 
@@ -218,7 +235,9 @@ def attempt(function: bytes, item: bytes) -> bytes:
         pickle.loads(data)
     except Exception as raised:  # noqa: BLE001 - pickling calls code of whatever class the value or error is
         spoken = f"{type(error).__name__}: {error}" if error else f"a result of type {type(value).__name__}: {raised}"
-        return pickle.dumps(Outcome(None, EngineError("what a job gave cannot leave its worker", got=spoken), trace))
+        return pickle.dumps(
+            Outcome(None, EngineError("the result of a job cannot be sent from its worker", got=spoken), trace)
+        )
     return data
 
 

@@ -125,7 +125,7 @@ class LocalWorkers:
         died_of = worker.dismiss(at_once=True)
         if deaths > self._settings.retries:
             raise EngineError(
-                f"{job}: {deaths} workers died of it",
+                f"{job}: this job crashed its worker {deaths} time{'s' * (deaths > 1)}",
                 got=died_of,
                 fix="compile with fewer --jobs if memory is short; see above for what the worker wrote, if anything",
             )

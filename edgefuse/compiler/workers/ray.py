@@ -45,7 +45,7 @@ class RayWorkers:
         self._probe = settings.shared / f"probe-{secrets.token_hex(8)}"
         self._open = ExitStack()
         self._board: Any = None
-        self._shift = 0
+        self._call = 0
         self._home: str | None = None
 
     def __enter__(self) -> RayWorkers:
@@ -85,10 +85,10 @@ class RayWorkers:
         """Return what the function gives for every item; see `Workers.map`."""
         task = ray.remote(max_retries=self._settings.retries, num_cpus=1)(run)
         shared = ray.put(pickled(function, what))  # one copy per node
-        self._shift += 1
+        self._call += 1
         standing = self._settings.paths, self._probe, self._home
         numbers = {
-            task.remote(shared, pickled(item, what), *standing, (self._shift, number), self._board): number
+            task.remote(shared, pickled(item, what), *standing, (self._call, number), self._board): number
             for number, item in enumerate(items)
         }
         outcomes: dict[int, Outcome] = {}
@@ -112,8 +112,8 @@ class RayWorkers:
             found: dict[_Job, bytes] = ray.get(self._board.take.remote(), timeout=_LISTEN_SECONDS)
         except RayError:  # it is busy or dead: there is no news then, and jobs do not depend on it
             return
-        for (shift, number), message in sorted(found.items()):
-            if shift == self._shift:
+        for (call, number), message in sorted(found.items()):
+            if call == self._call:
                 pass_on(message, number, items, self._settings.progress)
 
 
@@ -146,6 +146,15 @@ def run(
     """Run a job as a Ray task; see `attempt`. What it reports is written to the board.
 
     A worker of a cluster that was started here has that cluster's home until it is told that of the user.
+
+    Args:
+        function: pickled.
+        item: pickled.
+        paths: folders to import from.
+        probe: a file in the cache folder, which every node must see.
+        home: the user's home folder; None for that of the worker.
+        job: the number of the call of `map`, and of the item.
+        board: an actor that keeps reports; None for none.
     """
     if home is not None:
         os.environ["HOME"] = home
@@ -176,7 +185,7 @@ def _outcome(reference: ray.ObjectRef[bytes], job: str, retries: int) -> Outcome
         outcome: Outcome = pickle.loads(ray.get(reference))
     except RayError as error:
         raise EngineError(
-            f"{job}: {retries + 1} workers died of it, or could not start",
+            f"{job}: this job crashed its worker {retries + 1} time{'s' * (retries > 0)}, or no worker could start",
             got=" ".join(str(error).split())[:300].rstrip("."),
             fix="give workers more memory, or take fewer --jobs; a cluster of your own has logs of them",
         ) from error

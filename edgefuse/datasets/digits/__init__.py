@@ -1,4 +1,11 @@
-"""The data set of the reference model `digits`, for use in a source checkout: it is not in the wheel."""
+"""The data set of the reference model `digits`, for use in a source checkout: it is not in the wheel.
+
+- `images`: handwritten digits in a frame;
+- `espeak`: speech synthesis;
+- `speech`: spoken digits in noise;
+- `text`: spelled-out digits, and their tokenizer;
+- `items`: the data set.
+"""
 
 from edgefuse.datasets.digits.items import SPLITS, DigitItems, Settings, export_files, items, load, pool
 

@@ -51,7 +51,13 @@ class Degradation:
 
 
 def render(picture: Picture, rng: np.random.Generator, how: Degradation) -> Picture:
-    """Return the picture [28, 28] as a degraded frame, uint8 [64, 64]."""
+    """Return the picture [28, 28] as a degraded frame, uint8 [64, 64].
+
+    Args:
+        picture: the ink of a digit, [28, 28].
+        rng: draws the degradation.
+        how: how much of each.
+    """
     rows, columns = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
     ink = _place(picture, rows, columns, rng, how)
     paper = rng.uniform(40, 215)

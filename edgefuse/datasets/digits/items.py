@@ -144,7 +144,13 @@ def load(settings: Settings = DEFAULT) -> Splits:
 
 
 def items(split: str, settings: Settings = DEFAULT, count: int | None = None) -> DigitItems:
-    """Return the items of one split; of `train`, any number (`count`) can be drawn."""
+    """Return the items of one split; of `train`, any number (`count`) can be drawn.
+
+    Args:
+        split: its name.
+        settings: of the data set.
+        count: of items; None for the number in `settings`.
+    """
     if count is None:
         count = settings.pictures[0] if split == "train" else settings.items[SPLITS.index(split) - 1]
     return DigitItems(split, count, pool(split, settings), settings)

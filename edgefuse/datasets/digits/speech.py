@@ -60,7 +60,13 @@ class Clips:
 
 
 def speak(split: str, *, takes: int, seed: int) -> Clips:
-    """Synthesise every digit `takes` times by every voice and accent of a split, at random rate and pitch."""
+    """Synthesise every digit `takes` times by every voice and accent of a split, at random rate and pitch.
+
+    Args:
+        split: its name.
+        takes: per digit and voice.
+        seed: of rates and pitches.
+    """
     rng = np.random.default_rng(seed)
     said: list[Utterance] = []
     digits: list[int] = []

@@ -40,7 +40,13 @@ _NEIGHBOURS = _neighbours()
 
 
 def misspell(word: str, errors: int, rng: np.random.Generator) -> str:
-    """Return the word with that many typing errors: a deletion, a swap, a neighbouring key or a doubled letter."""
+    """Return the word with that many typing errors: a deletion, a swap, a neighbouring key or a doubled letter.
+
+    Args:
+        word: to change.
+        errors: how many.
+        rng: draws them.
+    """
     letters = list(word)
     for _ in range(errors):
         place = int(rng.integers(len(letters)))
@@ -59,7 +65,13 @@ def misspell(word: str, errors: int, rng: np.random.Generator) -> str:
 
 
 def write(digit: int, rng: np.random.Generator, *, mean_errors: float) -> str:
-    """Spell a digit in a random language with at least one typing error, `mean_errors` on average."""
+    """Spell a digit in a random language with at least one typing error, `mean_errors` on average.
+
+    Args:
+        digit: 0 to 9.
+        rng: draws language and errors.
+        mean_errors: per text.
+    """
     language = sorted(WORDS)[int(rng.integers(len(WORDS)))]
     errors = 1 + int(rng.poisson(mean_errors - 1))
     return misspell(WORDS[language][digit], errors, rng)[:MAX_LENGTH]

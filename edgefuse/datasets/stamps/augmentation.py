@@ -72,7 +72,13 @@ STRONG = Augmentation(
 
 
 def place(picture: npt.NDArray[np.uint8], rng: np.random.Generator, how: Augmentation) -> npt.NDArray[np.uint8]:
-    """Lay a stamp, uint8 [SIZE, SIZE, 4], on a ground of one colour; return uint8 [SIZE, SIZE, 3]."""
+    """Lay a stamp, uint8 [SIZE, SIZE, 4], on a ground of one colour; return uint8 [SIZE, SIZE, 3].
+
+    Args:
+        picture: RGBA, uint8 [SIZE, SIZE, 4].
+        rng: draws ground, size and place.
+        how: how much of each.
+    """
     ground = tuple(int(level) for level in rng.uniform(*how.ground, 3))
     angle, scale = rng.uniform(*how.angle), rng.uniform(*how.scale)
     factors = [rng.uniform(*span) for span in (how.brightness, how.contrast, how.saturation)]
@@ -96,7 +102,13 @@ def place(picture: npt.NDArray[np.uint8], rng: np.random.Generator, how: Augment
 
 
 def record(pcm: npt.NDArray[np.int16], rng: np.random.Generator, how: Augmentation) -> npt.NDArray[np.float32]:
-    """Place speech in a window of two seconds; return float32 [32000] in [-1, 1]."""
+    """Place speech in a window of two seconds; return float32 [32000] in [-1, 1].
+
+    Args:
+        pcm: speech at 16 kHz, int16 [samples].
+        rng: draws place, volume and noise.
+        how: how much of each.
+    """
     speed, gain = rng.uniform(*how.speed), 10 ** (rng.uniform(*how.gain_db) / 20)
     speech = pcm.astype(np.float32) / np.float32(32768)
     if speed != 1.0:
@@ -114,7 +126,13 @@ def record(pcm: npt.NDArray[np.int16], rng: np.random.Generator, how: Augmentati
 
 
 def write(stamp: Stamp, rng: np.random.Generator, how: Augmentation) -> str:
-    """Return the caption, or the words of the file's name; never an empty text."""
+    """Return the caption, or the words of the file's name; never an empty text.
+
+    Args:
+        stamp: with its caption.
+        rng: draws what is left out.
+        how: how much of it.
+    """
     by_name, luck = rng.random() < how.file_names, rng.random(64)
     text = stamp.caption
     if by_name:

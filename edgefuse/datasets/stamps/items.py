@@ -149,7 +149,13 @@ class _Joined(MadeSamples):
 
 
 def items(split: str, settings: Settings = DEFAULT, count: int | None = None) -> StampItems:
-    """Return the items of one split, one per recording; of `train`, any number (`count`) can be drawn."""
+    """Return the items of one split, one per recording; of `train`, any number (`count`) can be drawn.
+
+    Args:
+        split: its name.
+        settings: of the data set.
+        count: of items; None for one per recording.
+    """
     content = material()
     recordings = _recordings(settings)[split]
     return StampItems(split, recordings, content, settings, len(recordings) if count is None else count)

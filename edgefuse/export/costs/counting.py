@@ -1,4 +1,4 @@
-"""What a lowered stage costs by its arithmetic and its memory traffic, read from the file alone.
+"""The costs of a lowered stage, counted from its file: arithmetic and memory traffic.
 
 Energy cannot be measured everywhere; these figures are its proxy and are the same on every machine. Memory traffic
 counts besides arithmetic since it costs more: at 45 nm an 8-bit multiplication takes 0.2 pJ and a 32-bit float one
@@ -64,9 +64,17 @@ def of_graph(read: CostGraph) -> Costs:
 
 
 def graph(lowered: Lowered, target: str, spec: StageSpec | None = None) -> CostGraph:
-    """Return the operations of a file, with the size of everything they read and write; see `costs`."""
+    """Return the operations of a file, with the size of everything they read and write; see `costs`.
+
+    Args:
+        lowered: the file and its ports.
+        target: its name.
+        spec: of the stage: with it, open sizes are the largest ones.
+    """
     if target not in _READERS:
-        raise ExportError("the costs of a file", got=f"target {target!r}", expected=" or ".join(_READERS))
+        raise ExportError(
+            "the costs of a file cannot be counted", got=f"target {target!r}", expected=" or ".join(_READERS)
+        )
     return _READERS[target](lowered.data, _shapes(lowered, spec))
 
 

@@ -1,4 +1,4 @@
-"""A lowered file as what costs are made of: tensors of known size, and operations that read and write them."""
+"""A lowered file as costs need it: tensors of known size, and operations that read and write them."""
 
 from __future__ import annotations
 

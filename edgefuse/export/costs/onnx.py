@@ -1,4 +1,4 @@
-"""The operations of an ONNX file and the size of what they read and write.
+"""The operations of an ONNX file and the sizes of the tensors that they read and write.
 
 Graphs are counted as ONNX Runtime runs them: quantize/dequantize pairs around an operator make it an integer one and
 vanish, and an activation, a bias or a scale behind a product is part of it.

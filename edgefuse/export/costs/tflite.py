@@ -1,4 +1,4 @@
-"""The operations of a TFLite file and the size of what they read and write."""
+"""The operations of a TFLite file and the sizes of the tensors that they read and write."""
 
 from __future__ import annotations
 

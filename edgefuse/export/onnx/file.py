@@ -1,4 +1,4 @@
-"""The bytes of an ONNX graph, checked: what lowering and quantizing end with."""
+"""The bytes of an ONNX graph, checked: the last step of lowering and of quantizing."""
 
 from __future__ import annotations
 

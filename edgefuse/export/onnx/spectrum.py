@@ -121,6 +121,11 @@ def spread_filters(filters: Floats, outer: int, inner: int) -> Floats:
     """Return the rows of mel filters in the order of the squares: [residues * 2 * B, mels].
 
     A bin that occurs twice, as k and as K - k, counts the first time only.
+
+    Args:
+        filters: mel filters, float64 [bins, mels].
+        outer: the outer factor of the transform's length.
+        inner: the inner factor.
     """
     bins = _bins(outer, inner)
     folded = np.minimum(bins, outer * inner - bins).ravel()

@@ -1,4 +1,4 @@
-"""What TensorRT takes of ONNX: operators, types and forms, and which nodes of a graph it would refuse.
+"""The part of ONNX that TensorRT takes: operators, types and forms, and which nodes of a graph it would refuse.
 
 Source: the support matrix of NVIDIA's parser (`docs/operators.md` of onnx/onnx-tensorrt, TensorRT 10.15, operator sets
 9 to 24), without what its changelog says was added after 10.0 (windows, STFT, DeformConv, Attention, powers of

@@ -1,1 +1,7 @@
-"""Stages as TFLite files (`target`), rewritten (`rewrites`), with recurrent layers as loops."""
+"""Stages as TFLite files.
+
+- `rewrites`: operators that LiteRT runs fast;
+- `recurrent`: recurrent layers, traced as one operator each;
+- `target`: the target `tflite`;
+- `recurrent_loops`: loops in place of those operators.
+"""

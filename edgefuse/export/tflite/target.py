@@ -167,6 +167,11 @@ def name_interface(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -
     An inner tensor is called after its operator (`conv_2d_4`), a constant by its number (`constant_7`): such names are
     the same for the same graph, and save a tenth of an int8 file.
 
+    Args:
+        data: the file.
+        inputs: names of the ports, in order.
+        outputs: names of the ports, in order.
+
     Raises:
         ExportError: if the file's one signature does not have inputs `args_<position>` and outputs `output_<position>`.
     """

@@ -3,6 +3,9 @@
 A runtime falls back in silence. ONNX Runtime leaves an operator that was quantized as a float kernel behind a
 DequantizeLinear if no int8 kernel takes it, or hands it to another provider; LiteRT leaves what XNNPACK does not take
 to its own, slower kernels.
+
+- `onnx`: what ONNX Runtime made of a file;
+- `tflite`: what XNNPACK took of a file.
 """
 
 from __future__ import annotations
@@ -67,6 +70,12 @@ def measure(
 ) -> tuple[Placement, ...]:
     """Open candidates (by id; all if None) once more, run them on their golden inputs, and see what runs where.
 
+    Args:
+        bundle: that holds them.
+        candidates: by id; all if None.
+        options: of the sessions; one thread if None.
+        progress: is told how many are done.
+
     Raises:
         BundleError: if a file is damaged.
         MissingExtraError: if the runtime is not installed.
@@ -81,7 +90,13 @@ def measure(
 
 
 def summary(stage: str, candidate: str, operators: Sequence[Operator]) -> Placement:
-    """Sum up the operators of one file."""
+    """Sum up the operators of one file.
+
+    Args:
+        stage: its name.
+        candidate: its id.
+        operators: of its file.
+    """
     away = [operator for operator in operators if operator.elsewhere]
     macs = sum(operator.macs for operator in operators)
     counts = Counter((operator.kind, operator.elsewhere) for operator in away)

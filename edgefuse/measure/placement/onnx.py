@@ -1,4 +1,4 @@
-"""What ONNX Runtime made of an ONNX file: its optimised graph, and a profile of one run.
+"""Where ONNX Runtime runs an ONNX file: from its optimised graph, and a profile of one run.
 
 The graph tells which operators stayed float although they were quantized: they read what a DequantizeLinear made of
 int8 weights, or they have an int8 kernel and stand between dequantized inputs and a QuantizeLinear. (A layer norm may
@@ -43,6 +43,13 @@ def operators(
     options: SessionOptions,
 ) -> tuple[Operator, ...]:
     """Return the operators of the optimised graph, in its order.
+
+    Args:
+        data: the file.
+        inputs: bindings of its ports.
+        outputs: bindings of its ports.
+        feeds: arrays by port, batch first.
+        options: of the session.
 
     Raises:
         BackendError: if the file cannot be opened or run, or this version writes no profile that tells.

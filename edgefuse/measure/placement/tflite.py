@@ -1,4 +1,4 @@
-"""What XNNPACK took of a TFLite file, from the plan that LiteRT made.
+"""Where LiteRT runs a TFLite file: the operators that XNNPACK took, from LiteRT's plan.
 
 The interpreter lists the file's operators and, behind them, one `DELEGATE` for each part that a delegate took, with the
 tensors that go in and come out. What lies on the way back from its outputs to its inputs is in that part.
@@ -28,6 +28,13 @@ def operators(
     options: SessionOptions,
 ) -> tuple[Operator, ...]:
     """Return the operators of the main graph, in its order.
+
+    Args:
+        data: the file.
+        inputs: bindings of its ports.
+        outputs: bindings of its ports.
+        feeds: arrays by port, batch first.
+        options: of the session.
 
     Raises:
         BackendError: if the file cannot be opened or run, or this version does not list its operators.

@@ -47,7 +47,13 @@ class MelFrontend(nn.Module):
         self.filters: Tensor
 
     def load(self, cosines: Tensor, sines: Tensor, filters: Tensor) -> None:
-        """Take the windowed DFT, two times [257, 1, 512], and the mel filters, [257, 32]."""
+        """Take the windowed DFT, two times [257, 1, 512], and the mel filters, [257, 32].
+
+        Args:
+            cosines: of the windowed DFT, float32 [257, 1, 512].
+            sines: the same.
+            filters: of the mel scale, float32 [257, 32].
+        """
         self.basis.copy_(torch.cat([cosines, sines]) * 32768.0)  # a power of two: no rounding
         self.filters.copy_(filters)
 

@@ -1,4 +1,4 @@
-"""Train the heads and the fusion of `assistant` on what its frozen encoders make of the data.
+"""Train the heads and the fusion of `assistant` on the features of its frozen encoders.
 
 The pretrained parts run once over a few augmented passes of the training data, and what they give is kept. Training
 then mixes the views of a stamp freely. Modality dropout is exhaustive: every step fuses a batch under every subset of
@@ -106,6 +106,12 @@ def embed(model: FusionModel, items: StampItems, indices: Sequence[int] | None =
     """Run the frontends and the pretrained encoders over a split, or over some of its items.
 
     A text that comes again is not encoded again.
+
+    Args:
+        model: whose encoders run.
+        items: of a split.
+        indices: of some items; all if None.
+        batch: items per call.
     """
     chosen = range(len(items)) if indices is None else indices
     prepare = Preprocess(model)

@@ -1,4 +1,9 @@
-"""The reference model `digits`, for use in a source checkout: its data and weights are not in the wheel."""
+"""The reference model `digits`, for use in a source checkout: its data and weights are not in the wheel.
+
+- `layers`: blocks of the model;
+- `model`: the whole model;
+- `training`: trains it.
+"""
 
 from edgefuse.models.digits.model import build
 

@@ -1,1 +1,5 @@
-"""Running statistics of activations (`ranges`), and the ranges chosen from them (`calibrators`)."""
+"""Ranges of activations.
+
+- `ranges`: running statistics of activations;
+- `calibrators`: ranges chosen from them.
+"""

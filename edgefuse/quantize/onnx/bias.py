@@ -43,7 +43,14 @@ def give_biases(graph: ir.Graph, plan: Plan) -> None:
 
 
 def float_means(model: ir.Model, plan: Plan, inputs: tuple[Binding, ...], calibration: FeedSource) -> Means:
-    """Return the mean output of every layer of a plan in each channel, by node name; the graph is still float."""
+    """Return the mean output of every layer of a plan in each channel, by node name; the graph is still float.
+
+    Args:
+        model: the float graph.
+        plan: which layers compute in int8.
+        inputs: bindings of the file.
+        calibration: starts a pass over feeds.
+    """
     outputs = {node.name or "": node.outputs[0].name or "" for node in _layers(plan)}
     axes = {node.outputs[0].name or "": _channel_axis(node) for node in _layers(plan)}
     means = channel_means(model, axes, inputs, _first(calibration))

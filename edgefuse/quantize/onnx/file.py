@@ -1,4 +1,4 @@
-"""From an ONNX graph back to a file, and what to say where a scheme changes nothing in it."""
+"""From an ONNX graph back to a file; a scheme that changes nothing in it is an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compute an ONNX graph in float16, with casts where it meets what stays float32.
+"""Compute an ONNX graph in float16, with casts where it meets values that stay float32.
 
 A strongly typed runtime takes every type from the graph, so the choice is made here, by what each node does:
 
@@ -97,7 +97,7 @@ def _narrow_nodes(model: ir.Model, wide: Set[str]) -> set[ir.Node]:
 def _may_be_narrow(node: ir.Node, wide: Set[str], values: list[ir.Value]) -> bool:
     kinds = {value.dtype for value in (*values, *node.outputs)}
     if None in kinds:
-        raise QuantizeError(f"the type of what '{node.name}' computes is not known", got=node.op_type)
+        raise QuantizeError(f"the output type of '{node.name}' is unknown", got=node.op_type)
     if node.op_type in wide or _FLOAT not in kinds:
         return False
     if node.op_type in _SCALED:

@@ -15,7 +15,13 @@ def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
 
 
 def add_constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
-    """Add an initializer; one of the same name is taken to be the same."""
+    """Add an initializer; one of the same name is taken to be the same.
+
+    Args:
+        graph: is changed.
+        name: of the initializer.
+        array: its value.
+    """
     if name in graph.initializers:
         return graph.initializers[name]
     tensor = ir.tensor(np.asarray(array, order="C"), name=name)
@@ -25,7 +31,13 @@ def add_constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Valu
 
 
 def replace_value(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
-    """Let `new` take the place of `old` in all uses, and among the graph's outputs under its name."""
+    """Let `new` take the place of `old` in all uses, and among the graph's outputs under its name.
+
+    Args:
+        graph: is changed.
+        old: loses its uses.
+        new: gets them.
+    """
     new.type, new.shape = old.type, old.shape
     if old.is_graph_output():
         become_output(graph, old, new)
@@ -39,7 +51,13 @@ def only_use(value: ir.Value) -> tuple[ir.Node, int] | None:
 
 
 def become_output(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
-    """Make `new` a graph output instead of `old`, under its name."""
+    """Make `new` a graph output instead of `old`, under its name.
+
+    Args:
+        graph: is changed.
+        old: the output so far.
+        new: gets its name.
+    """
     name = old.name
     graph.outputs[graph.outputs.index(old)] = new
     old.name = f"{name}/inner"

@@ -1,4 +1,4 @@
-"""The scheme `static_wi8_ai8` for ONNX: QuantizeLinear and DequantizeLinear around what computes in int8.
+"""The scheme `static_wi8_ai8` for ONNX: QuantizeLinear and DequantizeLinear around the operators that compute in int8.
 
 ONNX Runtime fuses DequantizeLinear, operator, QuantizeLinear into one int8 kernel (the QDQ format). A product whose
 result is wanted in float has no QuantizeLinear behind it and is fused as well.
@@ -107,6 +107,13 @@ def through_int8(
 ) -> ir.Value:
     """Put QuantizeLinear and DequantizeLinear, with a scale and a zero point, between a value and some of its users.
 
+    Args:
+        graph: is changed.
+        value: to round.
+        parameters: scale and zero point.
+        takers: users, each with the index of its input.
+        name: of the new values.
+
     Returns:
         What these users take now.
     """
@@ -149,7 +156,17 @@ def take_from_integers(
     axis: int | None,
     name: str,
 ) -> None:
-    """Let a node take a constant from integers behind a DequantizeLinear."""
+    """Let a node take a constant from integers behind a DequantizeLinear.
+
+    Args:
+        graph: is changed.
+        node: that takes the constant.
+        index: of its input.
+        integers: the constant, rounded.
+        scale: float32 [channels], or [] for one.
+        axis: of the channels; None for one scale.
+        name: of the new values.
+    """
     inputs = [
         add_constant(graph, name, integers),
         add_constant(graph, f"{name}/scale", scale),

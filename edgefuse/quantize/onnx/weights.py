@@ -43,7 +43,14 @@ def symmetric_scales(weight: Floats, axis: int | None) -> Floats:
 def int8_with_room_for_bias(
     weight: Floats, axis: int | None, bias: Floats | None, input_scale: float
 ) -> tuple[npt.NDArray[np.int8], Floats]:
-    """Round weights like `symmetric_int8`, with scales so large that the bias fits int32 at `input_scale * scale`."""
+    """Round weights like `symmetric_int8`, with scales so large that the bias fits int32 at `input_scale * scale`.
+
+    Args:
+        weight: float, any shape.
+        axis: of the output channels; None for one scale.
+        bias: float [channels], or None.
+        input_scale: of the layer's input.
+    """
     integers, scale = symmetric_int8(weight, axis)
     if bias is None:
         return integers, scale
@@ -115,7 +122,13 @@ def store_in_float16(model: ir.Model, *, factors_only: bool = False) -> None:
 
 
 def to_int8(weight: Floats, scale: Floats, axis: int | None) -> npt.NDArray[np.int8]:
-    """Round weights to -127..127 in steps of their scales: [channels] along an axis, or [] for one."""
+    """Round weights to -127..127 in steps of their scales: [channels] along an axis, or [] for one.
+
+    Args:
+        weight: float, any shape.
+        scale: float [channels], or [] for one.
+        axis: of the channels; None for one scale.
+    """
     shape = [1] * weight.ndim
     if axis is not None:
         shape[axis] = -1

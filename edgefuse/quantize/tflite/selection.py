@@ -97,7 +97,13 @@ _SUMS = frozenset({"ADD"})
 
 
 def weighted(graph: TfliteGraph, kinds: frozenset[str], exclude: tuple[str, ...]) -> tuple[Operator, ...]:
-    """Return the operators of some kinds that hold constant weights, but for those whose kind or name is excluded."""
+    """Return the operators of some kinds that hold constant weights, but for those whose kind or name is excluded.
+
+    Args:
+        graph: of the file.
+        kinds: of operators.
+        exclude: patterns of kinds and names.
+    """
     return tuple(
         operator
         for operator in graph.operators

@@ -1,1 +1,6 @@
-"""What is done to a stage in torch before it is lowered: balanced, fitted, trained through its rounding."""
+"""What is done to a stage in torch before it is lowered.
+
+- `balance`: activation ranges evened out between layers;
+- `fitting`: weights rounded by GPTQ;
+- `aware`: training through the rounding.
+"""

@@ -1,4 +1,4 @@
-"""Round the weights of a stage in the light of what they are multiplied by, so that layers keep what they give.
+"""Round the weights of a stage by their inputs, so that the outputs of layers change least (GPTQ).
 
 Rounding every weight to the nearest step is the best choice for the weight, not for the layer. The weights of a filter
 are rounded one after the other, and those still free take up what rounding the last one changed of the filter's output.

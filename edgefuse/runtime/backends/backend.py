@@ -1,4 +1,4 @@
-"""The protocol of a backend, how a stage's file is opened and run on a device, and what all backends share: ports."""
+"""The protocol of a backend, which opens and runs a stage's file, and the ports that all backends share."""
 
 from __future__ import annotations
 
@@ -59,7 +59,14 @@ class Backend(Protocol):
     def open(
         self, data: bytes, inputs: tuple[Binding, ...], outputs: tuple[Binding, ...], options: SessionOptions
     ) -> Session:
-        """Open a file from its bytes, or raise `BackendError`."""
+        """Open a file from its bytes, or raise `BackendError`.
+
+        Args:
+            data: the file's bytes.
+            inputs: each port's name, and its tensor, type and shape in the file.
+            outputs: the same.
+            options: threads, spinning, build plan.
+        """
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the runtime, by distribution name."""
@@ -72,7 +79,13 @@ class EngineBuilder(Protocol):
     def prepare(
         self, data: bytes, inputs: tuple[Binding, ...], options: SessionOptions
     ) -> Literal["built", "known", ""]:
-        """Build what `open` needs of a file and keep it, unless it is known; empty where there is nothing to build."""
+        """Build what `open` needs of a file and keep it, unless it is known; empty where there is nothing to build.
+
+        Args:
+            data: the file's bytes.
+            inputs: each port's name, and its tensor, type and shape in the file.
+            options: threads and build plan.
+        """
 
 
 @runtime_checkable
@@ -145,6 +158,11 @@ def padded(value: npt.NDArray[np.generic], shape: tuple[int, ...]) -> Array:
 
 def check_tensors(kind: Literal["input", "output"], found: Collection[str], bindings: tuple[Binding, ...]) -> None:
     """Check that a file has the tensors that bindings name and, as inputs, no others.
+
+    Args:
+        kind: of the tensors.
+        found: names in the file.
+        bindings: of the manifest.
 
     Raises:
         BackendError: if it does not.

@@ -110,7 +110,13 @@ def _share_an_arena() -> None:
 def create(
     data: bytes, providers: Sequence[object], options: onnxruntime.SessionOptions
 ) -> onnxruntime.InferenceSession:
-    """Open a session with these providers and no others (but for the CPU's, which ONNX Runtime always adds)."""
+    """Open a session with these providers and no others (but for the CPU's, which ONNX Runtime always adds).
+
+    Args:
+        data: the file's bytes.
+        providers: of ONNX Runtime, in order.
+        options: of its session.
+    """
     session = onnxruntime.InferenceSession(data, options, providers=providers, enable_fallback=0)
     outlive(session)
     return session

@@ -66,6 +66,11 @@ def provider_options(provider: str, inputs: tuple[Binding, ...], plan: BuildPlan
 
     The provider for TensorRT 10 builds a strongly typed engine as long as neither fp16 nor int8 is switched on. Its own
     engine cache stays off: it loads files unchecked.
+
+    Args:
+        provider: its name.
+        inputs: bindings of the file.
+        plan: with the shapes of the profile.
     """
     cuda = (CUDA, {"use_tf32": "0"})  # float32 in a graph means float32
     if provider != TENSORRT:

@@ -1,4 +1,4 @@
-"""How an engine runs: buffers, shapes, and the CUDA graph. What does the work stands behind two protocols."""
+"""How an engine runs: buffers, shapes, and the CUDA graph. The work is done behind two protocols."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backend for TFLite files: LiteRT (ai-edge-litert), or tflite-runtime where that is what is installed."""
+"""The backend for TFLite files: LiteRT (ai-edge-litert), or tflite-runtime where only that is installed."""
 
 from __future__ import annotations
 

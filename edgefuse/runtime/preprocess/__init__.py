@@ -1,6 +1,16 @@
 """From raw input (files, bytes, arrays, strings) to a modality's tensors.
 
 The same code serves calibration, evaluation and the device. A media library is imported when an input needs it.
+
+- `files`: paths and bytes, opened and bounded;
+- `image_file`: pictures, decoded;
+- `image`: pictures to pixels;
+- `sound_stream`: true lengths for streamed sounds;
+- `audio_file`: sounds, decoded;
+- `audio`: sounds to mono PCM;
+- `text`: text to token ids;
+- `array_file`: `.npy` files;
+- `tensor`: arrays, checked.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a caller names with a path or hands over as bytes: opened, bounded, and named in messages."""
+"""Input files, given as a path or as bytes: opened, bounded, and named in messages."""
 
 from __future__ import annotations
 
@@ -69,6 +69,11 @@ def decoding(what: str, where: str, expected: str) -> Iterator[None]:
 def read(raw: Encoded, name: str, limit: int) -> bytes:
     """Return the whole content of a file or what was given as bytes.
 
+    Args:
+        raw: a path or bytes.
+        name: of the modality, for messages.
+        limit: of the size, in bytes.
+
     Raises:
         InputError: if it is no regular file, cannot be read, is empty or longer than `limit`.
     """
@@ -81,7 +86,13 @@ def read(raw: Encoded, name: str, limit: int) -> bytes:
 
 @contextmanager
 def opened(raw: Encoded, name: str, limit: int) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a file, or what was given as bytes, within the block; yields it with its size. Raises what `read` raises."""
+    """Open a file, or what was given as bytes, within the block; yields it with its size. Raises what `read` raises.
+
+    Args:
+        raw: a path or bytes.
+        name: of the modality, for messages.
+        limit: of the size, in bytes.
+    """
     file, size = _regular(raw, name) if isinstance(raw, (str, os.PathLike)) else _in_memory(raw, name)
     with file:
         if size == 0:

@@ -108,7 +108,13 @@ class Decoder:
         return image if turn is None else image.transpose(pillow().Transpose[turn])
 
     def check_memory(self, image: Image.Image, where: str, *, turned: bool = False) -> None:
-        """Refuse a decoded picture whose conversion takes too much."""
+        """Refuse a decoded picture whose conversion takes too much.
+
+        Args:
+            image: decoded.
+            where: it comes from, for the message.
+            turned: whether EXIF says that it is to be turned.
+        """
         if self._needed_bytes(image, image.size, turned) > MAX_MEMORY_BYTES:
             raise self._too_large(image, where)
 

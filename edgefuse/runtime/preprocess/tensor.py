@@ -116,14 +116,28 @@ def delivered(dim: Dim, steps: int) -> int:
 
 
 def with_length(name: str, key: str, value: npt.NDArray[np.generic], steps: int, length: bool) -> dict[str, Array]:
-    """Return a modality's tensor under its key, with `length` (int32 [1]) if the modality has one."""
+    """Return a modality's tensor under its key, with `length` (int32 [1]) if the modality has one.
+
+    Args:
+        name: of the modality.
+        key: of the tensor.
+        value: the array, batch first.
+        steps: of it that are not padding.
+        length: whether the modality has a length.
+    """
     if not length:
         return {key: value}
     return {key: value, f"{name}.length": np.array([steps], np.int32)}
 
 
 def fill(value: npt.NDArray[np.generic], size: int, axis: int = 1) -> Array:
-    """Return the value padded with zeros to a size along an axis; itself if it has that size."""
+    """Return the value padded with zeros to a size along an axis; itself if it has that size.
+
+    Args:
+        value: any array.
+        size: to fill up to.
+        axis: along which.
+    """
     if value.shape[axis] == size:
         return value
     return padded(value, (*value.shape[:axis], size, *value.shape[axis + 1 :]))

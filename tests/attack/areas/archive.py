@@ -1,4 +1,4 @@
-"""Bundles damaged in both forms: bytes, headers, names, links. Each is refused, or equal to the untouched one."""
+"""Bundles damaged in both containers: bytes, headers, names, links. Each is refused, or equal to the untouched one."""
 
 from __future__ import annotations
 

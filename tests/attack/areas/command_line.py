@@ -71,7 +71,7 @@ _URIS = (
 _NAMES = (
     "float",
     "small",
-    "fastest",
+    "fast",
     "onnx",
     "tflite",
     "null",

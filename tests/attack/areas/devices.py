@@ -20,7 +20,7 @@ from typing import Any
 from edgefuse.bundle.manifest import Machine
 from edgefuse.commands import bench, console, terminal
 from edgefuse.device.device import device_of
-from edgefuse.device.session import Session
+from edgefuse.device.session import DeviceSession
 from edgefuse.device.tasks import Describe
 from edgefuse.errors import DeviceError
 from edgefuse.measure.benchmark import Benchmark
@@ -168,7 +168,7 @@ def _conversations(rng: random.Random, folder: Path) -> Iterator[Attempt]:
 def _talk(device: Played, kind: type[Any], expected: object) -> None:
     """Ask for something, and see that nothing of the client stays, whatever came of it."""
     before = {path.name for path in Path("/proc/self/fd").iterdir()}
-    session = Session(device, timeout_seconds=_TIMEOUT_SECONDS)
+    session = DeviceSession(device, timeout_seconds=_TIMEOUT_SECONDS)
     try:
         with session:
             found = session.run(Describe(backend="onnx", threads=1), kind, {"model": bytes(300_000)})
@@ -178,7 +178,7 @@ def _talk(device: Played, kind: type[Any], expected: object) -> None:
     _shown(found)
 
 
-def _nothing_left(session: Session, before: set[str]) -> None:
+def _nothing_left(session: DeviceSession, before: set[str]) -> None:
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
             thread.join(2)
@@ -194,7 +194,7 @@ def _nothing_left(session: Session, before: set[str]) -> None:
 
 
 def _group(number: int) -> list[str]:
-    """Return the processes of a group that have not ended; who is to bury them is somebody else."""
+    """Return the processes of a group that run; those that have ended and wait for their parent do not count."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgefuse.compiler.report.charts import HEIGHT, LEFT, RIGHT, TOP, WIDTH, frontier, round_values, scatter
-from edgefuse.compiler.report.schema import Gain, Judged, RungReport, StageChoice
+from edgefuse.compiler.report.schema import Gain, JudgedReport, RungReport, StageChoice
 
 finite = st.floats(-1e6, 1e6)
 
 
-def combination(scheme: str, p50_ms: float, drop: float, size_bytes: int = 1_000_000) -> Judged:
-    return Judged(
+def combination(scheme: str, p50_ms: float, drop: float, size_bytes: int = 1_000_000) -> JudgedReport:
+    return JudgedReport(
         target="onnx",
         stages={"encoder": scheme},
-        p50_ms=p50_ms,
+        p50=p50_ms,
         size_bytes=size_bytes,
         drop={"audio": drop, "image": drop / 2},
         within_budget=drop <= 0.01,
@@ -32,7 +32,7 @@ def rung(name: str, scheme: str) -> RungReport:
         stages={"frontend": StageChoice(scheme="float"), "encoder": StageChoice(scheme=scheme)},
         accuracy={},
         drop_ci95={},
-        p50_ms=1.0,
+        p50=1.0,
         speedup=Gain(ratio=1.0),
         speedup_over_float=Gain(ratio=1.0),
         size_bytes=1,

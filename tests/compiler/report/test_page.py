@@ -60,12 +60,12 @@ def test_sections_without_data_are_left_out(core: dict[str, Any], shown: Shown) 
     for heading in (
         "Where the time goes",
         "Sensitivity",
-        "How it was measured",
+        "Method",
         "Notes and limits",
-        "What each modality costs",
-        "What stayed float",
+        "Cost and worth of each modality",
+        "Layers that stayed float",
         "Pruning and recovery",
-        "What was missed",
+        "Limits that were missed",
         "The front",
     ):
         assert heading not in outline.text

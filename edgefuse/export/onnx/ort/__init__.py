@@ -1,1 +1,6 @@
-"""Rewrites around slow paths of ONNX Runtime."""
+"""Rewrites around slow paths of ONNX Runtime.
+
+- `pooling`: means and weighted sums;
+- `attention`: packed attention projections;
+- `passes`: all rewrites in order.
+"""

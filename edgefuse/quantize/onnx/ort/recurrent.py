@@ -19,7 +19,13 @@ _INPUTS = 8  # of the operator LSTM
 
 
 def quantize_lstm(graph: ir.Graph, node: ir.Node, *, per_channel: bool) -> None:
-    """Put a DynamicQuantizeLSTM in the place of an LSTM whose weights `lstm_weights` gives."""
+    """Put a DynamicQuantizeLSTM in the place of an LSTM whose weights `lstm_weights` gives.
+
+    Args:
+        graph: is changed.
+        node: the LSTM.
+        per_channel: whether each row of the weights has a scale of its own.
+    """
     integers, parameters = [], []
     for name, weight in zip(("input", "state"), lstm_weights(node) or (), strict=False):
         rounded = [symmetric_int8(one.T, 1 if per_channel else None) for one in weight]

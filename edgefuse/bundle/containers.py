@@ -1,4 +1,4 @@
-"""The two forms of a bundle: a folder, and a single file, both read strictly.
+"""The two containers of a bundle: a folder, and a single file, both read strictly.
 
 The file is a zip with stored members only. Python's `zipfile` trusts the central directory alone and accepts prefixed
 data, overlapping members and several end records, so two readers may see two bundles in one file. Only archives with
@@ -132,7 +132,14 @@ class Archive:
 
 
 def read_exactly(fd: int, size_bytes: int, offset: int, name: str) -> bytes:
-    """Return `size_bytes` bytes of a file from an offset on, or raise `BundleError` if it ends before."""
+    """Return `size_bytes` bytes of a file from an offset on, or raise `BundleError` if it ends before.
+
+    Args:
+        fd: of the open file.
+        size_bytes: to read.
+        offset: of the first byte, in bytes.
+        name: the file's, for the message.
+    """
     chunks: list[bytes] = []
     missing = size_bytes
     while missing:
