@@ -8,6 +8,7 @@ what a build host runs:
 
 - `errors`: the tree of all errors;
 - `typed_json`: JSON as typed records;
+- `files`: files that others may have put there, opened without waiting and read within a bound;
 - `bundle`: the artifact: its manifest, reading, writing, checking;
 - `registry`: finds targets, backends, quantizers, pruners, devices and engines by name;
 - `progress`: how long work reports its progress;

@@ -1,6 +1,7 @@
 """From stages to files of a target.
 
 - `target`: the protocol of a target;
+- `tracing`: `torch.export` for all targets, and what exporters refuse as one sentence;
 - `onnx`: ONNX files;
 - `tflite`: TFLite files;
 - `tensorrt`: ONNX files with a plan to build TensorRT engines;
