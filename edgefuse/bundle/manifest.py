@@ -96,7 +96,7 @@ class Binding(Record, frozen=True, kw_only=True):
 
 
 class Tolerance(Record, frozen=True, kw_only=True):
-    """What a file must keep against torch fp32 on the golden vectors.
+    """The largest difference of a file from torch fp32 on the golden vectors.
 
     Float files: |error| <= absolute + relative * max|y|. Others: signal-to-noise of at least `min_snr_db`.
     """
@@ -178,7 +178,7 @@ class Candidate(Record, frozen=True, kw_only=True):
 
 
 class Machine(Record, frozen=True, kw_only=True):
-    """What a figure was measured on (no host name): architecture, CPU, its features, runtimes, threads."""
+    """The machine that a figure was measured on (no host name): architecture, CPU, its features, runtimes, threads."""
 
     architecture: str
     cpu: str
@@ -230,7 +230,7 @@ class GoldenTensor(Record, frozen=True, kw_only=True):
 
 
 class GoldenCase(Record, frozen=True, kw_only=True):
-    """Inputs of one stage and what torch fp32 made of them: the unpruned stage, or the one pruned as `pruning` says.
+    """Inputs of one stage, and the outputs of torch fp32: the unpruned stage, or the one pruned as `pruning` says.
 
     `pruning` is the `Pruning.id` of the candidates that the case is for; empty for the unpruned ones.
     """
@@ -250,7 +250,7 @@ class FileEntry(Record, frozen=True, kw_only=True):
 
 
 class Provenance(Record, frozen=True, kw_only=True):
-    """What the bundle was made from: hashes of weights, data and recipe, versions of the tools."""
+    """The origin of the bundle: hashes of weights, data and recipe, versions of the tools."""
 
     weights_sha256: str
     data_sha256: str

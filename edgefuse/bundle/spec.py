@@ -53,7 +53,7 @@ def spelled(shape: tuple[Dim, ...]) -> str:
 
 
 class TensorSpec(Record, frozen=True, kw_only=True):
-    """The name, type and shape of a tensor; between stages it is what the design calls an interface.
+    """The name, type and shape of a tensor; between stages it is called an interface.
 
     Attributes:
         name: unique within its owner (a modality or a stage).
@@ -221,7 +221,7 @@ Output: TypeAlias = ClassOutput | EmbeddingOutput | ValuesOutput
 
 
 class ModelSpec(Record, frozen=True, kw_only=True):
-    """What a user says about a model: its modalities, its outputs, how it is judged.
+    """The user's description of a model: its modalities, its outputs, and its metric.
 
     Attributes:
         name: used in file names: lower-case letters, digits, '-' and '_'.

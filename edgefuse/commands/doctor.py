@@ -43,7 +43,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything that doctor says; what is not installed is None.
+    """Everything that doctor reports; a part that is not installed is None.
 
     Attributes:
         int8: what the CPU means for int8 arithmetic, in sentences.
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
-    """Look at everything and say what was found."""
+    """Examine this machine and print the findings."""
     cpu = processor()
     diagnosis = Diagnosis(
         edgefuse=__version__,

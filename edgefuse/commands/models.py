@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @dataclass(frozen=True)
 class ReferenceModel:
-    """A model of the source checkout: what it takes, what it answers, and the factory that builds it."""
+    """A model of the source checkout: its inputs, its purpose, and the factory that builds it."""
 
     name: str
     modalities: tuple[str, ...]

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CompileResult:
-    """What a compile made.
+    """The result of a compile.
 
     Attributes:
         bundles: one `.edgefuse` file per target that succeeded.
@@ -129,7 +129,7 @@ class _Compile:
     workers: Workers
 
     def run(self, started: float) -> tuple[Sequence[Finished], report.Compiled]:
-        """Take all steps; return the targets' rungs, and what the report is made of."""
+        """Take all steps; return the targets' rungs, and the results for the report."""
         targets = self.recipe.compile.targets
         model = take_apart(self.path, self.recipe)
         check_schemes(self.recipe, [stage.spec for stage in model.stages])

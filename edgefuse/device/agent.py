@@ -56,7 +56,7 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Greeting(msgspec.Struct, frozen=True):
-    """What the device says first: nothing if all is well, else what is wrong, as `bootstrap` finds it."""
+    """The first message of the device: empty if all is well, else the fault that `bootstrap` found."""
 
     python: str = ""
     executable: str = ""
@@ -74,7 +74,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The header of what the agent says: progress, an error, or size and hash of the result, which follows as a line.
+    """The header of the agent's answer: progress, an error, or size and hash of the result, which follows as a line.
 
     Attributes:
         error: its class, empty for one of the system, and its sentence.

@@ -56,7 +56,7 @@ _SCRIPT = (
 
 
 class DeviceSession:
-    """A device with an agent on it, as a context manager: what was sent there is gone when it ends.
+    """A device with an agent on it, as a context manager: the files sent there are removed when it ends.
 
     Args:
         device: how to reach it.

@@ -37,7 +37,7 @@ _PRESENT = "/present"
 
 
 class Describe(Record, frozen=True, kw_only=True, tag="describe"):
-    """Say what the device is, with the versions of a runtime."""
+    """Describe the device, with the versions of a runtime."""
 
     backend: str
     threads: int
@@ -79,7 +79,7 @@ class Bench(Record, frozen=True, kw_only=True, tag="bench"):
 
 
 class Timed(Record, frozen=True, kw_only=True):
-    """What an interleaved run measured, as it travels.
+    """The latencies of an interleaved run, as they travel.
 
     Attributes:
         processor: the same in processor time, of those for which that is a clock.

@@ -38,7 +38,7 @@ class StageGraph:
         given: Collection[str] = (),
         wanted: Collection[str] | None = None,
     ) -> Plan:
-        """Work out what runs.
+        """Return the stages that run, in order, and the values that they reuse.
 
         Args:
             fresh: modalities whose values are new.

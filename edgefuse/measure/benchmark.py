@@ -27,7 +27,7 @@ _MAX_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a bundle is compared with: a name for the table, a call that predicts once, and what it is in words."""
+    """The reference of a benchmark: a name for the table, a call that predicts once, and what it is in words."""
 
     name: str
     call: Callable[[], object]
@@ -36,7 +36,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a benchmark found; mappings are by rung, and `steady` has the reference, too.
+    """The result of a benchmark; mappings are by rung, and `steady` has the reference, too.
 
     Attributes:
         inputs: where they came from, and what is present.
@@ -148,7 +148,7 @@ class Settings:
 
 
 def against(other: Bundle, called: str, inputs: Inputs, threads: int) -> Callable[[ExitStack], Baseline]:
-    """Return what opens the default rung of another bundle as the reference.
+    """Return a function that opens the default rung of another bundle as the reference.
 
     Args:
         other: the bundle, which stays open.

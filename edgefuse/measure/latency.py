@@ -55,7 +55,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Latencies:
-    """What an interleaved run measured.
+    """The latencies of an interleaved run.
 
     Attributes:
         nanoseconds: per name the duration of each timed call, int64 [rounds * burst], round after round.

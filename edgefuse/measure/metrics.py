@@ -97,7 +97,7 @@ class Metric:
         return special(outputs, targets) if special else float(scores.mean())
 
     def drop(self, reference: Outputs, candidate: Outputs, targets: Outputs, *, seed: int = 0) -> Drop:
-        """Return what a candidate lost against a reference on the same items, with its 95 % interval.
+        """Return the drop of a candidate against a reference on the same items, with its 95 % interval.
 
         The interval is that of `paired_drop`; for a metric that is no mean over items it is a paired bootstrap.
 

@@ -13,7 +13,7 @@ from edgefuse.errors import ModelError
 
 
 def masked(feature: Tensor, present: Tensor) -> Tensor:
-    """Select what is absent away, as zeros.
+    """Replace the features of absent modalities by zeros.
 
     Args:
         feature: [batch, ...].

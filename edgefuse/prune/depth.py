@@ -31,7 +31,7 @@ _CLOSING = ("NativeLayerNorm", "Relu", "Hardtanh", "Clone", "Alias", "View", "Un
 
 
 class Skipped(nn.Module):
-    """What stands in the place of a removed block: its first input is its output, and no operator is left."""
+    """The stand-in of a removed block: its first input is its output, and no operator is left."""
 
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         """Return the input."""

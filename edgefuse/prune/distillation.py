@@ -31,7 +31,7 @@ def kinds_of(stage: StageSpec, outputs: Sequence[Output]) -> tuple[Kind, ...]:
 
 
 def kind_of(output: Output) -> Kind:
-    """Return what a result of the model is."""
+    """Return the kind of a result of the model."""
     if isinstance(output, ClassOutput):
         return "classes"
     return "embedding" if isinstance(output, EmbeddingOutput) else "values"

@@ -21,7 +21,7 @@ from edgefuse.prune.leaves import is_attention
 
 @dataclass(frozen=True)
 class Heads:
-    """What is ranked inside one attention: its heads, and all dimensions of queries with keys, and of values."""
+    """The units ranked inside one attention: its heads, and all dimensions of queries with keys, and of values."""
 
     attention: Any
     heads: Ranked
@@ -55,7 +55,7 @@ class Heads:
 
 
 def heads_of(module: nn.Module) -> list[Heads]:
-    """Return what can be pruned inside the attentions of a module."""
+    """Return the units that can be pruned inside the attentions of a module."""
     return [_heads(part) for part in module.modules() if is_attention(part)]
 
 

@@ -51,7 +51,7 @@ class Pruner(Protocol):
 
 
 def method(step: PruningStep) -> Pruner:
-    """Return what takes a step.
+    """Return the pruning method of a step.
 
     Raises:
         PruneError: the method is unknown.
@@ -99,7 +99,7 @@ def check(step: PruningStep, importances: Sequence[str] = ("",)) -> None:
 
 
 def nothing_to_prune(stage: TorchStage, step: PruningStep, expected: str) -> PruneError:
-    """Return the error that a stage holds nothing of what a method prunes.
+    """Return the error that a stage holds nothing that a method could prune.
 
     Args:
         stage: that was to be pruned.

@@ -31,7 +31,7 @@ __all__ = ["Epoch", "Recovered", "RecoverySettings", "hold_tables", "recover"]
 
 @dataclass(frozen=True)
 class Recovered:
-    """What a recovery gives.
+    """The result of a recovery.
 
     Attributes:
         module: with the best weights, in eval mode; never worse on validation than the student that came.
@@ -57,7 +57,7 @@ def recover(
     outputs: Sequence[Output] = (),
     teacher: nn.Module | None = None,
 ) -> Recovered:
-    """Train a copy of a pruned stage to give what the unpruned stage gives.
+    """Train a copy of a pruned stage to match the unpruned one.
 
     The loss is a sum over the outputs: squared error over the teacher's variance for features and values, divergence
     at a temperature for class scores, angle for embeddings; see `distillation`.

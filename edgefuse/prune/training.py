@@ -124,7 +124,7 @@ def best_of(history: Sequence[Epoch], keep: Keep) -> Epoch:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is trained, and towards what.
+    """The goal of a training: the module, its loss and its metric.
 
     Attributes:
         name: what a user calls it.

@@ -28,7 +28,7 @@ def reason(cpu: Processor) -> str:
 
 
 def concern(manifest: Manifest, rung: Rung, cpu: Processor) -> str | None:
-    """Return in words what is wrong with a rung on a CPU, and what to do; None if nothing is.
+    """Return in words why a rung is inexact on a CPU, and a remedy; None if it is exact.
 
     Args:
         manifest: of the bundle.

@@ -41,7 +41,7 @@ def example_feeds(stage: TorchStage, *, count: int = 1, seed: int = 0, fixed: bo
 def chained_feeds(
     stages: Sequence[TorchStage], *, count: int = 1, seed: int = 0, fixed: bool = False
 ) -> Iterator[dict[str, Feeds]]:
-    """Generate feeds of all stages together, by stage: what a stage gets from another is what torch computes for it.
+    """Generate feeds of all stages together, by stage: features are computed by torch.
 
     So features have the distribution that the model gives them, and golden vectors of fusion mean something. Stages
     come in an order in which they can run; for `seed` and `fixed` see `example_feeds`.

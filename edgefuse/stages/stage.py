@@ -36,11 +36,11 @@ class TorchStage:
 
 
 def outputs_of(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return what a module gave as a tuple: stages with one output return the bare tensor."""
+    """Return the result of a module as a tuple: stages with one output return the bare tensor."""
     return result if isinstance(result, tuple) else (result,)
 
 
 def keyed(spec: StageSpec, result: Tensor | tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """Return what a stage's module gave by key, as `Source.key` spells them."""
+    """Return the results of a stage's module by key, as `Source.key` spells them."""
     names = [port.tensor.name for port in spec.outputs]
     return {spec.key(name): value for name, value in zip(names, outputs_of(result), strict=True)}

@@ -30,14 +30,14 @@ _SCRATCH_BYTES = 4  # of a number that an operator sets down for itself
 
 @dataclass(frozen=True)
 class Cost:
-    """What a graph takes in one run: its computed tensors at the worst moment, and its work."""
+    """The cost of one run of a graph: its computed tensors at the worst moment, and its work."""
 
     live_bytes: int
     work: int
 
 
 def check_model(model: Model) -> Cost:
-    """Check all graphs of a file and return what the main one takes, or raise `RefusedError`."""
+    """Check all graphs of a file and return the cost of the main one, or raise `RefusedError`."""
     calls = [_check_graph(model, graph) for graph in model.graphs]
     unpacked = sum(
         tensor.size_bytes for each in calls for call in each for tensor in call.inputs if tensor and tensor.constant
@@ -87,7 +87,7 @@ class _Walk:
         self.seen: set[int] = set()
 
     def cost(self, index: int, depth: int) -> Cost:
-        """Return what one run of a graph takes."""
+        """Return the cost of one run of a graph."""
         if not 0 <= index < len(self._calls) or index in self.seen or depth > MAX_DEPTH:
             raise RefusedError(f"has an operator that runs the graph {index} of {len(self._calls)}, or loops too deep")
         self.seen.add(index)

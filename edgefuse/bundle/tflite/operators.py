@@ -87,7 +87,7 @@ def _listed(shapes: Sequence[Sequence[int]]) -> str:
 
 @cache
 def fields(options: str) -> tuple[_Field, ...]:
-    """Return what `Kind.options` lists."""
+    """Return the fields that `Kind.options` lists."""
     found = []
     for each in options.split():
         name, spelled = each.split(":")

@@ -118,7 +118,7 @@ class Model:
 
 
 def read(data: bytes) -> Model:
-    """Return what a file says, or raise `RefusedError`."""
+    """Return the content of a file, or raise `RefusedError`."""
     return _Reader(data).model()
 
 

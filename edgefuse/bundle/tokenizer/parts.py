@@ -44,7 +44,7 @@ class Part(Record, frozen=True, kw_only=True, tag_field="type", tag=True):
 
 
 class Pattern(Record, frozen=True, kw_only=True):
-    """What to look for: a text or a regular expression, not both."""
+    """A pattern to find: a text or a regular expression, not both."""
 
     text: _Text | None = msgspec.field(default=None, name="String")
     regex: _Text | None = msgspec.field(default=None, name="Regex")
@@ -105,7 +105,7 @@ class Precompiled(Part, frozen=True, kw_only=True):
 
 
 class Replace(Part, frozen=True, kw_only=True):
-    """Replace what a pattern finds."""
+    """Replace the matches of a pattern."""
 
     pattern: Pattern
     content: _Short
@@ -134,7 +134,7 @@ class BertPreTokenizer(Part, frozen=True, kw_only=True):
 
 
 class Whitespace(Part, frozen=True, kw_only=True):
-    """Split into words and what is none."""
+    """Split into words, and runs of other characters."""
 
 
 class WhitespaceSplit(Part, frozen=True, kw_only=True):
@@ -170,7 +170,7 @@ class FixedLength(Part, frozen=True, kw_only=True):
 
 
 class Split(Part, frozen=True, kw_only=True):
-    """Split at what a pattern finds."""
+    """Split at the matches of a pattern."""
 
     pattern: Pattern
     behavior: _Behavior

@@ -44,7 +44,7 @@ class PatternError(ValueError):
 
 
 class Cost(NamedTuple):
-    """What a part of a pattern takes.
+    """The cost of a part of a pattern.
 
     Attributes:
         ways: in which it can match from one place.
@@ -81,7 +81,7 @@ class _Item(NamedTuple):
 
 
 def cost(pattern: str, characters: float) -> Cost:
-    """Return what a regular expression costs at each place of a text of so many characters.
+    """Return the cost of a regular expression at each place of a text of so many characters.
 
     Raises:
         PatternError: it has something that is not taken, may match an empty text, or repeats what repeats.

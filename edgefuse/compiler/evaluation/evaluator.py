@@ -63,7 +63,7 @@ class Evaluator:
         return ArrayStore(self._cache.entry("features", key, make))
 
     def outputs(self, combination: Mapping[str, Runner]) -> Outputs:
-        """Return what a combination of candidates answers, for every subset of modalities."""
+        """Return the outputs of a combination of candidates, for every subset of modalities."""
         return {subset_name(subset): self._subset_outputs(subset, combination) for subset in self._subject.subsets}
 
     def calibration_feeds(

@@ -20,7 +20,7 @@ Chain: TypeAlias = tuple[StageSpec, Mapping[str, Runner]]
 def keep_features(
     subject: Subject, split: str, chains: Iterable[Chain], cache: Cache, workers: Workers, what: str
 ) -> None:
-    """Run stages over a split and keep what they give; a chain that stands there twice runs once.
+    """Run stages over a split and keep their outputs; a chain that occurs twice runs once.
 
     Args:
         subject: the model and its data.

@@ -73,7 +73,7 @@ class TorchReference:
 
     @property
     def description(self) -> str:
-        """What ran, for a report: versions, device, threads, the mode and what the other one took."""
+        """The reference in words, for a report: versions, device, threads, the mode, and the time of the other one."""
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
         facts = [f"torch {torch.__version__}", self.mode or "not measured yet", self.device, threads]
         measured = ", ".join(f"{mode} {value:.2f} ms" for mode, value in self.p50_ms.items())

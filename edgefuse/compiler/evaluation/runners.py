@@ -61,7 +61,7 @@ class TorchRunner:
 
 
 def in_torch(subject: Subject) -> dict[str, Runner]:
-    """Return what runs each stage of a subject in torch."""
+    """Return runners in torch for all stages of a subject."""
     return {stage.spec.name: TorchRunner(stage) for stage in subject.stages}
 
 

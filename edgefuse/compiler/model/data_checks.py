@@ -19,7 +19,7 @@ _TRIED = 8
 
 
 def check_data(subject: Subject) -> None:
-    """Check that every split shows what it is there for, and that the metric can judge the model's answers.
+    """Check that every split has samples of every modality and subset, and that the metric can judge the answers.
 
     Raises:
         DataError: if no sample of a split has a modality, or those of a subset that is judged.

@@ -49,7 +49,7 @@ class DataSection(Record, frozen=True, kw_only=True):
 
 
 class CompileSection(Record, frozen=True, kw_only=True):
-    """What to make.
+    """The section `[compile]`: targets and machine.
 
     Attributes:
         targets: one bundle each.
@@ -78,7 +78,7 @@ class DeviceSection(Record, frozen=True, kw_only=True):
 
 
 class SearchSection(Record, frozen=True, kw_only=True):
-    """What to look for.
+    """The section `[search]`: objective and limits.
 
     Attributes:
         objective: what the default rung minimises.
@@ -104,12 +104,12 @@ class SearchSection(Record, frozen=True, kw_only=True):
 
     @property
     def limits(self) -> Limits:
-        """What a combination must hold besides its drops."""
+        """The limits of a combination besides its drops."""
         return Limits(self.max_latency_ms, self.max_latency_share, self.max_size_bytes, self.max_memory_bytes)
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
-        """What to find winners for, the recipe's own first."""
+        """The objectives to find winners for, the recipe's own first."""
         others: tuple[Objective, ...] = ("latency", "size")
         return (self.objective, *(other for other in others if other != self.objective))
 
@@ -140,7 +140,7 @@ class VariantsSection(Record, frozen=True, kw_only=True):
 
 
 class PruneSection(Record, frozen=True, kw_only=True):
-    """What to prune: `variants` are the prunings to try, besides the unpruned stages."""
+    """The section `[prune]`: `variants` are the prunings to try, besides the unpruned stages."""
 
     variants: tuple[VariantsSection, ...] = ()
 
@@ -177,7 +177,7 @@ class RecoverSection(Record, frozen=True, kw_only=True):
 
     @property
     def settings(self) -> RecoverySettings:
-        """What the recovery code takes."""
+        """The settings as the recovery code takes them."""
         return RecoverySettings(
             epochs=max(1, self.epochs),
             batch=self.batch,
@@ -265,7 +265,7 @@ def _refuse(path: Path, where: str, table: Mapping[str, Any], known: tuple[str, 
 
 
 def check(path: Path, recipe: Recipe) -> None:
-    """Check what types cannot say.
+    """Check the values of a recipe, beyond their types.
 
     Raises:
         RecipeError: if a value is out of range or a target is unknown.

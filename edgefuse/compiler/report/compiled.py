@@ -22,7 +22,7 @@ from edgefuse.export.costs.graph import CostGraph
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a compile found, ready to be reported; mappings are by target.
+    """The results of a compile, ready to be reported; mappings are by target.
 
     Attributes:
         forms: all forms of its stages.
@@ -40,7 +40,7 @@ class Compiled:
 
     @property
     def limits(self) -> Limits:
-        """What the recipe limits besides the drop."""
+        """The limits of the recipe besides the drop."""
         return self.subject.recipe.search.limits
 
     @property
@@ -49,7 +49,7 @@ class Compiled:
         return [checked.row for result in self.results.values() for checked in result.data.candidates.checked.values()]
 
     def figure(self, target: str, candidate: str) -> StageFigure:
-        """Return what was measured of a candidate alone."""
+        """Return the figures of a candidate alone."""
         return next(figure for figure in self.results[target].figures if figure.candidate == candidate)
 
     def spec(self, stage: str) -> StageSpec:

@@ -30,7 +30,7 @@ def milliseconds(value: float) -> str:
 
 
 def took(value: float | None, unit: str) -> str:
-    """Return what something takes: `0.684 ms`, or `cost 0.684` where it was counted; a dash for nothing."""
+    """Return a time or a cost as text: `0.684 ms`, or `cost 0.684` where it was counted; a dash for nothing."""
     if value is None:
         return "–"
     return f"{milliseconds(value)} ms" if unit == "ms" else f"cost {milliseconds(value)}"

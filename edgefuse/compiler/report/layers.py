@@ -34,7 +34,7 @@ _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "CONV_2D", "DEPTHWISE_CONV_2
 
 
 def float_layers(made: Compiled, target: str) -> list[FloatLayers]:
-    """Return what stayed float in the stages of a target's default rung."""
+    """Return the layers that stayed float in a target's default rung."""
     result = made.results[target]
     found = []
     for candidate in made.default(target).candidates.values():

@@ -14,7 +14,7 @@ _ROUNDING = 1e-9
 
 
 def constraints(made: Compiled, target: str, rung: Rung) -> list[Constraint]:
-    """Return every limit of the recipe with what a rung came to: of the drops, that of the worst subset.
+    """Return every limit of the recipe with the value of a rung: of the drops, that of the worst subset.
 
     Args:
         made: the results of the compile.

@@ -42,7 +42,7 @@ def _line(made: Compiled, target: str, modality: str) -> ModalityReport:
 
 
 def stage_costs(made: Compiled, target: str, stages: Sequence[str], combination: Combination) -> StageCosts:
-    """Return what some stages cost as a combination runs them.
+    """Return the costs of some stages as a combination runs them.
 
     Args:
         made: the results of the compile.
@@ -62,7 +62,7 @@ def stage_costs(made: Compiled, target: str, stages: Sequence[str], combination:
 
 
 def worst_drop(judged: Judged) -> float:
-    """Return what the worst subset lost, plainly (without the caution of the search)."""
+    """Return the drop of the worst subset, without the caution of the search."""
     return max(drop.drop for drop in judged.drops.values())
 
 

@@ -75,7 +75,7 @@ class Reference(Part, frozen=True, kw_only=True):
 
 
 class StageChoice(Part, frozen=True, kw_only=True):
-    """What a rung runs for one stage.
+    """The candidate of a rung for one stage.
 
     `pruned` is the fraction removed (of what the methods remove), or whether any was; `pruning` is the name of how.
     """
@@ -107,7 +107,7 @@ class RungReport(Part, frozen=True, kw_only=True):
 
 
 class Constraint(Part, frozen=True, kw_only=True):
-    """A limit of the recipe and what a rung came to, both in `unit`; `excess` is by how much it was missed, or 0."""
+    """A limit of the recipe and the value of a rung, both in `unit`; `excess` is by how much it was missed, or 0."""
 
     rung: str
     what: str
@@ -204,7 +204,7 @@ class CandidateReport(Part, frozen=True, kw_only=True):
 
 
 class StageCosts(Part, frozen=True, kw_only=True):
-    """What some stages cost in one run: summed, but for `activation_bytes`, the largest (an estimate, see `method`)."""
+    """The summed costs of some stages in one run; `activation_bytes` is the largest (an estimate, see `method`)."""
 
     p50: float = msgspec.field(name="p50_ms")
     size_bytes: int
@@ -221,7 +221,7 @@ class Change(Part, frozen=True, kw_only=True):
 
 
 class ModalityReport(Part, frozen=True, kw_only=True):
-    """What a modality costs on one target, before (float) and after (the default rung), and what it is worth.
+    """The costs of a modality on one target, before (float) and after (the default rung), and its worth.
 
     Attributes:
         modality: empty for the stages that all modalities share.
@@ -275,7 +275,7 @@ class RecoveryReport(Part, frozen=True, kw_only=True):
 
 
 class TimingReport(Part, frozen=True, kw_only=True):
-    """One interleaved run, and what else the machine did meanwhile; what it did not tell is None.
+    """One interleaved run, and the load of the machine meanwhile; unknown values are None.
 
     Attributes:
         what: was timed: `rungs` (with the reference), `stages in torch`, or a target and a stage.
@@ -300,7 +300,7 @@ class TimingReport(Part, frozen=True, kw_only=True):
 
 
 class ModelReport(Part, frozen=True, kw_only=True):
-    """What was compiled."""
+    """The model that was compiled."""
 
     name: str
     description: str = ""
@@ -309,7 +309,7 @@ class ModelReport(Part, frozen=True, kw_only=True):
 
 
 class MachineReport(Part, frozen=True, kw_only=True):
-    """What it was measured on."""
+    """The machine that figures were measured on."""
 
     cpu: str
     cores: int
@@ -320,14 +320,14 @@ class MachineReport(Part, frozen=True, kw_only=True):
 
 
 class Budget(Part, frozen=True, kw_only=True):
-    """What was allowed."""
+    """The budget of the recipe."""
 
     max_drop: float
     objective: str = "latency"
 
 
 class Report(Part, frozen=True, kw_only=True):
-    """The whole report; what has a default may be missing. `failed` says why a target has no bundle."""
+    """The whole report; fields with a default may be missing. `failed` says why a target has no bundle."""
 
     schema: int = SCHEMA
     reference: Reference

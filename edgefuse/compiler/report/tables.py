@@ -40,7 +40,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What every scheme did to every form of every stage of one target: `cells[stage, pruning][scheme]`."""
+    """The figures of every scheme on every form of every stage of one target: `cells[stage, pruning][scheme]`."""
 
     target: str
     schemes: tuple[str, ...]
@@ -88,7 +88,7 @@ def subset_order(report: Report) -> tuple[str, ...]:
 
 
 def drops(report: Report, rung: RungReport) -> dict[str, float]:
-    """Return what a rung lost against the reference, by subset."""
+    """Return the drops of a rung against the reference, by subset."""
     return {
         subset: report.reference.accuracy[subset] - rung.accuracy[subset]
         for subset in subset_order(report)
@@ -130,7 +130,7 @@ def rows(report: Report) -> list[Row]:
 
 
 def ladder(report: Report, bundle: BundleReport) -> list[Step]:
-    """Return the rungs of a bundle in its order, each with what it saves and what it costs more than the one above."""
+    """Return the rungs of a bundle in its order, each with its saving and its drop against the one above."""
     steps: list[Step] = []
     for rung in bundle.rungs:
         lost, above = drops(report, rung), steps[-1] if steps else None
@@ -154,7 +154,7 @@ def ladder(report: Report, bundle: BundleReport) -> list[Step]:
 
 
 def totals(report: Report) -> dict[str, tuple[StageCosts, StageCosts]]:
-    """Return, by target, what all modalities and shared stages cost together, before and after."""
+    """Return, by target, the costs of all modalities and shared stages together, before and after."""
     found = {}
     for target in dict.fromkeys(line.target for line in report.modalities):
         mine = [line for line in report.modalities if line.target == target]
@@ -173,7 +173,7 @@ def _sum(costs: Sequence[StageCosts]) -> StageCosts:
 
 
 def cell(report: Report, rung: RungReport, subset: str) -> Cell | None:
-    """Return what a rung does in a subset, or None if it was not judged there.
+    """Return the metric and the drop of a rung in a subset, or None if it was not judged there.
 
     Args:
         report: the whole report.

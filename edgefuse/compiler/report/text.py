@@ -65,7 +65,7 @@ def _emulated(made: Compiled) -> list[str]:
 
 
 def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
-    """Return what was missed, and what these figures do not tell."""
+    """Return the limits that were missed, and the limits of these figures."""
     machine, timed = next(iter(made.results.values())).machine, made.timings.unit == "ms"
     found = [f"Not run on target hardware: measured on this machine, {machine.cpu}."]
     if not timed:

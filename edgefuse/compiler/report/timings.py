@@ -17,7 +17,7 @@ def timing_reports(made: Compiled) -> tuple[TimingReport, ...]:
 
 
 def busy(timings: Iterable[TimingReport]) -> tuple[str, ...]:
-    """Return what cannot be trusted, and what was seen, in words; nothing where the machine was quiet."""
+    """Return the timings that cannot be trusted, with the reasons, in words; none where the machine was quiet."""
     return tuple(f"{timing.what}: {'; '.join(timing.busy)}" for timing in timings if timing.busy)
 
 

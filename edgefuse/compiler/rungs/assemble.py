@@ -17,7 +17,7 @@ from edgefuse.compiler.search import Combination
 
 @dataclass(frozen=True)
 class Assembly:
-    """What goes into a target's bundle, but for the figures and the report.
+    """The content of a target's bundle, but for the figures and the report.
 
     Attributes:
         result: of compiling for the target.

@@ -47,7 +47,7 @@ class Ratio(Record, frozen=True, kw_only=True):
 
 
 class RungTiming(Record, frozen=True, kw_only=True):
-    """What one rung takes, and how many times faster it is than the reference and than the float rung.
+    """The time of one rung, and how many times faster it is than the reference and than the float rung.
 
     There is a measured `figure`, or a counted `cost` where no device was measured. There is no `speedup` over the
     reference where that did not run on the same machine.
@@ -70,7 +70,7 @@ class RungTiming(Record, frozen=True, kw_only=True):
 
 
 class Timings(Record, frozen=True, kw_only=True):
-    """What the reference and all rungs of all targets take (target, then rung); `unit` is that of the rungs.
+    """The times of the reference and of all rungs of all targets (target, then rung); `unit` is that of the rungs.
 
     `pressure` is what else the machine did while the rungs were timed, `reference_stages_pressure` the same of the
     stages in torch.
@@ -109,7 +109,7 @@ class TestSplit:
         return accuracy(self._subject, "test", self._reference)
 
     def judge(self, result: TargetResult, combination: Combination) -> RungAccuracy:
-        """Return the metric of a combination of candidates by subset, and what it lost against the reference."""
+        """Return the metric of a combination of candidates by subset, and its drops against the reference."""
         outputs = self._outputs(result.runners(combination))
         return RungAccuracy(
             accuracy(self._subject, "test", outputs), drops(self._subject, "test", self._reference, outputs)

@@ -18,7 +18,7 @@ from edgefuse.compiler.timing.figures import figures
 
 @dataclass(frozen=True)
 class TargetResult:
-    """A target's candidates, what was measured of each alone, stage by stage, and what the search found."""
+    """A target's candidates, the figures of each alone, stage by stage, and the result of the search."""
 
     data: TargetData
     machine: Machine
@@ -36,7 +36,7 @@ class TargetResult:
         return self.data.candidates.by_id
 
     def runners(self, combination: Combination) -> dict[str, Runner]:
-        """Return what runs each stage of a combination."""
+        """Return the runners of a combination by stage."""
         built = self.built
         return {stage: self.data.runner(built[candidate]) for stage, candidate in combination.items()}
 

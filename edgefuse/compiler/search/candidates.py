@@ -52,11 +52,11 @@ class Candidates:
         return tuple(self.index[combination[stage]] for stage in self._by_stage)
 
     def options(self, objective: Objective) -> list[list[int]]:
-        """Return the candidates of each stage that an objective may choose: for latency, what is faster than float."""
+        """Return the candidates of each stage that an objective may choose: for latency, those faster than float."""
         return [[i for i in own if objective in ("size", "memory") or self.fast[i]] for own in self.members]
 
     def cost(self, objective: Objective) -> Floats:
-        """Return what each candidate adds to the objective, as shares of the float combination's, ties broken by size.
+        """Return each candidate's cost in the objective, as shares of the float combination's, ties broken by size.
 
         Returns:
             float64 [candidates].

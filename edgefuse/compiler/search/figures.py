@@ -25,7 +25,7 @@ FLOAT_SCHEME = "float"
 
 
 class StageFigure(Record, frozen=True, kw_only=True):
-    """What was measured of one candidate alone.
+    """The figures of one candidate, measured alone.
 
     Attributes:
         p50_ci95: the 95 % interval of the median, wider where the machine was busy.
@@ -110,18 +110,18 @@ class Judged(Record, frozen=True, kw_only=True):
 
     @property
     def shortfall(self) -> float:
-        """What is missing to the budget: points of accuracy and shares of limits, as fractions, added up."""
+        """The distance to the budget: points of accuracy and shares of limits, as fractions, added up."""
         return self.excess if self.overrun <= 0 else max(self.excess, 0.0) + self.overrun
 
     @property
     def name(self) -> str:
-        """The candidates in a fixed order: what breaks the last tie."""
+        """The candidates in a fixed order, which breaks the last tie."""
         return " ".join(sorted(self.candidates.values()))
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a combination must hold besides its drops; `None` is no limit.
+    """The limits of a combination besides its drops; `None` is no limit.
 
     Attributes:
         max_latency_ms: the sum of the stages' medians.

@@ -26,7 +26,7 @@ def reduced(rung: str) -> bool:
 
 
 def objective_of(rung: str) -> Objective:
-    """Return what a rung of that name is best at; reduced ones are there for their latency."""
+    """Return the objective of a rung by its name; that of reduced ones is latency."""
     return next((objective for objective, name in NAMES.items() if name == rung), "latency")
 
 

@@ -26,7 +26,7 @@ _RATIO_RANGE = (0.3, 1.5)
 
 @dataclass(frozen=True)
 class Effects:
-    """What the candidates add to the drop.
+    """The effects of candidates on the drop.
 
     Attributes:
         mean: float64 [candidates, subsets].
@@ -64,7 +64,7 @@ class DropModel:
         return np.where(parts == 0, 1e-12, np.where(parts == 1, _ALONE, _TOGETHER) ** 2) * self._scale**2
 
     def fit(self, combinations: Sequence[Sequence[int]], drops: Floats) -> Effects:
-        """Learn from what was judged.
+        """Learn from the combinations that were judged.
 
         Args:
             combinations: candidate indices, one per stage.

@@ -14,7 +14,7 @@ _MAX_ENUMERATED = 100_000
 
 
 def sums(options: Sequence[Sequence[int]], values: Floats) -> Floats:
-    """Add up what the parts of every combination have.
+    """Add up the figures of the parts of every combination.
 
     Args:
         options: candidate indices by stage.
@@ -30,7 +30,7 @@ def sums(options: Sequence[Sequence[int]], values: Floats) -> Floats:
 
 
 def position_of(indices: Sequence[int], options: Sequence[Sequence[int]]) -> int:
-    """Return the row of a combination in what `sums` gives."""
+    """Return the row of a combination in the result of `sums`."""
     position = 0
     for index, own in zip(indices, options, strict=True):
         position = position * len(own) + own.index(index)

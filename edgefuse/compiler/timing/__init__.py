@@ -31,7 +31,7 @@ ARCHITECTURES = {"arm64": "aarch64"}
 
 
 def timer_of(recipe: Recipe) -> Timer:
-    """Return what compares the files of a recipe: the device that it names, or this machine where it is like it.
+    """Return the timer of a recipe: of the device that it names, or this machine where it is like it.
 
     Raises:
         RecipeError: if the recipe limits milliseconds that nothing here can measure, or wants some targets measured and

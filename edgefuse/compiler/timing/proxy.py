@@ -25,7 +25,7 @@ from edgefuse.runtime.pipeline import Inputs
 
 @dataclass(frozen=True)
 class Roofline:
-    """What a processor does at most in a cycle.
+    """The most that a processor does in a cycle.
 
     Attributes:
         name: of the processor, in the words of reports.
@@ -55,7 +55,7 @@ From NVIDIA's "Jetson AGX Orin Series Technical Brief"; dense weights, and float
 
 @dataclass(frozen=True)
 class Proxy:
-    """Counts what files of an architecture cost; runs nothing."""
+    """Counts the costs of files for an architecture; runs nothing."""
 
     architecture: str = "aarch64"
     unit: Unit = "cost"
@@ -101,7 +101,7 @@ class Proxy:
 
 
 def cost(built: Built, stage: StageSpec, roofline: Roofline = ARM_CORE) -> float:
-    """Return what one run of a file of a stage costs, in what a million float32 multiply-accumulates take.
+    """Return the cost of one run of a stage's file; a million float32 multiply-accumulates cost 1.
 
     Args:
         built: the file.

@@ -50,7 +50,7 @@ class Remote:
     unit: Unit = "ms"
 
     def describe(self, backend: Backend, threads: int) -> Machine:
-        """Ask the device what it is."""
+        """Ask the device for its description."""
         with self._session() as session:
             return session.run(Describe(backend=backend.name, threads=threads), Machine, {})
 
@@ -100,7 +100,7 @@ class Remote:
 
 
 def read_latencies(timed: Timed, wanted: Sequence[str], timing: Interleaved) -> Latencies:
-    """Return what a device measured, having checked that it is what was asked for.
+    """Return the latencies that a device measured, checked against the request.
 
     Args:
         timed: what the device sent.

@@ -52,7 +52,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class StageTime:
-    """What a file takes, with its 95 % interval, and how many times faster than the first contender it is.
+    """The time of a file, with its 95 % interval, and how many times faster than the first contender it is.
 
     `pressure` is what else the machine did meanwhile, the same for all files of a stage.
     """
@@ -91,7 +91,7 @@ class DraftRung:
 
     @property
     def key(self) -> str:
-        """What it is called among all rungs of all targets."""
+        """The name among all rungs of all targets."""
         return f"{self.target}/{self.name}"
 
     @property
@@ -140,13 +140,13 @@ class Timer(Protocol):
 
     @property
     def unit(self) -> Unit:
-        """What figures are in."""
+        """The unit of figures."""
 
     def describe(self, backend: Backend, threads: int) -> Machine:
-        """Return what the figures of a runtime are of."""
+        """Return the machine that the figures of a runtime are of."""
 
     def quiet(self) -> bool:
-        """Tell whether what was measured on a busy machine may be worth measuring again now."""
+        """Tell whether figures of a busy machine may be worth measuring again now."""
 
     def stage(
         self, stage: StageSpec, contenders: Sequence[Contender], backend: Backend, threads: int

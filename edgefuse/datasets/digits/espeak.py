@@ -37,7 +37,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 @dataclass(frozen=True)
 class Utterance:
-    """What is said, and how.
+    """A text to say, with voice, rate and pitch.
 
     Attributes:
         text: the words.

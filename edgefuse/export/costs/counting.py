@@ -45,7 +45,7 @@ _READERS = {"onnx": costs_onnx.read, "tensorrt": costs_onnx.read, "tflite": cost
 
 
 def costs(lowered: Lowered, target: str, spec: StageSpec | None = None) -> Costs:
-    """Return what one run of a file costs.
+    """Return the costs of one run of a file.
 
     Args:
         lowered: the file; a dimension that it leaves open counts with its bound in `spec`, or 1 without.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Operation:
-    """What a runtime does in one kernel.
+    """The work of one kernel of a runtime.
 
     Attributes:
         kind: the operator in the target's own words: `Conv`, `CONV_2D`.

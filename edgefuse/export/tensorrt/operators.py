@@ -65,7 +65,7 @@ _QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 def refused(model: ir.Model) -> tuple[str, ...]:
-    """Say what TensorRT would not take of a graph: operator, reason and place, sorted; nothing if it takes all."""
+    """Return the nodes of a graph that TensorRT would refuse: operator, reason and place, sorted."""
     opset = model.opset_imports.get("", 0)
     found = {f"operator set {opset} (at most {NEWEST_OPSET})"} if opset > NEWEST_OPSET else set()
     for node in model.graph:

@@ -116,7 +116,7 @@ def _retype(model: ir.Model, value: ir.Value) -> None:
 
 
 def profiles(stage: TorchStage) -> tuple[Profile, ...]:
-    """Return what an engine takes at each input of variable shape: from the smallest that runs up to the largest.
+    """Return the shapes of each input of variable shape: from the smallest that runs up to the largest.
 
     The engine is tuned for the largest: that is the input for which a deadline is tight.
     """

@@ -1,4 +1,4 @@
-"""Put WHILE loops in place of the custom operators that `tflite_recurrent` leaves in a file.
+"""Put WHILE loops in place of the custom operators that `recurrent` leaves in a file.
 
 A loop carries the step, the projected inputs, the outputs so far and the states. Its body reads one step, multiplies
 the state by the recurrent weights (constants of the body, so that LiteRT packs them once), runs the cell and writes

@@ -103,7 +103,7 @@ class AudioEncoder(nn.Module):
         self.head = nn.Linear(2 * HIDDEN, width)
 
     def embed(self, frames: Tensor) -> Tensor:
-        """Return what the pretrained part makes of a window, [B, 96, steps]."""
+        """Return the output of the pretrained part for a window, [B, 96, steps]."""
         y: Tensor = self.backbone(frames.unsqueeze(1))
         return y.squeeze(3)
 

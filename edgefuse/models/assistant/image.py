@@ -54,7 +54,7 @@ class ImageEncoder(nn.Module):
         self.head = nn.Linear(WIDTH, width)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Return what the pretrained part makes of a picture, [B, 1280]."""
+        """Return the output of the pretrained part for a picture, [B, 1280]."""
         y: Tensor = self.backbone(x)
         return y.mean(dim=(2, 3))
 

@@ -65,7 +65,7 @@ class TextEncoder(nn.Module):
         self.head = nn.Linear(WIDTH, width)
 
     def embed(self, ids: Tensor, length: Tensor) -> Tensor:
-        """Return what the pretrained part makes of a text, [B, 384]."""
+        """Return the output of the pretrained part for a text, [B, 384]."""
         y: Tensor = self.backbone(ids, length)
         return y
 

@@ -63,7 +63,7 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What the pretrained encoders make of the items of a split, one row per item.
+    """The outputs of the pretrained encoders for the items of a split, one row per item.
 
     Attributes:
         inputs: per modality float32: image [N, 1280], audio [N, 96, 16], text [N, 384].

@@ -27,7 +27,7 @@ _ACTIVATIONS = frozenset({"Relu", "Clip"})
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes int8.
+    """The nodes and values that become int8.
 
     Attributes:
         nodes: computed in int8, in the order of the graph.

@@ -26,7 +26,7 @@ Use: TypeAlias = tuple[ir.Node, int]
 
 @dataclass(frozen=True)
 class Placement:
-    """What becomes int8.
+    """The nodes and values that become int8.
 
     Attributes:
         layers: with weights, in the order of the graph.

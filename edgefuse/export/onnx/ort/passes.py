@@ -15,7 +15,7 @@ from edgefuse.export.onnx.spectrum import factor_spectrum
 
 
 def apply_fast_forms(model: ir.Model) -> None:
-    """Rewrite what ONNX Runtime runs faster in another form."""
+    """Rewrite the operators that ONNX Runtime runs faster in another form."""
     RewritePass([split_heads(), factor_spectrum(), *pooling_rules()])(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     ShapeInferencePass()(model)
