@@ -5,9 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import numpy.typing as npt
 import pytest
 
 import edgefuse
+from benchmarks.swaps import Callers, counted
 from edgefuse.bundle.manifest import Candidate, Manifest, Scheme, Tolerance
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import Source, StageInput, StageOutput, StageSpec, TensorSpec, tensor
@@ -31,7 +30,7 @@ from tests.runtime.test_forks import in_child
 Load = Callable[..., Pipeline]
 Raw = dict[str, Any]
 
-SWAPS, LOADS, CALLERS = 200, 50, 4
+SWAPS, LOADS = 200, 20
 DIFFERS = "stages/image_encoder.dynamic_wi8_af32.onnx"
 
 
@@ -239,58 +238,25 @@ def test_a_file_that_two_stages_share_is_opened_once(tmp_path: Path, opened_file
         assert (pipeline.cache.hits, pipeline.cache.misses) == (2, 2), "one cache, as they are one function"
 
 
-class Callers:
-    """Threads that predict at whatever rung is current, and hold every answer against what the rungs say alone."""
-
-    def __init__(self, pipeline: Pipeline, raw: Raw, right: list[npt.NDArray[np.float32]]) -> None:
-        self.pipeline = pipeline
-        self.answered, self.lost = 0, list[object]()
-        self._raw, self._right = raw, right
-
-    @contextmanager
-    def calling(self) -> Iterator[None]:
-        """Call within the block."""
-        ended = threading.Event()
-
-        def call() -> None:
-            while not ended.is_set():
-                try:
-                    answer = logits(self.pipeline, self._raw)
-                    if any(np.array_equal(answer, right) for right in self._right):
-                        self.answered += 1
-                    else:
-                        self.lost.append(answer)
-                except edgefuse.EdgefuseError as error:
-                    self.lost.append(error)
-
-        threads = [threading.Thread(target=call) for _ in range(CALLERS)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            for thread in threads:
-                thread.join()
-
-
 @pytest.mark.parametrize("cache", [False, True])
 def test_nothing_is_lost_while_rungs_change_and_bundles_are_loaded(archive: Path, tiny_raw: Raw, cache: bool) -> None:
     right = []
     for rung in ("float", "small"):
         with edgefuse.load(archive, rung=rung) as alone:
             right.append(logits(alone, tiny_raw))
-    before = descriptors(), threading.active_count()
-    callers = Callers(edgefuse.load(archive, cache=cache), tiny_raw, right)
+    before = counted()
+    pipeline = edgefuse.load(archive, cache=cache)
+    callers = Callers(pipeline, pipeline.preprocess(**tiny_raw), right)
+    del pipeline
     with callers.calling():
         for rung in islice(cycle(("small", "float")), SWAPS):
-            callers.pipeline = callers.pipeline.at(rung)
+            callers.swap(rung)
         for _ in range(LOADS):
             edgefuse.load(archive, cache=cache).close()
     assert not callers.lost
     assert callers.answered
     callers.pipeline.close()
-    assert (descriptors(), threading.active_count()) == before
+    assert counted(before) == (0, 0)
 
 
 def test_a_batch_answers_as_single_calls_do(load_tiny: Load, tiny_raw: Raw) -> None:
