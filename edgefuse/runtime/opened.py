@@ -72,7 +72,7 @@ class OpenBundle:
         self.manifest: Manifest = manifest
         self.cache = FeatureCache() if cache else FeatureCache(entries=0)
         self._bundle = bundle
-        self._runs = backend != _NOTHING
+        self._warned: set[str] | None = None if backend == _NOTHING else set()
         self._backend: Backend = registry.create("backends", backend or manifest.backend)
         self._options = options
         self._stages = StageGraph(manifest.stages, manifest.model.modalities)
@@ -90,8 +90,7 @@ class OpenBundle:
             BackendError: if the runtime cannot open a file, or this process was forked from the one that loaded.
         """
         self._opening.check()
-        if self._runs and (sentence := concern(self.manifest, rung, processor())):
-            _log.warning(sentence)
+        self._warn(rung)
         chosen = [(stage, _candidate(self.manifest, rung, stage)) for stage in self.manifest.stages]
         # The largest file first: what its opening needed for a moment is then free for the weights of the others, and
         # the peak of memory stays near what the opened files occupy.
@@ -107,6 +106,14 @@ class OpenBundle:
             return self._bundle.read(ASSETS + name)
 
         return {modality.name: Preprocessor(modality, read) for modality in self.manifest.model.modalities}
+
+    def _warn(self, rung: Rung) -> None:
+        """Say, once for each rung, if its int8 arithmetic is not exact on this CPU."""
+        if self._warned is None or rung.name in self._warned:
+            return
+        self._warned.add(rung.name)
+        if sentence := concern(self.manifest, rung, processor()):
+            _log.warning(sentence)
 
     def _session(self, stage: StageSpec, candidate: Candidate) -> Session:
         """Return a file's session; if it has to be opened, its bytes are free again before the next one is read."""
