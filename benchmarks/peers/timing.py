@@ -9,8 +9,8 @@ import numpy as np
 from benchmarks.peers.protocol import Worker
 from edgefuse.errors import MeasureError
 from edgefuse.measure.latency import BURST, SETTLE, Latencies
-from edgefuse.measure.pressure import System, Watch
 from edgefuse.progress import Progress
+from edgefuse.runtime.pressure import System, Watch
 
 
 def interleave(

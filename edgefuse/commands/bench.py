@@ -17,11 +17,12 @@ from edgefuse.device import bench as remote
 from edgefuse.device.device import TIMEOUT_SECONDS, device_of
 from edgefuse.device.session import PYTHON, DeviceSession
 from edgefuse.errors import MeasureError, needing
-from edgefuse.measure import placement, pressure, rungs
+from edgefuse.measure import placement, rungs
 from edgefuse.measure.benchmark import Baseline, Benchmark, Scenario, Settings, against
 from edgefuse.measure.latency import BURST
 from edgefuse.measure.statistics import Interval
 from edgefuse.progress import Progress
+from edgefuse.runtime import pressure
 from edgefuse.runtime.pipeline import Inputs, load
 
 TAKES_EXTRA = True

@@ -9,7 +9,7 @@ from pathlib import Path
 from edgefuse.commands import console, ending
 from edgefuse.commands.arguments import whole
 from edgefuse.errors import needing
-from edgefuse.measure import pressure
+from edgefuse.runtime import pressure
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

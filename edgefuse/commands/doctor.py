@@ -13,10 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from edgefuse import __version__, registry
 from edgefuse.commands import console
 from edgefuse.errors import BackendError, MissingExtraError
-from edgefuse.measure import machine
-from edgefuse.measure.machine import Condition
+from edgefuse.runtime import signals
 from edgefuse.runtime.backends.backend import Backend
 from edgefuse.runtime.processor import Processor, processor
+from edgefuse.runtime.signals import Condition
 from edgefuse.runtime.suitability import VNNI
 
 # Per extra: (module, distribution) of what it brings.
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         processor=cpu,
         int8=int8_here(cpu),
-        condition=machine.condition(),
+        condition=signals.condition(),
         backends={name: _backend(name) for name in registry.names("backends")},
         onnxruntime_providers=_onnxruntime_providers(),
         packages={

@@ -13,9 +13,10 @@ from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.bundle.spec import Modality, spelled, subset_name
 from edgefuse.commands import console
 from edgefuse.errors import shown
-from edgefuse.measure import placement, rungs
+from edgefuse.measure import placement
 from edgefuse.measure.placement import Placement
-from edgefuse.measure.rungs import Entry
+from edgefuse.runtime import signals
+from edgefuse.runtime.signals import Entry
 
 _MAX_CELL = 500
 _MAX_SUBSETS = 255
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     """Show the manifest; no stage is opened unless `--placement` asks for it."""
     with open_bundle(arguments.bundle, digest=arguments.digest) as bundle:
-        here = rungs.read_prepared(bundle.path, bundle.digest)
+        here = signals.read_prepared(bundle.path, bundle.digest)
         placements = placement.measure(bundle) if arguments.placement else None
         if arguments.json:
             facts = {"path": str(bundle.path), "digest": bundle.digest, "size_bytes": bundle.size_bytes}

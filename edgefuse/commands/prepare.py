@@ -12,6 +12,7 @@ from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.commands import console
 from edgefuse.measure import rungs
 from edgefuse.progress import Progress
+from edgefuse.runtime import signals
 from edgefuse.runtime.backends.backend import EngineBuilder, SessionOptions
 
 
@@ -29,15 +30,15 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     with console.drawn_progress() as progress, open_bundle(arguments.bundle) as bundle:
         machine = rungs.describe(bundle, threads=arguments.threads, backend=arguments.backend)
         engines = build_engines(bundle, arguments.backend, progress)
-        known = [entry for entry in rungs.read_prepared(bundle.path, bundle.digest) if entry.machine == machine]
+        known = [entry for entry in signals.read_prepared(bundle.path, bundle.digest) if entry.machine == machine]
         if known and not arguments.again:
             measured = rungs.Measured(known[0].figures, known[0].pressure)
-            path, fresh = rungs.prepared_path(bundle.path), False
+            path, fresh = signals.prepared_path(bundle.path), False
         else:
             measured = rungs.measure_all(
                 bundle, threads=arguments.threads, backend=arguments.backend, progress=progress
             )
-            path = rungs.write_prepared(bundle.path, bundle.digest, machine, measured.figures, measured.pressure)
+            path = signals.write_prepared(bundle.path, bundle.digest, machine, measured.figures, measured.pressure)
             fresh = True
     if arguments.json:
         pressure = {"pressure": measured.pressure, "busy": measured.pressure.seen}

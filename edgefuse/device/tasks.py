@@ -15,14 +15,15 @@ from edgefuse import registry
 from edgefuse.bundle.manifest import Binding, BuildPlan, Machine
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import Record
-from edgefuse.measure import benchmark, machine, pressure
+from edgefuse.measure import benchmark
 from edgefuse.measure.benchmark import Benchmark
 from edgefuse.measure.latency import Interleaved, Latencies, in_turn
-from edgefuse.measure.pressure import Pressure
 from edgefuse.measure.rungs import cold_start
 from edgefuse.progress import Progress
+from edgefuse.runtime import pressure, signals
 from edgefuse.runtime.backends.backend import Array, Backend, SessionOptions
 from edgefuse.runtime.pipeline import Inputs, load
+from edgefuse.runtime.pressure import Pressure
 from edgefuse.runtime.processor import checked_threads
 
 Feeds: TypeAlias = Mapping[str, Array]
@@ -44,7 +45,7 @@ class Describe(Record, frozen=True, kw_only=True, tag="describe"):
 
     def __call__(self, files: Path, progress: Progress) -> Machine:
         """Return the description."""
-        return machine.describe(checked_threads(self.threads), _backend(self.backend).versions())
+        return signals.describe(checked_threads(self.threads), _backend(self.backend).versions())
 
 
 class Quiet(Record, frozen=True, kw_only=True, tag="quiet"):

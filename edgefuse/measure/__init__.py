@@ -1,7 +1,5 @@
 """Clocks and statistics: latency, memory, accuracy by modality subset.
 
-- `machine`: what a figure was measured on;
-- `pressure`: what else the machine did;
 - `statistics`: intervals and percentiles;
 - `latency`: interleaved timings;
 - `memory`: resident memory and cold start;

@@ -14,12 +14,12 @@ from edgefuse.errors import MeasureError
 from edgefuse.measure import placement
 from edgefuse.measure.latency import Summary, single_stream
 from edgefuse.measure.placement import Placement
-from edgefuse.measure.pressure import MOST_WAITED_ONCE, Pressure
 from edgefuse.measure.rungs import P99_ROUNDS, ColdStart, cold_start, describe, open_rungs
 from edgefuse.measure.statistics import Interval
 from edgefuse.progress import Progress
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.runtime.pipeline import Inputs
+from edgefuse.runtime.pressure import MOST_WAITED_ONCE, Pressure
 
 Scenario: TypeAlias = Literal["single-stream"]
 _MAX_SECONDS = 120.0

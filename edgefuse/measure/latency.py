@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefuse.errors import MeasureError
-from edgefuse.measure import pressure, statistics
-from edgefuse.measure.pressure import Pressure, Source, Watch
+from edgefuse.measure import statistics
 from edgefuse.measure.statistics import Interval
 from edgefuse.progress import Progress, silent
+from edgefuse.runtime import pressure
+from edgefuse.runtime.pressure import Pressure, Source, Watch
 
 Item = TypeVar("Item")
 Nanoseconds: TypeAlias = npt.NDArray[np.int64]

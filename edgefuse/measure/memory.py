@@ -111,7 +111,7 @@ def live(bundle: str, inputs: str, rung: str, threads: int, backend: str | None)
     for _ in range(_CALLS):
         pipeline.infer(given)
     growth = current_rss_bytes() - before
-    from edgefuse.measure import pressure
+    from edgefuse.runtime import pressure
 
     return {
         "import_ms": (imported - began) / 1e6,

@@ -1,39 +1,31 @@
-"""The figures of each rung on this device: steady latency, cold start and memory; kept beside the bundle."""
+"""What each rung of a bundle costs on this device: steady latency, cold start and memory."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import math
-import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from edgefuse import registry
 from edgefuse.bundle.manifest import Figure, Machine
 from edgefuse.bundle.reader import Bundle
-from edgefuse.bundle.spec import Record
-from edgefuse.errors import BundleError, MeasureError
-from edgefuse.files import read_regular
-from edgefuse.measure import machine, memory
+from edgefuse.errors import BundleError
+from edgefuse.measure import memory
 from edgefuse.measure.agreement import read_tensor
 from edgefuse.measure.latency import BURST, Interleaved, Latencies, single_stream
-from edgefuse.measure.pressure import Pressure
 from edgefuse.progress import Progress, silent
+from edgefuse.runtime import signals
 from edgefuse.runtime.backends.backend import Array, Backend
 from edgefuse.runtime.pipeline import Inputs, load
+from edgefuse.runtime.pressure import Pressure
 from edgefuse.runtime.processor import checked_threads
-from edgefuse.typed_json import decode
-
-logger = logging.getLogger(__name__)
 
 P99_ROUNDS = math.ceil(662 / BURST)
 """Rounds of a single stream from which on MLPerf's early stopping gives a p99."""
@@ -143,7 +135,7 @@ def describe(bundle: Bundle, *, threads: int, backend: str | None) -> Machine:
         backend: another one than the bundle names, or None.
     """
     runtime: Backend = registry.create("backends", backend or bundle.manifest.backend)
-    return machine.describe(checked_threads(threads), runtime.versions())
+    return signals.describe(checked_threads(threads), runtime.versions())
 
 
 def figure(latencies: Latencies, name: str, on: Machine, *, peak_rss_bytes: int | None) -> Figure:
@@ -206,99 +198,3 @@ def measure_all(
         latencies = (timing or single_stream(rounds=P99_ROUNDS, max_seconds=60.0))(calls, progress)
     figures = {name: figure(latencies, name, on, peak_rss_bytes=peaks[name]) for name in names}
     return Measured(figures, latencies.pressure)
-
-
-_MAX_PREPARED_BYTES = 1 << 22
-_PREPARED_SCHEMA = 1
-
-
-class Entry(Record, frozen=True, kw_only=True):
-    """Figures by rung, for one bundle (by digest) on one machine, and what else that machine did meanwhile.
-
-    `sha256` is that of all the rest, so that a digit that changed on the disk is not taken for what was measured.
-    """
-
-    digest: str
-    machine: Machine
-    figures: dict[str, Figure]
-    pressure: Pressure = msgspec.field(default_factory=Pressure)
-    sha256: str = ""
-
-    def sealed(self) -> Entry:
-        """Return the same with its hash."""
-        bare = msgspec.json.encode(msgspec.structs.replace(self, sha256=""), order="sorted")
-        return msgspec.structs.replace(self, sha256=hashlib.sha256(bare).hexdigest())
-
-
-class Prepared(Record, frozen=True, kw_only=True):
-    """The content of the cache file."""
-
-    schema: int = _PREPARED_SCHEMA
-    entries: tuple[Entry, ...] = ()
-
-
-def prepared_path(bundle: Path) -> Path:
-    """Return where the figures of a bundle are kept: `<bundle>.prepared.json` in the same folder."""
-    resolved = bundle.resolve()
-    return resolved.with_name(resolved.name + ".prepared.json")
-
-
-def read_prepared(bundle: Path, digest: str) -> tuple[Entry, ...]:
-    """Return what was measured of this very bundle, on all machines that shared the folder; a warning tells of damage.
-
-    Raises:
-        MeasureError: if the system does not let the cache file be read.
-    """
-    return tuple(entry for entry in _load_prepared(prepared_path(bundle)).entries if entry.digest == digest)
-
-
-def write_prepared(
-    bundle: Path, digest: str, machine: Machine, figures: Mapping[str, Figure], pressure: Pressure | None = None
-) -> Path:
-    """Keep the figures of a bundle, in place of older ones of this machine and of other contents of the bundle.
-
-    The file appears whole or not at all.
-
-    Args:
-        bundle: its path.
-        digest: of the bundle.
-        machine: that the figures are of.
-        figures: by rung.
-        pressure: the load of the machine meanwhile; None if it was not read.
-
-    Raises:
-        MeasureError: if the folder cannot be written, or the cache file not be read.
-    """
-    path = prepared_path(bundle)
-    others = tuple(entry for entry in read_prepared(bundle, digest) if entry.machine != machine)
-    entry = Entry(digest=digest, machine=machine, figures=dict(figures), pressure=pressure or Pressure()).sealed()
-    content = Prepared(entries=(*others, entry))
-    data = msgspec.json.format(msgspec.json.encode(content, order="sorted"), indent=2) + b"\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise MeasureError(
-            f"the figures cannot be kept in {path}", got=error.strerror, fix="make the folder of the bundle writable"
-        ) from error
-    return path
-
-
-def _load_prepared(path: Path) -> Prepared:
-    try:
-        content = decode(read_regular(path, _MAX_PREPARED_BYTES), Prepared)
-    except FileNotFoundError:
-        return Prepared()
-    except OSError as error:
-        raise MeasureError(f"the figures in {path} cannot be read", got=str(error), fix="delete that file") from error
-    except ValueError as error:  # msgspec's are among them
-        logger.warning("the figures in %s are damaged and not used: %s", path, error)
-        return Prepared()
-    if content.schema != _PREPARED_SCHEMA:
-        return Prepared()
-    whole = tuple(entry for entry in content.entries if entry == entry.sealed())
-    if len(whole) < len(content.entries):
-        logger.warning("the figures in %s are damaged and not used: they do not fit their SHA-256", path)
-    return Prepared(entries=whole)

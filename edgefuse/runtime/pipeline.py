@@ -1,32 +1,22 @@
-"""A bundle opened on a device: raw inputs in, a prediction out."""
+"""A view of an open bundle at a rung: raw inputs in, a prediction out."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
 
-from edgefuse import registry
-from edgefuse.bundle.layout import ASSETS
-from edgefuse.bundle.manifest import Candidate, Manifest, Rung
 from edgefuse.bundle.reader import Bundle, open_bundle
-from edgefuse.bundle.spec import StageSpec, largest
-from edgefuse.errors import BackendError, BundleError, InputError
-from edgefuse.graph import StageGraph
-from edgefuse.runtime.backends.backend import Array, Backend, Session, SessionOptions
-from edgefuse.runtime.cache import FeatureCache
-from edgefuse.runtime.forks import Guard
+from edgefuse.bundle.spec import largest
+from edgefuse.errors import BundleError, EdgefuseError, InputError
+from edgefuse.runtime.backends.backend import Array, SessionOptions
 from edgefuse.runtime.graph import Graph, Subset
+from edgefuse.runtime.opened import OpenBundle
 from edgefuse.runtime.prediction import Prediction
-from edgefuse.runtime.preprocess import Preprocessor
-from edgefuse.runtime.processor import processor
-from edgefuse.runtime.suitability import concern
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,32 +33,33 @@ class Inputs:
 
 
 class Pipeline:
-    """A rung of a bundle, ready to predict; made by `edgefuse.load`.
+    """A rung of an open bundle, ready to predict; made by `edgefuse.load`, and by `at` for the other rungs.
 
-    Calls from several threads are safe: preprocessing runs side by side, inference one call after another, so a
-    pipeline never uses more threads than it was given. It is a context manager that closes itself. The counters of
-    `cache` tell how often it helped. In a child process that is forked later it only says so: inference libraries do
-    not survive a fork (`forks`).
+    Calls from several threads are safe: preprocessing runs side by side, inference one call after another over all
+    pipelines of the bundle, so that they never use more threads than it was given. It is a context manager that closes
+    itself; what no other pipeline of the bundle uses is then freed. The counters of `cache`, which all of them share,
+    tell how often it helped. In a child process that is forked later it only says so: inference libraries do not
+    survive a fork (`forks`).
+
+    To change the rung between two predictions, put another pipeline in the place of this one and let go of it:
+
+        self.pipeline = self.pipeline.at("fast")
+
+    A call that is under way ends on the old one, which is freed after the last of them. Nothing is lost. (`close`
+    frees at once, and a call that comes later is told so.)
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        rung: Rung,
-        preprocessors: Mapping[str, Preprocessor],
-        graph: Graph,
-        cache: FeatureCache,
-        guard: Guard,
-    ) -> None:
-        self.manifest = manifest
-        self.rung = rung
-        self.cache = cache
-        self._preprocessors = dict(preprocessors)
+    def __init__(self, opened: OpenBundle, rung: str | None) -> None:
+        self.manifest = manifest = opened.manifest
+        self.rung = manifest.rung(rung)
+        self.cache = opened.cache
+        self._opened: OpenBundle | None = opened
+        self._graph: Graph | None = opened.open(self.rung)
+        self._guard = opened.guard
+        self._preprocessors = opened.preprocessors
         self._required = tuple(m.name for m in manifest.model.modalities if not m.optional)
         lengths = (m for m in manifest.model.modalities if m.length)
         self._lengths = [(m.name, f"{m.name}.length", largest(m.tensors[0].shape[1])) for m in lengths]
-        self._graph: Graph | None = graph
-        self._guard = guard
 
     def __call__(self, **raw: object) -> Prediction:
         """Predict from raw inputs, one keyword per modality.
@@ -84,6 +75,54 @@ class Pipeline:
         """
         self._guard.check()
         return Prediction(outputs=self.infer(self.preprocess(**raw)), spec=self.manifest.model.outputs)
+
+    def batch(self, items: Iterable[Mapping[str, object]]) -> list[Prediction]:
+        """Predict for several items; every answer is the one that a call with this item alone gives.
+
+        Stage files are made for one item (the bundle format fixes their batch to 1), so the items run one after the
+        other, and calls of other threads may come between two of them. Activations that are quantized per run
+        (dynamic schemes) take their scales from one item, too: in a common tensor they would depend on the others.
+
+        All items are preprocessed before the first one runs, and their tensors are in memory together: a bad item is
+        told before any work was done.
+
+        Args:
+            items: raw inputs by modality, as the keywords of a call.
+
+        Raises:
+            InputError: if an item is wrong; its number, from 0, stands at the head of this and every other error.
+            MissingExtraError: if an input needs a media library that is not installed.
+            BackendError: if a runtime cannot run a stage, or the bundle was opened before this process was forked.
+        """
+        self._guard.check()
+        prepared: list[Inputs] = []
+        for number, item in enumerate(items):
+            with _numbering(number):
+                prepared.append(self.preprocess(**_checked(item)))
+        answers: list[Prediction] = []
+        for number, inputs in enumerate(prepared):
+            with _numbering(number):
+                answers.append(Prediction(outputs=self.infer(inputs), spec=self.manifest.model.outputs))
+        return answers
+
+    def at(self, rung: str | None) -> Pipeline:
+        """Return a pipeline at another rung of the same open bundle; this one stays as it is.
+
+        Only files that no pipeline of the bundle has open are read and opened, beside the calls of others, so both
+        rungs are in memory until this one is closed or let go of. If that fails, nothing has changed.
+
+        Args:
+            rung: its name; the bundle's default if None.
+
+        Raises:
+            BundleError: if there is no such rung, or its files cannot be read any more as they were verified.
+            BackendError: if the runtime cannot open a file, or the bundle was opened before this process was forked.
+            InputError: if this pipeline is closed.
+        """
+        opened = self._opened
+        if opened is None:
+            raise _closed()
+        return Pipeline(opened, rung)
 
     def preprocess(self, **raw: object) -> Inputs:
         """Turn raw inputs into tensors: the first half of a call."""
@@ -112,14 +151,13 @@ class Pipeline:
                 raise InputError(f"the length of '{name}' is out of range", got=given.item(), expected=f"1 to {steps}")
         with self._guard.lock:
             if self._graph is None:
-                raise InputError("this pipeline is closed", fix="load the bundle again")
+                raise _closed()
             return self._graph.run(inputs.values, inputs.present)
 
     def close(self) -> None:
-        """Free the opened files and the cache; closing twice is harmless."""
+        """Free what no other pipeline of the bundle uses; the last one closes it. Closing twice is harmless."""
         with self._guard.lock:
-            self._graph = None
-            self.cache.clear()
+            self._graph = self._opened = None
 
     def __enter__(self) -> Pipeline:
         return self
@@ -148,7 +186,29 @@ class Pipeline:
         )
 
 
-_NOTHING = "null"
+def _closed() -> InputError:
+    return InputError("this pipeline is closed", fix="load the bundle again")
+
+
+def _checked(item: object) -> Mapping[str, object]:
+    if isinstance(item, Mapping) and all(isinstance(name, str) for name in item):
+        return item
+    raise InputError(
+        "an item of a batch is no mapping from modalities to inputs",
+        got=type(item).__name__,
+        expected="one mapping for each item",
+        fix="pipeline.batch([{'image': …}, {'image': …}])",
+    )
+
+
+@contextmanager
+def _numbering(number: int) -> Iterator[None]:
+    """Put the number of an item at the head of each error."""
+    try:
+        yield
+    except EdgefuseError as error:
+        error.args = (f"item {number}: {error}",)
+        raise
 
 
 def load(
@@ -164,7 +224,8 @@ def load(
     """Open a bundle on this device.
 
     Args:
-        path: the bundle's folder or `.edgefuse` file, or an open `Bundle` (which stays open).
+        path: the bundle's folder or `.edgefuse` file, which stays open until the last pipeline is closed; or an open
+            `Bundle`, which is for the caller to close, after the last change of rungs.
         backend: what runs the files; the manifest's choice if None, `null` to run nothing.
         threads: how many threads inference may use; at most as many as there are processors.
         rung: the operating point; the bundle's default if None.
@@ -179,69 +240,12 @@ def load(
         InputError: if `threads` is not a number from 1 to the processors that this process may use.
     """
     options = SessionOptions(threads=threads, spinning=spinning)
-    if not isinstance(path, Bundle):
-        with open_bundle(Path(path), digest=digest) as bundle:
-            return _opened(bundle, backend, rung, options, cache)
-    if digest is not None and digest != path.digest:
-        raise BundleError("the bundle is not the one that was pinned", got=path.digest, expected=digest)
-    return _opened(path, backend, rung, options, cache)
-
-
-def _opened(
-    bundle: Bundle, backend_name: str | None, rung_name: str | None, options: SessionOptions, cache: bool
-) -> Pipeline:
-    manifest = bundle.manifest
-    rung = manifest.rung(rung_name)
-    if backend_name not in (None, manifest.backend, _NOTHING):
-        # A file is checked for the runtime that its bundle names; another one must not get it unchecked.
-        raise BackendError(
-            f"this bundle is for the backend '{manifest.backend}'",
-            got=repr(backend_name),
-            expected=f"{manifest.backend} or {_NOTHING}",
-        )
-    backend: Backend = registry.create("backends", backend_name or manifest.backend)
-    if backend_name != _NOTHING and (sentence := concern(manifest, rung, processor())):
-        _log.warning(sentence)
-    features = FeatureCache() if cache else FeatureCache(entries=0)
-    modalities = manifest.model.modalities
-    chosen = [(stage, _candidate(manifest, rung, stage)) for stage in manifest.stages]
-    # The largest file first: what its opening needed for a moment is then free for the weights of the others, and the
-    # peak of memory stays near what the opened files occupy.
-    chosen.sort(key=lambda pair: -pair[1].size_bytes)
-    guard = Guard()
-    with guard.lock:  # opening is native code, too, which a fork must not cut in two
-        sessions = {
-            stage.name: _session(bundle, stage, candidate, backend, options, features) for stage, candidate in chosen
-        }
-    return Pipeline(
-        manifest,
-        rung,
-        {modality.name: Preprocessor(modality, lambda name: bundle.read(ASSETS + name)) for modality in modalities},
-        Graph(StageGraph(manifest.stages, modalities), sessions),
-        features,
-        guard,
-    )
-
-
-def _candidate(manifest: Manifest, rung: Rung, stage: StageSpec) -> Candidate:
-    if stage.name not in rung.candidates:
-        raise BundleError(f"the rung '{rung.name}' has no file for the stage '{stage.name}'")
-    return manifest.candidate(rung.candidates[stage.name])
-
-
-def _session(
-    bundle: Bundle,
-    stage: StageSpec,
-    candidate: Candidate,
-    backend: Backend,
-    options: SessionOptions,
-    features: FeatureCache,
-) -> Session:
-    """Open one file; its bytes are free again before the next one is read."""
-    options = replace(options, plan=candidate.plan)
-    session = backend.open(bundle.read(candidate.file), candidate.inputs, candidate.outputs, options)
-    # Fusion depends on everything and would never hit; what carries a state is not a function of its feeds alone.
-    stateless = all(port.kind != "state" for port in stage.outputs)
-    if stage.role in ("frontend", "encoder") and stateless:
-        return features.attach(session, candidate.sha256)
-    return session
+    if isinstance(path, Bundle):
+        if digest is not None and digest != path.digest:
+            raise BundleError("the bundle is not the one that was pinned", got=path.digest, expected=digest)
+        return Pipeline(OpenBundle(path, backend, options, cache=cache, owned=False), rung)
+    with ExitStack() as stack:
+        bundle = stack.enter_context(open_bundle(Path(path), digest=digest))
+        pipeline = Pipeline(OpenBundle(bundle, backend, options, cache=cache, owned=True), rung)
+        stack.pop_all()
+        return pipeline

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +23,8 @@ class Prediction:
 
     `label`, `score`, `scores` and `top` view the first output of classes, `embedding` the first embedding, `values`
     the first plain numbers; each raises `InputError` if the model has no such output, or if it is not finite: inputs
-    that overflow inside the model give no label, but `outputs` can still be looked at.
+    that overflow inside the model give no label, but `outputs` can still be looked at. They are views of one item: of
+    outputs that hold several, made by hand, they raise `InputError`, too.
 
     Attributes:
         outputs: float32 arrays with the batch first, by output name.
@@ -65,13 +65,13 @@ class Prediction:
     @property
     def embedding(self) -> npt.NDArray[np.float32]:
         """The embedding, float32 [size]."""
-        return self._flat(self._first(EmbeddingOutput, "embedding"))
+        return self._item(self._first(EmbeddingOutput, "embedding"))
 
     @property
     def values(self) -> dict[str, float]:
         """The plain numbers by name."""
         output = self._first(ValuesOutput, "values")
-        return dict(zip(output.labels, self._flat(output).tolist(), strict=True))
+        return dict(zip(output.labels, self._item(output).tolist(), strict=True))
 
     @cached_property
     def _classes(self) -> ClassOutput:
@@ -79,12 +79,21 @@ class Prediction:
 
     @cached_property
     def _probabilities(self) -> npt.NDArray[np.float64]:
-        logits = self._flat(self._classes).astype(np.float64)  # finite, or some of them minus infinity
+        logits = self._item(self._classes).astype(np.float64)  # finite, or some of them minus infinity
         powers = np.exp(logits - logits.max())
         return np.asarray(powers / powers.sum())
 
-    def _flat(self, output: Output) -> npt.NDArray[np.float32]:
-        value = self._array(output)
+    def _item(self, output: Output) -> npt.NDArray[np.float32]:
+        """Return the one item of an output, without the batch."""
+        values = self._array(output)
+        if values.ndim != 2 or len(values) != 1:
+            raise InputError(
+                f"the answer '{output.name}' is not that of one item",
+                got=f"the shape {list(values.shape)}",
+                expected="[1, size]",
+                fix="make one prediction of each item, as pipeline.batch does",
+            )
+        value: npt.NDArray[np.float32] = values[0]
         if not _is_finite(output, value):
             raise InputError(
                 f"the answer '{output.name}' is not finite",
@@ -95,7 +104,7 @@ class Prediction:
         return value
 
     def _array(self, output: Output) -> npt.NDArray[np.float32]:
-        return np.asarray(self.outputs[output.name], np.float32).reshape(-1)
+        return np.asarray(self.outputs[output.name], np.float32)
 
     def _first(self, kind: type[_O], wanted: str) -> _O:
         for output in self.spec:
@@ -110,5 +119,6 @@ class Prediction:
 
 def _is_finite(output: Output, value: npt.NDArray[np.float32]) -> bool:
     if isinstance(output, ClassOutput):
-        return math.isfinite(value.max())  # NaN comes through; a class that is ruled out by minus infinity does not
+        best = value.max(axis=-1)  # NaN comes through; a class that is ruled out by minus infinity does not
+        return bool(np.isfinite(best).all())
     return bool(np.isfinite(value).all())

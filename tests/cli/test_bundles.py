@@ -18,7 +18,7 @@ from edgefuse.bundle.manifest import Manifest, Pruning, PruningStep
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.commands import verify
 from edgefuse.errors import MeasureError
-from edgefuse.measure import rungs
+from edgefuse.runtime import signals
 from edgefuse.runtime.processor import Processor
 
 Cli = Callable[..., Any]
@@ -167,52 +167,52 @@ def test_prepare_measures_once_and_inspect_shows_it(cli: Cli, tiny_bundle: Path)
     assert cli("verify", tiny_bundle).returncode == 0, "the bundle itself is as it was"
 
 
-def test_figures_of_another_content_are_not_this_bundles(tiny_bundle: Path, tiny_figures: rungs.Entry) -> None:
-    rungs.write_prepared(tiny_bundle, "old", tiny_figures.machine, tiny_figures.figures)
-    assert rungs.read_prepared(tiny_bundle, "new") == ()
-    rungs.write_prepared(tiny_bundle, "new", tiny_figures.machine, tiny_figures.figures)
-    assert rungs.read_prepared(tiny_bundle, "old") == ()
-    assert len(rungs.read_prepared(tiny_bundle, "new")) == 1
+def test_figures_of_another_content_are_not_this_bundles(tiny_bundle: Path, tiny_figures: signals.Entry) -> None:
+    signals.write_prepared(tiny_bundle, "old", tiny_figures.machine, tiny_figures.figures)
+    assert signals.read_prepared(tiny_bundle, "new") == ()
+    signals.write_prepared(tiny_bundle, "new", tiny_figures.machine, tiny_figures.figures)
+    assert signals.read_prepared(tiny_bundle, "old") == ()
+    assert len(signals.read_prepared(tiny_bundle, "new")) == 1
 
 
-def test_machines_that_share_a_folder_keep_their_own_figures(tiny_bundle: Path, tiny_figures: rungs.Entry) -> None:
+def test_machines_that_share_a_folder_keep_their_own_figures(tiny_bundle: Path, tiny_figures: signals.Entry) -> None:
     machine = tiny_figures.machine
     for threads in (1, 2, 1):
         other = msgspec.structs.replace(machine, threads=threads)
-        rungs.write_prepared(tiny_bundle, "d", other, tiny_figures.figures)
-    assert sorted(entry.machine.threads for entry in rungs.read_prepared(tiny_bundle, "d")) == [1, 2]
+        signals.write_prepared(tiny_bundle, "d", other, tiny_figures.figures)
+    assert sorted(entry.machine.threads for entry in signals.read_prepared(tiny_bundle, "d")) == [1, 2]
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b'{"schema":1,"entries":[1]}'])
 def test_damaged_figures_are_told_and_not_used(
-    content: bytes, tiny_bundle: Path, tiny_figures: rungs.Entry, caplog: pytest.LogCaptureFixture
+    content: bytes, tiny_bundle: Path, tiny_figures: signals.Entry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rungs.prepared_path(tiny_bundle).write_bytes(content)
+    signals.prepared_path(tiny_bundle).write_bytes(content)
     with caplog.at_level(logging.WARNING):
-        assert rungs.read_prepared(tiny_bundle, "d") == ()
+        assert signals.read_prepared(tiny_bundle, "d") == ()
     assert caplog.messages[0].startswith(
-        f"the figures in {rungs.prepared_path(tiny_bundle)} are damaged and not used: "
+        f"the figures in {signals.prepared_path(tiny_bundle)} are damaged and not used: "
     )
-    rungs.write_prepared(tiny_bundle, "d", tiny_figures.machine, tiny_figures.figures)
-    assert len(rungs.read_prepared(tiny_bundle, "d")) == 1
+    signals.write_prepared(tiny_bundle, "d", tiny_figures.machine, tiny_figures.figures)
+    assert len(signals.read_prepared(tiny_bundle, "d")) == 1
 
 
 def test_a_digit_that_changed_is_noticed(
-    cli: Cli, tiny_bundle: Path, tiny_figures: rungs.Entry, caplog: pytest.LogCaptureFixture
+    cli: Cli, tiny_bundle: Path, tiny_figures: signals.Entry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = rungs.write_prepared(tiny_bundle, "d", tiny_figures.machine, tiny_figures.figures)
+    path = signals.write_prepared(tiny_bundle, "d", tiny_figures.machine, tiny_figures.figures)
     text = path.read_text(encoding="utf-8")
     name, _, value = next(line for line in text.splitlines() if "p50_ms" in line).partition(": ")
     path.write_text(text.replace(f"{name}: {value}", f"{name}: 1{value}", 1), encoding="utf-8")
     with caplog.at_level(logging.WARNING):
-        assert rungs.read_prepared(tiny_bundle, "d") == ()
+        assert signals.read_prepared(tiny_bundle, "d") == ()
     assert caplog.messages == [f"the figures in {path} are damaged and not used: they do not fit their SHA-256"]
     done = cli("inspect", tiny_bundle)
     assert (done.returncode, done.stderr.count(caplog.messages[0])) == (0, 1)
 
 
 def test_figures_that_cannot_be_read_are_one_sentence(cli: Cli, tiny_bundle: Path) -> None:
-    rungs.prepared_path(tiny_bundle).mkdir()
+    signals.prepared_path(tiny_bundle).mkdir()
     done = cli("inspect", tiny_bundle)
     assert done.returncode == 2
     assert "tiny.prepared.json cannot be read: got [Errno 21] Is a directory" in done.stderr
@@ -220,21 +220,21 @@ def test_figures_that_cannot_be_read_are_one_sentence(cli: Cli, tiny_bundle: Pat
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(
-    tiny_bundle: Path, tiny_figures: rungs.Entry, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Path, tiny_figures: signals.Entry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path, target: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(MeasureError, match=r"tiny\.prepared\.json: got No space left on device\. Fix: make the folder"):
-        rungs.write_prepared(tiny_bundle, "d", tiny_figures.machine, tiny_figures.figures)
+        signals.write_prepared(tiny_bundle, "d", tiny_figures.machine, tiny_figures.figures)
     assert [path.name for path in tiny_bundle.parent.iterdir()] == ["tiny"]
 
 
 @pytest.fixture
-def tiny_figures() -> rungs.Entry:
+def tiny_figures() -> signals.Entry:
     """Figures of some machine."""
     figure = {"runs": 64, "p50_ms": 1.5}
     machine = {"architecture": "a", "cpu": "c", "cores": 1, "features": [], "runtimes": {}, "threads": 1}
     entry = {"digest": "d", "machine": machine, "figures": {"float": figure | {"machine": machine}}}
-    return msgspec.convert(entry, rungs.Entry)
+    return msgspec.convert(entry, signals.Entry)

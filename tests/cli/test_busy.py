@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from edgefuse import cli as command_line
-from edgefuse.measure import benchmark, pressure, rungs
-from edgefuse.measure.pressure import Reading
+from edgefuse.measure import benchmark, rungs
 from edgefuse.measure.rungs import ColdStart
+from edgefuse.runtime import pressure
+from edgefuse.runtime.pressure import Reading
 
 SEEN = "40 % of the time waited for a processor (expected < 5 %)"
 

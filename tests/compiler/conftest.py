@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 
 from edgefuse.compiler import CompileResult, compile
-from edgefuse.measure import pressure
+from edgefuse.runtime import pressure
 
 OWN = Path(__file__).parent / "own"
 

@@ -20,8 +20,8 @@ from edgefuse.compiler.search import Combination
 from edgefuse.compiler.timing import kept
 from edgefuse.compiler.timing.here import Here
 from edgefuse.datasets.cache import Cache
-from edgefuse.measure import pressure
-from edgefuse.measure.pressure import Pressure, Reading
+from edgefuse.runtime import pressure
+from edgefuse.runtime.pressure import Pressure, Reading
 from tests.compiler.conftest import Compiled
 
 BUSY, QUIET = Pressure(waited=0.4), Pressure(waited=0.0)

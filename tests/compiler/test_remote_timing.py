@@ -11,10 +11,10 @@ import pytest
 from edgefuse.compiler.timing.remote import read_latencies
 from edgefuse.device.tasks import Quiet, Task, Timed
 from edgefuse.errors import DeviceError
-from edgefuse.measure import pressure
 from edgefuse.measure.latency import Interleaved, Latencies
-from edgefuse.measure.pressure import Pressure
 from edgefuse.progress import silent
+from edgefuse.runtime import pressure
+from edgefuse.runtime.pressure import Pressure
 from tests.compiler.test_busy import Simulated
 
 TIMING = Interleaved(burst=2)

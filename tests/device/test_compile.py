@@ -15,9 +15,9 @@ from edgefuse.compiler import compile
 from edgefuse.compiler.recipe.recipe import load
 from edgefuse.device.tasks import packed, packed_inputs, unpacked, unpacked_inputs
 from edgefuse.errors import DeviceError, RecipeError
-from edgefuse.measure.pressure import Pressure
 from edgefuse.runtime.backends.backend import Array
 from edgefuse.runtime.pipeline import Inputs
+from edgefuse.runtime.pressure import Pressure
 
 OWN = Path(__file__).parents[1] / "compiler" / "own"
 Place = Any  # of conftest

@@ -10,8 +10,8 @@ import pytest
 
 from edgefuse.errors import MeasureError
 from edgefuse.measure.latency import Interleaved, Latencies, Nanoseconds, single_stream
-from edgefuse.measure.pressure import Pressure, Reading
 from edgefuse.measure.rungs import P99_ROUNDS
+from edgefuse.runtime.pressure import Pressure, Reading
 
 
 def test_each_round_calls_every_subject_once() -> None:

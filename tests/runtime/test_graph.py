@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgefuse.bundle.spec import ModelSpec, Source, StageInput, StageOutput, StageSpec, TensorSpec
+from edgefuse.bundle.manifest import Binding
+from edgefuse.bundle.spec import ModelSpec, Source, StageInput, StageOutput, StageSpec, TensorSpec, tensor
 from edgefuse.errors import InputError
 from edgefuse.graph import StageGraph
-from edgefuse.runtime.backends.backend import Session
+from edgefuse.runtime.backends.backend import InputPorts, Session
 from edgefuse.runtime.graph import Graph
 
 Array = npt.NDArray[np.generic]
@@ -134,3 +136,70 @@ def test_an_unknown_modality_is_named(
 ) -> None:
     with pytest.raises(InputError, match="unknown modalities: got smell, expected image or text or motion"):
         graph_of(tiny_spec, tiny_stages, sessions).run(values, ("image", "smell"))
+
+
+class OnDevice:
+    """A state that lies on a device until somebody reads it as an array."""
+
+    def __init__(self, total: float) -> None:
+        self.total = total
+        self.read = 0
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        self.read += 1
+        return np.array([[self.total]], dtype or np.float32)
+
+
+class Summing:
+    """A session that adds up its inputs and leaves the sum on its device."""
+
+    def __init__(self, inputs: tuple[Binding, ...]) -> None:
+        self._ports = InputPorts(inputs)
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        total = feeds["total"]
+        if not isinstance(total, OnDevice):
+            total = OnDevice(self._ports.arrange(feeds)["total"].item())
+        summed = total.total + feeds["value"].item()
+        return {"sum": np.array([[summed]], np.float32), "total": OnDevice(summed)}
+
+
+class Reading:
+    """A session of another runtime, which takes arrays alone."""
+
+    def __init__(self, inputs: tuple[Binding, ...]) -> None:
+        self._ports = InputPorts(inputs)
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        arranged = self._ports.arrange(feeds)
+        summed = np.add(arranged["total"], arranged["value"])
+        return {"sum": summed, "total": summed}
+
+
+def test_a_state_stays_on_its_device_and_another_session_reads_it() -> None:
+    number = TensorSpec(name="value", shape=(1, 1))
+    total = msgspec.structs.replace(number, name="total")
+    stage = StageSpec(
+        name="sum",
+        role="model",
+        inputs=(
+            StageInput(tensor=number, source=Source(kind="modality", owner="sensor", tensor="value")),
+            StageInput(tensor=total, source=Source(kind="state", owner="sum", tensor="total")),
+        ),
+        outputs=(
+            StageOutput(tensor=msgspec.structs.replace(number, name="sum"), kind="result"),
+            StageOutput(tensor=total, kind="state"),
+        ),
+    )
+    inputs = tuple(Binding(port=n, tensor=n, dtype="float32", shape=(1, 1)) for n in ("value", "total"))
+    stages = StageGraph((stage,), (tensor("sensor", shape=(1, 1)),))
+    first, second = (Graph(stages, {"sum": session}) for session in (Summing(inputs), Reading(inputs)))
+    state: Mapping[str, Any] = first.initial_state()
+    for expected in (1, 2, 3):
+        results, state = first.step({"sensor.value": np.ones((1, 1), np.float32)}, ("sensor",), state)
+        assert results["sum"].item() == expected
+    left: Any = state["~sum.total"]
+    assert left.read == 0
+    results, _ = second.step({"sensor.value": np.ones((1, 1), np.float32)}, ("sensor",), state)
+    assert results["sum"].item() == 4
+    assert left.read == 1

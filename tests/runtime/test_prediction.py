@@ -105,3 +105,16 @@ def test_finite_is_of_all_outputs() -> None:
     prediction = Prediction({"values": good, "embedding": bad}, spec)
     assert not prediction.finite
     assert prediction.values == {"a": 1, "b": 1}
+
+
+def test_a_batch_is_not_flattened_into_one_item() -> None:
+    good, bad = [[0, 1, 2], [2, 1, 0]], [[0, 1, 2], [NAN, 1, 0]]
+    both = Prediction({"logits": np.array(good, np.float32)}, CLASSES.spec)
+    assert both.finite
+    assert not Prediction({"logits": np.array(bad, np.float32)}, CLASSES.spec).finite
+    with pytest.raises(InputError) as caught:
+        _ = both.label
+    assert str(caught.value) == (
+        "the answer 'logits' is not that of one item: got the shape [2, 3], expected [1, size]. "
+        "Fix: make one prediction of each item, as pipeline.batch does."
+    )

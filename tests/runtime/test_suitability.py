@@ -10,7 +10,7 @@ import pytest
 
 import edgefuse
 from edgefuse.bundle.manifest import Candidate, Manifest, Scheme
-from edgefuse.runtime import pipeline, suitability
+from edgefuse.runtime import opened, suitability
 from edgefuse.runtime.processor import Processor
 
 HASWELL = Processor("Old Xeon", "x86_64", 4, 8, ("avx2",))
@@ -70,11 +70,12 @@ def test_a_bundle_without_an_exact_rung_says_what_to_compile(tiny_manifest: Mani
 def test_opening_warns_once_per_rung_and_still_opens(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pipeline, "processor", lambda: HASWELL)
+    monkeypatch.setattr(opened, "processor", lambda: HASWELL)
     with caplog.at_level(logging.WARNING, logger="edgefuse"):
         edgefuse.load(tiny_bundle, rung="float").close()
         edgefuse.load(tiny_bundle, rung="small", backend="null").close()
         assert not caplog.records
-        edgefuse.load(tiny_bundle, rung="small").close()
+        with edgefuse.load(tiny_bundle, rung="small") as pipeline:
+            pipeline.at("float").at("small")
     (record,) = caplog.records
     assert "open the rung 'float', which is exact here" in record.message

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from edgefuse.compiler.report.compiled import Compiled
 from edgefuse.compiler.report.schema import TimingReport
-from edgefuse.measure.pressure import Pressure
+from edgefuse.runtime.pressure import Pressure
 
 
 def timing_reports(made: Compiled) -> tuple[TimingReport, ...]:

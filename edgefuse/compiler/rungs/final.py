@@ -22,11 +22,11 @@ from edgefuse.compiler.timing import DraftRung, Timer
 from edgefuse.compiler.timing.timer import Unit
 from edgefuse.datasets.cache import Cache
 from edgefuse.measure.latency import Interleaved, Latencies
-from edgefuse.measure.pressure import Pressure
 from edgefuse.measure.statistics import Interval
 from edgefuse.runtime.backends.denormals import Flushed
 from edgefuse.runtime.graph import constants_of, zeros_of_tensor
 from edgefuse.runtime.pipeline import Inputs
+from edgefuse.runtime.pressure import Pressure
 from edgefuse.runtime.processor import available_processors
 
 _TIMED_ITEMS = 32

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefuse.bundle.spec import Record
-from edgefuse.measure.pressure import Pressure
+from edgefuse.runtime.pressure import Pressure
 
 Objective: TypeAlias = Literal["latency", "size", "memory", "accuracy"]
 """What a winner minimises; `accuracy` is the smallest drop at no more than the float latency."""

@@ -11,7 +11,7 @@ from edgefuse.compiler.candidates.target_data import TargetData
 from edgefuse.compiler.search.figures import StageFigure
 from edgefuse.compiler.timing import Contender, Timer, kept
 from edgefuse.export.costs import counting as costs
-from edgefuse.measure.pressure import Pressure
+from edgefuse.runtime.pressure import Pressure
 
 
 class _Figures(Record, frozen=True, kw_only=True):

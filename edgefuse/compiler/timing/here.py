@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from edgefuse.bundle.manifest import Machine
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.timing.timer import REFERENCE, Contender, DraftRung, RungTime, RungTimes, StageTime, Unit
-from edgefuse.measure import machine, pressure
 from edgefuse.measure.latency import Interleaved, in_turn, single_stream
 from edgefuse.measure.rungs import P99_ROUNDS, cold_start
+from edgefuse.runtime import pressure, signals
 from edgefuse.runtime.backends.backend import Backend
 from edgefuse.runtime.pipeline import Inputs, load
 
@@ -27,7 +27,7 @@ class Here:
 
     def describe(self, backend: Backend, threads: int) -> Machine:
         """Describe this machine."""
-        return machine.describe(threads, backend.versions())
+        return signals.describe(threads, backend.versions())
 
     def quiet(self) -> bool:
         """Try this machine for a moment."""

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from edgefuse.compiler.timing.timer import Timer
 from edgefuse.datasets.cache import Cache
-from edgefuse.measure.pressure import Pressure
+from edgefuse.runtime.pressure import Pressure
 
 
 class Measured(Protocol):

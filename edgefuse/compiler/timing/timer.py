@@ -26,11 +26,11 @@ from edgefuse.bundle.manifest import Figure, Machine
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.candidates.built import Built
 from edgefuse.measure.latency import Latencies
-from edgefuse.measure.pressure import Pressure
 from edgefuse.measure.rungs import figure
 from edgefuse.measure.statistics import Interval
 from edgefuse.runtime.backends.backend import Backend
 from edgefuse.runtime.pipeline import Inputs
+from edgefuse.runtime.pressure import Pressure
 from edgefuse.stages.stage import Feeds
 
 Unit: TypeAlias = Literal["ms", "cost"]

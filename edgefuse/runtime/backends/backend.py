@@ -17,7 +17,13 @@ Array: TypeAlias = npt.NDArray[np.generic]
 
 
 class Session(Protocol):
-    """An opened file. Not safe for concurrent calls of `run`."""
+    """An opened file. Not safe for concurrent calls of `run`.
+
+    Every stage and rung that uses the file shares it, so what it gives depends on its feeds alone: a state comes in and
+    goes out through ports. It may stay on the device meanwhile: what `run` returns for a port of kind `state` need not
+    be a numpy array, and is handed to the next run unlooked-at. That is this session's as a rule; after a change of
+    rungs it may be another's, which reads it as an array (`InputPorts`), so it has `__array__`.
+    """
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once.
@@ -100,7 +106,7 @@ class StandIn(Protocol):
 class InputPorts:
     """Turns feeds by port into arrays by tensor name.
 
-    A feed that has the type and shape of its binding costs two comparisons. One that is smaller than a fixed size of
+    A feed that has the type and shape of its binding costs three comparisons. One that is smaller than a fixed size of
     the file (after the batch) is padded with zeros: that is how a variable input runs in a file of fixed shapes. Sizes
     of -1 in a binding take anything.
     """
@@ -121,6 +127,8 @@ class InputPorts:
             value = feeds.get(port)
             if value is None:
                 raise self._wrong_names(feeds)
+            if not isinstance(value, np.ndarray):
+                value = np.asarray(value)  # a state that another session left on its device
             if value.shape != shape or value.dtype != dtype:
                 value = _fit(port, value, dtype, shape)
             arranged[tensor] = value

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import edgefuse
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import InputError
+from edgefuse.runtime.cache import CachedSession
 from edgefuse.runtime.pipeline import Inputs
 from edgefuse.runtime.preprocess.array_file import read_array
 from tests import overflow
@@ -225,7 +226,9 @@ def check_values(bundle: Path, values: Array) -> None:
             length = np.array([4], np.int32)
             inputs = Inputs({"motion.values": values, "motion.length": length}, ("motion",))
             prediction = edgefuse.Prediction(pipeline.infer(inputs), pipeline.manifest.model.outputs)
-        kept = [outputs for entries in pipeline.cache._kept.values() for _, outputs in entries]
+        assert pipeline._opened is not None
+        sessions = [session for session in pipeline._opened._sessions.values() if isinstance(session, CachedSession)]
+        kept = [outputs for session in sessions for _, outputs in session._kept]
     assert all(np.isfinite(value).all() for outputs in kept for value in outputs.values()), "the cache keeps it"
     seen: list[float] = []
     for view in ("label", "score", "scores", "values", "embedding"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgefuse.measure import machine
+from edgefuse.runtime import signals
 
 
 def write(root: Path, name: str, text: str) -> None:
@@ -16,10 +16,10 @@ def write(root: Path, name: str, text: str) -> None:
 def test_a_machine_is_described_without_its_name() -> None:
     import platform
 
-    described = machine.describe(2, {"b": "2", "a": "1"})
+    described = signals.describe(2, {"b": "2", "a": "1"})
     assert described.threads == 2
     assert list(described.runtimes) == ["a", "b"]
-    assert described == machine.describe(2, {"a": "1", "b": "2"})
+    assert described == signals.describe(2, {"a": "1", "b": "2"})
     assert platform.node() not in (described.cpu, described.architecture)
 
 
@@ -33,7 +33,7 @@ def test_the_condition_is_read_where_the_system_tells_it(tmp_path: Path) -> None
     write(tmp_path, "sys/class/thermal/thermal_zone0/temp", "48500\n")
     write(tmp_path, "sys/class/thermal/thermal_zone1/temp", "unavailable\n")
     write(tmp_path, "proc/device-tree/model", "NVIDIA Jetson Orin Nano Developer Kit\0")
-    state = machine.condition(root=tmp_path)
+    state = signals.condition(root=tmp_path)
     assert (state.governor, state.frequency_mhz, state.max_frequency_mhz) == ("schedutil", 1510.4, 1728.0)
     assert (state.temperatures_c, state.throttled) == ({"CPU-therm": 48.5}, 3)
     assert state.clocks_pinned is None
@@ -41,7 +41,7 @@ def test_the_condition_is_read_where_the_system_tells_it(tmp_path: Path) -> None
 
 
 def test_a_silent_system_is_no_error(tmp_path: Path) -> None:
-    state = machine.condition(root=tmp_path)
+    state = signals.condition(root=tmp_path)
     assert (state.governor, state.frequency_mhz, state.temperatures_c) == (None, None, {})
     assert (state.clocks_pinned, state.cooling, state.memory_bytes) == (None, {}, None)
 
@@ -52,19 +52,19 @@ def test_what_the_kernel_holds_back_is_told_and_a_fan_is_not(tmp_path: Path) -> 
         write(tmp_path, f"{folder}/type", f"{kind}\n")
         write(tmp_path, f"{folder}/cur_state", f"{now}\n")
         write(tmp_path, f"{folder}/max_state", "5\n")
-    assert machine.condition(root=tmp_path).cooling == {"cpufreq-cpu0": "2 of 5"}
+    assert signals.condition(root=tmp_path).cooling == {"cpufreq-cpu0": "2 of 5"}
 
 
 @pytest.mark.parametrize(("lowest", "pinned"), [("729600", False), ("1510400", True)])
 def test_jetson_clocks_shows_as_one_frequency(tmp_path: Path, lowest: str, pinned: bool) -> None:
     write(tmp_path, "sys/devices/system/cpu/cpu0/cpufreq/scaling_min_freq", lowest)
     write(tmp_path, "sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq", "1510400")
-    assert machine.condition(root=tmp_path).clocks_pinned is pinned
+    assert signals.condition(root=tmp_path).clocks_pinned is pinned
 
 
 def test_memory_is_in_bytes(tmp_path: Path) -> None:
     write(tmp_path, "proc/meminfo", "MemTotal:        7990000 kB\nMemFree: 1 kB\nMemAvailable:    4000000 kB\n")
-    state = machine.condition(root=tmp_path)
+    state = signals.condition(root=tmp_path)
     assert (state.memory_bytes, state.available_bytes) == (7_990_000 * 1024, 4_000_000 * 1024)
 
 
@@ -73,7 +73,7 @@ def test_the_power_mode_of_a_jetson_is_asked_for(tmp_path: Path, monkeypatch: py
     tool.write_text("#!/bin/sh\necho 'NV Power Mode: MAXN_SUPER'\necho 2\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert machine.condition(root=tmp_path).power_mode == "MAXN_SUPER"
+    assert signals.condition(root=tmp_path).power_mode == "MAXN_SUPER"
 
 
 def test_the_number_of_the_power_mode_is_read_where_nvpmodel_does_not_answer(
@@ -81,4 +81,4 @@ def test_the_number_of_the_power_mode_is_read_where_nvpmodel_does_not_answer(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     write(tmp_path, "var/lib/nvpmodel/status", "pmode:0002 fmode:quiet\n")
-    assert machine.condition(root=tmp_path).power_mode == "number 2"
+    assert signals.condition(root=tmp_path).power_mode == "number 2"

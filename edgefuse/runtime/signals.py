@@ -1,15 +1,31 @@
-"""The machine that a figure was measured on, and its condition: clocks, heat, power mode, memory."""
+"""What a device knows about itself: which machine it is, its condition, and what the rungs of a bundle cost on it.
+
+The condition is clocks, heat, power mode and memory; `pressure` says how busy it is. What rungs cost was measured here
+before (`edgefuse prepare`) and is kept beside the bundle.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
 import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgefuse.bundle.manifest import Machine
+import msgspec
+
+from edgefuse.bundle.manifest import Figure, Machine
+from edgefuse.bundle.spec import Record
+from edgefuse.errors import MeasureError
+from edgefuse.files import read_regular
+from edgefuse.runtime.pressure import Pressure
 from edgefuse.runtime.processor import ROOT, processor
+from edgefuse.typed_json import decode
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -137,3 +153,99 @@ def _power_mode_number(root: Path) -> str | None:
     """Return the number that nvpmodel keeps for the next start, which needs no right to ask it."""
     found = re.fullmatch(r"pmode:0*(\d+).*", _line(root / "var/lib/nvpmodel/status") or "")
     return f"number {found[1]}" if found else None
+
+
+_MAX_PREPARED_BYTES = 1 << 22
+_PREPARED_SCHEMA = 1
+
+
+class Entry(Record, frozen=True, kw_only=True):
+    """Figures by rung, for one bundle (by digest) on one machine, and what else that machine did meanwhile.
+
+    `sha256` is that of all the rest, so that a digit that changed on the disk is not taken for what was measured.
+    """
+
+    digest: str
+    machine: Machine
+    figures: dict[str, Figure]
+    pressure: Pressure = msgspec.field(default_factory=Pressure)
+    sha256: str = ""
+
+    def sealed(self) -> Entry:
+        """Return the same with its hash."""
+        bare = msgspec.json.encode(msgspec.structs.replace(self, sha256=""), order="sorted")
+        return msgspec.structs.replace(self, sha256=hashlib.sha256(bare).hexdigest())
+
+
+class Prepared(Record, frozen=True, kw_only=True):
+    """The content of the cache file."""
+
+    schema: int = _PREPARED_SCHEMA
+    entries: tuple[Entry, ...] = ()
+
+
+def prepared_path(bundle: Path) -> Path:
+    """Return where the figures of a bundle are kept: `<bundle>.prepared.json` in the same folder."""
+    resolved = bundle.resolve()
+    return resolved.with_name(resolved.name + ".prepared.json")
+
+
+def read_prepared(bundle: Path, digest: str) -> tuple[Entry, ...]:
+    """Return what was measured of this very bundle, on all machines that shared the folder; a warning tells of damage.
+
+    Raises:
+        MeasureError: if the system does not let the cache file be read.
+    """
+    return tuple(entry for entry in _load_prepared(prepared_path(bundle)).entries if entry.digest == digest)
+
+
+def write_prepared(
+    bundle: Path, digest: str, machine: Machine, figures: Mapping[str, Figure], pressure: Pressure | None = None
+) -> Path:
+    """Keep the figures of a bundle, in place of older ones of this machine and of other contents of the bundle.
+
+    The file appears whole or not at all.
+
+    Args:
+        bundle: its path.
+        digest: of the bundle.
+        machine: that the figures are of.
+        figures: by rung.
+        pressure: the load of the machine meanwhile; None if it was not read.
+
+    Raises:
+        MeasureError: if the folder cannot be written, or the cache file not be read.
+    """
+    path = prepared_path(bundle)
+    others = tuple(entry for entry in read_prepared(bundle, digest) if entry.machine != machine)
+    entry = Entry(digest=digest, machine=machine, figures=dict(figures), pressure=pressure or Pressure()).sealed()
+    content = Prepared(entries=(*others, entry))
+    data = msgspec.json.format(msgspec.json.encode(content, order="sorted"), indent=2) + b"\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise MeasureError(
+            f"the figures cannot be kept in {path}", got=error.strerror, fix="make the folder of the bundle writable"
+        ) from error
+    return path
+
+
+def _load_prepared(path: Path) -> Prepared:
+    try:
+        content = decode(read_regular(path, _MAX_PREPARED_BYTES), Prepared)
+    except FileNotFoundError:
+        return Prepared()
+    except OSError as error:
+        raise MeasureError(f"the figures in {path} cannot be read", got=str(error), fix="delete that file") from error
+    except ValueError as error:  # msgspec's are among them
+        logger.warning("the figures in %s are damaged and not used: %s", path, error)
+        return Prepared()
+    if content.schema != _PREPARED_SCHEMA:
+        return Prepared()
+    whole = tuple(entry for entry in content.entries if entry == entry.sealed())
+    if len(whole) < len(content.entries):
+        logger.warning("the figures in %s are damaged and not used: they do not fit their SHA-256", path)
+    return Prepared(entries=whole)

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from edgefuse.errors import CheckError
-from edgefuse.measure import pressure
 from edgefuse.measure.latency import Interleaved
-from edgefuse.measure.pressure import Pressure, Reading, System, Watch
+from edgefuse.runtime import pressure
+from edgefuse.runtime.pressure import Pressure, Reading, System, Watch
 
 MS = 1_000_000
 START = Reading(

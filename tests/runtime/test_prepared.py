@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgefuse.errors import MeasureError
-from edgefuse.measure.rungs import prepared_path, read_prepared
+from edgefuse.runtime.signals import prepared_path, read_prepared
 
 
 def test_what_is_no_file_beside_a_bundle_holds_nobody_up(tmp_path: Path) -> None:
