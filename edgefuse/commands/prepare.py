@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgefuse import registry
 from edgefuse.bundle.manifest import Figure
 from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.commands import console
@@ -14,6 +13,7 @@ from edgefuse.measure import rungs
 from edgefuse.progress import Progress
 from edgefuse.runtime import signals
 from edgefuse.runtime.backends.backend import EngineBuilder, SessionOptions
+from edgefuse.runtime.opened import backend_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,7 @@ def build_engines(bundle: Bundle, backend: str | None, progress: Progress) -> di
         backend: another one than the bundle names, or None.
         progress: is told which file is built.
     """
-    runtime = registry.create("backends", backend or bundle.manifest.backend)
+    runtime = backend_of(bundle.manifest, backend)
     if not isinstance(runtime, EngineBuilder):
         return {}
     done = {"built": 0, "known": 0}

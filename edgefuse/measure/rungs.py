@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from edgefuse import registry
 from edgefuse.bundle.manifest import Figure, Machine
 from edgefuse.bundle.reader import Bundle
 from edgefuse.errors import BundleError
@@ -22,7 +21,8 @@ from edgefuse.measure.agreement import read_tensor
 from edgefuse.measure.latency import BURST, Interleaved, Latencies, single_stream
 from edgefuse.progress import Progress, silent
 from edgefuse.runtime import signals
-from edgefuse.runtime.backends.backend import Array, Backend
+from edgefuse.runtime.backends.backend import Array
+from edgefuse.runtime.opened import backend_of
 from edgefuse.runtime.pipeline import Inputs, load
 from edgefuse.runtime.pressure import Pressure
 from edgefuse.runtime.processor import checked_threads
@@ -134,7 +134,7 @@ def describe(bundle: Bundle, *, threads: int, backend: str | None) -> Machine:
         threads: of each session.
         backend: another one than the bundle names, or None.
     """
-    runtime: Backend = registry.create("backends", backend or bundle.manifest.backend)
+    runtime = backend_of(bundle.manifest, backend)
     return signals.describe(checked_threads(threads), runtime.versions())
 
 

@@ -62,18 +62,11 @@ class OpenBundle:
         self, bundle: Bundle, backend: str | None, options: SessionOptions, *, cache: bool, owned: bool
     ) -> None:
         manifest = bundle.manifest
-        if backend not in (None, manifest.backend, _NOTHING):
-            # A file is checked for the runtime that its bundle names; another one must not get it unchecked.
-            raise BackendError(
-                f"this bundle is for the backend '{manifest.backend}'",
-                got=repr(backend),
-                expected=f"{manifest.backend} or {_NOTHING}",
-            )
         self.manifest: Manifest = manifest
         self.cache = FeatureCache() if cache else FeatureCache(entries=0)
         self._bundle = bundle
         self._warned: set[str] | None = None if backend == _NOTHING else set()
-        self._backend: Backend = registry.create("backends", backend or manifest.backend)
+        self._backend = backend_of(manifest, backend)
         self._options = options
         self._stages = StageGraph(manifest.stages, manifest.model.modalities)
         self._sessions: WeakValueDictionary[_Key, Session] = WeakValueDictionary()
@@ -129,6 +122,24 @@ class OpenBundle:
                 session = self.cache.attach(session)
             self._sessions[key] = session
         return session
+
+
+def backend_of(manifest: Manifest, name: str | None) -> Backend:
+    """Return what runs the files of a bundle: the manifest's choice if None, `null` to run nothing.
+
+    Raises:
+        BackendError: if it is another one. A file is checked for the runtime that its bundle names; no other may get it
+            unchecked.
+        MissingExtraError: if the runtime is not installed.
+    """
+    if name not in (None, manifest.backend, _NOTHING):
+        raise BackendError(
+            f"this bundle is for the backend '{manifest.backend}'",
+            got=repr(name),
+            expected=f"{manifest.backend} or {_NOTHING}",
+        )
+    backend: Backend = registry.create("backends", name or manifest.backend)
+    return backend
 
 
 def _candidate(manifest: Manifest, rung: Rung, stage: StageSpec) -> Candidate:

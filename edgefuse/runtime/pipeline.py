@@ -126,6 +126,7 @@ class Pipeline:
 
     def preprocess(self, **raw: object) -> Inputs:
         """Turn raw inputs into tensors: the first half of a call."""
+        self._guard.check()  # a tokenizer may have been opening when the process was forked
         values: dict[str, Array] = {}
         present: list[str] = []
         given = 0
