@@ -112,7 +112,10 @@ ONNX_BOMBS: Bombs = {
         lambda: onnx_file(_node("Pad", ["x", "k"], ["z"]), k=np.array([2**30, 2**30])),
         f"'Pad' {_WRITES}",
     ),
-    "choices beyond count": (lambda: _choices(31_000), "has more than 30000 operators"),
+    "very many": (
+        lambda: onnx_file(*(_node("Neg", ["x"], [f"n{index}"]) for index in range(31_000))),
+        "has more than 30000 operators",
+    ),
 }
 ONNX_LARGE: Mapping[str, Callable[[], bytes]] = {
     "choices": lambda: _choices(4000),

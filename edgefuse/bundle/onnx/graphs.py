@@ -136,21 +136,12 @@ class _Walk:
 
     def graph(self, graph: Message, scope: _Scope, given: Sequence[Value]) -> tuple[list[Value], _Cost]:
         """Return what a graph makes of what it is given, and what that takes."""
-        nodes, inputs = graph.all(_NODE), graph.all(_INPUTS)
+        nodes = graph.all(_NODE)
         self._followed += 1 + len(nodes)
         if self._followed > MAX_FOLLOWED:
             raise RefusedError(f"has more than {MAX_FOLLOWED} operators, those of a loop counted as shapes change")
         constants = self._constants_of(graph)
-        scope.values.update(constants)
-        held = 0
-        for place, value in enumerate(inputs):
-            name = value.text(_NAME)
-            if name in constants:
-                if self._overridable:
-                    scope.values[name] = replace(constants[name], values=None, constant=False)
-                continue
-            scope.values[name] = given[place] if place < len(given) else _declared(value, OPEN_SIZES[-1])
-            held += scope.values[name].elements
+        held = self._enter(graph, scope, given, constants)
         results = [value.text(_NAME) for value in graph.all(_OUTPUTS)]
         uses = [self._names(node) for node in nodes]
         last = {name: place for place, names in enumerate(uses) for name in names}
@@ -173,6 +164,19 @@ class _Walk:
                 if last.get(name, place) == place and name in scope.values and name not in constants:
                     held -= scope.values[name].elements
         return [scope.find(name) for name in results], _Cost(most, work)
+
+    def _enter(self, graph: Message, scope: _Scope, given: Sequence[Value], constants: Mapping[str, Value]) -> int:
+        """Name constants and inputs in a scope; return how many numbers the inputs have."""
+        scope.values.update(constants)
+        held = 0
+        for place, value in enumerate(graph.all(_INPUTS)):
+            name = value.text(_NAME)
+            if name not in constants:
+                scope.values[name] = given[place] if place < len(given) else _declared(value, OPEN_SIZES[-1])
+                held += scope.values[name].elements
+            elif self._overridable:
+                scope.values[name] = replace(constants[name], values=None, constant=False)
+        return held
 
     def _constants_of(self, graph: Message) -> Mapping[str, Value]:
         """Return the constants of a graph, having checked them once."""

@@ -26,6 +26,7 @@ from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import InputError
 from tests import tiny
 from tests.attack.attempt import Area, Attempt
+from tests.attack.shown import harmless
 
 _TRIES = 420
 _AT_ONCE = 25
@@ -233,8 +234,8 @@ def _called(argv: list[str], folder: Path) -> None:
     out, err = (read() for read in written)
     assert code in (0, 1, 2), f"exit code {code}: {err[-2_000:]!r}"
     assert b"Traceback" not in out + err, err[-2_000:]
-    _harmless(out)
-    _harmless(err)
+    harmless(out)
+    harmless(err)
     if not code and "--json" in argv and not out.startswith((b"usage", b"edgefuse")):
         json.loads(out)
     if code:
@@ -256,12 +257,6 @@ def _redirected(number: int, path: Path) -> Callable[[], bytes]:
     else:
         sys.stderr = replaced
     return path.read_bytes
-
-
-def _harmless(data: bytes) -> None:
-    text = data.decode("utf-8")
-    found = {character for character in text if not character.isprintable() and character not in "\n\u200c\u200d\u0301"}
-    assert not found, f"{found!a} in {text[-500:]!a}"
 
 
 AREA = Area("command_line", attempts, tries=_TRIES, short=_AT_ONCE, max_seconds=20.0)
