@@ -12,7 +12,7 @@ import onnx
 import onnx.numpy_helper
 from onnx import TensorProto, helper
 
-from tests.attack.tflite_files import FileBuilder, pack
+from tests.attack.tflite_builder import FileBuilder, pack
 
 Bombs = Mapping[str, tuple[Callable[[], bytes], str]]
 """By name: what makes the file, and a pattern of what is said of it."""

@@ -25,7 +25,8 @@ from edgefuse.bundle.tflite.schema import TYPES, read
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import BundleError
 from tests.attack.stage_bombs import TFLITE_BOMBS as BOMBS
-from tests.attack.tflite_files import FILES, FileBuilder, pack, unpack
+from tests.attack.tflite_builder import FileBuilder, pack, unpack
+from tests.attack.tflite_files import FILES
 
 SEEDS = {name: make() for name, make in FILES.items()}
 

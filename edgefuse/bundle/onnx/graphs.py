@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
-import numpy as np
-
-from edgefuse.bundle.onnx.call import MAX_LISTED, Call, Value
+from edgefuse.bundle.onnx.call import Call, Value
 from edgefuse.bundle.onnx.messages import Message
+from edgefuse.bundle.onnx.nodes import (
+    by_name,
+    check_attributes,
+    check_domain,
+    constant_of,
+    declared,
+    filling,
+    graphs_in,
+)
 from edgefuse.bundle.onnx.operators import MAX_SIZE, MICROSOFT, OWN, RULES, SEQUENCES, made, sequence
 from edgefuse.bundle.onnx.products import multiplications
-from edgefuse.bundle.onnx.tensors import Array, check_tensor
+from edgefuse.bundle.onnx.tensors import check_tensor
 from edgefuse.bundle.refusal import RefusedError
 
-_DOMAINS = ("", "ai.onnx", MICROSOFT)
 MAX_STEPS = 2**16
 """Of a loop, and of loops in loops together."""
 
@@ -38,9 +43,6 @@ MAX_FOLLOWED = 30_000
 OPEN_SIZES = (1, 256)
 """What the sizes count as that an input leaves open."""
 
-MAX_REACH = 2**16
-"""Of strides, paddings, windows and other attributes whose products with sizes must stay small."""
-
 _DISPATCH = 2**15  # an operator costs as much as this many multiplications, however little it does
 
 # Numbers of fields in onnx.proto.
@@ -48,18 +50,10 @@ _VERSION, _GRAPH, _TRAINING, _FUNCTION = 1, 7, 20, 25
 _NODE, _INITIALIZER, _SPARSE = 1, 5, 15
 _INPUTS, _OUTPUTS = 11, 12
 _INPUT, _OUTPUT, _OPERATOR, _ATTRIBUTE, _DOMAIN = 1, 2, 4, 5, 7
-_NAME, _FLOAT, _INTEGER, _TENSOR, _SUBGRAPH, _FLOATS, _INTEGERS = 1, 2, 3, 5, 6, 7, 8
-_TENSORS, _SUBGRAPHS, _SPARSE_ATTRIBUTES = 10, 11, (22, 23)
+_NAME = 1
 _TENSOR_NAME = 8
-_TYPE, _TENSOR_TYPE, _SHAPE, _DIMENSION, _SIZE = 2, 1, 2, 1, 1
 _OVERRIDABLE = 4  # the version from which on an input may stand in for a constant of its name
 
-_REACHING = frozenset(
-    {
-        *("kernel_shape", "strides", "dilations", "pads", "output_padding", "output_shape", "blocksize", "block_size"),
-        *("hidden_size", "sample_size", "num_outputs"),
-    }
-)
 _PACKING = frozenset(
     {
         *("Conv", "FusedConv", "ConvTranspose", "ConvInteger", "QLinearConv", "MatMul", "MatMulInteger", "Gemm"),
@@ -78,13 +72,13 @@ def check_model(model: Message, data: bytes) -> None:
         raise RefusedError("has no graph")
     walk, graph = _Walk(data, overridable=model.integer(_VERSION) >= _OVERRIDABLE), model.all(_GRAPH)[0]
     for size in OPEN_SIZES:
-        given = [_declared(value, size, wanted=True) for value in graph.all(_INPUTS)]
+        given = [declared(value, size, wanted=True) for value in graph.all(_INPUTS)]
         cost = walk.whole(graph, given)
         if cost.work > MAX_WORK:
             raise RefusedError(
                 f"needs {min(cost.work, MAX_SIZE)} multiplications in one run, where {MAX_WORK} are the most"
             )
-        if given == [_declared(value, 0, wanted=True) for value in graph.all(_INPUTS)]:
+        if given == [declared(value, 0, wanted=True) for value in graph.all(_INPUTS)]:
             return
 
 
@@ -172,7 +166,7 @@ class _Walk:
         for place, value in enumerate(graph.all(_INPUTS)):
             name = value.text(_NAME)
             if name not in constants:
-                scope.values[name] = given[place] if place < len(given) else _declared(value, OPEN_SIZES[-1])
+                scope.values[name] = given[place] if place < len(given) else declared(value, OPEN_SIZES[-1])
                 held += scope.values[name].elements
             elif self._overridable:
                 scope.values[name] = replace(constants[name], values=None, constant=False)
@@ -194,7 +188,7 @@ class _Walk:
         found = self._used.get(id(node))
         if found is None:
             names = {name for name in node.texts(_INPUT) if name}
-            for inner in _graphs(node.all(_ATTRIBUTE)):
+            for inner in graphs_in(node.all(_ATTRIBUTE)):
                 names.update(value.text(_NAME) for value in inner.all(_OUTPUTS))
                 names.update(*(self._names(each) for each in inner.all(_NODE)))
             found = self._used[id(node)] = frozenset(names)
@@ -206,15 +200,17 @@ class _Walk:
         first = id(node) not in self._checked
         if first:
             self._checked.add(id(node))
-            _check_domain(operator, domain)
-            self._check_attributes(operator, attributes)
+            check_domain(operator, domain)
+            check_attributes(self._data, operator, attributes)
         inputs = [scope.find(name) if name else None for name in node.texts(_INPUT)]
-        graphs = _graphs(attributes)
+        graphs = graphs_in(attributes)
         if graphs:
-            return self._run(operator, domain, inputs, graphs, scope, _by_name(attributes))
+            return self._run(operator, domain, inputs, graphs, scope, by_name(attributes))
         if operator == "Constant" and domain != MICROSOFT:
-            return [self._constant(attributes)], _Cost(0, 0)
-        call = Call(operator, inputs, len(outputs), _by_name(attributes), self._data, self._held(operator, attributes))
+            return [constant_of(self._data, attributes)], _Cost(0, 0)
+        call = Call(
+            operator, inputs, len(outputs), by_name(attributes), self._data, filling(self._data, operator, attributes)
+        )
         if operator in SEQUENCES and domain != MICROSOFT:
             return sequence(call), _Cost(0, _DISPATCH)
         rule = (OWN if domain == MICROSOFT else RULES).get(operator)
@@ -239,41 +235,6 @@ class _Walk:
         self._unpacked += sum(each.elements for each in values if each.constant)
         if self._unpacked > 8 * len(self._data) + MAX_UNPACKED:
             raise RefusedError(f"has operators that unpack {min(self._unpacked, MAX_SIZE)} numbers of constants")
-
-    def _check_attributes(self, operator: str, attributes: Sequence[Message]) -> None:
-        for attribute in attributes:
-            name, data = attribute.text(_NAME), self._data
-            for tensor in (*attribute.all(_TENSOR), *attribute.all(_TENSORS)):
-                check_tensor(tensor, data)
-            if any(attribute.all(number) for number in _SPARSE_ATTRIBUTES):
-                raise RefusedError("has a sparse tensor")
-            integers = (*attribute.signed(data, _INTEGER, 1), *attribute.signed(data, _INTEGERS, MAX_LISTED))
-            far = name in _REACHING and operator != "Pad" and any(abs(each) > MAX_REACH for each in integers)
-            if far:
-                raise RefusedError(f"has an operator {operator!a} whose {name} is {list(integers[:8])}")
-
-    def _constant(self, attributes: Sequence[Message]) -> Value:
-        """Return what a node Constant holds, as far as it is known."""
-        for attribute in attributes:
-            if attribute.all(_TENSOR):
-                found = check_tensor(attribute.all(_TENSOR)[0], self._data)
-                return Value(found.shape, found.values, constant=True)
-            name = attribute.text(_NAME)
-            if name in ("value_int", "value_ints"):
-                number = _INTEGER if name == "value_int" else _INTEGERS
-                values = np.array(attribute.signed(self._data, number, MAX_LISTED), np.int64)
-                return Value(values.shape, values, constant=True) if name == "value_ints" else _one(values)
-            if name in ("value_float", "value_floats"):
-                spans = attribute.spans(_FLOAT if name == "value_float" else _FLOATS)
-                raw = b"".join(self._data[begin:end] for begin, end in spans[: MAX_LISTED + 1])
-                reals = np.frombuffer(raw[: len(raw) // 4 * 4], "<f4")
-                return Value(reals.shape, reals, constant=True) if name == "value_floats" else _one(reals)
-        raise RefusedError("has a Constant of no number")
-
-    def _held(self, operator: str, attributes: Sequence[Message]) -> Array | None:
-        """Return the tensor that a ConstantOfShape repeats."""
-        tensors = [each.all(_TENSOR)[0] for each in attributes if operator == "ConstantOfShape" and each.all(_TENSOR)]
-        return check_tensor(tensors[0], self._data).values if tensors else None
 
     def _run(
         self,
@@ -368,10 +329,6 @@ def _stack(value: Value, steps: int) -> Value:
     return Value((steps, *value.shape), exact=False)
 
 
-def _one(values: Array) -> Value:
-    return Value((), values.reshape(-1)[:1].reshape(()) if values.size else None, constant=True)
-
-
 def _either(one: Value, other: Value) -> Value:
     """Return the most that two values can be, of which a run has one."""
     if one.parts is not None or other.parts is not None or len(one.shape) != len(other.shape):
@@ -379,30 +336,3 @@ def _either(one: Value, other: Value) -> Value:
     if one.shape == other.shape:
         return replace(one, exact=one.exact and other.exact)
     return Value(tuple(map(max, one.shape, other.shape)), exact=False)
-
-
-def _check_domain(operator: str, domain: str) -> None:
-    if operator == "EPContext":
-        raise RefusedError("has a node 'EPContext', which loads a compiled engine")
-    if domain not in _DOMAINS:
-        raise RefusedError(f"has an operator {operator!a} of the unknown domain {domain!a}")
-
-
-def _graphs(attributes: Sequence[Message]) -> list[Message]:
-    return [graph for each in attributes for number in (_SUBGRAPH, _SUBGRAPHS) for graph in each.all(number)]
-
-
-def _by_name(attributes: Sequence[Message]) -> Mapping[str, Message]:
-    return MappingProxyType({each.text(_NAME): each for each in attributes})
-
-
-def _declared(value: Message, open_size: int, *, wanted: bool = False) -> Value:
-    """Return what an input is declared to be, with a number in place of open sizes."""
-    tensors = [tensor for kind in value.all(_TYPE) for tensor in kind.all(_TENSOR_TYPE)]
-    shapes = [shape for tensor in tensors for shape in tensor.all(_SHAPE)]
-    if not shapes:
-        if wanted:
-            raise RefusedError(f"has an input {value.text(_NAME)!a} without a shape")
-        return Value(())
-    sizes = [dimension.integer(_SIZE) for dimension in shapes[0].all(_DIMENSION)]
-    return Value(tuple(min(size, MAX_SIZE) if 0 < size < 2**63 else open_size for size in sizes))

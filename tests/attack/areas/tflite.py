@@ -22,7 +22,8 @@ from tests.attack.converted import converted
 from tests.attack.edits import edit_bytes, edit_object
 from tests.attack.opening import Ports, bombs, check_answer, read_from_bundle, run_once, whole
 from tests.attack.stage_bombs import TFLITE_BOMBS, TFLITE_LARGE
-from tests.attack.tflite_files import FILES, pack, unpack
+from tests.attack.tflite_builder import pack, unpack
+from tests.attack.tflite_files import FILES
 from tests.attack.tflite_operators import random_operator, read_or_none
 
 _OWN = 1500  # attempts on files that are built here, before a process of its own converts others
