@@ -85,6 +85,26 @@ def _creeping() -> bytes:
     return onnx_file(_loop(_node("Concat", ["v", "j"], ["w"], axis=0), carried=True), k=np.array(2**16), j=np.ones(1))
 
 
+def _creeping_constants() -> bytes:
+    """The same beside very many constants, which each step would look at."""
+    loop = _loop(_node("Concat", ["v", "j"], ["w"], axis=0), carried=True)
+    body = loop.attribute[0].g
+    body.initializer.extend(onnx.numpy_helper.from_array(np.array(0), f"k{index}") for index in range(20_000))
+    return onnx_file(loop, k=np.array(2**16), j=np.ones(1))
+
+
+def _axes() -> bytes:
+    names = [f"a{index}" for index in range(1000)]
+    nodes = [_node("Unsqueeze", [a, "k"], [b]) for a, b in pairwise(["x", *names])]
+    return onnx_file(*nodes, k=np.arange(64))
+
+
+def _sequences() -> bytes:
+    parts = _node("SequenceConstruct", ["x"] * 4096, ["s"])
+    nodes = (_node("ConcatFromSequence", ["s"], [f"c{index}"], axis=0) for index in range(5000))
+    return onnx_file(parts, *nodes)
+
+
 def _choices(count: int) -> bytes:
     """Many choices between graphs that are empty, beside as many constants."""
     nothing = helper.make_graph([], "g", [], [])
@@ -106,6 +126,10 @@ ONNX_BOMBS: Bombs = {
     ),
     "growing loop": (lambda: _growing(60), r"needs \d+ numbers at once"),
     "creeping loop": (_creeping, r"has more than 30000 operators, those of a loop counted as shapes change"),
+    "creeping loop beside constants": (_creeping_constants, "has more than 30000 operators"),
+    "axes of axes": (_axes, "'Unsqueeze' which makes more than 16 axes"),
+    "sequences": (_sequences, "has more than 30000 operators"),
+    "text": (lambda: onnx_file(_node("Cast", ["x"], ["t"], to=8)), "'Cast' which makes text"),
     "weights of many": (_weights, r"has operators that unpack \d+ numbers of constants"),
     "outer product": (_outer, f"'Mul' {_WRITES}"),
     "pad": (

@@ -236,7 +236,7 @@ def test_what_has_no_bound_is_refused(case: str) -> None:
     node, reason = REFUSED[case]
     huge = np.array([10**6, 10**6])
     scales = np.array([1e12], np.float32)
-    sizes = np.full(20, 2**62)
+    sizes = np.full(16, 2**62)
     single = {"many": 10**12, "some": 1000, "none": 0}
     lists = {"huge": huge, "scales": scales, "sizes": sizes, "far": np.array([10**12, 10**12])}
     data = _with_nodes(node, **lists, **{k: np.array(v) for k, v in single.items()})
@@ -281,6 +281,13 @@ def test_a_count_that_may_be_fed_does_not_stand_in_the_file() -> None:
     model.graph.input.append(helper.make_tensor_value_info("some", TensorProto.INT64, []))
     with pytest.raises(BundleError, match="number of steps does not stand in the file"):
         refuse_unsafe_onnx("a.onnx", model.SerializeToString())
+
+
+def test_an_output_that_an_operator_does_not_make_is_no_constant_of_its_name() -> None:
+    body = _body(helper.make_node("Add", ["x", "x"], ["n", "some"]), _loop("some", name="v"))
+    loop = helper.make_node("Loop", ["few", ""], [], body=body)
+    with pytest.raises(BundleError, match="reads 'some' before it is made"):
+        refuse_unsafe_onnx("a.onnx", _with_nodes(loop, few=np.array(2), some=np.array(3)))
 
 
 def test_what_is_read_before_it_is_made_is_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -39,7 +40,7 @@ class Value:
     constant: bool = False
     parts: tuple[Value, ...] | None = None
 
-    @property
+    @cached_property
     def elements(self) -> int:
         """How many numbers it has."""
         return sum(part.elements for part in self.parts) if self.parts is not None else math.prod(self.shape)

@@ -43,6 +43,7 @@ MAX_FOLLOWED = 30_000
 OPEN_SIZES = (1, 256)
 """What the sizes count as that an input leaves open."""
 
+_NAMED = 8  # constants, ports or parts of a sequence, which take as long to look at as an operator
 _DISPATCH = 2**15  # an operator costs as much as this many multiplications, however little it does
 
 # Numbers of fields in onnx.proto.
@@ -131,9 +132,8 @@ class _Walk:
     def graph(self, graph: Message, scope: _Scope, given: Sequence[Value]) -> tuple[list[Value], _Cost]:
         """Return what a graph makes of what it is given, and what that takes."""
         nodes = graph.all(_NODE)
-        self._followed += 1 + len(nodes)
-        if self._followed > MAX_FOLLOWED:
-            raise RefusedError(f"has more than {MAX_FOLLOWED} operators, those of a loop counted as shapes change")
+        named = sum(len(graph.all(number)) for number in (_INITIALIZER, _INPUTS, _OUTPUTS))
+        self._follow(1 + len(nodes) + named // _NAMED)
         constants = self._constants_of(graph)
         held = self._enter(graph, scope, given, constants)
         results = [value.text(_NAME) for value in graph.all(_OUTPUTS)]
@@ -149,8 +149,8 @@ class _Walk:
             for name, made_ in zip(outputs, values, strict=False):
                 if name:
                     scope.values[name] = made_
+                    scope.pending.discard(name)
                     held += made_.elements
-            scope.pending.difference_update(outputs)
             most = max(most, held + cost.live)
             if most > MAX_LIVE:
                 raise RefusedError(f"needs {min(most, MAX_SIZE)} numbers at once, where {MAX_LIVE} are the most")
@@ -158,6 +158,12 @@ class _Walk:
                 if last.get(name, place) == place and name in scope.values and name not in constants:
                     held -= scope.values[name].elements
         return [scope.find(name) for name in results], _Cost(most, work)
+
+    def _follow(self, operators: int) -> None:
+        """Count what is looked at, so that a loop whose shapes change in each step ends, too."""
+        self._followed += operators
+        if self._followed > MAX_FOLLOWED:
+            raise RefusedError(f"has more than {MAX_FOLLOWED} operators, those of a loop counted as shapes change")
 
     def _enter(self, graph: Message, scope: _Scope, given: Sequence[Value], constants: Mapping[str, Value]) -> int:
         """Name constants and inputs in a scope; return how many numbers the inputs have."""
@@ -212,7 +218,10 @@ class _Walk:
             operator, inputs, len(outputs), by_name(attributes), self._data, filling(self._data, operator, attributes)
         )
         if operator in SEQUENCES and domain != MICROSOFT:
-            return sequence(call), _Cost(0, _DISPATCH)
+            sequences = sequence(call)
+            self._follow(sum(len(each.parts or ()) for each in sequences) // _NAMED)
+            return sequences, _Cost(0, _DISPATCH)
+        self._follow(sum(len(each.parts) for each in inputs if each and each.parts) // _NAMED)
         rule = (OWN if domain == MICROSOFT else RULES).get(operator)
         if rule is None:
             raise RefusedError(f"has an operator {operator!a}, which is none that edgefuse knows")

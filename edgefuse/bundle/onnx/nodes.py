@@ -10,7 +10,7 @@ import numpy as np
 from edgefuse.bundle.onnx.call import MAX_LISTED, Value
 from edgefuse.bundle.onnx.messages import Message
 from edgefuse.bundle.onnx.operators import MAX_SIZE, MICROSOFT
-from edgefuse.bundle.onnx.tensors import Array, check_tensor
+from edgefuse.bundle.onnx.tensors import MAX_RANK, Array, check_tensor
 from edgefuse.bundle.refusal import RefusedError
 
 _DOMAINS = ("", "ai.onnx", MICROSOFT)
@@ -102,4 +102,6 @@ def declared(value: Message, open_size: int, *, wanted: bool = False) -> Value:
             raise RefusedError(f"has an input {value.text(_NAME)!a} without a shape")
         return Value(())
     sizes = [dimension.integer(_SIZE) for dimension in shapes[0].all(_DIMENSION)]
+    if len(sizes) > MAX_RANK:
+        raise RefusedError(f"has an input {value.text(_NAME)!a} of more than {MAX_RANK} axes")
     return Value(tuple(min(size, MAX_SIZE) if 0 < size < 2**63 else open_size for size in sizes))

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from edgefuse.bundle.onnx import products, shapes
 from edgefuse.bundle.onnx.call import Call, Shape, Value, broadcast
+from edgefuse.bundle.onnx.tensors import MAX_RANK
 from edgefuse.bundle.onnx.values import fold
 
 Rule: TypeAlias = Callable[[Call], shapes.Shapes]
@@ -22,7 +23,7 @@ MAX_SIZE = 2**62
 
 _SAME = (
     *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "Bernoulli", "BitwiseNot"),
-    *("Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh", "CumProd", "CumSum", "DequantizeLinear", "Dropout"),
+    *("CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh", "CumProd", "CumSum", "DequantizeLinear", "Dropout"),
     *("Elu", "Erf", "Exp", "EyeLike", "Floor", "Gelu", "GroupNormalization", "HardSigmoid", "HardSwish", "Hardmax"),
     *("Identity", "InstanceNormalization", "IsInf", "IsNaN", "LRN", "LayerNormalization", "LeakyRelu", "Log"),
     *("LogSoftmax", "LpNormalization", "MeanVarianceNormalization", "Mish", "Neg", "Not", "QuantizeLinear"),
@@ -54,6 +55,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **dict.fromkeys(("Size", "SequenceLength"), shapes.scalar),
         "AffineGrid": shapes.affine_grid,
         "Attention": products.attention,
+        "Cast": shapes.cast,
         "CenterCropPad": shapes.center_crop_pad,
         "Col2Im": shapes.blocks,
         "Compress": shapes.compress,
@@ -132,7 +134,9 @@ def _pairwise(call: Call) -> Shape:
 
 def made(call: Call, rule: Rule) -> list[Value]:
     """Return what an operator makes, so far as it is known before a run."""
-    found = [tuple(min(size, MAX_SIZE) for size in shape) for shape in rule(call)]
+    found = [tuple(max(0, min(size, MAX_SIZE)) for size in shape) for shape in rule(call)]
+    if any(len(shape) > MAX_RANK for shape in found):
+        raise call.refuse(f"makes more than {MAX_RANK} axes")
     given = [each for each in call.inputs if each]
     exact = call.kind not in _INEXACT and all(each.exact for each in given)
     if call.kind in _CHOSEN:

@@ -13,12 +13,20 @@ from edgefuse.bundle.onnx.call import Call, Shape, broadcast
 
 Shapes = Sequence[Shape]
 
+_TEXT = 8  # the type of text in onnx.proto
 _BEYOND = 2**62  # so many numbers that it does not matter how many
 
 
 def same(call: Call) -> Shapes:
     """Values one by one, or along an axis: the shape stays."""
     return [call.shape()] * call.outputs
+
+
+def cast(call: Call) -> Shapes:
+    """Turn numbers into others, but not into text."""
+    if call.integer("to", 0) == _TEXT:
+        raise call.refuse("makes text")
+    return [call.shape()]
 
 
 def elementwise(call: Call) -> Shapes:
