@@ -33,10 +33,12 @@ class Attempt:
         run: raises an `EdgefuseError` where the input is refused. It returns where the input is taken, and must itself
             assert that what came out is right: equal to the untouched input's answer, or as the input declares it.
             What it prints is thrown away, and the processes that it leaves behind are killed.
+        kind: of the attempt, where the row tells kinds apart.
     """
 
     what: str
     run: Callable[[], object]
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,13 @@ class Area:
         name: of the row in `attack.json`.
         attempts: yields attempts, made from the given source of randomness only; files may be written to the folder.
             It runs in the parent, so it must not start threads (sessions of runtimes): what it imports is warm.
-        tries: how many attempts `make attack` makes; fewer only where `attempts` ends earlier by itself.
+        tries: how many attempts `make attack` makes; fewer only where it is finite.
         short: how many `make test` makes.
         max_seconds: after which an attempt counts as hung.
         max_rss_bytes: what the child may take at the most.
+        taken: whether some inputs must be taken: where all are refused, attempts do not reach what they attack.
+        finite: whether `attempts` may end before `tries` by itself.
+        least: how many attempts of a kind `make attack` must make, at the least.
     """
 
     name: str
@@ -59,6 +64,9 @@ class Area:
     short: int
     max_seconds: float = 5.0
     max_rss_bytes: int = MAX_RSS_BYTES
+    taken: bool = True
+    finite: bool = False
+    least: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)

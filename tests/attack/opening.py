@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,16 @@ import numpy.typing as npt
 
 from edgefuse.bundle.manifest import Binding, FileEntry, Manifest, Provenance
 from edgefuse.bundle.reader import Bundle
+from edgefuse.errors import EdgefuseError
 from edgefuse.runtime.backends.backend import Backend, SessionOptions
 from tests import tiny
+from tests.attack.attempt import Attempt
+from tests.attack.stage_bombs import Bombs
+
+MAX_CPU_SECONDS = 1.5
+"""Of the check of a file that is small, or ends early."""
+MAX_TAKEN_BYTES = 200 << 20
+"""Of memory that such a check may take, beyond what is there before."""
 
 
 class Memory:
@@ -65,3 +76,44 @@ def run_once(backend: Backend, data: bytes, ports: Ports, threads: int = 1) -> d
     """Open a file and run it once."""
     session = backend.open(data, ports.inputs, ports.outputs, SessionOptions(threads=threads))
     return session.run(ports.feeds)
+
+
+def check_answer(results: Mapping[str, npt.NDArray[np.generic]], ports: Ports) -> None:
+    """Check that a run gave an array for each port, of the type and shape that were declared."""
+    assert set(results) == {binding.port for binding in ports.outputs}, sorted(results)
+    for binding in ports.outputs:
+        value = results[binding.port]
+        assert value.dtype.name == binding.dtype, f"{value.dtype} is not {binding.dtype}"
+        fits = len(value.shape) == len(binding.shape)
+        fits = fits and all(size in (-1, found) for size, found in zip(binding.shape, value.shape, strict=False))
+        assert fits, f"{value.shape} is not {binding.shape}"
+
+
+def whole(open_: Callable[[], object]) -> None:
+    """Open a file that nothing was done to: it must be taken."""
+    try:
+        open_()
+    except EdgefuseError as error:
+        raise AssertionError(f"refused, untouched: {error}") from error
+
+
+def bombs(target: str, made: Bombs, large: Mapping[str, Callable[[], bytes]]) -> Iterator[Attempt]:
+    """Yield files that would take all time or memory, and such as may be much: each is judged at once."""
+    for name, make in {**{name: make for name, (make, _) in made.items()}, **large}.items():
+        yield Attempt(f"bomb: {name}", partial(_judged, make(), target, taken=name in large), kind="bomb")
+
+
+def _judged(data: bytes, target: str, *, taken: bool) -> None:
+    begin, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    said = None
+    try:
+        read_from_bundle(data, target)
+    except EdgefuseError as error:
+        said = error
+    seconds = time.process_time() - begin
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
+    assert seconds < MAX_CPU_SECONDS, f"took {seconds:.1f} s of CPU"
+    assert grown < MAX_TAKEN_BYTES, f"took {grown} bytes"
+    assert taken == (said is None), said or "was taken"
+    if said is not None:
+        raise said

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -176,7 +177,7 @@ def test_a_row_counts_every_kind_and_is_not_right_for_one_that_broke_something()
         "uncaught": 1,
         "ok": False,
     }
-    assert [line.split(": ")[1] for line in shown] == ["uncaught", "hung", "crashed"]
+    assert (row["missing"], [line.split(": ")[1] for line in shown]) == (0, ["uncaught", "hung", "crashed"])
     again, the_same = assail(Area("mixed", attempts, tries=9, short=9, max_seconds=SOON), 4, seed=1)
     assert (again["uncaught"], the_same) == (1, shown[:1])
     assert row["seconds_worst"] >= SOON
@@ -184,7 +185,30 @@ def test_a_row_counts_every_kind_and_is_not_right_for_one_that_broke_something()
 
 def test_an_area_that_tries_nothing_is_not_right() -> None:
     row, shown = assail(Area("idle", lambda source, folder: iter(()), tries=9, short=9), 9, seed=1)
-    assert (row["ok"], row["tried"], shown) == (False, 0, [])
+    assert (row["ok"], row["tried"], row["missing"]) == (False, 0, 9)
+    assert shown == [
+        "idle: nothing was taken: the attempts do not reach what they attack",
+        "idle: 9 attempts are missing",
+    ]
+
+
+def test_an_area_that_ends_early_or_takes_nothing_is_not_right() -> None:
+    def attempts(source: random.Random, folder: Path) -> Iterator[Attempt]:
+        yield from (Attempt("none", lambda: None, "edit"), Attempt("none", refuse))
+
+    area = Area("short", attempts, tries=2, short=2)
+    assert assail(area, 2, seed=1)[0]["ok"]
+    row, shown = assail(area, 3, seed=1)
+    assert (row["ok"], row["missing"], shown) == (False, 1, ["short: 1 attempts are missing"])
+    assert assail(replace(area, finite=True), 3, seed=1)[0]["ok"]
+    assert not assail(area, 1, seed=1)[0]["missing"]
+    edits = replace(area, least=(("edit", 2),))
+    assert assail(edits, 2, seed=1)[0]["ok"]
+    row, shown = assail(edits, 2, seed=1, whole=True)
+    assert (row["ok"], row["kinds"], shown) == (False, {"edit": 1}, ["short: 1 attempts are missing"])
+    refused = Area("refused", lambda source, folder: iter([Attempt("no", refuse)]), tries=1, short=1)
+    assert not assail(refused, 1, seed=1)[0]["ok"]
+    assert assail(replace(refused, taken=False), 1, seed=1)[0]["ok"]
 
 
 def test_attacks_need_assertions() -> None:

@@ -17,7 +17,7 @@ from edgefuse.bundle.tflite.call import Call
 from edgefuse.bundle.tflite.kinds import KINDS, Kind
 from edgefuse.bundle.tflite.operators import fields, options_of
 from edgefuse.bundle.tflite.schema import read
-from tests.attack.tflite_files import FileBuilder, pack
+from tests.attack.tflite_builder import FileBuilder, pack
 
 _ALONE = tuple(sorted(KINDS.keys() - {"WHILE", "STABLEHLO_SCATTER", "STABLEHLO_REDUCE_WINDOW"}))
 _ANY = ("float32",) * 8 + (

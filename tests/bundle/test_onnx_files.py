@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,8 @@ from edgefuse.bundle.onnx import messages, refuse_unsafe_onnx
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import BundleError
+from tests.attack.stage_bombs import ONNX_BOMBS as BOMBS
+from tests.attack.stage_bombs import ONNX_LARGE
 
 
 def _external() -> TensorProto:
@@ -45,7 +48,9 @@ def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
 
 def _with_attribute(value: object) -> onnx.ModelProto:
     graph = _graph(_inside())
-    graph.node.append(helper.make_node("If", ["x"], ["z"], value=value))
+    one = value[0] if isinstance(value, list) else value
+    operator = "If" if isinstance(one, onnx.GraphProto) else "Identity"
+    graph.node.append(helper.make_node(operator, ["x"], ["z"], value=value))
     return _model(graph)
 
 
@@ -202,23 +207,26 @@ REFUSED = {
     "loop of a computed count": (_loop("y"), "a Loop whose number of steps does not stand in the file"),
     "endless loop": (_loop("many"), "a Loop of 1000000000000 steps"),
     "loop of no integer": (_loop("scales"), "a Loop whose number of steps does not stand in the file"),
-    "more than a float holds": (helper.make_node("Expand", ["x", "sizes"], ["z"]), "makes write 4.61169e\\+18 numbers"),
+    "more than a float holds": (helper.make_node("Expand", ["x", "sizes"], ["z"]), "writes 4.61169e\\+18 numbers"),
     "loop in a loop": (_loop("some", _loop("some", name="v")), "a Loop of 1000000 steps"),
     "scan in a loop": (_loop("some", _scan()), "a Scan within a loop"),
     "loop in a scan": (_scan(_loop("some")), "a Loop of 1000 steps, or within a Scan"),
     "graph elsewhere": (helper.make_node("BeamSearch", ["x"], ["z"], decoder=_body()), "'BeamSearch' that runs graphs"),
     "expand": (
         helper.make_node("Expand", ["x", "huge"], ["z"]),
-        "'Expand' that a constant makes write 1e\\+12 numbers",
+        "'Expand' that writes 1e\\+12 numbers",
     ),
-    "constant of shape": (helper.make_node("ConstantOfShape", ["huge"], ["z"]), "makes write 1e\\+12 numbers"),
-    "tile": (helper.make_node("Tile", ["x", "huge"], ["z"]), "makes write 1e\\+12 numbers"),
-    "range": (helper.make_node("Range", ["some", "many", "some"], ["z"]), "makes write 1e\\+09 numbers"),
-    "endless range": (helper.make_node("Range", ["some", "many", "none"], ["z"]), "makes write 4.61169e\\+18 numbers"),
-    "resize": (helper.make_node("Resize", ["x", "", "scales"], ["z"]), "'Resize' that a constant makes write"),
-    "sizes": (helper.make_node("Resize", ["x", "", "", "huge"], ["z"]), "makes write 1e\\+12 numbers"),
-    "pad": (helper.make_node("Pad", ["x", "huge"], ["z"]), "Pad with the paddings"),
-    "random": (helper.make_node("RandomNormal", [], ["z"], shape=[10**6, 10**6]), "makes write 1e\\+12 numbers"),
+    "constant of shape": (helper.make_node("ConstantOfShape", ["huge"], ["z"]), "writes 1e\\+12 numbers"),
+    "tile": (helper.make_node("Tile", ["x", "huge"], ["z"]), "writes 4e\\+12 numbers"),
+    "range": (helper.make_node("Range", ["some", "many", "some"], ["z"]), "writes 1e\\+09 numbers"),
+    "endless range": (
+        helper.make_node("Range", ["some", "many", "none"], ["z"]),
+        "'Range' which counts without an end",
+    ),
+    "resize": (helper.make_node("Resize", ["x", "", "scales"], ["z"]), "'Resize' that writes 4e\\+12 numbers"),
+    "sizes": (helper.make_node("Resize", ["x", "", "", "far"], ["z"]), "writes 1e\\+12 numbers"),
+    "pad": (helper.make_node("Pad", ["x", "far"], ["z"]), "'Pad' that writes 2e\\+12 numbers"),
+    "random": (helper.make_node("RandomNormal", [], ["z"], shape=[10**6, 10**6]), "writes 1e\\+12 numbers"),
     "stride": (helper.make_node("Conv", ["x", "w"], ["z"], strides=[10**9, 1]), "'Conv' whose strides is"),
 }
 
@@ -227,17 +235,73 @@ REFUSED = {
 def test_what_has_no_bound_is_refused(case: str) -> None:
     node, reason = REFUSED[case]
     huge = np.array([10**6, 10**6])
-    scales = np.array([1, 1, 1e6, 1e6], np.float32)
-    sizes = np.full(20, 2**62)
+    scales = np.array([1e12], np.float32)
+    sizes = np.full(16, 2**62)
     single = {"many": 10**12, "some": 1000, "none": 0}
-    data = _with_nodes(node, huge=huge, scales=scales, sizes=sizes, **{k: np.array(v) for k, v in single.items()})
+    lists = {"huge": huge, "scales": scales, "sizes": sizes, "far": np.array([10**12, 10**12])}
+    data = _with_nodes(node, **lists, **{k: np.array(v) for k, v in single.items()})
     with pytest.raises(BundleError, match=reason):
         refuse_unsafe_onnx("a.onnx", data)
 
 
+@pytest.mark.parametrize("case", BOMBS)
+def test_a_file_that_would_take_all_time_or_memory_is_refused_at_once(case: str) -> None:
+    make, reason = BOMBS[case]
+    data = make()
+    begin = time.process_time()
+    with pytest.raises(BundleError, match=reason):
+        refuse_unsafe_onnx("a.onnx", data)
+    assert time.process_time() - begin < 1
+
+
+@pytest.mark.parametrize("case", ONNX_LARGE)
+def test_a_large_file_costs_what_its_bytes_cost(case: str) -> None:
+    data = ONNX_LARGE[case]()
+    begin = time.process_time()
+    refuse_unsafe_onnx("a.onnx", data)
+    assert time.process_time() - begin < 1
+
+
+def test_a_clip_may_be_padded_far() -> None:
+    pads = np.array([0, 480_000])
+    refuse_unsafe_onnx("a.onnx", _with_nodes(helper.make_node("Pad", ["x", "pads"], ["z"]), pads=pads))
+
+
+@pytest.mark.parametrize("kind", ["initializer", "node"])
+def test_what_has_no_name_is_no_count(kind: str) -> None:
+    """An input that is left out is written as an empty name."""
+    made = helper.make_node("Constant", [], [""], value_int=3)
+    data = _with_nodes(made, _loop("")) if kind == "node" else _with_nodes(_loop(""), **{"": np.array(3)})
+    with pytest.raises(BundleError, match="number of steps does not stand in the file"):
+        refuse_unsafe_onnx("a.onnx", data)
+
+
+def test_a_count_that_may_be_fed_does_not_stand_in_the_file() -> None:
+    model = onnx.load_model_from_string(_with_nodes(_loop("some"), some=np.array(3)))
+    model.graph.input.append(helper.make_tensor_value_info("some", TensorProto.INT64, []))
+    with pytest.raises(BundleError, match="number of steps does not stand in the file"):
+        refuse_unsafe_onnx("a.onnx", model.SerializeToString())
+
+
+def test_an_output_that_an_operator_does_not_make_is_no_constant_of_its_name() -> None:
+    body = _body(helper.make_node("Add", ["x", "x"], ["n", "some"]), _loop("some", name="v"))
+    loop = helper.make_node("Loop", ["few", ""], [], body=body)
+    with pytest.raises(BundleError, match="reads 'some' before it is made"):
+        refuse_unsafe_onnx("a.onnx", _with_nodes(loop, few=np.array(2), some=np.array(3)))
+
+
+def test_what_is_read_before_it_is_made_is_refused() -> None:
+    """A runtime sorts operators; a constant outside of that name must not stand in for what is made later."""
+    late = [helper.make_node("ConstantOfShape", ["k"], ["z"]), helper.make_node("Shape", ["x"], ["k"])]
+    branch = helper.make_graph(late, "g", [], [helper.make_tensor_value_info("z", TensorProto.FLOAT, [None])])
+    choice = helper.make_node("If", ["go"], ["y2"], then_branch=branch, else_branch=branch)
+    with pytest.raises(BundleError, match="reads 'k' before it is made"):
+        refuse_unsafe_onnx("a.onnx", _with_nodes(choice, go=np.array(True), k=np.array([1])))
+
+
 def test_a_constant_node_says_as_much_as_an_initializer() -> None:
     made = helper.make_node("Constant", [], ["huge"], value_ints=[10**6, 10**6])
-    with pytest.raises(BundleError, match="makes write"):
+    with pytest.raises(BundleError, match="that writes"):
         refuse_unsafe_onnx("a.onnx", _with_nodes(made, helper.make_node("Expand", ["x", "huge"], ["z"])))
 
 

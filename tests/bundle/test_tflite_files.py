@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +24,9 @@ from edgefuse.bundle.tflite.operators import fields
 from edgefuse.bundle.tflite.schema import TYPES, read
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import BundleError
-from tests.attack.tflite_files import FILES, FileBuilder, pack, unpack
+from tests.attack.stage_bombs import TFLITE_BOMBS as BOMBS
+from tests.attack.tflite_builder import FileBuilder, pack, unpack
+from tests.attack.tflite_files import FILES
 
 SEEDS = {name: make() for name, make in FILES.items()}
 
@@ -392,6 +395,16 @@ def test_constants_that_many_operators_unpack_have_a_bound() -> None:
         x = file.add("FULLY_CONNECTED", [x, weights], [1, 1024], "FullyConnectedOptions")
     with pytest.raises(BundleError, match="has operators that unpack 419430"):
         refuse_unsafe_tflite("a.tflite", file.finish(x))
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_a_file_costs_what_its_bytes_cost(case: str) -> None:
+    make, said = BOMBS[case]
+    data = make()
+    begin = time.process_time()
+    with pytest.raises(BundleError, match=said):
+        refuse_unsafe_tflite("a.tflite", data)
+    assert time.process_time() - begin < 1
 
 
 @pytest.mark.parametrize("start", [0, 2, 100])

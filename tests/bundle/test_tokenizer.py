@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from edgefuse.bundle.manifest import Manifest
@@ -258,6 +260,35 @@ def test_a_table_replaces_and_nothing_else() -> None:
         else:
             opened = Tokenizer.from_str(read_tokenizer("tokenizer.json", data, max_length=16).encoded().decode())
             assert opened.normalizer.normalize_str("A") == table["A"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    ids=st.lists(st.integers(0, 9), min_size=1, max_size=5, unique=True),
+    added=st.lists(st.sampled_from(["[UNK]", "b", "c", "<x>", "<y>", "<z>"]), max_size=5, unique=True),
+    special=st.booleans(),
+)
+@example(ids=[0, 1, 5], added=["c", "<x>"], special=True)
+@example(ids=[0, 1, 5], added=["<x>", "c", "<y>"], special=True)
+@example(ids=[3, 4], added=["<x>", "<y>"], special=False)
+def test_added_tokens_get_the_ids_that_the_library_gives_them(ids: list[int], added: list[str], special: bool) -> None:
+    """Also where a vocabulary has holes; what would give two tokens one id is refused."""
+    parts = json.loads(tokenizer_file("WordLevel"))
+    parts["model"]["vocab"] = dict(zip(("[UNK]", "a", "b", "c", "d"), ids, strict=False))
+    parts["post_processor"] = None
+    parts["added_tokens"] = [_added(99, content) | {"special": special} for content in added]
+    library = Tokenizer.from_str(json.dumps(parts))
+    given_ = [library.token_to_id(content) for content in added]
+    for token, index in zip(parts["added_tokens"], given_, strict=True):
+        token["id"] = index
+    names = {**parts["model"]["vocab"], **dict(zip(added, given_, strict=True))}
+    data = json.dumps(parts).encode()
+    if len(set(names.values())) == len(names):
+        opened = Tokenizer.from_str(read_tokenizer("tokenizer.json", data, max_length=16).encoded().decode())
+        assert [opened.token_to_id(content) for content in added] == given_
+    else:
+        with pytest.raises(BundleError, match=r"whose id another one has|would become"):
+            read_tokenizer("tokenizer.json", data, max_length=16)
 
 
 def test_a_bundle_with_such_a_file_is_neither_written_nor_read(

@@ -1,6 +1,7 @@
 """Read the wire format of protobuf, field by field: https://protobuf.dev/programming-guides/encoding/.
 
-Where parsers could disagree (groups, overlong tags), a file is refused.
+Where parsers could disagree (groups, tags beyond 32 bits, varints of more than 10 bytes), a file is refused. A tag may
+be spelled in more bytes than it needs: parsers read that alike.
 """
 
 from __future__ import annotations

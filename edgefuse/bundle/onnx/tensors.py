@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from edgefuse.bundle.onnx.messages import Message
 from edgefuse.bundle.refusal import RefusedError
@@ -19,7 +21,6 @@ MAX_LIST = 64
 
 _DIMS, _TYPE, _SEGMENT, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 3, 8, 9, 13, 14
 _FLOATS, _INT32S, _INT64S, _DOUBLES, _UINT64S, _STRINGS = 4, 5, 7, 10, 11, 6
-_INT64, _INT32, _FLOAT = 7, 6, 1
 
 # Number of a type in onnx.proto: bits of one element, and the field that holds them where they are not raw.
 _TYPES: Mapping[int, tuple[int, int]] = MappingProxyType(
@@ -48,12 +49,15 @@ _TYPES: Mapping[int, tuple[int, int]] = MappingProxyType(
 _WIDTHS = {_FLOATS: 4, _DOUBLES: 8}
 
 
+Array: TypeAlias = npt.NDArray[np.generic]
+
+
 @dataclass(frozen=True)
 class Constant:
     """A constant: its shape, and its values where it is a short list of numbers."""
 
     shape: tuple[int, ...]
-    values: tuple[float, ...] | None
+    values: Array | None
 
 
 def check_tensor(tensor: Message, data: bytes) -> Constant:
@@ -77,7 +81,7 @@ def check_tensor(tensor: Message, data: bytes) -> Constant:
         values = _listed_values(tensor, data, number, kind) if elements <= MAX_LIST else None
     if found != wanted:
         raise RefusedError(f"has a tensor {name!a} of the shape {list(shape)} with {found} in place of {wanted} values")
-    return Constant(shape, values)
+    return Constant(shape, None if values is None or values.size != elements else values.reshape(shape))
 
 
 def _count(tensor: Message, data: bytes, number: int) -> int:
@@ -88,19 +92,25 @@ def _count(tensor: Message, data: bytes, number: int) -> int:
     return len(tensor.integers(number)) + sum(int(np.count_nonzero(each < 0x80)) for each in packed)
 
 
-_NUMPY: Mapping[int, str] = MappingProxyType({_FLOAT: "<f4", _INT32: "<i4", _INT64: "<i8", 11: "<f8"})
+NUMPY: Mapping[int, str] = MappingProxyType(
+    {1: "<f4", 2: "<u1", 3: "<i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 11: "<f8", 12: "<u4", 13: "<u8"}
+)
+"""Types of which values are looked at."""
 
 
-def _raw_values(data: bytes, begin: int, end: int, kind: int) -> tuple[float, ...] | None:
-    dtype = np.dtype(_NUMPY[kind]) if kind in _NUMPY else None
+def _raw_values(data: bytes, begin: int, end: int, kind: int) -> Array | None:
+    dtype = np.dtype(NUMPY[kind]) if kind in NUMPY else None
     if dtype is None or (end - begin) % dtype.itemsize:
         return None
-    return tuple(np.frombuffer(data, dtype, (end - begin) // dtype.itemsize, begin).tolist())
+    return np.frombuffer(data, dtype, (end - begin) // dtype.itemsize, begin)
 
 
-def _listed_values(tensor: Message, data: bytes, number: int, kind: int) -> tuple[float, ...] | None:
-    if kind in (_INT32, _INT64):
-        return tensor.signed(data, number, MAX_LIST)
-    if kind == _FLOAT:
-        return tuple(value for span in tensor.spans(number) for value in _raw_values(data, *span, kind) or ())
-    return None
+def _listed_values(tensor: Message, data: bytes, number: int, kind: int) -> Array | None:
+    if kind not in NUMPY:
+        return None
+    if number in _WIDTHS:
+        found = [_raw_values(data, *span, kind) for span in tensor.spans(number)]
+        known = [each for each in found if each is not None]
+        return np.concatenate(known) if known else np.zeros(0, NUMPY[kind])
+    with np.errstate(all="ignore"):
+        return np.array(tensor.signed(data, number, MAX_LIST), np.int64).astype(NUMPY[kind])

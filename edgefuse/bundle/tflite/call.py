@@ -133,7 +133,8 @@ def broadcast(call: Call, *shapes: Shape) -> Shape:
     padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
     common = tuple(max(sizes) for sizes in zip(*padded, strict=True))
     fits = all(size in (1, wanted) for shape in padded for size, wanted in zip(shape, common, strict=True))
-    call.need(fits, f"shapes {[list(shape) for shape in shapes]} do not fit each other")
+    if not fits:
+        call.need(None, f"shapes {[list(shape) for shape in shapes]} do not fit each other")
     return common
 
 

@@ -21,9 +21,13 @@ Kind: TypeAlias = str
 _Number = TypeVar("_Number", bound=np.generic)
 
 MAX_READS = 500_000
-"""Of tables, or 64 characters or numbers. A file of 10,000 operators has fewer than 200,000 of them."""
+"""Of tables, 64 characters or numbers of an array, or a number of a list behind its fourth.
+
+A file of 10,000 operators has fewer than 200,000 of them.
+"""
 
 _PER_READ = 64
+_UNCOUNTED = 4  # of the numbers of a list: what most shapes and operators have
 _WIDTHS = {kind: struct.calcsize(f"<{kind}") for kind in "bBhHiIqQf?"}
 _SCALARS = {kind: struct.Struct(f"<{kind}").unpack_from for kind in _WIDTHS}
 _OFFSET_BYTES = 4
@@ -54,7 +58,7 @@ class Buffer:
         """Count what was read, so that a file whose offsets all name one thing ends, too."""
         self._left -= reads
         if self._left < 0:
-            raise RefusedError(f"has more than {MAX_READS} tables")
+            raise RefusedError(f"has more than {MAX_READS} tables, or lists as long")
 
     def follow(self, position: int) -> int:
         """Return where an offset leads; whoever reads there checks what it reads."""
@@ -158,6 +162,7 @@ class Table:
         begin, length = span
         if length > most:
             raise RefusedError(f"has {length} numbers in a list, where {most} are the most")
+        self._buffer.spend(max(0, length - _UNCOUNTED))
         return struct.unpack_from(f"<{length}{kind}", self._buffer.data, begin)
 
     def span(self, number: int, width: int = 1) -> tuple[int, int] | None:

@@ -37,13 +37,13 @@ class Cost:
 
 
 def check_model(model: Model) -> Cost:
+<<<<<<< HEAD
     """Check all graphs of a file and return the cost of the main one, or raise `RefusedError`."""
+=======
+    """Check all graphs of a file and return what the main one takes, or raise `RefusedError`."""
+    _check_unpacked(model)
+>>>>>>> walks
     calls = [_check_graph(model, graph) for graph in model.graphs]
-    unpacked = sum(
-        tensor.size_bytes for each in calls for call in each for tensor in call.inputs if tensor and tensor.constant
-    )
-    if unpacked > 8 * len(model.data) + MAX_WEIGHT_BYTES:
-        raise RefusedError(f"has operators that unpack {unpacked} bytes of constants")
     walk = _Walk(model, calls)
     cost = walk.cost(0, depth=0)
     if len(walk.seen) < len(model.graphs):
@@ -53,6 +53,17 @@ def check_model(model: Model) -> Cost:
     if cost.work > MAX_WORK:
         raise RefusedError(f"needs {cost.work} multiplications in one run, where {MAX_WORK} are the most")
     return cost
+
+
+def _check_unpacked(model: Model) -> None:
+    """Check how much of constants all operators read, before any of them is looked at."""
+    unpacked, most = 0, 8 * len(model.data) + MAX_WEIGHT_BYTES
+    for graph in model.graphs:
+        sizes = [tensor.size_bytes if tensor.constant else 0 for tensor in graph.tensors]
+        for operator in graph.operators:
+            unpacked += sum(sizes[index] for index in operator.inputs if 0 <= index < len(sizes))
+    if unpacked > most:
+        raise RefusedError(f"has operators that unpack {unpacked} bytes of constants")
 
 
 def _check_graph(model: Model, graph: Graph) -> list[Call]:

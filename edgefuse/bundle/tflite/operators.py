@@ -77,7 +77,8 @@ def check_operator(model: Model, graph: Graph, operator: Operator) -> Call:
         call.integer("fused_activation_function", 0, _LAST_ACTIVATION)
     found = [output.shape for output in outputs]
     expected = [tuple(shape) for shape in kind.rule(call)]
-    call.need(found == expected, f"outputs are {_listed(found)}, expected {_listed(expected)}")
+    if found != expected:  # not by `need` alone: the sentence would be made for every operator
+        call.need(None, f"outputs are {_listed(found)}, expected {_listed(expected)}")
     return call
 
 

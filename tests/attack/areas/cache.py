@@ -54,10 +54,13 @@ def attempts(rng: random.Random, folder: Path) -> Iterator[Attempt]:
     made = make(folder / "made")
     while True:
         name, seed = rng.choice(sorted(KINDS)), rng.randrange(2**32)
-        what, run = rng.choices((_content, _place, _exchanged, _beside), (10, 4, 3, 2))[0](made, name, rng)
+        what, run = rng.choices((_content, _place, _exchanged, _beside, _open), (10, 4, 3, 2, 1))[0](made, name, rng)
 
-        def tried(name: str = name, seed: int = seed, run: _Damage = run) -> None:
-            _check(made, folder / f"{os.getpid()}", name, lambda copy: run(copy, random.Random(seed)))
+        warned = what.startswith(_WRITABLE)
+
+        def tried(name: str = name, seed: int = seed, run: _Damage = run, warned: bool = warned) -> None:
+            said = _check(made, folder / f"{os.getpid()}", name, lambda copy: run(copy, random.Random(seed)))
+            assert not warned or _WRITABLE in said, said
 
         yield Attempt(f"{what}, {name}, {seed}", tried)
 
@@ -109,8 +112,22 @@ def _beside(made: Made, name: str, rng: random.Random) -> tuple[str, _Damage]:
     return f"{what}a {kind}", damaged
 
 
-def _check(made: Made, copy: Path, name: str, run: Callable[[Path], None]) -> None:
-    """Damage a copy of the cache and read an entry out of it, twice."""
+_WRITABLE = "others can write to "
+
+
+def _open(made: Made, name: str, rng: random.Random) -> tuple[str, _Damage]:
+    kind = rng.choice(("the cache", "the folder of its kind"))
+    mode = rng.choice((0o777, 0o775, 0o722))
+
+    def opened_to_others(copy: Path, rng: random.Random) -> None:
+        place = copy if kind == "the cache" else copy / made.places[name].parts[0]
+        place.chmod(mode)
+
+    return f"{_WRITABLE}{kind}, {mode:o}", opened_to_others
+
+
+def _check(made: Made, copy: Path, name: str, run: Callable[[Path], None]) -> str:
+    """Damage a copy of the cache and read an entry out of it, twice; return what was logged."""
     shutil.copytree(made.folder, copy)
     run(copy)
     said = io.StringIO()
@@ -123,6 +140,7 @@ def _check(made: Made, copy: Path, name: str, run: Callable[[Path], None]) -> No
             raise RuntimeError("a refusal that is not one sentence with a fix") from error
         raise
     assert said.getvalue().count("made anew") + said.getvalue().count("fetched anew") <= 1, said.getvalue()
+    return said.getvalue()
 
 
 AREA = Area("cache", attempts, tries=1_000, short=60)

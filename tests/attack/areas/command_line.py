@@ -16,6 +16,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,14 @@ from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import InputError
 from tests import tiny
 from tests.attack.attempt import Area, Attempt
+from tests.attack.shown import harmless
 
 _TRIES = 420
 _AT_ONCE = 25
 """Attempts of verbs that measure and import nothing large: these are the slice for `make test`."""
 _FAST = ("inspect", "run", "verify", "models", "doctor")
+_UNDELIVERED = 0.1
+"""Of the attempts: stdout is closed, full, or nobody reads it."""
 _QUICK = ("--rounds", "1")
 _TEXTS = (
     *(
@@ -107,7 +111,12 @@ def attempts(rng: random.Random, folder: Path) -> Iterator[Attempt]:
             argv = ["compile", str(_recipe(rng, folder / f"{number}.toml")), "-o", str(folder / f"out{number}")]
         else:
             argv = _words(rng, verb, paths)
-        yield Attempt(f"{[word[:80] for word in argv]!a}", lambda argv=argv: _called(argv, folder))  # type: ignore[misc]
+        said = f"{[word[:80] for word in argv]!a}"
+        if rng.random() < _UNDELIVERED:
+            how = rng.choice(("closed", "full", "gone"))
+            yield Attempt(f"{said}, stdout {how}", partial(_undelivered, argv, folder, how), "undelivered")
+        else:
+            yield Attempt(said, partial(_called, argv, folder))
 
 
 def _words(rng: random.Random, verb: str, paths: Sequence[str]) -> list[str]:
@@ -233,8 +242,8 @@ def _called(argv: list[str], folder: Path) -> None:
     out, err = (read() for read in written)
     assert code in (0, 1, 2), f"exit code {code}: {err[-2_000:]!r}"
     assert b"Traceback" not in out + err, err[-2_000:]
-    _harmless(out)
-    _harmless(err)
+    harmless(out)
+    harmless(err)
     if not code and "--json" in argv and not out.startswith((b"usage", b"edgefuse")):
         json.loads(out)
     if code:
@@ -242,6 +251,30 @@ def _called(argv: list[str], folder: Path) -> None:
         assert ": error: " in last or last == "", last
         assert last.endswith(".") or ": error: argument " in last or "required" in last or code == 1, last
         raise InputError(f"exit code {code}", got=last)
+
+
+def _undelivered(argv: list[str], folder: Path, how: str) -> None:
+    """Call the command line where what it says cannot be delivered: no traceback, and no other file gets it."""
+    os.chdir(folder)
+    os.environ["EDGEFUSE_CACHE"] = str(folder / "cache")
+    written = _redirected(2, folder / "stream2")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    if how == "closed":
+        os.close(1)
+        sys.stdout = None
+    else:
+        reading, writing = os.pipe() if how == "gone" else (-1, os.open("/dev/full", os.O_WRONLY))
+        os.dup2(writing, 1)
+        if how == "gone":
+            os.close(reading)
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for the rest of the process
+    code = cli.main(argv)
+    err = written()
+    assert code in (0, 1, 2) or (how == "gone" and code == cli.BROKEN_PIPE), f"exit code {code}: {err[-2_000:]!r}"
+    assert b"Traceback" not in err, err[-2_000:]
+    harmless(err)
+    if code:
+        raise InputError(f"exit code {code}", got=err[-200:].decode())
 
 
 def _redirected(number: int, path: Path) -> Callable[[], bytes]:
@@ -256,12 +289,6 @@ def _redirected(number: int, path: Path) -> Callable[[], bytes]:
     else:
         sys.stderr = replaced
     return path.read_bytes
-
-
-def _harmless(data: bytes) -> None:
-    text = data.decode("utf-8")
-    found = {character for character in text if not character.isprintable() and character not in "\n\u200c\u200d\u0301"}
-    assert not found, f"{found!a} in {text[-500:]!a}"
 
 
 AREA = Area("command_line", attempts, tries=_TRIES, short=_AT_ONCE, max_seconds=20.0)

@@ -174,4 +174,4 @@ def _changed(folder: Path, read: Callable[[Any], object], change: Callable[[Path
     read(path)
 
 
-AREA = Area("special_files", attempts, tries=400, short=40, max_rss_bytes=1 << 30)
+AREA = Area("special_files", attempts, tries=400, short=40, max_rss_bytes=1 << 30, finite=True, taken=False)
