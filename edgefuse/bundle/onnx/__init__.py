@@ -1,18 +1,19 @@
 """Refuse ONNX files that make a runtime read other files, loop without a bound or take memory without one.
 
 ONNX Runtime checks most of what it opens; what it does not is checked here, without the onnx package: text that is no
-<<<<<<< HEAD
-UTF-8, data in other files, operators of other domains, compiled engines, and sizes that constants ask for.
+UTF-8, data in other files, operators of other domains, compiled engines. Then shapes are followed from the inputs
+on, and what a run computes, holds at once and makes of constants is added up.
 
 - `protobuf`: the wire format, field by field;
 - `messages`: the messages of an ONNX file;
 - `tensors`: constants;
-- `graphs`: operators and loops.
-=======
-UTF-8, data in other files, operators of other domains, compiled engines. Then `graphs` follows shapes from the inputs
-on (`operators` names the rules of `shapes` and `products`, `values` works out the numbers that say sizes), and adds up
-what a run computes, holds at once, and makes of constants.
->>>>>>> walks
+- `values`: the numbers that say sizes;
+- `call`: an operator with what is known of its inputs;
+- `shapes`: rules of operators that move and choose values;
+- `products`: rules of operators that compute with weights;
+- `operators`: the rules by name;
+- `nodes`: the nodes of a graph, one after the other;
+- `graphs`: all graphs of a file, and its bounds.
 """
 
 from __future__ import annotations

@@ -41,7 +41,13 @@ def check_domain(operator: str, domain: str) -> None:
 
 
 def check_attributes(data: bytes, operator: str, attributes: Sequence[Message]) -> None:
-    """Check what stands in the attributes of an operator, or raise `RefusedError`."""
+    """Check what stands in the attributes of an operator, or raise `RefusedError`.
+
+    Args:
+        data: the whole file.
+        operator: its name.
+        attributes: messages of the file.
+    """
     for attribute in attributes:
         name = attribute.text(_NAME)
         for tensor in (*attribute.all(_TENSOR), *attribute.all(_TENSORS)):
@@ -78,7 +84,13 @@ def _one(values: Array) -> Value:
 
 
 def filling(data: bytes, operator: str, attributes: Sequence[Message]) -> Array | None:
-    """Return the tensor that a ConstantOfShape repeats."""
+    """Return the tensor that a ConstantOfShape repeats.
+
+    Args:
+        data: the whole file.
+        operator: its name; another one than ConstantOfShape repeats nothing.
+        attributes: messages of the file.
+    """
     tensors = [each.all(_TENSOR)[0] for each in attributes if operator == "ConstantOfShape" and each.all(_TENSOR)]
     return check_tensor(tensors[0], data).values if tensors else None
 
@@ -94,7 +106,13 @@ def by_name(attributes: Sequence[Message]) -> Mapping[str, Message]:
 
 
 def declared(value: Message, open_size: int, *, wanted: bool = False) -> Value:
-    """Return what an input is declared to be, with a number in place of open sizes."""
+    """Return what an input is declared to be.
+
+    Args:
+        value: the message that declares it.
+        open_size: stands in place of sizes that are not fixed.
+        wanted: refuse an input without a shape.
+    """
     tensors = [tensor for kind in value.all(_TYPE) for tensor in kind.all(_TENSOR_TYPE)]
     shapes = [shape for tensor in tensors for shape in tensor.all(_SHAPE)]
     if not shapes:

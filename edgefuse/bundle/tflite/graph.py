@@ -37,12 +37,8 @@ class Cost:
 
 
 def check_model(model: Model) -> Cost:
-<<<<<<< HEAD
     """Check all graphs of a file and return the cost of the main one, or raise `RefusedError`."""
-=======
-    """Check all graphs of a file and return what the main one takes, or raise `RefusedError`."""
     _check_unpacked(model)
->>>>>>> walks
     calls = [_check_graph(model, graph) for graph in model.graphs]
     walk = _Walk(model, calls)
     cost = walk.cost(0, depth=0)
