@@ -6,14 +6,26 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from edgefuse.bundle.manifest import Manifest
-from edgefuse.bundle.onnx import refuse_unsafe_onnx
-from edgefuse.bundle.tflite import refuse_unsafe_tflite
+
+
+# A device imports the check of the format that it opens.
+def _check_onnx(name: str, data: bytes) -> None:
+    from edgefuse.bundle.onnx import refuse_unsafe_onnx
+
+    refuse_unsafe_onnx(name, data)
+
+
+def _check_tflite(name: str, data: bytes) -> None:
+    from edgefuse.bundle.tflite import refuse_unsafe_tflite
+
+    refuse_unsafe_tflite(name, data)
+
 
 # By the end of a name: which targets and backends open such files, and the check.
 _FORMATS: Mapping[str, tuple[frozenset[str], Callable[[str, bytes], None]]] = MappingProxyType(
     {
-        ".onnx": (frozenset({"onnx", "tensorrt"}), refuse_unsafe_onnx),
-        ".tflite": (frozenset({"tflite"}), refuse_unsafe_tflite),
+        ".onnx": (frozenset({"onnx", "tensorrt"}), _check_onnx),
+        ".tflite": (frozenset({"tflite"}), _check_tflite),
     }
 )
 

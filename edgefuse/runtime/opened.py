@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from functools import cached_property
 from weakref import WeakValueDictionary, finalize
@@ -21,8 +20,6 @@ from edgefuse.runtime.graph import Graph
 from edgefuse.runtime.preprocess import Preprocessor
 from edgefuse.runtime.processor import processor
 from edgefuse.runtime.suitability import concern
-
-_log = logging.getLogger(__name__)
 
 _NOTHING = "null"
 
@@ -106,7 +103,9 @@ class OpenBundle:
             return
         self._warned.add(rung.name)
         if sentence := concern(self.manifest, rung, processor()):
-            _log.warning(sentence)
+            import logging  # nearly a megabyte that most devices do without
+
+            logging.getLogger(__name__).warning(sentence)
 
     def _session(self, stage: StageSpec, candidate: Candidate) -> Session:
         """Return a file's session; if it has to be opened, its bytes are free again before the next one is read."""

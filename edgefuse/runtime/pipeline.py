@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -169,6 +168,8 @@ class Pipeline:
         self.close()
 
     def _unknown(self, name: str) -> InputError:
+        from difflib import get_close_matches
+
         known = list(self._preprocessors)
         close = get_close_matches(name, known, n=1)
         return InputError(

@@ -21,7 +21,7 @@ MAX_STEP = 2**16
 """Of strides and dilations: their products with sizes stay within 32 bits."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Call:
     """An operator with its tensors and options.
 

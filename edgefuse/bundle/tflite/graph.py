@@ -28,7 +28,7 @@ _DISPATCH = 2**12  # an operator costs as much as this many multiplications, how
 _SCRATCH_BYTES = 4  # of a number that an operator sets down for itself
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cost:
     """The cost of one run of a graph: its computed tensors at the worst moment, and its work."""
 

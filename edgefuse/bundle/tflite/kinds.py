@@ -17,7 +17,7 @@ from edgefuse.bundle.tflite.call import Call
 Rule: TypeAlias = Callable[[Call], shapes.Shapes]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Kind:
     """One operator.
 

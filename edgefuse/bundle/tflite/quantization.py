@@ -26,7 +26,7 @@ _RANGES: Mapping[str, tuple[int, int]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Blocks:
     """Scales in blocks along the last axis: the indices of tensors of the same graph (-1: none), and a block's size."""
 
@@ -35,7 +35,7 @@ class Blocks:
     size: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Quantization:
     """How a tensor is quantized, if it is.
 

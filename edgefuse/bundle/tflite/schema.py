@@ -55,7 +55,7 @@ _METADATA = ("min_runtime_version", "keep_stablehlo_constant", "CONVERSION_METAD
 _LARGEST_OLD_CODE = 127  # what the schema's first field for operators can hold
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tensor:
     """A tensor of a graph.
 
@@ -80,7 +80,7 @@ class Tensor:
         return -(-self.elements * _BITS[self.dtype] // 8)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Operator:
     """An operator: its code, its tensors (-1 where an input is left out), and its options with their type."""
 
@@ -91,7 +91,7 @@ class Operator:
     options2: tuple[int, Table | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Graph:
     """A graph: the main one, or one that an operator names."""
 
@@ -101,7 +101,7 @@ class Graph:
     operators: Sequence[Operator]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Model:
     """A whole file."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -70,6 +69,8 @@ class TfliteBackend:
 
     def versions(self) -> dict[str, str]:
         """Return the version of the runtime that is installed."""
+        from importlib.metadata import PackageNotFoundError, version  # megabytes that a prediction does not need
+
         for distribution in ("ai-edge-litert", "tflite-runtime"):
             try:
                 return {distribution: version(distribution)}
