@@ -90,7 +90,10 @@ def _outcome(error: BaseException) -> tuple[int, str]:
         where = f" at {error.filename}" if error.filename else ""
         return EdgefuseError.exit_code, f"error: the system refused{where}: {error.strerror or error}."
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    said = shown(" ".join(str(error).split()))
+    try:
+        said = shown(" ".join(str(error).split()))
+    except Exception:  # noqa: BLE001 - whose __str__ fails
+        said = "an error that cannot be spelled"
     return BUG, (
         f"bug: {type(error).__name__}: {said} ({Path(frame.filename).name}:{frame.lineno}). "
         "This is our fault: please report what the same command prints with EDGEFUSE_DEBUG=1 in its environment, "

@@ -11,6 +11,7 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 """The permissions that let others than the owner change a file or folder."""
 
 _KINDS = {
+    stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a character device",
@@ -34,10 +35,22 @@ def read_regular(path: Path, limit: int) -> bytes:
         OSError: if there is none, it cannot be read, is something else than a file, or longer.
     """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, f"it is {_KINDS.get(stat.S_IFMT(mode), 'no file')}", str(path))
+        _require_regular(os.fstat(file.fileno()).st_mode, path)
         data = file.read(limit + 1)
     if len(data) > limit:
         raise OSError(errno.EFBIG, f"it is larger than {limit} bytes", str(path))
     return data
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is no regular file, before a library opens it.
+
+    Raises:
+        OSError: if there is none, or it is something else.
+    """
+    _require_regular(path.stat().st_mode, path)
+
+
+def _require_regular(mode: int, path: Path) -> None:
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"it is {_KINDS.get(stat.S_IFMT(mode), 'no file')}", str(path))

@@ -281,12 +281,12 @@ class Manifest(Record, frozen=True, kw_only=True):
 
     def rung(self, name: str | None = None) -> Rung:
         """Return the rung of that name (the default one for None), or raise `BundleError`."""
-        wanted = name or self.default_rung
+        wanted = self.default_rung if name is None else name
         for rung in self.rungs:
             if rung.name == wanted:
                 return rung
         raise BundleError(
-            "this bundle has no such rung", got=quoted(wanted), expected=" or ".join(r.name for r in self.rungs)
+            "this bundle has no such rung", got=quoted(str(wanted)), expected=" or ".join(r.name for r in self.rungs)
         )
 
     def candidate(self, candidate_id: str) -> Candidate:

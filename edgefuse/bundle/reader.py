@@ -7,6 +7,7 @@ nothing outside the bundle is opened.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from edgefuse.bundle.manifest import Manifest, decode
 from edgefuse.bundle.stage_files import checks
 from edgefuse.bundle.tokenizer.check import check_tokenizer
 from edgefuse.bundle.validation import check
-from edgefuse.errors import BundleError
+from edgefuse.errors import BundleError, shown
 
 
 class _Store(Protocol):
@@ -99,7 +100,7 @@ class Bundle:
         self.close()
 
 
-def open_bundle(path: str | Path, *, digest: str | None = None) -> Bundle:
+def open_bundle(path: str | os.PathLike[str], *, digest: str | None = None) -> Bundle:
     """Open a bundle: a folder, or a `.edgefuse` archive.
 
     The manifest and the list of files are checked in full, the files' own bytes when they are read (all of them by
@@ -113,6 +114,8 @@ def open_bundle(path: str | Path, *, digest: str | None = None) -> Bundle:
     Raises:
         BundleError: the bundle cannot be read, is damaged, hostile, of a newer schema, or not the pinned one.
     """
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise BundleError("there is no such bundle", got=repr(path)[:200], expected="the path of a folder or archive")
     path = Path(path)
     with _naming(path), ExitStack() as stack:
         store: _Store = Folder(path) if path.is_dir() else Archive(path)
@@ -135,15 +138,21 @@ def _naming(path: Path) -> Iterator[None]:
     """Put the path of the bundle at the head of each refusal, and turn what the system refuses into one."""
     try:
         yield
-    except OSError as error:
-        raise BundleError(f"the bundle '{path}' cannot be read", got=f"'{error.strerror or error}'") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character, or that cannot be encoded
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise BundleError(f"the bundle '{shown(str(path))}' cannot be read", got=f"'{said}'") from error
     except BundleError as error:
         error.args = (f"the bundle '{path}' is refused: {error}",)
         raise
 
 
+def is_pinned(found: str, pinned: str | None) -> bool:
+    """Tell whether a digest is the pinned one, in either case of letters, or none is pinned."""
+    return pinned is None or str(pinned).lower() == found
+
+
 def _check_digest(store: _Store, found: str, pinned: str | None) -> None:
-    if pinned is not None and pinned.lower() != found:
+    if not is_pinned(found, pinned):
         raise BundleError(
             "its digest is not the pinned one",
             got=found,

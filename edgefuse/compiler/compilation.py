@@ -8,10 +8,13 @@ Every step is a function over workers, whose default runs one job after the othe
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -39,7 +42,7 @@ from edgefuse.compiler.timing import Timer, timer_of
 from edgefuse.compiler.workers import Workers, in_one_thread
 from edgefuse.datasets.cache import Cache, open_cache
 from edgefuse.datasets.cache import cache_folder as default_folder
-from edgefuse.errors import BackendError, EdgefuseError, MeasureError
+from edgefuse.errors import BackendError, EdgefuseError, MeasureError, RecipeError
 from edgefuse.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
@@ -95,8 +98,9 @@ def compile(  # noqa: A001 - the verb of the tool
         EngineError, MissingExtraError: jobs cannot run as asked.
     """
     started = time.perf_counter()
-    path, folder = Path(recipe), Path(out)
+    path, folder = Path(recipe), Path(out).absolute()
     wanted = _wanted(path, targets)
+    _check_output(folder)
     store = open_cache(cache or default_folder())
     settings = worker_kinds.Settings(
         shared=store.folder, jobs=jobs, paths=(str(path.resolve().parent),), progress=progress
@@ -105,6 +109,25 @@ def compile(  # noqa: A001 - the verb of the tool
         made = _Compile(path, wanted, store, progress, timer_of(wanted), workers).run(started)
     folder.mkdir(parents=True, exist_ok=True)
     return _write(folder, *made)
+
+
+def _check_output(folder: Path) -> None:
+    """Refuse now a folder that could not be made, or written to, when the work is done.
+
+    Raises:
+        RecipeError: if that is so.
+    """
+    try:
+        place = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+        with tempfile.TemporaryDirectory(prefix=".edgefuse-", dir=place) as probe:
+            Path(probe, *folder.relative_to(place).parts).mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise RecipeError(
+            f"the output folder {folder} cannot be used", got=said, fix="name another one with --out"
+        ) from error
 
 
 def _wanted(path: Path, targets: Sequence[str] | None) -> recipes.Recipe:
@@ -204,13 +227,20 @@ def _require_one(failed: Mapping[str, EdgefuseError], targets: Sequence[str]) ->
 
 
 def _write(folder: Path, finished: Sequence[Finished], made: report.Compiled) -> CompileResult:
-    """Write bundles and reports, each atomically."""
-    paths = {}
+    """Write bundles and reports, each atomically; a bundle that cannot be written leaves the others."""
+    paths, failed = {}, dict(made.failed)
     for f in finished:
-        paths[f.target] = folder / f"{made.subject.spec.name}-{f.target}.edgefuse"
+        path = folder / f"{made.subject.spec.name}-{f.target}.edgefuse"
         contents = f.assembly.contents(made.rungs[f.target])
-        contents["report.json"] = report.encode(report.build(made, {f.target: paths[f.target]}))
-        write_bundle(paths[f.target], f.assembly.manifest(made.rungs[f.target]), contents)
+        contents["report.json"] = report.encode(report.build(made, {f.target: path}))
+        try:
+            write_bundle(path, f.assembly.manifest(made.rungs[f.target]), contents)
+        except OSError as error:
+            failed[f.target] = f"the bundle cannot be written to {path}: {error.strerror}"
+            logger.warning("%s is left out: %s", f.target, failed[f.target])
+        else:
+            paths[f.target] = path
+    made = replace(made, failed=failed)
     whole = report.build(made, paths)
     report_json, report_html = report.write(folder, whole)
     return CompileResult(

@@ -71,7 +71,10 @@ def open_cache(folder: Path) -> Cache:
     Raises:
         CacheError: if it is no folder, or cannot be made.
     """
-    cache = Cache(folder.resolve())  # workers may stand in another folder
+    try:
+        cache = Cache(folder.resolve())  # workers may stand in another folder
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop of links, before Python 3.13
+        raise CacheError(f"the cache {folder} cannot be used", got=str(error), fix=_ANOTHER) from error
     with cache.usable():
         cache.folder.mkdir(mode=_MODE, parents=True, exist_ok=True)
         places = [cache.folder, *sorted(Path(entry) for entry in os.scandir(cache.folder) if entry.is_dir())]

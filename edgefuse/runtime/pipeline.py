@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from types import TracebackType
 
-from edgefuse.bundle.reader import Bundle, open_bundle
+from edgefuse.bundle.reader import Bundle, is_pinned, open_bundle
 from edgefuse.bundle.spec import largest
 from edgefuse.errors import BundleError, EdgefuseError, InputError
 from edgefuse.runtime.backends.backend import Array, SessionOptions
@@ -60,7 +59,7 @@ class Pipeline:
         lengths = (m for m in manifest.model.modalities if m.length)
         self._lengths = [(m.name, f"{m.name}.length", largest(m.tensors[0].shape[1])) for m in lengths]
 
-    def __call__(self, **raw: object) -> Prediction:
+    def __call__(self, /, **raw: object) -> Prediction:
         """Predict from raw inputs, one keyword per modality.
 
         Args:
@@ -94,6 +93,8 @@ class Pipeline:
             BackendError: if a runtime cannot run a stage, or the bundle was opened before this process was forked.
         """
         self._guard.check()
+        if not isinstance(items, Iterable):
+            raise _no_items(items)
         prepared: list[Inputs] = []
         for number, item in enumerate(items):
             with _numbering(number):
@@ -123,7 +124,7 @@ class Pipeline:
             raise _closed()
         return Pipeline(opened, rung)
 
-    def preprocess(self, **raw: object) -> Inputs:
+    def preprocess(self, /, **raw: object) -> Inputs:
         """Turn raw inputs into tensors: the first half of a call."""
         self._guard.check()  # a tokenizer may have been opening when the process was forked
         values: dict[str, Array] = {}
@@ -145,6 +146,8 @@ class Pipeline:
     def infer(self, inputs: Inputs) -> dict[str, Array]:
         """Return the outputs by name for preprocessed inputs: the second half of a call."""
         self._guard.check()
+        if not isinstance(inputs, Inputs):
+            raise InputError("these are no inputs", got=type(inputs).__name__, expected="what `preprocess` gives")
         for name, key, steps in self._lengths:  # what was not preprocessed here may say anything
             given = inputs.values.get(key)
             if given is not None and given.size == 1 and name in inputs.present and not 1 <= given.item() <= steps:
@@ -190,6 +193,10 @@ class Pipeline:
 
 def _closed() -> InputError:
     return InputError("this pipeline is closed", fix="load the bundle again")
+
+
+def _no_items(items: object) -> InputError:
+    return InputError("a batch is no list of items", got=type(items).__name__, expected="one mapping for each item")
 
 
 def _checked(item: object) -> Mapping[str, object]:
@@ -243,11 +250,11 @@ def load(
     """
     options = SessionOptions(threads=threads, spinning=spinning)
     if isinstance(path, Bundle):
-        if digest is not None and digest != path.digest:
+        if not is_pinned(path.digest, digest):
             raise BundleError("the bundle is not the one that was pinned", got=path.digest, expected=digest)
         return Pipeline(OpenBundle(path, backend, options, cache=cache, owned=False), rung)
     with ExitStack() as stack:
-        bundle = stack.enter_context(open_bundle(Path(path), digest=digest))
+        bundle = stack.enter_context(open_bundle(path, digest=digest))
         pipeline = Pipeline(OpenBundle(bundle, backend, options, cache=cache, owned=True), rung)
         stack.pop_all()
         return pipeline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -88,6 +89,13 @@ def test_a_mistake_in_the_recipe(
     [
         ("fails", "the factory 'faulty:fails' of "),
         ("fails", "failed: got KeyError: 'labels.csv' (faulty.py:"),
+        ("unspeakable", "failed: got UnspeakableError: an error that cannot be spelled (faulty.py:"),
+        ("not_even_an_exception", "failed: got BaseException: stop it (faulty.py:"),
+        ("a_generator", "the split 'calibration' of 'faulty:a_generator' has no length: got TypeError: "),
+        ("negative_length", "the split 'test' of 'faulty:negative_length' has no length: got ValueError: "),
+        ("unreadable_item", "sample 2 of 'calibration' cannot be read: got OSError: disk gone (faulty.py:"),
+        ("no_digest", "the data of 'faulty:no_digest' have no digest: got ''"),
+        ("odd_digest", "the data of 'faulty:odd_digest' have no digest: got '\\ud800'"),
         ("no_splits", "the factory 'faulty:no_splits' returns no data: got tuple, expected edgefuse.datasets.Splits."),
         ("empty_split", "the split 'test' of 'faulty:empty_split' is empty: expected at least one sample."),
         ("no_samples", "sample 0 of 'calibration' has the wrong type: got tuple, expected edgefuse.datasets.Sample("),
@@ -173,3 +181,58 @@ def test_a_stage_to_train_for_int8_with_nothing_to_train_it_on(
     recipe = (OWN / "recipe.toml").read_text(encoding="utf-8").replace("pair:data", "faulty:whole")
     said = refused(tmp_path, f'{recipe}[quantize]\naware = ["image_encoder"]\n', capsys)
     assert "but 'faulty:whole' gives nothing to train on: got an empty `tuning` and an empty `train`" in said
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ('assets = ["pipe"]', "cannot read the asset 'pipe' of "),
+        ('assets = ["/dev/zero"]', "cannot read the asset '/dev/zero' of "),
+        ('assets = ["pair.py", "./pair.py"]', "have one name: got 'pair.py'"),
+        ('weights = "pipe"', "of the recipe: got it is a named pipe."),
+        ('weights = "."', "of the recipe: got it is a folder."),
+        ('weights = "/dev/zero"', "of the recipe: got it is a character device."),
+        ("x = " + "{a=" * 3000 + "1" + "}" * 3000, "is not TOML: got maximum recursion depth"),
+    ],
+)
+def test_a_file_that_is_none_is_refused_at_once(
+    model: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    recipe = (OWN / "recipe.toml").read_text(encoding="utf-8").replace("[model]", f"[model]\n{model}", 1)
+    assert message in refused(tmp_path, recipe, capsys)
+
+
+@pytest.mark.parametrize("place", ["file", "loop", "file/deeper", "x" * 300, "/proc/edgefuse"])
+def test_an_output_folder_that_cannot_be_is_refused_before_any_work(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("pair.py", "recipe.toml"):
+        shutil.copy(OWN / name, tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    out = tmp_path / place
+    code = cli.main(["compile", str(tmp_path / "recipe.toml"), "-o", str(out), "--cache", str(tmp_path / "cache")])
+    said = capsys.readouterr().err
+    assert code == 2
+    assert said.count("\n") == 1
+    assert "cannot be used: got " in said
+    assert not (tmp_path / "cache").exists()
+    assert not list(tmp_path.glob(".edgefuse-*"))
+
+
+def test_a_cache_in_a_loop_of_links_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cache").symlink_to("cache")
+    for name in ("pair.py", "recipe.toml"):
+        shutil.copy(OWN / name, tmp_path)
+    code = cli.main(
+        ["compile", str(tmp_path / "recipe.toml"), "-o", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    )
+    assert (code, "cannot be used: got " in capsys.readouterr().err) == (2, True)
+
+
+def test_a_factory_that_goes_elsewhere_takes_nobody_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here = Path.cwd()
+    recipe = (OWN / "recipe.toml").read_text(encoding="utf-8").replace("pair:data", "faulty:elsewhere")
+    assert "the split 'calibration' of 'faulty:elsewhere' is empty" in refused(tmp_path, recipe, capsys)
+    assert Path.cwd() == here

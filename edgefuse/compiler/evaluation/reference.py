@@ -17,6 +17,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from edgefuse.bundle.spec import ModelSpec
 from edgefuse.compiler.evaluation.inductor import building
+from edgefuse.compiler.recipe.factory import users_code
 from edgefuse.errors import ModelError
 from edgefuse.measure.latency import Interleaved
 from edgefuse.models.fusion import FusionModel
@@ -169,13 +170,14 @@ def open_reference(factory: str, threads: int = 1) -> TorchReference:
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    try:
-        build = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ModelError(
-            f"the factory '{factory}' cannot be imported", got=str(error), fix="call from the folder of the module"
-        ) from error
-    model = build() if callable(build) else build
+    with users_code(f"the factory '{factory}' failed", ModelError):
+        try:
+            build = getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ModelError(
+                f"the factory '{factory}' cannot be imported", got=str(error), fix="call from the folder of the module"
+            ) from error
+        model = build() if callable(build) else build
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"the factory '{factory}' returns no model", got=type(model).__name__, expected="a torch module"

@@ -14,9 +14,13 @@ from edgefuse.compiler.model.subject import Model
 from edgefuse.compiler.recipe.factory import call_factory
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.errors import BundleError, ModelError, RecipeError
+from edgefuse.files import check_regular, read_regular
 from edgefuse.measure.metrics import Metric
 from edgefuse.stages.explicit import split
 from edgefuse.stages.stage import TorchStage
+
+_MAX_ASSET_BYTES = 1 << 28
+"""Of a file that travels in a bundle: a tokenizer, a list of labels."""
 
 
 def take_apart(path: Path, recipe: Recipe) -> Model:
@@ -49,11 +53,14 @@ def _build_model(path: Path, recipe: Recipe) -> nn.Module:
 
 def _load_weights(model: nn.Module, path: Path) -> None:
     try:
+        check_regular(path)
         model.load_state_dict(safetensors.torch.load_file(path))
     except FileNotFoundError as error:
         raise RecipeError(
             "the weights of the recipe are missing", got=f"no file {path}", fix="correct [model] weights"
         ) from error
+    except OSError as error:
+        raise RecipeError(f"cannot read the weights {path} of the recipe", got=error.strerror) from error
     except (SafetensorError, RuntimeError) as error:
         raise RecipeError(f"the weights {path} do not fit the model", got=str(error).replace("\n", " ")) from error
 
@@ -94,8 +101,12 @@ def _check_names(path: Path, recipe: Recipe, spec: ModelSpec, stages: tuple[Torc
 def _read_assets(path: Path, recipe: Recipe, model: nn.Module) -> dict[str, bytes]:
     assets: dict[str, bytes] = dict(getattr(model, "assets", {}))
     for name in recipe.model.assets:
+        if Path(name).name in assets and name in recipe.model.assets[1:]:
+            raise RecipeError(
+                f"two assets of {path} have one name", got=repr(Path(name).name), expected="names that differ"
+            )
         try:
-            assets[Path(name).name] = (path.parent / name).read_bytes()
+            assets[Path(name).name] = read_regular(path.parent / name, _MAX_ASSET_BYTES)
         except OSError as error:
             raise RecipeError(f"cannot read the asset '{name}' of {path}", got=error.strerror) from error
     return assets

@@ -10,7 +10,7 @@ from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.model.data_checks import check_data
 from edgefuse.compiler.model.splits import SPLITS, TRAIN, load_split
 from edgefuse.compiler.model.subject import Model, Subject
-from edgefuse.compiler.recipe.factory import call_factory
+from edgefuse.compiler.recipe.factory import call_factory, users_code
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.datasets.cache import Cache
 from edgefuse.datasets.sample import Splits
@@ -69,20 +69,33 @@ def _check_splits(path: Path, recipe: Recipe, data: Any) -> None:
             got=type(data).__name__,
             expected="edgefuse.datasets.Splits",
         )
+    if not isinstance(data.digest, str) or not data.digest or not data.digest.isprintable():
+        raise DataError(
+            f"the data of '{recipe.data.factory}' have no digest",
+            got=repr(data.digest),
+            expected="a string that differs wherever the samples do: results are kept under it",
+            fix="set digest= in Splits, to a hash of the files, or a name and a version",
+        )
+    lengths = {name: _length(name, data, recipe.data.factory) for name in (*SPLITS, TRAIN, TUNING)}
     for name in SPLITS:
-        if len(getattr(data, name)) == 0:
+        if lengths[name] == 0:
             raise DataError(f"the split '{name}' of '{recipe.data.factory}' is empty", expected="at least one sample")
-    if recipe.prune.wanted and len(data.train) == 0:
+    if recipe.prune.wanted and lengths[TRAIN] == 0:
         raise DataError(
             f"the recipe {path} prunes, but '{recipe.data.factory}' gives no training samples",
             got="an empty `train` in its Splits",
             expected="samples to recover on (labels are not used)",
             fix="fill Splits.train, or leave [prune] out",
         )
-    if recipe.quantize.aware and not (len(data.tuning) or len(data.train)):
+    if recipe.quantize.aware and not (lengths[TUNING] or lengths[TRAIN]):
         raise DataError(
             f"the recipe {path} asks for [quantize] aware, but '{recipe.data.factory}' gives nothing to train on",
             got="an empty `tuning` and an empty `train` in its Splits",
             expected="samples that look like deployed ones (labels are not used)",
             fix="fill Splits.tuning, or leave aware out",
         )
+
+
+def _length(name: str, data: Splits, factory: str) -> int:
+    with users_code(f"the split '{name}' of '{factory}' has no length", DataError):
+        return len(getattr(data, name))

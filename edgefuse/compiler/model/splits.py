@@ -14,6 +14,7 @@ from edgefuse.bundle.spec import ModelSpec
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.cache.arrays import ArrayStore, write_arrays
 from edgefuse.compiler.model.samples import checked_sample, checked_target
+from edgefuse.compiler.recipe.factory import users_code
 from edgefuse.datasets.cache import Cache
 from edgefuse.datasets.sample import Sample, Splits
 from edgefuse.errors import DataError, EdgefuseError
@@ -99,7 +100,9 @@ def _preprocessed(
 ) -> Iterator[dict[str, Array]]:
     preprocessors = {modality.name: Preprocessor(modality, assets.__getitem__) for modality in spec.modalities}
     absent = zeros(zero for modality in spec.modalities for zero in zeros_of(modality))
-    for index, given in enumerate(samples):
+    for index in range(len(samples)):
+        with users_code(f"sample {index} of '{name}' cannot be read", DataError):
+            given = samples[index]
         sample = checked_sample(name, index, given, spec)
         values = dict(absent)
         for modality, raw in sample.inputs.items():

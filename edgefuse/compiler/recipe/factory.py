@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgefuse.errors import EdgefuseError, RecipeError
+from edgefuse.errors import EdgefuseError, RecipeError, shown
 
 
 def call_factory(recipe_path: Path, reference: str) -> Any:
@@ -27,16 +30,15 @@ def call_factory(recipe_path: Path, reference: str) -> Any:
     folder = str(recipe_path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise RecipeError(
-            f"cannot import the factory '{reference}' of {recipe_path}",
-            got=str(error),
-            fix=f"put the module beside the recipe ({folder}) or install it",
-        ) from error
-    except Exception as error:
-        raise _failed(f"importing the module '{module_name}' of {recipe_path} failed", error) from error
+    with users_code(f"importing the module '{module_name}' of {recipe_path} failed"):
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise RecipeError(
+                f"cannot import the factory '{reference}' of {recipe_path}",
+                got=shown(spoken(error)),
+                fix=f"put the module beside the recipe ({folder}) or install it",
+            ) from error
     factory = getattr(module, attribute, None)
     if factory is None:
         raise RecipeError(f"the module '{module_name}' has no '{attribute}'", fix="correct the factory in the recipe")
@@ -44,16 +46,35 @@ def call_factory(recipe_path: Path, reference: str) -> Any:
         raise RecipeError(
             f"the factory '{reference}' cannot be called", got=type(factory).__name__, expected="a callable"
         )
-    try:
+    with users_code(f"the factory '{reference}' of {recipe_path} failed"):
         return factory()
-    except EdgefuseError:
+
+
+@contextmanager
+def users_code(what: str, kind: type[EdgefuseError] = RecipeError) -> Iterator[None]:
+    """Run the user's own code within the block: it may raise anything, and stand in another folder afterwards.
+
+    Args:
+        what: failed, if it does.
+        kind: of the error that says so, and where.
+    """
+    here = Path.cwd()
+    try:
+        yield
+    except (EdgefuseError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
         raise
-    except Exception as error:
-        raise _failed(f"the factory '{reference}' of {recipe_path} failed", error) from error
+    except BaseException as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        got = f"{type(error).__name__}: {spoken(error)} ({Path(frame.filename).name}:{frame.lineno})"
+        fix = "call it in Python by itself; EDGEFUSE_DEBUG=1 shows the whole traceback"
+        raise kind(what, got=got, fix=fix) from error
+    finally:
+        os.chdir(here)
 
 
-def _failed(what: str, error: Exception) -> RecipeError:
-    """Say where the user's own code failed, which may raise anything."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    got = f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(frame.filename).name}:{frame.lineno})"
-    return RecipeError(what, got=got, fix="call it in Python by itself; EDGEFUSE_DEBUG=1 shows the whole traceback")
+def spoken(error: BaseException) -> str:
+    """Return what an error of the user's own says on one line, if it says anything."""
+    try:
+        return " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - its __str__ is the user's own code, too
+        return "an error that cannot be spelled"

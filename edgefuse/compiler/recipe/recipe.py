@@ -217,7 +217,7 @@ def load(path: Path) -> Recipe:
         raise RecipeError(
             f"cannot read the recipe {path}", got=error.strerror, fix="give the path of a TOML file"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecipeError(f"the recipe {path} is not TOML", got=str(error)) from error
     _refuse_unknown_keys(path, table)
     try:

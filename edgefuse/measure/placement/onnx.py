@@ -17,7 +17,7 @@ from typing import Any
 
 from edgefuse.bundle.manifest import Binding
 from edgefuse.bundle.onnx.protobuf import fields
-from edgefuse.errors import BackendError
+from edgefuse.errors import BackendError, MeasureError
 from edgefuse.measure.placement import Operator
 from edgefuse.runtime.backends.backend import Array, SessionOptions
 from edgefuse.runtime.backends.onnx import OnnxBackend, create, session_options
@@ -91,7 +91,15 @@ class _Recorder(OnnxBackend):
 
     def profile(self) -> list[dict[str, Any]]:
         """Return the events of the runs so far."""
-        events: list[dict[str, Any]] = json.loads(Path(self._session.end_profiling()).read_bytes())
+        path = self._session.end_profiling()
+        try:
+            events: list[dict[str, Any]] = json.loads(Path(path).read_bytes())
+        except (OSError, ValueError) as error:  # ONNX Runtime does not say that it could not write
+            raise MeasureError(
+                "where operators ran cannot be told: ONNX Runtime's profile is missing or cut off",
+                got=str(error),
+                fix=f"make room in {self._folder.parent}, or name another folder with TMPDIR",
+            ) from error
         return events
 
 

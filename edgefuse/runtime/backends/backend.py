@@ -216,6 +216,6 @@ def _within(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     )
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: Exception | str) -> str:
     """Return the first line of what a runtime says, which is the part for people; the kind of error if it is silent."""
     return str(error).strip().split("\n", 1)[0].rstrip(".") or type(error).__name__

@@ -99,6 +99,7 @@ class TfliteSession:
         self._input_indices = input_indices
         self._outputs = OutputPorts(outputs)
         self._output_indices = [output_indices[binding.tensor] for binding in outputs]
+        self._said = ""
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see `Session.run`."""
@@ -110,7 +111,9 @@ class TfliteSession:
             interpreter.invoke()
             results = [interpreter.get_tensor(index) for index in self._output_indices]
         except Exception as error:
-            raise BackendError("LiteRT cannot run a stage", got=first_line(error)) from error
+            said = str(error)  # after all that was said of earlier runs
+            news, self._said = said.removeprefix(self._said), said
+            raise BackendError("LiteRT cannot run a stage", got=first_line(news) or type(error).__name__) from error
         return self._outputs.named(results)
 
 

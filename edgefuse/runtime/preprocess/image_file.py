@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
 from edgefuse.errors import InputError, needing
-from edgefuse.runtime.preprocess.files import Encoded, read
+from edgefuse.runtime.preprocess.files import Encoded, cause, read
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,8 +24,10 @@ MAX_FILE_BYTES = 256 << 20
 MAX_PIXELS = 1 << 26
 """Of a picture that is decoded whole, in a second or three. JPEG is faster, JPEG 2000 slower."""
 _MAX_PIXELS = {"JPEG": 1 << 27, "MPO": 1 << 27, "JPEG2000": 1 << 24}
-_MAX_SHRUNK = {"JPEG": 1 << 28, "MPO": 1 << 28, "JPEG2000": 1 << 26}
-"""Of a picture that is decoded at a half, a quarter or an eighth of its size, because the whole would be too much."""
+_MAX_SHRUNK = {"JPEG": 178_956_970, "MPO": 178_956_970, "JPEG2000": 1 << 26}
+"""Of a picture that is decoded at a half, a quarter or an eighth of its size, because the whole would be too much.
+
+Pillow opens no larger one."""
 MAX_MEMORY_BYTES = 768 << 20
 """What decoding and converting a picture may take at once, as estimated from its header."""
 
@@ -90,7 +92,22 @@ class Decoder:
         """Return the picture in a file or in bytes, upright, and smaller than it is only where it must be."""
         data = read(raw, self.name, MAX_FILE_BYTES)
         media = _Parts(data, f"{self.what} has too many parts", where)
-        image = self._opened(media, where)
+        try:
+            image = self._opened(media, where)
+        except pillow().DecompressionBombError as error:
+            raise InputError(
+                f"{self.what} is too large",
+                got=f"{cause(error)} in {where}",
+                expected=f"at most {_MAX_SHRUNK['JPEG'] // 10**6} million pixels",
+                fix="make it smaller first",
+            ) from error
+        if image.mode == "I" and image.format == "TIFF":
+            raise InputError(
+                f"{self.what} holds 32-bit integers",
+                got=f"mode I in {where}",
+                expected="8 or 16 bits",
+                fix="scale it to 0..255 and convert it to mode L",
+            )
         self._check_parts(image, data, where)
         self._check_size(image, where, len(data))
         if any(tile[0] in _SLOW_SAMPLES for tile in getattr(image, "tile", ())):

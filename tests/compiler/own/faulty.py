@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -148,3 +149,57 @@ def temperature_by_accuracy() -> FusionModel:
 
 def temperature_by_luck() -> FusionModel:
     return temperature("luck")
+
+
+class UnspeakableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class Odd(list[Any]):
+    """A split that cannot be counted, or read."""
+
+    def __init__(self, items: Any, length: int | None = None) -> None:
+        super().__init__(items)
+        self._length = length
+
+    def __len__(self) -> int:
+        return super().__len__() if self._length is None else self._length
+
+    def __getitem__(self, index: Any) -> Any:
+        if index == 2:
+            raise OSError("disk gone")
+        return super().__getitem__(index)
+
+
+def unspeakable() -> Splits:
+    raise UnspeakableError
+
+
+def not_even_an_exception() -> Splits:
+    raise BaseException("stop it")
+
+
+def a_generator() -> Splits:
+    return replace(whole(), calibration=(item for item in whole().calibration))  # type: ignore[arg-type]
+
+
+def negative_length() -> Splits:
+    return replace(whole(), test=Odd(whole().test, -1))
+
+
+def unreadable_item() -> Splits:
+    return replace(whole(), calibration=Odd(whole().calibration))
+
+
+def no_digest() -> Splits:
+    return replace(whole(), digest="")
+
+
+def odd_digest() -> Splits:
+    return replace(whole(), digest="\ud800")
+
+
+def elsewhere() -> Splits:
+    os.chdir("/")
+    return whole(calibration=[])
