@@ -113,7 +113,7 @@ class TfliteSession:
         except Exception as error:
             said = str(error)  # after all that was said of earlier runs
             news, self._said = said.removeprefix(self._said), said
-            raise BackendError("LiteRT cannot run a stage", got=first_line(news) or type(error).__name__) from error
+            raise BackendError("LiteRT cannot run a stage", got=first_line(news if news.strip() else error)) from error
         return self._outputs.named(results)
 
 
