@@ -62,8 +62,6 @@ class Splits:
         test: read once, after the choice.
         digest: identifies content and parameters of all parts in full, for cache keys.
         train: what pruned stages recover on, by distillation; labels are not used.
-        tuning: what stages are trained on through the rounding of their int8 files, towards what they give in float;
-            inputs that look like deployed ones, not augmented beyond that. Where it is empty, `train` is taken.
     """
 
     calibration: Sequence[Sample]
@@ -71,7 +69,6 @@ class Splits:
     test: Sequence[Sample]
     digest: str
     train: Sequence[Sample] = ()
-    tuning: Sequence[Sample] = ()
 
 
 def samples(targets: Sequence[Any], **inputs: Sequence[RawInput | None]) -> list[Sample]:

@@ -6,28 +6,20 @@ Features follow FitNets (arXiv:1412.6550): the student gives what the teacher gi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgefuse.bundle.spec import ClassOutput, EmbeddingOutput, Output, StageSpec
+from edgefuse.bundle.spec import ClassOutput, EmbeddingOutput, Output
 
 Kind: TypeAlias = Literal["feature", "classes", "embedding", "values"]
 """What an output is: a feature for other stages, or a result as `ModelSpec.outputs` describes it."""
 
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Student (float32, or what it computed in less) and teacher, both [B, ...], to a scalar; 0 where they agree."""
-
-
-def kinds_of(stage: StageSpec, outputs: Sequence[Output]) -> tuple[Kind, ...]:
-    """Return what each output of a stage is, its results being described by the `outputs` of the model."""
-    described = {output.name: kind_of(output) for output in outputs}
-    return tuple(
-        described.get(port.tensor.name, "values") if port.kind == "result" else "feature" for port in stage.outputs
-    )
 
 
 def kind_of(output: Output) -> Kind:

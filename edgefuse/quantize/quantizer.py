@@ -22,8 +22,7 @@ class Quantizer(Protocol):
         """Return every scheme that a recipe may name by its id, those for special cases among them.
 
         A scheme with `balanced` applies to the float file of a stage that went through `balance.balance`, one with
-        `fitted` to that of a stage that went through `fitting.fit`. One that is `aware`, to that of a stage that then
-        went through `aware.train`, is not among them: a recipe asks for it by stage.
+        `fitted` to that of a stage that went through `fitting.fit`.
         """
 
     def layers(self, lowered: Lowered, scheme: Scheme) -> tuple[str, ...]:

@@ -46,12 +46,6 @@ def closer(scheme: Scheme) -> tuple[Scheme, Scheme]:
     return fitted, msgspec.structs.replace(fitted, balanced=True)
 
 
-def aware(scheme: Scheme, *, balanced: bool) -> Scheme:
-    """Return a static scheme as it applies to a stage that was trained on through its rounding."""
-    closest = closer(scheme)[balanced]
-    return msgspec.structs.replace(closest, corrected=False, aware=True)
-
-
 def dynamic() -> Iterator[Scheme]:
     """Yield every scheme whose activations are quantized per run: with weights in int8, and in int4."""
     for granularity, balanced, table_bits in product(_GRANULARITIES, (False, True), _TABLES):

@@ -60,8 +60,6 @@ def refused(folder: Path, recipe: str, capsys: pytest.CaptureFixture[str], *opti
         ("ratio = 0.5", "ratio = nan", "the fraction to remove, from 0 to less than 1"),
         ('method = "structured"', 'method = "magic"', "got 'magic', expected depth or hidden or magnitude"),
         ('["image_encoder"]', '["image_encodr"]', "got 'image_encodr', expected image_encoder or sensor_encoder or"),
-        ("[search]", '[quantize]\naware = ["fusoin"]\n[search]', "[quantize] aware in "),
-        ("[search]", '[quantize]\naware = ["fusoin"]\n[search]', "got 'fusoin', expected image_encoder or"),
         ("[search]", '[schemes]\nfusoin = ["float"]\n[search]', "got 'fusoin', expected image_encoder or"),
         (
             "[search]",
@@ -173,14 +171,6 @@ def test_columns_become_samples_with_what_each_has() -> None:
     assert (second.inputs, second.target) == ({"text": "two"}, 1)
     with pytest.raises(DataError, match=r"got 2 targets, 1 of 'text', expected .* Fix: pair them anew"):
         samples([0, 1], text=["one"])
-
-
-def test_a_stage_to_train_for_int8_with_nothing_to_train_it_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recipe = (OWN / "recipe.toml").read_text(encoding="utf-8").replace("pair:data", "faulty:whole")
-    said = refused(tmp_path, f'{recipe}[quantize]\naware = ["image_encoder"]\n', capsys)
-    assert "but 'faulty:whole' gives nothing to train on: got an empty `tuning` and an empty `train`" in said
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,9 @@ from edgefuse.compiler import compile
 from edgefuse.datasets.seal import SEAL
 from tests.attack import damage
 
-KINDS = ("aware", "features", "figures", "golden", "outputs", "pruned", "split", "stage-onnx", "timings")
+KINDS = ("features", "figures", "golden", "outputs", "pruned", "split", "stage-onnx", "timings")
 # On another architecture than this one a cost is counted instead of times measured: nothing is left to chance.
 _RECIPE = """
-[quantize]
-aware = ["fusion"]
 [[prune.variants]]
 stages = ["sensor_encoder"]
 steps = [{ method = "structured", ratio = 0.5 }]

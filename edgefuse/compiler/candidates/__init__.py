@@ -3,7 +3,6 @@
 - `schemes`: which schemes to try on a stage;
 - `built`: one candidate;
 - `toolchain`: a target's tools, which make the files;
-- `aware`: stages trained through their rounding;
 - `golden`: the golden table: every file against torch;
 - `target_data`: what calibrates a target's candidates, and what they answer;
 - `build`: the candidates of all targets, made by workers.

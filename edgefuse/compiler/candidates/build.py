@@ -206,7 +206,7 @@ class Quantize(_OnData):
         note(f"{target}: quantize {candidate_id(stage.name, source.pruning, scheme)}")
         data = self.data(target)
         try:
-            return data.tools.quantize(data.quantizable(stage, source, scheme), scheme)
+            return data.tools.quantize(data.quantizable(stage, source), scheme)
         except QuantizeError as error:
             return str(error)
 
@@ -219,7 +219,7 @@ class Closer(_OnData):
         """Take a target, a stage, its file and the scheme."""
         target, stage, source, scheme = job
         data = self.data(target)
-        item = data.quantizable(stage, source, scheme)
+        item = data.quantizable(stage, source)
         goals_db = self.material.subject.recipe.quantize.goals_db
         found = data.tools.closer(item, scheme, goals_db, partial(data.snr_db, stage, against=source))
         apply = Quantize(self.material, self.live)

@@ -10,7 +10,6 @@ from itertools import islice
 
 from edgefuse.bundle.manifest import Scheme, Tolerance
 from edgefuse.bundle.spec import StageSpec, subset_name
-from edgefuse.compiler.candidates import aware
 from edgefuse.compiler.candidates.built import Built, FileRunner
 from edgefuse.compiler.candidates.golden import Checked, GoldenInputs
 from edgefuse.compiler.candidates.schemes import wanted_schemes
@@ -86,24 +85,16 @@ class TargetData:
         recipe = self.material.subject.recipe
         wanted = recipe.search.objective, recipe.schemes, recipe.compile.device
         schemes = wanted_schemes(self.tools.quantizer, stage, *wanted)
-        sources = self.candidates.built[stage.name]
-        trained = aware.pairs(self.material.subject, self.material.forms, stage, sources, schemes)
-        return [*itertools.product(sources, schemes), *trained]
+        return list(itertools.product(self.candidates.built[stage.name], schemes))
 
-    def quantizable(self, stage: StageSpec, source: Built, scheme: Scheme) -> Quantizable:
-        """Return what a scheme is applied to.
+    def quantizable(self, stage: StageSpec, source: Built) -> Quantizable:
+        """Return what schemes are applied to.
 
         Args:
             stage: of the file.
             source: the float file.
-            scheme: to be applied.
-
-        Raises:
-            QuantizeError: if an aware scheme finds nothing to train, or nothing to train on.
         """
         form = self.material.forms.form(stage.name, source.pruning)
-        if scheme.aware:
-            form, source = aware.trained(self.material.subject, self.tools, form, scheme)
         return Quantizable(form, source, self._calibration(stage))
 
     def _calibration(self, stage: StageSpec) -> Calibration:

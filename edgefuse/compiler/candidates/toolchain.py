@@ -112,7 +112,7 @@ class Toolchain:
     def _prepared(self, item: Quantizable, scheme: Scheme) -> Lowered:
         """Return the float file that a scheme applies to: some want a stage that was changed in torch, once for all."""
         source, calibration = item.source, item.calibration
-        if scheme.aware or not (scheme.balanced or scheme.fitted):  # the stage of an aware scheme is changed already
+        if not (scheme.balanced or scheme.fitted):
             return source.lowered()
 
         def make() -> Lowered:
@@ -141,7 +141,7 @@ class Toolchain:
             well, the same with the most sensitive layers in float, if that helps.
         """
         reached: dict[Scheme, float] = {}
-        for one in (scheme,) if scheme.aware else dict.fromkeys((scheme, *closer(scheme))):
+        for one in dict.fromkeys((scheme, *closer(scheme))):
             if one.balanced and not self._balances(item):
                 continue
             built = self.quantize(item, one)

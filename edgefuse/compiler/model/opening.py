@@ -88,11 +88,10 @@ def _check_names(path: Path, recipe: Recipe, spec: ModelSpec, stages: tuple[Torc
                 f"[schemes] in {path} names an unknown stage", got=repr(name), expected=" or ".join(known)
             )
     trained = [stage.spec.name for stage in stages if stage.spec.role != "frontend"]
-    asked = [("[[prune.variants]]", name) for variant in recipe.prune.variants for name in variant.stages]
-    for where, name in (*asked, *(("[quantize] aware", name) for name in recipe.quantize.aware)):
+    for name in (name for variant in recipe.prune.variants for name in variant.stages):
         if name not in trained:
             raise RecipeError(
-                f"{where} in {path} names an unknown stage or a frontend",
+                f"[[prune.variants]] in {path} names an unknown stage or a frontend",
                 got=repr(name),
                 expected=" or ".join(trained),
             )

@@ -17,8 +17,6 @@ from edgefuse.datasets.sample import Splits
 from edgefuse.errors import DataError
 from edgefuse.progress import Progress
 
-TUNING = "tuning"
-
 
 def open_data(model: Model) -> Splits:
     """Return the data that a recipe names, not yet read.
@@ -45,7 +43,7 @@ def prepare(model: Model, data: Splits, cache: Cache, progress: Progress) -> Sub
         DataError, MeasureError: model and data do not fit together.
     """
     path, recipe = model.path, model.recipe
-    splits = {n: load_split(n, data, model.spec, model.assets, cache, progress) for n in _wanted(recipe, data)}
+    splits = {n: load_split(n, data, model.spec, model.assets, cache, progress) for n in _wanted(recipe)}
     provenance = Provenance(
         weights_sha256=fingerprint.of_module(model.module),
         data_sha256=fingerprint.of_bytes("".join(part.digest for part in splits.values()).encode()),
@@ -57,9 +55,8 @@ def prepare(model: Model, data: Splits, cache: Cache, progress: Progress) -> Sub
     return subject
 
 
-def _wanted(recipe: Recipe, data: Splits) -> tuple[str, ...]:
-    tuning = (TUNING if len(data.tuning) else TRAIN,) if recipe.quantize.aware else ()
-    return tuple(dict.fromkeys((*SPLITS, *((TRAIN,) if recipe.prune.wanted else ()), *tuning)))
+def _wanted(recipe: Recipe) -> tuple[str, ...]:
+    return (*SPLITS, TRAIN) if recipe.prune.wanted else SPLITS
 
 
 def _check_splits(path: Path, recipe: Recipe, data: Any) -> None:
@@ -76,7 +73,7 @@ def _check_splits(path: Path, recipe: Recipe, data: Any) -> None:
             expected="a string that differs wherever the samples do: results are kept under it",
             fix="set digest= in Splits, to a hash of the files, or a name and a version",
         )
-    lengths = {name: _length(name, data, recipe.data.factory) for name in (*SPLITS, TRAIN, TUNING)}
+    lengths = {name: _length(name, data, recipe.data.factory) for name in (*SPLITS, TRAIN)}
     for name in SPLITS:
         if lengths[name] == 0:
             raise DataError(f"the split '{name}' of '{recipe.data.factory}' is empty", expected="at least one sample")
@@ -86,13 +83,6 @@ def _check_splits(path: Path, recipe: Recipe, data: Any) -> None:
             got="an empty `train` in its Splits",
             expected="samples to recover on (labels are not used)",
             fix="fill Splits.train, or leave [prune] out",
-        )
-    if recipe.quantize.aware and not (lengths[TUNING] or lengths[TRAIN]):
-        raise DataError(
-            f"the recipe {path} asks for [quantize] aware, but '{recipe.data.factory}' gives nothing to train on",
-            got="an empty `tuning` and an empty `train` in its Splits",
-            expected="samples that look like deployed ones (labels are not used)",
-            fix="fill Splits.tuning, or leave aware out",
         )
 
 

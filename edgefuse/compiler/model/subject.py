@@ -42,8 +42,7 @@ class Model:
 class Subject:
     """A model under compilation, and its data.
 
-    `splits` has the three that every compile reads, `train` where stages are to be pruned and recover, and `tuning` (or
-    `train`, if the data have none) where stages are to be trained on through their rounding.
+    `splits` has the three that every compile reads, and `train` where stages are to be pruned and recover.
     """
 
     recipe: Recipe

@@ -120,11 +120,9 @@ class QuantizeSection(Record, frozen=True, kw_only=True):
     Attributes:
         min_snr_db: a static scheme that leaves less than this signal-to-noise ratio at a stage's output gets further
             candidates: one with fitted weights, on a balanced stage if need be, and one per ratio with layers in float.
-        aware: stages to train on through their rounding, for further candidates, on the `tuning` data or else `train`.
     """
 
     min_snr_db: float | tuple[float, ...] = ()
-    aware: tuple[str, ...] = ()
 
     @property
     def goals_db(self) -> tuple[float, ...]:
