@@ -232,7 +232,7 @@ def _write(folder: Path, finished: Sequence[Finished], made: report.Compiled) ->
     for f in finished:
         path = folder / f"{made.subject.spec.name}-{f.target}.edgefuse"
         contents = f.assembly.contents(made.rungs[f.target])
-        contents["report.json"] = report.encode(report.build(made, {f.target: path}))
+        contents["report.json"] = report.encode(report.build(made, {f.target: path}, written=False))
         try:
             write_bundle(path, f.assembly.manifest(made.rungs[f.target]), contents)
         except OSError as error:

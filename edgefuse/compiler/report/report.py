@@ -37,10 +37,16 @@ from edgefuse.compiler.timing.timer import FLOAT_RUNG
 __all__ = ["Compiled", "Timings", "build", "busy", "encode", "summary", "write"]
 
 
-def build(made: Compiled, paths: Mapping[str, Path]) -> Report:
-    """Return the report on the bundles that lie at `paths` (target to path)."""
+def build(made: Compiled, paths: Mapping[str, Path], *, written: bool = True) -> Report:
+    """Return the report on bundles.
+
+    Args:
+        made: of the compile.
+        paths: of the bundles, by target.
+        written: whether they lie there; the report inside of a bundle cannot know its size, which is then 0.
+    """
     search = made.subject.recipe.search
-    bundles = tuple(_bundle(made, target, path) for target, path in paths.items())
+    bundles = tuple(_bundle(made, target, path, written) for target, path in paths.items())
     return Report(
         reference=_reference(made),
         bundles=bundles,
@@ -116,14 +122,14 @@ def _machine(made: Compiled) -> MachineReport:
     )
 
 
-def _bundle(made: Compiled, target: str, path: Path) -> BundleReport:
+def _bundle(made: Compiled, target: str, path: Path, written: bool) -> BundleReport:
     result, timings = made.results[target], made.timings.rungs[target]
     float_size, default = result.size_bytes(result.floats), made.default(target)
     limits = tuple(constraint for rung in made.rungs[target] for constraint in constraints(made, target, rung))
     return BundleReport(
         target=target,
         path=path.name,
-        size_bytes=path.stat().st_size if path.exists() else 0,
+        size_bytes=path.stat().st_size if written else 0,
         within_budget=default.within_budget and not any(c.excess > 0 for c in limits if c.rung == default.name),
         float_p50=timings[FLOAT_RUNG].p50,
         float_size_bytes=float_size,
