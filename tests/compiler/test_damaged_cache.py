@@ -91,6 +91,8 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_a_whole_cache_gives_the_same_bytes(whole: Whole, copy: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert whole.again(copy) == whole.bundle
+    over_the_old = compile(whole.recipe, copy / "out", cache=copy / "cache")
+    assert over_the_old.bundles[0].read_bytes() == whole.bundle
     assert said(caplog) == []
 
 
