@@ -67,6 +67,8 @@ class TfliteTarget:
             raise ExportError(refused, got="; ".join(missing), fix=fix)
         try:
             data = _converted(program, stage)
+        except ExportError:
+            raise
         except Exception as error:  # litert-torch and MLIR raise whatever they like
             said = (*named_operators(node_of(error), stage), first_words(error))
             raise ExportError(refused, got="; ".join(said), fix=fix) from error
