@@ -42,6 +42,8 @@ class Scheme(Record, frozen=True, kw_only=True):
         balanced: whether ranges were evened out between layers before (SmoothQuant, cross-layer equalisation).
         corrected: whether biases were moved by the mean error that quantization made.
         fitted: whether weights were rounded by the inputs that they are multiplied with, not each to the nearest step.
+        aware: whether biases and norms were trained on through the rounding before, as bundles say that were compiled
+            when that could be asked for.
         table_bits: of embedding tables in a scheme with int8 weights; tables lose less by four bits than products do.
         exclude: patterns of operator types or node names that stay float.
         rest: the type of the values that are not quantized: `float` (float32) or `fp16`.
@@ -54,6 +56,7 @@ class Scheme(Record, frozen=True, kw_only=True):
     balanced: bool = False
     corrected: bool = False
     fitted: bool = False
+    aware: bool = False
     table_bits: Literal[4, 8] = 8
     exclude: Annotated[tuple[str, ...], _FEW] = ()
     rest: Literal["float", "fp16"] = "float"
@@ -69,7 +72,7 @@ class Scheme(Record, frozen=True, kw_only=True):
         if self.calibrator != "minmax":
             parts.append(self.calibrator)
         parts += ["balanced"] * self.balanced + ["corrected"] * self.corrected
-        parts += ["fitted"] * self.fitted + ["table4"] * (self.table_bits == 4)
+        parts += ["fitted"] * self.fitted + ["aware"] * self.aware + ["table4"] * (self.table_bits == 4)
         if self.rest != "float":
             parts.append(self.rest)
         if self.exclude:
