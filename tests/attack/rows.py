@@ -46,7 +46,7 @@ def assail(area: Area, wanted: int, seed: int, *, whole: bool = False) -> tuple[
         missing += sum(max(0, least - kinds[kind]) for kind, least in area.least)
     if missing:
         shown.insert(0, f"{area.name}: {missing} attempts are missing")
-    if area.taken and not counts["accepted_equal"]:
+    if area.taken and not counts["accepted_equal"] and wanted >= area.short:  # a handful may all be hostile
         shown.insert(0, f"{area.name}: nothing was taken: the attempts do not reach what they attack")
     row = {
         "area": area.name,
