@@ -10,13 +10,19 @@ from pathlib import Path
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 """The permissions that let others than the owner change a file or folder."""
 
-_KINDS = {
+KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a character device",
     stat.S_IFBLK: "a block device",
 }
+"""What a path may lead to besides a file, by the format bits of its mode."""
+
+
+def reason(error: Exception) -> str:
+    """Return why the system refused something, without the number and the path that Python adds."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def open_unfollowed(path: str, flags: int) -> int:
@@ -53,4 +59,4 @@ def check_regular(path: Path) -> None:
 
 def _require_regular(mode: int, path: Path) -> None:
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, f"it is {_KINDS.get(stat.S_IFMT(mode), 'no file')}", str(path))
+        raise OSError(errno.EINVAL, f"it is {KINDS.get(stat.S_IFMT(mode), 'no file')}", str(path))

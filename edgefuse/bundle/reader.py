@@ -21,6 +21,7 @@ from edgefuse.bundle.stage_files import checks
 from edgefuse.bundle.tokenizer.check import check_tokenizer
 from edgefuse.bundle.validation import check
 from edgefuse.errors import BundleError, shown
+from edgefuse.files import reason
 
 
 class _Store(Protocol):
@@ -139,8 +140,7 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:  # ValueError: a path with a null character, or that cannot be encoded
-        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise BundleError(f"the bundle '{shown(str(path))}' cannot be read", got=f"'{said}'") from error
+        raise BundleError(f"the bundle '{shown(str(path))}' cannot be read", got=f"'{reason(error)}'") from error
     except BundleError as error:
         error.args = (f"the bundle '{path}' is refused: {error}",)
         raise

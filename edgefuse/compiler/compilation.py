@@ -42,7 +42,8 @@ from edgefuse.compiler.timing import Timer, timer_of
 from edgefuse.compiler.workers import Workers, in_one_thread
 from edgefuse.datasets.cache import Cache, open_cache
 from edgefuse.datasets.cache import cache_folder as default_folder
-from edgefuse.errors import BackendError, EdgefuseError, MeasureError, RecipeError
+from edgefuse.errors import BackendError, BundleError, EdgefuseError, MeasureError, RecipeError
+from edgefuse.files import reason
 from edgefuse.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
@@ -124,9 +125,8 @@ def _check_output(folder: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=".edgefuse-", dir=place) as probe:
             Path(probe, *folder.relative_to(place).parts).mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError, ValueError) as error:
-        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise RecipeError(
-            f"the output folder {folder} cannot be used", got=said, fix="name another one with --out"
+            f"the output folder {folder} cannot be used", got=reason(error), fix="name another one with --out"
         ) from error
 
 
@@ -228,19 +228,21 @@ def _require_one(failed: Mapping[str, EdgefuseError], targets: Sequence[str]) ->
 
 def _write(folder: Path, finished: Sequence[Finished], made: report.Compiled) -> CompileResult:
     """Write bundles and reports, each atomically; a bundle that cannot be written leaves the others."""
-    paths, failed = {}, dict(made.failed)
+    paths: dict[str, Path] = {}
+    failed: dict[str, EdgefuseError] = {}
     for f in finished:
         path = folder / f"{made.subject.spec.name}-{f.target}.edgefuse"
         contents = f.assembly.contents(made.rungs[f.target])
         contents["report.json"] = report.encode(report.build(made, {f.target: path}, written=False))
         try:
             write_bundle(path, f.assembly.manifest(made.rungs[f.target]), contents)
-        except OSError as error:
-            failed[f.target] = f"the bundle cannot be written to {path}: {error.strerror}"
-            logger.warning("%s is left out: %s", f.target, failed[f.target])
+        except BundleError as error:
+            logger.warning("%s is left out: %s", f.target, error)
+            failed[f.target] = error
         else:
             paths[f.target] = path
-    made = replace(made, failed=failed)
+    _require_one(failed, [f.target for f in finished])
+    made = replace(made, failed={**made.failed, **{target: str(error) for target, error in failed.items()}})
     whole = report.build(made, paths)
     report_json, report_html = report.write(folder, whole)
     return CompileResult(

@@ -122,3 +122,14 @@ def test_a_stage_that_no_target_takes_fails_before_anything_recovers(folder: Pat
     assert any("lower" in what for what in told)
     assert not any("recover" in what or "preprocess" in what for what in told)
     assert not (folder / "out").exists()
+
+
+def test_a_bundle_that_cannot_be_written_leaves_the_others(own_recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "pair-tflite.edgefuse" / "something").mkdir(parents=True)
+    result = compile(own_recipe, out, targets=["onnx", "tflite"], cache=tmp_path / "cache")
+    assert [bundle.name for bundle in result.bundles] == ["pair-onnx.edgefuse"]
+    assert "pair-tflite.edgefuse" in result.failed["tflite"]
+    found = parse(json.loads(result.report_json.read_bytes()))
+    assert [bundle.target for bundle in found.bundles] == ["onnx"]
+    assert found.failed == dict(result.failed)

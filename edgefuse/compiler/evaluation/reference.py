@@ -17,7 +17,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from edgefuse.bundle.spec import ModelSpec
 from edgefuse.compiler.evaluation.inductor import building
-from edgefuse.compiler.recipe.factory import users_code
+from edgefuse.compiler.recipe.factory import staying_here, users_code
 from edgefuse.errors import ModelError
 from edgefuse.measure.latency import Interleaved
 from edgefuse.models.fusion import FusionModel
@@ -170,7 +170,7 @@ def open_reference(factory: str, threads: int = 1) -> TorchReference:
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    with users_code(f"the factory '{factory}' failed", ModelError):
+    with staying_here(), users_code(f"the factory '{factory}' failed", ModelError):
         try:
             build = getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError) as error:

@@ -8,6 +8,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import nn
 
+from edgefuse.bundle.layout import twice
 from edgefuse.bundle.spec import ModelSpec, subset_name
 from edgefuse.bundle.wiring import check_model, check_stages
 from edgefuse.compiler.model.subject import Model
@@ -99,11 +100,9 @@ def _check_names(path: Path, recipe: Recipe, spec: ModelSpec, stages: tuple[Torc
 
 def _read_assets(path: Path, recipe: Recipe, model: nn.Module) -> dict[str, bytes]:
     assets: dict[str, bytes] = dict(getattr(model, "assets", {}))
+    if name := twice(Path(name).name for name in recipe.model.assets):
+        raise RecipeError(f"two assets of {path} have one name", got=repr(name), expected="names that differ")
     for name in recipe.model.assets:
-        if Path(name).name in assets and name in recipe.model.assets[1:]:
-            raise RecipeError(
-                f"two assets of {path} have one name", got=repr(Path(name).name), expected="names that differ"
-            )
         try:
             assets[Path(name).name] = read_regular(path.parent / name, _MAX_ASSET_BYTES)
         except OSError as error:

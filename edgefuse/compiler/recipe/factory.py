@@ -30,7 +30,7 @@ def call_factory(recipe_path: Path, reference: str) -> Any:
     folder = str(recipe_path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    with users_code(f"importing the module '{module_name}' of {recipe_path} failed"):
+    with staying_here(), users_code(f"importing the module '{module_name}' of {recipe_path} failed"):
         try:
             module = importlib.import_module(module_name)
         except ImportError as error:
@@ -46,19 +46,18 @@ def call_factory(recipe_path: Path, reference: str) -> Any:
         raise RecipeError(
             f"the factory '{reference}' cannot be called", got=type(factory).__name__, expected="a callable"
         )
-    with users_code(f"the factory '{reference}' of {recipe_path} failed"):
+    with staying_here(), users_code(f"the factory '{reference}' of {recipe_path} failed"):
         return factory()
 
 
 @contextmanager
 def users_code(what: str, kind: type[EdgefuseError] = RecipeError) -> Iterator[None]:
-    """Run the user's own code within the block: it may raise anything, and stand in another folder afterwards.
+    """Run the user's own code within the block, which may raise anything.
 
     Args:
         what: failed, if it does.
         kind: of the error that says so, and where.
     """
-    here = Path.cwd()
     try:
         yield
     except (EdgefuseError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
@@ -68,6 +67,18 @@ def users_code(what: str, kind: type[EdgefuseError] = RecipeError) -> Iterator[N
         got = f"{type(error).__name__}: {spoken(error)} ({Path(frame.filename).name}:{frame.lineno})"
         fix = "call it in Python by itself; EDGEFUSE_DEBUG=1 shows the whole traceback"
         raise kind(what, got=got, fix=fix) from error
+
+
+@contextmanager
+def staying_here() -> Iterator[None]:
+    """Return to the folder that this process stands in, if there still is one, wherever the block goes."""
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        yield
     finally:
         os.chdir(here)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edgefuse.errors import EdgefuseError, InputError, shown
+from edgefuse.files import KINDS
 
 Encoded = str | os.PathLike[str] | bytes | bytearray | memoryview
 ENCODED = (str, os.PathLike, bytes, bytearray, memoryview)
@@ -19,13 +20,7 @@ ENCODED = (str, os.PathLike, bytes, bytearray, memoryview)
 
 # A message shows what was found in 200 characters: what happened, and where.
 _MAX_CAUSE, _MAX_NAME = 90, 90
-_KINDS = {
-    stat.S_IFDIR: "Is a directory",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a character device",
-    stat.S_IFBLK: "a block device",
-}
+_KINDS = {**KINDS, stat.S_IFDIR: "Is a directory"}
 # A pipe that nobody writes to must not hold us up, should one take the file's place after we looked.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _OBJECT = re.compile(r"<[^<>]* object at 0x[0-9a-fA-F]+>")
