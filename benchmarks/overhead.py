@@ -70,7 +70,7 @@ pipeline.infer(Inputs(values=values, present=tuple(m.name for m in pipeline.mani
 
 def bare_onnx(path: Path, candidate: Candidate) -> Run:
     """Open a file with ONNX Runtime as a careful user would, and return a call by port names."""
-    from edgefuse.runtime.backends.onnx_api import onnxruntime
+    from edgefuse.runtime.backends.onnx.api import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

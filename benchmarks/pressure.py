@@ -35,7 +35,7 @@ from edgefuse.measure.latency import single_stream
 from edgefuse.measure.rungs import P99_ROUNDS
 from edgefuse.quantize.onnx.quantizer import OnnxQuantizer
 from edgefuse.runtime.backends.backend import SessionOptions
-from edgefuse.runtime.backends.onnx import OnnxBackend
+from edgefuse.runtime.backends.onnx.backend import OnnxBackend
 from edgefuse.stages.stage import TorchStage
 
 _ROWS = 16

@@ -30,7 +30,7 @@ from edgefuse.export.tracing import quiet
 from edgefuse.measure.latency import Interleaved
 from edgefuse.quantize.tflite.quantizer import TfliteQuantizer
 from edgefuse.runtime.backends.backend import SessionOptions
-from edgefuse.runtime.backends.tflite import TfliteBackend
+from edgefuse.runtime.backends.tflite.backend import TfliteBackend
 from edgefuse.stages.stage import TorchStage
 
 _CELLS: dict[str, Callable[..., nn.Module]] = {"lstm": nn.LSTM, "gru": nn.GRU}

@@ -228,9 +228,9 @@ def test_the_environments_hold_nothing_else(bare: Python) -> None:
 
 
 def test_every_module_imports_without_a_backend(bare: Python) -> None:
-    backends = ("onnx", "onnx_api", "tflite", "tensorrt_api", "tensorrt_providers")
+    of_onnx, of_tflite = ("onnx.api", "onnx.backend", "onnx.placement"), ("tflite.backend", "tflite.placement")
+    backends = (*of_onnx, *of_tflite, "tensorrt.api", "tensorrt.providers")
     vendors = tuple(f"edgefuse.runtime.backends.{name}" for name in backends)
-    vendors += tuple(f"edgefuse.measure.placement.{name}" for name in ("onnx", "tflite"))
     modules = [name for name in device_modules() if name not in vendors]
     assert "edgefuse.runtime.pipeline" in modules
     assert "edgefuse.commands.bench" in modules

@@ -198,7 +198,7 @@ def test_onnxruntime_is_imported_in_one_place() -> None:
     found = {
         path for path, tree in python_files() if any(name.partition(".")[0] == "onnxruntime" for name in imported(tree))
     }
-    assert found == {"edgefuse/runtime/backends/onnx_api.py", *IN_OTHER_ENVIRONMENTS}
+    assert found == {"edgefuse/runtime/backends/onnx/api.py", *IN_OTHER_ENVIRONMENTS}
 
 
 def test_code_in_text_imports_onnxruntime_only_in_children() -> None:

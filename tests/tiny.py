@@ -269,7 +269,7 @@ def tokenizer() -> bytes:
 @cache
 def golden() -> tuple[tuple[GoldenCase, ...], Mapping[str, bytes]]:
     """One golden case per stage, computed with bare ONNX Runtime on the float files, and the cases' files."""
-    from edgefuse.runtime.backends.onnx_api import onnxruntime
+    from edgefuse.runtime.backends.onnx.api import onnxruntime
 
     rng = np.random.default_rng(11)
     pool: dict[str, npt.NDArray[Any]] = {

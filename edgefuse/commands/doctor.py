@@ -119,7 +119,7 @@ def _int8_on_x86(cpu: Processor) -> tuple[str, ...]:
 
 def _onnxruntime_providers() -> tuple[str, ...]:
     try:
-        from edgefuse.runtime.backends.onnx import providers
+        from edgefuse.runtime.backends.onnx.backend import providers
     except ModuleNotFoundError:
         return ()
     return providers()

@@ -5,7 +5,6 @@
 - `signals`: the device: which machine it is, its condition, what rungs cost on it;
 - `preprocess`: from raw inputs to tensors;
 - `backends`: how files run;
-- `engines`: TensorRT engines kept on this device;
 - `cache`: the feature cache;
 - `graph`: the stage graph over opened files;
 - `opened`: a bundle opened: what the pipelines at its rungs share;

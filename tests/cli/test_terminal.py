@@ -26,7 +26,7 @@ from edgefuse.bundle.writer import write_bundle
 from edgefuse.commands import console, terminal
 from edgefuse.errors import BackendError, EdgefuseError
 from edgefuse.runtime.backends.backend import SessionOptions
-from edgefuse.runtime.backends.onnx import OnnxBackend
+from edgefuse.runtime.backends.onnx.backend import OnnxBackend
 
 Cli = Callable[..., Any]
 HOSTILE = "\x1b]0;owned\x07\x1b[31mred\x9b2J\rverify: ok\nedgefuse: all good\u202egpj.\u2066\u2028\x7f\udc80"

@@ -19,7 +19,7 @@ from edgefuse.export.target import Lowered
 from edgefuse.export.tflite.target import TfliteTarget, unpack
 from edgefuse.models.digits.layers import ConvNormAct, InvertedResidual, TransformerBlock
 from edgefuse.runtime.backends.backend import Array, SessionOptions
-from edgefuse.runtime.backends.tflite import TfliteBackend
+from edgefuse.runtime.backends.tflite.backend import TfliteBackend
 from edgefuse.stages.stage import TorchStage
 
 Port = tuple[str, DType, tuple[int | Bounded, ...]]

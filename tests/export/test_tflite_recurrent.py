@@ -26,7 +26,7 @@ from edgefuse.export.tflite import recurrent as tflite_recurrent
 from edgefuse.export.tflite.target import TfliteTarget, unpack
 from edgefuse.quantize.tflite.quantizer import TfliteQuantizer
 from edgefuse.runtime.backends.backend import SessionOptions
-from edgefuse.runtime.backends.tflite import TfliteBackend
+from edgefuse.runtime.backends.tflite.backend import TfliteBackend
 from edgefuse.stages.stage import TorchStage
 
 STEPS, WIDTH, HIDDEN = 7, 6, 8

@@ -22,7 +22,7 @@ from edgefuse.runtime.backends.backend import Array, SessionOptions
 onnx = pytest.importorskip("onnx", reason="onnx writes the graphs of these tests: TensorRT is not checked")
 
 try:
-    from edgefuse.runtime.backends.tensorrt_api import EngineBackend
+    from edgefuse.runtime.backends.tensorrt.api import EngineBackend
 
     EngineBackend()
     MISSING = ""

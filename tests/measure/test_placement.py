@@ -15,9 +15,9 @@ from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import BackendError, CheckError
 from edgefuse.measure import placement
 from edgefuse.measure.placement import Operator, Placement
-from edgefuse.measure.placement import onnx as by_onnxruntime
-from edgefuse.measure.placement import tflite as by_litert
 from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.runtime.backends.onnx import placement as by_onnxruntime
+from edgefuse.runtime.backends.tflite import placement as by_litert
 
 BEGIN = """<ir_version: 9, opset_import: ["" : 17]> g (float[1, 16] x) => (float[1, 4] y) {
     xq = QuantizeLinear(x, scale, unsigned)

@@ -23,7 +23,7 @@ from edgefuse.models.assistant.image import ImageEncoder
 from edgefuse.models.assistant.text import TextEncoder
 from edgefuse.models.assistant.training import accuracy_by_subset, embed
 from edgefuse.models.fusion import FusionModel
-from edgefuse.runtime.backends.onnx_api import onnxruntime
+from edgefuse.runtime.backends.onnx.api import onnxruntime
 from edgefuse.runtime.preprocess import Preprocessor
 
 FOLDER = Path(__file__).parents[2] / "examples" / "assistant"

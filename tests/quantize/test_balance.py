@@ -16,7 +16,7 @@ from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.quantize.onnx.quantizer import OnnxQuantizer
 from edgefuse.quantize.torch.balance import balance, links
 from edgefuse.runtime.backends.backend import SessionOptions
-from edgefuse.runtime.backends.onnx import OnnxBackend
+from edgefuse.runtime.backends.onnx.backend import OnnxBackend
 from edgefuse.stages.examples import example_feeds, run_torch
 from edgefuse.stages.stage import FeedSource, TorchStage
 

@@ -17,8 +17,8 @@ from edgefuse.quantize.quantizer import Quantizer
 from edgefuse.quantize.tflite.quantizer import TfliteQuantizer
 from edgefuse.quantize.torch.fitting import fit, rounded_in_turn
 from edgefuse.runtime.backends.backend import Backend, SessionOptions
-from edgefuse.runtime.backends.onnx import OnnxBackend
-from edgefuse.runtime.backends.tflite import TfliteBackend
+from edgefuse.runtime.backends.onnx.backend import OnnxBackend
+from edgefuse.runtime.backends.tflite.backend import TfliteBackend
 from edgefuse.stages.examples import example_feeds, run_torch
 from edgefuse.stages.stage import FeedSource, TorchStage
 

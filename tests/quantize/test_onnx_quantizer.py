@@ -22,7 +22,7 @@ from edgefuse.quantize.onnx.quantizer import DYNAMIC, STATIC_PERCENTILE, STATIC_
 from edgefuse.quantize.schemes import FP16, INT4, INT4_TABLE
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import SessionOptions
-from edgefuse.runtime.backends.onnx_api import onnxruntime
+from edgefuse.runtime.backends.onnx.api import onnxruntime
 from edgefuse.stages.agreement import verify
 from edgefuse.stages.examples import example_feeds, run_torch
 from edgefuse.stages.stage import Feeds, FeedSource, TorchStage

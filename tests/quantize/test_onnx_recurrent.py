@@ -18,7 +18,7 @@ from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.export.target import Lowered
 from edgefuse.quantize.onnx.quantizer import OnnxQuantizer
 from edgefuse.runtime.backends.backend import SessionOptions
-from edgefuse.runtime.backends.onnx import OnnxBackend
+from edgefuse.runtime.backends.onnx.backend import OnnxBackend
 from edgefuse.stages.stage import TorchStage
 
 Floats = npt.NDArray[np.float32]

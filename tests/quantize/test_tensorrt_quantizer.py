@@ -25,7 +25,7 @@ from edgefuse.quantize.onnx.float16 import compute_in_float16, survives_in_float
 from edgefuse.quantize.schemes import FP16
 from edgefuse.quantize.tensorrt.quantizer import INT8_FP16, INT8_FP16_PERCENTILE, TensorrtQuantizer
 from edgefuse.runtime.backends.backend import SessionOptions
-from edgefuse.runtime.backends.onnx import OnnxBackend
+from edgefuse.runtime.backends.onnx.backend import OnnxBackend
 from edgefuse.stages.agreement import verify
 from edgefuse.stages.examples import example_feeds
 from edgefuse.stages.stage import Feeds, FeedSource, TorchStage

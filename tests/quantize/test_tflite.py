@@ -25,7 +25,7 @@ from edgefuse.quantize.tflite.calibration import observe
 from edgefuse.quantize.tflite.quantizer import TfliteQuantizer
 from edgefuse.quantize.tflite.selection import TfliteGraph
 from edgefuse.runtime.backends.backend import Array, SessionOptions
-from edgefuse.runtime.backends.tflite import TfliteBackend
+from edgefuse.runtime.backends.tflite.backend import TfliteBackend
 from edgefuse.stages.stage import Feeds, FeedSource, TorchStage
 
 STATIC = Scheme(name="static_wi8_ai8", activation="s8")

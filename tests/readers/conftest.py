@@ -16,7 +16,7 @@ from filelock import FileLock
 from benchmarks.portability.debian import unpacked
 from edgefuse.datasets.packages import cache_folder
 from edgefuse.errors import DataError
-from edgefuse.runtime.backends.onnx_api import onnxruntime
+from edgefuse.runtime.backends.onnx.api import onnxruntime
 
 READERS = Path(__file__).parents[2] / "docs" / "readers"
 LIBRARY = next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*"), None)

@@ -179,7 +179,7 @@ def test_versions_name_the_runtime(kit: Kit) -> None:
 def test_a_missing_runtime_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    for module in ("onnx", "onnx_api"):
+    for module in ("onnx.backend", "onnx.api"):
         monkeypatch.delitem(sys.modules, f"edgefuse.runtime.backends.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"needs .* 'onnxruntime'.* Fix: pip install 'edgefuse\[onnx\]'"):

@@ -22,7 +22,7 @@ from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import Source, StageInput, StageOutput, StageSpec, TensorSpec, tensor
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import BackendError, BundleError, InputError
-from edgefuse.runtime.backends.onnx import OnnxBackend
+from edgefuse.runtime.backends.onnx.backend import OnnxBackend
 from edgefuse.runtime.pipeline import Pipeline
 from tests import tiny
 from tests.runtime.test_forks import in_child

@@ -9,8 +9,9 @@ import pytest
 
 from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import BackendError, InputError
-from edgefuse.runtime.backends import onnx, tflite
 from edgefuse.runtime.backends.backend import Backend, OutputPorts, SessionOptions
+from edgefuse.runtime.backends.onnx import backend as onnx
+from edgefuse.runtime.backends.tflite import backend as tflite
 from tests.attack import onnx_files, tflite_files
 
 RAISED = [

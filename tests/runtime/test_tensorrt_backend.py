@@ -21,11 +21,11 @@ from edgefuse.cli import main
 from edgefuse.commands.prepare import build_engines
 from edgefuse.errors import BackendError, MissingExtraError
 from edgefuse.progress import silent
-from edgefuse.runtime.backends import tensorrt_providers
 from edgefuse.runtime.backends.backend import SessionOptions
-from edgefuse.runtime.backends.onnx_api import onnxruntime
-from edgefuse.runtime.backends.tensorrt import TensorrtBackend
-from edgefuse.runtime.backends.tensorrt_providers import CPU, CUDA, TENSORRT, ProviderBackend, provider_options
+from edgefuse.runtime.backends.onnx.api import onnxruntime
+from edgefuse.runtime.backends.tensorrt import providers as tensorrt_providers
+from edgefuse.runtime.backends.tensorrt.backend import TensorrtBackend
+from edgefuse.runtime.backends.tensorrt.providers import CPU, CUDA, TENSORRT, ProviderBackend, provider_options
 
 X = (Binding(port="x", tensor="x", dtype="float32", shape=(1, -1)),)
 Y = (Binding(port="y", tensor="y", dtype="float32", shape=(1, -1)),)
@@ -83,7 +83,7 @@ def test_why_tensorrt_is_not_used_can_be_read(caplog: pytest.LogCaptureFixture) 
 def test_type_stubs_are_not_taken_for_tensorrt(tmp_path: Path) -> None:
     (tmp_path / "tensorrt").mkdir()
     (tmp_path / "tensorrt" / "__init__.pyi").touch()
-    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import edgefuse.runtime.backends.tensorrt_api"
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import edgefuse.runtime.backends.tensorrt.api"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stderr.endswith(("TensorRT's libraries are not installed\n", "No module named 'tensorrt'\n"))
 
@@ -91,7 +91,7 @@ def test_type_stubs_are_not_taken_for_tensorrt(tmp_path: Path) -> None:
 def test_without_any_runtime_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("tensorrt", "onnxruntime"):
         monkeypatch.setitem(sys.modules, module, None)
-    for module in ("tensorrt_api", "tensorrt_providers", "onnx", "onnx_api"):
+    for module in ("tensorrt.api", "tensorrt.providers", "onnx.backend", "onnx.api"):
         monkeypatch.delitem(sys.modules, f"edgefuse.runtime.backends.{module}", raising=False)
     with pytest.raises(
         MissingExtraError, match=r"the backend 'tensorrt' needs .* Fix: pip install 'edgefuse\[tensorrt\]'"

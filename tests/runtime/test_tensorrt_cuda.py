@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from edgefuse.errors import BackendError
-from edgefuse.runtime.backends import cuda
-from edgefuse.runtime.backends.cuda import Cuda, CudaStream
+from edgefuse.runtime.backends.tensorrt import cuda
+from edgefuse.runtime.backends.tensorrt.cuda import Cuda, CudaStream
 
 HOST_RUNTIME = r"""
 #include <stdlib.h>

@@ -16,7 +16,7 @@ import pytest
 
 from edgefuse.bundle.manifest import BuildPlan, Profile
 from edgefuse.errors import BackendError, EngineFileError
-from edgefuse.runtime.engines import EngineCache, EngineKey, jetpack
+from edgefuse.runtime.backends.tensorrt.engines import EngineCache, EngineKey, jetpack
 
 ENGINE = memoryview(bytes(range(256)) * 8)
 KEY = EngineKey(tensorrt="10.3.0", compute_capability="8.7", jetpack="36.4.3", graph_sha256="ab" * 32, plan=BuildPlan())
@@ -200,7 +200,7 @@ import resource, signal, sys
 from pathlib import Path
 from edgefuse.bundle.manifest import BuildPlan
 from edgefuse.errors import BackendError
-from edgefuse.runtime.engines import EngineCache, EngineKey
+from edgefuse.runtime.backends.tensorrt.engines import EngineCache, EngineKey
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 key = EngineKey(tensorrt="", compute_capability="", jetpack="", graph_sha256="0" * 64, plan=BuildPlan())

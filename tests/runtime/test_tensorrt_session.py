@@ -17,7 +17,7 @@ import pytest
 
 from edgefuse.bundle.manifest import Binding, BuildPlan, Profile
 from edgefuse.errors import BackendError, InputError
-from edgefuse.runtime.backends.tensorrt_session import EngineSession, Shape, input_ranges
+from edgefuse.runtime.backends.tensorrt.session import EngineSession, Shape, input_ranges
 
 Bytes = npt.NDArray[np.uint8]
 

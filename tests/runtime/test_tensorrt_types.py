@@ -21,7 +21,7 @@ STUBS = (
     *("tensorrt-stubs", "10.13.0.35.1", "tensorrt_bindings/tensorrt.pyi"),
     *("b4cabd654492d265b7d9f96f16494102575c4d17cde7d94e99aae1fcaacf7d92",),
 )
-API = ROOT / "edgefuse" / "runtime" / "backends" / "tensorrt_api.py"
+API = ROOT / "edgefuse" / "runtime" / "backends" / "tensorrt" / "api.py"
 CONFIGURATION = """
 [mypy]
 strict = True

@@ -9,8 +9,8 @@ import pytest
 
 from edgefuse.bundle.manifest import Manifest
 from edgefuse.errors import BackendError
-from edgefuse.runtime.backends import tflite
 from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.runtime.backends.tflite import backend as tflite
 
 
 class Product:

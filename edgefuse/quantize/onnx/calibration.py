@@ -12,7 +12,7 @@ import onnx_ir as ir
 from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import QuantizeError
 from edgefuse.quantize.calibration.ranges import RunningRange, not_finite
-from edgefuse.runtime.backends.onnx_api import onnxruntime, state
+from edgefuse.runtime.backends.onnx.api import onnxruntime, state
 from edgefuse.stages.stage import Array, FeedSource
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-import edgefuse.runtime.backends.onnx  # noqa: F401 - warm
+import edgefuse.runtime.backends.onnx.backend  # noqa: F401 - warm
 from edgefuse import cli
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import InputError

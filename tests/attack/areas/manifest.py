@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import edgefuse
-import edgefuse.runtime.backends.onnx
+import edgefuse.runtime.backends.onnx.backend
 from edgefuse.bundle.layout import MAX_MANIFEST_BYTES
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.writer import write_bundle

@@ -16,7 +16,7 @@ import onnx.defs
 from google.protobuf.message import DecodeError
 
 from edgefuse.bundle.manifest import Binding
-from edgefuse.runtime.backends.onnx import OnnxBackend
+from edgefuse.runtime.backends.onnx.backend import OnnxBackend
 from tests import tiny
 from tests.attack.attempt import Area, Attempt
 from tests.attack.converted import converted

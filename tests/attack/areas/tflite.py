@@ -16,7 +16,7 @@ import numpy as np
 
 from edgefuse.bundle.manifest import Binding
 from edgefuse.bundle.tflite.schema import Model, read
-from edgefuse.runtime.backends.tflite import TfliteBackend
+from edgefuse.runtime.backends.tflite.backend import TfliteBackend
 from tests.attack.attempt import Area, Attempt
 from tests.attack.converted import converted
 from tests.attack.edits import edit_bytes, edit_object

@@ -20,8 +20,8 @@ from edgefuse.bundle.onnx.protobuf import fields
 from edgefuse.errors import BackendError, MeasureError
 from edgefuse.measure.placement import Operator
 from edgefuse.runtime.backends.backend import Array, SessionOptions
-from edgefuse.runtime.backends.onnx import OnnxBackend, create, session_options
-from edgefuse.runtime.backends.onnx_api import onnxruntime
+from edgefuse.runtime.backends.onnx.api import onnxruntime
+from edgefuse.runtime.backends.onnx.backend import OnnxBackend, create, session_options
 
 _ASKED = "CPUExecutionProvider"
 _FLOAT = "float after DequantizeLinear"

@@ -14,7 +14,7 @@ from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import BackendError
 from edgefuse.measure.placement import Operator
 from edgefuse.runtime.backends.backend import Array, SessionOptions
-from edgefuse.runtime.backends.tflite import TfliteBackend
+from edgefuse.runtime.backends.tflite.backend import TfliteBackend
 
 _DELEGATE = "DELEGATE"
 _BUILT_IN = "not taken by XNNPACK"

@@ -8,10 +8,10 @@ from functools import cache
 
 from edgefuse.bundle.manifest import Binding, BuildPlan
 from edgefuse.runtime.backends.backend import SessionOptions
-from edgefuse.runtime.backends.onnx import OnnxBackend, create, session_options
-from edgefuse.runtime.backends.onnx_api import onnxruntime
-from edgefuse.runtime.backends.onnx_api import state as ort
-from edgefuse.runtime.backends.tensorrt_session import input_ranges
+from edgefuse.runtime.backends.onnx.api import onnxruntime
+from edgefuse.runtime.backends.onnx.api import state as ort
+from edgefuse.runtime.backends.onnx.backend import OnnxBackend, create, session_options
+from edgefuse.runtime.backends.tensorrt.session import input_ranges
 
 log = logging.getLogger(__name__)
 

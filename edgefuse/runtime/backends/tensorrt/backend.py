@@ -52,11 +52,11 @@ class TensorrtBackend:
 
 def _best() -> Backend:
     try:
-        from edgefuse.runtime.backends.tensorrt_api import EngineBackend
+        from edgefuse.runtime.backends.tensorrt.api import EngineBackend
 
         return EngineBackend()
     except (ImportError, OSError, BackendError) as error:  # no bindings, no libraries, no GPU
         log.info("TensorRT is not used: %s", error)
     with needing("the backend 'tensorrt'", extra="tensorrt"):
-        from edgefuse.runtime.backends.tensorrt_providers import ProviderBackend
+        from edgefuse.runtime.backends.tensorrt.providers import ProviderBackend
     return ProviderBackend()

@@ -18,8 +18,8 @@ from edgefuse.runtime.backends.backend import (
     first_line,
 )
 from edgefuse.runtime.backends.denormals import Flushed
-from edgefuse.runtime.backends.onnx_api import onnxruntime
-from edgefuse.runtime.backends.onnx_api import state as ort
+from edgefuse.runtime.backends.onnx.api import onnxruntime
+from edgefuse.runtime.backends.onnx.api import state as ort
 from edgefuse.runtime.forks import outlive
 
 # Severity of what ONNX Runtime writes to stderr by itself: nothing. Errors are raised as well, and names out of a file

@@ -12,9 +12,9 @@ import tensorrt as trt
 from edgefuse.bundle.manifest import Binding, BuildPlan
 from edgefuse.errors import BackendError, EngineFileError
 from edgefuse.runtime.backends.backend import Session, SessionOptions, check_tensors
-from edgefuse.runtime.backends.cuda import Cuda, CudaStream
-from edgefuse.runtime.backends.tensorrt_session import EngineSession, Shape, input_ranges
-from edgefuse.runtime.engines import EngineCache, EngineKey, jetpack
+from edgefuse.runtime.backends.tensorrt.cuda import Cuda, CudaStream
+from edgefuse.runtime.backends.tensorrt.engines import EngineCache, EngineKey, jetpack
+from edgefuse.runtime.backends.tensorrt.session import EngineSession, Shape, input_ranges
 
 if not hasattr(trt, "Builder"):  # the folder of type stubs imports as an empty package
     raise ImportError("TensorRT's libraries are not installed")

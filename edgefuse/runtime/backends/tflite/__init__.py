@@ -1,0 +1,5 @@
+"""LiteRT, or its predecessor.
+
+- `backend`: the backend `tflite`;
+- `placement`: where operators run.
+"""
