@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgefuse.bundle.manifest import Binding, Scheme
+from edgefuse.bundle.manifest import Binding
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.export.target import Lowered
 from edgefuse.export.tflite.target import TfliteTarget, name_interface

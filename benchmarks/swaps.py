@@ -34,11 +34,11 @@ import numpy as np
 import numpy.typing as npt
 
 import edgefuse
-from edgefuse import registry
 from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.measure.memory import current_rss_bytes
 from edgefuse.measure.rungs import golden_inputs
-from edgefuse.runtime.backends.backend import Backend, SessionOptions
+from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.runtime.backends.choice import Backends
 
 Array = npt.NDArray[Any]
 
@@ -156,7 +156,7 @@ def _alone() -> Iterator[None]:
 def bare(bundle: Bundle, rungs: Sequence[str], times: int) -> Run:
     """Open and free, with the runtime alone, the files in which rungs differ; alternately, as changes do."""
     manifest = bundle.manifest
-    backend: Backend = registry.create("backends", manifest.backend)
+    backends = Backends(manifest)
     chosen = [manifest.rung(name).candidates for name in rungs]
     files = []
     for candidates in chosen:
@@ -166,9 +166,7 @@ def bare(bundle: Bundle, rungs: Sequence[str], times: int) -> Run:
     kept: list[object] = []
 
     def action() -> None:
-        opened = [
-            backend.open(data, one.inputs, one.outputs, SessionOptions(plan=one.plan)) for data, one in next(turns)
-        ]
+        opened = [backends.open(one, data, SessionOptions()) for data, one in next(turns)]
         kept[:] = opened  # the ones before are freed after these were opened
 
     return repeated(action, times)

@@ -25,16 +25,7 @@ from torch import Tensor, nn
 
 import edgefuse
 from edgefuse import registry
-from edgefuse.bundle.manifest import (
-    Candidate,
-    GoldenCase,
-    GoldenTensor,
-    Manifest,
-    Provenance,
-    Rung,
-    Scheme,
-    Tolerance,
-)
+from edgefuse.bundle.manifest import Candidate, GoldenCase, GoldenTensor, Manifest, Provenance, Rung, Tolerance
 from edgefuse.bundle.spec import ClassOutput, ModelSpec, tensor
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.cli import VERBS
@@ -177,7 +168,8 @@ def tflite_bundle(path: Path) -> Path:
         id="model.float",
         stage="model",
         target="tflite",
-        scheme=Scheme(name="float"),
+        backend="tflite",
+        scheme="float",
         file="stages/model.float.tflite",
         sha256=hashlib.sha256(lowered.data).hexdigest(),
         size_bytes=len(lowered.data),
@@ -199,7 +191,6 @@ def tflite_bundle(path: Path) -> Path:
     case = GoldenCase(stage="model", inputs=tuple(kept[port] for port in feeds), outputs=outputs)
     manifest = Manifest(
         target="tflite",
-        backend="tflite",
         model=Linear.spec,
         stages=(stage.spec,),
         candidates=(candidate,),

@@ -18,17 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.bundle.manifest import (
-    Binding,
-    Candidate,
-    GoldenCase,
-    GoldenTensor,
-    Manifest,
-    Provenance,
-    Rung,
-    Scheme,
-    Tolerance,
-)
+from edgefuse.bundle.manifest import Binding, Candidate, GoldenCase, GoldenTensor, Manifest, Provenance, Rung, Tolerance
 from edgefuse.bundle.spec import (
     Bounded,
     ClassOutput,
@@ -311,7 +301,8 @@ def candidates() -> tuple[Candidate, ...]:
             id=candidate_id,
             stage=name,
             target="onnx",
-            scheme=Scheme(name=scheme),  # type: ignore[arg-type]
+            backend="onnx",
+            scheme=scheme,
             file=f"stages/{candidate_id}.onnx",
             sha256=hashlib.sha256(data).hexdigest(),
             size_bytes=len(data),
@@ -346,7 +337,6 @@ def manifest() -> Manifest:
 
     return Manifest(
         target="onnx",
-        backend="onnx",
         model=spec(),
         stages=stages(),
         candidates=candidates(),

@@ -120,8 +120,11 @@ def from_bundle(path: Path, subject: Subject, work: Path) -> Iterator[Contender]
         folder.mkdir(parents=True, exist_ok=True)
         yield Contender(
             name=name,
-            runtime=_RUNTIMES.get(manifest.backend, manifest.backend),
-            version=versions(interpreter(PROJECT, work), ("edgefuse", _PACKAGES.get(manifest.backend, "edgefuse"))),
+            runtime="+".join(_RUNTIMES.get(name, name) for name in manifest.backends),
+            version=versions(
+                interpreter(PROJECT, work),
+                ("edgefuse", *(_PACKAGES.get(name, "edgefuse") for name in manifest.backends)),
+            ),
             note=f"the rung '{rung.name}' of {path.name}",
             python=interpreter(PROJECT, work),
             file=Path(f"{path.resolve()}@{rung.name}"),

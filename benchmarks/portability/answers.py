@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse import registry
 from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.measure.agreement import read_tensor
-from edgefuse.runtime.backends.backend import Backend, SessionOptions
+from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.runtime.backends.choice import Backends
 from edgefuse.runtime.pipeline import Inputs, load
 
 Array = npt.NDArray[Any]
@@ -39,14 +39,14 @@ def rungs(bundle: Bundle, items: list[dict[str, Array]]) -> dict[str, Array]:
 
 def floats(bundle: Bundle) -> dict[str, Array]:
     """Return what every float file answers to the golden inputs of its stage."""
-    backend: Backend = registry.create("backends", bundle.manifest.backend)
+    backends = Backends(bundle.manifest)
     found: dict[str, Array] = {}
     for candidate in bundle.manifest.candidates:
-        if candidate.scheme.name != "float":
+        if candidate.scheme != "float":
             continue
         pruning = candidate.pruning.id if candidate.pruning else ""
         cases = [case for case in bundle.manifest.golden if (case.stage, case.pruning) == (candidate.stage, pruning)]
-        session = backend.open(bundle.read(candidate.file), candidate.inputs, candidate.outputs, SessionOptions())
+        session = backends.open(candidate, bundle.read(candidate.file), SessionOptions())
         for number, case in enumerate(cases):
             answer = session.run({tensor.port: read_tensor(bundle, tensor) for tensor in case.inputs})
             found |= {f"float/{candidate.id}/{number}/{port}": value for port, value in answer.items()}

@@ -128,7 +128,7 @@ def compare(question: Question, answers: Answers, reference: Answers) -> Row:
 
 def _float_rungs(manifest: Manifest) -> list[str]:
     """Return the rungs of float files alone, under the names of `answers.py`."""
-    floats = {candidate.id for candidate in manifest.candidates if candidate.scheme.name == "float"}
+    floats = {candidate.id for candidate in manifest.candidates if candidate.scheme == "float"}
     return [f"rung/{rung.name}" for rung in manifest.rungs if floats.issuperset(rung.candidates.values())]
 
 

@@ -3,7 +3,10 @@
 `reader.open_bundle` and `writer.write_bundle` are the way in and out; docs/bundle-format.md specifies the format.
 
 - `spec`: modalities, outputs and stages as typed data;
+- `scheme`: the grammar of precisions;
 - `manifest`: the typed manifest;
+- `manifest_1`: that of schema 1;
+- `codec`: `manifest.json` to the typed manifest and back;
 - `wiring`: checks of the model and its stages;
 - `validation`: checks of the whole manifest;
 - `layout`: paths and limits of both containers;

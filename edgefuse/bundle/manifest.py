@@ -1,83 +1,21 @@
-"""The typed manifest of a bundle: its fields, and how `manifest.json` is encoded and decoded.
-
-The encoding is canonical (sorted keys, no time, host, user or path), so the same content gives the same bytes.
-
-Decoding is strict. msgspec refuses unknown fields, wrong types, NaN, numbers that overflow and trailing text; it takes
-the last of two equal keys, as JSON allows. Another reader may take the first, so equal keys are refused here.
-"""
+"""The typed manifest of a bundle: its fields. How `manifest.json` is written and read stands in `codec`."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal
 
 import msgspec
 
-from edgefuse import typed_json
-from edgefuse.bundle.layout import MANIFEST, quoted, twice
+from edgefuse.bundle.layout import quoted
 from edgefuse.bundle.spec import DType, ModelSpec, Record, StageSpec
-from edgefuse.errors import BundleError, shown
+from edgefuse.errors import BundleError
 
-SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 2
+SCHEMA_MAJOR = 2
+SCHEMA_MINOR = 0
 
 # How many entries a list or an object has at most where nothing else counts them: before anything walks through them.
 _FEW, _SUBSETS = msgspec.Meta(max_length=1024), msgspec.Meta(max_length=2**16)
-
-SchemeName: TypeAlias = Literal["float", "fp16", "dynamic_wi4_af32", "dynamic_wi8_af32", "static_wi8_ai8"]
-Calibrator: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]
-
-
-class Scheme(Record, frozen=True, kw_only=True):
-    """A numeric precision, in one grammar for all targets.
-
-    Attributes:
-        name: `float`, `fp16` (weights; for `tensorrt` the arithmetic as well), `dynamic_wi8_af32` (int8 weights,
-            activations quantized per run), `dynamic_wi4_af32` (the same with int4 weights) or `static_wi8_ai8` (int8
-            weights and activations, ranges from calibration).
-        activation: sign of static activations: `u8` or `s8`; empty where it does not apply.
-        granularity: of the weights.
-        calibrator: how static ranges are chosen.
-        balanced: whether ranges were evened out between layers before (SmoothQuant, cross-layer equalisation).
-        corrected: whether biases were moved by the mean error that quantization made.
-        fitted: whether weights were rounded by the inputs that they are multiplied with, not each to the nearest step.
-        aware: whether biases and norms were trained on through the rounding before, as bundles say that were compiled
-            when that could be asked for.
-        table_bits: of embedding tables in a scheme with int8 weights; tables lose less by four bits than products do.
-        exclude: patterns of operator types or node names that stay float.
-        rest: the type of the values that are not quantized: `float` (float32) or `fp16`.
-    """
-
-    name: SchemeName
-    activation: Literal["", "u8", "s8"] = ""
-    granularity: Literal["channel", "tensor"] = "channel"
-    calibrator: Calibrator = "minmax"
-    balanced: bool = False
-    corrected: bool = False
-    fitted: bool = False
-    aware: bool = False
-    table_bits: Literal[4, 8] = 8
-    exclude: Annotated[tuple[str, ...], _FEW] = ()
-    rest: Literal["float", "fp16"] = "float"
-
-    @property
-    def id(self) -> str:
-        """A short unique name that is safe in file names, such as `static_wi8_ai8.u8`."""
-        parts: list[str] = [self.name]
-        if self.activation:
-            parts.append(self.activation)
-        if self.granularity != "channel":
-            parts.append(self.granularity)
-        if self.calibrator != "minmax":
-            parts.append(self.calibrator)
-        parts += ["balanced"] * self.balanced + ["corrected"] * self.corrected
-        parts += ["fitted"] * self.fitted + ["aware"] * self.aware + ["table4"] * (self.table_bits == 4)
-        if self.rest != "float":
-            parts.append(self.rest)
-        if self.exclude:
-            parts.append("x" + hashlib.sha256("\n".join(self.exclude).encode()).hexdigest()[:8])
-        return ".".join(parts)
 
 
 class Binding(Record, frozen=True, kw_only=True):
@@ -114,11 +52,19 @@ class PruningStep(Record, frozen=True, kw_only=True):
         method: such as `structured`, `depth` or `magnitude`.
         ratio: the fraction removed, of what the method removes: channels, blocks or weights.
         importance: by what it was chosen; empty where the method leaves no choice.
+        options: what else the method was told, by its own names, in order of name.
     """
 
     method: str
     ratio: float
     importance: str = ""
+    options: Annotated[tuple[tuple[str, str | int | float | bool], ...], _FEW] = ()
+
+    @property
+    def id(self) -> str:
+        """A short name that is safe in file names, such as `structured50`; of `options`, a hash."""
+        name = f"{self.method}{round(self.ratio * 100)}"
+        return f"{name}.o{hashlib.sha256(repr(self.options).encode()).hexdigest()[:8]}" if self.options else name
 
 
 class Pruning(Record, frozen=True, kw_only=True):
@@ -135,7 +81,7 @@ class Pruning(Record, frozen=True, kw_only=True):
     @property
     def id(self) -> str:
         """A short name that is safe in file names, such as `depth50-structured50`."""
-        parts = [f"{step.method}{round(step.ratio * 100)}" for step in self.steps]
+        parts = [step.id for step in self.steps]
         return "-".join([*parts, *({"none": ["raw"], "alone": [], "joint": ["joint"]}[self.recovery])])
 
 
@@ -161,12 +107,24 @@ class BuildPlan(Record, frozen=True, kw_only=True):
 
 
 class Candidate(Record, frozen=True, kw_only=True):
-    """One way to run one stage: a file and how to call it; `plan` where the device builds an engine from the file."""
+    """One way to run one stage: a file, what runs it, and how to call it.
+
+    Attributes:
+        target: that the file was made for; one of the bundle's.
+        backend: the runtime that opens the file, as edgefuse names it.
+        accelerator: where it runs: `cpu`, `gpu`, or another word for what a backend uses.
+        scheme: its precision, by the grammar of `edgefuse.bundle.scheme`.
+        exclude: patterns of operator types or node names that the scheme left float.
+        plan: where the device builds an engine from the file.
+    """
 
     id: str
     stage: str
     target: str
-    scheme: Scheme
+    backend: str
+    accelerator: str = "cpu"
+    scheme: str
+    exclude: Annotated[tuple[str, ...], _FEW] = ()
     file: str
     sha256: str
     size_bytes: int
@@ -264,13 +222,13 @@ class Manifest(Record, frozen=True, kw_only=True):
 
     Attributes:
         schema: [major, minor]; readers refuse a newer major.
+        target: what the files were made for; several, joined by `+`, in one whose stages run in different runtimes.
         files: every other file of the bundle, in order of path.
         default_rung: what `load` opens unless told otherwise.
     """
 
     schema: tuple[int, int] = (SCHEMA_MAJOR, SCHEMA_MINOR)
     target: str
-    backend: str
     model: ModelSpec
     stages: tuple[StageSpec, ...]
     candidates: tuple[Candidate, ...]
@@ -279,6 +237,16 @@ class Manifest(Record, frozen=True, kw_only=True):
     golden: tuple[GoldenCase, ...]
     files: tuple[FileEntry, ...]
     provenance: Provenance
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The runtimes that the files need, by name, sorted."""
+        return tuple(sorted({candidate.backend for candidate in self.candidates}))
+
+    @property
+    def backend(self) -> str:
+        """The runtimes that the files need, joined by `+`."""
+        return "+".join(self.backends)
 
     def rung(self, name: str | None = None) -> Rung:
         """Return the rung of that name (the default one for None), or raise `BundleError`."""
@@ -296,62 +264,3 @@ class Manifest(Record, frozen=True, kw_only=True):
             if candidate.id == candidate_id:
                 return candidate
         raise BundleError("this bundle has no such candidate", got=quoted(candidate_id))
-
-
-def encode(manifest: Manifest) -> bytes:
-    """Return the canonical JSON of a manifest: sorted keys, two-space indent, a newline at the end."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=2) + b"\n"
-
-
-class _Version(msgspec.Struct):
-    """The one field that every version of the schema has."""
-
-    schema: tuple[int, int]
-
-
-def decode(data: bytes) -> Manifest:
-    """Return the manifest that the JSON text encodes; what it says is checked by `validation.check`.
-
-    Raises:
-        BundleError: the text is not strict JSON in UTF-8, or not a manifest of a version that this reader knows.
-    """
-    try:
-        text = data.decode("utf-8")
-        minor = _check_version(_decode(data, _Version, fix=None).schema)
-        manifest = _decode(data, Manifest, fix=_UPDATE if minor > SCHEMA_MINOR else None)
-        json.loads(text, object_pairs_hook=_distinct)
-    except UnicodeDecodeError as error:
-        raise BundleError(f"{MANIFEST} is not UTF-8", got=f"byte {error.start}") from error
-    except RecursionError as error:
-        raise BundleError(f"{MANIFEST} is nested too deeply") from error
-    return manifest
-
-
-_UPDATE = "update edgefuse here, or compile the bundle with the version that is installed here"
-_Decoded = TypeVar("_Decoded")
-
-
-def _decode(data: bytes, kind: type[_Decoded], *, fix: str | None) -> _Decoded:
-    try:
-        return typed_json.decode(data, kind)
-    except msgspec.MsgspecError as error:
-        raise BundleError(f"{MANIFEST} is not a valid manifest", got=quoted(str(error)), fix=fix) from error
-
-
-def _check_version(version: tuple[int, int]) -> int:
-    """Return the minor version, having refused another major."""
-    if version[0] != SCHEMA_MAJOR:
-        raise BundleError(
-            f"{MANIFEST} is of a schema that this version of edgefuse cannot read",
-            got=f"version {shown(version[0], 20)}.{shown(version[1], 20)}",
-            expected=f"{SCHEMA_MAJOR}.x",
-            fix=_UPDATE,
-        )
-    return version[1]
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> None:
-    """Refuse an object with two equal keys. The value is not needed: msgspec has decoded it."""
-    if len(dict(pairs)) != len(pairs):
-        key = quoted(twice(key for key, _ in pairs) or "")
-        raise BundleError(f"{MANIFEST} has the key {key} twice in one object")

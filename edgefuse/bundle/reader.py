@@ -14,9 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from edgefuse.bundle.codec import decode
 from edgefuse.bundle.containers import Archive, Folder
 from edgefuse.bundle.layout import DIGEST, MANIFEST, digest_line
-from edgefuse.bundle.manifest import Manifest, decode
+from edgefuse.bundle.manifest import Manifest
 from edgefuse.bundle.stage_files import checks
 from edgefuse.bundle.tokenizer.check import check_tokenizer
 from edgefuse.bundle.validation import check
@@ -76,7 +77,7 @@ class Bundle:
                 raise BundleError(
                     f"'{name}' is damaged", got=f"SHA-256 {found}", expected=self._sha256[name], fix="copy it again"
                 )
-            for refuse in self._checks.get(name, ()):
+            if refuse := self._checks.get(name):
                 refuse(name, data)
             check_tokenizer(self.manifest.model, name, data)
             return data

@@ -1,4 +1,8 @@
-"""Which files of a bundle a runtime opens, in which format, and what each format refuses."""
+"""Which files of a bundle a runtime opens, in which format, and what each format refuses.
+
+The end of a file's name says its format, and `Backend.suffix` which runtime opens it: no runtime gets a file that was
+checked as another format.
+"""
 
 from __future__ import annotations
 
@@ -21,22 +25,13 @@ def _check_tflite(name: str, data: bytes) -> None:
     refuse_unsafe_tflite(name, data)
 
 
-# By the end of a name: which targets and backends open such files, and the check.
-_FORMATS: Mapping[str, tuple[frozenset[str], Callable[[str, bytes], None]]] = MappingProxyType(
-    {
-        ".onnx": (frozenset({"onnx", "tensorrt"}), _check_onnx),
-        ".tflite": (frozenset({"tflite"}), _check_tflite),
-    }
+_FORMATS: Mapping[str, Callable[[str, bytes], None]] = MappingProxyType(
+    {".onnx": _check_onnx, ".tflite": _check_tflite}
 )
 
 
-def checks(manifest: Manifest) -> Mapping[str, tuple[Callable[[str, bytes], None], ...]]:
-    """Return what to check the bytes of each file with: by what opens it, and by the end of its name."""
-    opened = {candidate.file for candidate in manifest.candidates}
-    found: dict[str, tuple[Callable[[str, bytes], None], ...]] = {}
-    for suffix, (runtimes, check) in _FORMATS.items():
-        named = {entry.path for entry in manifest.files if entry.path.lower().endswith(suffix)}
-        files = named | opened if {manifest.target, manifest.backend} & runtimes else named
-        for path in files:
-            found[path] = (*found.get(path, ()), check)
-    return MappingProxyType(found)
+def checks(manifest: Manifest) -> Mapping[str, Callable[[str, bytes], None]]:
+    """Return what to check the bytes of each file with, by the end of its name, whatever its case."""
+    paths = (entry.path for entry in manifest.files)
+    found = {path: _FORMATS.get(f".{path.lower().rpartition('.')[2]}") for path in paths}
+    return MappingProxyType({path: check for path, check in found.items() if check})

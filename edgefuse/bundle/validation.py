@@ -29,6 +29,7 @@ from edgefuse.bundle.manifest import (
     Provenance,
     Rung,
 )
+from edgefuse.bundle.scheme import GRAMMAR
 from edgefuse.bundle.spec import ModelSpec, StageSpec, TensorSpec, TextPreprocess, largest, spelled
 from edgefuse.bundle.wiring import (
     MAX_ELEMENTS,
@@ -49,13 +50,13 @@ MAX_NUMBER = 2.0**63
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@,-]{0,159}")
+_SCHEME_LENGTH = 160
 _ITEM_BYTES = {"float32": 4, "uint8": 1, "int32": 4}
 
 
 def check(manifest: Manifest) -> None:
     """Check a decoded manifest in full, or raise `BundleError`; whether the files are there is for whoever has them."""
-    for what, name in (("target", manifest.target), ("backend", manifest.backend)):
-        require(_LABEL.fullmatch(name), f"the {what} has an unusable name", got=quoted(name), expected=_LABEL.pattern)
+    _check_label(manifest.target, "the target")
     check_model(manifest.model)
     check_stages(manifest.model, manifest.stages)
     _check_files(manifest)
@@ -63,6 +64,10 @@ def check(manifest: Manifest) -> None:
     _check_rungs(manifest)
     _check_golden(manifest)
     _check_provenance(manifest.provenance)
+
+
+def _check_label(name: str, what: str) -> None:
+    require(_LABEL.fullmatch(name), f"{what} has an unusable name", got=quoted(name), expected=_LABEL.pattern)
 
 
 def asset_paths(model: ModelSpec) -> set[str]:
@@ -98,12 +103,17 @@ def _check_candidates(manifest: Manifest) -> None:
     require_distinct([candidate.id for candidate in manifest.candidates], "candidates", MAX_CANDIDATES)
     stages = {stage.name: stage for stage in manifest.stages}
     files = {entry.path: entry for entry in manifest.files}
+    targets = manifest.target.split("+")
     for candidate in manifest.candidates:
         where = f"the candidate {quoted(candidate.id)}"
         require(_LABEL.fullmatch(candidate.id), f"{where} has an unusable id", expected=_LABEL.pattern)
         require(candidate.stage in stages, f"{where} is of an unknown stage", got=quoted(candidate.stage))
-        same = candidate.target == manifest.target
+        same = candidate.target in targets
         require(same, f"{where} is for another target", got=quoted(candidate.target), expected=manifest.target)
+        _check_label(candidate.backend, f"the backend of {where}")
+        _check_label(candidate.accelerator, f"the accelerator of {where}")
+        known = len(candidate.scheme) <= _SCHEME_LENGTH and GRAMMAR.fullmatch(candidate.scheme)
+        require(known, f"the scheme of {where} is not spelled like one", got=quoted(candidate.scheme))
         _check_candidate_file(candidate, files[candidate.file], where)
         stage = stages[candidate.stage]
         _check_bindings(candidate.inputs, [port.tensor for port in stage.inputs], f"the inputs of {where}")

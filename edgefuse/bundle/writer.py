@@ -22,6 +22,7 @@ from typing import TypeVar
 
 import msgspec
 
+from edgefuse.bundle.codec import decode, encode
 from edgefuse.bundle.containers import Archive, Folder, pack
 from edgefuse.bundle.layout import (
     ARCHIVE_SUFFIX,
@@ -35,7 +36,7 @@ from edgefuse.bundle.layout import (
     check_size,
     digest_line,
 )
-from edgefuse.bundle.manifest import Candidate, FileEntry, GoldenTensor, Manifest, decode, encode
+from edgefuse.bundle.manifest import Candidate, FileEntry, GoldenTensor, Manifest
 from edgefuse.bundle.stage_files import checks
 from edgefuse.bundle.tokenizer.check import check_tokenizer
 from edgefuse.bundle.validation import asset_paths, check, named_paths
@@ -67,9 +68,8 @@ def write_bundle(path: str | Path, manifest: Manifest, contents: Mapping[str, by
     data = encode(manifest)
     # What a reader would refuse is never written: the very bytes go through the reader's checks.
     check(decode(data))
-    for name, refusals in sorted(checks(manifest).items()):
-        for refuse in refusals:
-            refuse(name, files[name])
+    for name, refuse in sorted(checks(manifest).items()):
+        refuse(name, files[name])
     for name in sorted(asset_paths(manifest.model)):
         check_tokenizer(manifest.model, name, files[name])
     digest = hashlib.sha256(data).hexdigest()

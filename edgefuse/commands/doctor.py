@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import platform
+import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, requires, version
 
 from edgefuse import __version__, registry
 from edgefuse.commands import console
 from edgefuse.errors import BackendError, MissingExtraError
 from edgefuse.runtime import signals
-from edgefuse.runtime.backends.backend import Backend
-from edgefuse.runtime.processor import Processor, processor
+from edgefuse.runtime.backends.backend import Backend, Describing
+from edgefuse.runtime.processor import VNNI, Processor, processor
 from edgefuse.runtime.signals import Condition
-from edgefuse.runtime.suitability import VNNI
 
-# Per extra: (module, distribution) of what it brings.
-_EXTRAS = {
-    "media": (("PIL", "Pillow"), ("soundfile", "soundfile"), ("soxr", "soxr"), ("tokenizers", "tokenizers")),
-    "compile": (
-        ("torch", "torch"),
-        ("onnx", "onnx"),
-        ("onnxscript", "onnxscript"),
-        ("litert_torch", "litert-torch"),
-        ("ai_edge_quantizer", "ai-edge-quantizer"),
-    ),
-}
+_EXTRAS = ("media", "compile")
+"""Those that are looked into; what a backend's extra brings is told by the backend."""
+
+_REQUIREMENT = re.compile(r"""(?P<name>[\w.-]+)[^;\[]*;.*extra == ['"](?P<extra>[\w-]+)['"]""")
 _COMPILERS = ("c++", "g++", "clang++")
 
 
 @dataclass(frozen=True)
 class Found:
-    """A backend: the versions behind it, or why it is not to be had."""
+    """A backend: the versions behind it and what else it says of itself, or why it is not to be had."""
 
     versions: dict[str, str]
     missing: str | None = None
+    about: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,7 +40,7 @@ class Diagnosis:
 
     Attributes:
         int8: what the CPU means for int8 arithmetic, in sentences.
-        onnxruntime_providers: what the installed onnxruntime was built with, best first.
+        packages: by extra, what it installs with the version that is here.
     """
 
     edgefuse: str
@@ -58,7 +51,6 @@ class Diagnosis:
     int8: tuple[str, ...]
     condition: Condition
     backends: dict[str, Found]
-    onnxruntime_providers: tuple[str, ...]
     packages: dict[str, dict[str, str | None]]
     cxx_compiler: str | None
 
@@ -80,10 +72,7 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         int8=int8_here(cpu),
         condition=signals.condition(),
         backends={name: _backend(name) for name in registry.names("backends")},
-        onnxruntime_providers=_onnxruntime_providers(),
-        packages={
-            name: {dist: _version(module, dist) for module, dist in parts} for name, parts in _EXTRAS.items()
-        },
+        packages=_packages(),
         cxx_compiler=next((path for name in _COMPILERS if (path := shutil.which(name))), None),
     )  # fmt: skip
     if arguments.json:
@@ -117,30 +106,28 @@ def _int8_on_x86(cpu: Processor) -> tuple[str, ...]:
     )
 
 
-def _onnxruntime_providers() -> tuple[str, ...]:
-    try:
-        from edgefuse.runtime.backends.onnx.backend import providers
-    except ModuleNotFoundError:
-        return ()
-    return providers()
-
-
 def _backend(name: str) -> Found:
     try:
         backend: Backend = registry.create("backends", name)
-        return Found(backend.versions())
+        return Found(backend.versions(), about=backend.about() if isinstance(backend, Describing) else {})
     except (MissingExtraError, BackendError) as error:
         return Found({}, str(error))
 
 
-def _version(module: str, distribution: str) -> str | None:
-    """Return the version of a distribution whose module is there, without importing it."""
-    if importlib.util.find_spec(module) is None:
-        return None
+def _packages() -> dict[str, dict[str, str | None]]:
+    """Return what each extra installs, by the metadata of this package, with versions."""
+    found: dict[str, dict[str, str | None]] = {}
+    for requirement in requires("edgefuse") or ():
+        if match := _REQUIREMENT.match(requirement):
+            found.setdefault(match["extra"], {})[match["name"]] = _version(match["name"])
+    return {extra: found[extra] for extra in _EXTRAS if extra in found}
+
+
+def _version(distribution: str) -> str | None:
     try:
         return version(distribution)
     except PackageNotFoundError:
-        return "unknown"
+        return None
 
 
 def _print(diagnosis: Diagnosis) -> None:
@@ -154,9 +141,9 @@ def _print(diagnosis: Diagnosis) -> None:
     console.write("int8 here")
     console.write(f"  {sentence}" for sentence in diagnosis.int8)
     console.write("backends")
-    backends = [(name, _spelled(found)) for name, found in diagnosis.backends.items()]
-    if diagnosis.onnxruntime_providers:
-        backends.append(("onnxruntime's providers", ", ".join(diagnosis.onnxruntime_providers)))
+    backends = []
+    for name, found in diagnosis.backends.items():
+        backends += [(name, _spelled(found)), *((f"{name} {key}", text) for key, text in found.about.items())]
     console.write(console.pairs(backends))
     for extra, packages in diagnosis.packages.items():
         console.write(f"extra '{extra}'" + ("" if all(packages.values()) else f": pip install 'edgefuse[{extra}]'"))

@@ -68,9 +68,8 @@ def _print(bundle: Bundle, here: Sequence[Entry]) -> None:
     manifest = bundle.manifest
     console.write(f"{manifest.model.name}: {console.size(bundle.size_bytes)} in {len(manifest.files)} files")
     console.write(f"  digest {bundle.digest}")
-    console.write(
-        f"  target {manifest.target}, backend {manifest.backend}, schema {manifest.schema[0]}.{manifest.schema[1]}"
-    )
+    schema = ".".join(map(str, manifest.schema))
+    console.write(f"  target {manifest.target}, backend {manifest.backend}, schema {schema}")
     console.write("", "modalities")
     header = ("name", "kind", "tensors", "preprocessing", "may be absent")
     console.write(_table(header, map(_modality_row, manifest.model.modalities)))
@@ -134,7 +133,7 @@ def _stages(manifest: Manifest) -> list[str]:
     for stage in manifest.stages:
         chosen = [candidates[rung.candidates[stage.name]] for rung in manifest.rungs]
         pruned = [f" {c.pruning.id}" if c.pruning else "" for c in chosen]
-        cells = [f"{c.scheme.id}{cut} ({console.size(c.size_bytes)})" for c, cut in zip(chosen, pruned, strict=True)]
+        cells = [f"{c.scheme}{cut} ({console.size(c.size_bytes)})" for c, cut in zip(chosen, pruned, strict=True)]
         rows.append((stage.name, stage.role, *cells))
     return _table(header, rows)
 

@@ -13,7 +13,7 @@ from edgefuse.measure import rungs
 from edgefuse.progress import Progress
 from edgefuse.runtime import signals
 from edgefuse.runtime.backends.backend import EngineBuilder, SessionOptions
-from edgefuse.runtime.opened import backend_of
+from edgefuse.runtime.backends.choice import Backends
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,24 +59,25 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
 
 
 def build_engines(bundle: Bundle, backend: str | None, progress: Progress) -> dict[str, int]:
-    """Build what the backend builds from files on a device; return how many were built and known, if it does at all.
+    """Build what backends build from files on a device; return how many were built and known, if any does at all.
 
     Args:
         bundle: with the files.
         backend: another one than the bundle names, or None.
         progress: is told which file is built.
     """
-    runtime = backend_of(bundle.manifest, backend)
-    if not isinstance(runtime, EngineBuilder):
-        return {}
+    backends, candidates = Backends(bundle.manifest, backend), bundle.manifest.candidates
     done = {"built": 0, "known": 0}
-    candidates = bundle.manifest.candidates
     for position, candidate in enumerate(candidates):
+        runtime = backends.of(candidate)
+        if not isinstance(runtime, EngineBuilder):
+            continue
         progress(position, len(candidates), f"prepare {candidate.id}")
         outcome = runtime.prepare(bundle.read(candidate.file), candidate.inputs, SessionOptions(plan=candidate.plan))
-        if not outcome:
-            return {}
-        done[outcome] += 1
+        if outcome:
+            done[outcome] += 1
+    if not any(done.values()):
+        return {}
     progress(len(candidates), len(candidates), "prepare engines")
     return done
 

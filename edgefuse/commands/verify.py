@@ -15,6 +15,7 @@ from edgefuse.measure.agreement import GoldenResult
 from edgefuse.measure.placement import Placement
 from edgefuse.runtime import suitability
 from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.runtime.backends.choice import Backends
 from edgefuse.runtime.processor import Processor, processor
 
 
@@ -68,7 +69,8 @@ def exact_here(bundle: Bundle, results: Sequence[GoldenResult], cpu: Processor) 
         results: of the golden vectors.
         cpu: of this machine.
     """
-    clipped = {c.id for c in bundle.manifest.candidates if suitability.saturates(c, cpu)}
+    backends = Backends(bundle.manifest)
+    clipped = {c.id for c in bundle.manifest.candidates if suitability.saturates(c, backends, cpu)}
     reason = suitability.reason(cpu)
     return tuple(
         replace(result, ok=False, reason="; ".join(filter(None, (result.reason, reason))))

@@ -183,7 +183,7 @@ class _Compile:
 
     def _machine(self, target: str) -> Machine:
         """Return what a target's figures are of; what a device lacks is told now, not when all is made."""
-        return self.timer.describe(Toolchain.of(target, self.cache).backend, self.recipe.compile.threads)
+        return self.timer.describe([Toolchain.of(target, self.cache).backend], self.recipe.compile.threads)
 
     def _keep_reference(self, material: Material) -> None:
         """Run the encoders of the unpruned model in torch over the splits that every drop is measured on."""

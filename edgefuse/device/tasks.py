@@ -21,7 +21,7 @@ from edgefuse.measure.latency import Interleaved, Latencies, in_turn
 from edgefuse.measure.rungs import cold_start
 from edgefuse.progress import Progress
 from edgefuse.runtime import pressure, signals
-from edgefuse.runtime.backends.backend import Array, Backend, SessionOptions
+from edgefuse.runtime.backends.backend import Array, Backend, SessionOptions, versions_of
 from edgefuse.runtime.pipeline import Inputs, load
 from edgefuse.runtime.pressure import Pressure
 from edgefuse.runtime.processor import checked_threads
@@ -38,14 +38,15 @@ _PRESENT = "/present"
 
 
 class Describe(Record, frozen=True, kw_only=True, tag="describe"):
-    """Describe the device, with the versions of a runtime."""
+    """Describe the device, with the versions of runtimes."""
 
-    backend: str
+    backends: tuple[str, ...]
     threads: int
 
     def __call__(self, files: Path, progress: Progress) -> Machine:
         """Return the description."""
-        return signals.describe(checked_threads(self.threads), _backend(self.backend).versions())
+        threads = checked_threads(self.threads)
+        return signals.describe(threads, versions_of(map(_backend, self.backends)))
 
 
 class Quiet(Record, frozen=True, kw_only=True, tag="quiet"):
@@ -105,6 +106,7 @@ class Entrant(Record, frozen=True, kw_only=True):
     """A stage file to be timed: the names of it and of its feeds among the task's files, and how to call it."""
 
     name: str
+    backend: str
     file: str
     feeds: str
     inputs: tuple[Binding, ...]
@@ -115,18 +117,16 @@ class Entrant(Record, frozen=True, kw_only=True):
 class TimeStage(Record, frozen=True, kw_only=True, tag="stage"):
     """Time files of one stage in one interleaved run."""
 
-    backend: str
     threads: int
     timing: Interleaved
     entrants: tuple[Entrant, ...]
 
     def __call__(self, files: Path, progress: Progress) -> Timed:
         """Return the series of every entrant."""
-        backend = _backend(self.backend)
         calls: dict[str, Callable[[], object]] = {}
         for one in self.entrants:
             options = SessionOptions(threads=self.threads, plan=one.plan)
-            session = backend.open((files / one.file).read_bytes(), one.inputs, one.outputs, options)
+            session = _backend(one.backend).open((files / one.file).read_bytes(), one.inputs, one.outputs, options)
             calls[one.name] = in_turn(session.run, unpacked(files / one.feeds))
         return Timed.of(self.timing(calls, progress))
 

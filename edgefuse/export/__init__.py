@@ -1,5 +1,6 @@
 """From stages to files of a target.
 
+- `cost_graph`: a file as costs need it;
 - `target`: the protocol of a target;
 - `tracing`: `torch.export` for all targets, and what exporters refuse as one sentence;
 - `onnx`: ONNX files;

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from edgefuse.bundle.manifest import Binding, BuildPlan
+from edgefuse.export.cost_graph import CostGraph
 from edgefuse.stages.stage import TorchStage
 
 
@@ -21,17 +23,38 @@ class Lowered:
 
 
 class Target(Protocol):
-    """How stages become files."""
+    """How stages become files.
+
+    Attributes:
+        name: that it is registered under.
+        title: the format as its makers call it.
+        backend: the name of what opens the files.
+        suffix: the end of the files' names.
+        accelerator: where the files run: `cpu`, or `gpu`.
+    """
 
     name: str
+    title: str
     backend: str
     suffix: str
+    accelerator: str
 
     def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
         """Name the operators of a stage that this target cannot lower, without lowering it."""
 
     def lower(self, stage: TorchStage) -> Lowered:
         """Lower a stage in float32, or raise `ExportError`."""
+
+    def operations(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> CostGraph:
+        """Return the operations of a file with what they read and write, from which costs are counted.
+
+        Args:
+            data: the file's bytes.
+            shapes: the largest shape of every input, by its name in the file.
+
+        Raises:
+            ExportError: if the file cannot be read.
+        """
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the tools that decide the bytes of a lowered file."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
-from edgefuse import registry
 from edgefuse.bundle.manifest import Candidate, GoldenCase, GoldenTensor, Tolerance
 from edgefuse.bundle.reader import Bundle
 from edgefuse.errors import BackendError, BundleError, InputError
 from edgefuse.progress import Progress, silent
-from edgefuse.runtime.backends.backend import Array, Backend, Session, SessionOptions
+from edgefuse.runtime.backends.backend import Array, Session, SessionOptions
+from edgefuse.runtime.backends.choice import Backends
 
 Outputs: TypeAlias = Mapping[str, Array]
 """Port name to array."""
@@ -116,13 +116,13 @@ def check(
         BundleError: if a file is damaged, or there is no golden vector to check against.
         MissingExtraError: if the runtime is not installed.
     """
-    runtime: Backend = registry.create("backends", bundle.manifest.backend)
+    backends = Backends(bundle.manifest)
     if not bundle.manifest.golden:
         raise BundleError("this bundle holds no golden vectors", fix="compile it again")
     results: list[GoldenResult] = []
     candidates = bundle.manifest.candidates
     for candidate in candidates:
-        results.append(check_candidate(bundle, candidate, runtime, options or SessionOptions()))
+        results.append(check_candidate(bundle, candidate, backends, options or SessionOptions()))
         progress(len(results), len(candidates), "verify files")
     return tuple(results)
 
@@ -141,20 +141,19 @@ def read_tensor(bundle: Bundle, tensor: GoldenTensor) -> Array:
     return np.frombuffer(data, dtype).reshape(tensor.shape).astype(tensor.dtype)
 
 
-def check_candidate(bundle: Bundle, candidate: Candidate, backend: Backend, options: SessionOptions) -> GoldenResult:
+def check_candidate(bundle: Bundle, candidate: Candidate, backends: Backends, options: SessionOptions) -> GoldenResult:
     """Check one candidate's file; what the runtime refuses is the reason why it is not `ok`.
 
     Args:
         bundle: that holds it.
         candidate: to check.
-        backend: that opens its file.
+        backends: of the bundle.
         options: of the session.
     """
     pruning = candidate.pruning.id if candidate.pruning else ""
     cases = [c for c in bundle.manifest.golden if (c.stage, c.pruning) == (candidate.stage, pruning)]
     try:
-        options = replace(options, plan=candidate.plan)
-        session = backend.open(bundle.read(candidate.file), candidate.inputs, candidate.outputs, options)
+        session = backends.open(candidate, bundle.read(candidate.file), options)
         found = agreement(_answers(bundle, cases, session), candidate.tolerance)
     except (BackendError, InputError) as error:
         return _result(candidate, cases, math.inf, -math.inf, str(error))

@@ -18,6 +18,7 @@ from edgefuse.measure.rungs import P99_ROUNDS, ColdStart, cold_start, describe, 
 from edgefuse.measure.statistics import Interval
 from edgefuse.progress import Progress
 from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.runtime.backends.choice import NOTHING
 from edgefuse.runtime.pipeline import Inputs
 from edgefuse.runtime.pressure import MOST_WAITED_ONCE, Pressure
 
@@ -141,7 +142,7 @@ class Settings:
         )
 
     def _placement(self, bundle: Bundle, names: Iterable[str]) -> tuple[Placement, ...]:
-        if self.backend not in (None, bundle.manifest.backend):
+        if self.backend == NOTHING:
             return ()
         chosen = {candidate for name in names for candidate in bundle.manifest.rung(name).candidates.values()}
         return placement.measure(bundle, chosen, SessionOptions(threads=self.threads))

@@ -3,9 +3,6 @@
 A runtime falls back in silence. ONNX Runtime leaves an operator that was quantized as a float kernel behind a
 DequantizeLinear if no int8 kernel takes it, or hands it to another provider; LiteRT leaves what XNNPACK does not take
 to its own, slower kernels.
-
-- `onnx`: what ONNX Runtime made of a file;
-- `tflite`: what XNNPACK took of a file.
 """
 
 from __future__ import annotations
@@ -13,32 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 
 from edgefuse.bundle.manifest import Candidate
 from edgefuse.bundle.reader import Bundle
-from edgefuse.errors import BackendError, CheckError, InputError, needing
+from edgefuse.errors import BackendError, CheckError, InputError
 from edgefuse.measure.agreement import read_tensor
 from edgefuse.progress import Progress, silent
-from edgefuse.runtime.backends.backend import Array, SessionOptions
-
-_TELLING = ("onnx", "tflite")
-"""Backends whose module of the same name in this package has `operators(data, inputs, outputs, feeds, options)`."""
-
-
-@dataclass(frozen=True)
-class Operator:
-    """An operator as a runtime runs it.
-
-    Attributes:
-        kind: its type, as the runtime calls it.
-        macs: multiplications of one run; 0 where nothing is multiplied or the sizes are not told.
-        elsewhere: where it runs instead of where it was asked to; empty if it runs there.
-    """
-
-    kind: str
-    macs: int = 0
-    elsewhere: str = ""
+from edgefuse.runtime.backends.backend import Array, Operator, Placing, SessionOptions
+from edgefuse.runtime.backends.choice import Backends
 
 
 @dataclass(frozen=True)
@@ -82,9 +61,9 @@ def measure(
     """
     wanted = {*candidates} if candidates is not None else None
     chosen = [c for c in bundle.manifest.candidates if wanted is None or c.id in wanted]
-    found: list[Placement] = []
+    backends, found = Backends(bundle.manifest), list[Placement]()
     for candidate in chosen:
-        found.append(_measured(bundle, candidate, options or SessionOptions()))
+        found.append(_measured(bundle, candidate, backends, options or SessionOptions()))
         progress(len(found), len(chosen), "see what runs where")
     return tuple(found)
 
@@ -142,18 +121,16 @@ def require(placements: Sequence[Placement], minimum: float) -> None:
             )
 
 
-def _measured(bundle: Bundle, candidate: Candidate, options: SessionOptions) -> Placement:
-    backend = bundle.manifest.backend
-    if backend not in _TELLING:
-        return _untold(candidate, f"the backend '{backend}' does not tell what runs where")
+def _measured(bundle: Bundle, candidate: Candidate, backends: Backends, options: SessionOptions) -> Placement:
+    backend = backends.of(candidate)
+    if not isinstance(backend, Placing):
+        return _untold(candidate, f"the backend '{backend.name}' does not tell what runs where")
     feeds = _golden(bundle, candidate)
     if feeds is None:
         return _untold(candidate, "there are no golden inputs to run it on")
-    with needing(f"the backend '{backend}'", extra=backend):
-        runtime = import_module(f"{__name__}.{backend}")
     try:
         data = bundle.read(candidate.file)
-        operators = runtime.operators(data, candidate.inputs, candidate.outputs, feeds, options)
+        operators = backend.operators(data, candidate.inputs, candidate.outputs, feeds, options)
     except (BackendError, InputError) as error:
         return _untold(candidate, str(error))
     return summary(candidate.stage, candidate.id, operators)

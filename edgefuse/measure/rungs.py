@@ -22,7 +22,7 @@ from edgefuse.measure.latency import BURST, Interleaved, Latencies, single_strea
 from edgefuse.progress import Progress, silent
 from edgefuse.runtime import signals
 from edgefuse.runtime.backends.backend import Array
-from edgefuse.runtime.opened import backend_of
+from edgefuse.runtime.backends.choice import Backends
 from edgefuse.runtime.pipeline import Inputs, load
 from edgefuse.runtime.pressure import Pressure
 from edgefuse.runtime.processor import checked_threads
@@ -130,12 +130,11 @@ def describe(bundle: Bundle, *, threads: int, backend: str | None) -> Machine:
     """Describe this machine as the key of figures of this bundle's runtime.
 
     Args:
-        bundle: whose backend is described.
+        bundle: whose backends are described.
         threads: of each session.
         backend: another one than the bundle names, or None.
     """
-    runtime = backend_of(bundle.manifest, backend)
-    return signals.describe(checked_threads(threads), runtime.versions())
+    return signals.describe(checked_threads(threads), Backends(bundle.manifest, backend).versions())
 
 
 def figure(latencies: Latencies, name: str, on: Machine, *, peak_rss_bytes: int | None) -> Figure:

@@ -16,23 +16,19 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from types import MappingProxyType
 from typing import Any
 
-from edgefuse import registry
 from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.errors import BackendError
 from edgefuse.measure.agreement import check_candidate
 from edgefuse.progress import Progress, silent
-from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.runtime.backends.backend import EngineBuilder, SessionOptions
+from edgefuse.runtime.backends.choice import Backends
 
 _log = logging.getLogger(__name__)
 
 SECONDS_PER_FILE = 120.0
 """Of starting, opening and running one file."""
-
-_BUILDING_SECONDS = MappingProxyType({"tensorrt": 3600.0})
-"""Of backends that build something when a file is opened for the first time."""
 
 _DYING_SECONDS = 5.0
 _FIX = "do not use this bundle here; get it from its author again"
@@ -57,8 +53,8 @@ def check(
     Raises:
         BackendError: a file makes the runtime crash, or keeps it busy beyond the time limit.
     """
-    backend, files = bundle.manifest.backend, [candidate.file for candidate in bundle.manifest.candidates]
-    limit = seconds or _BUILDING_SECONDS.get(backend, SECONDS_PER_FILE)
+    backend_of = {candidate.file: candidate.backend for candidate in bundle.manifest.candidates}
+    files, limit = list(backend_of), seconds or _longest(bundle)
     task = {
         "path": str(bundle.path.absolute()),
         "digest": bundle.digest,
@@ -84,16 +80,24 @@ def check(
     except TimeoutError:
         if begun:
             raise BackendError(
-                f"the stage file '{begun}' keeps the backend '{backend}' busy",
+                f"the stage file '{begun}' keeps the backend '{backend_of[begun]}' busy",
                 got=f"no answer within {limit:g} s in a process of its own",
                 fix=_FIX,
             ) from None
     finally:
         ending = _end(child)
     if begun and not done:
-        raise BackendError(f"the stage file '{begun}' crashes the backend '{backend}'", got=ending, fix=_FIX)
+        what = f"the stage file '{begun}' crashes the backend '{backend_of[begun]}'"
+        raise BackendError(what, got=ending, fix=_FIX)
     if not done:
         _log.warning("stage files are opened in this process, untried: the one that tries them ended by %s", ending)
+
+
+def _longest(bundle: Bundle) -> float:
+    """Return how long a file may take: longer where a backend builds something when it opens one for the first time."""
+    backends = Backends(bundle.manifest)
+    used = (backends.of(candidate) for candidate in bundle.manifest.candidates)
+    return max((b.build_seconds for b in used if isinstance(b, EngineBuilder)), default=SECONDS_PER_FILE)
 
 
 def _messages(reading: int, limit: float) -> Iterator[dict[str, Any]]:
@@ -142,9 +146,9 @@ def main(task: str, writing: int) -> None:
             said.write(json.dumps({"begun": begun, "done": done}) + "\n")
             said.flush()
 
-        backend = registry.create("backends", bundle.manifest.backend)
+        backends = Backends(bundle.manifest)
         for candidate in bundle.manifest.candidates:
             say(candidate.file)
             with suppress(Exception):  # what Python can say is told by the check that follows, in the first process
-                check_candidate(bundle, candidate, backend, options)
+                check_candidate(bundle, candidate, backends, options)
         say("", done=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.export.target import Lowered
 from edgefuse.stages.stage import FeedSource

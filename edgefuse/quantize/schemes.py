@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from edgefuse.bundle.manifest import Calibrator, Scheme
+from edgefuse.bundle.scheme import Calibrator, Scheme
 
 FP16 = Scheme(name="fp16")
 INT4 = Scheme(name="dynamic_wi4_af32")

@@ -16,7 +16,8 @@ from itertools import islice
 
 import msgspec
 
-from edgefuse.bundle.manifest import Scheme, Tolerance
+from edgefuse.bundle.manifest import Tolerance
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.errors import QuantizeError
 from edgefuse.export.target import Lowered
 from edgefuse.measure.agreement import agreement

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 from weakref import WeakValueDictionary, finalize
 
-from edgefuse import registry
 from edgefuse.bundle.layout import ASSETS
 from edgefuse.bundle.manifest import Binding, BuildPlan, Candidate, Manifest, Rung
 from edgefuse.bundle.reader import Bundle
 from edgefuse.bundle.spec import StageSpec
-from edgefuse.errors import BackendError, BundleError
+from edgefuse.errors import BundleError
 from edgefuse.graph import StageGraph
-from edgefuse.runtime.backends.backend import Backend, Session, SessionOptions
+from edgefuse.runtime.backends.backend import Session, SessionOptions
+from edgefuse.runtime.backends.choice import NOTHING, Backends
 from edgefuse.runtime.cache import FeatureCache
 from edgefuse.runtime.forks import Guard
 from edgefuse.runtime.graph import Graph
@@ -21,10 +20,8 @@ from edgefuse.runtime.preprocess import Preprocessor
 from edgefuse.runtime.processor import processor
 from edgefuse.runtime.suitability import concern
 
-_NOTHING = "null"
-
-_Key = tuple[str, tuple[Binding, ...], tuple[Binding, ...], BuildPlan | None, bool]
-"""What makes two opened files the same: the hash, the bindings, how an engine is built, whether features are kept."""
+_Key = tuple[str, str, tuple[Binding, ...], tuple[Binding, ...], BuildPlan | None, bool]
+"""What makes two opened files the same: runtime, hash, bindings, how an engine is built, whether features are kept."""
 
 
 class OpenBundle:
@@ -52,7 +49,6 @@ class OpenBundle:
 
     Raises:
         BackendError: if the files are for another backend.
-        MissingExtraError: if the runtime is not installed.
     """
 
     def __init__(
@@ -62,8 +58,8 @@ class OpenBundle:
         self.manifest: Manifest = manifest
         self.cache = FeatureCache() if cache else FeatureCache(entries=0)
         self._bundle = bundle
-        self._warned: set[str] | None = None if backend == _NOTHING else set()
-        self._backend = backend_of(manifest, backend)
+        self._warned: set[str] | None = None if backend == NOTHING else set()
+        self._backends = Backends(manifest, backend)
         self._options = options
         self._stages = StageGraph(manifest.stages, manifest.model.modalities)
         self._sessions: WeakValueDictionary[_Key, Session] = WeakValueDictionary()
@@ -78,6 +74,7 @@ class OpenBundle:
         Raises:
             BundleError: if a file cannot be read, or is not the one that the manifest means.
             BackendError: if the runtime cannot open a file, or this process was forked from the one that loaded.
+            MissingExtraError: if a runtime is not installed.
         """
         self._opening.check()
         self._warn(rung)
@@ -102,7 +99,7 @@ class OpenBundle:
         if self._warned is None or rung.name in self._warned:
             return
         self._warned.add(rung.name)
-        if sentence := concern(self.manifest, rung, processor()):
+        if sentence := concern(self.manifest, rung, self._backends, processor()):
             import logging  # nearly a megabyte that most devices do without
 
             logging.getLogger(__name__).warning(sentence)
@@ -111,34 +108,14 @@ class OpenBundle:
         """Return a file's session; if it has to be opened, its bytes are free again before the next one is read."""
         # Fusion depends on everything and would never hit; what carries a state is not a function of its feeds alone.
         kept = stage.role in ("frontend", "encoder") and all(port.kind != "state" for port in stage.outputs)
-        key = (candidate.sha256, candidate.inputs, candidate.outputs, candidate.plan, kept)
+        key = (candidate.backend, candidate.sha256, candidate.inputs, candidate.outputs, candidate.plan, kept)
         session = self._sessions.get(key)
         if session is None:
-            options = replace(self._options, plan=candidate.plan)
-            data = self._bundle.read(candidate.file)
-            session = self._backend.open(data, candidate.inputs, candidate.outputs, options)
+            session = self._backends.open(candidate, self._bundle.read(candidate.file), self._options)
             if kept:
                 session = self.cache.attach(session)
             self._sessions[key] = session
         return session
-
-
-def backend_of(manifest: Manifest, name: str | None) -> Backend:
-    """Return what runs the files of a bundle: the manifest's choice if None, `null` to run nothing.
-
-    Raises:
-        BackendError: if it is another one. A file is checked for the runtime that its bundle names; no other may get it
-            unchecked.
-        MissingExtraError: if the runtime is not installed.
-    """
-    if name not in (None, manifest.backend, _NOTHING):
-        raise BackendError(
-            f"this bundle is for the backend '{manifest.backend}'",
-            got=repr(name),
-            expected=f"{manifest.backend} or {_NOTHING}",
-        )
-    backend: Backend = registry.create("backends", name or manifest.backend)
-    return backend
 
 
 def _candidate(manifest: Manifest, rung: Rung, stage: StageSpec) -> Candidate:

@@ -34,6 +34,10 @@ _ARM_PARTS = {
 _MAIN_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
+VNNI = ("amx_int8", "avx512_vnni", "avx_vnni", "avx_vnni_int8")
+"""CPU features each of which adds up products of int8 in 32 bits."""
+
+
 @dataclass(frozen=True)
 class Processor:
     """The CPU. `features` are those of `FEATURES` that it has, sorted; None where the system does not tell."""

@@ -92,7 +92,7 @@ def main(folder: Path, target: str) -> None:
     import numpy as np
 
     from edgefuse import registry
-    from edgefuse.bundle.manifest import Scheme
+    from edgefuse.bundle.scheme import Scheme
     from edgefuse.errors import QuantizeError
 
     lowering, quantizer = (registry.create(group, target) for group in ("targets", "quantizers"))

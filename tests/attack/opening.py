@@ -59,7 +59,6 @@ def read_from_bundle(data: bytes, target: str) -> bytes:
     entry = FileEntry(path=path, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
     manifest = Manifest(
         target=target,
-        backend=target,
         model=tiny.spec(),
         stages=(),
         candidates=(),

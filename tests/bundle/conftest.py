@@ -21,9 +21,9 @@ from edgefuse.bundle.manifest import (
     Manifest,
     Provenance,
     Rung,
-    Scheme,
     Tolerance,
 )
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import (
     ClassOutput,
     ModelSpec,
@@ -105,7 +105,8 @@ def _candidate(stage: StageSpec, scheme: Scheme, data: bytes) -> Candidate:
         id=identifier,
         stage=stage.name,
         target="nothing",
-        scheme=scheme,
+        backend="null",
+        scheme=scheme.id,
         file=f"stages/{identifier}.bin",
         sha256=hashlib.sha256(data).hexdigest(),
         size_bytes=len(data),
@@ -147,7 +148,6 @@ def manifest() -> Manifest:
     )
     return Manifest(
         target="nothing",
-        backend="null",
         model=ModelSpec(
             name="example",
             modalities=(

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from edgefuse.bundle.manifest import BuildPlan, Profile, decode
+from edgefuse.bundle.codec import decode
+from edgefuse.bundle.manifest import BuildPlan, Profile
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.errors import BundleError
 
@@ -50,8 +51,8 @@ def _refusal(path: Path) -> str:
         (lambda t: t.replace(b'"image": 0.75', b'"image": 0.75, "\\u0069mage": 1'), "has the key 'image' twice"),
         (lambda t: b'{"a": ' * 100_000 + b"1" + b"}" * 100_000, "is nested too deeply"),
         (
-            lambda t: t.replace(b'"schema": [\n    1,\n    2', b'"schema": [\n    2,\n    0'),
-            "got version 2.0, expected 1.x",
+            lambda t: t.replace(b'"schema": [\n    2,\n    0', b'"schema": [\n    3,\n    0'),
+            "got version 3.0, expected 1.x or 2.x",
         ),
         (lambda t: t.replace(b'"schema"', b'"scheme"'), "missing required field `schema`"),
     ],
@@ -65,19 +66,19 @@ def test_text_that_is_no_manifest(
 
 
 def test_a_newer_major_is_refused_with_what_to_do(folder: Path, with_manifest: WithManifest) -> None:
-    message = _refusal(with_manifest(b'{"schema": [2, 3], "something": {"new": []}}'))
+    message = _refusal(with_manifest(b'{"schema": [3, 1], "something": {"new": []}}'))
     assert message == (
         f"the bundle '{folder}' is refused: manifest.json is of a schema that this version of edgefuse cannot read: "
-        "got version 2.3, expected 1.x. Fix: update edgefuse here, or compile the bundle with the version that is "
-        "installed here."
+        "got version 3.1, expected 1.x or 2.x. Fix: update edgefuse here, or compile the bundle with the version that "
+        "is installed here."
     )
 
 
 def test_a_newer_minor_is_read_as_long_as_it_has_no_unknown_field(folder: Path, with_manifest: WithManifest) -> None:
     text = json.loads((folder / "manifest.json").read_bytes())
-    text["schema"] = [1, 7]
+    text["schema"] = [2, 7]
     with open_bundle(with_manifest(json.dumps(text).encode())) as bundle:
-        assert bundle.manifest.schema == (1, 7)
+        assert bundle.manifest.schema == (2, 7)
     text["new"] = 1
     message = _refusal(with_manifest(json.dumps(text).encode()))
     assert "unknown field `new`" in message
@@ -115,7 +116,8 @@ def _plan(m: Json, index: int, **profile: object) -> None:
 CHANGES: list[tuple[Callable[[Json], object], str]] = [
     # names
     (lambda m: m.update(target="a b"), "the target has an unusable name"),
-    (lambda m: m.update(backend=""), "the backend has an unusable name"),
+    (lambda m: m["candidates"][0].update(backend=""), "the backend of the candidate 'image_encoder.float' has an unus"),
+    (lambda m: m["candidates"][0].update(accelerator="a b"), "the accelerator of the candidate"),
     (lambda m: m["model"].update(name="../x"), "the model's name: got '../x'"),
     (lambda m: _image(m).update(name="im.age"), "a modality has an unusable name: got 'im.age'"),
     (lambda m: _image(m).update(name="present"), "a modality is called 'present'"),
@@ -177,7 +179,10 @@ CHANGES: list[tuple[Callable[[Json], object], str]] = [
         lambda m: m["candidates"][0].update(pruning={"steps": [{"method": "x", "ratio": 1.5}]}),
         "got 1.5, expected a number from 0 to 1",
     ),
-    (lambda m: m["candidates"][0]["scheme"].update(name="int3"), "Invalid enum value 'int3'"),
+    (lambda m: m["candidates"][0].update(scheme="int 3"), "is not spelled like one: got 'int 3'"),
+    (lambda m: m["candidates"][0].update(scheme="static_wi8"), "is not spelled like one: got 'static_wi8'"),
+    (lambda m: m["candidates"][0].update(scheme=""), "is not spelled like one"),
+    (lambda m: m["candidates"][0].update(scheme="float" + ".a" * 99), "is not spelled like one"),
     (lambda m: _plan(m, 0, port="pixels"), "are not for the inputs of variable shape: got ['pixels'], expected []"),
     (lambda m: _plan(m, 1), "are not for the inputs of variable shape: got [], expected ['ids']"),
     (lambda m: _plan(m, 1, port="ids", maximum=[1, 9]), "of 'ids' of the candidate 'text_encoder.float' does not fit"),

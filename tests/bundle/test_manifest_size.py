@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from edgefuse.bundle.codec import decode
 from edgefuse.bundle.layout import MAX_MANIFEST_BYTES
-from edgefuse.bundle.manifest import decode
 from edgefuse.bundle.validation import check
 from edgefuse.errors import BundleError
 
@@ -76,7 +76,7 @@ CHANGES: list[tuple[str, Callable[[Json], object]]] = [
     ("choices of a rung", lambda m: m["rungs"][0].update(candidates=_named("x"))),
     ("a long name", lambda m: m["model"].update(name="\x1b" * (ROOM // 6))),
     ("an unknown field", lambda m: m.update({"\U0001f600" * (ROOM // 12): 1})),
-    ("an unknown scheme", lambda m: m["candidates"][0]["scheme"].update(name="\u202e" * (ROOM // 6))),
+    ("an unknown scheme", lambda m: m["candidates"][0].update(scheme="\u202e" * (ROOM // 6))),
     ("wired states", _states),
 ]
 
@@ -111,9 +111,9 @@ def test_a_long_list(change: Callable[[Json], object], folder: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        b'{"schema": [1, 2], ' + b'"target": "x", ' * (ROOM // 15) + b'"backend": "x"}',
-        b'{"schema": [1, 2], "tools": {' + b'"": "", ' * (ROOM // 8) + b'"": ""}}',
-        b'{"schema": [1, 2], "x": ' + b"[" * (ROOM // 2) + b"]" * (ROOM // 2) + b"}",
+        b'{"schema": [2, 0], ' + b'"target": "x", ' * (ROOM // 15) + b'"backend": "x"}',
+        b'{"schema": [2, 0], "tools": {' + b'"": "", ' * (ROOM // 8) + b'"": ""}}',
+        b'{"schema": [2, 0], "x": ' + b"[" * (ROOM // 2) + b"]" * (ROOM // 2) + b"}",
         b'{"x": ' * (ROOM // 7) + b"1" + b"}" * (ROOM // 7),
         b'{"schema": [' + b"1, " * (ROOM // 3) + b"1]}",
         b'{"schema": [' + b"9" * 4000 + b", " + b"9" * 4000 + b"]}",

@@ -476,15 +476,17 @@ def test_no_damage_does_anything_else(name: str, data: st.DataObject) -> None:
 def test_bundles_with_hostile_files_are_neither_written_nor_read(
     tmp_path: Path, manifest: Manifest, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For what a TFLite backend opens, whatever its name, and for what is called a TFLite file."""
     tflite = msgspec.structs.replace(
         manifest,
-        target="tflite",
-        backend="tflite",
-        candidates=tuple(msgspec.structs.replace(each, target="tflite") for each in manifest.candidates),
+        candidates=tuple(
+            msgspec.structs.replace(each, file=each.file.replace(".bin", ".TFLite")) for each in manifest.candidates
+        ),
     )
+    contents = {name.replace(".bin", ".TFLite"): data for name, data in contents.items() if "golden" not in name} | {
+        name: data for name, data in contents.items() if "golden" in name
+    }
     with pytest.raises(
-        BundleError, match=r"the TFLite file 'stages/.*\.bin' does not begin as a file of the kind TFL3"
+        BundleError, match=r"the TFLite file 'stages/.*\.TFLite' does not begin as a file of the kind TFL3"
     ):
         write_bundle(tmp_path / "b", tflite, contents)
     monkeypatch.setattr("edgefuse.bundle.writer.checks", lambda manifest: {})

@@ -20,7 +20,7 @@ def test_doctor_tells_machines_what_is_here(cli: Cli) -> None:
     report = json.loads(done.stdout)
     assert set(report["backends"]) >= {"null", "onnx", "tflite"}
     assert "onnxruntime" in report["backends"]["onnx"]["versions"]
-    assert "CPUExecutionProvider" in report["onnxruntime_providers"]
+    assert "CPUExecutionProvider" in report["backends"]["onnx"]["about"]["providers"]
     assert report["processor"]["logical_cores"] >= 1
     assert report["numpy"]
     assert report["int8"]

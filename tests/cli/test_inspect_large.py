@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgefuse.bundle.manifest import Figure, Machine, Manifest, encode
+from edgefuse.bundle.codec import encode
+from edgefuse.bundle.manifest import Figure, Machine, Manifest
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.cli import main
 from tests import tiny

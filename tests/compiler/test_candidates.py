@@ -14,7 +14,8 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from edgefuse.bundle.manifest import Scheme, Tolerance
+from edgefuse.bundle.manifest import Tolerance
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import DType, Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.compiler import compile
 from edgefuse.compiler.candidates.built import FLOAT, Built, candidate_id

@@ -67,7 +67,7 @@ def test_arm64_gets_signed_schemes_only(report: dict[str, Any], manifest: Manife
     schemes = {line["scheme"] for line in report["stages"]}
     assert "static_wi8_ai8.s8" in schemes
     assert not any(".u8" in scheme for scheme in schemes)
-    assert any(candidate.scheme.activation == "s8" for candidate in manifest.candidates)
+    assert any(".s8" in candidate.scheme for candidate in manifest.candidates)
 
 
 def test_a_host_keeps_its_schemes_and_a_device_gets_each_once() -> None:

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from edgefuse.bundle.manifest import Pruning, PruningStep, Scheme
+from edgefuse.bundle.manifest import Pruning, PruningStep
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.compiler.recovery.forms import Recovery
 from edgefuse.compiler.report.compiled import recovery, removed
 from edgefuse.compiler.report.layers import reason_for
 from edgefuse.compiler.report.modalities import judged_alone, worst_drop
 from edgefuse.compiler.search import Judged, SubsetDrop
-from edgefuse.export.costs.graph import CostGraph, Operation
+from edgefuse.export.cost_graph import CostGraph, Operation
 from edgefuse.prune.recovery import Epoch
 
 FLOATS = {"image": "image.float", "audio": "audio.float"}

@@ -72,12 +72,12 @@ def test_candidates_carry_their_plan_and_types(made: CompileResult, manifest: Ma
         for candidate in manifest.candidates:
             graph = onnx.load_from_string(bundle.read(candidate.file)).graph
             kinds = {node.op_type for node in graph.node}
-            assert ("QuantizeLinear" in kinds) == (candidate.scheme.name == "static_wi8_ai8"), candidate.id
+            assert ("QuantizeLinear" in kinds) == candidate.scheme.startswith("static_wi8_ai8"), candidate.id
 
 
 def test_int8_and_float16_are_chosen_though_a_cpu_is_slow_at_them(manifest: Manifest) -> None:
     fastest = manifest.rung()
-    schemes = {manifest.candidate(name).scheme.id for name in fastest.candidates.values()}
+    schemes = {manifest.candidate(name).scheme for name in fastest.candidates.values()}
     assert schemes != {"float"}
     assert fastest.figures == ()  # nothing was measured
     assert fastest.cost is not None

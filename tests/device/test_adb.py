@@ -50,7 +50,7 @@ def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def describe(uri: str) -> Machine:
     with DeviceSession(device_of(uri), sys.executable) as session:
-        return session.run(Describe(backend="onnx", threads=1), Machine, {})
+        return session.run(Describe(backends=("onnx",), threads=1), Machine, {})
 
 
 def test_bench_measures_on_a_phone(phone: Path, tiny_bundle: Path) -> None:

@@ -23,7 +23,7 @@ from edgefuse.errors import DeviceError
 
 Place = Any  # of conftest
 Unpacked = Callable[[str], Path]
-DESCRIBE = Describe(backend="onnx", threads=1)
+DESCRIBE = Describe(backends=("onnx",), threads=1)
 LONGER = r"Fix: check the device, or wait longer for it \(--device-timeout, \[device\] timeout_seconds\)\.$"
 
 

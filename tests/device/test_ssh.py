@@ -25,7 +25,7 @@ from edgefuse.errors import DeviceError
 
 Cli = Callable[..., Any]
 Place = Any  # of conftest
-DESCRIBE = Describe(backend="onnx", threads=1)
+DESCRIBE = Describe(backends=("onnx",), threads=1)
 
 
 def describe(place: Place, **files: bytes) -> Machine:
@@ -102,7 +102,7 @@ def test_threads_fit_the_device(on_path: Place) -> None:
             with pytest.raises(
                 DeviceError, match=f"on the device: the number of threads .*: got {threads}, expected 1"
             ):
-                session.run(Describe(backend="onnx", threads=threads), Machine, {})
+                session.run(Describe(backends=("onnx",), threads=threads), Machine, {})
         assert session.run(DESCRIBE, Machine, {}).threads == 1, "an error does not end the session"
 
 

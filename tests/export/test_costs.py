@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgefuse.bundle.manifest import Binding
 from edgefuse.bundle.spec import Bounded, Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.errors import ExportError
-from edgefuse.export.costs.counting import costs, graph
-from edgefuse.export.costs.graph import CostGraph, Operation
+from edgefuse.export.cost_graph import CostGraph, Operation
+from edgefuse.export.costs import costs, graph
 from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.export.target import Lowered, Target
 from edgefuse.export.tflite.target import TfliteTarget

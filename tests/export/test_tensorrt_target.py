@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgefuse.bundle import spec
 from edgefuse.bundle.manifest import BuildPlan, Profile, Pruning, PruningStep
 from edgefuse.errors import ExportError
-from edgefuse.export.costs.counting import costs
+from edgefuse.export.costs import costs
 from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.export.tensorrt.operators import NEWEST_OPSET, TYPES, refused
 from edgefuse.export.tensorrt.target import TensorrtTarget, cast_bytes_first, profiles

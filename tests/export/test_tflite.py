@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from edgefuse.bundle.spec import Bounded, DType, Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.errors import ExportError
 from edgefuse.export.target import Lowered
-from edgefuse.export.tflite.target import TfliteTarget, unpack
+from edgefuse.export.tflite.file import unpack
+from edgefuse.export.tflite.target import TfliteTarget
 from edgefuse.models.digits.layers import ConvNormAct, InvertedResidual, TransformerBlock
 from edgefuse.runtime.backends.backend import Array, SessionOptions
 from edgefuse.runtime.backends.tflite.backend import TfliteBackend

@@ -15,15 +15,16 @@ from ai_edge_litert.tools import flatbuffer_utils
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import Bounded, DType, Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.errors import ExportError
-from edgefuse.export.costs import tflite as costs_tflite
-from edgefuse.export.costs.counting import costs
+from edgefuse.export.costs import costs
 from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.export.target import Lowered
+from edgefuse.export.tflite import costs as costs_tflite
 from edgefuse.export.tflite import recurrent as tflite_recurrent
-from edgefuse.export.tflite.target import TfliteTarget, unpack
+from edgefuse.export.tflite.file import unpack
+from edgefuse.export.tflite.target import TfliteTarget
 from edgefuse.quantize.tflite.quantizer import TfliteQuantizer
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.runtime.backends.tflite.backend import TfliteBackend

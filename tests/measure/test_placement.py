@@ -14,8 +14,8 @@ from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import BackendError, CheckError
 from edgefuse.measure import placement
-from edgefuse.measure.placement import Operator, Placement
-from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.measure.placement import Placement
+from edgefuse.runtime.backends.backend import Operator, SessionOptions
 from edgefuse.runtime.backends.onnx import placement as by_onnxruntime
 from edgefuse.runtime.backends.tflite import placement as by_litert
 
@@ -87,7 +87,8 @@ def test_a_bundle_is_measured_file_by_file(tiny_bundle: Path) -> None:
 def test_a_backend_that_does_not_tell_is_said_not_assumed(
     tmp_path: Path, tiny_manifest: Manifest, tiny_contents: Mapping[str, bytes]
 ) -> None:
-    silent = msgspec.structs.replace(tiny_manifest, backend="null")
+    candidates = tuple(msgspec.structs.replace(each, backend="null") for each in tiny_manifest.candidates)
+    silent = msgspec.structs.replace(tiny_manifest, candidates=candidates)
     write_bundle(tmp_path / "silent", silent, tiny_contents)
     with open_bundle(tmp_path / "silent") as bundle:
         found = placement.measure(bundle)

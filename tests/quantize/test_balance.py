@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.errors import QuantizeError
 from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.quantize.onnx.quantizer import OnnxQuantizer

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.errors import QuantizeError
 from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.export.target import Target

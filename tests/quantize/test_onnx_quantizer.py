@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefuse.bundle.manifest import Scheme, Tolerance
+from edgefuse.bundle.manifest import Tolerance
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import Role, StageSpec
 from edgefuse.errors import QuantizeError
 from edgefuse.export.onnx.target import OnnxTarget

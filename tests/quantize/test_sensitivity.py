@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgefuse.bundle.manifest import Scheme, Tolerance
+from edgefuse.bundle.manifest import Tolerance
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.errors import QuantizeError
 from edgefuse.export.target import Lowered

@@ -14,7 +14,8 @@ import pytest
 from onnx_ir.passes.common import ShapeInferencePass
 from torch import Tensor
 
-from edgefuse.bundle.manifest import BuildPlan, Pruning, PruningStep, Scheme, Tolerance
+from edgefuse.bundle.manifest import BuildPlan, Pruning, PruningStep, Tolerance
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.errors import QuantizeError
 from edgefuse.export.target import Lowered
 from edgefuse.export.tensorrt.operators import refused

@@ -14,11 +14,12 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 from torch import Tensor, nn
 
-from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import DType, Role, Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.errors import QuantizeError
 from edgefuse.export.target import Lowered
-from edgefuse.export.tflite.target import TfliteTarget, unpack
+from edgefuse.export.tflite.file import unpack
+from edgefuse.export.tflite.target import TfliteTarget
 from edgefuse.models.digits.layers import ConvNormAct, InvertedResidual, TransformerBlock
 from edgefuse.quantize.calibration.ranges import Range
 from edgefuse.quantize.tflite.calibration import observe

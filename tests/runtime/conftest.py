@@ -166,13 +166,14 @@ def tflite_manifest(
     tiny_manifest: Manifest, tiny_stages: tuple[StageSpec, ...], tflite_files: Mapping[str, bytes]
 ) -> Manifest:
     """The manifest of the TFLite twin, with the one rung `float`."""
-    floats = {candidate.stage: candidate for candidate in tiny_manifest.candidates if candidate.scheme.name == "float"}
+    floats = {candidate.stage: candidate for candidate in tiny_manifest.candidates if candidate.scheme == "float"}
 
     def candidate(stage: StageSpec) -> Candidate:
         data = tflite_files[stage.name]
         return msgspec.structs.replace(
             floats[stage.name],
             target="tflite",
+            backend="tflite",
             file=f"stages/{stage.name}.float.tflite",
             sha256=hashlib.sha256(data).hexdigest(),
             size_bytes=len(data),
@@ -184,7 +185,6 @@ def tflite_manifest(
     return msgspec.structs.replace(
         tiny_manifest,
         target="tflite",
-        backend="tflite",
         candidates=tuple(candidate(stage) for stage in tiny_stages),
         rungs=tiny_manifest.rungs[:1],
     )

@@ -45,7 +45,7 @@ class Kit:
 @pytest.fixture(params=["onnx", "tflite", "tensorrt", "null"])
 def kit(request: pytest.FixtureRequest) -> Kit:
     manifest: Manifest = request.getfixturevalue("tflite_manifest" if request.param == "tflite" else "tiny_manifest")
-    candidates = {c.stage: c for c in manifest.candidates if c.scheme.name == "float"}
+    candidates = {c.stage: c for c in manifest.candidates if c.scheme == "float"}
     if request.param == "tflite":
         return Kit("tflite", candidates, request.getfixturevalue("tflite_files"))
     files = request.getfixturevalue("tiny_files")

@@ -17,7 +17,7 @@ import pytest
 
 import edgefuse
 from benchmarks.swaps import Callers, counted
-from edgefuse.bundle.manifest import Candidate, Manifest, Scheme, Tolerance
+from edgefuse.bundle.manifest import Candidate, Manifest, Tolerance
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import Source, StageInput, StageOutput, StageSpec, TensorSpec, tensor
 from edgefuse.bundle.writer import write_bundle
@@ -200,7 +200,7 @@ def towers() -> tuple[Manifest, dict[str, bytes]]:
             tiny.candidates()[0],
             id=f"{stage.name}.float",
             stage=stage.name,
-            scheme=Scheme(name="float"),
+            scheme="float",
             file=file,
             sha256=hashlib.sha256(files[file]).hexdigest(),
             size_bytes=len(files[file]),

@@ -9,8 +9,10 @@ import msgspec
 import pytest
 
 import edgefuse
-from edgefuse.bundle.manifest import Candidate, Manifest, Scheme
+from edgefuse.bundle.manifest import Manifest
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.runtime import opened, suitability
+from edgefuse.runtime.backends.choice import Backends
 from edgefuse.runtime.processor import Processor
 
 HASWELL = Processor("Old Xeon", "x86_64", 4, 8, ("avx2",))
@@ -23,8 +25,11 @@ STATIC_S8 = Scheme(name="static_wi8_ai8", activation="s8")
 DYNAMIC = Scheme(name="dynamic_wi8_af32")
 
 
-def made(manifest: Manifest, scheme: Scheme, target: str = "onnx") -> Candidate:
-    return msgspec.structs.replace(manifest.candidates[0], scheme=scheme, target=target)
+def saturates(manifest: Manifest, scheme: Scheme, cpu: Processor, backend: str = "onnx") -> bool:
+    """Say whether a CPU clips a file of a scheme in a backend."""
+    file = f"stages/a.{backend}"
+    candidate = msgspec.structs.replace(manifest.candidates[0], scheme=scheme.id, backend=backend, file=file)
+    return suitability.saturates(candidate, Backends(msgspec.structs.replace(manifest, candidates=(candidate,))), cpu)
 
 
 @pytest.mark.parametrize(
@@ -38,31 +43,31 @@ def made(manifest: Manifest, scheme: Scheme, target: str = "onnx") -> Candidate:
     ],
 )
 def test_unsigned_activations_saturate_without_vnni(tiny_manifest: Manifest, scheme: Scheme, clipped: bool) -> None:
-    assert suitability.saturates(made(tiny_manifest, scheme), HASWELL) is clipped
-    assert not suitability.saturates(made(tiny_manifest, scheme), ICELAKE)
+    assert saturates(tiny_manifest, scheme, HASWELL) is clipped
+    assert not saturates(tiny_manifest, scheme, ICELAKE)
 
 
 @pytest.mark.parametrize("cpu", [CORTEX, SILENT])
 def test_arm_is_exact_and_what_is_not_known_is_not_assumed(tiny_manifest: Manifest, cpu: Processor) -> None:
-    assert not suitability.saturates(made(tiny_manifest, STATIC_U8), cpu)
+    assert not saturates(tiny_manifest, STATIC_U8, cpu)
 
 
 def test_litert_is_exact_without_vnni(tiny_manifest: Manifest) -> None:
-    assert not suitability.saturates(made(tiny_manifest, DYNAMIC, "tflite"), HASWELL)
+    assert not saturates(tiny_manifest, DYNAMIC, HASWELL, "tflite")
 
 
 def test_the_concern_names_stages_and_the_rung_that_is_exact(tiny_manifest: Manifest) -> None:
-    assert suitability.concern(tiny_manifest, tiny_manifest.rung("small"), HASWELL) == (
+    assert suitability.concern(tiny_manifest, tiny_manifest.rung("small"), Backends(tiny_manifest), HASWELL) == (
         "the rung 'small' loses accuracy here: in image_encoder sums of uint8 x int8 are clipped to 16 bits, since "
         "this CPU (Old Xeon) has no VNNI. Fix: open the rung 'float', which is exact here."
     )
-    assert suitability.concern(tiny_manifest, tiny_manifest.rung("small"), ICELAKE) is None
-    assert suitability.concern(tiny_manifest, tiny_manifest.rung("float"), HASWELL) is None
+    assert suitability.concern(tiny_manifest, tiny_manifest.rung("small"), Backends(tiny_manifest), ICELAKE) is None
+    assert suitability.concern(tiny_manifest, tiny_manifest.rung("float"), Backends(tiny_manifest), HASWELL) is None
 
 
 def test_a_bundle_without_an_exact_rung_says_what_to_compile(tiny_manifest: Manifest) -> None:
     only = msgspec.structs.replace(tiny_manifest, rungs=(tiny_manifest.rung("small"),), default_rung="small")
-    sentence = suitability.concern(only, only.rung(), HASWELL)
+    sentence = suitability.concern(only, only.rung(), Backends(only), HASWELL)
     assert sentence is not None
     assert sentence.endswith("compile for this CPU with s8 activations, or use a TFLite bundle, whose int8 is exact.")
 

@@ -162,11 +162,13 @@ def tensorrt_bundle(tmp_path: Path, tiny_manifest: Manifest, tiny_contents: Mapp
     """The tiny bundle as one for TensorRT; its one open input has a profile."""
     profile = Profile(port="values", minimum=(1, 1, 3), optimum=(1, 5, 3), maximum=(1, 5, 3))
     candidates = tuple(
-        msgspec.structs.replace(c, plan=BuildPlan(profiles=(profile,) if c.stage == "motion_encoder" else ()))
+        msgspec.structs.replace(
+            c, backend="tensorrt", plan=BuildPlan(profiles=(profile,) if c.stage == "motion_encoder" else ())
+        )
         for c in tiny_manifest.candidates
     )
     path = tmp_path / "tiny-tensorrt"
-    write_bundle(path, msgspec.structs.replace(tiny_manifest, backend="tensorrt", candidates=candidates), tiny_contents)
+    write_bundle(path, msgspec.structs.replace(tiny_manifest, candidates=candidates), tiny_contents)
     return path
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
-from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.candidates.built import FLOAT, Built, candidate_id

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgefuse.bundle.manifest import Binding, BuildPlan, Candidate, Pruning, Scheme, Tolerance
+from edgefuse.bundle.manifest import Binding, BuildPlan, Candidate, Pruning, Tolerance
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.cache.arrays import changed
-from edgefuse.export.target import Lowered
+from edgefuse.export.target import Lowered, Target
 from edgefuse.runtime.backends.backend import Backend, Session, SessionOptions
 from edgefuse.runtime.processor import available_processors
 
@@ -65,14 +66,21 @@ class Built:
         options = SessionOptions(threads=min(threads, available_processors()), plan=self.plan)
         return backend.open(self.read(), self.inputs, self.outputs, options)
 
-    def record(self, suffix: str, tolerance: Tolerance) -> Candidate:
+    def file(self, target: Target) -> str:
+        """Return the path of the file in a bundle."""
+        return f"stages/{self.id}{target.suffix}"
+
+    def record(self, target: Target, tolerance: Tolerance) -> Candidate:
         """Return the entry of a bundle's manifest."""
         return Candidate(
             id=self.id,
             stage=self.stage,
             target=self.target,
-            scheme=self.scheme,
-            file=f"stages/{self.id}{suffix}",
+            backend=target.backend,
+            accelerator=target.accelerator,
+            scheme=self.scheme.id,
+            exclude=self.scheme.exclude,
+            file=self.file(target),
             sha256=self.sha256,
             size_bytes=self.size_bytes,
             inputs=self.inputs,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from edgefuse import registry
-from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.candidates.built import FLOAT
 from edgefuse.compiler.recipe.recipe import Recipe

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice
 
-from edgefuse.bundle.manifest import Scheme, Tolerance
+from edgefuse.bundle.manifest import Tolerance
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import StageSpec, subset_name
 from edgefuse.compiler.candidates.built import Built, FileRunner
 from edgefuse.compiler.candidates.golden import Checked, GoldenInputs
@@ -20,7 +21,9 @@ from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recovery.forms import Forms
 from edgefuse.compiler.workers import report
 from edgefuse.datasets.cache import Cache
+from edgefuse.export.target import Target
 from edgefuse.measure.agreement import agreement
+from edgefuse.runtime.backends.backend import Backend
 from edgefuse.stages.stage import Feeds
 
 _TIMED_FEEDS = 16
@@ -68,13 +71,40 @@ class TargetData:
     candidates: Candidates
 
     @cached_property
+    def toolchains(self) -> dict[str, Toolchain]:
+        """The tools of the target, or of each that it joins, by name."""
+        return {name: Toolchain.of(name, self.material.cache) for name in self.candidates.target.split("+")}
+
+    @property
     def tools(self) -> Toolchain:
-        """The target's tools."""
-        return Toolchain.of(self.candidates.target, self.material.cache)
+        """The tools of a target that joins no others."""
+        return self.toolchains[self.candidates.target]
+
+    @property
+    def title(self) -> str:
+        """The target as its makers call it."""
+        return " + ".join(tools.target.title for tools in self.toolchains.values())
+
+    @property
+    def backends(self) -> list[Backend]:
+        """The runtimes of the target."""
+        return [tools.backend for tools in self.toolchains.values()]
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of every tool that has a say in the result."""
+        return {name: text for tools in self.toolchains.values() for name, text in tools.versions().items()}
+
+    def target(self, built: Built) -> Target:
+        """Return the target of a candidate's file."""
+        return self.toolchains[built.target].target
+
+    def backend(self, built: Built) -> Backend:
+        """Return what opens a candidate's file."""
+        return self.toolchains[built.target].backend
 
     def runner(self, built: Built) -> FileRunner:
         """Return what runs a candidate."""
-        return FileRunner(built, self.tools.backend, self.material.subject.recipe.compile.threads)
+        return FileRunner(built, self.backend(built), self.material.subject.recipe.compile.threads)
 
     def floats(self) -> dict[str, Runner]:
         """Return what runs each stage in float."""

@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 
 from edgefuse import registry
-from edgefuse.bundle.manifest import Binding, BuildPlan, Pruning, Scheme
+from edgefuse.bundle.manifest import Binding, BuildPlan, Pruning
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import Record
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.candidates.built import FLOAT, Built, candidate_id

@@ -16,8 +16,8 @@ from edgefuse.compiler.report.schema import RecoveryPoint, RecoveryReport
 from edgefuse.compiler.rungs.final import Timings
 from edgefuse.compiler.rungs.result import TargetResult
 from edgefuse.compiler.search import Limits, StageFigure
-from edgefuse.export.costs import counting as costs
-from edgefuse.export.costs.graph import CostGraph
+from edgefuse.export import costs
+from edgefuse.export.cost_graph import CostGraph
 
 
 @dataclass(frozen=True)

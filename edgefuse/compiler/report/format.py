@@ -9,7 +9,6 @@ from markupsafe import Markup, escape
 
 from edgefuse.compiler.report.schema import Constraint
 
-_TARGETS = {"onnx": "ONNX", "tflite": "TFLite", "tensorrt": "TensorRT"}
 # Metrics that are shares of the items, and so are read in per cent.
 _SHARES = frozenset({"accuracy", "macro_f1"})
 
@@ -17,11 +16,6 @@ _SHARES = frozenset({"accuracy", "macro_f1"})
 def is_share(metric: str) -> bool:
     """Tell whether a metric is a share of the items: its differences are points."""
     return metric in _SHARES
-
-
-def target_name(target: str) -> str:
-    """Return how a target is spelled by those who made it."""
-    return _TARGETS.get(target, target)
 
 
 def milliseconds(value: float) -> str:

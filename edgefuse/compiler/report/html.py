@@ -29,7 +29,7 @@ def render(report: Mapping[str, Any]) -> str:
     return _template().render(
         report=typed,
         title=typed.model.name if typed.model else "model",
-        targets=[formats.target_name(bundle.target) for bundle in typed.bundles],
+        targets=[typed.titles.get(bundle.target, bundle.target) for bundle in typed.bundles],
         subsets=subsets,
         rows=tables.rows(typed),
         rungs=rungs,
@@ -43,6 +43,7 @@ def render(report: Mapping[str, Any]) -> str:
         scatters=[(bundle.target, plot) for bundle in typed.bundles if (plot := _scatter(typed, bundle))],
         curves=curves(typed.recoveries),
         tones=tables.tones(typed),
+        named=lambda target: typed.titles.get(target, target),
         share=share,
         busy=busy(typed.timings),
         counted=typed.unit == "cost",
@@ -72,7 +73,6 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        target=formats.target_name,
         ms=formats.milliseconds,
         bytes=formats.size,
         mac=formats.multiplications,

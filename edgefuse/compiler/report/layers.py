@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
-from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.compiler.candidates.built import Built
 from edgefuse.compiler.report.compiled import Compiled
 from edgefuse.compiler.report.modalities import worst_drop
 from edgefuse.compiler.report.schema import FloatLayers
-from edgefuse.export.costs.graph import CostGraph, Operation
+from edgefuse.export.cost_graph import CostGraph, Family, Operation
 
 WHOLE_STAGE = "whole stage"
 
 _FEW_WEIGHTS = 4096
-_SOFTMAX = frozenset({"Softmax", "LogSoftmax", "SOFTMAX", "LOG_SOFTMAX"})
-_NORMS = frozenset(
-    {"LayerNormalization", "SkipLayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"}
-    | {"InstanceNormalization", "GroupNormalization", "LpNormalization", "RSQRT", "SQUARED_DIFFERENCE"}
-    | {"L2_NORMALIZATION"}
-)
-_CURVES = frozenset(
-    {"Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Erf", "Tanh", "Sigmoid", "HardSwish", "Swish", "Mish", "Elu", "Exp"}
-    | {"GELU", "TANH", "LOGISTIC", "HARD_SWISH", "ELU", "EXP", "Log", "LOG"}
-)
-_SUMS = frozenset({"Add", "Sum", "Sub", "Mul", "Div", "ADD", "SUB", "MUL", "DIV"})
-_POOLS = frozenset(
-    {"ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MaxPool", "MEAN", "SUM", "AVERAGE_POOL_2D"}
-    | {"MAX_POOL_2D"}
-)
-_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"})
+_REASONS: Mapping[Family, str] = {
+    "norm": "normalization: no 8-bit kernel, and 8 bits cost it accuracy",
+    "softmax": "softmax: 8 bits cost accuracy",
+    "curve": "activation function: 8 bits cost accuracy",
+    "sum": "sums and scales between float layers: converting would cost more than it saves",
+    "pool": "means and pools between float layers: converting would cost more than it saves",
+}
 
 
 def float_layers(made: Compiled, target: str) -> list[FloatLayers]:
@@ -86,23 +78,14 @@ def reason_for(graph: CostGraph, operation: Operation, scheme: Scheme) -> str | 
             return f"excluded by the scheme ({pattern})"
     if operation.mac:
         return _product_reason(graph, operation, scheme)
-    for kinds, reason in (
-        (_NORMS, "normalization: no 8-bit kernel, and 8 bits cost it accuracy"),
-        (_SOFTMAX, "softmax: 8 bits cost accuracy"),
-        (_CURVES, "activation function: 8 bits cost accuracy"),
-        (_SUMS, "sums and scales between float layers: converting would cost more than it saves"),
-        (_POOLS, "means and pools between float layers: converting would cost more than it saves"),
-    ):
-        if kind in kinds:
-            return reason
-    return None
+    return _REASONS.get(operation.family)
 
 
 def _product_reason(graph: CostGraph, operation: Operation, scheme: Scheme) -> str:
     constants = [graph.sizes[name] for name in operation.reads if name in graph.constants]
     if not constants:
         return "product of two activations: it has no weights"
-    if operation.kind in _CONVOLUTIONS and scheme.name.startswith("dynamic"):
+    if operation.family == "convolution" and scheme.name.startswith("dynamic"):
         return "convolution: no fast kernel with ranges found at run time"
     if max(constants) / 4 < _FEW_WEIGHTS:
         return f"fewer than {_FEW_WEIGHTS:,} weights: converting would cost more than it saves"

@@ -64,6 +64,7 @@ def build(made: Compiled, paths: Mapping[str, Path], *, written: bool = True) ->
         recoveries=tuple(recovery(one) for one in made.forms.recoveries),
         timings=timing_reports(made),
         failed=dict(made.failed),
+        titles={target: result.data.title for target, result in made.results.items()},
         unit=made.timings.unit,
     )
 

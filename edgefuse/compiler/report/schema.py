@@ -327,7 +327,12 @@ class Budget(Part, frozen=True, kw_only=True):
 
 
 class Report(Part, frozen=True, kw_only=True):
-    """The whole report; fields with a default may be missing. `failed` says why a target has no bundle."""
+    """The whole report; fields with a default may be missing.
+
+    Attributes:
+        titles: how targets are spelled by those who made them, by target.
+        failed: why a target has no bundle.
+    """
 
     schema: int = SCHEMA
     reference: Reference
@@ -346,6 +351,7 @@ class Report(Part, frozen=True, kw_only=True):
     recoveries: tuple[RecoveryReport, ...] = ()
     timings: tuple[TimingReport, ...] = ()
     failed: dict[str, str] = {}
+    titles: dict[str, str] = {}
     unit: str = "ms"
 
 

@@ -61,7 +61,7 @@ def _counted(made: Compiled) -> tuple[str, ...]:
 
 def _emulated(made: Compiled) -> list[str]:
     """Return the targets whose files ran in place of their device's runtime."""
-    return [target for target, result in made.results.items() if is_emulated(result.data.tools.backend)]
+    return [target for target, result in made.results.items() if any(map(is_emulated, result.data.backends))]
 
 
 def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:

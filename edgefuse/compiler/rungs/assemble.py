@@ -34,29 +34,29 @@ class Assembly:
 
     def manifest(self, rungs: Sequence[Rung]) -> Manifest:
         """Return the manifest of a bundle with these rungs; the first one is the default."""
-        result, subject, tools = self.result, self.subject, self.result.data.tools
-        built, checked = result.built, result.data.candidates.checked
+        result, subject, data = self.result, self.subject, self.result.data
+        built, checked = result.built, data.candidates.checked
         used = sorted({candidate for rung in rungs for candidate in rung.candidates.values()})
         return Manifest(
-            target=tools.target.name,
-            backend=tools.target.backend,
+            target=result.target,
             model=subject.spec,
             stages=subject.specs,
-            candidates=tuple(built[id_].record(tools.target.suffix, checked[id_].tolerance) for id_ in used),
+            candidates=tuple(built[id_].record(data.target(built[id_]), checked[id_].tolerance) for id_ in used),
             rungs=tuple(rungs),
             default_rung=rungs[0].name,
             golden=self._golden_cases[0],
             files=(),
-            provenance=msgspec.structs.replace(subject.provenance, tools=tools.versions()),
+            provenance=msgspec.structs.replace(subject.provenance, tools=data.versions()),
         )
 
     def contents(self, rungs: Sequence[Rung]) -> dict[str, bytes]:
         """Return the files of a bundle with these rungs."""
-        built, suffix = self.result.built, self.result.data.tools.target.suffix
+        built, data = self.result.built, self.result.data
         files = self._golden_cases[1] | {f"assets/{name}": data for name, data in self.subject.assets.items()}
         for rung in rungs:
             for candidate in rung.candidates.values():
-                files[f"stages/{candidate}{suffix}"] = built[candidate].read()
+                one = built[candidate]
+                files[one.file(data.target(one))] = one.read()
         return files
 
     @cached_property

@@ -10,7 +10,7 @@ from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.candidates.target_data import TargetData
 from edgefuse.compiler.search.figures import StageFigure
 from edgefuse.compiler.timing import Contender, Timer, kept
-from edgefuse.export.costs import counting as costs
+from edgefuse.export import costs
 from edgefuse.runtime.pressure import Pressure
 
 
@@ -47,8 +47,8 @@ def figures(data: TargetData, stage: StageSpec, timer: Timer, machine: Machine) 
 
 def _measured(data: TargetData, stage: StageSpec, timer: Timer) -> _Figures:
     built, feeds = data.candidates.built[stage.name], data.timing_feeds(stage)
-    contenders = [Contender(one, feeds) for one in built]
-    times = timer.stage(stage, contenders, data.tools.backend, data.material.subject.recipe.compile.threads)
+    contenders = [Contender(one, feeds, data.backend(one)) for one in built]
+    times = timer.stage(stage, contenders, data.material.subject.recipe.compile.threads)
     found = []
     for candidate in built:
         time, cost = times[candidate.id], costs.costs(candidate.lowered(), candidate.target, stage)

@@ -12,7 +12,7 @@ from edgefuse.compiler.timing.timer import REFERENCE, Contender, DraftRung, Rung
 from edgefuse.measure.latency import Interleaved, in_turn, single_stream
 from edgefuse.measure.rungs import P99_ROUNDS, cold_start
 from edgefuse.runtime import pressure, signals
-from edgefuse.runtime.backends.backend import Backend
+from edgefuse.runtime.backends.backend import Backend, versions_of
 from edgefuse.runtime.pipeline import Inputs, load
 
 STAGE_TIMING = Interleaved(warmup_rounds=5, min_rounds=150, max_seconds=8.0)
@@ -25,19 +25,17 @@ class Here:
 
     unit: Unit = "ms"
 
-    def describe(self, backend: Backend, threads: int) -> Machine:
+    def describe(self, backends: Sequence[Backend], threads: int) -> Machine:
         """Describe this machine."""
-        return signals.describe(threads, backend.versions())
+        return signals.describe(threads, versions_of(backends))
 
     def quiet(self) -> bool:
         """Try this machine for a moment."""
         return pressure.quiet()
 
-    def stage(
-        self, stage: StageSpec, contenders: Sequence[Contender], backend: Backend, threads: int
-    ) -> Mapping[str, StageTime]:
+    def stage(self, stage: StageSpec, contenders: Sequence[Contender], threads: int) -> Mapping[str, StageTime]:
         """Time files of one stage."""
-        calls = {c.built.id: in_turn(c.built.open(backend, threads).run, c.feeds) for c in contenders}
+        calls = {c.built.id: in_turn(c.built.open(c.backend, threads).run, c.feeds) for c in contenders}
         latencies = STAGE_TIMING(calls)
         return {name: StageTime.of(latencies, name, contenders[0].built.id) for name in calls}
 

@@ -17,9 +17,9 @@ from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.candidates.built import Built
 from edgefuse.compiler.timing.timer import Contender, DraftRung, RungTime, RungTimes, StageTime, Unit
-from edgefuse.export.costs import counting as costs
+from edgefuse.export import costs
 from edgefuse.measure.statistics import Interval
-from edgefuse.runtime.backends.backend import Backend
+from edgefuse.runtime.backends.backend import Backend, versions_of
 from edgefuse.runtime.pipeline import Inputs
 
 
@@ -61,14 +61,14 @@ class Proxy:
     unit: Unit = "cost"
     roofline: Roofline = ARM_CORE
 
-    def describe(self, backend: Backend, threads: int) -> Machine:
+    def describe(self, backends: Sequence[Backend], threads: int) -> Machine:
         """Say that this is no machine; the versions are those that judge accuracy here."""
         return Machine(
             architecture=self.architecture,
             cpu=f"no device: costs counted from the files, for {self.roofline.name}",
             cores=1,
             features=(),
-            runtimes=backend.versions(),
+            runtimes=versions_of(backends),
             threads=threads,
         )
 
@@ -76,9 +76,7 @@ class Proxy:
         """Nothing is measured, and no load can falsify it."""
         return True
 
-    def stage(
-        self, stage: StageSpec, contenders: Sequence[Contender], backend: Backend, threads: int
-    ) -> Mapping[str, StageTime]:
+    def stage(self, stage: StageSpec, contenders: Sequence[Contender], threads: int) -> Mapping[str, StageTime]:
         """Count files of one stage."""
         found = {contender.built.id: cost(contender.built, stage, self.roofline) for contender in contenders}
         first = found[contenders[0].built.id]

@@ -49,19 +49,19 @@ class Remote:
     timeout_seconds: float = TIMEOUT_SECONDS
     unit: Unit = "ms"
 
-    def describe(self, backend: Backend, threads: int) -> Machine:
+    def describe(self, backends: Sequence[Backend], threads: int) -> Machine:
         """Ask the device for its description."""
         with self._session() as session:
-            return session.run(Describe(backend=backend.name, threads=threads), Machine, {})
+            return session.run(
+                Describe(backends=tuple(backend.name for backend in backends), threads=threads), Machine, {}
+            )
 
     def quiet(self) -> bool:
         """Ask the device."""
         with self._session() as session:
             return session.run(Quiet(), bool, {})
 
-    def stage(
-        self, stage: StageSpec, contenders: Sequence[Contender], backend: Backend, threads: int
-    ) -> Mapping[str, StageTime]:
+    def stage(self, stage: StageSpec, contenders: Sequence[Contender], threads: int) -> Mapping[str, StageTime]:
         """Time files of one stage."""
         files: dict[str, Path | bytes] = {}
         names: dict[int, str] = {}  # of feeds, which contenders share
@@ -72,10 +72,16 @@ class Remote:
             files |= {file: built.read()} | ({} if feeds in files else {feeds: packed(contender.feeds)})
             entrants.append(
                 Entrant(
-                    name=built.id, file=file, feeds=feeds, inputs=built.inputs, outputs=built.outputs, plan=built.plan
+                    name=built.id,
+                    backend=contender.backend.name,
+                    file=file,
+                    feeds=feeds,
+                    inputs=built.inputs,
+                    outputs=built.outputs,
+                    plan=built.plan,
                 )
             )
-        task = TimeStage(backend=backend.name, threads=threads, timing=STAGE_TIMING, entrants=tuple(entrants))
+        task = TimeStage(threads=threads, timing=STAGE_TIMING, entrants=tuple(entrants))
         with self._session() as session:
             latencies = read_latencies(session.run(task, Timed, files), [one.name for one in entrants], STAGE_TIMING)
         return {one.name: StageTime.of(latencies, one.name, entrants[0].name) for one in entrants}

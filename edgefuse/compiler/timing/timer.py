@@ -44,10 +44,11 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Contender:
-    """A file of a stage, and the feeds that it gets in turn."""
+    """A file of a stage, the feeds that it gets in turn, and what opens it."""
 
     built: Built
     feeds: Sequence[Feeds]
+    backend: Backend
 
 
 @dataclass(frozen=True)
@@ -142,21 +143,18 @@ class Timer(Protocol):
     def unit(self) -> Unit:
         """The unit of figures."""
 
-    def describe(self, backend: Backend, threads: int) -> Machine:
-        """Return the machine that the figures of a runtime are of."""
+    def describe(self, backends: Sequence[Backend], threads: int) -> Machine:
+        """Return the machine that the figures of these runtimes are of."""
 
     def quiet(self) -> bool:
         """Tell whether figures of a busy machine may be worth measuring again now."""
 
-    def stage(
-        self, stage: StageSpec, contenders: Sequence[Contender], backend: Backend, threads: int
-    ) -> Mapping[str, StageTime]:
+    def stage(self, stage: StageSpec, contenders: Sequence[Contender], threads: int) -> Mapping[str, StageTime]:
         """Compare files of one stage.
 
         Args:
             stage: what they are files of.
             contenders: the first one is what the others' speed-ups are over.
-            backend: what opens them.
             threads: of the runtime.
 
         Returns:

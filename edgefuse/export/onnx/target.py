@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import version
 
@@ -23,6 +23,8 @@ from torch.onnx._internal.exporter import _dispatching, _fx_passes, _registratio
 from edgefuse.bundle.manifest import Binding, Tolerance
 from edgefuse.bundle.spec import Dim, TensorSpec, largest
 from edgefuse.errors import BackendError, ExportError
+from edgefuse.export.cost_graph import CostGraph
+from edgefuse.export.onnx import costs
 from edgefuse.export.onnx.file import checked_bytes
 from edgefuse.export.onnx.ort.passes import apply_fast_forms
 from edgefuse.export.target import Lowered
@@ -48,8 +50,10 @@ class OnnxTarget:
     """Lower stages to ONNX at batch 1; bounded and bucketed dimensions stay dynamic."""
 
     name = "onnx"
+    title = "ONNX"
     backend = "onnx"
     suffix = ".onnx"
+    accelerator = "cpu"
 
     def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
         """Name the operators of a stage that ONNX has no translation for, with the module each comes from.
@@ -67,6 +71,10 @@ class OnnxTarget:
                 from torch's.
         """
         return finished(translated(stage, apply_fast_forms), stage)
+
+    def operations(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> CostGraph:
+        """Return the operations of a file; see `Target.operations`."""
+        return costs.read(data, shapes)
 
     def versions(self) -> dict[str, str]:
         """Return the versions of torch, of the exporter's libraries and of the runtime that checks."""

@@ -7,7 +7,7 @@ are checked where there is no GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -19,6 +19,8 @@ from onnxscript.rewriter import RewritePass
 from edgefuse.bundle.manifest import BuildPlan, Profile
 from edgefuse.bundle.spec import Bounded, Bucketed, Dim, largest
 from edgefuse.errors import ExportError
+from edgefuse.export.cost_graph import CostGraph
+from edgefuse.export.onnx import costs
 from edgefuse.export.onnx.ort.attention import split_heads
 from edgefuse.export.onnx.spectrum import factor_spectrum
 from edgefuse.export.onnx.target import TOOLS, finished, translated, untranslatable
@@ -33,8 +35,10 @@ class TensorrtTarget:
     """Lower stages to ONNX graphs that TensorRT 10 and 11 build engines from, at batch 1."""
 
     name = "tensorrt"
+    title = "TensorRT"
     backend = "tensorrt"
     suffix = ".onnx"
+    accelerator = "gpu"
 
     def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
         """Name the operators of a stage that ONNX or TensorRT does not have, with the module each comes from.
@@ -61,6 +65,10 @@ class TensorrtTarget:
             )
         sparse = _is_semi_structured(stage) and has_two_of_four(model)
         return replace(finished(model, stage), plan=BuildPlan(profiles=profiles(stage), sparse_weights=sparse))
+
+    def operations(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> CostGraph:
+        """Return the operations of a file; see `Target.operations`."""
+        return costs.read(data, shapes)
 
     def versions(self) -> dict[str, str]:
         """Return the versions of torch, of the exporter's libraries and of the runtime that checks."""

@@ -2,6 +2,8 @@
 
 - `rewrites`: operators that LiteRT runs fast;
 - `recurrent`: recurrent layers, traced as one operator each;
-- `target`: the target `tflite`;
-- `recurrent_loops`: loops in place of those operators.
+- `recurrent_loops`: loops in place of those operators;
+- `file`: the bytes of a file;
+- `costs`: the operations of a file, from which costs are counted;
+- `target`: the target `tflite`.
 """

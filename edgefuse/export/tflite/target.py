@@ -8,13 +8,10 @@ nothing of where it was made. litert-torch takes seconds to import, so it is imp
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-import flatbuffers  # type: ignore[import-untyped]
-import numpy as np
-import numpy.typing as npt
 import torch
 from ai_edge_litert.tools import flatbuffer_utils
 from torch import Tensor
@@ -24,8 +21,11 @@ from torch.export import ExportedProgram
 from edgefuse.bundle.manifest import Binding
 from edgefuse.bundle.spec import StageSpec, TensorSpec
 from edgefuse.errors import ExportError
+from edgefuse.export.cost_graph import CostGraph
 from edgefuse.export.target import Lowered
+from edgefuse.export.tflite import costs
 from edgefuse.export.tflite import recurrent as tflite_recurrent
+from edgefuse.export.tflite.file import pack, unpack
 from edgefuse.export.tflite.recurrent_loops import expand_recurrences
 from edgefuse.export.tflite.rewrites import rewrite
 from edgefuse.export.tracing import first_words, named_operators, node_of, quiet, trace
@@ -43,8 +43,10 @@ class TfliteTarget:
     """The target `tflite`: float32 LiteRT files with one signature and static shapes."""
 
     name = "tflite"
+    title = "TFLite"
     backend = "tflite"
     suffix = ".tflite"
+    accelerator = "cpu"
 
     def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
         """Name the operators of a stage that litert-torch has no lowering for, without lowering it.
@@ -76,6 +78,10 @@ class TfliteTarget:
         inputs, outputs = (tuple(_binding(port.tensor) for port in side) for side in ports)
         named = name_interface(data, [b.tensor for b in inputs], [b.tensor for b in outputs])
         return Lowered(data=named, inputs=inputs, outputs=outputs, opset="tfl3")
+
+    def operations(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> CostGraph:
+        """Return the operations of a file; see `Target.operations`."""
+        return costs.read(data, shapes)
 
     def versions(self) -> dict[str, str]:
         """Return the versions of torch, litert-torch and the converter behind it."""
@@ -121,46 +127,6 @@ def _unsupported(program: ExportedProgram, stage: TorchStage) -> tuple[str, ...]
             and lowerings.lookup(node.target) is None
         ]
     return named_operators(missing, stage)
-
-
-_IDENTIFIER = b"TFL3"
-_ALIGNMENT = 16
-
-
-class _CompactBuilder(flatbuffers.Builder):  # type: ignore[misc]
-    """A builder that aligns byte vectors, as the schema asks, and writes equal vectors once.
-
-    A file quantized per channel repeats a vector of zero points for every tensor: a tenth of a small network.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(1 << 16)
-        self._written: dict[tuple[str, bytes], int] = {}
-
-    def CreateNumpyVector(self, x: npt.NDArray[np.generic]) -> int:  # noqa: N802
-        key = x.dtype.str, x.tobytes()
-        if key not in self._written:
-            self._written[key] = int(super().CreateNumpyVector(x))
-        return self._written[key]
-
-    def StartVector(self, elemSize: int, numElems: int, alignment: int) -> int:  # noqa: N802, N803
-        aligned = max(alignment, _ALIGNMENT) if elemSize == 1 else alignment
-        return int(super().StartVector(elemSize, numElems, aligned))
-
-
-def unpack(data: bytes) -> Any:
-    """Return a file as the schema's `ModelT` object."""
-    return flatbuffer_utils.read_model_from_bytearray(bytearray(data))
-
-
-def pack(model: Any) -> bytes:
-    """Return a `ModelT` object as a file whose constants lie inline, at multiples of 16 bytes."""
-    for buffer in model.buffers:
-        if isinstance(buffer.data, bytes | bytearray):  # the schema would write these byte by byte, in Python
-            buffer.data = np.frombuffer(buffer.data, np.uint8)
-    builder = _CompactBuilder()
-    builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
-    return bytes(builder.Output())
 
 
 def name_interface(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:

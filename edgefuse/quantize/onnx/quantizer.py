@@ -7,7 +7,7 @@ from importlib.metadata import version
 import onnx
 import onnx_ir as ir
 
-from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.errors import QuantizeError
 from edgefuse.export.target import Lowered

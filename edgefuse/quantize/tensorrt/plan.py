@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.quantize.onnx.graph import only_use
 from edgefuse.quantize.onnx.plan import excluded, weight_of
 

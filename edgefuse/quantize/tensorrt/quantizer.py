@@ -10,7 +10,8 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from edgefuse.bundle.manifest import BuildPlan, Scheme
+from edgefuse.bundle.manifest import BuildPlan
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.errors import QuantizeError
 from edgefuse.export.target import Lowered

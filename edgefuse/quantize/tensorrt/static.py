@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.quantize.calibration.ranges import Range
 from edgefuse.quantize.onnx.graph import add_constant
 from edgefuse.quantize.onnx.plan import weight_axis, weight_of

@@ -14,11 +14,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.errors import QuantizeError
 from edgefuse.export.target import Lowered
-from edgefuse.export.tflite.target import pack, unpack
+from edgefuse.export.tflite.file import pack, unpack
 from edgefuse.export.tracing import quiet
 from edgefuse.quantize import schemes
 from edgefuse.quantize.calibration.calibrators import CALIBRATORS

@@ -16,7 +16,7 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgefuse.export.tflite.target import unpack
+from edgefuse.export.tflite.file import unpack
 
 
 @dataclass(frozen=True)

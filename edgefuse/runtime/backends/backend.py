@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgefuse.bundle.manifest import Binding, BuildPlan
 from edgefuse.errors import BackendError, InputError
-from edgefuse.runtime.processor import checked_threads
+from edgefuse.runtime.processor import Processor, checked_threads
 
 Array: TypeAlias = npt.NDArray[np.generic]
 
@@ -58,9 +58,17 @@ class SessionOptions:
 
 
 class Backend(Protocol):
-    """A runtime that opens files of one format."""
+    """A runtime that opens files of one format.
+
+    Attributes:
+        name: that it is registered under.
+        title: the runtime as its makers call it.
+        suffix: the end of the names of files that it opens; empty where it reads none.
+    """
 
     name: str
+    title: str
+    suffix: str
 
     def open(
         self, data: bytes, inputs: tuple[Binding, ...], outputs: tuple[Binding, ...], options: SessionOptions
@@ -80,7 +88,13 @@ class Backend(Protocol):
 
 @runtime_checkable
 class EngineBuilder(Protocol):
-    """A backend that can do what opening a file takes long for ahead, once per device."""
+    """A backend that can do what opening a file takes long for ahead, once per device.
+
+    Attributes:
+        build_seconds: how long one file may take, at the most.
+    """
+
+    build_seconds: float
 
     def prepare(
         self, data: bytes, inputs: tuple[Binding, ...], options: SessionOptions
@@ -101,6 +115,68 @@ class StandIn(Protocol):
     @property
     def emulated(self) -> bool:
         """Whether it does: times then say nothing about the device."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator as a runtime runs it.
+
+    Attributes:
+        kind: its type, as the runtime calls it.
+        macs: multiplications of one run; 0 where nothing is multiplied or the sizes are not told.
+        elsewhere: where it runs instead of where it was asked to; empty if it runs there.
+    """
+
+    kind: str
+    macs: int = 0
+    elsewhere: str = ""
+
+
+@runtime_checkable
+class Placing(Protocol):
+    """A backend that tells where the operators of a file really run."""
+
+    def operators(
+        self,
+        data: bytes,
+        inputs: tuple[Binding, ...],
+        outputs: tuple[Binding, ...],
+        feeds: Mapping[str, Array],
+        options: SessionOptions,
+    ) -> tuple[Operator, ...]:
+        """Open and run a file, and return its operators, in the order in which the runtime lists them.
+
+        Args:
+            data: the file's bytes.
+            inputs: bindings of its ports.
+            outputs: bindings of its ports.
+            feeds: arrays by port, batch first.
+            options: of the session.
+
+        Raises:
+            BackendError: if the file cannot be opened or run, or this version of the runtime does not tell.
+        """
+
+
+@runtime_checkable
+class Saturating(Protocol):
+    """A backend whose int8 arithmetic is not exact on every CPU."""
+
+    def saturates(self, scheme: str, cpu: Processor) -> bool:
+        """Return whether sums of int8 products are clipped; False where the CPU's features are not known.
+
+        Args:
+            scheme: of the file, as the manifest spells it.
+            cpu: that runs it.
+        """
+
+
+@runtime_checkable
+class Describing(Protocol):
+    """A backend with more to say about its installation than versions: `edgefuse doctor` shows it."""
+
+    def about(self) -> dict[str, str]:
+        """Return properties of the installed runtime, by name."""
 
 
 class InputPorts:
@@ -214,6 +290,11 @@ def _within(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     return found == shape or (
         len(found) == len(shape) and all(w in (-1, size) for size, w in zip(found, shape, strict=True))
     )
+
+
+def versions_of(backends: Iterable[Backend]) -> dict[str, str]:
+    """Return the versions of several runtimes, by distribution name."""
+    return {name: text for backend in backends for name, text in backend.versions().items()}
 
 
 def first_line(error: Exception | str) -> str:

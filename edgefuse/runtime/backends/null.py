@@ -14,6 +14,8 @@ class NullBackend:
     """Opens anything; its sessions check their feeds and answer zeros."""
 
     name = "null"
+    title = "nothing"
+    suffix = ""
 
     def open(
         self, data: bytes, inputs: tuple[Binding, ...], outputs: tuple[Binding, ...], options: SessionOptions

@@ -171,7 +171,7 @@ def _talk(device: Played, kind: type[Any], expected: object) -> None:
     session = DeviceSession(device, timeout_seconds=_TIMEOUT_SECONDS)
     try:
         with session:
-            found = session.run(Describe(backend="onnx", threads=1), kind, {"model": bytes(300_000)})
+            found = session.run(Describe(backends=("onnx",), threads=1), kind, {"model": bytes(300_000)})
     finally:
         _nothing_left(session, before)
     assert expected is None or found == expected, found

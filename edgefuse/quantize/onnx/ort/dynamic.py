@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.quantize.onnx.graph import add_constant, constant, replace_value
 from edgefuse.quantize.onnx.ort.recurrent import DOMAIN, quantize_lstm
 from edgefuse.quantize.onnx.plan import excluded, lstm_weights, weight_axis, weight_of

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.quantize.onnx.graph import add_constant, replace_value
 from edgefuse.quantize.onnx.plan import excluded, weight_axis, weight_of
 from edgefuse.quantize.onnx.weights import Floats, tables

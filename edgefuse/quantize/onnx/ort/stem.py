@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgefuse.bundle.manifest import Scheme
+from edgefuse.bundle.scheme import Scheme
 from edgefuse.quantize.onnx.graph import add_constant, constant
 from edgefuse.quantize.onnx.plan import excluded
 

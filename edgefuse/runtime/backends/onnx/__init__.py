@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU.
 
 - `api`: ONNX Runtime's package, imported here alone;
-- `backend`: the backend `onnx`;
-- `placement`: where operators run.
+- `session`: how a file is opened and run;
+- `placement`: where its operators run;
+- `backend`: the backend `onnx`.
 """

@@ -2,63 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 
 from edgefuse.bundle.manifest import Binding
-from edgefuse.errors import BackendError
-from edgefuse.runtime.backends.backend import (
-    Array,
-    InputPorts,
-    OutputPorts,
-    Session,
-    SessionOptions,
-    check_tensors,
-    first_line,
-)
-from edgefuse.runtime.backends.denormals import Flushed
+from edgefuse.runtime.backends.backend import Array, Operator, Session, SessionOptions
 from edgefuse.runtime.backends.onnx.api import onnxruntime
 from edgefuse.runtime.backends.onnx.api import state as ort
-from edgefuse.runtime.forks import outlive
-
-# Severity of what ONNX Runtime writes to stderr by itself: nothing. Errors are raised as well, and names out of a file
-# would reach the terminal as they are.
-_ONLY_FATAL = 4
+from edgefuse.runtime.backends.onnx.session import create, opened, session_options
+from edgefuse.runtime.processor import VNNI, Processor
 
 
 class OnnxBackend:
     """Opens ONNX files with ONNX Runtime."""
 
     name = "onnx"
+    title = "ONNX Runtime"
+    suffix = ".onnx"
 
     def open(
         self, data: bytes, inputs: tuple[Binding, ...], outputs: tuple[Binding, ...], options: SessionOptions
     ) -> Session:
-        """Open a file from its bytes.
-
-        Raises:
-            BackendError: if the runtime refuses the file, or the file lacks a tensor that a binding names.
-        """
-        try:
-            with Flushed():
-                session = self._create(data, inputs, options)
-        except Exception as error:  # ONNX Runtime's own errors have no other base, and bindings raise what they like
-            raise BackendError(
-                "ONNX Runtime cannot open a stage file",
-                got=first_line(error),
-                fix="check that the bundle was made for this version of onnxruntime",
-            ) from error
-        # The session would keep the file's bytes for resetting itself, which is never asked of it: a second copy of
-        # all weights in memory for as long as it lives.
-        session._model_bytes = None
-        check_tensors("input", [port.name for port in session.get_inputs()], inputs)
-        check_tensors("output", [port.name for port in session.get_outputs()], outputs)
-        return OnnxSession(session, inputs, outputs)
+        """Open a file from its bytes; see `session.opened`."""
+        return opened(lambda: self._create(data, inputs, options), inputs, outputs)
 
     def versions(self) -> dict[str, str]:
         """Return the version of ONNX Runtime."""
         return {"onnxruntime": str(onnxruntime.__version__)}
+
+    def about(self) -> dict[str, str]:
+        """Return what the installed ONNX Runtime was built with, best first."""
+        return {"providers": ", ".join(onnxruntime.get_available_providers())}
+
+    def operators(
+        self,
+        data: bytes,
+        inputs: tuple[Binding, ...],
+        outputs: tuple[Binding, ...],
+        feeds: Mapping[str, Array],
+        options: SessionOptions,
+    ) -> tuple[Operator, ...]:
+        """Return the operators of the optimised graph, in its order; see `Placing`."""
+        from edgefuse.runtime.backends.onnx.placement import operators  # which a prediction does not need
+
+        return operators(data, inputs, outputs, feeds, options)
+
+    def saturates(self, scheme: str, cpu: Processor) -> bool:
+        """Return whether sums of int8 products are clipped (decision 055).
+
+        ONNX Runtime multiplies uint8 activations by int8 weights with VPMADDUBSW on x86 CPUs without VNNI. The
+        instruction adds two products in 16 bits and clips the sum: 2 * 255 * 127 does not fit. That concerns static
+        activations of sign `u8` and all that are quantized per run, which DynamicQuantizeLinear makes uint8. Signed
+        ones and Arm are exact.
+
+        Args:
+            scheme: of the file.
+            cpu: that runs it.
+        """
+        name, *qualifiers = scheme.split(".")
+        unsigned = "u8" in qualifiers or name == "dynamic_wi8_af32"
+        return unsigned and cpu.architecture == "x86_64" and cpu.features is not None and not cpu.has(*VNNI)
 
     def _create(
         self, data: bytes, inputs: tuple[Binding, ...], options: SessionOptions
@@ -67,29 +71,6 @@ class OnnxBackend:
         settings = session_options(options)
         settings.add_session_config_entry("session.use_env_allocators", "1")
         return create(data, ["CPUExecutionProvider"], settings)
-
-
-class OnnxSession:
-    """An opened ONNX file."""
-
-    def __init__(
-        self, session: onnxruntime.InferenceSession, inputs: tuple[Binding, ...], outputs: tuple[Binding, ...]
-    ) -> None:
-        self._run = session.run
-        self._flushed = Flushed()
-        self._inputs = InputPorts(inputs)
-        self._tensors = [binding.tensor for binding in outputs]
-        self._outputs = OutputPorts(outputs)
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once; see `Session.run`."""
-        arranged = self._inputs.arrange(feeds)
-        try:
-            with self._flushed:
-                results = self._run(self._tensors, arranged)
-        except Exception as error:
-            raise BackendError("ONNX Runtime cannot run a stage", got=first_line(error)) from error
-        return self._outputs.named(results)
 
 
 @cache
@@ -105,38 +86,3 @@ def _share_an_arena() -> None:
     # Another user of ONNX Runtime in this process has registered one, which serves as well.
     with suppress(ort.Fail, ort.InvalidArgument, ort.RuntimeException, RuntimeError, ValueError):
         onnxruntime.create_and_register_allocator(arena, None)
-
-
-def create(
-    data: bytes, providers: Sequence[object], options: onnxruntime.SessionOptions
-) -> onnxruntime.InferenceSession:
-    """Open a session with these providers and no others (but for the CPU's, which ONNX Runtime always adds).
-
-    Args:
-        data: the file's bytes.
-        providers: of ONNX Runtime, in order.
-        options: of its session.
-    """
-    session = onnxruntime.InferenceSession(data, options, providers=providers, enable_fallback=0)
-    outlive(session)
-    return session
-
-
-def session_options(options: SessionOptions) -> onnxruntime.SessionOptions:
-    """Return the options in ONNX Runtime's words."""
-    session_options = onnxruntime.SessionOptions()
-    session_options.intra_op_num_threads = options.threads
-    # The operators of a stage run one after another, so that `threads` is all that a pipeline ever uses at once.
-    session_options.inter_op_num_threads = 1
-    session_options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    session_options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session_options.log_severity_level = _ONLY_FATAL
-    spinning = "1" if options.spinning else "0"
-    session_options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
-    session_options.add_session_config_entry("session.inter_op.allow_spinning", spinning)
-    return session_options
-
-
-def providers() -> tuple[str, ...]:
-    """Return what the installed ONNX Runtime was built with, best first."""
-    return tuple(onnxruntime.get_available_providers())

@@ -18,10 +18,9 @@ from typing import Any
 from edgefuse.bundle.manifest import Binding
 from edgefuse.bundle.onnx.protobuf import fields
 from edgefuse.errors import BackendError, MeasureError
-from edgefuse.measure.placement import Operator
-from edgefuse.runtime.backends.backend import Array, SessionOptions
+from edgefuse.runtime.backends.backend import Array, Operator, SessionOptions
 from edgefuse.runtime.backends.onnx.api import onnxruntime
-from edgefuse.runtime.backends.onnx.backend import OnnxBackend, create, session_options
+from edgefuse.runtime.backends.onnx.session import create, opened, session_options
 
 _ASKED = "CPUExecutionProvider"
 _FLOAT = "float after DequantizeLinear"
@@ -56,7 +55,7 @@ def operators(
     """
     with TemporaryDirectory() as folder:
         recorder = _Recorder(Path(folder))
-        recorder.open(data, inputs, outputs, options).run(feeds)
+        opened(lambda: recorder.open(data, options), inputs, outputs).run(feeds)
         nodes, constants = _graph(recorder.graph.read_bytes())
         events = _events(recorder.profile())
     stayed = _stayed_float(nodes, constants)
@@ -72,16 +71,15 @@ def operators(
     return tuple(found)
 
 
-class _Recorder(OnnxBackend):
-    """Opens a file as the backend does, and keeps what ONNX Runtime made of it in a folder."""
+class _Recorder:
+    """Opens a file, and keeps what ONNX Runtime made of it in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.graph = folder / "optimised.onnx"
         self._folder = folder
 
-    def _create(
-        self, data: bytes, inputs: tuple[Binding, ...], options: SessionOptions
-    ) -> onnxruntime.InferenceSession:
+    def open(self, data: bytes, options: SessionOptions) -> onnxruntime.InferenceSession:
+        """Open a file as the backend does."""
         settings = session_options(options)
         settings.optimized_model_filepath = str(self.graph)
         settings.enable_profiling = True

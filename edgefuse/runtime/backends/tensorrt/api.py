@@ -57,6 +57,9 @@ class EngineBackend:
     """
 
     name = "tensorrt"
+    title = "TensorRT"
+    suffix = ".onnx"
+    build_seconds = 3600.0
 
     def __init__(self) -> None:
         self._cuda = Cuda()

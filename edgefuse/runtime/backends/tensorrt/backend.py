@@ -24,6 +24,9 @@ class TensorrtBackend:
     """
 
     name = "tensorrt"
+    title = "TensorRT"
+    suffix = ".onnx"
+    build_seconds = 3600.0
 
     def __init__(self) -> None:
         self._runtime = _best()

@@ -10,7 +10,8 @@ from edgefuse.bundle.manifest import Binding, BuildPlan
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.runtime.backends.onnx.api import onnxruntime
 from edgefuse.runtime.backends.onnx.api import state as ort
-from edgefuse.runtime.backends.onnx.backend import OnnxBackend, create, session_options
+from edgefuse.runtime.backends.onnx.backend import OnnxBackend
+from edgefuse.runtime.backends.onnx.session import create, session_options
 from edgefuse.runtime.backends.tensorrt.session import input_ranges
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class ProviderBackend(OnnxBackend):
     """Opens ONNX files with one provider: the given one, or the best that works here."""
 
     name = "tensorrt"
+    title = "TensorRT"
 
     def __init__(self, provider: str | None = None) -> None:
         self.provider = provider or next(filter(_works, (TENSORRT, CUDA)), CPU)

@@ -1,5 +1,5 @@
 """LiteRT, or its predecessor.
 
-- `backend`: the backend `tflite`;
-- `placement`: where operators run.
+- `placement`: where operators run;
+- `backend`: the backend `tflite`.
 """

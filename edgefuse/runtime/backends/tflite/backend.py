@@ -12,6 +12,7 @@ from edgefuse.errors import BackendError
 from edgefuse.runtime.backends.backend import (
     Array,
     InputPorts,
+    Operator,
     OutputPorts,
     SessionOptions,
     check_tensors,
@@ -34,6 +35,8 @@ class TfliteBackend:
     """Opens TFLite files with LiteRT; XNNPACK runs what it can."""
 
     name = "tflite"
+    title = "LiteRT"
+    suffix = ".tflite"
 
     def open(
         self, data: bytes, inputs: tuple[Binding, ...], outputs: tuple[Binding, ...], options: SessionOptions
@@ -77,6 +80,21 @@ class TfliteBackend:
             except PackageNotFoundError:
                 continue
         return {}
+
+    def operators(
+        self,
+        data: bytes,
+        inputs: tuple[Binding, ...],
+        outputs: tuple[Binding, ...],
+        feeds: Mapping[str, Array],
+        options: SessionOptions,
+    ) -> tuple[Operator, ...]:
+        """Return the operators of the main graph, and what XNNPACK took of them; see `Placing`."""
+        from edgefuse.runtime.backends.tflite.placement import operators  # which a prediction does not need
+
+        session = self.open(data, inputs, outputs, options)
+        session.run(feeds)
+        return operators(session.interpreter)
 
 
 class TfliteSession:

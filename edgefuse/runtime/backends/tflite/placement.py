@@ -10,38 +10,22 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import BackendError
-from edgefuse.measure.placement import Operator
-from edgefuse.runtime.backends.backend import Array, SessionOptions
-from edgefuse.runtime.backends.tflite.backend import TfliteBackend
+from edgefuse.runtime.backends.backend import Operator
 
 _DELEGATE = "DELEGATE"
 _BUILT_IN = "not taken by XNNPACK"
 
 
-def operators(
-    data: bytes,
-    inputs: tuple[Binding, ...],
-    outputs: tuple[Binding, ...],
-    feeds: Mapping[str, Array],
-    options: SessionOptions,
-) -> tuple[Operator, ...]:
+def operators(interpreter: Any) -> tuple[Operator, ...]:
     """Return the operators of the main graph, in its order.
 
     Args:
-        data: the file.
-        inputs: bindings of its ports.
-        outputs: bindings of its ports.
-        feeds: arrays by port, batch first.
-        options: of the session.
+        interpreter: that has run: shapes of inputs without a fixed size, and a delegate, wait for that.
 
     Raises:
-        BackendError: if the file cannot be opened or run, or this version does not list its operators.
+        BackendError: if this version does not list its operators.
     """
-    session = TfliteBackend().open(data, inputs, outputs, options)
-    session.run(feeds)  # shapes of inputs without a fixed size, and a delegate that waits for them
-    interpreter = session.interpreter
     details = listed(interpreter)
     shapes = {tensor["index"]: [int(size) for size in tensor["shape"]] for tensor in interpreter.get_tensor_details()}
     delegated = taken(details)

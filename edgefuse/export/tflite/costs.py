@@ -10,11 +10,19 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgefuse.export.costs.graph import CostGraph, Operation
-from edgefuse.export.tflite.target import unpack
+from edgefuse.export.cost_graph import CostGraph, Family, Operation
+from edgefuse.export.tflite.file import unpack
 
 _VIEWS = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
 _TABLES = {"EMBEDDING_LOOKUP": 1, "GATHER": 0}
+_FAMILIES: Mapping[str, Family] = {
+    **dict.fromkeys(("RSQRT", "SQUARED_DIFFERENCE", "L2_NORMALIZATION"), "norm"),
+    **dict.fromkeys(("SOFTMAX", "LOG_SOFTMAX"), "softmax"),
+    **dict.fromkeys(("GELU", "TANH", "LOGISTIC", "HARD_SWISH", "ELU", "EXP", "LOG"), "curve"),
+    **dict.fromkeys(("ADD", "SUB", "MUL", "DIV"), "sum"),
+    **dict.fromkeys(("MEAN", "SUM", "AVERAGE_POOL_2D", "MAX_POOL_2D"), "pool"),
+    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"), "convolution"),
+}
 _REGIONS = frozenset({"WHILE", "IF", "CALL", "CALL_ONCE"})
 _TYPE = schema.TensorType
 _BITS = {
@@ -101,6 +109,7 @@ class _Reader:
                 self._mac(kind, operator, inputs, outputs),
                 integer,
                 reads[position] if table and position is not None else "",
+                family=_FAMILIES.get(kind, ""),
             )
         )
 

@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edgefuse import registry
 from edgefuse.bundle.spec import StageSpec
-from edgefuse.errors import ExportError
-from edgefuse.export.costs import onnx as costs_onnx
-from edgefuse.export.costs import tflite as costs_tflite
-from edgefuse.export.costs.graph import CostGraph
-from edgefuse.export.target import Lowered
+from edgefuse.export.cost_graph import CostGraph
+from edgefuse.export.target import Lowered, Target
 
 
 @dataclass(frozen=True)
@@ -41,19 +39,16 @@ class Costs:
     uncounted: tuple[str, ...] = ()
 
 
-_READERS = {"onnx": costs_onnx.read, "tensorrt": costs_onnx.read, "tflite": costs_tflite.read}
-
-
 def costs(lowered: Lowered, target: str, spec: StageSpec | None = None) -> Costs:
     """Return the costs of one run of a file.
 
     Args:
         lowered: the file; a dimension that it leaves open counts with its bound in `spec`, or 1 without.
-        target: `onnx`, `tensorrt` or `tflite`.
+        target: its name.
         spec: of the stage.
 
     Raises:
-        ExportError: if files of the target cannot be read here.
+        ExportError: if there is no such target.
     """
     return of_graph(graph(lowered, target, spec))
 
@@ -71,11 +66,8 @@ def graph(lowered: Lowered, target: str, spec: StageSpec | None = None) -> CostG
         target: its name.
         spec: of the stage: with it, open sizes are the largest ones.
     """
-    if target not in _READERS:
-        raise ExportError(
-            "the costs of a file cannot be counted", got=f"target {target!r}", expected=" or ".join(_READERS)
-        )
-    return _READERS[target](lowered.data, _shapes(lowered, spec))
+    made: Target = registry.create("targets", target)
+    return made.operations(lowered.data, _shapes(lowered, spec))
 
 
 def _shapes(lowered: Lowered, spec: StageSpec | None) -> Mapping[str, tuple[int, ...]]:

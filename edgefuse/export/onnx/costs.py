@@ -15,8 +15,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 from onnxscript.optimizer import fold_constants
 
-from edgefuse.export.costs.graph import CostGraph, Operation
-from edgefuse.export.costs.onnx_shapes import complete_shapes
+from edgefuse.export.cost_graph import CostGraph, Family, Operation
+from edgefuse.export.onnx.shapes import complete_shapes
 
 _VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "DequantizeLinear"})
 _TABLES = frozenset({"Gather", "GatherBlockQuantized"})
@@ -26,6 +26,17 @@ _PRODUCTS = frozenset(
 )
 # The position of the weights: [channels out, channels in / group, *kernel].
 _CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "FusedConv": 1, "QLinearConv": 3}
+_FAMILIES: Mapping[str, Family] = {
+    **dict.fromkeys(("LayerNormalization", "SkipLayerNormalization", "RMSNormalization"), "norm"),
+    **dict.fromkeys(("SimplifiedLayerNormalization", "InstanceNormalization", "GroupNormalization"), "norm"),
+    **dict.fromkeys(("LpNormalization",), "norm"),
+    **dict.fromkeys(("Softmax", "LogSoftmax"), "softmax"),
+    **dict.fromkeys(("Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Erf", "Tanh", "Sigmoid", "HardSwish"), "curve"),
+    **dict.fromkeys(("Swish", "Mish", "Elu", "Exp", "Log"), "curve"),
+    **dict.fromkeys(("Add", "Sum", "Sub", "Mul", "Div"), "sum"),
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MaxPool"), "pool"),
+    **dict.fromkeys(("Conv", "ConvTranspose"), "convolution"),
+}
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
 _ATTENTION = frozenset({"Attention", "MultiHeadAttention"})
 
@@ -109,7 +120,10 @@ class _Reader:
         name = node.name or writes[0]
         table = reads[0] if node.op_type in _TABLES and self._whole(inputs[0]) in self._constants else ""
         self._makers |= dict.fromkeys(writes, len(self._operations))
-        self._operations.append(Operation(node.op_type, name, reads, writes, _mac(node), integer, table, half))
+        family = _FAMILIES.get(node.op_type, "")
+        self._operations.append(
+            Operation(node.op_type, name, reads, writes, _mac(node), integer, table, half, family=family)
+        )
 
     def _absorbed(self, node: ir.Node, inputs: list[ir.Value]) -> bool:
         """Let the operation before do what a node does, if it can and nothing else sees the value between."""

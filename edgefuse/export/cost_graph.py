@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Family: TypeAlias = Literal["", "norm", "softmax", "curve", "sum", "pool", "convolution"]
+"""What an operator computes, as far as that decides whether it is quantized; empty for what moves values."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,7 @@ class Operation:
         mac: multiply-accumulates.
         integer: whether it computes on integers of 8 bits or fewer.
         half: whether it computes on float16.
+        family: of the operator: normalization, softmax, activation function, sum or scale, pool or mean, convolution.
         table: the tensor among `reads` of which only as much is read as is written (a table's rows); empty if none.
     """
 
@@ -29,6 +34,7 @@ class Operation:
     integer: bool = False
     table: str = ""
     half: bool = False
+    family: Family = ""
 
 
 @dataclass(frozen=True)
