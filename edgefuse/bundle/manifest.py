@@ -18,6 +18,11 @@ SCHEMA_MINOR = 0
 _FEW, _SUBSETS = msgspec.Meta(max_length=1024), msgspec.Meta(max_length=2**16)
 
 
+def members(target: str) -> tuple[str, ...]:
+    """Return the targets that a name joins by `+`; a plain one is its only member."""
+    return tuple(target.split("+"))
+
+
 class Binding(Record, frozen=True, kw_only=True):
     """How a port of a stage is called and typed inside a file.
 

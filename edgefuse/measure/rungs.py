@@ -53,6 +53,11 @@ class ColdStart:
     growth_bytes: int
     waited: float | None = None
 
+    @property
+    def total_ms(self) -> float:
+        """From nothing to the first answer."""
+        return self.import_ms + self.load_ms + self.first_inference_ms
+
 
 def golden_inputs(bundle: Bundle) -> Inputs:
     """Return inputs for a whole pipeline, put together from the first golden case of each stage.
