@@ -116,6 +116,10 @@ def _plan(m: Json, index: int, **profile: object) -> None:
 CHANGES: list[tuple[Callable[[Json], object], str]] = [
     # names
     (lambda m: m.update(target="a b"), "the target has an unusable name"),
+    (lambda m: m.update(target="nothing+"), "the target joins a name that is empty: got 'nothing+'"),
+    (lambda m: m.update(target="nothing+onnx+nothing"), "the target names one twice: got 'nothing+onnx+nothing'"),
+    (lambda m: m.update(target="onnx+tflite"), "is for another target: got 'nothing', expected onnx+tflite"),
+    (lambda m: m["candidates"][0].update(target="nothing+onnx"), "is for another target: got 'nothing+onnx'"),
     (lambda m: m["candidates"][0].update(backend=""), "the backend of the candidate 'image_encoder.float' has an unus"),
     (lambda m: m["candidates"][0].update(accelerator="a b"), "the accelerator of the candidate"),
     (lambda m: m["model"].update(name="../x"), "the model's name: got '../x'"),
