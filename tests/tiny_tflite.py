@@ -83,18 +83,6 @@ def _torch_stages(weights: Mapping[str, Mapping[str, Array]]) -> dict[str, Any]:
     return {name: Function(function).eval() for name, function in functions.items()}
 
 
-def _fixed_bindings(tensors: Iterable[TensorSpec], prefix: str) -> tuple[Binding, ...]:
-    return tuple(
-        Binding(
-            port=tensor.name,
-            tensor=f"{prefix}_{position}",
-            dtype=tensor.dtype,
-            shape=tensor.max_shape,
-        )
-        for position, tensor in enumerate(tensors)
-    )
-
-
 @cache
 def files() -> Mapping[str, bytes]:
     """The float stages as TFLite files of fixed shapes, by stage name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -252,6 +253,19 @@ def test_an_engine_may_be_built_for_variable_shapes(folder: Path, with_manifest:
     with open_bundle(with_manifest(json.dumps(manifest).encode())) as bundle:
         plan = bundle.manifest.candidate("text_encoder.float").plan
     assert plan == BuildPlan(profiles=(Profile(port="ids", minimum=(1, 1), optimum=(1, 4), maximum=(1, 8)),))
+
+
+def test_what_a_pruner_was_told_stands_in_its_step(folder: Path, with_manifest: WithManifest) -> None:
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    options = [["keep", 3], ["mode", "\u00fc"], ["soft", True], ["weight", 0.5]]
+    step = {"method": "sieve", "ratio": 0.25, "options": options}
+    manifest["candidates"][0]["pruning"] = {"steps": [step]}
+    with open_bundle(with_manifest(json.dumps(manifest).encode())) as bundle:
+        pruning = bundle.manifest.candidates[0].pruning
+    assert pruning is not None
+    assert pruning.steps[0].options == (("keep", 3), ("mode", "\u00fc"), ("soft", True), ("weight", 0.5))
+    spelled = json.dumps(options, separators=(",", ":"), ensure_ascii=False)  # as the page tells other readers
+    assert pruning.id == f"sieve25.o{hashlib.sha256(spelled.encode()).hexdigest()[:8]}"
 
 
 def test_states_may_loop(folder: Path, with_manifest: WithManifest) -> None:

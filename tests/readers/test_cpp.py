@@ -206,7 +206,7 @@ def test_a_bundle_for_two_runtimes_runs_in_both(
     present: tuple[str, ...],
 ) -> None:
     given = {name: tiny_tensors[name] for name in present}
-    command = [cpp_reader_of_two, joined_bundle, "--rung", "joined", *written(**given)]
+    command: list[str | Path] = [cpp_reader_of_two, joined_bundle, "--rung", "joined", *written(**given)]
     server = {"STAGE_SERVER_PYTHON": sys.executable, "STAGE_SERVER": str(HERE / "stage_server.py")}
     done = subprocess.run(command, env=os.environ | server, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr  # LiteRT itself says there what it uses
