@@ -69,7 +69,7 @@ class PruningStep(Record, frozen=True, kw_only=True):
     def id(self) -> str:
         """A short name that is safe in file names, such as `structured50`; of `options`, a hash."""
         name = f"{self.method}{round(self.ratio * 100)}"
-        return f"{name}.o{hashlib.sha256(repr(self.options).encode()).hexdigest()[:8]}" if self.options else name
+        return f"{name}.o{hashlib.sha256(msgspec.json.encode(self.options)).hexdigest()[:8]}" if self.options else name
 
 
 class Pruning(Record, frozen=True, kw_only=True):

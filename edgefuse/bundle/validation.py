@@ -105,6 +105,8 @@ def _check_candidates(manifest: Manifest) -> None:
     stages = {stage.name: stage for stage in manifest.stages}
     files = {entry.path: entry for entry in manifest.files}
     targets = members(manifest.target)
+    require(all(targets), "the target joins a name that is empty", got=quoted(manifest.target))
+    require(len({*targets}) == len(targets), "the target names one twice", got=quoted(manifest.target))
     for candidate in manifest.candidates:
         where = f"the candidate {quoted(candidate.id)}"
         require(_LABEL.fullmatch(candidate.id), f"{where} has an unusable id", expected=_LABEL.pattern)
