@@ -20,8 +20,8 @@ from edgefuse import registry
 from edgefuse.cli import VERBS
 
 ROOT = Path(__file__).parents[1]
-MAX_WHEEL_BYTES = 620_000
-MAX_DEVICE_BYTES = 270_000
+MAX_WHEEL_BYTES = 680_000
+MAX_DEVICE_BYTES = 280_000
 DEVICE_PARTS = (
     *("bundle", "graph", "runtime", "measure", "device", "commands"),
     *("errors.py", "files.py", "typed_json.py", "registry.py", "progress.py", "cli.py"),

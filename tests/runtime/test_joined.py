@@ -21,6 +21,7 @@ from edgefuse.bundle.writer import write_bundle
 from edgefuse.cli import main
 from edgefuse.errors import BackendError, BundleError, MissingExtraError
 from edgefuse.measure import placement, trial
+from edgefuse.measure.rungs import describe
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.runtime.backends.choice import Backends
 from edgefuse.runtime.pipeline import Pipeline
@@ -71,7 +72,8 @@ def test_the_manifest_names_both(joined_bundle: Path) -> None:
             ("onnx", "tflite"),
             "onnx+tflite",
         )
-        assert set(Backends(manifest).versions()) >= {"onnxruntime", "ai-edge-litert"}
+        assert set(describe(bundle, threads=1, backend=None).runtimes) >= {"onnxruntime", "ai-edge-litert"}
+        assert set(describe(bundle, threads=1, backend=None, names=["float"]).runtimes) == {"onnxruntime"}
 
 
 def test_a_missing_runtime_concerns_only_the_rungs_that_need_it(
