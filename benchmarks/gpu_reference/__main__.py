@@ -1,0 +1,27 @@
+"""One part of `benchmarks/gpu.py` in a process of its own: a request as JSON on stdin, what it found into a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_reference.parts import Request, run
+
+
+def main() -> None:
+    """Do what is asked for; the file holds at any time all that is known."""
+    out = Path(sys.argv[1])
+
+    def keep(found: dict[str, Any]) -> None:
+        fresh = out.with_suffix(".new")
+        fresh.write_text(json.dumps(found, allow_nan=False), encoding="utf-8")
+        os.replace(fresh, out)  # noqa: PTH105 - pathlib's replace says the same with more words
+
+    keep(run(Request(**json.load(sys.stdin)), keep))
+
+
+if __name__ == "__main__":
+    main()
