@@ -45,9 +45,9 @@ _START_S = 8.0
 """A process that has less than this left is not started."""
 
 METHOD = (
-    "Every timed call waits for the card before its clock stops. 'whole' sends a batch from pinned memory, computes and "
-    "fetches the answers, and waits once; 'compute' is on inputs that are there; transfers are timed by themselves and "
-    "are the same for all variants of a batch.",
+    "Every timed call waits for the card before its clock stops. 'whole' sends a batch from pinned memory, computes "
+    "and fetches the answers, and waits once; 'compute' is on inputs that are there; transfers are timed by themselves "
+    "and are the same for all variants of a batch.",
     "p50 with its 95 % bootstrap interval over rounds in which all variants of a process take turns, in random order; "
     "'speedup' is over eager float32 of the same process, the median of the rounds' ratios.",
     "The batch that fills the card is found by doubling with eager float32 until throughput rises by less than 5 % "
