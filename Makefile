@@ -7,7 +7,7 @@
 # make train   make the weights of the reference model from scratch, to out/train
 # make peers   compare with other tools, each in an environment of its own (after `make compress`), to out/peers.json
 # make portability  verify bundles of `digits` on emulated Arm, other Pythons and runtimes, to out/portability.json
-# make gpu     measure the reference models in full precision on a GPU of NVIDIA, to out/gpu.json (GPU_ARGS=--dry-run: the plan)
+# make gpu     the reference models in full precision on a GPU, to out/gpu.json; GPU_ARGS=--dry-run shows the plan
 # make wheel   build the wheel into dist/
 # make clean   remove what was built (the environment too)
 #
