@@ -15,8 +15,10 @@ from torch import Tensor
 
 from benchmarks.gpu_reference.models import DISTINCT, Subject
 
-_FACTS = ("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.limit")
-_FACTS += ("power.draw", "temperature.gpu", "pstate", "clocks_throttle_reasons.active")
+_FACTS = (
+    *("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem"),
+    *("power.limit", "power.draw", "temperature.gpu", "pstate"),
+)
 _PACKAGES = ("torch", "triton", "numpy", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt")
 
 

@@ -100,6 +100,9 @@ def fill(card: Card, subject: Subject, budget: Budget) -> dict[str, Any]:
         except (torch.OutOfMemoryError, MemoryError):
             why = f"memory was short at {batch}"
             break
+        except FAILURES as error:  # a kernel that indexes with 32 bits, say
+            why = f"batch {batch} failed, {reason(error)}"
+            break
         finally:
             card.forget()
         curve.append({"batch": batch, "items_per_s": rate})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ def export(subject: Subject, batch: int, path: Path) -> None:
         RuntimeError: or another of `FAILURES`, if neither works here.
     """
     module, inputs = _CastFirst(subject.network.to("cpu")).eval(), subject.batch(batch)
-    names = {"input_names": list(INPUTS), "output_names": list(OUTPUTS[: len(module(*inputs))])}
+    names: dict[str, Any] = {"input_names": list(INPUTS), "output_names": list(OUTPUTS[: len(module(*inputs))])}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

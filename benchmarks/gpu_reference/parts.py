@@ -51,7 +51,7 @@ class Request:
 
     def budget(self) -> Budget:
         """Return how much is measured, from now on."""
-        return Budget(self.rounds, self.seconds / 5, self.max_batch, time.monotonic() + 0.85 * self.seconds)
+        return Budget(self.rounds, self.seconds / 8, self.max_batch, time.monotonic() + 0.85 * self.seconds)
 
 
 Keep: TypeAlias = Callable[[dict[str, Any]], None]

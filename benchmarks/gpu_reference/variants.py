@@ -99,7 +99,7 @@ def forward(variant: Variant, subject: Subject, place: Place) -> Forward:
 def _captured(network: Forward, place: Place) -> Forward:
     if not place.card.is_gpu:
         raise RuntimeError("a CPU records no CUDA graphs")
-    side = torch.cuda.Stream()
+    side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(_CALLS_BEFORE_A_CAPTURE):
