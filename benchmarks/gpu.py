@@ -138,7 +138,7 @@ class Run:
         """Run the tests that need a GPU and return their last line."""
         if self.arguments.device != "cuda" or self.left < _START_S:
             return {"name": part.title, "ok": False, "outcome": "not run: there is no GPU or no time left"}
-        command = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "-rs", "-p", "no:cacheprovider"]
         try:
             done = subprocess.run(
                 command,
@@ -150,12 +150,14 @@ class Run:
             )
         except subprocess.TimeoutExpired:
             return {"name": part.title, "ok": False, "outcome": "stopped at its time limit"}
+        lines = [line.strip() for line in (done.stdout + done.stderr).splitlines()]
         said = _last(done.stdout) or _last(done.stderr) or "nothing was said"
-        if done.returncode and (
-            missing := [line for line in (done.stdout + done.stderr).splitlines() if "Error: " in line]
-        ):
-            said = f"{missing[0].strip()} ({said})"
-        return {"name": part.title, "ok": done.returncode == 0, "outcome": said[:300]}
+        why = next((line for line in lines if line.startswith("SKIPPED") or "Error: " in line), said)
+        return {
+            "name": part.title,
+            "ok": done.returncode == 0 and "passed" in said,
+            "outcome": (said if why == said else f"{said}: {why}")[:300],
+        }
 
     def all(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Return the record of all parts; `facts` are those of the probe."""

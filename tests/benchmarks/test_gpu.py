@@ -247,6 +247,34 @@ def test_what_took_its_process_along_is_left_out_and_the_rest_measured(monkeypat
     assert entry["filled"] == {"batch": 8}
 
 
+@pytest.mark.parametrize(
+    ("printed", "code", "ok", "outcome"),
+    [
+        ("10 passed in 3.0s", 0, True, "10 passed in 3.0s"),
+        (
+            "SKIPPED [10] a.py:9: no GPU\n10 skipped in 0.1s",
+            0,
+            False,
+            "10 skipped in 0.1s: SKIPPED [10] a.py:9: no GPU",
+        ),
+        (
+            "E  ModuleNotFoundError: No module named 'a'\n1 error",
+            2,
+            False,
+            "1 error: E  ModuleNotFoundError: No module named 'a'",
+        ),
+        ("", 1, False, "nothing was said"),
+    ],
+)
+def test_the_tests_that_need_a_gpu_pass_only_if_they_ran(
+    printed: str, code: int, ok: bool, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = subprocess.CompletedProcess[str]([], code, printed, "")
+    monkeypatch.setattr(gpu.subprocess, "run", lambda *_, **__: done)
+    found = gpu.Run(gpu.parser().parse_args([])).tests(gpu.PARTS[-1])
+    assert found == {"name": "tests/gpu", "ok": ok, "outcome": outcome}
+
+
 def test_the_readme_shows_the_record_that_is_committed_or_says_that_there_is_none() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"<!-- gpu: begin [^\n]*-->\n(.*?)\n<!-- gpu: end -->", readme, re.DOTALL)
