@@ -1,6 +1,6 @@
 """The reference models in full precision on a GPU of NVIDIA: `python benchmarks/gpu.py --out out/gpu.json`.
 
-torch and numpy are all that it needs, Python 3.10 or newer, and a checkout of this repository; no network. `digits` and
+torch and numpy are all that it needs, Python 3.11 or newer, and a checkout of this repository; no network. `digits` and
 `assistant` run eagerly in float32, without TF32 and with it; `digits` also in float16, compiled and as CUDA graphs,
 in TensorRT and in ONNX Runtime's CUDA provider where they are there. Batch 1 and the batch that fills the card;
 transfers apart. Every answer is held to this machine's CPU. What fails leaves its reason and the rest goes on.
@@ -160,36 +160,43 @@ class Run:
         }
 
     def all(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the record of all parts; `facts` are those of the probe."""
-        models = {part.model: self.torch(_told(part)) for part in self._chosen("torch")}
-        for name in ("tensorrt", "onnxruntime"):
-            for part in self._chosen(name):
-                if part.model in models:
-                    self.engine(_told(part), models[part.model])
-        tests = [self.tests(_told(part)) for part in self._chosen("tests/gpu")]
-        after, _ = self.child(Part("probe", "", 60.0, ""))
-        return {
+        """Return the record of all parts, which is written after each; `facts` are those of the probe."""
+        models: dict[str, dict[str, Any]] = {}
+        self.record = {
             "schema": SCHEMA,
             "is_gpu": self.arguments.device == "cuda",
             "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
             "command": shlex.join(["python", "benchmarks/gpu.py", *sys.argv[1:]]),
-            "seconds": round(time.monotonic() - self.began, 1),
+            "seconds": 0.0,
             "device": facts["device"],
-            "clocks": {"before": facts["clocks"], "after": after.get("clocks")},
+            "clocks": {"before": facts["clocks"], "after": None},
             "versions": facts["versions"],
             "method": list(METHOD),
-            "models": list(models.values()),
-            "parts": tests,
+            "models": [],
+            "parts": [],
         }
+        for part in self._chosen():
+            print(f"gpu: {part.title}: {part.about}", file=sys.stderr, flush=True)
+            if part.name == "torch":
+                models[part.model] = self.torch(part)
+                self.record["models"] = list(models.values())
+            elif part.name == "tests/gpu":
+                self.record["parts"].append(self.tests(part))
+            elif part.model in models:
+                self.engine(part, models[part.model])
+            self.save()
+        self.record["clocks"]["after"] = self.child(Part("probe", "", 60.0, ""))[0].get("clocks")
+        self.save()
+        return self.record
 
-    def _chosen(self, name: str) -> list[Part]:
+    def save(self) -> None:
+        """Write what there is so far."""
+        self.record["seconds"] = round(time.monotonic() - self.began, 1)
+        self.arguments.out.write_text(json.dumps(self.record, indent=1) + "\n", encoding="utf-8")
+
+    def _chosen(self) -> list[Part]:
         wanted, skipped = self.arguments.models, self.arguments.skip
-        return [one for one in PARTS if one.name == name not in skipped and (not one.model or one.model in wanted)]
-
-
-def _told(part: Part) -> Part:
-    print(f"gpu: {part.title}: {part.about}", file=sys.stderr, flush=True)
-    return part
+        return [one for one in PARTS if one.name not in skipped and (not one.model or one.model in wanted)]
 
 
 def _failed(system: str, why: str) -> dict[str, Any]:
@@ -223,14 +230,16 @@ def _ended(command: Sequence[str], given: str, seconds: float) -> str:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # what it starts, as torch.compile does, ends with it
+        process_group=0,  # what it starts, as torch.compile does, ends with it
     )
     try:
         _, said = child.communicate(given, timeout=seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.communicate()
         return f"its process was stopped after {seconds:.0f} s"
+    finally:  # when this program is interrupted, too
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.communicate()
     if child.returncode < 0:
         return f"its process ended with {signal.Signals(-child.returncode).name}"
     return f"its process ended with {child.returncode}: {_last(said)}" if child.returncode else ""
@@ -252,7 +261,7 @@ def plan() -> str:
             f"travels: {size} bytes ({size / 1e6:.1f} MB) in {len(files)} files of the repository, nothing else: "
             f"{', '.join(_TRAVELS)}",
             "weights: digits as trained; assistant seeded, in the shapes of the trained ones, which come from packages",
-            "needs: a GPU of NVIDIA, Python 3.10 or newer, torch 2.8 or newer with CUDA, numpy",
+            "needs: a GPU of NVIDIA, Python 3.11 or newer, torch 2.8 or newer with CUDA, numpy",
             "uses if there: nvidia-smi, a C compiler, onnx and onnxscript, TensorRT, ONNX Runtime, pytest",
         )
     )
@@ -312,16 +321,18 @@ def main(given: Sequence[str] | None = None) -> int:
             f"torch {facts['versions']['torch']} sees no GPU on this machine, and nothing was measured. Fix: run it "
             "where there is a GPU of NVIDIA and a torch with CUDA; --dry-run shows the plan anywhere."
         )
-    record = run.all(facts)
     try:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        arguments.out.open("ab").close()  # known now, and not when minutes on a card are spent
+        print(page.markdown(run.all(facts)))
     except OSError as error:
-        print(json.dumps(record))  # minutes on a card are not thrown away
-        return refused(f"{arguments.out} cannot be written: {error.strerror}; the record is on stdout.")
-    print(page.markdown(record))
+        return refused(f"{arguments.out} cannot be written: {error.strerror}.")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # no child outlives this program
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

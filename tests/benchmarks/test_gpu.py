@@ -100,6 +100,16 @@ def test_what_is_no_record_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFi
     assert gpu.main(["--show", str(tmp_path / "none.json")]) == 2
 
 
+def test_a_record_that_cannot_be_written_is_known_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = {"available": True, "versions": {}, "clocks": None, "device": {"name": "x"}}
+    monkeypatch.setattr(gpu.Run, "child", lambda *_, **__: (facts, ""))
+    monkeypatch.setattr(gpu.Run, "all", lambda *_: pytest.fail("it began"))
+    assert gpu.main(["--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"gpu.py: {tmp_path} cannot be written: Is a directory.\n"
+
+
 @pytest.mark.slow
 def test_a_bare_machine_measures_and_a_report_refuses_its_cpu(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({BARE!r}))\n")
