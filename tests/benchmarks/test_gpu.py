@@ -280,7 +280,7 @@ def test_the_tests_that_need_a_gpu_pass_only_if_they_ran(
     printed: str, code: int, ok: bool, outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = subprocess.CompletedProcess[str]([], code, printed, "")
-    monkeypatch.setattr(gpu.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
     found = gpu.Run(gpu.parser().parse_args([])).tests(gpu.PARTS[-1])
     assert found == {"name": "tests/gpu", "ok": ok, "outcome": outcome}
 
