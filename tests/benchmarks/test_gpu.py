@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import gpu
-from benchmarks.gpu_reference import measuring, models, page, variants
+from benchmarks.gpu_reference import __main__ as child
+from benchmarks.gpu_reference import measuring, models, page, parts, variants
 from benchmarks.gpu_reference.card import Card, Place
 from benchmarks.gpu_reference.models import DISTINCT, Subject
 from edgefuse.compiler.recipe.gpu import parse, read
@@ -240,17 +242,35 @@ def test_a_process_that_dies_is_a_reason(code: str, seconds: float, why: str) ->
     assert gpu._ended([sys.executable, "-S", "-c", code], "{}", seconds) == why
 
 
+def test_what_a_part_had_before_it_failed_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def part(_: parts.Request, keep: parts.Keep) -> dict[str, Any]:
+        keep({"rows": [1]})
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    asked = {"part": "torch", "model": "digits", "device": "cpu", "seconds": 1, "rounds": 1, "max_batch": 1}
+    monkeypatch.setitem(parts.PARTS, "torch", part)
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "found.json")])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(asked)))
+    threads = torch.get_num_threads()
+    child.main()
+    torch.set_num_threads(threads)
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert found == {"rows": [1], "error": "OutOfMemoryError: CUDA out of memory"}
+
+
 def test_what_took_its_process_along_is_left_out_and_the_rest_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def child(self: gpu.Run, part: gpu.Part, batch: int | None = None, without: str = "") -> tuple[dict[str, Any], str]:
+    def answered(
+        self: gpu.Run, part: gpu.Part, batch: int | None = None, without: str = ""
+    ) -> tuple[dict[str, Any], str]:
         asked.append(without)
         row = {"batch": 1, "system": "eager float32"}
         if not without:
             return {"filled": None, "rows": [row | {"first": True}]}, "its process ended with SIGSEGV"
         return {"filled": {"batch": 8}, "rows": [row, {"batch": 8, "system": "eager float32"}]}, ""
 
-    monkeypatch.setattr(gpu.Run, "child", child)
+    monkeypatch.setattr(gpu.Run, "child", answered)
     entry = gpu.Run(gpu.parser().parse_args([])).torch(gpu.PARTS[0])
     assert asked == ["", "left out: with it, its process ended with SIGSEGV"]
     assert [(row["batch"], row.get("first")) for row in entry["rows"]] == [(1, True), (8, None)]
