@@ -7,6 +7,7 @@
 # make train   make the weights of the reference model from scratch, to out/train
 # make peers   compare with other tools, each in an environment of its own (after `make compress`), to out/peers.json
 # make portability  verify bundles of `digits` on emulated Arm, other Pythons and runtimes, to out/portability.json
+# make gpu     the reference models in full precision on a GPU, to out/gpu.json; GPU_ARGS=--dry-run shows the plan
 # make wheel   build the wheel into dist/
 # make clean   remove what was built (the environment too)
 #
@@ -22,6 +23,9 @@ ATTACK_ARGS ?=
 TRAIN_ARGS ?=
 PEERS_ARGS ?=
 PORTABILITY_ARGS ?= --docs docs/portability.md
+# A machine with a GPU may have no network: its own Python, which has torch, runs this without an environment.
+GPU_PYTHON ?= $(PYTHON)
+GPU_ARGS ?=
 JOBS ?= 2
 SEED ?=
 OUT ?= out
@@ -34,7 +38,7 @@ ARM64 ?= examples/digits/arm64.toml
 PRUNED = $(wildcard $(foreach recipe,$(COMPRESS),$(OUT)/$(notdir $(patsubst %/,%,$(dir $(recipe))))/*.edgefuse))
 
 .DELETE_ON_ERROR:
-.PHONY: demo compress test test-all attack check train peers portability wheel clean
+.PHONY: demo compress test test-all attack check train peers portability gpu wheel clean
 
 demo: $(VENV)/.compile
 	$(BIN)/python examples/digits/demo.py --out $(OUT)/demo
@@ -80,6 +84,9 @@ portability: $(VENV)/.dev
 	test -e $(OUT)/arm64/digits-tflite.edgefuse || $(BIN)/edgefuse compile $(ARM64) --out $(OUT)/arm64
 	$(BIN)/python -m benchmarks.portability --recipe $(ARM64) --out $(OUT)/portability.json $(PORTABILITY_ARGS) \
 	$$(for bundle in $(OUT)/digits/*.edgefuse $(OUT)/arm64/*.edgefuse; do test ! -e $$bundle || echo --bundle $$bundle; done)
+
+gpu:
+	$(GPU_PYTHON) benchmarks/gpu.py --out $(OUT)/gpu.json $(GPU_ARGS)
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m pip wheel $(PIP_ARGS) --no-deps --wheel-dir $(DIST) .

@@ -34,6 +34,7 @@ from edgefuse.compiler.evaluation.passes import keep_features
 from edgefuse.compiler.evaluation.runners import in_torch
 from edgefuse.compiler.model.opening import take_apart
 from edgefuse.compiler.model.preparation import open_data, prepare
+from edgefuse.compiler.recipe import gpu
 from edgefuse.compiler.recipe import recipe as recipes
 from edgefuse.compiler.recovery.forms import recovered
 from edgefuse.compiler.report import report
@@ -157,6 +158,7 @@ class _Compile:
         """Take all steps; return the targets' rungs, and the results for the report."""
         targets = self.recipe.compile.targets
         model = take_apart(self.path, self.recipe)
+        reference = gpu.read(self.path, self.recipe.report.gpu, model.spec.name)
         check_schemes(self.recipe, [stage.spec for stage in model.stages])
         data = open_data(model)
         machines = {target: self._machine(target) for target in (*self.recipe.compile.members, *targets)}
@@ -184,6 +186,7 @@ class _Compile:
             reference=test.reference(),
             failed={target: str(error) for target, error in failed.items()},
             seconds=time.perf_counter() - started,
+            gpu=reference,
         )
 
     def _machine(self, target: str) -> Machine:

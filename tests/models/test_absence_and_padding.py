@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from edgefuse.models.assistant import fusion
 from edgefuse.models.assistant import model as assistant
+from edgefuse.models.digits import encoders
 from edgefuse.models.digits import model as digits
 from edgefuse.models.fusion import FusionModel
 
@@ -24,8 +26,8 @@ class Reference:
 @pytest.fixture(
     scope="module",
     params=[
-        (digits.build, digits.MODALITIES, digits.WIDTH, 60),
-        (assistant.assemble, assistant.MODALITIES, assistant.WIDTH, 30_000),
+        (digits.build, encoders.MODALITIES, encoders.WIDTH, 60),
+        (assistant.assemble, fusion.MODALITIES, fusion.WIDTH, 30_000),
     ],
     ids=["digits", "assistant"],
 )

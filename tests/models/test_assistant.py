@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from edgefuse.errors import DataError
+from edgefuse.models.assistant import fusion, pretrained
 from edgefuse.models.assistant import model as assistant
-from edgefuse.models.assistant import pretrained
 from edgefuse.models.assistant.audio import AudioEncoder, MelFrontend
 from edgefuse.models.assistant.matching import recall
 from edgefuse.models.assistant.text import TextEncoder
@@ -55,8 +55,8 @@ def test_stages_have_narrow_interfaces(model: FusionModel) -> None:
     assert list(stages) == [
         "image_frontend", "image_encoder", "audio_frontend", "audio_encoder", "text_encoder", "fusion",
     ]  # fmt: skip
-    for name in assistant.MODALITIES:
-        assert stages[f"{name}_encoder"].outputs[0].tensor.shape == (1, assistant.WIDTH)
+    for name in fusion.MODALITIES:
+        assert stages[f"{name}_encoder"].outputs[0].tensor.shape == (1, fusion.WIDTH)
     assert stages["audio_frontend"].outputs[0].tensor.shape == (1, 197, 32)
 
 

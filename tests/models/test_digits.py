@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edgefuse.errors import DataError
+from edgefuse.models.digits import encoders
 from edgefuse.models.digits import model as digits
 from edgefuse.models.fusion import FusionModel
 
@@ -49,7 +50,7 @@ def test_frontends_give_normalised_pixels_and_log_mel_frames(model: FusionModel)
     frames = model.encoders["audio"].get_submodule("frontend")(given["audio.samples"])
     assert pixels.shape == (2, 1, 64, 64)
     assert float(pixels.abs().max()) <= 1.0
-    assert frames.shape == (2, digits.FRAMES, digits.MELS)
+    assert frames.shape == (2, encoders.FRAMES, encoders.MELS)
 
 
 @torch.inference_mode()
@@ -57,7 +58,7 @@ def test_log_mel_peaks_at_the_frequency_of_a_tone(model: FusionModel) -> None:
     tone = torch.sin(2 * torch.pi * 1000 * torch.arange(16_000) / 16_000).unsqueeze(0)
     frames = model.encoders["audio"].get_submodule("frontend")(tone)
     band = int(frames[0, 20].argmax())
-    mel_per_band = 2595 * torch.log10(torch.tensor(1 + 8000 / 700)) / (digits.MELS + 1)
+    mel_per_band = 2595 * torch.log10(torch.tensor(1 + 8000 / 700)) / (encoders.MELS + 1)
     expected = 2595 * torch.log10(torch.tensor(1 + 1000 / 700)) / mel_per_band - 1
     assert abs(band - float(expected)) <= 1
 
@@ -65,8 +66,8 @@ def test_log_mel_peaks_at_the_frequency_of_a_tone(model: FusionModel) -> None:
 @torch.inference_mode()
 def test_audio_frames_do_not_look_ahead(model: FusionModel) -> None:
     encoder = model.encoders["audio"]
-    assert isinstance(encoder, digits.AudioEncoder)
-    frames = torch.randn(1, digits.FRAMES, digits.MELS)
+    assert isinstance(encoder, encoders.AudioEncoder)
+    frames = torch.randn(1, encoders.FRAMES, encoders.MELS)
     changed = frames.clone()
     changed[:, 30:] += 1.0
 
@@ -79,9 +80,9 @@ def test_every_stage_goes_through_torch_export(model: FusionModel) -> None:
         (model.encoders["image"].get_submodule("frontend"), (given["image.pixels"],)),
         (model.encoders["audio"].get_submodule("frontend"), (given["audio.samples"],)),
         (model.encoders["image"], (torch.randn(1, 1, 64, 64),)),
-        (model.encoders["audio"], (torch.randn(1, digits.FRAMES, digits.MELS),)),
+        (model.encoders["audio"], (torch.randn(1, encoders.FRAMES, encoders.MELS),)),
         (model.encoders["text"], (given["text.ids"], given["text.length"])),
-        (model.fusion, ({name: torch.randn(1, digits.WIDTH) for name in digits.MODALITIES}, torch.ones(1, 3))),
+        (model.fusion, ({name: torch.randn(1, encoders.WIDTH) for name in encoders.MODALITIES}, torch.ones(1, 3))),
     ]
     for module, arguments in stages:
         program = torch.export.export(module, arguments)

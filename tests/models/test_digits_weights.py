@@ -12,7 +12,7 @@ import torch
 from edgefuse.datasets import digits as data
 from edgefuse.errors import DataError
 from edgefuse.models import digits
-from edgefuse.models.digits.model import AudioEncoder
+from edgefuse.models.digits.encoders import AudioEncoder
 from edgefuse.models.digits.training import Preprocess, accuracy_by_subset, collate
 
 FOLDER = Path(__file__).parents[2] / "examples" / "digits"

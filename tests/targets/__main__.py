@@ -104,10 +104,16 @@ def wheel(made: Path) -> None:
     assert found.stat().st_size > 100_000, found
 
 
+def gpu(made: Path) -> None:
+    """Promise that a plan makes no record: no figure comes from a machine without a GPU."""
+    assert not (made / "gpu.json").exists()
+
+
 # In this order: the cheap first, and peers compares the bundle that compress makes.
 TARGETS = (
     Target("check", nothing),
     Target("wheel", wheel, (f"DIST={OUT}/dist",)),
+    Target("gpu", gpu, ("GPU_ARGS=--dry-run",)),  # the plan: there may be no GPU
     Target("test", nothing),
     Target("demo", demo),
     Target("compress", compress, (f"COMPRESS={RECIPE}",), (("TORCHDYNAMO_DISABLE", "1"),)),

@@ -194,6 +194,12 @@ class RecoverSection(Record, frozen=True, kw_only=True):
         )
 
 
+class ReportSection(Record, frozen=True, kw_only=True):
+    """What the report shows besides: `gpu` is a record of `make gpu`, a file beside the recipe."""
+
+    gpu: str | None = None
+
+
 class Recipe(Record, frozen=True, kw_only=True):
     """A whole recipe. `schemes` narrows the schemes tried on a stage to those ids."""
 
@@ -205,6 +211,7 @@ class Recipe(Record, frozen=True, kw_only=True):
     prune: PruneSection = PruneSection()
     recover: RecoverSection = RecoverSection()
     quantize: QuantizeSection = QuantizeSection()
+    report: ReportSection = ReportSection()
     schemes: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 - msgspec copies empty defaults
 
 
@@ -241,6 +248,7 @@ def _refuse_unknown_keys(path: Path, table: Mapping[str, Any]) -> None:
         "prune": PruneSection,
         "recover": RecoverSection,
         "quantize": QuantizeSection,
+        "report": ReportSection,
     }
     _refuse(path, "", table, (*sections, "schemes"))
     for name, section in sections.items():

@@ -11,6 +11,7 @@ from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.candidates.built import Built
 from edgefuse.compiler.candidates.golden import GoldenRow
 from edgefuse.compiler.model.subject import Subject
+from edgefuse.compiler.recipe.gpu import GpuReference
 from edgefuse.compiler.recovery.forms import Forms, Recovery
 from edgefuse.compiler.report.schema import RecoveryPoint, RecoveryReport
 from edgefuse.compiler.rungs.final import Timings
@@ -27,6 +28,7 @@ class Compiled:
     Attributes:
         forms: all forms of its stages.
         failed: why a target has no bundle.
+        gpu: the model in full precision on a GPU, if the recipe names a record.
     """
 
     subject: Subject
@@ -37,6 +39,7 @@ class Compiled:
     reference: Mapping[str, float]
     seconds: float
     failed: Mapping[str, str] = field(default_factory=dict)
+    gpu: GpuReference | None = None
 
     @property
     def limits(self) -> Limits:

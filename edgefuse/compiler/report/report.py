@@ -66,6 +66,7 @@ def build(made: Compiled, paths: Mapping[str, Path], *, written: bool = True) ->
         failed=dict(made.failed),
         titles={target: result.data.title for target, result in made.results.items()},
         unit=made.timings.unit,
+        gpu=made.gpu,
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from edgefuse.compiler.candidates.golden import GoldenRow
+from edgefuse.compiler.recipe.gpu import GpuReference
 from edgefuse.errors import EdgefuseError
 
 Interval: TypeAlias = tuple[float, float]
@@ -332,6 +333,7 @@ class Report(Part, frozen=True, kw_only=True):
     Attributes:
         titles: how targets are spelled by those who made them, by target.
         failed: why a target has no bundle.
+        gpu: the model in full precision on a GPU, if the recipe names a record.
     """
 
     schema: int = SCHEMA
@@ -353,6 +355,7 @@ class Report(Part, frozen=True, kw_only=True):
     failed: dict[str, str] = {}
     titles: dict[str, str] = {}
     unit: str = "ms"
+    gpu: GpuReference | None = None
 
 
 def spell(report: Report) -> dict[str, Any]:
@@ -363,7 +366,8 @@ def spell(report: Report) -> dict[str, Any]:
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, Mapping):
-        return {names.get(key, key): _renamed(item, names) for key, item in value.items()}
+        # What a GPU took is time in every report.
+        return {names.get(key, key): item if key == "gpu" else _renamed(item, names) for key, item in value.items()}
     return [_renamed(item, names) for item in value] if isinstance(value, list | tuple) else value
 
 

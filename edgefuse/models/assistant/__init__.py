@@ -3,6 +3,7 @@
 - `image`: MobileNetV2;
 - `audio`: a speech embedding;
 - `text`: MiniLM;
+- `fusion`: attention over their features;
 - `pretrained`: their published weights;
 - `model`: the whole model;
 - `training`: trains heads and fusion;

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -20,43 +19,15 @@ from edgefuse.datasets.stamps import CATEGORIES
 from edgefuse.errors import DataError
 from edgefuse.models.assistant import pretrained
 from edgefuse.models.assistant.audio import AudioEncoder
+from edgefuse.models.assistant.fusion import EMBEDDING, MODALITIES, WIDTH, AttentionFusion
 from edgefuse.models.assistant.image import ImageEncoder
 from edgefuse.models.assistant.text import TextEncoder
-from edgefuse.models.digits.layers import TokenFusion
 from edgefuse.models.fusion import FusionModel
 
-MODALITIES = ("image", "audio", "text")
 PIXELS = 160
 SAMPLE_RATE_HZ = 16_000
 SAMPLES = 2 * SAMPLE_RATE_HZ
 MAX_LENGTH = 24
-WIDTH = 256
-FUSION_WIDTH = 128
-EMBEDDING = 128
-
-
-class AttentionFusion(TokenFusion):
-    """Fuse one token per modality with a class token by attention; return logits [B, 6] and an embedding [B, 128].
-
-    The embedding has length one.
-    """
-
-    def __init__(self, dropout: float = 0.0) -> None:
-        super().__init__(MODALITIES, WIDTH, FUSION_WIDTH, 2 * FUSION_WIDTH, dropout)
-        self.category = nn.Linear(FUSION_WIDTH, len(CATEGORIES))
-        self.match = nn.Linear(FUSION_WIDTH, EMBEDDING)
-
-    def forward(self, features: Mapping[str, Tensor], present: Tensor) -> tuple[Tensor, Tensor]:
-        """Fuse.
-
-        Args:
-            features: per modality float32 [B, 256].
-            present: float32 [B, 3] of ones and zeros, in the order image, audio, text.
-        """
-        fused = self.fused(features, present)
-        point = self.match(fused)
-        length = torch.sqrt((point * point).sum(dim=1, keepdim=True) + 1e-12)
-        return self.category(fused), point / length
 
 
 def model_spec() -> spec.ModelSpec:
@@ -78,7 +49,7 @@ def assemble(assets: Mapping[str, bytes] | None = None, dropout: float = 0.0) ->
     Its `load_state_dict` takes a file of what was trained as well as one of all weights.
     """
     encoders = {"image": ImageEncoder(WIDTH), "audio": AudioEncoder(WIDTH), "text": TextEncoder(WIDTH, MAX_LENGTH)}
-    model = FusionModel(model_spec(), encoders, AttentionFusion(dropout), assets=assets)
+    model = FusionModel(model_spec(), encoders, AttentionFusion(len(CATEGORIES), dropout), assets=assets)
     model.register_load_state_dict_post_hook(_spare_pretrained)  # type: ignore[no-untyped-call]
     return model
 

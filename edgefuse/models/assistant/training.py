@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.spec import subset_name
 from edgefuse.datasets.stamps import StampItems
+from edgefuse.models.assistant.fusion import MODALITIES
 from edgefuse.models.assistant.matching import recall
-from edgefuse.models.assistant.model import MODALITIES
 from edgefuse.models.digits.training import Preprocess
 from edgefuse.models.fusion import FusionModel
 
