@@ -235,6 +235,7 @@ def full_report() -> dict[str, Any]:
     report["recoveries"] = recoveries()
     report["method"] = ["All figures are interleaved in one process.", "Percentiles follow MLPerf."]
     report["notes"] = ["Speech is synthetic: it is made by a speech synthesiser."]
+    report["titles"] = {"onnx": "ONNX", "tflite": "TFLite"}
     report["command"] = "edgefuse compile examples/digits/recipe.toml -o out/demo"
     return report
 
