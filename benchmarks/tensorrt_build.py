@@ -131,9 +131,11 @@ def graphs_of(name: str, stage: TorchStage, schemes: Iterable[Scheme]) -> Iterat
                 yield Named(name, stage.spec.name, pruning, scheme.id, made)
 
 
-def built(graphs: Sequence[Named]) -> Iterator[tuple[Named, builder.Building]]:
+def built(
+    graphs: Sequence[Named], architectures: tuple[str, ...] = builder.ARCHITECTURES
+) -> Iterator[tuple[Named, builder.Building]]:
     """Yield what became of every graph."""
-    results = iter(builder.build([graph.lowered for graph in graphs if graph.lowered is not None]))
+    results = iter(builder.build([graph.lowered for graph in graphs if graph.lowered is not None], architectures))
     for graph in graphs:
         yield graph, builder.Building({}, (), graph.refused, 0.0) if graph.lowered is None else next(results)
 

@@ -91,4 +91,4 @@ def _parser_error(parser: trt.OnnxParser) -> str | None:
     if not parser.num_errors:
         return LOG.error
     error = parser.get_error(0)
-    return f"{error.desc()} (node {error.node()}, {error.node_operator()} '{error.node_name()}')"
+    return f"{' '.join(error.desc().split())} (node {error.node()}, {error.node_operator()} '{error.node_name()}')"
