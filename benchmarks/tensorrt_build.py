@@ -1,13 +1,14 @@
-"""Does TensorRT take every graph? `python benchmarks/tensorrt_build.py [--out FILE.json] [--models digits assistant]`.
+"""Does TensorRT take every graph? `python -m benchmarks.tensorrt_build [--out FILE.json] [--models NAME…]`.
 
-Every stage of the reference models, unpruned and pruned as their recipes say (and with 2:4 zeros), in float and by every
-scheme that the target offers or a recipe may name, is parsed and built by TensorRT for RTX for SM 8.6, 8.9 and 12.0. No
-GPU is needed, and none is used. Weights are those that a package or the repository brings, otherwise random; ranges come
-from generated feeds: neither decides whether a graph builds. Schemes that differ in numbers alone (calibrators, balanced
-and fitted weights) count once.
+Every stage of the reference models, unpruned and pruned as their recipes say (and with 2:4 zeros), in float and by
+every scheme that the target offers or a recipe may name, is parsed and built by TensorRT for RTX for SM 8.6, 8.9 and
+12.0. No GPU is needed, and none is used. Weights are those that a package or the repository brings, otherwise random;
+ranges come from generated feeds: neither decides whether a graph builds. Schemes that differ in numbers alone
+(calibrators, balanced and fitted weights) count once.
 
-Printed is a table in Markdown: per model, pruning and scheme the graphs, how many of them were refused, the warnings that
-nobody has explained, the sizes of the engines and the time. Ends with 1 if a graph was refused, or warned of.
+Printed is a table in Markdown: per model, pruning and scheme the graphs, how many of them were refused, the warnings
+that nobody has explained and those that somebody has, the sizes of the engines and the time. Ends with 1 if a graph was
+refused, or warned of.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""TensorRT's own builder is asked about every graph, in a process whose end is not ours, and only where it is installed."""
+"""TensorRT's own builder is asked about every graph, in a process of its own, and only where it is installed."""
 
 from __future__ import annotations
 
@@ -89,7 +89,9 @@ def test_a_float_graph_that_the_builder_refuses_is_not_lowered(
     with pytest.raises(ExportError) as caught:
         TensorrtTarget().lower(stage_by_name["camera_encoder"])
     said = str(caught.value)
-    assert said.startswith("the stage 'camera_encoder' cannot be lowered for TensorRT: got TensorRT cannot read the graph")
+    assert said.startswith(
+        "the stage 'camera_encoder' cannot be lowered for TensorRT: got TensorRT cannot read the graph"
+    )
     assert said.endswith("Fix: replace what it names, or move it out of the model.")
 
 
@@ -97,7 +99,7 @@ def test_a_float_graph_that_the_builder_refuses_is_not_lowered(
 def test_a_quantized_graph_that_the_builder_refuses_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = graph(OF_TWO_TYPES).data
     monkeypatch.setattr("edgefuse.quantize.tensorrt.quantizer._checked", lambda model, scheme: wrong)
-    with pytest.raises(QuantizeError, match=r"'fp16' made a graph that TensorRT does not take: got TensorRT cannot read"):
+    with pytest.raises(QuantizeError, match=r"'fp16' made a graph that TensorRT does not take: got TensorRT cannot re"):
         TensorrtQuantizer().apply(graph(WELL), FP16, lambda: iter(()))
 
 
@@ -125,7 +127,8 @@ def instead(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
 def test_a_crash_is_a_refusal_and_the_other_graphs_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
         "print('edgefuse builds graph 0', file=sys.stderr); print('{\"engines_bytes\": [7]}', flush=True); "
-        "print('edgefuse builds graph 1\\nabout to fall', file=sys.stderr, flush=True); os.kill(os.getpid(), signal.SIGSEGV)"
+        "print('edgefuse builds graph 1\\nabout to fall', file=sys.stderr, flush=True); "
+        "os.kill(os.getpid(), signal.SIGSEGV)"
     )
     instead(monkeypatch, program)
     first, crashed, third = builder.build([graph(WELL)] * 3, ("SM86",))

@@ -49,7 +49,7 @@ _OF_EACH = 2
 
 
 def cases() -> Iterator[tuple[str, onnx.ModelProto, tuple[str, ...]]]:
-    """Yield ONNX's own tests of single operators that are valid at our operator set, and what the table says of each."""
+    """Yield ONNX's tests of single operators, those that are valid at our operator set, with what the table says."""
     from onnx.backend.test.case.node import collect_testcases
 
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""The child process of `builder`: builds graphs with TensorRT for RTX, one after the other, and answers in lines of JSON.
+"""The process of `builder`: builds graphs with TensorRT for RTX, one after the other, and answers in lines of JSON.
 
 It reads a line of JSON and the graphs from stdin. What the native libraries print goes to stderr, behind a line that
 says whose it is; so a crash takes along neither the answers before it nor what led to it.

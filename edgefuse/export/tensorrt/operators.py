@@ -3,8 +3,8 @@
 Source: the support matrix of NVIDIA's parser (`docs/operators.md` of onnx/onnx-tensorrt, TensorRT 10.15, operator sets
 9 to 24), without what its changelog says was added after 10.0 (windows, STFT, DeformConv, Attention, powers of
 integers): graphs are to build on every TensorRT from 10.0 (operator sets up to 20) to 11. bfloat16 and the types below
-eight bits are left out, since nothing here makes them. What the matrix does not say, and the builder of TensorRT for RTX
-refuses, is left out too (decision 087): NonMaxSuppression, and RoiAlign, which is a plugin.
+eight bits are left out, since nothing here makes them. What the builder of TensorRT for RTX refuses, whatever the
+matrix says, is left out too (decision 087): NonMaxSuppression, and RoiAlign, which is a plugin.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class TensorrtQuantizer:
         return made
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of the libraries that rewrite, and of the runtime and builder that calibrate and check."""
+        """Return the versions of the libraries that rewrite, and of what calibrates and checks."""
         return {tool: version(tool) for tool in _TOOLS} | builder.versions()
 
 

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _TYPES = {"float32": trt.DataType.FLOAT, "int32": trt.DataType.INT32, "uint8": trt.DataType.UINT8}
 
+
 class EngineBackend:
     """Opens ONNX files as engines, which are built once and kept.
 
