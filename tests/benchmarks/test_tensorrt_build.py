@@ -12,6 +12,7 @@ import pytest
 from benchmarks import tensorrt_build
 from edgefuse.bundle.manifest import Pruning, PruningStep
 from edgefuse.export.tensorrt import builder
+from edgefuse.prune.pruner import apply_steps
 from edgefuse.quantize.tensorrt.quantizer import INT8_FP16, TensorrtQuantizer
 from edgefuse.stages.explicit import split
 from edgefuse.stages.stage import TorchStage
@@ -34,7 +35,7 @@ def model(request: pytest.FixtureRequest) -> tuple[str, Mapping[str, TorchStage]
 
 
 def pruned(stage: TorchStage, steps: tuple[PruningStep, ...]) -> TorchStage:
-    module = tensorrt_build.apply_steps(stage, steps, tensorrt_build.GeneratedExamples(stage))
+    module = apply_steps(stage, steps, tensorrt_build.GeneratedExamples(stage))
     return TorchStage(stage.spec, module, Pruning(steps=steps))
 
 
