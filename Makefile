@@ -46,7 +46,7 @@ compress: $(VENV)/.compile
 
 # PYTEST_ARGS narrows it: PYTEST_ARGS=tests/cli. A narrow choice may hold nothing that measures time: pytest ends with 5.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not timing' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not timing' --durations=20 $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m timing $(or $(PYTEST_ARGS),$(TIMING)) || test $$? -eq 5
 TIMING = $$(grep -rlE 'mark\.timing' tests --include='test_*.py')
 

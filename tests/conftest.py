@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Generator, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis.internal.constants_ast import Constants
 
 from edgefuse.bundle.manifest import Candidate, GoldenCase, Manifest
 from edgefuse.bundle.spec import ModelSpec, StageSpec
-from tests import tiny
+from tests import tiny, tiny_tflite
 
 # The same examples at every run of `make test`; `make attack` asks for the other profile, and a seed. A busy machine
 # is not a failure: no deadline.
@@ -117,4 +118,48 @@ def tiny_bundle(tmp_path: Path, tiny_manifest: Manifest, tiny_contents: Mapping[
 
     path = tmp_path / "tiny"
     write_bundle(path, tiny_manifest, tiny_contents)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tflite_files() -> Mapping[str, bytes]:
+    """The float stages as TFLite files of fixed shapes, by stage name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations between torch and its converter
+        pytest.importorskip("torch")
+        pytest.importorskip("litert_torch")
+    return tiny_tflite.files()
+
+
+@pytest.fixture(scope="session")
+def tflite_manifest(tflite_files: Mapping[str, bytes]) -> Manifest:
+    """The manifest of the TFLite twin, with the one rung `float`."""
+    del tflite_files  # asks for the converter, or skips
+    return tiny_tflite.manifest()
+
+
+@pytest.fixture
+def tflite_bundle(tmp_path: Path, tflite_manifest: Manifest) -> Path:
+    """The tiny bundle for TFLite."""
+    from edgefuse.bundle.writer import write_bundle
+
+    path = tmp_path / "tiny-tflite.edgefuse"
+    write_bundle(path, tflite_manifest, tiny_tflite.contents(tflite_manifest))
+    return path
+
+
+@pytest.fixture(scope="session")
+def joined_manifest(tflite_files: Mapping[str, bytes]) -> Manifest:
+    """The manifest of the tiny model with stages in ONNX Runtime and in LiteRT."""
+    del tflite_files  # asks for the converter, or skips
+    return tiny_tflite.joined()
+
+
+@pytest.fixture
+def joined_bundle(tmp_path: Path, joined_manifest: Manifest) -> Path:
+    """The tiny bundle for two runtimes, as a folder that is free to be damaged."""
+    from edgefuse.bundle.writer import write_bundle
+
+    path = tmp_path / "tiny-joined"
+    write_bundle(path, joined_manifest, tiny_tflite.contents(joined_manifest))
     return path

@@ -123,7 +123,7 @@ def from_bundle(path: Path, subject: Subject, work: Path) -> Iterator[Contender]
             runtime="+".join(_RUNTIMES.get(name, name) for name in manifest.backends),
             version=versions(
                 interpreter(PROJECT, work),
-                ("edgefuse", *(_PACKAGES.get(name, "edgefuse") for name in manifest.backends)),
+                ("edgefuse", *(_PACKAGES.get(name, name) for name in manifest.backends)),
             ),
             note=f"the rung '{rung.name}' of {path.name}",
             python=interpreter(PROJECT, work),

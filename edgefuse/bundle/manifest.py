@@ -18,6 +18,11 @@ SCHEMA_MINOR = 0
 _FEW, _SUBSETS = msgspec.Meta(max_length=1024), msgspec.Meta(max_length=2**16)
 
 
+def members(target: str) -> tuple[str, ...]:
+    """Return the targets that a name joins by `+`; a plain one is its only member."""
+    return tuple(target.split("+"))
+
+
 class Binding(Record, frozen=True, kw_only=True):
     """How a port of a stage is called and typed inside a file.
 
@@ -64,7 +69,7 @@ class PruningStep(Record, frozen=True, kw_only=True):
     def id(self) -> str:
         """A short name that is safe in file names, such as `structured50`; of `options`, a hash."""
         name = f"{self.method}{round(self.ratio * 100)}"
-        return f"{name}.o{hashlib.sha256(repr(self.options).encode()).hexdigest()[:8]}" if self.options else name
+        return f"{name}.o{hashlib.sha256(msgspec.json.encode(self.options)).hexdigest()[:8]}" if self.options else name
 
 
 class Pruning(Record, frozen=True, kw_only=True):

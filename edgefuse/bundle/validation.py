@@ -28,6 +28,7 @@ from edgefuse.bundle.manifest import (
     Profile,
     Provenance,
     Rung,
+    members,
 )
 from edgefuse.bundle.scheme import GRAMMAR
 from edgefuse.bundle.spec import ModelSpec, StageSpec, TensorSpec, TextPreprocess, largest, spelled
@@ -103,7 +104,9 @@ def _check_candidates(manifest: Manifest) -> None:
     require_distinct([candidate.id for candidate in manifest.candidates], "candidates", MAX_CANDIDATES)
     stages = {stage.name: stage for stage in manifest.stages}
     files = {entry.path: entry for entry in manifest.files}
-    targets = manifest.target.split("+")
+    targets = members(manifest.target)
+    require(all(targets), "the target joins a name that is empty", got=quoted(manifest.target))
+    require(len({*targets}) == len(targets), "the target names one twice", got=quoted(manifest.target))
     for candidate in manifest.candidates:
         where = f"the candidate {quoted(candidate.id)}"
         require(_LABEL.fullmatch(candidate.id), f"{where} has an unusable id", expected=_LABEL.pattern)

@@ -154,11 +154,9 @@ def _torch_baseline(factory: str, threads: int, inputs: Inputs) -> Baseline:
 
 def _print(benchmark: Benchmark) -> None:
     threads = benchmark.machine.threads
-    runtimes = ", ".join(f"{name} {version}" for name, version in benchmark.machine.runtimes.items())
     console.write(f"{benchmark.scenario}, batch 1, {threads} thread{'s' * (threads > 1)} on {benchmark.machine.cpu}")
-    console.write(
-        f"{runtimes}; {benchmark.rounds} rounds of {BURST} calls, interleaved; feature cache off; {benchmark.inputs}"
-    )
+    rounds = f"{benchmark.rounds} rounds of {BURST} calls, interleaved; feature cache off; {benchmark.inputs}"
+    console.write(f"{console.runtimes(benchmark.machine)}; {rounds}")
     if benchmark.baseline:
         console.write(f"reference: {benchmark.baseline}")
     console.write("", "steady state (percentiles: MLPerf early stopping; '-' where it asks for more rounds)")

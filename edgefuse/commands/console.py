@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from edgefuse import progress
-from edgefuse.bundle.manifest import Figure
+from edgefuse.bundle.manifest import Figure, Machine
 from edgefuse.commands import terminal
 from edgefuse.commands.arguments import share
 from edgefuse.errors import shown
@@ -112,6 +112,11 @@ def figure(measured: Figure) -> tuple[str, ...]:
     """Spell percentiles, runs and peak memory."""
     latencies = map(milliseconds, (measured.p50_ms, measured.p90_ms, measured.p99_ms))
     return *latencies, str(measured.runs), size(measured.peak_rss_bytes)
+
+
+def runtimes(machine: Machine) -> str:
+    """Return the runtimes of a machine with their versions, one after the other."""
+    return ", ".join(f"{name} {version}" for name, version in machine.runtimes.items())
 
 
 def busy(seen: Sequence[str]) -> str:

@@ -128,12 +128,16 @@ def _rungs(manifest: Manifest) -> list[str]:
 
 def _stages(manifest: Manifest) -> list[str]:
     header = ("stage", "role", *(rung.name for rung in manifest.rungs))
-    rows = []
+    rows, joined = [], len(manifest.backends) > 1
     candidates = {candidate.id: candidate for candidate in manifest.candidates}
     for stage in manifest.stages:
         chosen = [candidates[rung.candidates[stage.name]] for rung in manifest.rungs]
         pruned = [f" {c.pruning.id}" if c.pruning else "" for c in chosen]
-        cells = [f"{c.scheme}{cut} ({console.size(c.size_bytes)})" for c, cut in zip(chosen, pruned, strict=True)]
+        where = [f" in {c.backend}" * joined for c in chosen]
+        cells = [
+            f"{c.scheme}{cut}{place} ({console.size(c.size_bytes)})"
+            for c, cut, place in zip(chosen, pruned, where, strict=True)
+        ]
         rows.append((stage.name, stage.role, *cells))
     return _table(header, rows)
 
@@ -179,8 +183,7 @@ def _figures(manifest: Manifest, here: Iterable[Entry]) -> list[str]:
 
 
 def _machine(machine: Machine) -> str:
-    runtimes = ", ".join(f"{name} {version}" for name, version in machine.runtimes.items())
-    return f"{machine.cpu} ({machine.architecture}), threads: {machine.threads}, {runtimes}"
+    return f"{machine.cpu} ({machine.architecture}), threads: {machine.threads}, {console.runtimes(machine)}"
 
 
 def _yes(value: bool) -> str:

@@ -48,9 +48,8 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         return 0
     if engines:
         console.write(f"engines: {engines['built']} built, {engines['known']} known")
-    console.write(
-        f"{machine.cpu}, {machine.threads} thread{'s' * (machine.threads > 1)}, rungs interleaved, cache off:"
-    )
+    on = f"{machine.cpu}, {machine.threads} thread{'s' * (machine.threads > 1)}"
+    console.write(", ".join(filter(None, (on, console.runtimes(machine), "rungs interleaved, cache off:"))))
     console.write(figures_table(measured.figures))
     if measured.pressure.busy:
         console.write(f"{console.busy(measured.pressure.seen)}: --again measures anew")

@@ -16,7 +16,7 @@ from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import ClassOutput, ValuesOutput
 from edgefuse.commands import console, modalities
 from edgefuse.errors import InputError
-from edgefuse.runtime.pipeline import Inputs, load
+from edgefuse.runtime.pipeline import Inputs, Pipeline, load
 from edgefuse.runtime.prediction import Prediction
 
 TAKES_EXTRA = True
@@ -57,11 +57,18 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         raise _overflow(inputs)
     latency = {"preprocess_ms": 1e3 * (ready - started), "inference_ms": 1e3 * (ended - ready)}
     if arguments.json:
-        answer = {"rung": pipeline.rung.name, "present": inputs.present} | _answer(prediction) | latency
+        opened = {"rung": pipeline.rung.name, "backend": arguments.backend or _backends(pipeline)}
+        answer = opened | {"present": inputs.present} | _answer(prediction) | latency
         console.write_json(answer | {"outputs": {name: value.tolist() for name, value in outputs.items()}})
     else:
         _print(prediction, inputs.present, pipeline.rung.name, latency)
     return 0
+
+
+def _backends(pipeline: Pipeline) -> str:
+    """Return the runtimes that a pipeline's files run in, joined by `+`."""
+    chosen = map(pipeline.manifest.candidate, pipeline.rung.candidates.values())
+    return "+".join(sorted({candidate.backend for candidate in chosen}))
 
 
 @contextmanager

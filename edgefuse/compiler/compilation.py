@@ -15,16 +15,18 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import msgspec
 
-from edgefuse.bundle.manifest import Machine
+from edgefuse.bundle.manifest import Machine, members
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.compiler import workers as worker_kinds
 from edgefuse.compiler.candidates.build import Builder
 from edgefuse.compiler.candidates.golden import generate
+from edgefuse.compiler.candidates.joined import join
 from edgefuse.compiler.candidates.schemes import check_schemes
 from edgefuse.compiler.candidates.target_data import Material, TargetData
 from edgefuse.compiler.candidates.toolchain import Toolchain
@@ -157,10 +159,10 @@ class _Compile:
         model = take_apart(self.path, self.recipe)
         check_schemes(self.recipe, [stage.spec for stage in model.stages])
         data = open_data(model)
-        machines = {target: self._machine(target) for target in targets}
-        builder = Builder(targets, self.cache, self.workers)
+        machines = {target: self._machine(target) for target in (*self.recipe.compile.members, *targets)}
+        builder = Builder(self.recipe.compile.members, self.cache, self.workers)
         builder.lower(model.stages, generate(model.stages))
-        _require_one(builder.failed, targets)
+        _require_one(_with_joined(builder.failed, targets), targets)
         subject = prepare(model, data, self.cache, self.progress)
         forms = recovered(subject, self.cache, self.workers)
         material = Material(subject, forms, generate(subject.stages, forms.all_pruned), self.cache)
@@ -168,8 +170,11 @@ class _Compile:
         builder.build(material)
         failed = dict(builder.failed)
         results = self._searched([TargetData(material, made) for made in builder.live.values()], machines, failed)
+        failed = {target: error for target, error in _with_joined(failed, targets).items() if target in targets}
         _require_one(failed, targets)
-        finished, timings, test = self._judged(material, results)
+        results = self._joined(material, results, machines, failed)
+        _require_one(failed, targets)
+        finished, timings, test = self._judged(material, [results[t] for t in targets if t in results])
         return finished, report.Compiled(
             subject=subject,
             forms=forms,
@@ -183,7 +188,8 @@ class _Compile:
 
     def _machine(self, target: str) -> Machine:
         """Return what a target's figures are of; what a device lacks is told now, not when all is made."""
-        return self.timer.describe([Toolchain.of(target, self.cache).backend], self.recipe.compile.threads)
+        backends = [Toolchain.of(member, self.cache).backend for member in members(target)]
+        return self.timer.describe(backends, self.recipe.compile.threads)
 
     def _keep_reference(self, material: Material) -> None:
         """Run the encoders of the unpruned model in torch over the splits that every drop is measured on."""
@@ -193,18 +199,40 @@ class _Compile:
             keep_features(material.subject, split, chains, self.cache, self.workers, "run the reference")
 
     def _searched(
-        self, live: Sequence[TargetData], machines: Mapping[str, Machine], failed: dict[str, EdgefuseError]
-    ) -> list[TargetResult]:
+        self,
+        live: Sequence[TargetData],
+        machines: Mapping[str, Machine],
+        failed: dict[str, EdgefuseError],
+        parts: Sequence[TargetResult] = (),
+    ) -> dict[str, TargetResult]:
         """Measure and search target by target, while no job runs; one that fails is left out."""
-        results = []
+        results: dict[str, TargetResult] = {}
         for data in live:
             target = data.candidates.target
             try:
-                results.append(searched(data, self.timer, machines[target], lambda what: self.progress(0, 0, what)))
+                note = partial(self.progress, 0, 0)
+                results[target] = searched(data, self.timer, machines[target], note, parts)
             except (BackendError, MeasureError) as error:
                 logger.warning("%s is left out: %s", target, error)
                 failed[target] = error
         return results
+
+    def _joined(
+        self,
+        material: Material,
+        results: Mapping[str, TargetResult],
+        machines: Mapping[str, Machine],
+        failed: dict[str, EdgefuseError],
+    ) -> dict[str, TargetResult]:
+        """Add the results of joined targets: their members' candidates, measured together and searched as one."""
+        found = dict(results)
+        for target in self.recipe.compile.targets:
+            if len(members(target)) == 1 or target in failed:
+                continue
+            parts = sorted((results[member] for member in members(target)), key=lambda result: result.float_p50)
+            data = TargetData(material, join(target, [part.data.candidates for part in parts]))
+            found |= self._searched([data], machines, failed, parts)
+        return found
 
     def _judged(
         self, material: Material, results: Sequence[TargetResult]
@@ -218,6 +246,12 @@ class _Compile:
         finished = [finish(result, test) for result in results]
         kept, timings = timed(finished, test, self.cache, self.progress, self.timer)
         return kept, timings, test
+
+
+def _with_joined(failed: Mapping[str, EdgefuseError], targets: Sequence[str]) -> dict[str, EdgefuseError]:
+    """Return the errors by target; a joined one fails with the first of its members."""
+    joined = {t: next((failed[member] for member in members(t) if member in failed), None) for t in targets}
+    return {**failed, **{target: error for target, error in joined.items() if error is not None}}
 
 
 def _require_one(failed: Mapping[str, EdgefuseError], targets: Sequence[str]) -> None:

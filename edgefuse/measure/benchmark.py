@@ -128,7 +128,7 @@ class Settings:
         floats = next((name for name in names if rung_of[name].objective == "float"), None)
         return Benchmark(
             scenario=self.scenario,
-            machine=describe(bundle, threads=self.threads, backend=self.backend),
+            machine=describe(bundle, threads=self.threads, backend=self.backend, names=names),
             inputs=f"{origin} ({' + '.join(inputs.present)})",
             feature_cache=False,
             rounds=latencies.rounds,

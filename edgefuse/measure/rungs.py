@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from edgefuse.measure.agreement import read_tensor
 from edgefuse.measure.latency import BURST, Interleaved, Latencies, single_stream
 from edgefuse.progress import Progress, silent
 from edgefuse.runtime import signals
-from edgefuse.runtime.backends.backend import Array
+from edgefuse.runtime.backends.backend import Array, versions_of
 from edgefuse.runtime.backends.choice import Backends
 from edgefuse.runtime.pipeline import Inputs, load
 from edgefuse.runtime.pressure import Pressure
@@ -52,6 +52,11 @@ class ColdStart:
     peak_rss_bytes: int
     growth_bytes: int
     waited: float | None = None
+
+    @property
+    def total_ms(self) -> float:
+        """From nothing to the first answer."""
+        return self.import_ms + self.load_ms + self.first_inference_ms
 
 
 def golden_inputs(bundle: Bundle) -> Inputs:
@@ -126,15 +131,20 @@ def cold_start(bundle: Path, inputs: Inputs, *, rung: str, threads: int, backend
     return ColdStart(**value, peak_rss_bytes=peak)
 
 
-def describe(bundle: Bundle, *, threads: int, backend: str | None) -> Machine:
+def describe(bundle: Bundle, *, threads: int, backend: str | None, names: Collection[str] | None = None) -> Machine:
     """Describe this machine as the key of figures of this bundle's runtime.
 
     Args:
         bundle: whose backends are described.
         threads: of each session.
         backend: another one than the bundle names, or None.
+        names: of the rungs whose runtimes are described; all if None.
     """
-    return signals.describe(checked_threads(threads), Backends(bundle.manifest, backend).versions())
+    manifest, backends = bundle.manifest, Backends(bundle.manifest, backend)
+    rungs = [rung for rung in manifest.rungs if names is None or rung.name in names]
+    used = {candidate: None for rung in rungs for candidate in rung.candidates.values()}
+    runtimes = {runtime.name: runtime for runtime in (backends.of(manifest.candidate(one)) for one in used)}
+    return signals.describe(checked_threads(threads), versions_of(runtimes[name] for name in sorted(runtimes)))
 
 
 def figure(latencies: Latencies, name: str, on: Machine, *, peak_rss_bytes: int | None) -> Figure:

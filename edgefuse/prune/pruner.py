@@ -77,8 +77,13 @@ def apply_steps(stage: TorchStage, steps: Sequence[PruningStep], examples: Examp
     return module
 
 
-def check(step: PruningStep, importances: Sequence[str] = ("",)) -> None:
-    """Refuse a ratio that is no fraction, or an importance that the method does not know.
+def check(step: PruningStep, importances: Sequence[str] = ("",), options: Sequence[str] = ()) -> None:
+    """Refuse a ratio that is no fraction, or an importance or option that the method does not know.
+
+    Args:
+        step: of the recipe.
+        importances: that the method knows.
+        options: names of its own parameters.
 
     Raises:
         PruneError: with the allowed values.
@@ -95,6 +100,12 @@ def check(step: PruningStep, importances: Sequence[str] = ("",)) -> None:
             f"'{step.method}' pruning does not know this importance",
             got=repr(step.importance),
             expected=" or ".join(repr(name) for name in importances if name) or "none",
+        )
+    if unknown := [name for name, _ in step.options if name not in options]:
+        raise PruneError(
+            f"'{step.method}' pruning does not know this option",
+            got=repr(unknown[0]),
+            expected=" or ".join(map(repr, options)) or "none",
         )
 
 

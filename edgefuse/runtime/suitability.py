@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgefuse.bundle.manifest import Candidate, Manifest, Rung
+from edgefuse.errors import BackendError, MissingExtraError
 from edgefuse.runtime.backends.backend import Saturating
 from edgefuse.runtime.backends.choice import Backends
 from edgefuse.runtime.processor import Processor
@@ -28,20 +29,32 @@ def reason(cpu: Processor) -> str:
 def concern(manifest: Manifest, rung: Rung, backends: Backends, cpu: Processor) -> str | None:
     """Return in words why a rung is inexact on a CPU, and a remedy; None if it is exact.
 
+    A rung that cannot be opened here, such as one whose runtime is not installed, is no remedy.
+
     Args:
         manifest: of the bundle.
         rung: of the bundle.
         backends: of the bundle.
         cpu: of this machine.
+
+    Raises:
+        MissingExtraError: if a runtime of this rung is not installed.
+        BackendError: if there is no backend for one of its files.
     """
 
     def saturating(rung: Rung) -> list[str]:
         chosen = sorted(rung.candidates.items())
         return [stage for stage, name in chosen if saturates(manifest.candidate(name), backends, cpu)]
 
+    def exact_here(other: Rung) -> bool:
+        try:
+            return not saturating(other)
+        except (MissingExtraError, BackendError):
+            return False
+
     if not (stages := saturating(rung)):
         return None
-    exact = next((other.name for other in manifest.rungs if not saturating(other)), None)
+    exact = next((other.name for other in manifest.rungs if exact_here(other)), None)
     fix = (
         f"open the rung '{exact}', which is exact here"
         if exact

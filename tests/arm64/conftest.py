@@ -16,9 +16,6 @@ from benchmarks.portability.machines import PROCESSORS, Device, Machine
 from benchmarks.portability.runtimes import Placement
 from edgefuse.datasets.packages import cache_folder
 from edgefuse.errors import DataError
-from tests.runtime.conftest import tflite_bundle, tflite_files, tflite_manifest, tiny_weights
-
-__all__ = ["tflite_bundle", "tflite_files", "tflite_manifest", "tiny_weights"]  # fixtures of the conformance tests
 
 OWN = Path(__file__).parents[1] / "compiler" / "own"
 ITEMS = 200

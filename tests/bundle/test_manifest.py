@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,10 @@ def _plan(m: Json, index: int, **profile: object) -> None:
 CHANGES: list[tuple[Callable[[Json], object], str]] = [
     # names
     (lambda m: m.update(target="a b"), "the target has an unusable name"),
+    (lambda m: m.update(target="nothing+"), "the target joins a name that is empty: got 'nothing+'"),
+    (lambda m: m.update(target="nothing+onnx+nothing"), "the target names one twice: got 'nothing+onnx+nothing'"),
+    (lambda m: m.update(target="onnx+tflite"), "is for another target: got 'nothing', expected onnx+tflite"),
+    (lambda m: m["candidates"][0].update(target="nothing+onnx"), "is for another target: got 'nothing+onnx'"),
     (lambda m: m["candidates"][0].update(backend=""), "the backend of the candidate 'image_encoder.float' has an unus"),
     (lambda m: m["candidates"][0].update(accelerator="a b"), "the accelerator of the candidate"),
     (lambda m: m["model"].update(name="../x"), "the model's name: got '../x'"),
@@ -248,6 +253,19 @@ def test_an_engine_may_be_built_for_variable_shapes(folder: Path, with_manifest:
     with open_bundle(with_manifest(json.dumps(manifest).encode())) as bundle:
         plan = bundle.manifest.candidate("text_encoder.float").plan
     assert plan == BuildPlan(profiles=(Profile(port="ids", minimum=(1, 1), optimum=(1, 4), maximum=(1, 8)),))
+
+
+def test_what_a_pruner_was_told_stands_in_its_step(folder: Path, with_manifest: WithManifest) -> None:
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    options = [["keep", 3], ["mode", "\u00fc"], ["soft", True], ["weight", 0.5]]
+    step = {"method": "sieve", "ratio": 0.25, "options": options}
+    manifest["candidates"][0]["pruning"] = {"steps": [step]}
+    with open_bundle(with_manifest(json.dumps(manifest).encode())) as bundle:
+        pruning = bundle.manifest.candidates[0].pruning
+    assert pruning is not None
+    assert pruning.steps[0].options == (("keep", 3), ("mode", "\u00fc"), ("soft", True), ("weight", 0.5))
+    spelled = json.dumps(options, separators=(",", ":"), ensure_ascii=False)  # as the page tells other readers
+    assert pruning.id == f"sieve25.o{hashlib.sha256(spelled.encode()).hexdigest()[:8]}"
 
 
 def test_states_may_loop(folder: Path, with_manifest: WithManifest) -> None:

@@ -21,8 +21,8 @@ from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import BundleError
 
 FORMS = ("bundle", "bundle.edgefuse")
-DIGEST = "19ab24ae3f13221367adb47888a21e2833ea13146d2ace1fc773d895ca7d00d4"
-ARCHIVE_SHA256 = "63cb7593e8c11a250344ae736d84f01fa5c18f6037dd7684c65cd843ee972643"
+DIGEST = "07be88be5819cb9a7b98b92a36558572da31188bd75656eed917fcf268655a99"
+ARCHIVE_SHA256 = "113ba63b32a97bedd4d51f0a77bfd4c56373eb9243570f09f51bbd5780a919cf"
 
 
 def _tree(folder: Path) -> dict[str, bytes]:

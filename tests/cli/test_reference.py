@@ -114,9 +114,9 @@ def test_it_keeps_the_faster_of_the_two(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("mine", "the factory of a reference has no module or no callable: got 'mine', expected 'module:callable'"),
-        ("mine_gone:build", "'mine_gone:build' cannot be imported: got No module named 'mine_gone'"),
-        ("math:gone", "'math:gone' cannot be imported"),
+        ("mine", "a factory has no module or no callable: got 'mine', expected 'module:callable'"),
+        ("mine_gone:build", "cannot import the factory 'mine_gone:build': got No module named 'mine_gone'"),
+        ("math:gone", "the module 'math' has no 'gone'"),
         ("math:pi", "returns no model: got float, expected a torch module"),
         ("torch.nn:Identity", "the model Identity does not describe itself: got spec = NoneType"),
     ],

@@ -104,3 +104,12 @@ def test_what_cannot_be_done_is_said(digits: Mapping[str, TorchStage], stage_of:
         SemiStructuredPruner().prune(odd, _half(), examples_of(odd))
     with pytest.raises(PruneError, match=r"got 1.2, expected at least 0 and below 1"):
         MagnitudePruner().prune(frontend, _magnitude(1.2), examples)
+
+
+def test_an_option_that_a_method_does_not_know_is_refused_and_names_differ_by_options(
+    uneven: TorchStage, examples_of: Any
+) -> None:
+    step = PruningStep(method="magnitude", ratio=0.5, options=(("block", 4),))
+    assert step.id != _magnitude(0.5).id == "magnitude50"
+    with pytest.raises(PruneError, match="'magnitude' pruning does not know this option: got 'block', expected none"):
+        apply_steps(uneven, [step], examples_of(uneven))

@@ -26,7 +26,18 @@ HEADERS = ("libonnxruntime-dev", "nlohmann-json3-dev")
 
 @pytest.fixture(scope="session")
 def cpp_reader() -> Path:
-    """The C++ reader as a program, against the library in the wheel of onnxruntime; kept until a source changes."""
+    """The C++ reader as a program that has one backend, `onnx`."""
+    return _built()
+
+
+@pytest.fixture(scope="session")
+def cpp_reader_of_two() -> Path:
+    """The C++ reader with a backend `tflite` beside it, which runs stages in another process."""
+    return _built(Path(__file__).parent / "cpp" / "served.cpp")
+
+
+def _built(*more: Path) -> Path:
+    """Build the reader and more sources against the library in onnxruntime's wheel; kept until a source changes."""
     compiler = shutil.which("g++")
     if compiler is None or LIBRARY is None:
         pytest.skip("the C++ reader was not checked: no g++, or no library in the wheel of onnxruntime")
@@ -35,7 +46,7 @@ def cpp_reader() -> Path:
         headers = unpacked(HEADERS, architecture, cache_folder()) / "usr" / "include"
     except DataError as error:
         pytest.skip(f"the C++ reader was not checked: {error}")
-    sources = sorted((READERS / "cpp").glob("*.[ch]pp"))
+    sources = [*sorted((READERS / "cpp").glob("*.[ch]pp")), *more]
     made_from = b"".join(path.read_bytes() for path in sources) + str((LIBRARY, headers)).encode()
     folder = cache_folder() / "readers" / f"cpp-{hashlib.sha256(made_from).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +58,7 @@ def cpp_reader() -> Path:
             (folder / "libonnxruntime.so.1").unlink(missing_ok=True)
             (folder / "libonnxruntime.so.1").symlink_to(LIBRARY)
             command = [compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", "-Wno-sign-compare"]
-            command += ["-isystem", str(headers / "onnxruntime"), "-isystem", str(headers)]
+            command += ["-isystem", str(headers / "onnxruntime"), "-isystem", str(headers), "-I", str(READERS / "cpp")]
             command += [str(path) for path in sources if path.suffix == ".cpp"]
             command += [f"-L{folder}", "-lonnxruntime", f"-Wl,-rpath,{folder}", "-o", f"{program}.new"]
             built = subprocess.run(command, capture_output=True, text=True, check=False)

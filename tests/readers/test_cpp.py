@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import subprocess
+import sys
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,8 @@ from edgefuse.bundle.writer import write_bundle
 
 Array = npt.NDArray[Any]
 Predict = Callable[..., "subprocess.CompletedProcess[str]"]
+HERE = Path(__file__).parent
+OLD = HERE.parent / "bundle" / "data" / "tiny-1.2.edgefuse"
 EVERYTHING = ("image", "text", "motion")
 
 
@@ -114,8 +120,6 @@ def test_a_damaged_manifest_another_digest_and_a_stray_file_are_refused(
 
 def rewritten(bundle: Path, old: bytes, new: bytes) -> None:
     """Change the manifest and give it its digest, as an attacker would."""
-    import hashlib
-
     path = bundle / "manifest.json"
     text = path.read_bytes()
     assert old in text
@@ -128,9 +132,16 @@ def rewritten(bundle: Path, old: bytes, new: bytes) -> None:
     ("old", "new", "words"),
     [
         (b'"backend": "onnx"', b'"backend": "onnx",\n  "backend": "null"', "the key 'backend' twice in one object"),
-        (b'"backend": "onnx"', b'"backend": "onnx",\n  "hook": "rm"', "the unknown field 'hook' in a Manifest"),
-        (b'"schema": [\n    1,', b'"schema": [\n    2,', "is of schema 2."),
-        (b'"backend": "onnx"', b'"backend": 7,', "is not a valid manifest"),
+        (b'"backend": "onnx"', b'"backend": "onnx",\n  "hook": "rm"', "the unknown field 'hook' in a Candidate"),
+        (b'"default_rung"', b'"backend": "onnx",\n  "default_rung"', "the unknown field 'backend' in a Manifest"),
+        (b'"schema": [\n    2,', b'"schema": [\n    3,', "is of schema 3.0, and this reader knows 1.x and 2.x"),
+        (b'"schema": [\n    2,', b'"schema": [\n    1,', "is not a valid manifest"),
+        (b'"backend": "onnx"', b'"backend": 7', "is not a valid manifest"),
+        (
+            b'"backend": "onnx"',
+            b'"backend": "abacus"',
+            "the stage 'fusion' needs the backend 'abacus', which this program was not built with: it has onnx",
+        ),
     ],
 )
 def test_a_manifest_that_is_not_strict_is_refused(
@@ -152,3 +163,79 @@ def test_wrong_inputs_are_one_sentence_each(
     )
     assert "this bundle has no modality 'smell'" in predict(tiny_bundle, smell=tiny_tensors["image"]).stderr
     assert "this bundle has no rung 'best'" in predict(tiny_bundle, "--rung", "best", **tiny_tensors).stderr
+
+
+@pytest.mark.parametrize("rung", ["float", "small"])
+def test_it_reads_schema_1(predict: Predict, tiny_bundle: Path, tiny_tensors: Mapping[str, Array], rung: str) -> None:
+    done = predict(OLD, "--rung", rung, **tiny_tensors)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == predict(tiny_bundle, "--rung", rung, **tiny_tensors).stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (b'"backend": "onnx"', b'"backend": "tflite"', "needs the backend 'tflite', which this program was not built"),
+        (b'"backend": "onnx",', b"", "is not a valid manifest"),
+        (b'"backend": "onnx"', b'"backend": "onnx",\n  "hook": "rm"', "the unknown field 'hook' in a Manifest"),
+        (b'"backend": "onnx"', b'"backend": "onnx",\n  "backend": "onnx"', "the key 'backend' twice in one object"),
+        (
+            b'"opset": "20"',
+            b'"opset": "20",\n  "backend": "onnx"',
+            "the field 'backend' in a Candidate, which schema 1",
+        ),
+    ],
+)
+def test_a_manifest_of_schema_1_that_is_not_strict_is_refused(
+    predict: Predict, tmp_path: Path, tiny_tensors: Mapping[str, Array], old: bytes, new: bytes, words: str
+) -> None:
+    with zipfile.ZipFile(OLD) as archive:
+        archive.extractall(tmp_path / "old")
+    rewritten(tmp_path / "old", old, new)
+    done = predict(tmp_path / "old", **tiny_tensors)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize("present", [EVERYTHING, ("image", "motion"), ("text",)])
+def test_a_bundle_for_two_runtimes_runs_in_both(
+    cpp_reader_of_two: Path,
+    written: Callable[..., list[str]],
+    joined_bundle: Path,
+    tiny_tensors: Mapping[str, Array],
+    present: tuple[str, ...],
+) -> None:
+    given = {name: tiny_tensors[name] for name in present}
+    command: list[str | Path] = [cpp_reader_of_two, joined_bundle, "--rung", "joined", *written(**given)]
+    server = {"STAGE_SERVER_PYTHON": sys.executable, "STAGE_SERVER": str(HERE / "stage_server.py")}
+    done = subprocess.run(command, env=os.environ | server, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr  # LiteRT itself says there what it uses
+    answer = json.loads(done.stdout)
+    with edgefuse.load(joined_bundle) as pipeline:
+        expected = pipeline(**given)
+    logits = expected.outputs["logits"].ravel().astype(np.float32)
+    np.testing.assert_allclose(answer["outputs"]["logits"], logits, atol=1e-5)
+    assert answer["label"] == expected.label
+
+
+def test_a_runtime_that_is_not_compiled_in_concerns_only_the_rungs_that_need_it(
+    predict: Predict, joined_bundle: Path, tiny_tensors: Mapping[str, Array]
+) -> None:
+    assert predict(joined_bundle, "--rung", "float", **tiny_tensors).returncode == 0
+    done = predict(joined_bundle, **tiny_tensors)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: the stage 'motion_encoder' needs the backend 'tflite', which this program was not built with: it has "
+        "onnx.\n"
+    )
+
+
+def test_a_file_of_another_format_reaches_no_runtime(
+    predict: Predict, joined_bundle: Path, tiny_tensors: Mapping[str, Array]
+) -> None:
+    rewritten(joined_bundle, b'"backend": "tflite"', b'"backend": "onnx"')
+    done = predict(joined_bundle, **tiny_tensors)
+    assert done.returncode == 2
+    assert "the backend 'onnx' does not open 'stages/motion_encoder.float.tflite': its files end with .onnx" in (
+        done.stderr
+    )

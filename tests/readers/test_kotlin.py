@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 Array = npt.NDArray[Any]
 HERE = Path(__file__).parent
 READER = HERE.parents[1] / "docs" / "readers" / "kotlin"
+OLD = HERE.parent / "bundle" / "data" / "tiny-1.2.edgefuse"
 COMPILER = "kotlin-compiler@2.4.20"
 COMPILER_SHA256 = "c23dab400d7ce5ea8b6c909947c0ca5454189e4bb1108695b5f464500e5e950f"
 
@@ -135,6 +137,78 @@ def test_what_is_damaged_or_not_strict_is_refused(
     digest = hashlib.sha256(twice).hexdigest()
     (tiny_bundle / "manifest.sha256").write_text(f"{digest}  manifest.json\n")
     assert "the key 'backend' stands twice in one object" in predict(tiny_bundle, **tiny_tensors).stderr
+
+
+@pytest.mark.parametrize("rung", ["float", "small"])
+def test_it_reads_schema_1(predict: Predict, tiny_bundle: Path, tiny_tensors: Mapping[str, Array], rung: str) -> None:
+    done = predict(OLD, "--rung", rung, **tiny_tensors)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == predict(tiny_bundle, "--rung", rung, **tiny_tensors).stdout
+
+
+@pytest.mark.parametrize(
+    ("source", "old", "new", "words"),
+    [
+        ("1.2", b'"backend": "onnx"', b'"backend": "abacus"', "needs the backend 'abacus', which this app does not"),
+        ("1.2", b'"backend": "onnx",', b"", "manifest.json has no 'backend' in a Manifest"),
+        ("1.2", b'"opset": "20"', b'"opset": "20", "backend": "onnx"', "unknown field 'backend' in a Candidate"),
+        ("2.0", b'"backend": "onnx",', b"", "manifest.json has no 'backend' in a Candidate"),
+        ("2.0", b'"default_rung"', b'"backend": "onnx", "default_rung"', "unknown field 'backend' in a Manifest"),
+        ("2.0", b'"schema": [\n    2', b'"schema": [\n    3', "is of schema 3, and this reader knows 1 and 2"),
+        (
+            "2.0",
+            b'"backend": "onnx"',
+            b'"backend": "tflite"',
+            "the backend 'tflite' does not open 'stages/fusion.float",
+        ),
+    ],
+)
+def test_a_manifest_that_is_not_of_its_schema_is_refused(
+    predict: Predict,
+    tmp_path: Path,
+    tiny_bundle: Path,
+    tiny_tensors: Mapping[str, Array],
+    source: str,
+    old: bytes,
+    new: bytes,
+    words: str,
+) -> None:
+    folder = tiny_bundle
+    if source == "1.2":
+        folder = tmp_path / "old"
+        with zipfile.ZipFile(OLD) as archive:
+            archive.extractall(folder)
+    text = (folder / "manifest.json").read_bytes()
+    assert old in text
+    changed = text.replace(old, new, 1)
+    (folder / "manifest.json").write_bytes(changed)
+    (folder / "manifest.sha256").write_text(f"{hashlib.sha256(changed).hexdigest()}  manifest.json\n")
+    done = predict(folder, **tiny_tensors)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize("present", [("image", "text", "motion"), ("image", "motion"), ("text",)])
+def test_a_bundle_for_two_runtimes_runs_in_both(
+    predict: Predict, joined_bundle: Path, tiny_tensors: Mapping[str, Array], present: tuple[str, ...]
+) -> None:
+    given = {name: tiny_tensors[name] for name in present}
+    done = predict(joined_bundle, **given)
+    assert done.returncode == 0, done.stderr  # LiteRT itself says there what it uses
+    with edgefuse.load(joined_bundle) as pipeline:
+        expected = pipeline(**given).outputs["logits"].ravel().astype(np.float32)
+    np.testing.assert_allclose(np.array(done.stdout.split(), np.float32), expected, atol=1e-5)
+
+
+def test_a_runtime_that_is_not_there_concerns_only_the_rungs_that_need_it(
+    predict: Predict, joined_bundle: Path, tiny_tensors: Mapping[str, Array]
+) -> None:
+    assert predict(joined_bundle, "--backends", "onnx", "--rung", "float", **tiny_tensors).returncode == 0
+    done = predict(joined_bundle, "--backends", "onnx", **tiny_tensors)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: the stage 'motion_encoder' needs the backend 'tflite', which this app does not have: it has onnx.\n"
+    )
 
 
 def test_the_file_that_calls_litert_is_well_formed(kotlinc: Path, reader: Path, tmp_path: Path) -> None:

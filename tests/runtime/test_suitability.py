@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ import pytest
 import edgefuse
 from edgefuse.bundle.manifest import Manifest
 from edgefuse.bundle.scheme import Scheme
+from edgefuse.errors import MissingExtraError
 from edgefuse.runtime import opened, suitability
 from edgefuse.runtime.backends.choice import Backends
 from edgefuse.runtime.processor import Processor
@@ -70,6 +72,43 @@ def test_a_bundle_without_an_exact_rung_says_what_to_compile(tiny_manifest: Mani
     sentence = suitability.concern(only, only.rung(), Backends(only), HASWELL)
     assert sentence is not None
     assert sentence.endswith("compile for this CPU with s8 activations, or use a TFLite bundle, whose int8 is exact.")
+
+
+def test_a_rung_that_cannot_be_opened_here_is_no_remedy(
+    tiny_manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    floats, small = tiny_manifest.rungs
+    twin = msgspec.structs.replace(
+        tiny_manifest.candidate("fusion.float"),
+        id="fusion.float.tflite",
+        target="tflite",
+        backend="tflite",
+        file="stages/fusion.float.tflite",
+    )
+    elsewhere = msgspec.structs.replace(
+        floats, name="elsewhere", candidates=floats.candidates | {"fusion": "fusion.float.tflite"}
+    )
+    joined = msgspec.structs.replace(
+        tiny_manifest,
+        target="onnx+tflite",
+        candidates=(*tiny_manifest.candidates, twin),
+        rungs=(elsewhere, small, floats),
+    )
+    monkeypatch.delitem(sys.modules, "edgefuse.runtime.backends.tflite.backend", raising=False)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    monkeypatch.setitem(sys.modules, "tflite_runtime.interpreter", None)
+    sentence = suitability.concern(joined, small, Backends(joined), HASWELL)
+    assert sentence is not None
+    assert "open the rung 'float'" in sentence
+    alone = msgspec.structs.replace(joined, rungs=(elsewhere, small))
+    sentence = suitability.concern(alone, small, Backends(alone), HASWELL)
+    assert sentence is not None
+    assert "compile for this CPU with s8 activations" in sentence
+    unknown = msgspec.structs.replace(twin, backend="abacus")
+    strange = msgspec.structs.replace(alone, candidates=(*tiny_manifest.candidates, unknown))
+    assert suitability.concern(strange, small, Backends(strange), HASWELL) == sentence
+    with pytest.raises(MissingExtraError, match=r"edgefuse\[tflite\]"):
+        suitability.concern(joined, elsewhere, Backends(joined), HASWELL)
 
 
 def test_opening_warns_once_per_rung_and_still_opens(

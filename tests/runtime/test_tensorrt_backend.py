@@ -213,6 +213,9 @@ def tensorrt_bundle(tmp_path: Path, tiny_manifest: Manifest, tiny_contents: Mapp
 class Building:
     """A backend that builds what it has not seen."""
 
+    suffix = ".onnx"
+    build_seconds = 1.0
+
     def __init__(self) -> None:
         self.seen: list[tuple[bytes, BuildPlan | None]] = []
 

@@ -10,14 +10,14 @@
 namespace edgefuse {
 namespace {
 
-constexpr std::uint64_t kMaxFiles = 4096, kMaxFile = (1ull << 31) - 1, kMaxManifest = 16 << 20;
+constexpr std::uint64_t kMaxFiles = 4096, kMaxFile = (1ull << 31) - 1, kMaxManifest = 4 << 20;
 constexpr std::uint64_t kMaxTotal = 4'000'000'000;
-constexpr int kMajor = 1, kMinor = 2;
+constexpr int kMajor = 2, kOldMajor = 1;
 
 // The fields of every kind of object in a manifest. What is not here is refused: a newer writer may mean it to matter.
 const std::map<std::string, std::set<std::string>> kFields = {
-    {"Manifest", {"schema", "target", "backend", "model", "stages", "candidates", "rungs", "default_rung", "golden",
-                  "files", "provenance"}},
+    {"Manifest", {"schema", "target", "model", "stages", "candidates", "rungs", "default_rung", "golden", "files",
+                  "provenance"}},
     {"File", {"path", "sha256", "size_bytes"}},
     {"Provenance", {"weights_sha256", "data_sha256", "recipe_sha256", "tools"}},
     {"Model", {"name", "modalities", "outputs", "metric"}},
@@ -27,8 +27,8 @@ const std::map<std::string, std::set<std::string>> kFields = {
     {"StageInput", {"tensor", "source"}},
     {"StageOutput", {"tensor", "kind"}},
     {"Source", {"kind", "owner", "tensor"}},
-    {"Candidate", {"id", "stage", "target", "scheme", "file", "sha256", "size_bytes", "inputs", "outputs", "opset",
-                   "tolerance", "pruning", "plan"}},
+    {"Candidate", {"id", "stage", "target", "backend", "accelerator", "scheme", "exclude", "file", "sha256",
+                   "size_bytes", "inputs", "outputs", "opset", "tolerance", "pruning", "plan"}},
     {"Binding", {"port", "tensor", "dtype", "shape"}},
     {"Rung", {"name", "objective", "candidates", "accuracy", "drop_ci95", "within_budget", "size_bytes", "figures",
               "cost"}},
@@ -85,11 +85,26 @@ json parse(const std::string& text) {
   return json::parse(text, callback);
 }
 
-void check_version(const json& manifest) {
+// Returns the major version of the manifest, one that this reader knows.
+int checked_version(const json& manifest) {
   const int major = manifest.at("schema").at(0).get<int>(), minor = manifest.at("schema").at(1).get<int>();
-  if (major != kMajor)
+  if (major != kMajor && major != kOldMajor)
     throw Error("manifest.json is of schema " + std::to_string(major) + "." + std::to_string(minor) +
-                ", and this reader knows " + std::to_string(kMajor) + "." + std::to_string(kMinor));
+                ", and this reader knows " + std::to_string(kOldMajor) + ".x and " + std::to_string(kMajor) + ".x");
+  return major;
+}
+
+// Turns a manifest of schema 1 into what it means in schema 2, as far as a reader acts on it: the one backend of the
+// bundle becomes that of each of its files. Its schemes are objects, which nothing here looks into.
+void upgrade(json& manifest) {
+  const auto backend = manifest.at("backend").get<std::string>();
+  manifest.erase("backend");
+  for (auto& candidate : manifest.at("candidates")) {
+    for (const auto* newer : {"backend", "accelerator", "exclude"})
+      if (candidate.contains(newer))
+        throw Error("manifest.json has the field '" + std::string(newer) + "' in a Candidate, which schema 1 has not");
+    candidate["backend"] = backend;
+  }
 }
 
 std::string lower(std::string text) {
@@ -132,6 +147,10 @@ void check_path(const std::string& path) {
   }
 }
 
+bool ends_with(const std::string& path, const std::string& suffix) {
+  return path.size() >= suffix.size() && lower(path.substr(path.size() - suffix.size())) == suffix;
+}
+
 Bundle::Bundle(const std::string& path, const std::string& digest) {
   struct stat found;
   if (stat(path.c_str(), &found) != 0) throw Error("there is no bundle at '" + path + "'");
@@ -147,7 +166,7 @@ Bundle::Bundle(const std::string& path, const std::string& digest) {
     throw Error("manifest.json is damaged: its SHA-256 is not the one in manifest.sha256");
   try {
     manifest_ = parse(text);
-    check_version(manifest_);
+    if (checked_version(manifest_) == kOldMajor) upgrade(manifest_);
     check_manifest(manifest_);
     for (const auto& file : manifest_.at("files"))
       files_[file.at("path").get<std::string>()] = {file.at("sha256").get<std::string>(),
@@ -169,9 +188,7 @@ std::string Bundle::read(const std::string& path) const {
   auto data = storage_->read(path);
   if (data.size() != listed->second.second || sha256(data) != listed->second.first)
     throw Error("the file '" + path + "' is damaged: its SHA-256 is not the one in the manifest");
-  const bool onnx = path.size() > 5 && path.compare(path.size() - 5, 5, ".onnx") == 0;
-  const bool all = manifest_.at("target") == "onnx" || manifest_.at("backend") == "onnx";
-  if (onnx || (all && path.rfind("stages/", 0) == 0)) refuse_external_data(path, data);
+  if (ends_with(path, ".onnx")) refuse_external_data(path, data);
   return data;
 }
 

@@ -35,6 +35,9 @@ std::unique_ptr<Storage> open_archive(const std::string& path);  // archive.cpp
 // Throws unless `path` is one that a bundle may use for a file of its own.
 void check_path(const std::string& path);
 
+// Whether a path ends with a lower-case suffix, such as `.onnx`, in either case: that is the format of a stage file.
+bool ends_with(const std::string& path, const std::string& suffix);
+
 // Throws if an ONNX model refers to data outside of itself or to a compiled engine, or is malformed (onnx_guard.cpp).
 void refuse_external_data(const std::string& name, const std::string& model);
 
@@ -43,6 +46,7 @@ class Bundle {
   // Opens a folder or an `.edgefuse` archive. `digest`, unless empty, pins the bundle: only that one is opened.
   explicit Bundle(const std::string& path, const std::string& digest = "");
 
+  // In schema 2: where the bundle is of schema 1, what it means there.
   const json& manifest() const { return manifest_; }
   const std::string& digest() const { return digest_; }
 

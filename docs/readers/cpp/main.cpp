@@ -71,8 +71,6 @@ int main(int count, char** arguments) {
     std::cerr << "error: " << error.what() << ".\n";
   } catch (const json::exception& error) {
     std::cerr << "error: manifest.json is not a valid manifest: " << error.what() << ".\n";
-  } catch (const Ort::Exception& error) {
-    std::cerr << "error: ONNX Runtime says: " << error.what() << ".\n";
   }
   return 2;
 }

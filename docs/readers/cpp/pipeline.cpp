@@ -2,21 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 
 namespace edgefuse {
-namespace {
-
-const std::map<std::string, std::pair<std::size_t, ONNXTensorElementDataType>> kTypes = {
-    {"float32", {4, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT}},
-    {"uint8", {1, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8}},
-    {"int32", {4, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32}}};
 
 std::size_t width(const std::string& dtype) {
-  const auto found = kTypes.find(dtype);
-  if (found == kTypes.end()) throw Error("the manifest has the unknown type '" + dtype + "'");
-  return found->second.first;
+  if (dtype == "float32" || dtype == "int32") return 4;
+  if (dtype == "uint8") return 1;
+  throw Error("the manifest has the unknown type '" + dtype + "'");
 }
 
 std::size_t elements(const std::vector<std::int64_t>& shape) {
@@ -27,6 +20,13 @@ std::size_t elements(const std::vector<std::int64_t>& shape) {
   }
   return count;
 }
+
+std::map<std::string, Opener>& openers() {
+  static std::map<std::string, Opener> all;
+  return all;
+}
+
+namespace {
 
 Tensor zeros(const std::string& dtype, std::vector<std::int64_t> shape) {
   std::string data(elements(shape) * width(dtype), '\0');
@@ -90,36 +90,25 @@ std::string bytes_of(std::int32_t value) { return {reinterpret_cast<const char*>
 
 }  // namespace
 
-Ort::Env Pipeline::silent_env() {
-  // Newer libraries report usage to their maker; they look at this when the environment is made.
-  setenv("ORT_DISABLE_TELEMETRY", "1", /*overwrite=*/0);
-  return {ORT_LOGGING_LEVEL_ERROR, "edgefuse"};
-}
-
 Pipeline::Pipeline(const Bundle& bundle, const std::string& rung, int threads) try
     : model_(bundle.manifest().at("model")) {
   const auto& manifest = bundle.manifest();
-  if (manifest.at("backend") != "onnx") throw Error("this bundle is for another runtime than ONNX Runtime");
-  options_.SetIntraOpNumThreads(threads);
-  options_.SetInterOpNumThreads(1);
-  options_.AddConfigEntry("session.intra_op.allow_spinning", "0");  // idle threads would drain a battery
-  options_.AddConfigEntry("session.set_denormal_as_zero", "1");     // features near zero would be slow
   const auto name = rung.empty() ? manifest.at("default_rung").get<std::string>() : rung;
   const auto& chosen = named(manifest.at("rungs"), "name", name, "rung").at("candidates");
   for (const auto& stage : manifest.at("stages"))
-    stages_.push_back(open(bundle, stage, chosen.at(stage.at("name").get<std::string>()).get<std::string>()));
+    stages_.push_back(open(bundle, stage, chosen.at(stage.at("name").get<std::string>()).get<std::string>(), threads));
 } catch (const json::exception& error) {
   throw Error(std::string("manifest.json is not a valid manifest: ") + error.what());
 }
 
-Pipeline::Stage Pipeline::open(const Bundle& bundle, const json& stage, const std::string& candidate_id) {
+Pipeline::Stage Pipeline::open(const Bundle& bundle, const json& stage, const std::string& candidate_id, int threads) {
   const auto& candidate = named(bundle.manifest().at("candidates"), "id", candidate_id, "candidate");
   const auto port = [](const json& spec, const json& bindings, const std::string& key) {
     const auto name = spec.at("tensor").at("name").get<std::string>();
-    const auto& binding = named(bindings, "port", name, "binding for the port");
-    return Port{name, key, largest(spec.at("tensor")), binding.at("tensor").get<std::string>(),
-                binding.at("shape").get<std::vector<std::int64_t>>(), binding.at("dtype").get<std::string>(),
-                spec.value("kind", "feature")};
+    const auto& found = named(bindings, "port", name, "binding for the port");
+    const Binding binding = {name, found.at("tensor").get<std::string>(), found.at("dtype").get<std::string>(),
+                             found.at("shape").get<std::vector<std::int64_t>>()};
+    return Port{name, key, largest(spec.at("tensor")), binding, spec.value("kind", "feature")};
   };
   const auto name = stage.at("name").get<std::string>();
   std::vector<Port> inputs, outputs;
@@ -128,9 +117,24 @@ Pipeline::Stage Pipeline::open(const Bundle& bundle, const json& stage, const st
   for (const auto& spec : stage.at("outputs"))
     outputs.push_back(port(spec, candidate.at("outputs"), ""));
   for (auto& output : outputs) output.key = (output.kind == "state" ? "~" : "/") + name + "." + output.name;
-  const auto data = bundle.read(candidate.at("file").get<std::string>());
-  return {name, stage.value("modality", ""), std::move(inputs), std::move(outputs),
-          Ort::Session(env_, data.data(), data.size(), options_)};
+  const auto backend = candidate.at("backend").get<std::string>(), file = candidate.at("file").get<std::string>();
+  const auto opener = openers().find(backend);
+  if (opener == openers().end()) {
+    std::string known;
+    for (const auto& [other, _] : openers()) known += (known.empty() ? "" : ", ") + other;
+    throw Error("the stage '" + name + "' needs the backend '" + backend +
+                "', which this program was not built with: it has " + known);
+  }
+  if (!ends_with(file, opener->second.suffix))
+    throw Error("the backend '" + backend + "' does not open '" + file + "': its files end with " +
+                opener->second.suffix);
+  const auto bindings = [](const std::vector<Port>& ports) {
+    std::vector<Binding> found;
+    for (const auto& one : ports) found.push_back(one.binding);
+    return found;
+  };
+  auto opened = opener->second.open(bundle.read(file), bindings(inputs), bindings(outputs), threads);
+  return {name, stage.value("modality", ""), std::move(inputs), std::move(outputs), std::move(opened)};
 }
 
 Values Pipeline::preprocess(const std::string& name, std::string raw) const {
@@ -203,37 +207,25 @@ Values Pipeline::run(const Values& values, const std::vector<std::string>& prese
 }
 
 Values Pipeline::compute(Stage& stage, const Values& pool) {
-  const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-  std::vector<Tensor> feeds;
-  std::vector<Ort::Value> inputs;
-  std::vector<const char*> input_names, output_names;
-  feeds.reserve(stage.inputs.size());  // ONNX Runtime reads from these very buffers
+  Values feeds, results;
   for (const auto& port : stage.inputs) {
     const auto found = pool.find(port.key);
     if (found == pool.end()) throw Error("the stage '" + stage.name + "' needs '" + port.key + "', which is missing");
     const auto& value = found->second;
-    auto shape = port.file_shape;
-    bool fits = shape.size() == value.shape.size() && value.dtype == port.file_dtype;
+    auto shape = port.binding.shape;
+    bool fits = shape.size() == value.shape.size() && value.dtype == port.binding.dtype;
     for (std::size_t axis = 0; fits && axis < shape.size(); ++axis) {
       if (shape[axis] < 0) shape[axis] = value.shape[axis];
       fits = value.shape[axis] == shape[axis] || (axis > 0 && value.shape[axis] < shape[axis]);
     }
     if (!fits) throw Error("'" + port.key + "' does not fit the input '" + port.name + "' of '" + stage.name + "'");
-    feeds.push_back(shape == value.shape ? value : padded(value, shape));
-    auto& feed = feeds.back();
-    inputs.push_back(Ort::Value::CreateTensor(memory, feed.data.data(), feed.data.size(), feed.shape.data(),
-                                              feed.shape.size(), kTypes.at(feed.dtype).second));
-    input_names.push_back(port.tensor.c_str());
+    feeds[port.binding.tensor] = shape == value.shape ? value : padded(value, shape);
   }
-  for (const auto& port : stage.outputs) output_names.push_back(port.tensor.c_str());
-  auto answers = stage.session.Run(Ort::RunOptions{}, input_names.data(), inputs.data(), inputs.size(),
-                                   output_names.data(), output_names.size());
-  Values results;
-  for (std::size_t index = 0; index < answers.size(); ++index) {
-    const auto shape = answers[index].GetTensorTypeAndShapeInfo().GetShape();
-    const auto* data = static_cast<const char*>(answers[index].GetTensorRawData());
-    const auto& port = stage.outputs[index];
-    results[port.name] = {port.file_dtype, shape, std::string(data, elements(shape) * width(port.file_dtype))};
+  auto answers = stage.file->run(feeds);
+  for (const auto& port : stage.outputs) {
+    const auto found = answers.find(port.binding.tensor);
+    if (found == answers.end()) throw Error("the file of the stage '" + stage.name + "' gave no '" + port.name + "'");
+    results[port.name] = std::move(found->second);
   }
   return results;
 }

@@ -1,27 +1,15 @@
-// A rung of a bundle, opened with ONNX Runtime: raw inputs in, the model's outputs out.
+// A rung of a bundle, opened: raw inputs in, the model's outputs out.
 #pragma once
 
-#include <onnxruntime_cxx_api.h>
-
-#include <optional>
-
 #include "bundle.hpp"
+#include "stage_file.hpp"
 
 namespace edgefuse {
 
-// An array in C order. `data` holds the elements as the machine stores them (little-endian ones are assumed).
-struct Tensor {
-  std::string dtype;  // float32, uint8 or int32
-  std::vector<std::int64_t> shape;
-  std::string data;
-};
-
-// The tensor `name` of a modality, as a stage's source spells it: `image.pixels`, `text.length`.
-using Values = std::map<std::string, Tensor>;
-
+// Values are called as a stage's source spells them: the tensor of a modality `image.pixels`, its length `text.length`.
 class Pipeline {
  public:
-  // `rung`: the operating point; the bundle's default if empty.
+  // `rung`: the operating point; the bundle's default if empty. Each stage is opened by the opener of its backend.
   explicit Pipeline(const Bundle& bundle, const std::string& rung = "", int threads = 1);
 
   // Turns decoded input into the tensors of a modality:
@@ -38,24 +26,19 @@ class Pipeline {
   struct Port {
     std::string name, key;    // in the stage; in the pool of values
     Tensor zeros;             // of its type and largest shape
-    std::string tensor;       // in the file
-    std::vector<std::int64_t> file_shape;  // -1: any size
-    std::string file_dtype;
+    Binding binding;          // in the file
     std::string kind;         // of an output: feature, result or state
   };
   struct Stage {
     std::string name, modality;
     std::vector<Port> inputs, outputs;
-    Ort::Session session;
+    std::unique_ptr<StageFile> file;
   };
 
-  static Ort::Env silent_env();
-  Stage open(const Bundle& bundle, const json& stage, const std::string& candidate);
+  Stage open(const Bundle& bundle, const json& stage, const std::string& candidate, int threads);
   Values compute(Stage& stage, const Values& pool);
 
   json model_;
-  Ort::Env env_ = silent_env();
-  Ort::SessionOptions options_;
   std::vector<Stage> stages_;
   Values states_;  // outputs of the last run that the next one takes
 };

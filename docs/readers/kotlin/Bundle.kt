@@ -163,8 +163,10 @@ private val DEVICE = Regex("(con|prn|aux|nul|com[0-9]|lpt[0-9])(\\..*)?", RegexO
 class Bundle(path: File, digest: String? = null) {
     private val storage: Storage = if (path.isDirectory) FolderStorage(path.toPath()) else ArchiveStorage(path)
     private val files: Map<String, Pair<String, Long>>
+    private val backend: String?
     val digest: String
     val manifest: Fields
+    val candidates: List<Fields>
 
     init {
         checkListing()
@@ -179,11 +181,15 @@ class Bundle(path: File, digest: String? = null) {
         val decoder = Charsets.UTF_8.newDecoder().onMalformedInput(CodingErrorAction.REPORT)
         manifest = Fields.fields(Json.parse(decoder.decode(ByteBuffer.wrap(text)).toString()), "Manifest")
         val major = manifest.list("schema").first()
-        if (major != 1L) throw BundleException("manifest.json is of schema $major, and this reader knows 1")
-        manifest.only(
-            "schema", "target", "backend", "model", "stages", "candidates", "rungs", "default_rung", "golden", "files",
-            "provenance",
-        )
+        if (major !in setOf(1L, 2L)) {
+            throw BundleException("manifest.json is of schema $major, and this reader knows 1 and 2")
+        }
+        // Schema 1 has one backend for the whole bundle, and its schemes are objects, which nothing here looks into.
+        backend = if (major == 1L) manifest.text("backend") else null
+        manifest.only(*MANIFEST, *(if (backend == null) emptyArray() else arrayOf("backend")))
+        candidates = manifest.items("candidates", "Candidate").onEach {
+            it.only(*CANDIDATE, *(if (backend == null) arrayOf("backend", "accelerator", "exclude") else emptyArray()))
+        }
         files = manifest.items("files", "File").associate {
             it.only("path", "sha256", "size_bytes")
             it.text("path") to (it.text("sha256") to it.number("size_bytes"))
@@ -195,6 +201,9 @@ class Bundle(path: File, digest: String? = null) {
             throw BundleException("the file '${it.key}' is missing or of another size than the manifest says")
         }
     }
+
+    /** Returns the name of the runtime that opens a candidate's file. */
+    fun backend(candidate: Fields): String = backend ?: candidate.text("backend")
 
     /** Returns the bytes of a listed file after comparing them with the manifest. Use these bytes, not the path. */
     fun read(path: String): ByteArray {
@@ -218,11 +227,18 @@ class Bundle(path: File, digest: String? = null) {
             if (size > MAX_FILE - 1) throw BundleException("the file '$path' is too large")
         }
         OWN.firstOrNull { it !in storage.sizes }?.let { throw BundleException("the bundle has no $it") }
-        if (storage.sizes.getValue("manifest.json") > 16 shl 20) throw BundleException("manifest.json is too large")
+        if (storage.sizes.getValue("manifest.json") > 4 shl 20) throw BundleException("manifest.json is too large")
     }
 
     private companion object {
         val OWN = setOf("manifest.json", "manifest.sha256")
+        val MANIFEST = arrayOf(
+            "schema", "target", "model", "stages", "candidates", "rungs", "default_rung", "golden", "files", "provenance",
+        )
+        val CANDIDATE = arrayOf(
+            "id", "stage", "target", "scheme", "file", "sha256", "size_bytes", "inputs", "outputs", "opset", "tolerance",
+            "pruning", "plan",
+        )
 
         fun sha256(data: ByteArray): String =
             MessageDigest.getInstance("SHA-256").digest(data).joinToString("") { "%02x".format(it) }

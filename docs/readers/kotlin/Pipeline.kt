@@ -42,14 +42,21 @@ interface StageFile : AutoCloseable {
 }
 
 /**
+ * A runtime.
+ *
+ * @param suffix the end of the names of files that it opens, in lower case.
+ * @param open opens a file from its bytes.
+ */
+class Opener(val suffix: String, val open: (ByteArray, List<Binding>, List<Binding>) -> StageFile)
+
+/**
  * A rung of a bundle: raw inputs in, the model's outputs out. Not safe for concurrent calls.
  *
  * @param rung the operating point; the bundle's default if null.
- * @param open opens a file from its bytes: `::LiteRtStage` on Android.
+ * @param openers the runtimes by backend: `mapOf("tflite" to Opener(".tflite", ::LiteRtStage))` on Android. Each stage
+ * is opened by that of its file.
  */
-class Pipeline(
-    bundle: Bundle, rung: String? = null, open: (ByteArray, List<Binding>, List<Binding>) -> StageFile,
-) : AutoCloseable {
+class Pipeline(bundle: Bundle, rung: String? = null, private val openers: Map<String, Opener>) : AutoCloseable {
     private class Port(val name: String, val key: String, val largest: Tensor, val binding: Binding, val kind: String)
 
     private class Stage(
@@ -68,17 +75,14 @@ class Pipeline(
         }
         val name = rung ?: manifest.text("default_rung")
         val chosen = named(manifest.items("rungs", "Rung"), "name", name, "rung").texts("candidates")
-        val candidates = manifest.items("candidates", "Candidate")
         stages = manifest.items("stages", "Stage").map { stage ->
             stage.only("name", "role", "inputs", "outputs", "modality")
             val id = chosen[stage.text("name")] ?: throw BundleException("the rung '$name' lacks a stage")
-            opened(bundle, stage, named(candidates, "id", id, "candidate"), open)
+            opened(bundle, stage, named(bundle.candidates, "id", id, "candidate"))
         }
     }
 
-    private fun opened(
-        bundle: Bundle, stage: Fields, candidate: Fields, open: (ByteArray, List<Binding>, List<Binding>) -> StageFile,
-    ): Stage {
+    private fun opened(bundle: Bundle, stage: Fields, candidate: Fields): Stage {
         val name = stage.text("name")
         val inputs = stage.items("inputs", "StageInput").map { port(it, candidate.items("inputs", "Binding"), keyOf(it)) }
         val outputs = stage.items("outputs", "StageOutput").map {
@@ -86,8 +90,16 @@ class Pipeline(
             val tensor = it.item("tensor", "Tensor").text("name")
             port(it, candidate.items("outputs", "Binding"), (if (state) "~" else "/") + "$name.$tensor")
         }
-        val data = bundle.read(candidate.text("file"))
-        val file = open(data, inputs.map(Port::binding), outputs.map(Port::binding))
+        val path = candidate.text("file")
+        val backend = bundle.backend(candidate)
+        val opener = openers[backend] ?: throw BundleException(
+            "the stage '$name' needs the backend '$backend', which this app does not have: it has " +
+                openers.keys.sorted().joinToString(),
+        )
+        if (!path.lowercase().endsWith(opener.suffix)) {
+            throw BundleException("the backend '$backend' does not open '$path': its files end with ${opener.suffix}")
+        }
+        val file = opener.open(bundle.read(path), inputs.map(Port::binding), outputs.map(Port::binding))
         return Stage(name, stage.text("modality", ""), inputs, outputs, file)
     }
 

@@ -5,5 +5,6 @@
 - `toolchain`: a target's tools, which make the files;
 - `golden`: the golden table: every file against torch;
 - `target_data`: what calibrates a target's candidates, and what they answer;
+- `joined`: the candidates of a joined target;
 - `build`: the candidates of all targets, made by workers.
 """

@@ -18,7 +18,7 @@ FLOAT = Scheme(name="float")
 
 @dataclass(frozen=True)
 class Built:
-    """A stage's file for one target, pruning and scheme."""
+    """A stage's file for one target, pruning and scheme; `joined` if it stands among files of other targets."""
 
     target: str
     stage: str
@@ -31,11 +31,18 @@ class Built:
     opset: str
     pruning: Pruning | None = None
     plan: BuildPlan | None = None
+    joined: bool = False
 
     @property
     def id(self) -> str:
-        """The candidate's name within its target, such as `text_encoder.structured50.dynamic_wi8_af32`."""
-        return candidate_id(self.stage, self.pruning, self.scheme)
+        """The candidate's name within its bundle, such as `text_encoder.structured50.dynamic_wi8_af32`."""
+        name = candidate_id(self.stage, self.pruning, self.scheme)
+        return joined_id(name, self.target) if self.joined else name
+
+    @property
+    def label(self) -> str:
+        """The scheme, with the target where there are several."""
+        return joined_id(self.scheme.id, self.target) if self.joined else self.scheme.id
 
     @property
     def form(self) -> tuple[str, str]:
@@ -109,6 +116,11 @@ class FileRunner:
     def session(self) -> Session:
         """Open the file."""
         return self.built.open(self.backend, self.threads)
+
+
+def joined_id(name: str, target: str) -> str:
+    """Return the name of a target's candidate where it stands among those of others."""
+    return f"{name}@{target}"
 
 
 def candidate_id(stage: str, pruning: Pruning | None, scheme: Scheme) -> str:

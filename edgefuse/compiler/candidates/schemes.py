@@ -24,7 +24,7 @@ def check_schemes(recipe: Recipe, stages: Sequence[StageSpec]) -> None:
     Raises:
         RecipeError: naming the stage and the closest scheme that there is.
     """
-    for target in recipe.compile.targets if recipe.schemes else ():
+    for target in recipe.compile.members if recipe.schemes else ():
         quantizer: Quantizer = registry.create("quantizers", target)
         for stage in stages:
             wanted_schemes(quantizer, stage, recipe.search.objective, recipe.schemes, recipe.compile.device)

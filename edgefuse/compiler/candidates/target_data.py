@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice
 
-from edgefuse.bundle.manifest import Tolerance
+from edgefuse.bundle.manifest import Tolerance, members
 from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import StageSpec, subset_name
 from edgefuse.compiler.candidates.built import Built, FileRunner
@@ -73,7 +73,7 @@ class TargetData:
     @cached_property
     def toolchains(self) -> dict[str, Toolchain]:
         """The tools of the target, or of each that it joins, by name."""
-        return {name: Toolchain.of(name, self.material.cache) for name in self.candidates.target.split("+")}
+        return {name: Toolchain.of(name, self.material.cache) for name in members(self.candidates.target)}
 
     @property
     def tools(self) -> Toolchain:

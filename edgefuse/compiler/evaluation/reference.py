@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from edgefuse.bundle.spec import ModelSpec
 from edgefuse.compiler.evaluation.inductor import building
-from edgefuse.compiler.recipe.factory import staying_here, users_code
+from edgefuse.compiler.recipe.factory import imported, staying_here, users_code
 from edgefuse.errors import ModelError
 from edgefuse.measure.latency import Interleaved
 from edgefuse.models.fusion import FusionModel
@@ -162,21 +160,8 @@ def open_reference(factory: str, threads: int = 1) -> TorchReference:
     Raises:
         ModelError: if the factory cannot be imported or called, or returns no model.
     """
-    module_name, _, attribute = factory.partition(":")
-    if not module_name or not attribute.isidentifier():
-        raise ModelError(
-            "the factory of a reference has no module or no callable", got=repr(factory), expected="'module:callable'"
-        )
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    build = imported(factory, Path.cwd(), kind=ModelError)
     with staying_here(), users_code(f"the factory '{factory}' failed", ModelError):
-        try:
-            build = getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ModelError(
-                f"the factory '{factory}' cannot be imported", got=str(error), fix="call from the folder of the module"
-            ) from error
         model = build() if callable(build) else build
     if not isinstance(model, nn.Module):
         raise ModelError(

@@ -20,34 +20,41 @@ def call_factory(recipe_path: Path, reference: str) -> Any:
     Raises:
         RecipeError: if it cannot be imported or called.
     """
-    module_name, _, attribute = reference.partition(":")
-    if not module_name or not attribute.isidentifier():
-        raise RecipeError(
-            f"a factory in {recipe_path} has no module or no callable",
-            got=repr(reference),
-            expected="'module:callable'",
-        )
-    folder = str(recipe_path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    with staying_here(), users_code(f"importing the module '{module_name}' of {recipe_path} failed"):
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError as error:
-            raise RecipeError(
-                f"cannot import the factory '{reference}' of {recipe_path}",
-                got=shown(spoken(error)),
-                fix=f"put the module beside the recipe ({folder}) or install it",
-            ) from error
-    factory = getattr(module, attribute, None)
-    if factory is None:
-        raise RecipeError(f"the module '{module_name}' has no '{attribute}'", fix="correct the factory in the recipe")
+    factory = imported(reference, recipe_path.resolve().parent, f" of {recipe_path}")
     if not callable(factory):
         raise RecipeError(
             f"the factory '{reference}' cannot be called", got=type(factory).__name__, expected="a callable"
         )
     with staying_here(), users_code(f"the factory '{reference}' of {recipe_path} failed"):
         return factory()
+
+
+def imported(reference: str, folder: Path, whose: str = "", kind: type[EdgefuseError] = RecipeError) -> Any:
+    """Return what `module:callable` names; whether it can be called is not looked at.
+
+    Args:
+        reference: module and name.
+        folder: that is searched first.
+        whose: reference it is, for the error: " of recipe.toml".
+        kind: of the error where there is no such thing, or the module raises.
+    """
+    module_name, _, attribute = reference.partition(":")
+    if not module_name or not attribute.isidentifier():
+        raise kind(f"a factory{whose} has no module or no callable", got=repr(reference), expected="'module:callable'")
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    with staying_here(), users_code(f"importing the module '{module_name}'{whose} failed", kind):
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise kind(
+                f"cannot import the factory '{reference}'{whose}",
+                got=shown(spoken(error)),
+                fix=f"put the module into {folder}, or install it",
+            ) from error
+    if not hasattr(module, attribute):
+        raise kind(f"the module '{module_name}' has no '{attribute}'", fix="correct the name of the factory")
+    return getattr(module, attribute)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import msgspec
 import tomllib
 
 from edgefuse import registry
-from edgefuse.bundle.manifest import PruningStep
+from edgefuse.bundle.manifest import PruningStep, members
 from edgefuse.bundle.spec import Record
 from edgefuse.compiler.search.figures import Limits, Objective
 from edgefuse.device.device import TIMEOUT_SECONDS, checked_timeout, device_of
@@ -52,7 +52,7 @@ class CompileSection(Record, frozen=True, kw_only=True):
     """The section `[compile]`: targets and machine.
 
     Attributes:
-        targets: one bundle each.
+        targets: one bundle each. Targets joined by `+` give one bundle whose stages may run in different runtimes.
         threads: that latency is measured and judged with.
         device: what the bundles are for: this `host`, or `arm64`. For another architecture than this machine's there
             are schemes of its own, and a cost stands in for latency unless a device of that kind measures.
@@ -61,6 +61,11 @@ class CompileSection(Record, frozen=True, kw_only=True):
     targets: tuple[str, ...] = ("onnx",)
     threads: int = 1
     device: str = "host"
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """All targets whose files are made: those named, and those that joined ones join."""
+        return tuple(dict.fromkeys(member for target in self.targets for member in members(target)))
 
 
 class DeviceSection(Record, frozen=True, kw_only=True):
@@ -287,9 +292,18 @@ def check(path: Path, recipe: Recipe) -> None:
     _check_pruning(path, recipe)
     _check_recovery(path, recipe.recover)
     for target in wanted.targets:
-        if target not in known:
+        if unknown := [name for name in members(target) if name not in known]:
             raise RecipeError(
-                f"[compile] targets in {path} names an unknown target", got=repr(target), expected=" or ".join(known)
+                f"[compile] targets in {path} names an unknown target",
+                got=repr(unknown[0]),
+                expected=f"{' or '.join(known)}, or several of them joined by '+'",
+            )
+        if target != (spelled := "+".join(sorted(set(members(target))))):
+            raise RecipeError(
+                f"[compile] targets in {path} joins targets in another way than one",
+                got=repr(target),
+                expected=repr(spelled),
+                fix="name each once, in alphabetical order",
             )
     if not wanted.targets or len(set(wanted.targets)) != len(wanted.targets):
         raise RecipeError(

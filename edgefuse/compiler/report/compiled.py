@@ -45,8 +45,9 @@ class Compiled:
 
     @property
     def rows(self) -> list[GoldenRow]:
-        """How every file did on the golden inputs."""
-        return [checked.row for result in self.results.values() for checked in result.data.candidates.checked.values()]
+        """How every file did on the golden inputs, once however many bundles hold it."""
+        checked = (one for result in self.results.values() for one in result.data.candidates.checked.values())
+        return list({(one.row.target, one.row.candidate): one.row for one in checked}.values())
 
     def figure(self, target: str, candidate: str) -> StageFigure:
         """Return the figures of a candidate alone."""

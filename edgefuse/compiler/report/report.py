@@ -163,4 +163,4 @@ def _gain(measured: Ratio) -> Gain:
 def _choice(made: Compiled, target: str, candidate: str) -> StageChoice:
     built = made.results[target].built[candidate]
     name = built.pruning.id if built.pruning else ""
-    return StageChoice(scheme=built.scheme.id, pruned=removed(built.pruning), pruning=name)
+    return StageChoice(scheme=built.label, pruned=removed(built.pruning), pruning=name)

@@ -29,7 +29,7 @@ def _judged(made: Compiled, target: str) -> list[JudgedReport]:
     return [
         JudgedReport(
             target=target,
-            stages={stage: result.built[c].scheme.id for stage, c in one.candidates.items()},
+            stages={stage: result.built[c].label for stage, c in one.candidates.items()},
             candidates=dict(one.candidates),
             p50=one.p50,
             size_bytes=one.size_bytes,
@@ -78,7 +78,7 @@ def _candidate(made: Compiled, target: str, figure: StageFigure, floats: Mapping
         target=target,
         stage=figure.stage,
         candidate=figure.candidate,
-        scheme=figure.scheme,
+        scheme=built.label,
         p50=figure.p50,
         float_p50=twin.p50,
         speedup=Gain.of(figure.speedup, figure.speedup_ci95, figure.pressure.busy),

@@ -8,6 +8,8 @@ from edgefuse.compiler.report.compiled import Compiled
 from edgefuse.compiler.report.format import verdict
 from edgefuse.compiler.report.schema import BundleReport, Report
 from edgefuse.compiler.report.timings import busy
+from edgefuse.compiler.rungs.final import RungTiming
+from edgefuse.compiler.rungs.mixing import is_alternative
 from edgefuse.compiler.timing import is_emulated
 from edgefuse.compiler.timing.proxy import ARM_CORE, JETSON
 from edgefuse.measure.latency import BURST, SETTLE
@@ -89,44 +91,65 @@ def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
             if timing.ci95[0] <= 1 and rung.candidates != made.results[target].floats:
                 gain = f"not {'faster' if timed else 'cheaper'} than float ({timing.ratio:.2f} times)"
                 found.append(f"{target}, {rung.name}: {gain}; smaller only.")
+    found += [sentence for target in made.rungs if (sentence := _price(made, target))]
     for bundle in bundles:
         missed = [constraint for constraint in bundle.constraints if constraint.excess > 0]
         found += [f"{bundle.target}, {constraint.rung}: {verdict(constraint)}." for constraint in missed]
     return tuple(found)
 
 
-_COLUMNS = "{:8} {:9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>10}"
+def _price(made: Compiled, target: str) -> str:
+    """Say what it costs that the stages of a joined target may run in several runtimes; empty for a plain one."""
+    result, rung, times = made.results[target], made.default(target), made.timings.rungs[target]
+    if not result.parts:
+        return ""
+    others = {name: time for name, time in times.items() if is_alternative(name)}
+    best = min(others, key=lambda name: others[name].p50, default="")
+    where = ", ".join(f"{stage} in {result.built[one].target}" for stage, one in rung.candidates.items())
+    mixes = f"mixes them ({where})" if result.mixes(rung.candidates) else "runs in one, since mixing is not 3 % faster"
+    needs = ", ".join(f"{name} {version}" for name, version in result.machine.runtimes.items())
+    return f"{target}: its runtimes ({needs}) must all be installed for all rungs; the rung '{rung.name}' {mixes}." + (
+        f" {_cost(times[rung.name])}, against {_cost(others[best])} of {best}, the best in one runtime." if best else ""
+    )
+
+
+def _cost(time: RungTiming) -> str:
+    """Spell what a rung takes: time, peak memory and start of a process."""
+    figure = time.figure
+    if figure is None:
+        return f"cost {time.p50:.2f}"
+    memory = f", {figure.peak_rss_bytes / 1e6:.0f} MB of peak memory" if figure.peak_rss_bytes else ""
+    start = f", {time.cold_start_ms:.0f} ms to the first answer" if time.cold_start_ms else ""
+    return f"{figure.p50_ms:.2f} ms{memory}{start}"
+
+
+_COLUMNS = "{:{width}} {:9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>10}"
 
 
 def summary(report: Report) -> str:
     """Return the main table as text."""
     reference = report.reference
+    width = max(8, max((len(bundle.target) for bundle in report.bundles), default=0))
+    unit = "p50 ms" if report.unit == "ms" else "cost"
+    header = ("target", "rung", unit, "x torch", "x float", "size kB", "smaller", "worst drop")
     lines = [
-        _COLUMNS.format(
-            "target",
-            "rung",
-            "p50 ms" if report.unit == "ms" else "cost",
-            "x torch",
-            "x float",
-            "size kB",
-            "smaller",
-            "worst drop",
-        ),
-        _line("torch", "fp32", reference.p50_ms, reference.size_bytes),
+        _COLUMNS.format(*header, width=width),
+        _line(width, "torch", "fp32", reference.p50_ms, reference.size_bytes),
     ]
     for bundle in report.bundles:
-        lines.append(_line(bundle.target, "float", bundle.float_p50, bundle.float_size_bytes))
+        lines.append(_line(width, bundle.target, "float", bundle.float_p50, bundle.float_size_bytes))
         for rung in bundle.rungs:
             lost = max(reference.accuracy[subset] - rung.accuracy[subset] for subset in rung.accuracy)
             both = (rung.speedup, rung.speedup_over_float)
             gains = [f"{gain.ratio:.2f}{'*' * gain.marked}" if gain else "-" for gain in both]
             rest = (*gains, f"{rung.size_ratio:.2f}", f"{100 * lost:.2f} pt")
-            lines.append(_line(bundle.target, rung.name, rung.p50, rung.size_bytes, *rest))
+            lines.append(_line(width, bundle.target, rung.name, rung.p50, rung.size_bytes, *rest))
     seen = [f"BUSY, not to be trusted (*): {one}" for one in busy(report.timings)]
     return "\n".join([*lines, "", *seen, *(f"note: {note}" for note in report.notes)])
 
 
 def _line(
+    width: int,
     target: str,
     rung: str,
     p50: float | None,
@@ -137,4 +160,6 @@ def _line(
     lost: str = "",
 ) -> str:
     took = "-" if p50 is None else f"{p50:.2f}"
-    return _COLUMNS.format(target, rung, took, over, own, f"{size_bytes / 1e3:.0f}", smaller, lost).rstrip()
+    return _COLUMNS.format(
+        target, rung, took, over, own, f"{size_bytes / 1e3:.0f}", smaller, lost, width=width
+    ).rstrip()

@@ -51,10 +51,14 @@ class RungTiming(Record, frozen=True, kw_only=True):
 
     There is a measured `figure`, or a counted `cost` where no device was measured. There is no `speedup` over the
     reference where that did not run on the same machine.
+
+    Attributes:
+        cold_start_ms: from nothing to the first answer in a fresh process, where that was measured.
     """
 
     figure: Figure | None = None
     cost: float | None = None
+    cold_start_ms: float | None = None
     speedup: Ratio | None
     speedup_over_float: Ratio
 
@@ -140,6 +144,7 @@ def time_rungs(subject: Subject, drafts: Sequence[DraftRung], timer: Timer, note
         rungs[draft.target][draft.name] = RungTiming(
             figure=time.figure,
             cost=time.cost,
+            cold_start_ms=time.cold_start_ms,
             speedup=Ratio.of(time.speedup) if time.speedup else None,
             speedup_over_float=Ratio.of(time.speedup_over_float),
         )

@@ -18,12 +18,17 @@ from edgefuse.compiler.timing.figures import figures
 
 @dataclass(frozen=True)
 class TargetResult:
-    """A target's candidates, the figures of each alone, stage by stage, and the result of the search."""
+    """A target's candidates, the figures of each alone, stage by stage, and the result of the search.
+
+    Attributes:
+        parts: the results of the targets that it joins; empty for a plain one.
+    """
 
     data: TargetData
     machine: Machine
     figures: Sequence[StageFigure]
     found: Found
+    parts: Sequence[TargetResult] = ()
 
     @property
     def target(self) -> str:
@@ -46,12 +51,27 @@ class TargetResult:
         return sum(sizes[candidate] for candidate in combination.values())
 
     @property
+    def float_p50(self) -> float:
+        """The sum of the float files' medians."""
+        return sum(figure.p50 for figure in self.figures if figure.is_float)
+
+    def mixes(self, combination: Combination) -> bool:
+        """Tell whether a combination runs in more than one runtime."""
+        return len({self.built[candidate].target for candidate in combination.values()}) > 1
+
+    @property
     def floats(self) -> Combination:
         """The combination of the float files."""
         return {figure.stage: figure.candidate for figure in self.figures if figure.is_float}
 
 
-def searched(data: TargetData, timer: Timer, machine: Machine, note: Callable[[str], None]) -> TargetResult:
+def searched(
+    data: TargetData,
+    timer: Timer,
+    machine: Machine,
+    note: Callable[[str], None],
+    parts: Sequence[TargetResult] = (),
+) -> TargetResult:
     """Measure a target's candidates, each alone, and search among their combinations.
 
     Args:
@@ -59,6 +79,7 @@ def searched(data: TargetData, timer: Timer, machine: Machine, note: Callable[[s
         timer: compares them, while no worker runs.
         machine: what it measures on.
         note: is told what is going on.
+        parts: the results of the targets that it joins, if it does.
 
     Raises:
         MeasureError, BackendError: if candidates cannot be timed.
@@ -89,4 +110,4 @@ def searched(data: TargetData, timer: Timer, machine: Machine, note: Callable[[s
         leaves=[stage.name for stage in subject.specs if is_leaf(stage)],
     )
     note(f"{target}: search")
-    return TargetResult(data, machine, measured, search.run())
+    return TargetResult(data, machine, measured, search.run(), parts)

@@ -15,6 +15,7 @@ from edgefuse.bundle.writer import write_bundle
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.rungs.assemble import Assembly, plain_rung
 from edgefuse.compiler.rungs.final import RungAccuracy, RungTiming, TestSplit, Timings, time_rungs
+from edgefuse.compiler.rungs.mixing import alternatives, settle
 from edgefuse.compiler.rungs.result import TargetResult
 from edgefuse.compiler.search import Combination
 from edgefuse.compiler.search.frontier import NAMES, ladder, objective_of, reduced
@@ -47,9 +48,10 @@ class Finished:
 
 
 def choose(result: TargetResult) -> dict[str, Combination]:
-    """Return the rungs that a search gives, the default one first."""
+    """Return the rungs that a search gives, the default one first; for a joined target those of its members, too."""
     found, objective = result.found, result.data.material.subject.recipe.search.objective
-    return {rung: one.candidates for rung, one in ladder(found.judged, found.winners, default=objective)}
+    chosen = {rung: one.candidates for rung, one in ladder(found.judged, found.winners, default=objective)}
+    return chosen | alternatives(result, {part.target: choose(part) for part in result.parts})
 
 
 def finish(result: TargetResult, test: TestSplit) -> Finished:
@@ -116,6 +118,7 @@ def _never_slower(finished: Sequence[Finished], timings: Timings, test: TestSpli
     rungs = {target: dict(of_target) for target, of_target in timings.rungs.items()}
     for f in finished:
         here, chosen, accuracies = rungs[f.target], dict(f.assembly.chosen), dict(f.accuracies)
+        settle(f.assembly.result, chosen, accuracies, here)
         floats = f.assembly.result.floats
         if chosen.get(_FAST, floats) != floats and _slow(here[_FAST]):
             logger.warning("%s: no combination is faster than float end to end", f.target)

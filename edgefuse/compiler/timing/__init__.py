@@ -39,7 +39,7 @@ def timer_of(recipe: Recipe) -> Timer:
     """
     if recipe.device.uri is not None:
         return Remote(recipe.device.uri, recipe.device.python, recipe.device.timeout_seconds)
-    emulated = [target for target in recipe.compile.targets if is_emulated(_backend_of(target))]
+    emulated = [target for target in recipe.compile.members if is_emulated(_backend_of(target))]
     if emulated:
         return _for_the_gpu(recipe, emulated)
     own = processor().architecture
@@ -63,7 +63,7 @@ def _backend_of(target: str) -> Backend:
 
 def _for_the_gpu(recipe: Recipe, emulated: Sequence[str]) -> Timer:
     """Return the timer where there is no GPU, for targets that need one."""
-    if list(recipe.compile.targets) != list(emulated):
+    if list(recipe.compile.members) != list(emulated):
         raise RecipeError(
             "[compile] targets cannot be compared with each other",
             got=f"{', '.join(recipe.compile.targets)} on a host without a GPU",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgefuse.bundle.manifest import Machine
 from edgefuse.bundle.spec import StageSpec
@@ -52,5 +52,6 @@ class Here:
         times: dict[str, RungTime] = {}
         for draft in drafts:
             start = cold_start(draft.bundle, inputs[0], rung=draft.name, threads=threads, backend=None)
-            times[draft.key] = RungTime.of(latencies, draft, start.peak_rss_bytes)
+            measured = RungTime.of(latencies, draft, start.peak_rss_bytes)
+            times[draft.key] = replace(measured, cold_start_ms=start.total_ms)
         return RungTimes(latencies.p50_ms(REFERENCE), times, latencies.pressure)

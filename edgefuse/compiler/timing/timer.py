@@ -103,12 +103,16 @@ class DraftRung:
 
 @dataclass(frozen=True)
 class RungTime:
-    """A measured `figure` or a counted `cost`, and how many times faster than float stages and the torch reference."""
+    """A measured `figure` or a counted `cost`, and how many times faster than float stages and the torch reference.
+
+    `cold_start_ms` is the time to the first answer of a fresh process, where that was measured.
+    """
 
     speedup_over_float: Interval
     speedup: Interval | None = None
     figure: Figure | None = None
     cost: float | None = None
+    cold_start_ms: float | None = None
 
     @classmethod
     def of(cls, latencies: Latencies, draft: DraftRung, peak_rss_bytes: int) -> RungTime:

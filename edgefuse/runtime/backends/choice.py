@@ -7,7 +7,7 @@ from dataclasses import replace
 from edgefuse import registry
 from edgefuse.bundle.manifest import Candidate, Manifest
 from edgefuse.errors import BackendError
-from edgefuse.runtime.backends.backend import Backend, Session, SessionOptions, versions_of
+from edgefuse.runtime.backends.backend import Backend, Session, SessionOptions
 
 NOTHING = "null"
 """The backend that runs nothing."""
@@ -65,14 +65,6 @@ class Backends:
         """
         options = replace(options, plan=candidate.plan)
         return self.of(candidate).open(data, candidate.inputs, candidate.outputs, options)
-
-    def versions(self) -> dict[str, str]:
-        """Return the versions of all runtimes, by distribution name.
-
-        Raises:
-            MissingExtraError: if one is not installed.
-        """
-        return versions_of(map(self._get, self.names))
 
     def _get(self, name: str) -> Backend:
         if name not in self._created:

@@ -10,11 +10,13 @@ import copy
 import functools
 import hashlib
 import io
+import itertools
 import json
 import os
 import random
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,21 +42,31 @@ _SHAPES: tuple[Any, ...] = (
     *([1], [1, 8], [], [1] * 9, [2**40] * 8, [1, {"dim": "bounded", "max": 8}]),
     *([1, {"dim": "bucketed", "sizes": [8, 9]}], [1, {"dim": "bucketed", "sizes": []}], [1, {"dim": "other"}]),
 )
+_BACKENDS = ("onnx", "tflite", "tensorrt", "null", "abacus", "")
+_SCHEMES: tuple[Any, ...] = (
+    *("float", "static_wi8_ai8.u8", "dynamic_wi3_af16.new", "float.", ".float", "a_w_a", "a" + ".b" * 80),
+    *({"name": "float"}, {"name": "float", "aware": True}, {"name": "other"}, {"name": "float", "exclude": ["*"]}),
+)
+OLD = Path(__file__).parents[2] / "bundle" / "data" / "tiny-1.2.edgefuse"
 _LABELS = (["\x1b[2J", "a\nb", "\u202e"], ["", "", ""], ["x" * 10**6, "y", "z"], ["a"])
 
 
 def attempts(rng: random.Random, folder: Path) -> Iterator[Attempt]:
-    """Yield edits of every kind, in turn."""
+    """Yield edits of every kind, in turn, of a manifest of today and of one of schema 1."""
     write_bundle(folder / "tiny", tiny.manifest(), tiny.contents())
-    data = (folder / "tiny" / "manifest.json").read_bytes()
-    yield Attempt("untouched", functools.partial(check, folder, data, taken=True))
-    makers: tuple[Callable[[random.Random, Json], tuple[str, Any]], ...] = (json_edits.edited, wired, grown, consistent)
-    while True:
+    with zipfile.ZipFile(OLD) as archive:
+        archive.extractall(folder / "tiny-1")
+    texts = {name: (folder / name / "manifest.json").read_bytes() for name in ("tiny", "tiny-1")}
+    for name, data in texts.items():
+        yield Attempt(f"{name} untouched", functools.partial(check, folder / name, data, taken=True))
+    makers: tuple[Callable[[random.Random, Json], tuple[str, Any]], ...]
+    makers = (json_edits.edited, wired, grown, consistent, runtimes)
+    for name in itertools.cycle(("tiny", "tiny", "tiny-1")):
         for maker in makers:
-            what, changed = maker(rng, json.loads(data))
-            yield Attempt(what, functools.partial(check, folder, json_edits.dumped(changed)))
-        what, text = json_edits.damaged(rng, data)
-        yield Attempt(what, functools.partial(check, folder, text))
+            what, changed = maker(rng, json.loads(texts[name]))
+            yield Attempt(f"{name}: {what}", functools.partial(check, folder / name, json_edits.dumped(changed)))
+        what, text = json_edits.damaged(rng, texts[name])
+        yield Attempt(f"{name}: {what}", functools.partial(check, folder / name, text))
 
 
 def wired(rng: random.Random, manifest: Json) -> tuple[str, Json]:
@@ -166,11 +178,28 @@ def consistent(rng: random.Random, manifest: Json) -> tuple[str, Json]:
     return f"other {kind}", manifest
 
 
-def check(folder: Path, data: bytes, *, taken: bool = False) -> None:
+def runtimes(rng: random.Random, manifest: Json) -> tuple[str, Json]:
+    """Give files other targets, backends, accelerators and schemes, and fields of the other schema."""
+    candidate, notes = rng.choice(manifest["candidates"]), []
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        kind = rng.choice(("target", "backend", "accelerator", "scheme", "exclude", "schema"))
+        place = rng.choice((candidate, candidate, manifest))
+        if kind == "target":
+            place["target"] = rng.choice((*_BACKENDS, "onnx+tflite", "+", "onnx+onnx", *json_edits.STRINGS))
+        elif kind == "schema":
+            manifest["schema"] = rng.choice(([1, 2], [2, 0], [2, 9], [3, 0], [1], [], [2**64, 0]))
+        else:
+            values = {"backend": _BACKENDS, "accelerator": ("cpu", "gpu", "a b"), "scheme": _SCHEMES}
+            place[kind] = rng.choice((*values.get(kind, ([], ["*"] * 1025, ["x"])), *json_edits.STRINGS))
+        notes.append(kind)
+    return f"other {', '.join(notes)} of {candidate['id']}", manifest
+
+
+def check(bundle: Path, data: bytes, *, taken: bool = False) -> None:
     """Read a bundle with this manifest; show it and predict with it, if it can be."""
-    path = folder / f"{os.getpid()}"
+    path = bundle.parent / f"{os.getpid()}"
     try:
-        shutil.copytree(folder / "tiny", path, copy_function=os.link)
+        shutil.copytree(bundle, path, copy_function=os.link)
         for name in ("manifest.json", "manifest.sha256"):
             (path / name).unlink()
         (path / "manifest.json").write_bytes(data)

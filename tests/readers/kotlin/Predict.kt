@@ -67,7 +67,10 @@ private class Server(vararg command: String) : AutoCloseable {
     }
 }
 
-/** PYTHON SERVER BUNDLE [--digest HEX] [--rung NAME] [MODALITY=FILE ...]: writes the first output, a number a line. */
+/**
+ * PYTHON SERVER BUNDLE [--digest HEX] [--rung NAME] [--backends A+B] [MODALITY=FILE ...]: writes the first output, a number
+ * a line. `--backends`: those that this program has; both if left out.
+ */
 fun main(arguments: Array<String>) {
     val (python, server, path) = arguments
     val options = HashMap<String, String>()
@@ -83,12 +86,20 @@ fun main(arguments: Array<String>) {
     }
     try {
         val bundle = Bundle(File(path), options["--digest"])
-        Server(python, server, bundle.manifest.text("backend")).use { runner ->
-            Pipeline(bundle, options["--rung"], runner::open).use { pipeline ->
+        val servers = HashMap<String, Server>() // each started for the first file that needs it
+        val openers = (options["--backends"] ?: "onnx+tflite").split('+').associateWith { backend ->
+            Opener(".$backend") { data, inputs, outputs ->
+                servers.getOrPut(backend) { Server(python, server, backend) }.open(data, inputs, outputs)
+            }
+        }
+        try {
+            Pipeline(bundle, options["--rung"], openers).use { pipeline ->
                 val values = inputs.flatMap { (name, raw) -> pipeline.preprocess(name, raw).entries }
                 val results = pipeline.run(values.associate { it.key to it.value }, inputs.keys)
                 results.values.first().floats().forEach(::println)
             }
+        } finally {
+            servers.values.forEach(Server::close)
         }
     } catch (error: BundleException) {
         System.err.println("error: ${error.message}.")
