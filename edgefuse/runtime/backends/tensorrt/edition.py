@@ -25,7 +25,7 @@ def _installed() -> ModuleType:
         if hasattr(module, "Builder"):
             return module
         missing = "TensorRT's libraries are not installed"  # the folder of type stubs imports as an empty package
-    raise ImportError(missing)
+    raise ImportError(missing, name=_FULL)
 
 
 if TYPE_CHECKING:
