@@ -43,7 +43,6 @@ def forms(name: str, stages: Mapping[str, TorchStage]) -> Iterator[TorchStage]:
     yield from stages.values()
     if name == "digits":
         yield pruned(stages["text_encoder"], NARROW)
-        yield pruned(stages["fusion"], NARROW)
         yield pruned(stages["image_encoder"], (tensorrt_build.SPARSE,))
     else:
         yield pruned(stages["text_encoder"], SHORT)
