@@ -220,7 +220,8 @@ def test_the_environments_hold_nothing_else(bare: Python) -> None:
 
 def test_every_module_imports_without_a_backend(bare: Python) -> None:
     of_onnx, of_tflite = ("onnx.api", "onnx.backend", "onnx.placement"), ("tflite.backend", "tflite.placement")
-    backends = (*of_onnx, *of_tflite, "tensorrt.api", "tensorrt.providers")
+    of_tensorrt = tuple(f"tensorrt.{name}" for name in ("edition", "build", "api", "providers"))
+    backends = (*of_onnx, *of_tflite, *of_tensorrt)
     vendors = tuple(f"edgefuse.runtime.backends.{name}" for name in backends)
     modules = [name for name in device_modules() if name not in vendors]
     assert "edgefuse.runtime.pipeline" in modules

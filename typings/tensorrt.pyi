@@ -1,5 +1,7 @@
 """What edgefuse uses of TensorRT's Python API, as the bindings of 10.3, 10.13 and 11.4 declare it.
 
+What is marked "for RTX" only TensorRT for RTX has (1.7); tests/export/test_tensorrt_builder.py calls it.
+
 The distribution tensorrt-stubs cannot be read by mypy as it is (it has parameters called `in`, and no py.typed);
 tests/runtime/test_tensorrt_types.py repairs a copy and holds the backend to it, so that nothing here is made up.
 """
@@ -56,7 +58,12 @@ class IHostMemory(Buffer):
 class IOptimizationProfile:
     def set_shape(self, input: str, min: Dims, opt: Dims, max: Dims) -> None: ...
 
+class ComputeCapability(Enum):  # for RTX
+    SM86 = ...
+
 class IBuilderConfig:
+    num_compute_capabilities: int  # for RTX
+    def set_compute_capability(self, compute_capability: ComputeCapability, index: int) -> bool: ...  # for RTX
     def add_optimization_profile(self, profile: IOptimizationProfile) -> int: ...
     def clear_flag(self, flag: BuilderFlag) -> None: ...
     def set_flag(self, flag: BuilderFlag) -> None: ...

@@ -101,7 +101,7 @@ def _tools(made: CompileResult) -> list[str]:
 
 def test_costs_are_counted_where_the_files_cannot_be_timed() -> None:
     assert timer_of(recipe_for("tensorrt")) == Proxy("aarch64", roofline=JETSON)
-    machine = Proxy("aarch64", roofline=JETSON).describe(create("backends", "tensorrt"), 1)
+    machine = Proxy("aarch64", roofline=JETSON).describe([create("backends", "tensorrt")], 1)
     assert machine.cpu == "no device: costs counted from the files, for the GPU of a Jetson AGX Orin"
 
 

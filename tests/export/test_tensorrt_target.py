@@ -124,6 +124,35 @@ def test_an_operator_that_tensorrt_lacks_is_named_with_its_module() -> None:
             "with dilations",
         ),
         ("g (float[2] x) => (double[2] y) {y = Cast<to = 11>(x)}", "Cast (of double)"),
+        (
+            "g (float[1,2,8] x, float[2] s) => (float[1,2,8] y) "
+            "{y, m, v = BatchNormalization<training_mode = 1>(x, s, s, s, s)}",
+            "BatchNormalization (in training)",
+        ),
+        (
+            "g (float[1,1,8,8] x) => (float[1,1,7,7] y) {y = LpPool<kernel_shape = [2, 2], p = 3>(x)}",
+            "LpPool (of a norm other than L1 and L2)",
+        ),
+        ("g (float[4] x, float[4] z) => (float[4] y) {y = Mod(x, z)}", "Mod (of floats without fmod)"),
+        (
+            "g (float[3] x, float[2,3,4] w) => (float[2,4] y) {y = MatMul(x, w)}",
+            "MatMul (of a vector by a stack of matrices)",
+        ),
+        (
+            "g (float[1,1,4,4] x) => (float[1,1,N,M] y) <int64[2] s = {7, 9}> "
+            '{y = Resize<axes = [2, 3], keep_aspect_ratio_policy = "not_larger">(x, , , s)}',
+            "Resize (that keeps the aspect ratio)",
+        ),
+        (
+            "g (float[4] x, int64[2] i, float[2] u) => (float[4] y) "
+            '{y = ScatterElements<axis = 0, reduction = "add">(x, i, u)}',
+            "ScatterElements (with a reduction)",
+        ),
+        (
+            "g (float[8,4] b, float[1,1,8] s) => (int64[N,3] y) {y = NonMaxSuppression(b, s)}",
+            "NonMaxSuppression (unkno",
+        ),
+        ("g (seq(float[2]) x) => (seq(float[2]) y) {y = Identity(x)}", "Identity (of a sequence or an optional value)"),
         ("g (uint8[2] x) => (uint8[2] y) {y = Identity(x)}", "Identity (of uint8)"),
         ("g (float[2,3] x, int64[1] a) => (float[3] y) {y = ReduceSum<keepdims = 0>(x, a)}", "axes that are computed"),
         (

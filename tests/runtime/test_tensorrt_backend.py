@@ -80,18 +80,56 @@ def test_why_tensorrt_is_not_used_can_be_read(caplog: pytest.LogCaptureFixture) 
     assert "TensorRT is not used: " in caplog.text
 
 
+def edition(folder: Path) -> tuple[str, str]:
+    """Return the version that is found where only these packages of TensorRT are, and the complaint about none."""
+    program = f"""if True:
+        import sys
+        class Only:
+            def find_spec(name, path, target=None):
+                if name.startswith("tensorrt") and not __import__("os").path.isdir({str(folder)!r} + "/" + name):
+                    raise ModuleNotFoundError(f"No module named '{{name}}'")
+        sys.meta_path.insert(0, Only)
+        sys.path.insert(0, {str(folder)!r})
+        from edgefuse.runtime.backends.tensorrt.edition import VERSION
+        print(VERSION)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    return done.stdout.strip(), (done.stderr.strip().splitlines() or [""])[-1]
+
+
+def package(folder: Path, name: str, text: str) -> None:
+    (folder / name).mkdir()
+    (folder / name / "__init__.py").write_text(text)
+
+
 def test_type_stubs_are_not_taken_for_tensorrt(tmp_path: Path) -> None:
+    assert edition(tmp_path) == ("", "ImportError: No module named 'tensorrt'")
     (tmp_path / "tensorrt").mkdir()
     (tmp_path / "tensorrt" / "__init__.pyi").touch()
-    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import edgefuse.runtime.backends.tensorrt.api"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.stderr.endswith(("TensorRT's libraries are not installed\n", "No module named 'tensorrt'\n"))
+    assert edition(tmp_path) == ("", "ImportError: TensorRT's libraries are not installed")
+
+
+def test_the_edition_for_rtx_is_used_where_the_full_one_is_not(tmp_path: Path) -> None:
+    package(tmp_path, "tensorrt_rtx_bindings", "__version__ = '1.7'\nclass Builder: pass")
+    assert edition(tmp_path) == ("1.7 for RTX", "")
+    package(tmp_path, "tensorrt", "raise ImportError('libnvinfer.so.10: cannot open shared object file')")
+    assert edition(tmp_path) == ("1.7 for RTX", "")
+    package(tmp_path, "tensorrt_rtx", "__version__ = '1.8'\nclass Builder: pass")
+    assert edition(tmp_path) == ("1.8 for RTX", "")
+    (tmp_path / "tensorrt" / "__init__.py").write_text("__version__ = '10.3.0'\nclass Builder: pass")
+    assert edition(tmp_path) == ("10.3.0", "")
+
+
+def test_why_the_libraries_cannot_be_loaded_is_told(tmp_path: Path) -> None:
+    package(tmp_path, "tensorrt", "raise OSError('libnvinfer.so.10: cannot open shared object file')")
+    assert edition(tmp_path) == ("", "ImportError: libnvinfer.so.10: cannot open shared object file")
 
 
 def test_without_any_runtime_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("tensorrt", "onnxruntime"):
+    for module in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "onnxruntime"):
         monkeypatch.setitem(sys.modules, module, None)
-    for module in ("tensorrt.api", "tensorrt.providers", "onnx.backend", "onnx.api"):
+    vendors = ("tensorrt.edition", "tensorrt.build", "tensorrt.api", "tensorrt.providers", "onnx.backend", "onnx.api")
+    for module in vendors:
         monkeypatch.delitem(sys.modules, f"edgefuse.runtime.backends.{module}", raising=False)
     with pytest.raises(
         MissingExtraError, match=r"the backend 'tensorrt' needs .* Fix: pip install 'edgefuse\[tensorrt\]'"

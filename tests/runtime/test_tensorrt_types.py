@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ STUBS = (
     *("tensorrt-stubs", "10.13.0.35.1", "tensorrt_bindings/tensorrt.pyi"),
     *("b4cabd654492d265b7d9f96f16494102575c4d17cde7d94e99aae1fcaacf7d92",),
 )
-API = ROOT / "edgefuse" / "runtime" / "backends" / "tensorrt" / "api.py"
+BACKEND = ROOT / "edgefuse" / "runtime" / "backends" / "tensorrt"
+CALLERS = (BACKEND / "api.py", BACKEND / "build.py")
 CONFIGURATION = """
 [mypy]
 strict = True
@@ -37,8 +39,8 @@ follow_imports = skip
 pytestmark = pytest.mark.slow
 
 
-def mypy(source: Path, stubs: Path, folder: Path) -> list[str]:
-    """Return the errors that mypy finds in one file with these stubs; numpy is not followed, for the sake of time."""
+def mypy(sources: Sequence[Path], stubs: Path, folder: Path) -> list[str]:
+    """Return the errors that mypy finds in files with these stubs; numpy is not followed, for the sake of time."""
     configuration = folder / "mypy.ini"
     configuration.write_text(CONFIGURATION.format(stubs=stubs, root=ROOT))
     command: list[str | Path] = [
@@ -49,11 +51,12 @@ def mypy(source: Path, stubs: Path, folder: Path) -> list[str]:
         configuration,
         "--cache-dir",
         folder / "cache",
-        source,
+        *sources,
     ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert "1 source file" in done.stdout, done.stdout + done.stderr  # not a crash
-    return [line for line in done.stdout.splitlines() if f"{source.name}:" in line and " error: " in line]
+    assert f"{len(sources)} source file" in done.stdout, done.stdout + done.stderr  # not a crash
+    errors = (line for line in done.stdout.splitlines() if " error: " in line)
+    return [line for line in errors if any(f"{source.name}:" in line for source in sources)]
 
 
 @pytest.fixture
@@ -77,21 +80,22 @@ def stubs(tmp_path: Path) -> Path:
 
 
 def test_every_call_is_one_that_tensorrt_declares(stubs: Path, tmp_path: Path) -> None:
-    assert mypy(API, stubs, tmp_path) == []
+    assert mypy(CALLERS, stubs, tmp_path) == []
 
 
 def test_a_wrong_call_is_found(tmp_path: Path) -> None:
-    text = API.read_text(encoding="utf-8")
     wrong = {
         "parser.parse(data)": "parser.parse_bytes(data)",
         "config.clear_flag(trt.BuilderFlag.TF32)": 'config.clear_flag("TF32")',
         "engine.get_tensor_name(index)": "engine.get_tensor_name(str(index))",
     }
-    for right, other in wrong.items():
-        assert right in text
-        text = text.replace(right, other)
-    (tmp_path / "wrong.py").write_text(text, encoding="utf-8")
-    errors = mypy(tmp_path / "wrong.py", ROOT / "typings", tmp_path)
+    spoiled = [tmp_path / f"wrong_{path.name}" for path in CALLERS]
+    for path, copy in zip(CALLERS, spoiled, strict=True):
+        text = path.read_text(encoding="utf-8")
+        for right, other in wrong.items():
+            text = text.replace(right, other)
+        copy.write_text(text, encoding="utf-8")
+    errors = mypy(spoiled, ROOT / "typings", tmp_path)
     said = "\n".join(errors)
     assert '"OnnxParser" has no attribute "parse_bytes"' in said
     assert 'Argument 1 to "clear_flag" of "IBuilderConfig" has incompatible type "str"; expected "BuilderFlag"' in said

@@ -3,7 +3,8 @@
 Source: the support matrix of NVIDIA's parser (`docs/operators.md` of onnx/onnx-tensorrt, TensorRT 10.15, operator sets
 9 to 24), without what its changelog says was added after 10.0 (windows, STFT, DeformConv, Attention, powers of
 integers): graphs are to build on every TensorRT from 10.0 (operator sets up to 20) to 11. bfloat16 and the types below
-eight bits are left out, since nothing here makes them.
+eight bits are left out, since nothing here makes them. What the builder of TensorRT for RTX refuses, whatever the
+matrix says, is left out too (decision 087): NonMaxSuppression, and RoiAlign, which is a plugin.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _OPERATORS: Final[tuple[tuple[frozenset[ir.DataType], str], ...]] = (
         CumSum Einsum Elu Erf Exp Floor GRU Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool GridSample
         GroupNormalization HardSigmoid HardSwish Hardmax InstanceNormalization IsInf LRN LSTM LayerNormalization
         LeakyRelu Log LogSoftmax LpNormalization LpPool MatMul MaxPool MeanVarianceNormalization Mish
-        NonMaxSuppression NonZero PRelu Pow QuantizeLinear RNN Reciprocal Resize RoiAlign Round Selu Sigmoid Sin Sinh
+        NonZero PRelu Pow QuantizeLinear RNN Reciprocal Resize Round Selu Sigmoid Sin Sinh
         Softmax Softplus Softsign Sqrt Tan Tanh ThresholdedRelu
         """,
     ),
@@ -81,6 +82,8 @@ def _why_refused(node: ir.Node, opset: int) -> str:
         return f"of the domain {node.domain}"
     if node.op_type not in TYPES:
         return "unknown to it"
+    if any(isinstance(value.type, ir.SequenceType | ir.OptionalType) for value in node.inputs if value is not None):
+        return "of a sequence or an optional value"
     types = [value.dtype for value in _data(node, opset) if value.dtype is not None]
     wrong = next((kind for kind in types if kind not in TYPES[node.op_type]), None)
     if wrong is not None:
@@ -94,7 +97,7 @@ def _data(node: ir.Node, opset: int) -> list[ir.Value]:
     if node.op_type in _QUANTIZING:
         return [value for value in node.inputs[:1] if value is not None]
     schema = onnx.defs.get_schema(node.op_type, opset)
-    variables = {constraint.type_param_str for constraint in schema.type_constraints}
+    variables = {one.type_param_str for one in schema.type_constraints if len(one.allowed_type_strs) > 1}
 
     def is_open(formal: onnx.defs.OpSchema.FormalParameter) -> bool:
         return formal.type_str in variables
@@ -114,6 +117,20 @@ def _constant_input(index: int, what: str) -> Callable[[ir.Node], str]:
         return f"with {what} that are computed" if given and not _is_constant(node.inputs[index]) else ""
 
     return check
+
+
+def _lp_pooling(node: ir.Node) -> str:
+    return _pooling(node) if node.attributes.get_int("p", 2) in (1, 2) else "of a norm other than L1 and L2"
+
+
+def _remainder(node: ir.Node) -> str:
+    of_floats = any(value is not None and value.dtype in _FLOAT for value in node.inputs)
+    return "of floats without fmod" if of_floats and not node.attributes.get_int("fmod", 0) else ""
+
+
+def _product(node: ir.Node) -> str:
+    ranks = [len(value.shape) if value is not None and value.shape is not None else 2 for value in node.inputs]
+    return "of a vector by a stack of matrices" if ranks[0] == 1 and ranks[1] > 2 else ""
 
 
 def _pooling(node: ir.Node) -> str:
@@ -152,11 +169,17 @@ def _resize(node: ir.Node) -> str:
     known = ("half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners")
     if transformation not in known or node.attributes.get_string("mode", "nearest") not in ("nearest", "linear"):
         return "in a mode other than nearest or linear, or of other coordinates"
+    if node.attributes.get_string("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return "that keeps the aspect ratio"
     return "with antialiasing" if node.attributes.get_int("antialias", 0) else ""
 
 
 def _one_output(node: ir.Node) -> str:
     return "with more than one output" if len(node.outputs) > 1 else ""
+
+
+def _scattering(node: ir.Node) -> str:
+    return "" if node.attributes.get_string("reduction", "none") == "none" else "with a reduction"
 
 
 def _top_k(node: ir.Node) -> str:
@@ -169,13 +192,17 @@ def _top_k(node: ir.Node) -> str:
 _REDUCTIONS = [name for name in TYPES if name.startswith("Reduce")]
 _AXES_SECOND = _constant_input(1, "axes")
 _RESTRICTIONS: Final[Mapping[str, Callable[[ir.Node], str]]] = {
-    **dict.fromkeys(("AveragePool", "LpPool", "MaxPool"), _pooling),
+    **dict.fromkeys(("AveragePool", "MaxPool"), _pooling),
     **dict.fromkeys(_REDUCTIONS, _AXES_SECOND),
     **dict.fromkeys(("CumSum", "OneHot", "Squeeze", "Unsqueeze"), _AXES_SECOND),
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), _quantizing),
     **dict.fromkeys(("GRU", "LSTM", "RNN"), _recurrent),
+    **dict.fromkeys(("ScatterElements", "ScatterND"), _scattering),
+    "BatchNormalization": lambda node: "in training" if node.attributes.get_int("training_mode", 0) else "",
     "LayerNormalization": _one_output,
+    "LpPool": _lp_pooling,
+    "MatMul": _product,
+    "Mod": _remainder,
     "Resize": _resize,
-    "ScatterND": lambda node: "" if node.attributes.get_string("reduction", "none") == "none" else "with a reduction",
     "TopK": _top_k,
 }

@@ -25,6 +25,8 @@ from edgefuse.export.onnx.ort.attention import split_heads
 from edgefuse.export.onnx.spectrum import factor_spectrum
 from edgefuse.export.onnx.target import TOOLS, finished, translated, untranslatable
 from edgefuse.export.target import Lowered
+from edgefuse.export.tensorrt import builder
+from edgefuse.export.tensorrt.bounds import name_single_bounds
 from edgefuse.export.tensorrt.operators import refused
 from edgefuse.export.tensorrt.sparsity import has_two_of_four
 from edgefuse.stages.examples import example_feeds, run_torch
@@ -49,30 +51,30 @@ class TensorrtTarget:
         return untranslatable(stage) or refused(translated(stage, prepare))
 
     def lower(self, stage: TorchStage) -> Lowered:
-        """Lower a stage in float32, compare the file with torch, and plan the engine.
+        """Lower a stage in float32, compare the file with torch, plan the engine, and build one where that is possible.
 
         Raises:
-            ExportError: if torch cannot trace the stage, TensorRT does not take an operator, or the file's answers
-                differ from torch's.
+            ExportError: if torch cannot trace the stage, TensorRT does not take an operator or the graph, or the
+                file's answers differ from torch's.
         """
         model = translated(stage, prepare)
         wrong = refused(model)
         if wrong:
-            raise ExportError(
-                f"the stage '{stage.spec.name}' cannot be lowered for TensorRT",
-                got="; ".join(wrong),
-                fix="replace these operators, or move them out of the model",
-            )
+            raise _not_lowered(stage, "; ".join(wrong), "replace these operators, or move them out of the model")
         sparse = _is_semi_structured(stage) and has_two_of_four(model)
-        return replace(finished(model, stage), plan=BuildPlan(profiles=profiles(stage), sparse_weights=sparse))
+        lowered = replace(finished(model, stage), plan=BuildPlan(profiles=profiles(stage), sparse_weights=sparse))
+        refusal = builder.refusal(lowered)
+        if refusal:
+            raise _not_lowered(stage, refusal, "replace what it names, or move it out of the model")
+        return lowered
 
     def operations(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> CostGraph:
         """Return the operations of a file; see `Target.operations`."""
         return costs.read(data, shapes)
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of torch, of the exporter's libraries and of the runtime that checks."""
-        return {tool: version(tool) for tool in TOOLS}
+        """Return the versions of torch, of the exporter's libraries, and of the runtime and builder that check."""
+        return {tool: version(tool) for tool in TOOLS} | builder.versions()
 
 
 def prepare(model: ir.Model) -> None:
@@ -81,6 +83,7 @@ def prepare(model: ir.Model) -> None:
     What is rewritten for ONNX Runtime alone (sums apart from layer norms, means as products) stays as torch wrote it.
     """
     RewritePass([split_heads(), factor_spectrum()])(model)
+    name_single_bounds(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     ShapeInferencePass()(model)
     cast_bytes_first(model)
@@ -172,6 +175,10 @@ def _runs(stage: TorchStage, feeds: Feeds) -> bool:
     except (RuntimeError, IndexError, ValueError):
         return False
     return all(value.size and np.isfinite(value).all() for value in results.values())
+
+
+def _not_lowered(stage: TorchStage, got: str, fix: str) -> ExportError:
+    return ExportError(f"the stage '{stage.spec.name}' cannot be lowered for TensorRT", got=got, fix=fix)
 
 
 def _is_semi_structured(stage: TorchStage) -> bool:

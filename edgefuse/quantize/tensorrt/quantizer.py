@@ -15,6 +15,7 @@ from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.errors import QuantizeError
 from edgefuse.export.target import Lowered
+from edgefuse.export.tensorrt import builder
 from edgefuse.export.tensorrt.operators import refused
 from edgefuse.export.tensorrt.sparsity import has_two_of_four
 from edgefuse.quantize import schemes
@@ -60,8 +61,8 @@ class TensorrtQuantizer:
         """Quantize a float file.
 
         Raises:
-            QuantizeError: if the scheme finds nothing to quantize or is not one of this target, or calibration has no
-                samples, samples that do not fit, or numbers that are not finite.
+            QuantizeError: if the scheme finds nothing to quantize or is not one of this target, calibration has no
+                samples, samples that do not fit, or numbers that are not finite, or TensorRT does not take the graph.
         """
         model = ir.from_proto(onnx.load_from_string(lowered.data))
         if scheme.name == "static_wi8_ai8" and scheme.activation == "s8":
@@ -75,11 +76,15 @@ class TensorrtQuantizer:
         halves = compute_in_float16(model) if "fp16" in (scheme.name, scheme.rest) else 0
         if scheme == FP16 and halves == 0:
             raise nothing_to_do(scheme, "an operator in float32")
-        return replace(lowered, data=_checked(model, scheme), plan=_plan(lowered, model))
+        made = replace(lowered, data=_checked(model, scheme), plan=_plan(lowered, model))
+        refusal = builder.refusal(made)
+        if refusal:
+            raise _not_taken(scheme, refusal)
+        return made
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of the libraries that rewrite, and of the runtime that calibrates."""
-        return {tool: version(tool) for tool in _TOOLS}
+        """Return the versions of the libraries that rewrite, and of what calibrates and checks."""
+        return {tool: version(tool) for tool in _TOOLS} | builder.versions()
 
 
 def _quantize_statically(model: ir.Model, lowered: Lowered, scheme: Scheme, calibration: FeedSource) -> None:
@@ -98,8 +103,12 @@ def _checked(model: ir.Model, scheme: Scheme) -> bytes:
     ShapeInferencePass()(model)
     wrong = refused(model)
     if wrong:
-        raise QuantizeError(f"'{scheme.id}' made a graph that TensorRT does not take", got="; ".join(wrong))
+        raise _not_taken(scheme, "; ".join(wrong))
     return data
+
+
+def _not_taken(scheme: Scheme, got: str) -> QuantizeError:
+    return QuantizeError(f"'{scheme.id}' made a graph that TensorRT does not take", got=got)
 
 
 def _plan(lowered: Lowered, model: ir.Model) -> BuildPlan:

@@ -1,4 +1,4 @@
-"""TensorRT 10 and 11 through its own Python API: a graph becomes an engine, which is kept and run."""
+"""TensorRT 10 and 11, or TensorRT for RTX, through its own Python API: a graph becomes an engine, kept and run."""
 
 from __future__ import annotations
 
@@ -7,46 +7,18 @@ import logging
 import time
 from typing import Literal
 
-import tensorrt as trt
-
 from edgefuse.bundle.manifest import Binding, BuildPlan
 from edgefuse.errors import BackendError, EngineFileError
 from edgefuse.runtime.backends.backend import Session, SessionOptions, check_tensors
+from edgefuse.runtime.backends.tensorrt.build import LOG, build
 from edgefuse.runtime.backends.tensorrt.cuda import Cuda, CudaStream
+from edgefuse.runtime.backends.tensorrt.edition import VERSION, trt
 from edgefuse.runtime.backends.tensorrt.engines import EngineCache, EngineKey, jetpack
 from edgefuse.runtime.backends.tensorrt.session import EngineSession, Shape, input_ranges
-
-if not hasattr(trt, "Builder"):  # the folder of type stubs imports as an empty package
-    raise ImportError("TensorRT's libraries are not installed")
 
 log = logging.getLogger(__name__)
 
 _TYPES = {"float32": trt.DataType.FLOAT, "int32": trt.DataType.INT32, "uint8": trt.DataType.UINT8}
-_LEVELS = {
-    trt.ILogger.Severity.INTERNAL_ERROR: logging.ERROR,
-    trt.ILogger.Severity.ERROR: logging.ERROR,
-    trt.ILogger.Severity.WARNING: logging.INFO,  # it warns of much that nobody can change
-    trt.ILogger.Severity.INFO: logging.DEBUG,
-}
-
-
-class _Log(trt.ILogger):
-    """Hands on what TensorRT says, and keeps the last error for our own."""
-
-    def __init__(self) -> None:
-        trt.ILogger.__init__(self)
-        self.error: str | None = None
-
-    def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
-        """Take a message; TensorRT calls this."""
-        level = _LEVELS.get(severity)
-        if level == logging.ERROR:
-            self.error = msg.strip()
-        if level:
-            log.log(level, "TensorRT: %s", msg)
-
-
-_LOG = _Log()  # TensorRT keeps the first logger of a process for good
 
 
 class EngineBackend:
@@ -64,7 +36,7 @@ class EngineBackend:
     def __init__(self) -> None:
         self._cuda = Cuda()
         self._cache = EngineCache()
-        self._runtime = trt.Runtime(_LOG)
+        self._runtime = trt.Runtime(LOG)
         self._release = jetpack()
 
     def open(
@@ -84,11 +56,11 @@ class EngineBackend:
             kept = self._built(data, inputs, plan)[0]
         engine = self._runtime.deserialize_cuda_engine(kept)
         if engine is None:
-            raise BackendError("TensorRT cannot open an engine", got=_LOG.error)
+            raise BackendError("TensorRT cannot open an engine", got=LOG.error)
         _check(engine, inputs, outputs)
         context = engine.create_execution_context()
         if context is None:
-            raise BackendError("TensorRT cannot run an engine", got=_LOG.error, fix="free memory of the GPU")
+            raise BackendError("TensorRT cannot run an engine", got=LOG.error, fix="free memory of the GPU")
 
         def shape_of(tensor: str) -> Shape:
             sizes = context.get_tensor_shape(tensor)
@@ -110,14 +82,14 @@ class EngineBackend:
     def versions(self) -> dict[str, str]:
         """Return the versions of TensorRT and CUDA, and which GPU they run on."""
         return {
-            "tensorrt": trt.__version__,
+            "tensorrt": VERSION,
             "cuda": self._cuda.version(),
             "compute capability": self._cuda.compute_capability(),
         }
 
     def _key(self, data: bytes, plan: BuildPlan) -> EngineKey:
         return EngineKey(
-            tensorrt=trt.__version__,
+            tensorrt=VERSION,
             compute_capability=self._cuda.compute_capability(),
             jetpack=self._release,
             graph_sha256=hashlib.sha256(data).hexdigest(),
@@ -136,41 +108,10 @@ class EngineBackend:
             if kept is not None:
                 return kept, False
             start = time.monotonic()
-            engine = memoryview(_build(data, inputs, plan))
+            engine = memoryview(build(data, inputs, plan))
             log.info("built an engine of %.1f MB in %.1f s", engine.nbytes / 1e6, time.monotonic() - start)
             self._cache.write(key, engine)
         return engine, True
-
-
-def _build(data: bytes, inputs: tuple[Binding, ...], plan: BuildPlan) -> trt.IHostMemory:
-    """Turn a graph into an engine whose types are those of the graph."""
-    builder = trt.Builder(_LOG)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, _LOG)
-    if not parser.parse(data):
-        raise BackendError("TensorRT cannot read the graph of a stage", got=_parser_error(parser))
-    config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # on by default; float32 in a graph means float32
-    if plan.sparse_weights:
-        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
-    ranges = input_ranges(inputs, plan)
-    if ranges:
-        profile = builder.create_optimization_profile()
-        for tensor, shapes in ranges.items():
-            profile.set_shape(tensor, *(trt.Dims(list(shape)) for shape in shapes))
-        config.add_optimization_profile(profile)
-    engine = builder.build_serialized_network(network, config)
-    if engine is None:
-        raise BackendError("TensorRT cannot build an engine", got=_LOG.error)
-    return engine
-
-
-def _parser_error(parser: trt.OnnxParser) -> str | None:
-    """Say what the parser refused first, and at which node."""
-    if not parser.num_errors:
-        return _LOG.error
-    error = parser.get_error(0)
-    return f"{error.desc()} (node {error.node()}, {error.node_operator()} '{error.node_name()}')"
 
 
 def _check(engine: trt.ICudaEngine, inputs: tuple[Binding, ...], outputs: tuple[Binding, ...]) -> None:

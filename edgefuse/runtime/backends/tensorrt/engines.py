@@ -34,7 +34,7 @@ class EngineKey(Record, frozen=True, kw_only=True):
     """What an engine is good for; where anything of this differs, it is built anew.
 
     Attributes:
-        tensorrt: the version.
+        tensorrt: the version, and the edition where it is not the full one.
         compute_capability: of the GPU, such as `8.7`.
         jetpack: the release of Jetson Linux or JetPack; empty elsewhere.
         graph_sha256: of the ONNX file.
