@@ -25,7 +25,9 @@ def archive() -> bytes:
         for path in ([root / part] if part.endswith(".py") else sorted((root / part).rglob("*.py")))
     }
     metadata = f"edgefuse-{installed.version}.dist-info/"
-    files[metadata + "METADATA"] = f"Metadata-Version: 2.1\nName: edgefuse\nVersion: {installed.version}\n".encode()
+    requires = "".join(f"Requires-Dist: {requirement}\n" for requirement in installed.requires or ())  # for `doctor`
+    described = f"Metadata-Version: 2.1\nName: edgefuse\nVersion: {installed.version}\n{requires}"
+    files[metadata + "METADATA"] = described.encode()
     files[metadata + "entry_points.txt"] = (installed.read_text("entry_points.txt") or "").encode()
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as made:
