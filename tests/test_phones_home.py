@@ -28,7 +28,10 @@ ROOT = Path(__file__).parents[1]
 OWN = Path(__file__).parent / "compiler" / "own"
 EDGEFUSE = (sys.executable, "-m", "edgefuse")
 # Peers that run in environments of their own, where edgefuse is not; `environment.variables` speaks for them.
-IN_OTHER_ENVIRONMENTS = {"benchmarks/peers/quantizers/onnxruntime.py", "benchmarks/peers/runtimes/onnxruntime.py"}
+IN_OTHER_ENVIRONMENTS = {
+    *("benchmarks/peers/quantizers/onnxruntime.py", "benchmarks/peers/runtimes/onnxruntime.py"),
+    *("benchmarks/gpu_reference/engines.py", "benchmarks/gpu_reference/parts.py"),
+}
 # Code of a process that inherits the environment of one that has imported edgefuse.
 IN_CHILDREN = {"benchmarks/overhead.py"}
 

@@ -5,8 +5,8 @@ import math
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from filelock import FileLock
 
 from edgefuse.compiler import CompileResult, compile
 from edgefuse.runtime import pressure
+
+from .hurry import hurried
 
 OWN = Path(__file__).parent / "own"
 
@@ -53,9 +55,12 @@ def unwatched() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def undisturbed() -> Iterator[None]:
-    """Whatever runs beside these tests marks none of their timings; in no other folder, where loads are measured."""
-    with unwatched():
+def undisturbed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever runs beside these tests marks none of their timings; in no other folder, where loads are measured.
+
+    What a compile measures is not what these tests are about, but for those that say so.
+    """
+    with unwatched(), nullcontext() if getattr(request.module, "MEASURED", False) else hurried():
         yield
 
 
@@ -68,16 +73,22 @@ def own_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "recipe.toml"
 
 
-@pytest.fixture(scope="session")
-def compiled(own_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
-    """The two-input model compiled for ONNX: once in a run, whose workers each get a copy to work on."""
-    base = tmp_path_factory.getbasetemp()
-    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
-    own = tmp_path_factory.mktemp("compiled")
+def _once(name: str, factory: pytest.TempPathFactory, recipe: Path, make: Callable[[Path], CompileResult]) -> Compiled:
+    """Compile once in a run; the workers each get a copy to work on.
+
+    Args:
+        name: of the compile.
+        factory: of folders.
+        recipe: that is compiled.
+        make: compiles into `out` of a folder, with the cache `cache`.
+    """
+    base = factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    own = factory.mktemp(name)
     with FileLock(f"{shared}.lock"):
         if not (shared / "result").is_file():
-            with unwatched():
-                made = compile(own_recipe, shared / "out", cache=shared / "cache")
+            with unwatched(), hurried():
+                made = make(shared)
             (shared / "result").write_bytes(pickle.dumps(made))
         shutil.copytree(shared, own, dirs_exist_ok=True)
     result: CompileResult = pickle.loads((own / "result").read_bytes())
@@ -88,4 +99,25 @@ def compiled(own_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Comp
         report_json=out / result.report_json.name,
         report_html=out / result.report_html.name,
     )
-    return Compiled(own_recipe, out, own / "cache", result)
+    return Compiled(recipe, out, own / "cache", result)
+
+
+@pytest.fixture(scope="session")
+def compiled(own_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    """The two-input model compiled for ONNX."""
+
+    def make(folder: Path) -> CompileResult:
+        return compile(own_recipe, folder / "out", cache=folder / "cache")
+
+    return _once("compiled", tmp_path_factory, own_recipe, make)
+
+
+@pytest.fixture(scope="session")
+def joined(compiled: Compiled, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    """The two-input model compiled for TFLite, and for that joined with ONNX, which gets no bundle of its own."""
+
+    def make(folder: Path) -> CompileResult:
+        shutil.copytree(compiled.cache, folder / "cache", dirs_exist_ok=True)
+        return compile(compiled.recipe, folder / "out", targets=["tflite", "onnx+tflite"], cache=folder / "cache")
+
+    return _once("joined", tmp_path_factory, compiled.recipe, make)

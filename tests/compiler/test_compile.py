@@ -22,11 +22,11 @@ from edgefuse.measure import agreement
 if TYPE_CHECKING:
     from tests.compiler.conftest import Compiled
 
-_KILLS = 10
+_KILLS = 5
 
 
 def command(recipe: Path, out: Path, cache: Path) -> list[str]:
-    return [sys.executable, "-m", "edgefuse", "compile", str(recipe), "-o", str(out), "--cache", str(cache)]
+    return [sys.executable, "-m", "tests.compiler.hurry", "compile", str(recipe), "-o", str(out), "--cache", str(cache)]
 
 
 def test_a_users_own_model_compiles_with_nothing_but_a_recipe(compiled: Compiled) -> None:

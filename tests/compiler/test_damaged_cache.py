@@ -171,5 +171,15 @@ def test_a_cache_that_cannot_be_is_one_sentence_on_the_command_line(whole: Whole
 
 
 def _compiled(recipe: Path, out: Path, cache: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "edgefuse", "compile", str(recipe), "-o", str(out), "--cache", str(cache)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.compiler.hurry",
+        "compile",
+        str(recipe),
+        "-o",
+        str(out),
+        "--cache",
+        str(cache),
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False)

@@ -13,6 +13,8 @@ from edgefuse.compiler import compile
 from edgefuse.compiler.report.schema import parse
 from edgefuse.errors import ExportError
 
+from .conftest import Compiled
+
 MODULE = '''
 import numpy as np
 import torch
@@ -124,10 +126,10 @@ def test_a_stage_that_no_target_takes_fails_before_anything_recovers(folder: Pat
     assert not (folder / "out").exists()
 
 
-def test_a_bundle_that_cannot_be_written_leaves_the_others(own_recipe: Path, tmp_path: Path) -> None:
+def test_a_bundle_that_cannot_be_written_leaves_the_others(joined: Compiled, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "pair-tflite.edgefuse" / "something").mkdir(parents=True)
-    result = compile(own_recipe, out, targets=["onnx", "tflite"], cache=tmp_path / "cache")
+    result = compile(joined.recipe, out, targets=["onnx", "tflite"], cache=joined.cache)
     assert [bundle.name for bundle in result.bundles] == ["pair-onnx.edgefuse"]
     assert "pair-tflite.edgefuse" in result.failed["tflite"]
     found = parse(json.loads(result.report_json.read_bytes()))

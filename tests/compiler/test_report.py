@@ -64,12 +64,16 @@ STATIC = Scheme(name="static_wi8_ai8", activation="u8")
         (Operation("MatMul", "head", ("a", "small"), ("c",), mac=100), STATIC, "fewer than 4,096 weights"),
         (Operation("MatMul", "body", ("a", "large"), ("c",), mac=100), STATIC, "the quantizer has no 8-bit form"),
         (
-            Operation("DEPTHWISE_CONV_2D", "deep", ("a", "large"), ("c",), mac=100),
+            Operation("DEPTHWISE_CONV_2D", "deep", ("a", "large"), ("c",), mac=100, family="convolution"),
             Scheme(name="dynamic_wi8_af32"),
             "convolution: no fast kernel",
         ),
-        (Operation("LayerNormalization", "norm", ("a", "small"), ("c",)), STATIC, "normalization: no 8-bit kernel"),
-        (Operation("SOFTMAX", "softmax", ("a",), ("c",)), STATIC, "softmax: 8 bits cost accuracy"),
+        (
+            Operation("LayerNormalization", "norm", ("a", "small"), ("c",), family="norm"),
+            STATIC,
+            "normalization: no 8-bit kernel",
+        ),
+        (Operation("SOFTMAX", "softmax", ("a",), ("c",), family="softmax"), STATIC, "softmax: 8 bits cost accuracy"),
         (
             Operation("Conv", "stem/Conv", ("a", "large"), ("c",), mac=100),
             Scheme(name="static_wi8_ai8", activation="u8", exclude=("stem/*",)),
