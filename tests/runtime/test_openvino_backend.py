@@ -92,7 +92,7 @@ def test_a_run_that_fails_is_one_sentence_and_never_the_last_answer(threads: int
     session = opened(read(data), ports, (binding("y", (-1, 4)),), SessionOptions(threads=threads))
     two, three = (np.ones((n, 4), np.float32) for n in (2, 3))
     session.run({"x": two, "z": two})
-    with pytest.raises(BackendError, match="OpenVINO cannot run a stage: got .*mismatch") as caught:
+    with pytest.raises(BackendError, match=r"OpenVINO cannot run a stage: got .*mismatch") as caught:
         session.run({"x": two, "z": three})
     assert "Exception from" not in str(caught.value)
     np.testing.assert_array_equal(session.run({"x": three, "z": three})["y"], 2 * three)

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 
 from edgefuse.bundle.manifest import Binding
@@ -18,7 +17,7 @@ from edgefuse.errors import QuantizeError
 from edgefuse.export.tracing import first_words, quiet
 from edgefuse.quantize.onnx.calibration import observe
 from edgefuse.runtime.backends.openvino.api import unreported
-from edgefuse.stages.stage import Feeds, FeedSource
+from edgefuse.stages.stage import FeedSource
 
 with quiet(), unreported():
     import nncf
@@ -53,7 +52,8 @@ def quantize(model: ir.Model, exclude: Sequence[str], inputs: tuple[Binding, ...
             )
     except Exception as error:  # NNCF raises what it likes
         raise QuantizeError("NNCF cannot quantize this stage", got=first_words(error)) from error
-    return ir.from_proto(_as_proto(made))
+    result: ir.Model = ir.from_proto(made)
+    return result
 
 
 class _Pass:
@@ -64,8 +64,3 @@ class _Pass:
 
     def __iter__(self) -> Any:
         return iter({binding.tensor: feeds[binding.port] for binding in self._inputs} for feeds in self._calibration())
-
-
-def _as_proto(made: Any) -> onnx.ModelProto:
-    proto: onnx.ModelProto = made
-    return proto

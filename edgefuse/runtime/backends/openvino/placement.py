@@ -109,5 +109,5 @@ def _macs(op: Any) -> int:
     """Return the multiplications of a convolution or a product of matrices."""
     result, left, right = (list(port.get_shape()) for port in (op.output(0), op.input(0), op.input(1)))
     if op.get_type_name() == "MatMul":
-        return prod(result) * left[-2 if op.get_attributes()["transpose_a"] else -1]
-    return prod(result) * prod(right[1 if op.get_type_name() == "Convolution" else 2 :])
+        return int(prod(result) * left[-2 if op.get_attributes()["transpose_a"] else -1])
+    return int(prod(result) * prod(right[1 if op.get_type_name() == "Convolution" else 2 :]))

@@ -119,11 +119,11 @@ class OpenvinoSession:
 def settings(options: SessionOptions) -> dict[str, object]:
     """Return the options in OpenVINO's words.
 
-    One thread is the caller's own: no stream, no pool. With a stream of one thread OpenVINO (2026.4) loses the errors of a
-    run and leaves the last answer where the next one should be.
+    One thread is the caller's own: no stream, no pool. With a stream of one thread OpenVINO (2026.4) loses the errors
+    of a run and leaves the last answer where the next one should be.
 
-    Its compiler of kernels (Snippets) is off: it takes heads for steps in attention with as many of both, and crashes on
-    attention in int8 of one head. That costs 0 to 5 % of a float stage and up to 17 % of a small one in int8.
+    Its compiler of kernels (Snippets) is off: it takes heads for steps in attention with as many of both, and crashes
+    on attention in int8 of one head. That costs 0 to 5 % of a float stage and up to 17 % of a small one in int8.
     """
     return {
         "PERFORMANCE_HINT": "LATENCY",
