@@ -38,8 +38,8 @@ Python: TypeAlias = "Callable[..., subprocess.CompletedProcess[str]]"
 
 PACKAGE = Path(edgefuse.__file__).parent
 DEVICE_PARTS = (*(part.removesuffix(".py") for part in PARTS), "cli", "commands")
-BACKENDS = {"onnx": "onnxruntime", "tflite": "ai-edge-litert"}
-NEVER = ("torch", "onnx", "onnxscript", "litert_torch", "ai_edge_quantizer", "PIL", "soundfile", "tokenizers")
+BACKENDS = {"onnx": "onnxruntime", "tflite": "ai-edge-litert", "openvino": "openvino"}
+NEVER = ("torch", "onnx", "onnxscript", "litert_torch", "ai_edge_quantizer", "nncf", "PIL", "soundfile", "tokenizers")
 
 
 def closure(names: Iterable[str]) -> set[str]:
@@ -156,10 +156,11 @@ class Linear(nn.Module):
         return result
 
 
-def tflite_bundle(path: Path) -> Path:
-    """Write a bundle of one TFLite stage, `Linear`."""
+def motion_bundle(path: Path, target: str) -> Path:
+    """Write a bundle of one stage, `Linear`, for a target."""
     (stage,) = split(Linear())
-    lowered: Lowered = registry.create("targets", "tflite").lower(stage)
+    made = registry.create("targets", target)
+    lowered: Lowered = made.lower(stage)
     feeds = next(iter(example_feeds(stage)))
     tensors = {**feeds, **run_torch(stage, feeds)}
     kept = {
@@ -169,10 +170,10 @@ def tflite_bundle(path: Path) -> Path:
     candidate = Candidate(
         id="model.float",
         stage="model",
-        target="tflite",
-        backend="tflite",
+        target=target,
+        backend=made.backend,
         scheme="float",
-        file="stages/model.float.tflite",
+        file=f"stages/model.float{made.suffix}",
         sha256=hashlib.sha256(lowered.data).hexdigest(),
         size_bytes=len(lowered.data),
         inputs=lowered.inputs,
@@ -192,7 +193,7 @@ def tflite_bundle(path: Path) -> Path:
     outputs = tuple(kept[port.tensor.name] for port in stage.spec.outputs)
     case = GoldenCase(stage="model", inputs=tuple(kept[port] for port in feeds), outputs=outputs)
     manifest = Manifest(
-        target="tflite",
+        target=target,
         model=Linear.spec,
         stages=(stage.spec,),
         candidates=(candidate,),
@@ -215,7 +216,7 @@ def device_modules() -> list[str]:
 
 
 def test_the_environments_hold_nothing_else(bare: Python) -> None:
-    names = ", ".join(repr(name) for name in (*NEVER, "onnxruntime", "ai_edge_litert"))
+    names = ", ".join(repr(name) for name in (*NEVER, "onnxruntime", "ai_edge_litert", "openvino"))
     done = bare("-c", f"import importlib.util as u; print([n for n in ({names}) if u.find_spec(n)])")
     assert done.stdout == "[]\n", done.stderr
 
@@ -226,7 +227,8 @@ def test_every_module_imports_without_a_backend(bare: Python) -> None:
         ("tflite.backend", "tflite.placement"),
     )
     of_tensorrt = tuple(f"tensorrt.{name}" for name in ("edition", "build", "api", "providers"))
-    backends = (*of_onnx, *of_tflite, *of_tensorrt)
+    of_openvino = tuple(f"openvino.{name}" for name in ("api", "backend", "placement", "session"))
+    backends = (*of_onnx, *of_tflite, *of_openvino, *of_tensorrt)
     vendors = tuple(f"edgefuse.runtime.backends.{name}" for name in backends)
     modules = [name for name in device_modules() if name not in vendors]
     assert "edgefuse.runtime.pipeline" in modules
@@ -271,7 +273,7 @@ def test_a_device_runs_a_bundle_from_arrays(
     device: tuple[str, Python], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     name, python = device
-    bundle = request.getfixturevalue("tiny_bundle") if name == "onnx" else tflite_bundle(tmp_path / "motion")
+    bundle = request.getfixturevalue("tiny_bundle") if name == "onnx" else motion_bundle(tmp_path / "motion", name)
     np.save(tmp_path / "image.npy", np.zeros((8, 8, 1), np.uint8))
     np.save(tmp_path / "motion.npy", np.ones((1, 4, 3), np.float32))
     files = ["--motion", tmp_path / "motion.npy", *(("--image", tmp_path / "image.npy") if name == "onnx" else ())]

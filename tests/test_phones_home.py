@@ -170,6 +170,31 @@ def test_telemetry_that_is_on_is_seen(place: Place, tiny_bundle: Path) -> None:
     assert off.left() == []
 
 
+def test_openvino_and_nncf_report_unless_they_are_imported_here(place: Place) -> None:
+    """No variable stops them; `import openvino` alone reports, on a device as well."""
+    found = place.found(sys.executable, "-c", "import openvino, time; time.sleep(1)")
+    assert [line for line in found if "/home/intel" in line], found
+    off = Place(place.root / "off")
+    script = (
+        "import edgefuse.quantize.openvino.post_training as made, sys\n"
+        "from edgefuse.runtime.backends.openvino.session import core\n"
+        "assert core().available_devices and made.nncf and 'openvino_telemetry' not in sys.modules"
+    )
+    off.variables["PYTHONPATH"] = str(ROOT)
+    assert off.found(sys.executable, "-c", script) == []
+    assert off.left() == []
+
+
+def test_openvino_and_nncf_are_imported_in_one_place_each() -> None:
+    vendors = {
+        "openvino": "edgefuse/runtime/backends/openvino/api.py",
+        "nncf": "edgefuse/quantize/openvino/post_training.py",
+    }
+    for vendor, place in vendors.items():
+        found = {path for path, tree in python_files() if vendor in {n.partition(".")[0] for n in imported(tree)}}
+        assert {path for path in found if not path.startswith("benchmarks/peers/")} == {place}
+
+
 def test_a_name_that_is_looked_up_is_seen(place: Place) -> None:
     script = "import contextlib, socket\nwith contextlib.suppress(OSError): socket.getaddrinfo('edgefuse.invalid', 443)"
     assert "looks up a name: reads /etc/resolv.conf" in place.found(sys.executable, "-c", script)

@@ -6,5 +6,6 @@
 - `onnx`: ONNX files;
 - `tflite`: TFLite files;
 - `tensorrt`: ONNX files with a plan to build TensorRT engines;
+- `openvino`: ONNX files for OpenVINO;
 - `costs`: what a file costs, counted.
 """

@@ -7,5 +7,6 @@
 - `onnx`: ONNX files;
 - `tflite`: TFLite files;
 - `tensorrt`: files for TensorRT;
+- `openvino`: files for OpenVINO;
 - `sensitivity`: layers that are better left in float.
 """

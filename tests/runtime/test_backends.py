@@ -42,7 +42,7 @@ class Kit:
         return session
 
 
-@pytest.fixture(params=["onnx", "tflite", "tensorrt", "null"])
+@pytest.fixture(params=["onnx", "tflite", "tensorrt", "openvino", "null"])
 def kit(request: pytest.FixtureRequest) -> Kit:
     manifest: Manifest = request.getfixturevalue("tflite_manifest" if request.param == "tflite" else "tiny_manifest")
     candidates = {c.stage: c for c in manifest.candidates if c.scheme == "float"}
@@ -141,7 +141,7 @@ def test_a_wrong_shape_is_refused(kit: Kit, shape: tuple[int, ...]) -> None:
         kit.open("image_frontend").run({"pixels": np.zeros(shape, np.uint8)})
 
 
-@pytest.mark.parametrize("backend", ["onnx", "tflite"])
+@pytest.mark.parametrize("backend", ["onnx", "tflite", "openvino"])
 @pytest.mark.parametrize("data", [b"", b"not a model", b"\x00" * 100])
 def test_damaged_files_are_refused(backend: str, data: bytes, tiny_candidates: tuple[Candidate, ...]) -> None:
     candidate = tiny_candidates[0]
@@ -149,7 +149,7 @@ def test_damaged_files_are_refused(backend: str, data: bytes, tiny_candidates: t
         registry.create("backends", backend).open(data, candidate.inputs, candidate.outputs, SessionOptions())
 
 
-@pytest.mark.parametrize("kit", ["onnx", "tflite"], indirect=True)
+@pytest.mark.parametrize("kit", ["onnx", "tflite", "openvino"], indirect=True)
 @pytest.mark.parametrize("side", ["inputs", "outputs"])
 def test_bindings_that_do_not_fit_the_file_are_refused(kit: Kit, side: str) -> None:
     candidate = kit.candidates["image_encoder"]
@@ -171,7 +171,13 @@ def test_an_error_of_onnx_runtime_is_chained(tiny_files: Mapping[str, bytes], ti
 
 
 def test_versions_name_the_runtime(kit: Kit) -> None:
-    names = {"onnx": ["onnxruntime"], "tflite": ["ai-edge-litert"], "tensorrt": ["tensorrt", "onnxruntime"], "null": []}
+    names = {
+        "onnx": ["onnxruntime"],
+        "tflite": ["ai-edge-litert"],
+        "tensorrt": ["tensorrt", "onnxruntime"],
+        "openvino": ["openvino"],
+        "null": [],
+    }
     assert list(kit.backend.versions())[:1] in ([], *([name] for name in names[kit.name]))
     assert bool(kit.backend.versions()) == (kit.name != "null")
 

@@ -114,8 +114,13 @@ def translated(stage: TorchStage, rewrite: Callable[[ir.Model], None]) -> ir.Mod
     return model
 
 
-def finished(model: ir.Model, stage: TorchStage) -> Lowered:
+def finished(model: ir.Model, stage: TorchStage, backend: str = "onnx") -> Lowered:
     """Return a stage's graph as a file.
+
+    Args:
+        model: the graph.
+        stage: that it was made of.
+        backend: in which its answers are compared with torch's.
 
     Raises:
         ExportError: if the file is not valid, or its answers differ from torch's.
@@ -128,7 +133,7 @@ def finished(model: ir.Model, stage: TorchStage) -> Lowered:
         ),
         opset=f"ai.onnx {OPSET}",
     )
-    _check_against_torch(stage, lowered)
+    _check_against_torch(stage, lowered, create("backends", backend))
     return lowered
 
 
@@ -230,8 +235,7 @@ def _serialize(model: ir.Model, stage: TorchStage) -> bytes:
     return checked_bytes(proto, lambda got: ExportError(invalid, got=got))
 
 
-def _check_against_torch(stage: TorchStage, lowered: Lowered) -> None:
-    backend: Backend = create("backends", "onnx")
+def _check_against_torch(stage: TorchStage, lowered: Lowered, backend: Backend) -> None:
     session = backend.open(lowered.data, lowered.inputs, lowered.outputs, SessionOptions())
     for feeds in example_feeds(stage, count=2):
         try:

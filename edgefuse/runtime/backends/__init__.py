@@ -6,5 +6,6 @@
 - `onnx`: ONNX Runtime;
 - `tflite`: LiteRT;
 - `tensorrt`: NVIDIA GPUs;
+- `openvino`: OpenVINO;
 - `null`: the backend `null`.
 """

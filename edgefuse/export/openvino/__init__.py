@@ -1,0 +1,4 @@
+"""Stages as ONNX files for OpenVINO.
+
+- `target`: the target `openvino`.
+"""

@@ -1,0 +1,5 @@
+"""Schemes for OpenVINO's files.
+
+- `post_training`: NNCF, imported here alone;
+- `quantizer`: the quantizer.
+"""
