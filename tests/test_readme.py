@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -39,8 +40,10 @@ def test_the_verbs_exist() -> None:
 
 @pytest.mark.slow
 def test_the_own_model_compiles_with_nothing_but_a_recipe(project: Path) -> None:
-    command = [sys.executable, "-m", "edgefuse", "compile", "recipe.toml", "-o", "out", "--cache", "cache", "--json"]
-    result = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    hurry = (sys.executable, "-m", "tests.compiler.hurry")  # what it measures is not looked at
+    command = [*hurry, "compile", "recipe.toml", "-o", "out", "--cache", "cache", "--json"]
+    variables = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    result = subprocess.run(command, cwd=project, env=variables, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     names = {Path(path).name for path in json.loads(result.stdout)["bundles"]}
     assert names == {"machine-onnx.edgefuse", "machine-tflite.edgefuse"}

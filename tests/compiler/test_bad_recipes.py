@@ -155,7 +155,7 @@ def test_a_metric_that_cannot_judge(
     ("options", "message"),
     [
         (("--engine", "moon"), "unknown engine 'moon': expected local or ray."),
-        (("--target", "coreml"), "got 'coreml', expected onnx or tensorrt or tflite"),
+        (("--target", "coreml"), "got 'coreml', expected onnx or openvino or tensorrt or tflite"),
     ],
 )
 def test_a_mistake_on_the_command_line(

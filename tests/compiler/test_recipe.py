@@ -46,7 +46,7 @@ def test_a_recipe_is_read(tmp_path: Path) -> None:
         ("0.02", "1.2", "expected a fraction from 0 to 1"),
         ("0.02", "nan", "expected a fraction from 0 to 1"),
         ('"size"', '"speed"', "Invalid enum value 'speed'"),
-        ('"tflite"]', '"coreml"]', "expected onnx or tensorrt or tflite"),
+        ('"tflite"]', '"coreml"]', "expected onnx or openvino or tensorrt or tflite"),
         ('"tflite"]', '"onnx"]', "expected each target once"),
         ("[data]", "[data", "is not TOML"),
         ("[search]", "threads = 0\n[search]", "[compile] threads in "),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import onnx
 import onnx.parser
@@ -19,8 +19,6 @@ from edgefuse.export.costs import costs
 from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.export.tensorrt.operators import NEWEST_OPSET, TYPES, refused
 from edgefuse.export.tensorrt.target import TensorrtTarget, cast_bytes_first, profiles
-from edgefuse.models.assistant.model import assemble
-from edgefuse.models.digits.model import build
 from edgefuse.prune.unstructured import SemiStructuredPruner
 from edgefuse.stages.explicit import split
 from edgefuse.stages.stage import TorchStage
@@ -64,16 +62,6 @@ def test_costs_are_counted_as_for_onnx(stage_by_name: dict[str, TorchStage]) -> 
     stage = stage_by_name["camera_encoder"]
     found = costs(TARGET.lower(stage), "tensorrt", stage.spec)
     assert found.mac == costs(OnnxTarget().lower(stage), "onnx", stage.spec).mac
-
-
-# --- the operators of the reference models, with random weights ---
-
-
-@pytest.mark.parametrize("model", [build, assemble], ids=["digits", "assistant"])
-def test_tensorrt_takes_every_stage_of_the_reference_models(model: Callable[[], nn.Module]) -> None:
-    torch.manual_seed(0)
-    found = {stage.spec.name: TARGET.unsupported(stage) for stage in split(model().eval())}
-    assert set(found.values()) == {()}
 
 
 class Counting(nn.Module):
