@@ -161,7 +161,7 @@ class _Compile:
         reference = gpu.read(self.path, self.recipe.report.gpu, model.spec.name)
         check_schemes(self.recipe, [stage.spec for stage in model.stages])
         data = open_data(model)
-        machines = {target: self._machine(target) for target in (*self.recipe.compile.members, *targets)}
+        machines = {target: self._machine(target) for target in dict.fromkeys((*self.recipe.compile.members, *targets))}
         builder = Builder(self.recipe.compile.members, self.cache, self.workers)
         builder.lower(model.stages, generate(model.stages))
         _require_one(_with_joined(builder.failed, targets), targets)

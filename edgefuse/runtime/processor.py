@@ -52,6 +52,14 @@ class Processor:
         """Return whether it is known to have one of these features."""
         return not set(features).isdisjoint(self.features or ())
 
+    @property
+    def clips_int8(self) -> bool:
+        """Whether it adds up products of uint8 and int8 in 16 bits (VPMADDUBSW), as x86 without VNNI does.
+
+        False where its features are not known.
+        """
+        return self.architecture == "x86_64" and self.features is not None and not self.has(*VNNI)
+
 
 def processor(*, root: Path = ROOT) -> Processor:
     """Read what the CPU is from /proc/cpuinfo below `root`, or from Python where there is none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from edgefuse.compiler.candidates.built import Built, joined_id
+from edgefuse.compiler.candidates.built import joined_id
 from edgefuse.compiler.candidates.target_data import Candidates
 
 
@@ -19,11 +19,9 @@ def join(target: str, parts: Sequence[Candidates]) -> Candidates:
     stages = dict.fromkeys(stage for part in parts for stage in part.built)
     return Candidates(
         target,
-        built={stage: tuple(_joined(one) for part in parts for one in part.built[stage]) for stage in stages},
+        built={
+            stage: tuple(replace(one, joined=True) for part in parts for one in part.built[stage]) for stage in stages
+        },
         refused={joined_id(name, part.target): why for part in parts for name, why in part.refused.items()},
         checked={joined_id(name, part.target): seen for part in parts for name, seen in part.checked.items()},
     )
-
-
-def _joined(built: Built) -> Built:
-    return replace(built, joined=True)

@@ -12,7 +12,7 @@ from edgefuse.compiler.candidates.built import joined_id
 from edgefuse.compiler.rungs.final import RungAccuracy, RungTiming
 from edgefuse.compiler.rungs.result import TargetResult
 from edgefuse.compiler.search import Combination
-from edgefuse.compiler.search.frontier import NAMES, reduced
+from edgefuse.compiler.search.frontier import objective_of, reduced
 
 WORTH_MIXING = 0.03
 """How much faster a rung must be that runs in several runtimes, as a share."""
@@ -29,12 +29,11 @@ def alternatives(result: TargetResult, rungs: Mapping[str, Mapping[str, Combinat
     """
     objective = result.data.material.subject.recipe.search.objective
     held = result.found.winners[objective].within_budget
-    names = {name: goal for goal, name in NAMES.items()}
     return {
         joined_id(name, part.target): {stage: joined_id(one, part.target) for stage, one in combination.items()}
         for part in result.parts
         for name, combination in rungs[part.target].items()
-        if not reduced(name) and part.found.winners[names[name]].within_budget >= held
+        if not reduced(name) and part.found.winners[objective_of(name)].within_budget >= held
     }
 
 

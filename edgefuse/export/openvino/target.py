@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 import onnx_ir as ir
-from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferencePass
-from onnxscript.rewriter import RewritePass
 
 from edgefuse.export.cost_graph import CostGraph
 from edgefuse.export.onnx import costs
-from edgefuse.export.onnx.ort.attention import split_heads
-from edgefuse.export.onnx.spectrum import factor_spectrum
+from edgefuse.export.onnx.forms import apply_common_forms
 from edgefuse.export.onnx.target import TOOLS, finished, translated, untranslatable
 from edgefuse.export.target import Lowered
 from edgefuse.stages.stage import TorchStage
@@ -59,6 +56,4 @@ def prepare(model: ir.Model) -> None:
     The rewrites of means and sums for ONNX Runtime alone gain nothing here and cost a kernel; a layer norm is fed by a
     plain sum, with which it is fused.
     """
-    RewritePass([split_heads(), factor_spectrum()])(model)
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    ShapeInferencePass()(model)
+    apply_common_forms(model)

@@ -13,16 +13,14 @@ from importlib.metadata import version
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferencePass
-from onnxscript.rewriter import RewritePass
+from onnx_ir.passes.common import ShapeInferencePass
 
 from edgefuse.bundle.manifest import BuildPlan, Profile
 from edgefuse.bundle.spec import Bounded, Bucketed, Dim, largest
 from edgefuse.errors import ExportError
 from edgefuse.export.cost_graph import CostGraph
 from edgefuse.export.onnx import costs
-from edgefuse.export.onnx.ort.attention import split_heads
-from edgefuse.export.onnx.spectrum import factor_spectrum
+from edgefuse.export.onnx.forms import apply_common_forms
 from edgefuse.export.onnx.target import TOOLS, finished, translated, untranslatable
 from edgefuse.export.target import Lowered
 from edgefuse.export.tensorrt import builder
@@ -82,10 +80,8 @@ def prepare(model: ir.Model) -> None:
 
     What is rewritten for ONNX Runtime alone (sums apart from layer norms, means as products) stays as torch wrote it.
     """
-    RewritePass([split_heads(), factor_spectrum()])(model)
     name_single_bounds(model)
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    ShapeInferencePass()(model)
+    apply_common_forms(model)
     cast_bytes_first(model)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import QuantizeError
-from edgefuse.quantize.calibration.ranges import RunningRange, not_finite
+from edgefuse.quantize.calibration.calibrators import CALIBRATORS
+from edgefuse.quantize.calibration.ranges import Range, RunningRange, not_finite
 from edgefuse.runtime.backends.onnx.api import onnxruntime, state
 from edgefuse.stages.stage import Array, FeedSource
 
@@ -41,6 +42,26 @@ def observe(
         for name, value in zip(tensors, values, strict=True):
             statistics[name].update(value)
     return statistics
+
+
+def chosen_ranges(
+    model: ir.Model, values: Iterable[ir.Value], inputs: tuple[Binding, ...], calibration: FeedSource, calibrator: str
+) -> dict[str, Range]:
+    """Return the ranges of float values, by name, that a calibrator chooses over one pass of calibration feeds.
+
+    Args:
+        model: the float graph.
+        values: of it.
+        inputs: how the feeds' ports are called in the graph.
+        calibration: starts a pass; see `observe`.
+        calibrator: its name.
+
+    Raises:
+        QuantizeError: if there are no feeds, one does not fit, or a value is not finite.
+    """
+    names = [value.name or "" for value in values]
+    statistics = observe(model, names, inputs, calibration, counting=calibrator != "minmax")
+    return {name: CALIBRATORS[calibrator](seen) for name, seen in statistics.items()}
 
 
 def channel_means(

@@ -12,9 +12,8 @@ from edgefuse.bundle.spec import StageSpec
 from edgefuse.errors import QuantizeError
 from edgefuse.export.target import Lowered
 from edgefuse.quantize import schemes
-from edgefuse.quantize.calibration.calibrators import CALIBRATORS
 from edgefuse.quantize.onnx.bias import correct_biases, float_means, give_biases
-from edgefuse.quantize.onnx.calibration import observe
+from edgefuse.quantize.onnx.calibration import chosen_ranges
 from edgefuse.quantize.onnx.file import nothing_to_do, serialize
 from edgefuse.quantize.onnx.ort.dynamic import quantize_dynamically
 from edgefuse.quantize.onnx.ort.int4 import BLOCK, embed_in_int4, quantize_to_int4
@@ -104,9 +103,7 @@ def _quantize_statically(model: ir.Model, lowered: Lowered, scheme: Scheme, cali
     chosen = plan(model, scheme)
     if not chosen.nodes:
         raise nothing_to_do(scheme, "a convolution or a matrix product by a constant")
-    names = [value.name or "" for value in chosen.values]
-    statistics = observe(model, names, lowered.inputs, calibration, counting=scheme.calibrator != "minmax")
-    ranges = {name: CALIBRATORS[scheme.calibrator](seen) for name, seen in statistics.items()}
+    ranges = chosen_ranges(model, chosen.values, lowered.inputs, calibration, scheme.calibrator)
     if scheme.corrected:
         give_biases(model.graph, chosen)
         wanted = float_means(model, chosen, lowered.inputs, calibration)

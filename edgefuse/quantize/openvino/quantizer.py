@@ -14,9 +14,8 @@ from edgefuse.bundle.spec import StageSpec
 from edgefuse.errors import QuantizeError
 from edgefuse.export.target import Lowered
 from edgefuse.quantize import schemes
-from edgefuse.quantize.calibration.calibrators import CALIBRATORS
 from edgefuse.quantize.calibration.ranges import Range
-from edgefuse.quantize.onnx.calibration import observe
+from edgefuse.quantize.onnx.calibration import chosen_ranges
 from edgefuse.quantize.onnx.file import nothing_to_do, serialize
 from edgefuse.quantize.onnx.plan import Plan, plan, weight_of
 from edgefuse.quantize.onnx.static import insert_qdq
@@ -92,9 +91,7 @@ def _in_int8(model: ir.Model, lowered: Lowered, scheme: Scheme, calibration: Fee
         raise nothing_to_do(scheme, "a convolution or a matrix product by a constant")
     if scheme.name == NNCF.name:
         return _by_nncf(model, chosen, lowered, calibration)
-    names = [value.name or "" for value in chosen.values]
-    statistics = observe(model, names, lowered.inputs, calibration, counting=scheme.calibrator != "minmax")
-    ranges = {name: CALIBRATORS[scheme.calibrator](seen) for name, seen in statistics.items()}
+    ranges = chosen_ranges(model, chosen.values, lowered.inputs, calibration, scheme.calibrator)
     if scheme.activation == "s8":
         ranges = {name: _centred(limit) for name, limit in ranges.items()}
     insert_qdq(model, chosen, ranges, scheme)

@@ -19,8 +19,7 @@ from edgefuse.export.tensorrt import builder
 from edgefuse.export.tensorrt.operators import refused
 from edgefuse.export.tensorrt.sparsity import has_two_of_four
 from edgefuse.quantize import schemes
-from edgefuse.quantize.calibration.calibrators import CALIBRATORS
-from edgefuse.quantize.onnx.calibration import observe
+from edgefuse.quantize.onnx.calibration import chosen_ranges
 from edgefuse.quantize.onnx.file import nothing_to_do, serialize
 from edgefuse.quantize.onnx.float16 import compute_in_float16
 from edgefuse.quantize.schemes import FP16
@@ -91,9 +90,7 @@ def _quantize_statically(model: ir.Model, lowered: Lowered, scheme: Scheme, cali
     placement = place(model, scheme)
     if not placement.layers:
         raise nothing_to_do(scheme, "a convolution or a matrix product by a constant")
-    names = [value.name or "" for value in placement.uses]
-    statistics = observe(model, names, lowered.inputs, calibration, counting=scheme.calibrator != "minmax")
-    ranges = {name: CALIBRATORS[scheme.calibrator](seen) for name, seen in statistics.items()}
+    ranges = chosen_ranges(model, placement.uses, lowered.inputs, calibration, scheme.calibrator)
     insert_symmetric_qdq(model, placement, ranges, scheme)
 
 

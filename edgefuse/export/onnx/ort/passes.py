@@ -1,24 +1,16 @@
-"""Rewrites of an ONNX graph around slow paths of ONNX Runtime; the results stay within the float tolerance.
-
-Each rewrite is a rule of onnxscript's rewriter: a graph that does not match stays as it is.
-"""
+"""Rewrites of an ONNX graph around slow paths of ONNX Runtime; the results stay within the float tolerance."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferencePass
-from onnxscript.rewriter import RewritePass
 
-from edgefuse.export.onnx.ort.attention import split_heads
+from edgefuse.export.onnx.forms import apply_common_forms
 from edgefuse.export.onnx.ort.pooling import pooling_rules
-from edgefuse.export.onnx.spectrum import factor_spectrum
 
 
 def apply_fast_forms(model: ir.Model) -> None:
     """Rewrite the operators that ONNX Runtime runs faster in another form."""
-    RewritePass([split_heads(), factor_spectrum(), *pooling_rules()])(model)
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    ShapeInferencePass()(model)
+    apply_common_forms(model, tuple(pooling_rules()))
     keep_layer_norms_apart(model)
 
 

@@ -11,7 +11,7 @@ from edgefuse.runtime.backends.backend import Array, Operator, Session, SessionO
 from edgefuse.runtime.backends.onnx.api import onnxruntime
 from edgefuse.runtime.backends.onnx.api import state as ort
 from edgefuse.runtime.backends.onnx.session import create, opened, session_options
-from edgefuse.runtime.processor import VNNI, Processor
+from edgefuse.runtime.processor import Processor
 
 
 class OnnxBackend:
@@ -62,7 +62,7 @@ class OnnxBackend:
         """
         name, *qualifiers = scheme.split(".")
         unsigned = "u8" in qualifiers or name == "dynamic_wi8_af32"
-        return unsigned and cpu.architecture == "x86_64" and cpu.features is not None and not cpu.has(*VNNI)
+        return unsigned and cpu.clips_int8
 
     def _create(
         self, data: bytes, inputs: tuple[Binding, ...], options: SessionOptions

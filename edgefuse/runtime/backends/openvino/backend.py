@@ -8,7 +8,7 @@ from edgefuse.bundle.manifest import Binding
 from edgefuse.runtime.backends.backend import Array, Operator, Session, SessionOptions
 from edgefuse.runtime.backends.openvino.api import openvino
 from edgefuse.runtime.backends.openvino.session import core, opened, read
-from edgefuse.runtime.processor import VNNI, Processor
+from edgefuse.runtime.processor import Processor
 
 
 class OpenvinoBackend:
@@ -62,4 +62,4 @@ class OpenvinoBackend:
             cpu: that runs it.
         """
         static = scheme.partition(".")[0].endswith("_wi8_ai8")
-        return static and cpu.architecture == "x86_64" and cpu.features is not None and not cpu.has(*VNNI)
+        return static and cpu.clips_int8
