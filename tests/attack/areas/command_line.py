@@ -274,7 +274,7 @@ def _undelivered(argv: list[str], folder: Path, how: str) -> None:
     assert b"Traceback" not in err, err[-2_000:]
     harmless(err)
     if code:
-        raise InputError(f"exit code {code}", got=err[-200:].decode())
+        raise InputError(f"exit code {code}", got=err.decode()[-200:])
 
 
 def _redirected(number: int, path: Path) -> Callable[[], bytes]:
