@@ -26,6 +26,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from edgefuse.errors import ExportError
+from edgefuse.export.torch.forms import COMMON, apply_forms
+from edgefuse.export.torch.tables import without_projections
 from edgefuse.stages.stage import TorchStage
 
 logger = logging.getLogger(__name__)
@@ -68,7 +70,9 @@ def trace(
     """
     try:
         with quiet(), around or nullcontext():
-            return torch.export.export(stage.module, inputs, dynamic_shapes=dynamic_shapes, strict=False)
+            module = without_projections(stage.module)
+            program = torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes, strict=False)
+            return apply_forms(program, COMMON)
     except ExportError:
         raise
     except Exception as error:  # torch.export raises whatever the module's own code raises
