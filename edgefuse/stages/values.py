@@ -6,7 +6,7 @@ Only ranges are kept, never a sample: generated inputs travel in bundles, and ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt

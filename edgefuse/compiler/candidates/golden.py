@@ -134,7 +134,9 @@ def check(built: Built, backend: Backend, golden: GoldenInputs) -> Checked:
     """
     session = built.open(backend, 1)
     pairs = zip(golden.outputs[built.form], golden.feeds[built.stage], strict=True)
-    found = agreement(((expected, at_true_size(session.run(feeds), expected)) for expected, feeds in pairs), Tolerance())
+    found = agreement(
+        ((expected, at_true_size(session.run(feeds), expected)) for expected, feeds in pairs), Tolerance()
+    )
     tolerance, held = Tolerance(), found.ok
     if built.scheme.name != "float":
         held = found.snr_db >= _BROKEN_SNR_DB

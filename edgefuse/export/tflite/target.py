@@ -21,17 +21,18 @@ from torch.export import ExportedProgram
 from edgefuse.bundle.manifest import Binding
 from edgefuse.bundle.spec import StageSpec, TensorSpec
 from edgefuse.errors import ExportError
-from edgefuse.export.answers import check_answers
+from edgefuse.export.answers import check_answers, padding_matters
 from edgefuse.export.cost_graph import CostGraph
 from edgefuse.export.target import Lowered
 from edgefuse.export.tflite import costs
 from edgefuse.export.tflite import recurrent as tflite_recurrent
+from edgefuse.export.tflite.by_length import ended_by_length
 from edgefuse.export.tflite.file import pack, unpack
 from edgefuse.export.tflite.recurrent_loops import expand_recurrences
 from edgefuse.export.tflite.rewrites import rewrite
 from edgefuse.export.tracing import first_words, named_operators, node_of, quiet, trace
 from edgefuse.registry import create
-from edgefuse.stages.padding import Dependence, depends_on_padding
+from edgefuse.stages.padding import depends_on_padding
 from edgefuse.stages.stage import TorchStage
 
 # Checks that tracing leaves behind and litert-torch removes, and loops that are lowered here.
@@ -68,7 +69,10 @@ class TfliteTarget:
                 it, or LiteRT cannot run the file or answers otherwise than torch.
         """
         if dependence := depends_on_padding(stage):
-            raise padding_matters(dependence)
+            ended = ended_by_length(stage)
+            if ended is None:
+                raise padding_matters(dependence, self.title)
+            stage = ended
         program = _trace(stage)
         refused = f"litert-torch cannot lower the stage '{stage.spec.name}'"
         fix = "replace what is named, or leave the target 'tflite' out of the recipe"
@@ -95,17 +99,6 @@ class TfliteTarget:
     def versions(self) -> dict[str, str]:
         """Return the versions of torch, litert-torch and the converter behind it."""
         return {name: version(name) for name in ("torch", "litert-torch", "litert-converter", "ai-edge-litert")}
-
-
-def padding_matters(dependence: Dependence) -> ExportError:
-    """Return why a stage that depends on padding has no TFLite file."""
-    return ExportError(
-        f"the stage '{dependence.stage}' depends on padding, and TFLite files have fixed shapes",
-        got=str(dependence),
-        expected="the same answer for padded inputs as at their true size",
-        fix="mask what lies behind 'length' in means, attention and recurrent layers, as docs/recurrent.md shows, or "
-        "leave the target 'tflite' out of the recipe",
-    )
 
 
 def _binding(tensor: TensorSpec) -> Binding:
