@@ -65,8 +65,8 @@ def padding_matters(dependence: Dependence, title: str) -> ExportError:
         f"the stage '{dependence.stage}' depends on padding, and {title} files have fixed shapes",
         got=str(dependence),
         expected="the same answer for padded inputs as at their true size",
-        fix="mask what lies behind 'length' in means and attention (docs/recurrent.md), fix the size in the spec, or leave "
-        "this target out of the recipe",
+        fix="mask what lies behind 'length' in means and attention (docs/recurrent.md), fix the size in the spec, or "
+        "leave this target out of the recipe",
     )
 
 

@@ -15,7 +15,7 @@ INT4 = Scheme(name="dynamic_wi4_af32")
 INT4_TABLE = Scheme(name="dynamic_wi8_af32", table_bits=4)
 
 SMALLEST_PRODUCT = 4096
-"""Weights of a matrix product below which converting the activation costs more than int8 saves, in time as in decibels."""
+"""Weights of a matrix product below which converting the activation costs more than int8 saves."""
 
 QUANTIZABLE = f"a convolution, or a matrix product by {SMALLEST_PRODUCT:,} weights or more,"
 """What a stage must hold for int8 to be worth a try, for errors."""

@@ -8,5 +8,6 @@
 - `masks`: attention with nothing to attend to, types that meet, constant matrices;
 - `spectra`: Fourier transforms of real samples as convolutions;
 - `complex_numbers`: complex values as pairs of real ones;
+- `outputs`: outputs that are inputs;
 - `forms`: all of them applied to a traced stage.
 """

@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 from edgefuse.export.torch import masks, order, placing, pools, tables
 from edgefuse.export.torch.complex_numbers import pair_complex_numbers
 from edgefuse.export.torch.inlining import Form, Prepare, inline, only_first_is_used, replace, replace_first
+from edgefuse.export.torch.outputs import part_outputs
 from edgefuse.export.torch.spectra import PAIRS
 
 COMMON: dict[Any, Prepare] = {**pools.FORMS, **placing.FORMS, **tables.FORMS, **masks.FORMS, **order.FORMS}
@@ -32,7 +33,7 @@ def apply_forms(program: ExportedProgram, table: Mapping[Any, Prepare]) -> Expor
     if any(node.target in PAIRS for node in program.graph.nodes):
         pair_complex_numbers(program)
         changed = True
-    if changed:
+    if part_outputs(program) or changed:
         program.graph.eliminate_dead_code()
         program.graph.lint()
         program.graph_module.recompile()

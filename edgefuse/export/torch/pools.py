@@ -1,7 +1,7 @@
 """Adaptive pools whose regions differ in size.
 
-Exporters unroll them, region by region: 362 nodes for four pools of an image. A mean over regions of rows and columns is
-two small matrix products, and a maximum one over rows and then one over columns.
+Exporters unroll them, region by region: 362 nodes for four pools of an image. A mean over regions of rows and columns
+is two small matrix products, and a maximum one over rows and then one over columns.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Fourier transforms of real samples as convolutions and matrix products: the form that frontends have.
 
-No target but ONNX has complex numbers, and there `STFT` is slow: 5.4 ms of a small frontend where the convolution takes
-0.2. A short-time transform becomes a strided convolution with windowed sines and cosines, which ONNX files factor further
-(`export/onnx/spectrum.py`).
+No target but ONNX has complex numbers, and there `STFT` is slow: 6.2 ms of half a second of sound where the convolution
+takes 0.3. A short-time transform becomes a strided convolution with windowed sines and cosines, which ONNX files factor
+further (`export/onnx/spectrum.py`).
 """
 
 from __future__ import annotations
