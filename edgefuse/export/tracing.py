@@ -26,6 +26,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from edgefuse.errors import ExportError
+from edgefuse.export.torch.forms import COMMON, apply_forms
+from edgefuse.export.torch.tables import without_projections
 from edgefuse.stages.stage import TorchStage
 
 logger = logging.getLogger(__name__)
@@ -68,7 +70,9 @@ def trace(
     """
     try:
         with quiet(), around or nullcontext():
-            return torch.export.export(stage.module, inputs, dynamic_shapes=dynamic_shapes, strict=False)
+            module = without_projections(stage.module)
+            program = torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes, strict=False)
+            return apply_forms(program, COMMON)
     except ExportError:
         raise
     except Exception as error:  # torch.export raises whatever the module's own code raises
@@ -115,8 +119,12 @@ def first_words(error: BaseException) -> str:
 
 def user_line(error: BaseException) -> str:
     """Return the last line of the user's own code on the way to an error, such as `model.py:42: y = x.numpy()`."""
-    frames = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
-    return _last_of_user(frames)
+    return users_line(traceback.extract_tb(error.__traceback__))
+
+
+def users_line(stack: traceback.StackSummary) -> str:
+    """Return the last line of the user's own code in a stack; see `user_line`."""
+    return _last_of_user([(frame.filename, frame.lineno or 0) for frame in stack])
 
 
 def _last_of_user(frames: list[tuple[str, int]]) -> str:

@@ -21,14 +21,18 @@ from torch.export import ExportedProgram
 from edgefuse.bundle.manifest import Binding
 from edgefuse.bundle.spec import StageSpec, TensorSpec
 from edgefuse.errors import ExportError
+from edgefuse.export.answers import check_answers, padding_matters
 from edgefuse.export.cost_graph import CostGraph
 from edgefuse.export.target import Lowered
 from edgefuse.export.tflite import costs
 from edgefuse.export.tflite import recurrent as tflite_recurrent
+from edgefuse.export.tflite.by_length import ended_by_length
 from edgefuse.export.tflite.file import pack, unpack
 from edgefuse.export.tflite.recurrent_loops import expand_recurrences
 from edgefuse.export.tflite.rewrites import rewrite
 from edgefuse.export.tracing import first_words, named_operators, node_of, quiet, trace
+from edgefuse.registry import create
+from edgefuse.stages.padding import depends_on_padding
 from edgefuse.stages.stage import TorchStage
 
 # Checks that tracing leaves behind and litert-torch removes, and loops that are lowered here.
@@ -47,6 +51,7 @@ class TfliteTarget:
     backend = "tflite"
     suffix = ".tflite"
     accelerator = "cpu"
+    pads = True
 
     def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
         """Name the operators of a stage that litert-torch has no lowering for, without lowering it.
@@ -60,8 +65,14 @@ class TfliteTarget:
         """Lower a stage in float32; the same stage gives the same bytes.
 
         Raises:
-            ExportError: if the stage cannot be traced, or litert-torch lacks an operator or refuses it.
+            ExportError: if the stage depends on padding or cannot be traced, litert-torch lacks an operator or refuses
+                it, or LiteRT cannot run the file or answers otherwise than torch.
         """
+        if dependence := depends_on_padding(stage):
+            ended = ended_by_length(stage)
+            if ended is None:
+                raise padding_matters(dependence, self.title)
+            stage = ended
         program = _trace(stage)
         refused = f"litert-torch cannot lower the stage '{stage.spec.name}'"
         fix = "replace what is named, or leave the target 'tflite' out of the recipe"
@@ -77,7 +88,9 @@ class TfliteTarget:
         ports = stage.spec.inputs, stage.spec.outputs
         inputs, outputs = (tuple(_binding(port.tensor) for port in side) for side in ports)
         named = name_interface(data, [b.tensor for b in inputs], [b.tensor for b in outputs])
-        return Lowered(data=named, inputs=inputs, outputs=outputs, opset="tfl3")
+        lowered = Lowered(data=named, inputs=inputs, outputs=outputs, opset="tfl3")
+        check_answers(stage, lowered, create("backends", self.backend), self.title)
+        return lowered
 
     def operations(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> CostGraph:
         """Return the operations of a file; see `Target.operations`."""
