@@ -116,6 +116,7 @@ def _without(count: int, gone: Sequence[Tensor]) -> Tensor:
     return left.nonzero().flatten()
 
 
+@torch.enable_grad()
 def attentions_of(stage: TorchStage, batches: Sequence[tuple[Tensor, ...]]) -> list[Attention]:
     """Return the attentions with two heads or more in a stage's module, in the order in which they run.
 
@@ -183,6 +184,8 @@ def _rows(attended: Attended, sources: Sequence[Sequence[Made]]) -> tuple[int, d
 
 def _touched(part: Tensor, output: Tensor) -> Tensor:
     """Say of each channel of a layer's output whether a part of a tensor depends on it, bool [channels]."""
+    if not part.requires_grad:
+        return torch.zeros(output.shape[-1], dtype=torch.bool)
     signs = torch.linspace(1, 2, part.numel()).reshape(part.shape)
     (gradient,) = torch.autograd.grad((part * signs).sum(), output, retain_graph=True, allow_unused=True)
     if gradient is None:
@@ -198,6 +201,8 @@ def _disjoint(parts: Sequence[Tensor]) -> bool:
 
 def _columns(attended: Attended, reader: Made, heads: int) -> tuple[Tensor, ...] | None:
     """Return the columns of the reading layer that each head comes to, if nothing but views lies between."""
+    if not reader.input.requires_grad:
+        return None
     codes = torch.arange(1.0, reader.input.shape[-1] + 1)
     total = (reader.input * codes).sum()
     (gradient,) = torch.autograd.grad(total, attended.result, retain_graph=True, allow_unused=True)

@@ -18,7 +18,7 @@ from edgefuse.prune.importance import IMPORTANCES, rank
 from edgefuse.prune.narrowing import Insides, found_attentions, insides_of, kinds_of, narrow_parts, rounded
 from edgefuse.prune.pruner import Examples, check, nothing_to_prune
 from edgefuse.prune.trial import Trials, stays
-from edgefuse.prune.widths import Width
+from edgefuse.prune.widths import INTERFACE, Width
 from edgefuse.stages.stage import TorchStage
 
 __all__ = ["StructuredPruner", "narrowed", "rounded"]
@@ -62,7 +62,7 @@ def narrowed(
     parts = inside.parts
     numbers = [number for number, part in enumerate(parts) if not isinstance(part, Width) or chosen(part)]
     if not numbers:
-        raise nothing_to_prune(stage, step, expected, [kept.reason for kept in inside.kept])
+        raise nothing_to_prune(stage, step, expected, _reasons(inside))
     if step.ratio == 0:
         return copy.deepcopy(stage.module)
     scores = _scores(step, inside, numbers, examples)
@@ -80,9 +80,12 @@ def narrowed(
     return again.stage.module
 
 
-def _scores(
-    step: PruningStep, inside: Insides, numbers: Sequence[int], examples: Examples
-) -> list[list[Tensor]]:
+def _reasons(inside: Insides) -> list[str]:
+    """Return why what a stage holds stays as it is, but for its interfaces, of which that is expected."""
+    return [kept.reason for kept in inside.kept if INTERFACE not in kept.reason]
+
+
+def _scores(step: PruningStep, inside: Insides, numbers: Sequence[int], examples: Examples) -> list[list[Tensor]]:
     """Return the importance of all that is ranked, by part; nothing for parts that are not asked for."""
     kinds = [kinds_of(part) if number in set(numbers) else [] for number, part in enumerate(inside.parts)]
     flat = iter(rank(step.importance, inside.stage.module, [kind for part in kinds for kind in part], examples))

@@ -25,6 +25,9 @@ from edgefuse.prune.leaves import FixedLeaf, Leaf, leaves_of, standing_in
 from edgefuse.stages.examples import example_feeds
 from edgefuse.stages.stage import TorchStage, outputs_of
 
+INTERFACE = "an input or output of the stage shares them"
+"""Why the width of a stage's interface stays."""
+
 _MOST_CONSTANTS = 16
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.PReLU)
 
@@ -265,7 +268,7 @@ def _why_fixed(graph: Any, item: Any, leaves: dict[type[nn.Module], Leaf]) -> st
     if _outruns(graph, item):
         return "an operator on the way mixes or repeats them"
     if isinstance(layer, _Port):
-        return "an input or output of the stage shares them"
+        return INTERFACE
     if isinstance(leaves.get(type(layer)), FixedLeaf):
         return f"a layer of the kind {type(layer).__name__} shares them"
     if isinstance(layer, (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)):
