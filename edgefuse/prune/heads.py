@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgefuse.prune.importance import Ranked, Slice
 from edgefuse.prune.attention import Attention
+from edgefuse.prune.importance import Ranked, Slice
 from edgefuse.prune.leaves import is_attention
 from edgefuse.prune.multihead import Multihead
 
@@ -83,9 +83,7 @@ class Heads:
 def heads_of(module: nn.Module) -> list[Heads]:
     """Return the units that can be pruned inside the attentions of a module."""
     return [
-        _heads(name, part)
-        for name, part in module.named_modules()
-        if is_attention(part) or isinstance(part, Multihead)
+        _heads(name, part) for name, part in module.named_modules() if is_attention(part) or isinstance(part, Multihead)
     ]
 
 

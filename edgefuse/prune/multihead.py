@@ -67,7 +67,7 @@ class Multihead(nn.MultiheadAttention):
         return y, None if not need_weights else weights.mean(dim=1) if average_attn_weights else weights
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
-        """Return queries, keys and values [B, heads, steps, head_width]; one product makes them where one input does."""
+        """Return queries, keys and values [B, heads, steps, head_width], by one product where they have one input."""
         weight, bias, sizes = self.in_proj_weight, self.in_proj_bias, (self.heads, self.head_width)
         if query is key and key is value:
             x = query if self.batch_first else query.transpose(0, 1)

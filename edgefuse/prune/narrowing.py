@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from edgefuse.prune.attention import Attention, attentions_of, pin_whole
+from edgefuse.prune.attention import Attention, pin_whole
 from edgefuse.prune.heads import FoundHeads, Heads, heads_of, largest
 from edgefuse.prune.importance import Ranked
 from edgefuse.prune.multihead import opened
+from edgefuse.prune.recognition import attentions_of
 from edgefuse.prune.widths import Kept, Width, widths_of
 from edgefuse.stages.examples import example_feeds
 from edgefuse.stages.stage import TorchStage

@@ -55,6 +55,11 @@ class Attended:
     result: Tensor
     scopes: tuple[Scope, ...]
 
+    @property
+    def sources(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values."""
+        return self.query, self.key, self.value
+
 
 @dataclass(frozen=True)
 class SizedCall:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -48,6 +48,29 @@ class Pruner(Protocol):
         Raises:
             PruneError: the stage has nothing that this method can prune, or the step makes no sense.
         """
+
+
+@runtime_checkable
+class Explaining(Protocol):
+    """A pruning method that can say what it leaves alone inside a stage."""
+
+    def kept(self, stage: TorchStage, step: PruningStep) -> tuple[str, ...]:
+        """Return a sentence for everything that stays as it is.
+
+        Args:
+            stage: with its module, in eval mode.
+            step: that is to be taken.
+        """
+
+
+def kept_by(stage: TorchStage, step: PruningStep) -> tuple[str, ...]:
+    """Return why what a step leaves alone inside a stage stays as it is, as far as its method can say.
+
+    Raises:
+        PruneError: the method is unknown, or the stage cannot be traced.
+    """
+    pruner = method(step)
+    return pruner.kept(stage, step) if isinstance(pruner, Explaining) else ()
 
 
 def method(step: PruningStep) -> Pruner:
@@ -109,9 +132,7 @@ def check(step: PruningStep, importances: Sequence[str] = ("",), options: Sequen
         )
 
 
-def nothing_to_prune(
-    stage: TorchStage, step: PruningStep, expected: str, reasons: Sequence[str] = ()
-) -> PruneError:
+def nothing_to_prune(stage: TorchStage, step: PruningStep, expected: str, reasons: Sequence[str] = ()) -> PruneError:
     """Return the error that a stage holds nothing that a method could prune.
 
     Args:

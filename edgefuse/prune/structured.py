@@ -17,13 +17,14 @@ from edgefuse.errors import PruneError
 from edgefuse.prune.importance import IMPORTANCES, rank
 from edgefuse.prune.narrowing import Insides, found_attentions, insides_of, kinds_of, narrow_parts, rounded
 from edgefuse.prune.pruner import Examples, check, nothing_to_prune
-from edgefuse.prune.trial import Trials, stays
+from edgefuse.prune.trial import Trials, stays, try_widths
 from edgefuse.prune.widths import INTERFACE, Width
 from edgefuse.stages.stage import TorchStage
 
 __all__ = ["StructuredPruner", "narrowed", "rounded"]
 
 _log = logging.getLogger(__name__)
+
 
 class StructuredPruner:
     """Remove a fraction of every width inside a stage, by the dependency graph of Torch-Pruning (arXiv:2301.12900)."""
@@ -39,6 +40,10 @@ class StructuredPruner:
         """
         expected = "a width between two layers that no interface shares"
         return narrowed(stage, step, examples, lambda width: True, expected)
+
+    def kept(self, stage: TorchStage, step: PruningStep) -> tuple[str, ...]:
+        """Return why widths and heads stay as they are, but for the stage's interfaces."""
+        return tuple(one.reason for one in try_widths(stage, step.ratio) if one.is_stuck)
 
 
 def narrowed(
@@ -68,9 +73,9 @@ def narrowed(
     scores = _scores(step, inside, numbers, examples)
     narrow_parts(inside, scores, numbers, step.ratio)
     trials = Trials(stage, attentions, step.ratio)
-    if not trials.difference(inside.stage.module):
+    if trials.all_survive(inside, numbers, inside.stage.module):
         return inside.stage.module
-    numbers, refused = trials.surviving(numbers)
+    numbers, refused = trials.surviving(inside, numbers)
     for number, why in refused.items():
         _log.warning("pruning leaves a width of the stage '%s' alone: %s", stage.spec.name, stays(parts[number], why))
     if not numbers:

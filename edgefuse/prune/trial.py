@@ -6,7 +6,7 @@ not read but tried: the narrow copy has to run at several sizes and batches and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,8 +15,16 @@ from torch import Tensor, nn
 
 from edgefuse.prune.attention import FAILURES, Attention
 from edgefuse.prune.heads import FoundHeads, Heads
-from edgefuse.prune.narrowing import batches_of, found_attentions, insides_of, kinds_of, narrow_parts
-from edgefuse.prune.widths import Width
+from edgefuse.prune.narrowing import (
+    Insides,
+    batches_of,
+    found_attentions,
+    insides_of,
+    kinds_of,
+    narrow_parts,
+    rounded,
+)
+from edgefuse.prune.widths import INTERFACE, Width
 from edgefuse.stages.stage import TorchStage, outputs_of
 
 Batches: TypeAlias = Sequence[tuple[Tensor, ...]]
@@ -43,6 +51,11 @@ class Verdict:
     narrows: bool
     reason: str = ""
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it stays though it lies inside the stage: a stage's interfaces have to."""
+        return not self.narrows and INTERFACE not in self.reason
+
 
 class Trials:
     """Narrow copies of one stage, against the stage itself."""
@@ -55,11 +68,26 @@ class Trials:
         self._expected = [self._answers(stage.module, batch) for batch in self._batches]
 
     def failure(self, numbers: Sequence[int]) -> str:
-        """Say why the stage does not run, or not right, with some parts narrowed; nothing if it does."""
+        """Say why the stage does not run with some parts narrowed; nothing if it does."""
         inside = insides_of(self._stage, self._attentions)
-        scores = [[torch.zeros(kind.count) for kind in kinds_of(part)] for part in inside.parts]
-        narrow_parts(inside, scores, numbers, self._ratio)
+        narrow_parts(inside, _scores(inside), numbers, self._ratio)
         return self.difference(inside.stage.module)
+
+    def mistake(self, numbers: Sequence[int]) -> str:
+        """Say why some widths narrowed do not give what zeros where they are read give; nothing if they do."""
+        inside = insides_of(self._stage, self._attentions)
+        for number in numbers:
+            width = inside.widths[number]
+            width.silence(range(rounded(len(width.units), self._ratio), len(width.units)))
+        silent = [self._answers(inside.stage.module, batch) for batch in self._batches]
+        narrow_parts(inside, _scores(inside), numbers, self._ratio)
+        if reason := self.difference(inside.stage.module):
+            return reason
+        for batch, expected in zip(self._batches, silent, strict=True):
+            pairs = zip(self._answers(inside.stage.module, batch) or (), expected or (), strict=True)
+            if not all(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * (1 + float(b.abs().max()))) for a, b in pairs):
+                return "it takes other channels for those that are left"
+        return ""
 
     def difference(self, module: nn.Module) -> str:
         """Say why a narrow module is none of this stage; nothing if it is."""
@@ -73,31 +101,35 @@ class Trials:
             shapes = [list(tensor.shape) for tensor in got], [list(tensor.shape) for tensor in expected]
             if shapes[0] != shapes[1]:
                 return f"its outputs are {_listed(shapes[0])} instead of {_listed(shapes[1])}"
-            if not all(bool(a.isfinite().all()) or not bool(b.isfinite().all()) for a, b in zip(got, expected, strict=True)):
+            if not all(
+                bool(a.isfinite().all()) or not bool(b.isfinite().all()) for a, b in zip(got, expected, strict=True)
+            ):
                 return "its outputs are not finite"
         return ""
 
-    def surviving(self, numbers: Sequence[int]) -> tuple[list[int], dict[int, str]]:
+    def surviving(self, inside: Insides, numbers: Sequence[int]) -> tuple[list[int], dict[int, str]]:
         """Return which parts can be narrowed together, and of the others why not.
 
         Args:
+            inside: any copy of the stage.
             numbers: of the parts to narrow.
         """
-        good: list[int] = []
-        refused: dict[int, str] = {}
+        reshaped = _reshaped(inside, numbers)
+        good, refused = _surviving(reshaped, self.mistake)
+        others = [number for number in numbers if number not in set(reshaped)]
+        good, more = _surviving([*others, *good], self.failure)
+        return good, {**refused, **more}
 
-        def add(part: Sequence[int]) -> None:
-            reason = self.failure([*good, *part]) if part else ""
-            if not reason:
-                good.extend(part)
-            elif len(part) == 1:
-                refused[part[0]] = reason
-            else:
-                add(part[: len(part) // 2])
-                add(part[len(part) // 2 :])
+    def all_survive(self, inside: Insides, numbers: Sequence[int], narrow: nn.Module) -> bool:
+        """Say whether all parts can be narrowed together: the short way, where nothing is wrong.
 
-        add(numbers)
-        return sorted(good), refused
+        Args:
+            inside: any copy of the stage.
+            numbers: of the parts.
+            narrow: the module with these parts narrowed.
+        """
+        reshaped = _reshaped(inside, numbers)
+        return not self.difference(narrow) and not (reshaped and self.mistake(reshaped))
 
     def _answers(self, module: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         try:
@@ -109,6 +141,34 @@ class Trials:
     def _run(module: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         with torch.no_grad():
             return outputs_of(module(*batch))
+
+
+def _surviving(numbers: Sequence[int], failure: Callable[[Sequence[int]], str]) -> tuple[list[int], dict[int, str]]:
+    """Return the numbers that do not fail together, and of the others why: what fails is halved until it is one."""
+    good: list[int] = []
+    refused: dict[int, str] = {}
+
+    def add(part: Sequence[int]) -> None:
+        reason = failure([*good, *part]) if part else ""
+        if not reason:
+            good.extend(part)
+        elif len(part) == 1:
+            refused[part[0]] = reason
+        else:
+            add(part[: len(part) // 2])
+            add(part[len(part) // 2 :])
+
+    add(numbers)
+    return sorted(good), refused
+
+
+def _reshaped(inside: Insides, numbers: Sequence[int]) -> list[int]:
+    return [number for number in numbers if number < len(inside.widths) and inside.widths[number].is_reshaped]
+
+
+def _scores(inside: Insides) -> list[list[Tensor]]:
+    """Return scores by which the first of everything stays."""
+    return [[torch.zeros(kind.count) for kind in kinds_of(part)] for part in inside.parts]
 
 
 def _listed(shapes: Sequence[list[int]]) -> str:
@@ -129,7 +189,7 @@ def try_widths(stage: TorchStage, ratio: float = 0.5) -> tuple[Verdict, ...]:
     """
     attentions = found_attentions(stage)
     inside = insides_of(stage, attentions)
-    _, refused = Trials(stage, attentions, ratio).surviving(range(len(inside.parts)))
+    _, refused = Trials(stage, attentions, ratio).surviving(inside, range(len(inside.parts)))
     verdicts = [_verdict(part, refused.get(number, "")) for number, part in enumerate(inside.parts)]
     return (*verdicts, *(Verdict(k.name, k.kind, k.size, k.kind == "heads", False, k.reason) for k in inside.kept))
 
@@ -149,4 +209,4 @@ def stays(part: Width | Heads | FoundHeads, why: str) -> str:
         why: what its trial said.
     """
     what = f"{len(part.units)} channels" if isinstance(part, Width) else f"{part.count} heads"
-    return f"'{part.name}' keeps its {what}: with fewer the stage does not run ({why})"
+    return f"'{part.name}' keeps its {what}: with fewer the stage does not run, or not right ({why})"

@@ -54,6 +54,20 @@ class Width:
         parts = [item.dep.target for item in self.group.items]
         return not any(isinstance(part.module, nn.Embedding) or _sums(part) for part in parts)
 
+    @property
+    def is_reshaped(self) -> bool:
+        """Whether its channels pass through a view, which may take them for something else when there are fewer."""
+        return any(item.dep.target.type == OPTYPE.RESHAPE for item in self.group.items)
+
+    def silence(self, units: Sequence[int]) -> None:
+        """Put zeros where units are read, in place: what comes of that is what comes of taking them away."""
+        gone = torch.zeros(len(self.units), dtype=torch.bool)
+        gone[list(units)] = True
+        with torch.no_grad():
+            for part in self.ranked.slices:
+                if part.reads:
+                    part.parameter.index_fill_(part.axis, part.positions[gone[part.owners]], 0)
+
     def remove(self, units: Sequence[int]) -> None:
         """Take units away from every layer that shares them, in place."""
         channels = sorted(channel for unit in units for channel in self.units[unit])

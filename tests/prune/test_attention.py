@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch.nn import functional
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.export.tflite.target import TfliteTarget
+from edgefuse.prune.multihead import open_one
 from edgefuse.prune.persist import restore, save
 from edgefuse.prune.pruner import apply_steps
 from edgefuse.prune.trial import Verdict, try_widths
@@ -39,16 +42,16 @@ class SplitByWidth(nn.Module):
         self.register_buffer("bias", torch.tril(torch.ones(24, 24)).view(1, 1, 24, 24))
 
     def forward(self, x: Tensor) -> Tensor:
-        B, T, C = x.size()
+        b, t, c = x.size()
         q, k, v = self.c_attn(x).split(self.n_embd, dim=2)
-        q, k, v = (y.view(B, T, self.n_head, C // self.n_head).transpose(1, 2) for y in (q, k, v))
+        q, k, v = (y.view(b, t, self.n_head, c // self.n_head).transpose(1, 2) for y in (q, k, v))
         if self.fused:
             y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
             scores = (q @ k.transpose(-2, -1)) * (1.0 / math.sqrt(k.size(-1)))
-            scores = scores.masked_fill(self.get_buffer("bias")[:, :, :T, :T] == 0, float("-inf"))
+            scores = scores.masked_fill(self.get_buffer("bias")[:, :, :t, :t] == 0, float("-inf"))
             y = functional.softmax(scores, dim=-1) @ v
-        z: Tensor = self.c_proj(y.transpose(1, 2).contiguous().view(B, T, C))
+        z: Tensor = self.c_proj(y.transpose(1, 2).contiguous().view(b, t, c))
         return z
 
 
@@ -67,12 +70,12 @@ class Reshaped(nn.Module):
         self.drop = nn.Dropout(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
-        B, N, C = x.shape
-        qkv = self.qkv(x).reshape(B, N, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
+        b, n, c = x.shape
+        qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         q, k = self.q_norm(q) * self.scale, self.k_norm(k)
         x = self.drop((q @ k.transpose(-2, -1)).softmax(dim=-1)) @ v
-        z: Tensor = self.proj(x.transpose(1, 2).reshape(B, N, C))
+        z: Tensor = self.proj(x.transpose(1, 2).reshape(b, n, c))
         return z
 
 
@@ -130,14 +133,14 @@ class InTheBatch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.transpose(0, 1)
-        T, B, C = x.size()
-        q = self.q_proj(x) * (C // HEADS) ** -0.5
+        t, b, c = x.size()
+        q = self.q_proj(x) * (c // HEADS) ** -0.5
         q, k, v = (
-            y.contiguous().view(T, B * HEADS, WIDTH // HEADS).transpose(0, 1)
+            y.contiguous().view(t, b * HEADS, WIDTH // HEADS).transpose(0, 1)
             for y in (q, self.k_proj(x), self.v_proj(x))
         )
         y = torch.bmm(functional.softmax(torch.bmm(q, k.transpose(1, 2)), dim=-1), v)
-        z: Tensor = self.out_proj(y.transpose(0, 1).contiguous().view(T, B, WIDTH)).transpose(0, 1)
+        z: Tensor = self.out_proj(y.transpose(0, 1).contiguous().view(t, b, WIDTH)).transpose(0, 1)
         return z
 
 
@@ -169,10 +172,10 @@ class Sliced(nn.Module):
         self.to_qkv, self.to_out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        D = x.shape[-1]
+        d = x.shape[-1]
         qkv = self.to_qkv(x)
-        q, k, v = (y.unflatten(-1, (HEADS, -1)) for y in (qkv[..., :D], qkv[..., D : 2 * D], qkv[..., 2 * D :]))
-        scores = torch.einsum("bihd,bjhd->bhij", q, k) / math.sqrt(D // HEADS)
+        q, k, v = (y.unflatten(-1, (HEADS, -1)) for y in (qkv[..., :d], qkv[..., d : 2 * d], qkv[..., 2 * d :]))
+        scores = torch.einsum("bihd,bjhd->bhij", q, k) / math.sqrt(d // HEADS)
         y = torch.einsum("bhij,bjhd->bihd", scores.softmax(-1), v)
         z: Tensor = self.to_out(y.flatten(2))
         return z
@@ -296,3 +299,184 @@ def test_it_lowers_to_tflite(stage_of: Any, examples_of: Any, style: str) -> Non
     stage = stage_of(STYLES[style](), (1, 7, 6))
     pruned = apply_steps(stage, [step("structured")], examples_of(stage))
     TfliteTarget().lower(TorchStage(stage.spec, pruned))
+
+
+class SharedKeys(nn.Module):
+    """Two heads look at the keys and values of one (grouped queries)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.kv, self.out = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, d = x.shape
+        q = self.q(x).view(b, t, HEADS, d // HEADS).transpose(1, 2)
+        k, v = self.kv(x).view(b, t, 2, 2, 8).permute(2, 0, 3, 1, 4).repeat_interleave(2, dim=2)
+        y = functional.scaled_dot_product_attention(q, k, v)
+        z: Tensor = self.out(y.transpose(1, 2).reshape(b, t, d))
+        return z
+
+
+class Biased(Reshaped):
+    """Each head adds a bias of its own to its scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(HEADS, 7, 7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=self.table)
+        z: Tensor = self.proj(y.transpose(1, 2).reshape(b, n, c))
+        return z
+
+
+class Jointly(SplitByWidth):
+    """The queries of all heads are normalised together: a head less changes the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, c = x.size()
+        q, k, v = self.c_attn(x).split(c, dim=2)
+        q, k, v = (y.view(b, t, HEADS, -1).transpose(1, 2) for y in (self.norm(q), k, v))
+        y = functional.scaled_dot_product_attention(q, k, v)
+        z: Tensor = self.c_proj(y.transpose(1, 2).reshape(b, t, c))
+        return z
+
+
+class Tied(SplitByWidth):
+    """Another layer uses the weights of the reading one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = nn.Linear(WIDTH, WIDTH)
+        self.again.weight = self.c_proj.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.again(super().forward(x))
+        return y
+
+
+KEPT = {
+    SharedKeys: "its heads do not have rows and columns of linear layers to themselves",
+    Biased: "The size of tensor",
+    Jointly: "its heads do not have rows and columns of linear layers to themselves",
+    Tied: "shares its weights with another layer",
+}
+
+
+@pytest.mark.parametrize("style", KEPT)
+def test_heads_that_cannot_go_stay_with_a_reason_and_the_rest_is_pruned(
+    stage_of: Any, examples_of: Any, style: type[nn.Module]
+) -> None:
+    stage = stage_of(Encoder(style), (1, 7, 6))
+    if style is Tied:
+        for mixer in stage.module.mixers:
+            mixer.again.weight = mixer.c_proj.weight
+    verdicts = try_widths(stage)
+    assert [verdict.narrows for verdict in _heads(verdicts)] == [False, False]
+    for verdict, name in zip(_heads(verdicts), ("mixers.0", "mixers.1"), strict=True):
+        assert verdict.reason.startswith(f"'{name}' keeps its 4 heads: ")
+        assert KEPT[style] in verdict.reason
+    assert [v.name for v in verdicts if v.kind == "channels" and v.hidden and v.narrows] == ["mlps.1.1", "mlps.0.1"]
+    pruned: Any = apply_steps(stage, [step("structured")], examples_of(stage))
+    inputs, (expected,) = examples_of(stage).batch(range(5))
+    assert pruned(*inputs).shape == expected.shape
+    # The stream goes through attention as well: its views no longer take their sizes from it.
+    assert pruned.enter.out_features == (WIDTH if style is Tied else WIDTH // 2)
+    assert pruned.mlps[0][1].out_features == 32
+
+
+class Cross(nn.Module):
+    """Two streams look at each other through nn.MultiheadAttention with masks; one of the inputs has fewer steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(6, WIDTH), nn.Linear(6, WIDTH)
+        self.mixer = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+        self.head = nn.Linear(WIDTH, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.left(x), self.right(x[:, :4])
+        mask = torch.zeros(7, 4, dtype=torch.bool)
+        mask[0, 1] = True
+        padding = x[:, :4, 0] > 10
+        y = left + self.mixer(left, right, right, key_padding_mask=padding, attn_mask=mask)[0]
+        z: Tensor = self.head(y.mean(dim=1))
+        return z
+
+
+def test_cross_attention_of_torch_loses_heads_and_width(stage_of: Any, examples_of: Any) -> None:
+    stage = stage_of(Cross(), (1, 7, 6))
+    pruned: Any = apply_steps(stage, [step("structured")], examples_of(stage))
+    assert pruned.mixer.in_proj_weight.shape == (3 * 16, 16)
+    assert pruned.left.out_features == pruned.right.out_features == 16
+    inputs, (expected,) = examples_of(stage).batch(range(5))
+    with torch.no_grad():
+        assert pruned(*inputs).shape == expected.shape
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_an_opened_attention_answers_as_torchs_own_does(batch_first: bool, alone: bool, own: bool) -> None:
+    torch.manual_seed(0)
+    whole = nn.MultiheadAttention(16, 4, batch_first=batch_first).eval()
+    x, y = torch.randn(3, 3, 16), torch.randn(3, 3, 16)
+    x, y = (x[0], y[0]) if alone else (x, y)
+    query, key, value = (x, x, x) if own else (x, y, y.clone())
+    mask = torch.ones(3, 3).triu(1).bool()
+    padding = torch.tensor([False, False, True])
+    masks: dict[str, Any] = {"attn_mask": mask, "key_padding_mask": padding if alone else padding.expand(3, 3)}
+    with torch.no_grad():
+        expected = whole(query, key, value, **masks)
+        open_one(whole)
+        got = whole(query, key, value, **masks)
+    torch.testing.assert_close(got, expected)
+
+
+def test_what_is_pruned_twice_and_copied_runs(stage_of: Any, examples_of: Any) -> None:
+    stage = stage_of(FromTheStream(), (1, 7, 6))
+    pruned: Any = apply_steps(stage, [step("hidden"), step("structured"), step("structured", 0.0)], examples_of(stage))
+    assert pruned.qkv.weight.shape == (3 * 8, 16)
+    inputs, _ = examples_of(stage).batch(range(5))
+    with torch.no_grad():
+        expected = pruned(*inputs)
+        for other in (copy.deepcopy(pruned), pickle.loads(pickle.dumps(pruned)), restore(stage.module, save(pruned))):
+            assert torch.equal(other(*inputs), expected)
+    assert type(pruned).__name__ == "FromTheStream"
+    assert isinstance(pruned, FromTheStream)
+
+
+class Stubborn(nn.Module):
+    """One width of three is a constant in the forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.fixed, self.free = nn.Linear(6, 40), nn.Linear(40, 32), nn.Linear(32, 48)
+        self.head = nn.Linear(48, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fixed(torch.relu(self.enter(x))).reshape(-1, 4, 8).transpose(1, 2).reshape(-1, 32)
+        z: Tensor = self.head(torch.relu(self.free(y)))
+        return z
+
+
+@pytest.mark.parametrize("method", ["hidden", "structured"])
+def test_a_width_that_is_a_constant_stays_and_the_others_are_narrowed(
+    stage_of: Any, examples_of: Any, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = stage_of(Stubborn(), (1, 6))
+    pruned: Any = apply_steps(stage, [step(method)], examples_of(stage))
+    assert (pruned.enter.out_features, pruned.fixed.out_features, pruned.free.out_features) == (24, 32, 24)
+    stuck = [verdict for verdict in try_widths(stage) if verdict.is_stuck]
+    assert [(verdict.name, verdict.size) for verdict in stuck] == [("fixed", 32)]
+    assert stuck[0].reason in caplog.text
+    assert (
+        "'fixed' keeps its 32 channels: with fewer the stage does not run, or not right (shape '[-1, 4, 8]'"
+        in caplog.text
+    )
