@@ -22,7 +22,7 @@ from edgefuse.compiler.candidates.toolchain import Toolchain
 from edgefuse.compiler.evaluation.runners import Runner
 from edgefuse.compiler.workers import Tried, Workers
 from edgefuse.datasets.cache import Cache
-from edgefuse.errors import BackendError, CheckError, EdgefuseError, QuantizeError
+from edgefuse.errors import BackendError, CheckError, EdgefuseError, ExportError, QuantizeError
 from edgefuse.export.answers import padding_matters
 from edgefuse.stages.padding import dependences
 from edgefuse.stages.stage import TorchStage
@@ -85,7 +85,7 @@ class Builder:
 
     def _lower(self, jobs: Sequence[tuple[str, TorchStage]]) -> None:
         for (target, form), one in self._run(Lower(self._cache), jobs, "lower"):
-            self._add(target, form.spec.name, [one])
+            self._settle(target, form.spec, candidate_id(form.spec.name, form.pruning, FLOAT), one)
 
     def _calibrate(self, material: Material, group: Sequence[StageSpec]) -> None:
         """Run the stages before a group over the calibration set, each candidate once, before jobs wait for them."""
@@ -181,11 +181,21 @@ class Lower:
 
     cache: Cache
 
-    def __call__(self, job: tuple[str, TorchStage]) -> Built:
-        """Take a target and the form."""
+    def __call__(self, job: tuple[str, TorchStage]) -> Made:
+        """Take a target and the form; return why a pruned form cannot be lowered: the others of the stage can be.
+
+        Raises:
+            ExportError: if the unpruned form cannot be lowered.
+        """
         target, form = job
         note(f"{target}: lower {candidate_id(form.spec.name, form.pruning, FLOAT)}")
-        return Toolchain.of(target, self.cache).lower(form)
+        try:
+            return Toolchain.of(target, self.cache).lower(form)
+        except ExportError as error:
+            if form.pruning is None:
+                raise
+            logger.warning("%s: %s is not pruned by %s: %s", target, form.spec.name, form.pruning.id, error)
+            return str(error)
 
 
 @dataclass(frozen=True)
