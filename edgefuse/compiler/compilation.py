@@ -25,7 +25,7 @@ from edgefuse.bundle.manifest import Machine, members
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.compiler import workers as worker_kinds
 from edgefuse.compiler.candidates.build import Builder
-from edgefuse.compiler.candidates.golden import generate
+from edgefuse.compiler.candidates.golden import GoldenInputs, generate
 from edgefuse.compiler.candidates.joined import join
 from edgefuse.compiler.candidates.schemes import check_schemes
 from edgefuse.compiler.candidates.target_data import Material, TargetData
@@ -33,7 +33,8 @@ from edgefuse.compiler.candidates.toolchain import Toolchain
 from edgefuse.compiler.evaluation.passes import keep_features
 from edgefuse.compiler.evaluation.runners import in_torch
 from edgefuse.compiler.model.opening import take_apart
-from edgefuse.compiler.model.preparation import open_data, prepare
+from edgefuse.compiler.model.preparation import input_values, open_data, prepare
+from edgefuse.compiler.model.subject import Model, Subject
 from edgefuse.compiler.recipe import gpu
 from edgefuse.compiler.recipe import recipe as recipes
 from edgefuse.compiler.recovery.forms import recovered
@@ -48,6 +49,8 @@ from edgefuse.datasets.cache import cache_folder as default_folder
 from edgefuse.errors import BackendError, BundleError, EdgefuseError, MeasureError, RecipeError
 from edgefuse.files import reason
 from edgefuse.progress import Progress, silent
+from edgefuse.stages.stage import TorchStage
+from edgefuse.stages.values import with_values
 
 logger = logging.getLogger(__name__)
 
@@ -161,13 +164,14 @@ class _Compile:
         reference = gpu.read(self.path, self.recipe.report.gpu, model.spec.name)
         check_schemes(self.recipe, [stage.spec for stage in model.stages])
         data = open_data(model)
+        model = replace(model, stages=with_values(model.stages, input_values(model, data)))
         machines = {target: self._machine(target) for target in dict.fromkeys((*self.recipe.compile.members, *targets))}
         builder = Builder(self.recipe.compile.members, self.cache, self.workers)
-        builder.lower(model.stages, generate(model.stages))
+        builder.lower(model.stages, _golden(model))
         _require_one(_with_joined(builder.failed, targets), targets)
         subject = prepare(model, data, self.cache, self.progress)
         forms = recovered(subject, self.cache, self.workers)
-        material = Material(subject, forms, generate(subject.stages, forms.all_pruned), self.cache)
+        material = Material(subject, forms, _golden(subject, forms.all_pruned), self.cache)
         self._keep_reference(material)
         builder.build(material)
         failed = dict(builder.failed)
@@ -249,6 +253,12 @@ class _Compile:
         finished = [finish(result, test) for result in results]
         kept, timings = timed(finished, test, self.cache, self.progress, self.timer)
         return kept, timings, test
+
+
+def _golden(subject: Model | Subject, pruned: Sequence[TorchStage] = ()) -> GoldenInputs:
+    """Generate the golden inputs of a model at the subsets that it admits."""
+    spec = subject.spec
+    return generate(subject.stages, pruned, spec.subsets(), [modality.name for modality in spec.modalities])
 
 
 def _with_joined(failed: Mapping[str, EdgefuseError], targets: Sequence[str]) -> dict[str, EdgefuseError]:

@@ -115,8 +115,12 @@ def first_words(error: BaseException) -> str:
 
 def user_line(error: BaseException) -> str:
     """Return the last line of the user's own code on the way to an error, such as `model.py:42: y = x.numpy()`."""
-    frames = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
-    return _last_of_user(frames)
+    return users_line(traceback.extract_tb(error.__traceback__))
+
+
+def users_line(stack: traceback.StackSummary) -> str:
+    """Return the last line of the user's own code in a stack; see `user_line`."""
+    return _last_of_user([(frame.filename, frame.lineno or 0) for frame in stack])
 
 
 def _last_of_user(frames: list[tuple[str, int]]) -> str:

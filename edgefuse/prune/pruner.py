@@ -109,16 +109,20 @@ def check(step: PruningStep, importances: Sequence[str] = ("",), options: Sequen
         )
 
 
-def nothing_to_prune(stage: TorchStage, step: PruningStep, expected: str) -> PruneError:
+def nothing_to_prune(
+    stage: TorchStage, step: PruningStep, expected: str, reasons: Sequence[str] = ()
+) -> PruneError:
     """Return the error that a stage holds nothing that a method could prune.
 
     Args:
         stage: that was to be pruned.
         step: of the recipe.
         expected: what the method looks for.
+        reasons: why what was found stays as it is.
     """
     return PruneError(
         f"the stage '{stage.spec.name}' holds nothing that '{step.method}' can prune",
+        got="; ".join(reasons[:3]) or None,
         expected=expected,
         fix="leave this stage out of the step, or choose another method",
     )

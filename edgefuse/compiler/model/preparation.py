@@ -7,14 +7,21 @@ from collections.abc import Iterator
 from edgefuse.bundle.manifest import Provenance
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.model.data_checks import check_data
+from edgefuse.compiler.model.samples import checked_sample
 from edgefuse.compiler.model.splits import SPLITS, TRAIN, load_split
 from edgefuse.compiler.model.subject import Model, Subject
 from edgefuse.compiler.recipe.factory import call_factory, users_code
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.datasets.cache import Cache
 from edgefuse.datasets.sample import Splits
-from edgefuse.errors import DataError
+from edgefuse.errors import DataError, EdgefuseError
 from edgefuse.progress import Progress
+from edgefuse.runtime.preprocess import Preprocessor
+from edgefuse.stages.stage import Array, InputValues
+from edgefuse.stages.values import observed
+
+_OBSERVED = 32
+"""Samples that ranges are found in."""
 
 
 def open_data(model: Model) -> Splits:
@@ -42,6 +49,25 @@ def made_data(model: Model) -> Splits:
             f"the factory '{factory}' returns no data", got=type(data).__name__, expected="edgefuse.datasets.Splits"
         )
     return data
+
+
+def input_values(model: Model, data: Splits) -> tuple[InputValues, ...]:
+    """Return what the inputs of a model look like in its first calibration samples.
+
+    Raises:
+        DataError: if a sample does not fit the model.
+    """
+    readers = {modality.name: Preprocessor(modality, model.assets.__getitem__) for modality in model.spec.modalities}
+    found: list[dict[str, Array]] = []
+    for index in range(min(len(data.calibration), _OBSERVED)):
+        with users_code(f"sample {index} of 'calibration' cannot be read", DataError):
+            given = data.calibration[index]
+        sample = checked_sample("calibration", index, given, model.spec)
+        try:
+            found.append({key: v for name, raw in sample.inputs.items() for key, v in readers[name](raw).items()})
+        except EdgefuseError as error:
+            raise DataError(f"sample {index} of 'calibration' is wrong: {error}") from error
+    return observed(found)
 
 
 def prepare(model: Model, data: Splits, cache: Cache, progress: Progress) -> Subject:

@@ -251,4 +251,4 @@ def read_form(folder: Path, stage: TorchStage, pruning: Pruning) -> TorchStage:
         pruning: of the form.
     """
     module = restore(stage.module, (folder / "module").read_bytes())
-    return TorchStage(stage.spec, module.eval(), pruning)
+    return replace(stage, module=module.eval(), pruning=pruning)

@@ -6,7 +6,6 @@ The files are self-contained and free of metadata: the same module gives the sam
 from __future__ import annotations
 
 import ast
-import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -20,19 +19,18 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateInit
 # Torch has no public way to ask which operators its ONNX exporter knows.
 from torch.onnx._internal.exporter import _dispatching, _fx_passes, _registration
 
-from edgefuse.bundle.manifest import Binding, Tolerance
-from edgefuse.bundle.spec import Dim, TensorSpec, largest
-from edgefuse.errors import BackendError, ExportError
+from edgefuse.bundle.manifest import Binding
+from edgefuse.bundle.spec import TensorSpec
+from edgefuse.errors import ExportError
+from edgefuse.export.answers import check_answers
 from edgefuse.export.cost_graph import CostGraph
 from edgefuse.export.onnx import costs
 from edgefuse.export.onnx.file import checked_bytes
 from edgefuse.export.onnx.ort.passes import apply_fast_forms
+from edgefuse.export.onnx.sizes import trace_with_open_sizes
 from edgefuse.export.target import Lowered
-from edgefuse.export.tracing import first_words, named_operators, quiet, trace
+from edgefuse.export.tracing import first_words, named_operators, quiet
 from edgefuse.registry import create
-from edgefuse.runtime.backends.backend import Backend, SessionOptions
-from edgefuse.stages.agreement import verify
-from edgefuse.stages.examples import example_feeds
 from edgefuse.stages.stage import TorchStage
 
 OPSET = 20
@@ -54,6 +52,7 @@ class OnnxTarget:
     backend = "onnx"
     suffix = ".onnx"
     accelerator = "cpu"
+    pads = False
 
     def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
         """Name the operators of a stage that ONNX has no translation for, with the module each comes from.
@@ -87,7 +86,7 @@ def untranslatable(stage: TorchStage) -> tuple[str, ...]:
     Raises:
         ExportError: if torch cannot trace the stage.
     """
-    return _untranslatable(_trace(stage), stage)
+    return _untranslatable(trace_with_open_sizes(stage), stage)
 
 
 def translated(stage: TorchStage, rewrite: Callable[[ir.Model], None]) -> ir.Model:
@@ -100,7 +99,7 @@ def translated(stage: TorchStage, rewrite: Callable[[ir.Model], None]) -> ir.Mod
     Raises:
         ExportError: if torch cannot trace the stage, or an operator has no translation.
     """
-    program = _trace(stage)
+    program = trace_with_open_sizes(stage)
     missing = _untranslatable(program, stage)
     if missing:
         raise ExportError(
@@ -133,26 +132,8 @@ def finished(model: ir.Model, stage: TorchStage, backend: str = "onnx") -> Lower
         ),
         opset=f"ai.onnx {OPSET}",
     )
-    _check_against_torch(stage, lowered, create("backends", backend))
+    check_answers(stage, lowered, create("backends", backend), "ONNX")
     return lowered
-
-
-def _trace(stage: TorchStage) -> torch.export.ExportedProgram:
-    """Trace a stage with its bounded dimensions dynamic; errors are those of `trace`."""
-    feeds = next(example_feeds(stage))
-    tensors = tuple(torch.from_numpy(feeds[port.tensor.name]) for port in stage.spec.inputs)
-    axes = tuple(_dynamic_axes(port.tensor.shape) for port in stage.spec.inputs)
-    variadic = any(
-        parameter.kind is inspect.Parameter.VAR_POSITIONAL
-        for parameter in inspect.signature(stage.module.forward).parameters.values()
-    )
-    return trace(stage, tensors, dynamic_shapes=(axes,) if variadic else axes)
-
-
-def _dynamic_axes(shape: tuple[Dim, ...]) -> dict[int, torch.export.dynamic_shapes._DimHint]:
-    return {
-        axis: torch.export.Dim.DYNAMIC(max=largest(dim)) for axis, dim in enumerate(shape) if not isinstance(dim, int)
-    }
 
 
 def _untranslatable(program: torch.export.ExportedProgram, stage: TorchStage) -> tuple[str, ...]:
@@ -233,25 +214,6 @@ def _serialize(model: ir.Model, stage: TorchStage) -> bytes:
     proto.graph.value_info.extend(described)
     invalid = f"the ONNX file of the stage '{stage.spec.name}' is not valid"
     return checked_bytes(proto, lambda got: ExportError(invalid, got=got))
-
-
-def _check_against_torch(stage: TorchStage, lowered: Lowered, backend: Backend) -> None:
-    session = backend.open(lowered.data, lowered.inputs, lowered.outputs, SessionOptions())
-    for feeds in example_feeds(stage, count=2):
-        try:
-            agreement = verify(stage, session, feeds, Tolerance())
-        except BackendError as error:
-            raise ExportError(
-                f"the ONNX file of the stage '{stage.spec.name}' cannot be run",
-                got=str(error).partition(" Fix: ")[0],
-                fix="give every output one shape, whatever the values of the inputs",
-            ) from error
-        if not agreement.ok:
-            raise ExportError(
-                f"the ONNX file of the stage '{stage.spec.name}' does not answer like torch",
-                got=agreement.reason,
-                fix="report this with the model; until then, replace the last operator that differs",
-            )
 
 
 def _outputs_of(stage: TorchStage) -> list[str]:

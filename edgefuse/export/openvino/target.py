@@ -23,6 +23,7 @@ class OpenvinoTarget:
     backend = "openvino"
     suffix = ".onnx"
     accelerator = "cpu"
+    pads = False
 
     def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
         """Name the operators of a stage that ONNX has no translation for, with the module each comes from.

@@ -39,6 +39,7 @@ class TensorrtTarget:
     backend = "tensorrt"
     suffix = ".onnx"
     accelerator = "gpu"
+    pads = False
 
     def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
         """Name the operators of a stage that ONNX or TensorRT does not have, with the module each comes from.

@@ -21,6 +21,7 @@ from torch.export import ExportedProgram
 from edgefuse.bundle.manifest import Binding
 from edgefuse.bundle.spec import StageSpec, TensorSpec
 from edgefuse.errors import ExportError
+from edgefuse.export.answers import check_answers
 from edgefuse.export.cost_graph import CostGraph
 from edgefuse.export.target import Lowered
 from edgefuse.export.tflite import costs
@@ -29,6 +30,8 @@ from edgefuse.export.tflite.file import pack, unpack
 from edgefuse.export.tflite.recurrent_loops import expand_recurrences
 from edgefuse.export.tflite.rewrites import rewrite
 from edgefuse.export.tracing import first_words, named_operators, node_of, quiet, trace
+from edgefuse.registry import create
+from edgefuse.stages.padding import Dependence, depends_on_padding
 from edgefuse.stages.stage import TorchStage
 
 # Checks that tracing leaves behind and litert-torch removes, and loops that are lowered here.
@@ -47,6 +50,7 @@ class TfliteTarget:
     backend = "tflite"
     suffix = ".tflite"
     accelerator = "cpu"
+    pads = True
 
     def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
         """Name the operators of a stage that litert-torch has no lowering for, without lowering it.
@@ -60,8 +64,11 @@ class TfliteTarget:
         """Lower a stage in float32; the same stage gives the same bytes.
 
         Raises:
-            ExportError: if the stage cannot be traced, or litert-torch lacks an operator or refuses it.
+            ExportError: if the stage depends on padding or cannot be traced, litert-torch lacks an operator or refuses
+                it, or LiteRT cannot run the file or answers otherwise than torch.
         """
+        if dependence := depends_on_padding(stage):
+            raise padding_matters(dependence)
         program = _trace(stage)
         refused = f"litert-torch cannot lower the stage '{stage.spec.name}'"
         fix = "replace what is named, or leave the target 'tflite' out of the recipe"
@@ -77,7 +84,9 @@ class TfliteTarget:
         ports = stage.spec.inputs, stage.spec.outputs
         inputs, outputs = (tuple(_binding(port.tensor) for port in side) for side in ports)
         named = name_interface(data, [b.tensor for b in inputs], [b.tensor for b in outputs])
-        return Lowered(data=named, inputs=inputs, outputs=outputs, opset="tfl3")
+        lowered = Lowered(data=named, inputs=inputs, outputs=outputs, opset="tfl3")
+        check_answers(stage, lowered, create("backends", self.backend), self.title)
+        return lowered
 
     def operations(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> CostGraph:
         """Return the operations of a file; see `Target.operations`."""
@@ -86,6 +95,17 @@ class TfliteTarget:
     def versions(self) -> dict[str, str]:
         """Return the versions of torch, litert-torch and the converter behind it."""
         return {name: version(name) for name in ("torch", "litert-torch", "litert-converter", "ai-edge-litert")}
+
+
+def padding_matters(dependence: Dependence) -> ExportError:
+    """Return why a stage that depends on padding has no TFLite file."""
+    return ExportError(
+        f"the stage '{dependence.stage}' depends on padding, and TFLite files have fixed shapes",
+        got=str(dependence),
+        expected="the same answer for padded inputs as at their true size",
+        fix="mask what lies behind 'length' in means, attention and recurrent layers, as docs/recurrent.md shows, or "
+        "leave the target 'tflite' out of the recipe",
+    )
 
 
 def _binding(tensor: TensorSpec) -> Binding:

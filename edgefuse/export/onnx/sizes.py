@@ -1,0 +1,96 @@
+"""Sizes that stay open in a traced stage, and the user's line that fixed one which should have."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from torch.export import Dim, ExportedProgram
+
+# Torch has no public way to ask where it took a size for a constant.
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from edgefuse.bundle.spec import largest, spelled
+from edgefuse.errors import ExportError
+from edgefuse.export.tracing import trace, users_line
+from edgefuse.stages.examples import example_inputs
+from edgefuse.stages.padding import may_be_padded
+from edgefuse.stages.stage import TorchStage
+
+
+def trace_with_open_sizes(stage: TorchStage) -> ExportedProgram:
+    """Trace a stage with its bounded and bucketed dimensions dynamic.
+
+    `Dim.DYNAMIC` refuses a size that torch takes for a constant only until it knows better, such as the steps of a
+    recurrent layer; where `Dim.AUTO` keeps it open, that is as good.
+
+    Raises:
+        ExportError: if torch cannot trace the stage, or a size is fixed by the model; then with its line.
+    """
+    inputs = example_inputs(stage)
+    try:
+        return trace(stage, inputs, dynamic_shapes=_dynamic(stage, automatic=False))
+    except ExportError as error:
+        if not may_be_padded(stage.spec):
+            raise
+        with _fixing_lines() as lines:
+            program = trace(stage, inputs, dynamic_shapes=_dynamic(stage, automatic=True))
+        frozen = _frozen(program, stage)
+        if not frozen:
+            return program
+        line = next((line for line in lines if line), "")
+        raise ExportError(
+            f"the stage '{stage.spec.name}' works at one size alone" + (f", fixed at {line!r}" if line else ""),
+            got=frozen,
+            expected="any size that the spec allows",
+            fix="take the size from the shape of a tensor there, and do not compare it or make it an int",
+        ) from error
+
+
+def _dynamic(stage: TorchStage, *, automatic: bool) -> Any:
+    """Return the dynamic dimensions of a stage, one dictionary per input.
+
+    Torch counts variable positional arguments as one.
+    """
+    hint = Dim.AUTO if automatic else Dim.DYNAMIC
+    axes = tuple(
+        {axis: hint(max=largest(dim)) for axis, dim in enumerate(port.tensor.shape) if not isinstance(dim, int)}
+        for port in stage.spec.inputs
+    )
+    parameters = inspect.signature(stage.module.forward).parameters.values()
+    variadic = any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters)
+    return (axes,) if variadic else axes
+
+
+def _frozen(program: ExportedProgram, stage: TorchStage) -> str:
+    """Name the inputs whose open sizes torch has fixed."""
+    names = program.graph_signature.user_inputs
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    wrong = [
+        f"'{port.tensor.name}' {spelled(port.tensor.shape)} only as {list(value.shape)}"
+        for port, name in zip(stage.spec.inputs, names, strict=True)
+        if (value := values.get(str(name))) is not None
+        and any(not isinstance(dim, int) and isinstance(value.shape[a], int) for a, dim in enumerate(port.tensor.shape))
+    ]
+    return ", ".join(wrong)
+
+
+@contextlib.contextmanager
+def _fixing_lines() -> Iterator[list[str]]:
+    """Collect the user's lines at which torch replaces an open size by a number."""
+    lines: list[str] = []
+    replace = ShapeEnv._set_replacement
+
+    def note(self: ShapeEnv, symbol: Any, by: Any, message: str) -> None:
+        if by.is_number:
+            lines.append(users_line(traceback.extract_stack()))
+        replace(self, symbol, by, message)
+
+    ShapeEnv._set_replacement = note  # type: ignore[method-assign]
+    try:
+        yield lines
+    finally:
+        ShapeEnv._set_replacement = replace  # type: ignore[method-assign]
