@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from edgefuse.bundle.scheme import Scheme
@@ -37,15 +38,24 @@ class Builder:
         targets: their names.
         cache: where files and answers are kept.
         workers: run the jobs of each step.
+        failed: the error of each target that is known to be out.
 
     Attributes:
         live: what there is, by target.
         failed: the error of each target that is out.
     """
 
-    def __init__(self, targets: Sequence[str], cache: Cache, workers: Workers) -> None:
+    def __init__(
+        self,
+        targets: Sequence[str],
+        cache: Cache,
+        workers: Workers,
+        failed: Mapping[str, EdgefuseError] = MappingProxyType({}),
+    ) -> None:
         self.live = {target: Candidates(target, {}) for target in targets}
         self.failed: dict[str, EdgefuseError] = {}
+        for target, error in failed.items():
+            self._leave_out(target, error)
         self._cache = cache
         self._workers = workers
 
@@ -128,15 +138,18 @@ class Builder:
         made = self.live[target]
         self.live[target] = replace(made, refused={**made.refused, name: reason})
 
+    def _leave_out(self, target: str, error: EdgefuseError) -> None:
+        logger.warning("%s is left out: %s", target, error)
+        self.failed[target] = error
+        del self.live[target]
+
     def _run(self, function: Callable[[Any], Any], jobs: Sequence[Any], what: str) -> list[tuple[Any, Any]]:
         """Run jobs, whose first part is a target; return what came of those whose targets have not failed."""
         jobs = [job for job in jobs if job[0] in self.live]
         results = self._workers.map(Tried(function), jobs, what) if jobs else []
         for job, result in zip(jobs, results, strict=True):
             if isinstance(result, EdgefuseError) and job[0] in self.live:
-                logger.warning("%s is left out: %s", job[0], result)
-                self.failed[job[0]] = result
-                del self.live[job[0]]
+                self._leave_out(job[0], result)
         return [(job, result) for job, result in zip(jobs, results, strict=True) if job[0] in self.live]
 
 

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from edgefuse.bundle.manifest import GoldenCase, GoldenTensor, Tolerance
-from edgefuse.bundle.spec import Record, TensorSpec
+from edgefuse.bundle.spec import ModelSpec, Record, TensorSpec
 from edgefuse.compiler.candidates.built import Built
 from edgefuse.errors import ModelError
 from edgefuse.measure.agreement import agreement, at_true_size
@@ -117,6 +117,17 @@ def _answer(stage: TorchStage, feeds: Feeds) -> dict[str, Array]:
     return answers
 
 
+def golden_inputs(stages: Sequence[TorchStage], spec: ModelSpec, variants: Sequence[TorchStage] = ()) -> GoldenInputs:
+    """Generate the golden inputs of a model at the subsets that it admits.
+
+    Args:
+        stages: unpruned.
+        spec: of the model.
+        variants: pruned forms of the stages.
+    """
+    return generate(stages, variants, spec.subsets(), [modality.name for modality in spec.modalities])
+
+
 class Checked(Record, frozen=True, kw_only=True):
     """How one file did, and the tolerance that devices hold it to."""
 
@@ -134,7 +145,9 @@ def check(built: Built, backend: Backend, golden: GoldenInputs) -> Checked:
     """
     session = built.open(backend, 1)
     pairs = zip(golden.outputs[built.form], golden.feeds[built.stage], strict=True)
-    found = agreement(((expected, at_true_size(session.run(feeds), expected)) for expected, feeds in pairs), Tolerance())
+    found = agreement(
+        ((expected, at_true_size(session.run(feeds), expected)) for expected, feeds in pairs), Tolerance()
+    )
     tolerance, held = Tolerance(), found.ok
     if built.scheme.name != "float":
         held = found.snr_db >= _BROKEN_SNR_DB

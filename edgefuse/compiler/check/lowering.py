@@ -75,7 +75,7 @@ class TryLowering:
 
     def __call__(self, job: tuple[str, TorchStage]) -> tuple[LoweredStage, Built]:
         """Take a target and the stage; errors are those of `Lower` and `Hold`."""
-        target, stage = job
+        target, _ = job
         began = time.perf_counter()
         built = Lower(self.cache)(job)
         took = time.perf_counter() - began

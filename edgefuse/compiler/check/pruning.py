@@ -6,22 +6,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import msgspec
 import torch
 from torch import Tensor
 
 from edgefuse.bundle.manifest import Pruning, PruningStep
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.check.record import PrunedStage
-from edgefuse.compiler.check.sizes import nonzero_of
+from edgefuse.compiler.check.sizes import nonzero_of, parameters_of
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.compiler.workers import Workers, report
 from edgefuse.datasets.cache import Cache
 from edgefuse.errors import PruneError
+from edgefuse.prune.hidden import HiddenPruner
 from edgefuse.prune.pruner import apply_steps
+from edgefuse.prune.structured import StructuredPruner
+from edgefuse.prune.trial import Verdict, try_widths
 from edgefuse.stages.examples import call_torch, example_feeds
 from edgefuse.stages.stage import Feeds, TorchStage
 
-_SHOWN = PruningStep(method="structured", ratio=0.5)
+_NARROWING = (StructuredPruner.name, HiddenPruner.name)
+_SHOWN = PruningStep(method=StructuredPruner.name, ratio=0.5)
 """What is tried where the recipe prunes nothing, to show what could be."""
 
 _SAMPLES = 8
@@ -68,12 +73,28 @@ class TryPruning:
 
 def _tried(stage: TorchStage, steps: tuple[PruningStep, ...], *, asked: bool) -> PrunedStage:
     found = PrunedStage(stage=stage.spec.name, pruning=Pruning(steps=steps).id, asked=asked)
-    fields = {name: getattr(found, name) for name in ("stage", "pruning", "asked")}
     try:
+        widths = _widths(stage, steps)
         module = apply_steps(stage, steps, _Generated(stage))
     except PruneError as error:
-        return PrunedStage(**fields, says=str(error))
-    return PrunedStage(**fields, parameters=nonzero_of(module))
+        return msgspec.structs.replace(found, says=str(error))
+    return msgspec.structs.replace(
+        found,
+        parameters=parameters_of(module),
+        nonzero=nonzero_of(module),
+        widths=len(widths),
+        narrows=sum(width.narrows for width in widths),
+        stays=tuple(width.reason for width in widths if not width.narrows),
+    )
+
+
+def _widths(stage: TorchStage, steps: Sequence[PruningStep]) -> list[Verdict]:
+    """Return what came of narrowing each width once, of those that the first step that narrows any looks at."""
+    step = next((step for step in steps if step.method in _NARROWING), None)
+    if step is None or not 0 < step.ratio < 1:
+        return []
+    tried = try_widths(stage, step.ratio)
+    return [width for width in tried if width.hidden or step.method != HiddenPruner.name]
 
 
 class _Generated:

@@ -84,8 +84,11 @@ class PrunedStage(Record, frozen=True, kw_only=True):
         stage: its name.
         pruning: the id of the pruning.
         asked: whether the recipe asks for it; otherwise it shows what could be pruned.
-        parameters: that are left, as far as they are not zero.
-        stays: widths that do not shrink, each with its reason.
+        parameters: that are left.
+        nonzero: of them.
+        widths: that were tried, each once: channels that go together, and heads.
+        narrows: how many of them can be narrowed.
+        stays: why the others stay as they are, in sentences.
         says: why the stage cannot be pruned so, in a sentence; empty if it can.
     """
 
@@ -93,6 +96,9 @@ class PrunedStage(Record, frozen=True, kw_only=True):
     pruning: str
     asked: bool
     parameters: int = 0
+    nonzero: int = 0
+    widths: int = 0
+    narrows: int = 0
     stays: tuple[str, ...] = ()
     says: str = ""
 
