@@ -23,7 +23,7 @@ def unanswered(model: Model, samples: Sequence[Tried]) -> Iterator[EdgefuseError
     judged: list[tuple[Mapping[str, Array], Array]] = []
     for sample in samples:
         try:
-            results = answered(model.stages, model.spec, sample.values)
+            results = answered(model.stages, model.spec, sample.values, sample.present)
         except (EdgefuseError, RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
             yield DataError(
                 f"the model fails on sample {sample.index} of '{sample.split}'",
@@ -32,8 +32,16 @@ def unanswered(model: Model, samples: Sequence[Tried]) -> Iterator[EdgefuseError
                 fix="check the sample against what the model was trained on: ids beyond a table, a length of 0",
             )
             return
-        if sample.split == "validation":
+        if sample.split == "validation" and len(sample.present) == len(model.spec.modalities):
             judged.append((results, sample.target))
+        elif not all(np.isfinite(result).all() for result in results.values()):
+            yield DataError(
+                f"the model's answer to sample {sample.index} of '{sample.split}' is not finite",
+                got="NaN or infinity",
+                expected="finite numbers",
+                fix="check logarithms and divisions by zero; the sample is an extreme one (black, silent, short)",
+            )
+            return
     try:
         if judged:
             targets = np.stack([target for _, target in judged])

@@ -41,12 +41,13 @@ _SHORT = 0.25
 
 @dataclass(frozen=True)
 class Tried:
-    """A sample that torch is to answer: its place, its tensors by key, and its target."""
+    """A sample that torch is to answer: its place, its tensors by key, its target, and the modalities that it has."""
 
     split: str
     index: int
     values: Mapping[str, Array]
     target: Array
+    present: tuple[str, ...]
 
 
 @dataclass
@@ -56,18 +57,22 @@ class SplitRead:
     Attributes:
         name: of the split.
         total: how many samples there are.
+        read: how many were read.
         faults: by index.
         present: which modalities each sample has that could be read.
         content: a hash of each sample's tensors, by index.
         classes: that occur.
         modalities: hashes of each modality's tensors.
         longest: the valid steps of each modality that has a length.
-        tried: samples for torch: the first whole ones of the validation split, and those with the largest ids.
+        tried: the first whole samples of the validation split.
+        extremes: the highest and the lowest sample of each tensor, and how high or low: ids, lengths, the darkest
+            picture.
         seconds: that reading took.
     """
 
     name: str
     total: int
+    read: int = 0
     faults: list[tuple[int, EdgefuseError]] = field(default_factory=list)
     present: list[list[bool]] = field(default_factory=list)
     content: dict[int, bytes] = field(default_factory=dict)
@@ -75,14 +80,13 @@ class SplitRead:
     modalities: dict[str, set[bytes]] = field(default_factory=lambda: defaultdict(set))
     longest: dict[str, int] = field(default_factory=dict)
     tried: list[Tried] = field(default_factory=list)
+    extremes: dict[tuple[str, str], tuple[float, Tried]] = field(default_factory=dict)
     seconds: float = 0.0
-    read: int = 0
-    _largest: dict[str, tuple[int, Tried]] = field(default_factory=dict)
 
     @property
     def samples(self) -> list[Tried]:
         """The samples for torch, each once."""
-        extremes = [one for _, one in self._largest.values()]
+        extremes = [one for _, one in self.extremes.values()]
         return list({one.index: one for one in (*self.tried, *extremes)}.values())
 
     def add(self, index: int, values: Mapping[str, Array], target: Array, present: Sequence[str]) -> None:
@@ -95,18 +99,28 @@ class SplitRead:
             present: its modalities.
         """
         digests = {name: hashlib.blake2b(digest_size=16) for name in present}
-        one = Tried(self.name, index, values, target)
+        one = Tried(self.name, index, values, target, tuple(present))
         for key, value in values.items():
             owner, _, tensor = key.partition(".")
-            if owner in digests:
-                digests[owner].update(f"{tensor} {value.shape}".encode() + np.ascontiguousarray(value).tobytes())
-            if owner in digests and tensor == "length":
+            if owner not in digests:
+                continue
+            digests[owner].update(f"{tensor} {value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+            if tensor == "length":
                 self.longest[owner] = max(self.longest.get(owner, 0), int(value[0]))
-            elif value.dtype.kind == "i" and (top := int(value.max(initial=0))) > self._largest.get(key, (0, one))[0]:
-                self._largest[key] = top, one
+            for side, score in _scores(value).items():
+                if (key, side) not in self.extremes or score > self.extremes[key, side][0]:
+                    self.extremes[key, side] = score, one
         for name, state in digests.items():
             self.modalities[name].add(state.digest())
         self.content[index] = b"".join(state.digest() for state in digests.values())
+
+
+def _scores(value: Array) -> dict[str, float]:
+    """Return how extreme a tensor is: integers by the largest and the smallest, others by their peak."""
+    if not value.size:
+        return {}
+    top = float(value.max())
+    return {"high": top, "low": -float(value.min()) if value.dtype.kind == "i" else -top}
 
 
 def read_splits(model: Model, data: Splits, seconds: float, progress: Progress) -> list[SplitRead]:
@@ -193,7 +207,7 @@ def _sample(
         split.add(index, values, target, list(sample.inputs))
         whole = split.name == "validation" and len(sample.inputs) == len(spec.modalities)
         if whole and len(split.tried) < TRIED:
-            split.tried.append(Tried(split.name, index, values, target))
+            split.tried.append(Tried(split.name, index, values, target, tuple(sample.inputs)))
 
 
 def faults(model: Model, data: Splits, read: Sequence[SplitRead]) -> Iterator[EdgefuseError]:

@@ -64,7 +64,8 @@ def _check_metric(subject: Subject) -> None:
     """Judge what torch answers to the first few validation samples that have every modality."""
     data = subject.splits["validation"]
     items = list(islice(data.with_subset(subject.columns(subject.subsets[0])), TRIED))
-    answers = [answered(subject.stages, subject.spec, data.values[int(item)]) for item in items]
+    names = subject.subsets[0]
+    answers = [answered(subject.stages, subject.spec, data.values[int(item)], names) for item in items]
     judge(subject.spec, answers, data.targets[items])
 
 
@@ -91,17 +92,20 @@ def judge(spec: ModelSpec, answers: Sequence[Mapping[str, Array]], targets: Arra
         )
 
 
-def answered(stages: Sequence[TorchStage], spec: ModelSpec, sample: Mapping[str, Array]) -> dict[str, Array]:
+def answered(
+    stages: Sequence[TorchStage], spec: ModelSpec, sample: Mapping[str, Array], present: Sequence[str]
+) -> dict[str, Array]:
     """Return the results of one sample through the model in torch, by name.
 
     Args:
         stages: of the model.
         spec: of the model.
         sample: its tensors by key, of every modality.
+        present: the names of the modalities that it has.
     """
     by_name = {stage.spec.name: stage for stage in stages}
     graph = StageGraph(tuple(stage.spec for stage in stages), spec.modalities)
-    plan = graph.plan([modality.name for modality in spec.modalities])
+    plan = graph.plan(present)
     values = {**sample, **constants_of(plan)}
     results, _ = graph.run(
         plan, lambda stage, feeds: run_torch(by_name[stage.name], feeds), values, graph.initial(zeros_of_tensor)
