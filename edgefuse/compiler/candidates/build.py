@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from edgefuse.bundle.scheme import Scheme
@@ -40,15 +41,24 @@ class Builder:
         targets: their names.
         cache: where files and answers are kept.
         workers: run the jobs of each step.
+        failed: the error of each target that is known to be out.
 
     Attributes:
         live: what there is, by target.
         failed: the error of each target that is out.
     """
 
-    def __init__(self, targets: Sequence[str], cache: Cache, workers: Workers) -> None:
+    def __init__(
+        self,
+        targets: Sequence[str],
+        cache: Cache,
+        workers: Workers,
+        failed: Mapping[str, EdgefuseError] = MappingProxyType({}),
+    ) -> None:
         self.live = {target: Candidates(target, {}) for target in targets}
         self.failed: dict[str, EdgefuseError] = {}
+        for target, error in failed.items():
+            self._leave_out(target, error)
         self._cache = cache
         self._workers = workers
 

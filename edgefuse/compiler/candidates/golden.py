@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from edgefuse.bundle.manifest import GoldenCase, GoldenTensor, Tolerance
-from edgefuse.bundle.spec import Record, TensorSpec
+from edgefuse.bundle.spec import ModelSpec, Record, TensorSpec
 from edgefuse.compiler.candidates.built import Built
 from edgefuse.errors import ModelError
 from edgefuse.measure.agreement import agreement, at_true_size
@@ -115,6 +115,17 @@ def _answer(stage: TorchStage, feeds: Feeds) -> dict[str, Array]:
                 fix="look for means over nothing, logarithms, and attention that nothing is left for",
             )
     return answers
+
+
+def golden_inputs(stages: Sequence[TorchStage], spec: ModelSpec, variants: Sequence[TorchStage] = ()) -> GoldenInputs:
+    """Generate the golden inputs of a model at the subsets that it admits.
+
+    Args:
+        stages: unpruned.
+        spec: of the model.
+        variants: pruned forms of the stages.
+    """
+    return generate(stages, variants, spec.subsets(), [modality.name for modality in spec.modalities])
 
 
 class Checked(Record, frozen=True, kw_only=True):

@@ -99,15 +99,7 @@ def translated(stage: TorchStage, rewrite: Callable[[ir.Model], None]) -> ir.Mod
     Raises:
         ExportError: if torch cannot trace the stage, or an operator has no translation.
     """
-    program = trace_with_open_sizes(stage)
-    missing = _untranslatable(program, stage)
-    if missing:
-        raise ExportError(
-            f"the stage '{stage.spec.name}' cannot be lowered to ONNX",
-            got="operators without a translation: " + "; ".join(missing),
-            fix=_REPLACE,
-        )
-    model = _translate(program, stage)
+    model = _translate(trace_with_open_sizes(stage), stage)
     _simplify(model, rewrite)
     _name_by_module(model)
     return model
@@ -163,6 +155,12 @@ def _translate(program: torch.export.ExportedProgram, stage: TorchStage) -> ir.M
                 verbose=False,
             )
     except Exception as error:  # torch.onnx and onnxscript raise whatever they like
+        if missing := _untranslatable(program, stage):  # looked for only now: it takes a third of the time of an export
+            raise ExportError(
+                f"the stage '{stage.spec.name}' cannot be lowered to ONNX",
+                got="operators without a translation: " + "; ".join(missing),
+                fix=_REPLACE,
+            ) from error
         at = [node for node in program.graph.nodes if f"node %{node.name} :" in str(error)]
         raise ExportError(
             f"torch's ONNX exporter cannot translate the stage '{stage.spec.name}'",
