@@ -52,26 +52,24 @@ def _ranks(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
 def _options(
     calls: Sequence[dict[int, SizedCall]], number: int, kind: str, heads: int
 ) -> list[tuple[tuple[str, Any], ...]]:
-    steady = tuple(steady(calls, number))
+    whole = tuple(steady(calls, number))
     sizes = calls[0][number].sizes
-    scales = [
-        position for position, (name, size) in enumerate(steady) if name == "fixed" and size and size % heads == 0
-    ]
+    scales = [position for position, (name, size) in enumerate(whole) if name == "fixed" and size and size % heads == 0]
     if kind != "view":
-        every = tuple(("heads", size) if i in scales else (name, size) for i, (name, size) in enumerate(steady))
-        return [every, steady]
+        every = tuple(("heads", size) if i in scales else (name, size) for i, (name, size) in enumerate(whole))
+        return [every, whole]
     order = sorted(scales, key=lambda position: (sizes[position] != heads, -sizes[position]))
-    found = [_one(steady, position, ("heads", sizes[position])) for position in order]
+    found = [_one(whole, position, ("heads", sizes[position])) for position in order]
     exact = [option for option, position in zip(found, order, strict=True) if sizes[position] == heads]
     rest = [option for option in found if option not in exact]
-    moving = [i for i, (name, _) in enumerate(steady) if name == "given" and sizes[i] != -1]
-    scaled = [_one(steady, position, ("scaled", None)) for position in moving]
-    unchanged = [steady]
+    moving = [i for i, (name, _) in enumerate(whole) if name == "given" and sizes[i] != -1]
+    scaled = [_one(whole, position, ("scaled", None)) for position in moving]
+    unchanged = [whole]
     return [*exact, *unchanged, *rest, *scaled] if -1 in sizes else [*exact, *rest, *scaled, *unchanged]
 
 
-def _one(steady: Sequence[tuple[str, Any]], position: int, kind: tuple[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return (*steady[:position], kind, *steady[position + 1 :])
+def _one(whole: Sequence[tuple[str, Any]], position: int, kind: tuple[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return (*whole[:position], kind, *whole[position + 1 :])
 
 
 class Trial:

@@ -182,9 +182,10 @@ def _tried(
     if not reason:
         trial = Trial(whole, inside, givens)
         for sizes in itertools.islice(hypotheses(calls, attention.heads), _MOST_TRIES):
-            reason = trial.failure(sizes)
-            if not reason:
+            failure = trial.failure(sizes)
+            if not failure:
                 return attention.but(sizes)
+            reason = reason or failure  # what the likely sizes lead to says most
     sizes = {number: tuple(steady(calls, number)) for number in calls[0]}
     return attention.but(sizes, _kept(attention.home, attention.heads, reason))
 

@@ -64,23 +64,22 @@ def narrowed(
     check(step, IMPORTANCES)
     attentions = found_attentions(stage)
     inside = insides_of(stage, attentions)
-    parts = inside.parts
-    numbers = [number for number, part in enumerate(parts) if not isinstance(part, Width) or chosen(part)]
+    numbers = [number for number, part in enumerate(inside.parts) if not isinstance(part, Width) or chosen(part)]
     if not numbers:
         raise nothing_to_prune(stage, step, expected, _reasons(inside))
     if step.ratio == 0:
         return copy.deepcopy(stage.module)
     scores = _scores(step, inside, numbers, examples)
-    narrow_parts(inside, scores, numbers, step.ratio)
     trials = Trials(stage, attentions, step.ratio)
-    if trials.all_survive(inside, numbers, inside.stage.module):
+    if not trials.outcome(inside, scores, numbers) and trials.right(inside, numbers):
         return inside.stage.module
     numbers, refused = trials.surviving(inside, numbers)
-    for number, why in refused.items():
-        _log.warning("pruning leaves a width of the stage '%s' alone: %s", stage.spec.name, stays(parts[number], why))
-    if not numbers:
-        raise _does_not_run(stage, [stays(parts[number], why) for number, why in refused.items()])
     again = insides_of(stage, attentions)
+    reasons = [stays(again.parts[number], why) for number, why in refused.items()]
+    for reason in reasons:
+        _log.warning("pruning leaves a width of the stage '%s' alone: %s", stage.spec.name, reason)
+    if not numbers:
+        raise _does_not_run(stage, reasons)
     narrow_parts(again, scores, numbers, step.ratio)
     return again.stage.module
 

@@ -70,7 +70,20 @@ class Trials:
     def failure(self, numbers: Sequence[int]) -> str:
         """Say why the stage does not run with some parts narrowed; nothing if it does."""
         inside = insides_of(self._stage, self._attentions)
-        narrow_parts(inside, _scores(inside), numbers, self._ratio)
+        return self.outcome(inside, _scores(inside), numbers)
+
+    def outcome(self, inside: Insides, scores: Sequence[Sequence[Tensor]], numbers: Sequence[int]) -> str:
+        """Narrow some parts of a copy, in place; say why the stage does not run so.
+
+        Args:
+            inside: the copy.
+            scores: the importance of all that is ranked, by part.
+            numbers: of the parts.
+        """
+        try:
+            narrow_parts(inside, scores, numbers, self._ratio)
+        except FAILURES as error:  # the graph of dependencies does not fit the layers
+            return _first_line(error)
         return self.difference(inside.stage.module)
 
     def mistake(self, numbers: Sequence[int]) -> str:
@@ -80,8 +93,7 @@ class Trials:
             width = inside.widths[number]
             width.silence(range(rounded(len(width.units), self._ratio), len(width.units)))
         silent = [self._answers(inside.stage.module, batch) for batch in self._batches]
-        narrow_parts(inside, _scores(inside), numbers, self._ratio)
-        if reason := self.difference(inside.stage.module):
+        if reason := self.outcome(inside, _scores(inside), numbers):
             return reason
         for batch, expected in zip(self._batches, silent, strict=True):
             pairs = zip(self._answers(inside.stage.module, batch) or (), expected or (), strict=True)
@@ -97,7 +109,7 @@ class Trials:
             try:
                 got = self._run(module, batch)
             except FAILURES as error:
-                return str(error).strip().split("\n")[0]
+                return _first_line(error)
             shapes = [list(tensor.shape) for tensor in got], [list(tensor.shape) for tensor in expected]
             if shapes[0] != shapes[1]:
                 return f"its outputs are {_listed(shapes[0])} instead of {_listed(shapes[1])}"
@@ -120,16 +132,15 @@ class Trials:
         good, more = _surviving([*others, *good], self.failure)
         return good, {**refused, **more}
 
-    def all_survive(self, inside: Insides, numbers: Sequence[int], narrow: nn.Module) -> bool:
-        """Say whether all parts can be narrowed together: the short way, where nothing is wrong.
+    def right(self, inside: Insides, numbers: Sequence[int]) -> bool:
+        """Say whether widths that pass through views mean the same when they are narrow; of others it cannot be told.
 
         Args:
             inside: any copy of the stage.
-            numbers: of the parts.
-            narrow: the module with these parts narrowed.
+            numbers: of the parts to narrow.
         """
         reshaped = _reshaped(inside, numbers)
-        return not self.difference(narrow) and not (reshaped and self.mistake(reshaped))
+        return not (reshaped and self.mistake(reshaped))
 
     def _answers(self, module: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         try:
@@ -169,6 +180,10 @@ def _reshaped(inside: Insides, numbers: Sequence[int]) -> list[int]:
 def _scores(inside: Insides) -> list[list[Tensor]]:
     """Return scores by which the first of everything stays."""
     return [[torch.zeros(kind.count) for kind in kinds_of(part)] for part in inside.parts]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def _listed(shapes: Sequence[list[int]]) -> str:

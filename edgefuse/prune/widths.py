@@ -56,8 +56,14 @@ class Width:
 
     @property
     def is_reshaped(self) -> bool:
-        """Whether its channels pass through a view, which may take them for something else when there are fewer."""
-        return any(item.dep.target.type == OPTYPE.RESHAPE for item in self.group.items)
+        """Whether its channels pass through a view, which may take them for something else when there are fewer.
+
+        Where nothing mixes them on the way (a norm over all of them, weights of its own), zeros in place of a channel
+        are as good as no channel, so that it can be told.
+        """
+        parts = [item.dep.target for item in self.group.items]
+        mixed = any(isinstance(part.module, (nn.LayerNorm, nn.Parameter)) for part in parts)
+        return self.is_hidden and not mixed and any(part.type == OPTYPE.RESHAPE for part in parts)
 
     def silence(self, units: Sequence[int]) -> None:
         """Put zeros where units are read, in place: what comes of that is what comes of taking them away."""

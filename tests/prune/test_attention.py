@@ -480,3 +480,26 @@ def test_a_width_that_is_a_constant_stays_and_the_others_are_narrowed(
         "'fixed' keeps its 32 channels: with fewer the stage does not run, or not right (shape '[-1, 4, 8]'"
         in caplog.text
     )
+
+
+class Shuffled(nn.Module):
+    """Channels change places by a view that would run with fewer of them, and take others for those that are left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.middle, self.head = nn.Linear(6, 32), nn.Linear(32, 48), nn.Linear(48, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.enter(x))
+        y = y.view(len(x), 4, -1).transpose(1, 2).reshape(len(x), -1)
+        z: Tensor = self.head(torch.relu(self.middle(y)))
+        return z
+
+
+def test_a_width_that_runs_narrower_but_wrong_stays(stage_of: Any, examples_of: Any) -> None:
+    stage = stage_of(Shuffled(), (1, 6))
+    (stuck,) = [verdict for verdict in try_widths(stage) if verdict.is_stuck]
+    assert stuck.name == "enter"
+    assert "it takes other channels for those that are left" in stuck.reason
+    pruned: Any = apply_steps(stage, [step("structured")], examples_of(stage))
+    assert (pruned.enter.out_features, pruned.middle.out_features) == (32, 24)
