@@ -76,7 +76,11 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[..., Any], tuple[Callable[[], n
     "sort, falling, places": (SEQUENCE, lambda x: x.gather(2, torch.sort(x, dim=2, descending=True)[1]), ()),
     "argsort": (SEQUENCE, lambda x: torch.argsort(x, dim=1).float(), ()),
     "quantile": (SEQUENCE, lambda x: torch.quantile(x, 0.9, dim=1), ()),
-    "quantiles": (SEQUENCE, lambda x: torch.quantile(x, torch.tensor([0.1, 0.5]), dim=1, keepdim=True), ()),
+    "quantiles": (
+        SEQUENCE,
+        lambda x: torch.quantile(x, torch.tensor([0.1, 0.5]), dim=1, keepdim=True).movedim(0, 1),
+        (),
+    ),
     "median": (SEQUENCE, lambda x: x.median(1).values, ()),
     "kth value": (SEQUENCE, lambda x: x.kthvalue(3, 1).values, ()),
     "topk of rows": (SEQUENCE, lambda x: x.topk(4, 1).values, ()),
@@ -84,7 +88,7 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[..., Any], tuple[Callable[[], n
     "size of a spectrum": (SAMPLES, lambda x: short_time(x, center=False, normalized=True).abs(), ()),
     "parts of a spectrum": (SAMPLES, lambda x: torch.view_as_real(short_time(x, onesided=False)).sum(-1), ()),
     "product of spectra": (SAMPLES, lambda x: ((z := short_time(x)) * z.conj() * 2).real, ()),
-    "angle": (SAMPLES, lambda x: short_time(x).transpose(1, 2).angle()[:, 1:], ()),
+    "angle": (SAMPLES, lambda x: short_time(x).transpose(1, 2).angle()[..., 1:-1], ()),
     "rfft": (SEQUENCE, lambda x: torch.fft.rfft(x, dim=1, norm="ortho").abs(), ()),
 }
 for name, options in TURNED.items():
@@ -134,7 +138,7 @@ def test_an_lstm_without_its_projection_gives_the_same_states(layers: int, direc
         y, (hidden, cell) = lstm(x, states)
         found, (found_hidden, found_cell) = plain(x, states)
         for one, other in ((found, y), (found_hidden, hidden), (found_cell, cell)):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_a_module_without_a_projection_is_not_copied() -> None:

@@ -16,6 +16,9 @@ from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 _KEPT = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn")
+_COPIES = frozenset(
+    getattr(torch.ops.aten, name).default for name in ("lift_fresh_copy", "detach", "detach_", "alias", "clone")
+)
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ def shape_of(node: Any) -> tuple[Any, ...]:
 def constant_of(program: ExportedProgram, node: Any) -> Tensor | None:
     """Return the parameter, buffer or constant that a node stands for, or None."""
     signature = program.graph_signature
+    while isinstance(node, Node) and node.target in _COPIES:
+        node = node.args[0]
     if not isinstance(node, Node) or node.op != "placeholder":
         return None
     name = (

@@ -53,7 +53,7 @@ def transposed_convolution(_program: ExportedProgram, node: Any) -> Form | None:
         stride, padding, added = (argument(node, i, d) for i, d in ((3, [1]), (4, [0]), (5, [0])))
         groups, dilation, turned = argument(node, 6, 1), argument(node, 7, [1]), True
     rank = len(shape_of(node.args[0])) - 2
-    padding, added = _each(padding, rank), _each(added, rank)
+    stride, padding, dilation, added = (_each(sizes, rank) for sizes in (stride, padding, dilation, added))
     sizes = shape_of(node)[2:]
     if not turned or not (any(padding) or any(added)) or not all(isinstance(size, int) for size in sizes):
         return None

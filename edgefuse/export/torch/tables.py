@@ -78,19 +78,19 @@ class ProjectedLstm(nn.Module):
             bidirectional=lstm.bidirectional,
         )
         names = [f"_l{i}{end}" for i in range(lstm.num_layers) for end in ("", "_reverse")[:directions]]
-        projections = [getattr(lstm, f"weight_hr{name}").detach() for name in names]
+        projections = [getattr(lstm, f"weight_hr{name}").detach().double() for name in names]
         for place, name in enumerate(names):
-            inputs = getattr(lstm, f"weight_ih{name}").detach()
+            inputs = getattr(lstm, f"weight_ih{name}").detach().double()
             if place >= directions:
                 start = (place // directions - 1) * directions
                 inputs = inputs @ torch.block_diag(*projections[start : start + directions])
             self._set(f"weight_ih{name}", inputs)
-            self._set(f"weight_hh{name}", getattr(lstm, f"weight_hh{name}").detach() @ projections[place])
+            self._set(f"weight_hh{name}", getattr(lstm, f"weight_hh{name}").detach().double() @ projections[place])
             for bias in (f"bias_ih{name}", f"bias_hh{name}") if lstm.bias else ():
                 self._set(bias, getattr(lstm, bias).detach())
-        self.register_buffer("last", torch.block_diag(*projections[-directions:]))
-        self.register_buffer("each", torch.stack(projections))
-        self.register_buffer("back", torch.linalg.pinv(torch.stack(projections)))
+        self.register_buffer("last", torch.block_diag(*projections[-directions:]).float())
+        self.register_buffer("each", torch.stack(projections).float())
+        self.register_buffer("back", torch.linalg.pinv(torch.stack(projections)).float())
 
     def forward(self, x: Tensor, states: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Take and return what `nn.LSTM` does."""
