@@ -29,7 +29,7 @@ from edgefuse.compiler.candidates.schemes import check_schemes
 from edgefuse.compiler.candidates.target_data import Material, TargetData
 from edgefuse.compiler.candidates.toolchain import Toolchain
 from edgefuse.compiler.check.checking import Examination
-from edgefuse.compiler.evaluation.passes import keep_features
+from edgefuse.compiler.evaluation.passes import Passes
 from edgefuse.compiler.evaluation.runners import in_torch
 from edgefuse.compiler.model.opening import take_apart
 from edgefuse.compiler.model.preparation import made_data, prepare
@@ -188,11 +188,12 @@ class _Compile:
         return self.timer.describe(backends, self.recipe.compile.threads)
 
     def _keep_reference(self, material: Material) -> None:
-        """Run the encoders of the unpruned model in torch over the splits that every drop is measured on."""
+        """Run the unpruned model in torch over the splits that every drop is measured on."""
         chain = in_torch(material.subject)
-        chains = [(stage, chain) for stage in material.subject.specs if stage.role == "encoder"]
-        for split in ("test", "validation"):
-            keep_features(material.subject, split, chains, self.cache, self.workers, "run the reference")
+        encoders = [stage for stage in material.subject.specs if stage.role == "encoder"]
+        splits, passes = ("test", "validation"), Passes(material.subject, self.cache, self.workers)
+        passes.keep_features([(split, stage, chain) for split in splits for stage in encoders], "run the reference")
+        passes.keep_outputs([(split, chain) for split in splits], "run the reference")
 
     def _searched(
         self,
@@ -235,9 +236,10 @@ class _Compile:
     ) -> tuple[list[Finished], report.Timings, TestSplit]:
         """Judge the rungs of all targets on the test split, and time them."""
         leaves = [stage for stage in material.subject.specs if stage.role == "encoder"]
-        chosen = [(result, combination) for result in results for combination in choose(result).values()]
-        chains = [(leaf, result.runners(combination)) for leaf, (result, combination) in product(leaves, chosen)]
-        keep_features(material.subject, "test", chains, self.cache, self.workers, "judge")
+        chosen = [result.runners(combination) for result in results for combination in choose(result).values()]
+        passes = Passes(material.subject, self.cache, self.workers)
+        passes.keep_features([("test", leaf, runners) for leaf, runners in product(leaves, chosen)], "judge")
+        passes.keep_outputs([("test", runners) for runners in chosen], "judge")
         test = TestSplit(material.subject, self.cache, lambda what: self.progress(0, 0, f"test: {what}"))
         finished = [finish(result, test) for result in results]
         kept, timings = timed(finished, test, self.cache, self.progress, self.timer)

@@ -12,6 +12,8 @@ from edgefuse import cli
 from edgefuse.datasets import samples
 from edgefuse.errors import DataError
 
+from .conftest import Compiled
+
 OWN = Path(__file__).parent / "own"
 
 _PRUNED = """
@@ -121,7 +123,10 @@ def test_a_mistake_in_the_recipe(
         ("not_a_number", "sample 5 of 'test' is wrong: 'sensor.values' holds values that are not finite: got 72 of 72"),
     ],
 )
-def test_a_mistake_in_the_data(factory: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_in_the_data(
+    factory: str, message: str, compiled: Compiled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(compiled.cache / "stage-onnx", tmp_path / "cache" / "stage-onnx")  # the same model: lowered before
     recipe = (OWN / "recipe.toml").read_text(encoding="utf-8").replace("pair:data", f"faulty:{factory}")
     assert message in refused(tmp_path, recipe, capsys)
 

@@ -20,6 +20,7 @@ from edgefuse.compiler.candidates.built import FLOAT, Built, candidate_id
 from edgefuse.compiler.candidates.golden import Checked, GoldenInputs, check
 from edgefuse.compiler.candidates.target_data import Candidates, Material, TargetData, note, stages_of
 from edgefuse.compiler.candidates.toolchain import Toolchain
+from edgefuse.compiler.evaluation.runners import Runner
 from edgefuse.compiler.workers import Tried, Workers
 from edgefuse.datasets.cache import Cache
 from edgefuse.errors import BackendError, CheckError, EdgefuseError, QuantizeError
@@ -71,6 +72,7 @@ class Builder:
         pruned = [form for spec in specs for form in material.forms.of(spec.name)[1:]]
         self._lower([(target, form) for target in self.live for form in pruned])
         for group in stages_of(specs):
+            self._calibrate(material, group)
             self._quantize(material, group)
             self._hold(group, material.golden)
             jobs = [(t, s, one) for t, made in self.live.items() for s in group for one in made.built[s.name]]
@@ -79,6 +81,16 @@ class Builder:
     def _lower(self, jobs: Sequence[tuple[str, TorchStage]]) -> None:
         for (target, form), one in self._run(Lower(self._cache), jobs, "lower"):
             self._add(target, form.spec.name, [one])
+
+    def _calibrate(self, material: Material, group: Sequence[StageSpec]) -> None:
+        """Run the stages before a group over the calibration set, each candidate once, before jobs wait for them."""
+        jobs = [
+            (target, leaf, chain)
+            for target, made in self.live.items()
+            for stage in group
+            for leaf, chain in TargetData(material, made).calibration_chains(stage)
+        ]
+        self._run(Calibrate(material, dict(self.live)), jobs, "run calibration")
 
     def _quantize(self, material: Material, group: Sequence[StageSpec]) -> None:
         """Add the quantized candidates of stages: each float file in every scheme, and closer ones where that is asked.
@@ -207,6 +219,16 @@ class _OnData:
     def data(self, target: str) -> TargetData:
         """Return a target's candidates on the data."""
         return TargetData(self.material, self.live[target])
+
+
+@dataclass(frozen=True)
+class Calibrate(_OnData):
+    """Runs a stage of one modality over the calibration set, for a stage that reads its features."""
+
+    def __call__(self, job: tuple[str, StageSpec, Mapping[str, Runner]]) -> None:
+        """Take a target, the stage, and what runs it and those before it."""
+        target, stage, chain = job
+        self.data(target).calibrate(stage, chain)
 
 
 @dataclass(frozen=True)

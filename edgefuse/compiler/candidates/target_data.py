@@ -15,7 +15,7 @@ from edgefuse.compiler.candidates.built import Built, FileRunner
 from edgefuse.compiler.candidates.golden import Checked, GoldenInputs
 from edgefuse.compiler.candidates.schemes import wanted_schemes
 from edgefuse.compiler.candidates.toolchain import Calibration, Quantizable, Toolchain
-from edgefuse.compiler.evaluation.evaluator import Evaluator, is_leaf
+from edgefuse.compiler.evaluation.evaluator import Evaluator, is_leaf, leaves_of
 from edgefuse.compiler.evaluation.runners import Array, Runner, in_torch
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recovery.forms import Forms
@@ -135,6 +135,20 @@ class TargetData:
         runs = [[combination[name].identity for name in leaves] for combination in combinations]
         feeds = partial(self._evaluator("calibration").calibration_feeds, stage, combinations, floats)
         return Calibration(feeds, [subject.splits["calibration"].digest, runs])
+
+    def calibration_chains(self, stage: StageSpec) -> list[tuple[StageSpec, Mapping[str, Runner]]]:
+        """Return the leaves that a stage is calibrated behind, each of their candidates once, with what runs it."""
+        if is_leaf(stage):
+            return []
+        found = self._evaluator("calibration").calibration_chains(self._leaf_combinations())
+        own = partial(leaves_of, self.material.subject.specs)
+        return list(
+            {(leaf.name, *(chain[o].identity for o in own(leaf))): (leaf, chain) for leaf, chain in found}.values()
+        )
+
+    def calibrate(self, stage: StageSpec, chain: Mapping[str, Runner]) -> None:
+        """Run a leaf over the calibration set and keep what it gives."""
+        self._evaluator("calibration").features(stage, chain)
 
     def _leaf_combinations(self) -> list[dict[str, Runner]]:
         """Return combinations in which every candidate of every leaf stage appears."""

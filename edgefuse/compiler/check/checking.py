@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -195,12 +195,11 @@ class Examination:
 
 def notes_of(model: Model) -> tuple[str, ...]:
     """Return what there is to say about how a model was taken apart."""
-    return tuple(_notes(model))
-
-
-def _notes(model: Model) -> Iterator[str]:
-    if len(model.stages) == 1:
-        yield "one stage: the model is no FusionModel, and was not taken apart"
+    found = getattr(model, "found", None)  # of models whose stages were looked for
+    notes: tuple[str, ...] = found.notes if found is not None else ()
+    if not notes and len(model.stages) == 1:
+        return ("one stage: the model is no FusionModel, and was not taken apart",)
+    return notes
 
 
 def _refuse(errors: Sequence[EdgefuseError]) -> None:

@@ -36,6 +36,11 @@ def is_leaf(stage: StageSpec) -> bool:
     return bool(stage.modality)
 
 
+def leaves_of(specs: Sequence[StageSpec], stage: StageSpec) -> list[str]:
+    """Return the names of the stages that belong to the same modality as a leaf."""
+    return [spec.name for spec in specs if is_leaf(spec) and spec.modality == stage.modality]
+
+
 class Evaluator:
     """Evaluates combinations of candidates on one split, keeping every pass; `note` is told before each."""
 
@@ -64,7 +69,24 @@ class Evaluator:
 
     def outputs(self, combination: Mapping[str, Runner]) -> Outputs:
         """Return the outputs of a combination of candidates, for every subset of modalities."""
-        return {subset_name(subset): self._subset_outputs(subset, combination) for subset in self._subject.subsets}
+        return {subset_name(subset): self.subset_outputs(subset, combination) for subset in self._subject.subsets}
+
+    def subset_outputs(self, subset: tuple[str, ...], combination: Mapping[str, Runner]) -> Array:
+        """Return the outputs of a combination for the items that have a subset of the modalities: [items, ...]."""
+        plan = self._after(subset)
+        leaves = [stage for stage in self._leaves if stage.modality in subset]
+        key = [self._data.digest, subset, [[s.name, combination[s.name].identity] for s in (*leaves, *self._joint)]]
+
+        def make(folder: Path) -> None:
+            self._note(f"{subset_name(subset)} through {', '.join(stage.name for stage in self._joint)}")
+            first = self._subject.spec.outputs[0].name
+            answers = [
+                result[first] for result in self._through(plan, combination, self._joint_pools(subset, combination))
+            ]
+            np.save(folder / "outputs.npy", np.concatenate(answers))
+
+        answers: Array = np.load(self._cache.entry("outputs", key, make) / "outputs.npy")
+        return answers
 
     def calibration_feeds(
         self, stage: StageSpec, combinations: Sequence[Mapping[str, Runner]], float_joint: Mapping[str, Runner]
@@ -85,9 +107,7 @@ class Evaluator:
             return
         earlier = [one.name for one in self._joint[: self._joint.index(stage)]]
         subsets = self._subject.subsets
-        for number, subset in enumerate((subsets[0], *subsets)):
-            # Spread over all of them: neighbours are forms and schemes of the same kind.
-            combination = combinations[number * len(combinations) // (len(subsets) + 1)]
+        for number, (subset, combination) in enumerate(self._calibrating(combinations)):
             pools = self._joint_pools(subset, combination)
             if number > 0:
                 pools = islice(pools, number - 1, None, max(len(subsets), 1))
@@ -95,21 +115,23 @@ class Evaluator:
                 pools = self._through(self._after(subset, wanted=earlier), float_joint, pools, whole=True)
             yield from (feeds_of(stage, pool) for pool in pools)
 
-    def _subset_outputs(self, subset: tuple[str, ...], combination: Mapping[str, Runner]) -> Array:
-        plan = self._after(subset)
-        leaves = [stage for stage in self._leaves if stage.modality in subset]
-        key = [self._data.digest, subset, [[s.name, combination[s.name].identity] for s in (*leaves, *self._joint)]]
+    def calibration_chains(
+        self, combinations: Sequence[Mapping[str, Runner]]
+    ) -> Iterator[tuple[StageSpec, Mapping[str, Runner]]]:
+        """Yield the leaves whose features calibrate a stage behind them, each with what runs it."""
+        for subset, combination in self._calibrating(combinations):
+            yield from ((leaf, combination) for leaf in self._leaves if leaf.modality in subset)
 
-        def make(folder: Path) -> None:
-            self._note(f"{subset_name(subset)} through {', '.join(stage.name for stage in self._joint)}")
-            first = self._subject.spec.outputs[0].name
-            answers = [
-                result[first] for result in self._through(plan, combination, self._joint_pools(subset, combination))
-            ]
-            np.save(folder / "outputs.npy", np.concatenate(answers))
+    def _calibrating(
+        self, combinations: Sequence[Mapping[str, Runner]]
+    ) -> Iterator[tuple[tuple[str, ...], Mapping[str, Runner]]]:
+        """Yield all modalities, then every subset, each with one of the combinations.
 
-        answers: Array = np.load(self._cache.entry("outputs", key, make) / "outputs.npy")
-        return answers
+        They are spread over all of them: neighbours are forms and schemes of the same kind.
+        """
+        subsets = self._subject.subsets
+        for number, subset in enumerate((subsets[0], *subsets)):
+            yield subset, combinations[number * len(combinations) // (len(subsets) + 1)]
 
     def _alone(self, stage: StageSpec) -> Plan:
         """Plan a leaf alone: what it reads of other leaves is kept."""
