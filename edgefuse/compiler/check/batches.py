@@ -66,7 +66,7 @@ def _difference(alone: Sequence[Array], batch: Array) -> str | None:
     if expected.shape != batch.shape:
         return f"a tensor of {list(batch.shape)} in place of {list(expected.shape)}"
     tolerance = Tolerance()
-    error = float(np.abs(expected.astype(np.float64) - batch).max(initial=0.0))
+    error = float(np.abs(np.subtract(expected, batch, dtype=np.float64)).max(initial=0.0))
     largest = float(np.abs(expected).max(initial=0.0))
     if not error <= tolerance.absolute + tolerance.relative * largest:  # NaN is not within it, either
         return f"a difference of {error:.3g} where values go up to {largest:.3g}"

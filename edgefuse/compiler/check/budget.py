@@ -18,21 +18,13 @@ _MOST_GAINED = 10.0
 _BY_ITEM = ("accuracy", "macro_f1")
 
 
-def budget_findings(
-    model: Model,
-    stages: Sequence[FoundStage],
-    lowered: Sequence[LoweredStage],
-    pruned: Sequence[PrunedStage],
-    read: Sequence[SplitRead],
-) -> Iterator[Finding]:
-    """Yield what is known of a budget before anything is measured.
+def unholdable(model: Model, stages: Sequence[FoundStage], pruned: Sequence[PrunedStage]) -> Iterator[Finding]:
+    """Yield the limits that no combination of candidates can hold.
 
     Args:
         model: with its recipe.
         stages: their sizes.
-        lowered: with what a run of each takes in float.
         pruned: what is left by what the recipe prunes.
-        read: what was read of the data.
     """
     search = model.recipe.search
     fewest = {stage.name: stage.parameters for stage in stages}
@@ -53,6 +45,16 @@ def budget_findings(
                 "four bits each. Fix: raise it, or prune more.",
                 stops=True,
             )
+
+
+def doubtful(model: Model, lowered: Sequence[LoweredStage], read: Sequence[SplitRead]) -> Iterator[Finding]:
+    """Yield the limits that will hardly be held, or that the data are too few for.
+
+    Args:
+        model: with its recipe.
+        lowered: with what a run of each stage takes in float.
+        read: what was read of the data.
+    """
     yield from _latency(model, lowered)
     yield from _few_samples(model, read)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from edgefuse.compiler.candidates.golden import golden_inputs
 from edgefuse.compiler.candidates.schemes import check_schemes
 from edgefuse.compiler.check.answers import unanswered
 from edgefuse.compiler.check.batches import mixing
-from edgefuse.compiler.check.budget import budget_findings
+from edgefuse.compiler.check.budget import doubtful, unholdable
 from edgefuse.compiler.check.data import SplitRead, faults, oddities, read_splits
 from edgefuse.compiler.check.estimate import Known, estimate
 from edgefuse.compiler.check.lowering import Lowerings, lowerings
@@ -129,13 +129,14 @@ class Examination:
         ]
         lowered = self._lowered(model)
         stages = found_stages(model.stages, lowered.files)
-        pruned = trials(model.recipe, model.stages, self.cache, self.workers, offers=True)
+        pruned = trials(model.recipe, model.stages, self.cache, self.workers)
         findings = [
             *stopping,
             *(_not_lowered(target, error) for target, error in lowered.errors.items()),
             *(_not_pruned(one.stage, one.says) for one in pruned if one.asked and one.says),
             *padding_findings(model.stages),
-            *budget_findings(model, stages, lowered.stages, pruned, read),
+            *unholdable(model, stages, pruned),
+            *doubtful(model, lowered.stages, read),
             *oddities(model.spec, read),
         ]
         self.progress(0, 0, "check: estimate")
@@ -165,14 +166,10 @@ class Examination:
         if mixed := [error for _, error in mixing(model.stages)]:
             _refuse(mixed)
         lowered = self._lowered(model)
-        pruned = trials(model.recipe, model.stages, self.cache, self.workers, offers=False)
-        stages = found_stages(model.stages, lowered.files)
-        for finding in (
-            *(_not_pruned(one.stage, one.says) for one in pruned if one.says),
-            *padding_findings(model.stages),
-            *budget_findings(model, stages, lowered.stages, pruned, read),
-            *oddities(model.spec, read),
-        ):
+        known = [*padding_findings(model.stages), *doubtful(model, lowered.stages, read), *oddities(model.spec, read)]
+        if not model.recipe.prune.wanted:  # what is left by pruning is known when it is rehearsed
+            known += unholdable(model, found_stages(model.stages, lowered.files), ())
+        for finding in known:
             logger.warning("%s", finding.says)
         return Head(model, lowered.errors)
 
@@ -198,12 +195,11 @@ class Examination:
 
 def notes_of(model: Model) -> tuple[str, ...]:
     """Return what there is to say about how a model was taken apart."""
-    return tuple(_notes(model))
-
-
-def _notes(model: Model) -> Iterator[str]:
-    if len(model.stages) == 1:
-        yield "one stage, since the model is no FusionModel: nothing in it is quantized or pruned by itself"
+    found = getattr(model, "found", None)  # of models whose stages were looked for
+    notes: tuple[str, ...] = found.notes if found is not None else ()
+    if not notes and len(model.stages) == 1:
+        return ("one stage: the model is no FusionModel, and was not taken apart",)
+    return notes
 
 
 def _refuse(errors: Sequence[EdgefuseError]) -> None:

@@ -30,8 +30,12 @@ from edgefuse.stages.stage import TorchStage
 _BATCH = 8
 _BACKWARD = 2.0
 """Of a training step, in forward passes, besides the forward pass."""
-_QUANTIZE_SECONDS = 0.35
-"""To read, rewrite and hold a file, whatever its size."""
+_QUANTIZE_SECONDS = 0.1
+"""To rewrite a small file and hold it to torch."""
+_BYTES_PER_SECOND = 50e6
+"""Of a float file that is read, rewritten and written."""
+_STAGE_SECONDS = 2.5
+"""To time the candidates of a stage, however short they are."""
 _CALIBRATION_RUNS = 3.0
 """A run that keeps every value, in plain runs; ranges are looked at, too."""
 _CLOSER = 4.0
@@ -122,12 +126,14 @@ class _Counted:
 
     def quantizing(self) -> float:
         goals = _CLOSER if self.known.model.recipe.quantize.goals_db else 1.0
-        calibrated = self._items("calibration") * _CALIBRATION_RUNS
-        return goals * sum(
-            self.forms(spec) * self._schemes(target, spec) * (_QUANTIZE_SECONDS + calibrated * self._run(target, spec))
-            for target in self.targets
-            for spec in self.specs
-        )
+        runs = self._items("calibration") * _CALIBRATION_RUNS
+        seconds = 0.0
+        for target in self.targets:
+            for spec in self.specs:
+                size_bytes = self._lowered[target, spec.name].size_bytes
+                once = _QUANTIZE_SECONDS + size_bytes / _BYTES_PER_SECOND + runs * self._run(target, spec)
+                seconds += self.forms(spec) * self._schemes(target, spec) * once
+        return goals * seconds
 
     def running(self) -> float:
         """The reference in torch, candidates over the validation split, fusion passes, rungs over the test split."""
@@ -149,7 +155,7 @@ class _Counted:
         for target in self.targets:
             for spec in self.specs:
                 wanted = rounds * self.candidates(target, spec) * self._run(target, spec)
-                seconds += min(STAGE_TIMING.max_seconds or wanted, max(wanted, STAGE_TIMING.min_seconds))
+                seconds += _STAGE_SECONDS + min(STAGE_TIMING.max_seconds or wanted, wanted)
                 total += _RUNGS * self._run(target, spec)
             seconds += _RUNGS * _RUNG_SECONDS
         calls = RUNG_TIMING.min_rounds * (RUNG_TIMING.burst + RUNG_TIMING.settle)

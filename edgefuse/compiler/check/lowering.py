@@ -50,12 +50,14 @@ def lowerings(
         EngineError, CacheError: if workers or cache fail.
     """
     jobs = [(target, stage) for target in targets for stage in stages]
-    results = workers.map(Tried(TryLowering(golden, cache)), jobs, "check: lower") if jobs else []
+    jobs.sort(key=lambda job: -_parts(job[1]))  # the longest first, so that none is left alone at the end
+    made = workers.map(Tried(TryLowering(golden, cache)), jobs, "check: lower")
+    results = dict(zip(map(_named, jobs), made, strict=True))
     found: list[LoweredStage] = []
     errors: dict[str, EdgefuseError] = {}
     files: dict[str, Built] = {}
-    for (target, stage), result in zip(jobs, results, strict=True):
-        name = stage.spec.name
+    for target, name in ((target, stage.spec.name) for target in targets for stage in stages):
+        result = results[target, name]
         if isinstance(result, EdgefuseError):
             errors.setdefault(target, result)
             found.append(LoweredStage(target=target, stage=name, says=str(result)))
@@ -64,6 +66,14 @@ def lowerings(
             files.setdefault(name, built)
             found.append(lowered)
     return Lowerings(tuple(found), errors, files)
+
+
+def _named(job: tuple[str, TorchStage]) -> tuple[str, str]:
+    return job[0], job[1].spec.name
+
+
+def _parts(stage: TorchStage) -> int:
+    return sum(1 for _ in stage.module.modules())
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.compiler.workers import Workers, report
 from edgefuse.datasets.cache import Cache
 from edgefuse.errors import PruneError
+from edgefuse.prune.attention import FAILURES
 from edgefuse.prune.hidden import HiddenPruner
 from edgefuse.prune.pruner import apply_steps
 from edgefuse.prune.structured import StructuredPruner
@@ -33,17 +34,14 @@ _SAMPLES = 8
 _SOURCES = ("prune", "compiler/check/pruning.py")
 
 
-def trials(
-    recipe: Recipe, stages: Sequence[TorchStage], cache: Cache, workers: Workers, *, offers: bool
-) -> tuple[PrunedStage, ...]:
-    """Try what the recipe prunes on its stages.
+def trials(recipe: Recipe, stages: Sequence[TorchStage], cache: Cache, workers: Workers) -> tuple[PrunedStage, ...]:
+    """Try what the recipe prunes on its stages; if it prunes nothing, show what could be pruned.
 
     Args:
         recipe: with its variants.
         stages: unpruned.
         cache: that keeps what came of it.
         workers: that try.
-        offers: whether to show what could be pruned, where the recipe prunes nothing.
     """
     by_name = {stage.spec.name: stage for stage in stages}
     jobs = [
@@ -52,9 +50,9 @@ def trials(
         for name in variant.stages
         if name in by_name
     ]
-    if not jobs and offers:
+    if not jobs:
         jobs = [(stage, (_SHOWN,), False) for stage in stages if stage.spec.role != "frontend"]
-    return tuple(workers.map(TryPruning(cache), jobs, "check: narrow stages")) if jobs else ()
+    return tuple(workers.map(TryPruning(cache), jobs, "check: narrow stages"))
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,9 @@ def _tried(stage: TorchStage, steps: tuple[PruningStep, ...], *, asked: bool) ->
         module = apply_steps(stage, steps, _Generated(stage))
     except PruneError as error:
         return msgspec.structs.replace(found, says=str(error))
+    except FAILURES as error:  # of the stage's own code, on what a pruner made of it
+        said = str(error).strip().split("\n")[0]
+        return msgspec.structs.replace(found, says=f"it fails when it is pruned so: {type(error).__name__}: {said}")
     return msgspec.structs.replace(
         found,
         parameters=parameters_of(module),
