@@ -201,6 +201,18 @@ def tensor(
     return Modality(name=name, tensors=(values,), preprocess=TensorPreprocess(), optional=optional, length=length)
 
 
+def tensors(name: str, *tensors: TensorSpec, length: bool = False, optional: bool = False) -> Modality:
+    """Describe a modality that delivers several arrays, such as ids and a mask; a caller gives them by their names.
+
+    Args:
+        name: of the modality.
+        *tensors: their names, types and shapes (batch first).
+        length: whether it delivers its number of steps, int32 [1], too.
+        optional: whether it may be absent.
+    """
+    return Modality(name=name, tensors=tensors, preprocess=TensorPreprocess(), optional=optional, length=length)
+
+
 class ClassOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="classes"):
     """Logits over named classes: float32 [1, len(labels)]."""
 

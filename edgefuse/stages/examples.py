@@ -38,7 +38,8 @@ def example_feeds(stage: TorchStage, *, count: int = 1, seed: int = 0, fixed: bo
             if port.source.kind in ("stage", "state"):
                 shape = _shape(port.tensor, 0 if fixed else index)
                 pool[port.source.key] = _rng(seed, index, port.source.key).standard_normal(shape, np.float32)
-        yield _silenced(stage.spec, {port.tensor.name: pool[port.source.key] for port in stage.spec.inputs})
+        values = {port.tensor.name: pool[port.source.key] for port in stage.spec.inputs}
+        yield _silenced(stage.spec, values, _columns_alone(stage.spec))
 
 
 def chained_feeds(
@@ -65,6 +66,7 @@ def chained_feeds(
         filled: whether what comes from outside is padded to its largest shape, as it is for files of fixed shapes.
     """
     limits = _id_limits(stages)
+    columns = _columns(stages)
     by_name = {stage.spec.name: stage for stage in stages}
     graph = StageGraph(tuple(stage.spec for stage in stages), ())
     plan = graph.plan(())
@@ -79,7 +81,7 @@ def chained_feeds(
         feeds: dict[str, Feeds] = {}
 
         def run_stage(spec: StageSpec, given: dict[str, Array]) -> dict[str, Array]:
-            feeds[spec.name] = _silenced(spec, given)  # noqa: B023 - called within this pass of the loop
+            feeds[spec.name] = _silenced(spec, given, columns)  # noqa: B023 - called within this pass of the loop
             return run_torch(by_name[spec.name], feeds[spec.name])  # noqa: B023
 
         graph.run(plan, run_stage, pool, graph.initial(zeros_of_tensor))
@@ -219,15 +221,35 @@ def _present(modalities: int, index: int) -> Array:
     return mask
 
 
-def _silenced(spec: StageSpec, feeds: Feeds) -> Feeds:
-    """Return the feeds of a stage with zeros for what comes from an absent modality, if the stage takes `present`."""
+def _silenced(spec: StageSpec, feeds: Feeds, columns: Mapping[str, int]) -> Feeds:
+    """Return the feeds of a stage with zeros for what comes from an absent modality, if the stage takes `present`.
+
+    Args:
+        spec: of the stage.
+        feeds: by port.
+        columns: of `present`, by the names of the modalities and of their stages.
+    """
     present = next((feeds[port.tensor.name] for port in spec.inputs if port.source.kind == "present"), None)
     if present is None:
         return feeds
-    owned = [port for port in spec.inputs if port.source.kind in ("modality", "stage")]
-    columns = {owner: column for column, owner in enumerate(dict.fromkeys(port.source.owner for port in owned))}
+    owned = [port for port in spec.inputs if port.source.kind in ("modality", "stage") and port.source.owner in columns]
     absent = {port.tensor.name for port in owned if present[0, columns[port.source.owner]] == 0}
     return {name: np.zeros_like(value) if name in absent else value for name, value in feeds.items()}
+
+
+def _columns(stages: Sequence[TorchStage]) -> dict[str, int]:
+    """Return the columns of `present` by modality and by stage; the stages take the modalities in their order."""
+    ports = [port for stage in stages for port in stage.spec.inputs]
+    names = dict.fromkeys(port.source.owner for port in ports if port.source.kind == "modality")
+    columns = {name: column for column, name in enumerate(names)}
+    return columns | {s.spec.name: columns[s.spec.modality] for s in stages if s.spec.modality in columns}
+
+
+def _columns_alone(spec: StageSpec) -> dict[str, int]:
+    """Return the columns of `present` for a stage of which no other is known: it takes a tensor per modality."""
+    owners = dict.fromkeys(port.source.owner for port in spec.inputs if port.source.kind in ("modality", "stage"))
+    width = next((port.tensor.max_shape[1] for port in spec.inputs if port.source.kind == "present"), 0)
+    return {owner: column for column, owner in enumerate(owners)} if len(owners) <= width else {}
 
 
 def _id_limits(stages: Sequence[TorchStage]) -> dict[str, int]:

@@ -15,9 +15,10 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from edgefuse.bundle.spec import largest, spelled
 from edgefuse.errors import ExportError
-from edgefuse.export.tracing import trace, users_line
+from edgefuse.export.tracing import trace
 from edgefuse.stages.examples import example_inputs
 from edgefuse.stages.padding import may_be_padded
+from edgefuse.stages.silence import users_line
 from edgefuse.stages.stage import TorchStage
 
 
