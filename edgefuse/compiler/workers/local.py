@@ -38,7 +38,9 @@ _SPAWN = multiprocessing.get_context("spawn")  # torch and ONNX Runtime have thr
 
 
 class LocalWorkers:
-    """Runs jobs one by one in this process, or in `jobs` processes of one thread each, started when first needed.
+    """Runs jobs one by one in this process, or in `jobs` processes of one thread each.
+
+    They start at once: while this process takes the model apart and looks at the data, they import torch.
 
     A script that compiles with several jobs must do so under `if __name__ == "__main__":`, as workers import it anew.
     """
@@ -48,6 +50,8 @@ class LocalWorkers:
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> LocalWorkers:
+        if self.parallel:
+            self._workers = [_Worker(self._settings.paths) for _ in range(self._settings.jobs)]
         return self
 
     def __exit__(
