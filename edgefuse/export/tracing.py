@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from edgefuse.errors import ExportError
-from edgefuse.export.torch.forms import COMMON, apply_forms
+from edgefuse.export.torch.forms import COMMON, Table, apply_forms
 from edgefuse.export.torch.tables import without_projections
 from edgefuse.stages.silence import at, first_words, last_of_user, quiet, user_line
 from edgefuse.stages.stage import TorchStage
@@ -36,6 +36,7 @@ def trace(
     inputs: tuple[Tensor, ...],
     dynamic_shapes: Any = None,
     around: AbstractContextManager[object] | None = None,
+    forms: Table = COMMON,
 ) -> ExportedProgram:
     """Return a stage as a graph of torch's operators.
 
@@ -44,6 +45,7 @@ def trace(
         inputs: one tensor per input port; their types and shapes matter.
         dynamic_shapes: as `torch.export.export` takes them; all shapes are fixed if None.
         around: a context to trace in.
+        forms: what may stand in place of operators.
 
     Raises:
         ExportError: if `torch.export` cannot trace the stage, with the user's line that it gave up at.
@@ -52,7 +54,7 @@ def trace(
         with quiet(), around or nullcontext():
             module = without_projections(stage.module)
             program = torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes, strict=False)
-            return apply_forms(program, COMMON)
+            return apply_forms(program, forms)
     except ExportError:
         raise
     except Exception as error:  # torch.export raises whatever the module's own code raises

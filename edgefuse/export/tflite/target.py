@@ -30,6 +30,7 @@ from edgefuse.export.tflite.by_length import ended_by_length
 from edgefuse.export.tflite.file import pack, unpack
 from edgefuse.export.tflite.recurrent_loops import expand_recurrences
 from edgefuse.export.tflite.rewrites import rewrite
+from edgefuse.export.torch.forms import CAREFUL, PLAIN, Table, first_that_agrees
 from edgefuse.export.tracing import first_words, named_operators, node_of, quiet, trace
 from edgefuse.registry import create
 from edgefuse.stages.padding import depends_on_padding
@@ -59,7 +60,7 @@ class TfliteTarget:
         Raises:
             ExportError: if `torch.export` cannot trace the stage.
         """
-        return _unsupported(_trace(stage), stage)
+        return _unsupported(_trace(stage, CAREFUL), stage)
 
     def lower(self, stage: TorchStage) -> Lowered:
         """Lower a stage in float32; the same stage gives the same bytes.
@@ -72,8 +73,11 @@ class TfliteTarget:
             ended = ended_by_length(stage)
             if ended is None:
                 raise padding_matters(dependence, self.title)
-            stage = ended
-        program = _trace(stage)
+            return first_that_agrees(lambda forms: self._lower(ended, forms), PLAIN)
+        return first_that_agrees(lambda forms: self._lower(stage, forms), PLAIN)
+
+    def _lower(self, stage: TorchStage, forms: Table) -> Lowered:
+        program = _trace(stage, forms)
         refused = f"litert-torch cannot lower the stage '{stage.spec.name}'"
         fix = "replace what is named, or leave the target 'tflite' out of the recipe"
         try:
@@ -111,9 +115,10 @@ def _example_inputs(spec: StageSpec) -> tuple[Tensor, ...]:
     return tuple(torch.zeros(tensor.max_shape, dtype=_DTYPES[tensor.dtype]) for tensor in tensors)
 
 
-def _trace(stage: TorchStage) -> ExportedProgram:
+def _trace(stage: TorchStage, forms: Table) -> ExportedProgram:
     """Trace a stage at its largest shapes; errors are those of `trace`."""
-    return trace(stage, _example_inputs(stage.spec), around=tflite_recurrent.RecurrentLayers(stage.spec.name))
+    layers = tflite_recurrent.RecurrentLayers(stage.spec.name)
+    return trace(stage, _example_inputs(stage.spec), around=layers, forms=forms)
 
 
 def _converted(program: ExportedProgram, stage: TorchStage) -> bytes:
