@@ -8,7 +8,7 @@ from edgefuse.export.target import Lowered
 from edgefuse.runtime.backends.backend import Backend, SessionOptions
 from edgefuse.stages.agreement import verify
 from edgefuse.stages.examples import example_feeds
-from edgefuse.stages.padding import may_be_padded
+from edgefuse.stages.padding import Dependence, may_be_padded
 from edgefuse.stages.stage import TorchStage
 
 _FEEDS = 2
@@ -52,6 +52,22 @@ def check_answers(stage: TorchStage, lowered: Lowered, backend: Backend, title: 
                 got=f"{agreement.reason}, at {shapes}",
                 fix="report this with the model; until then, replace the last operator that differs",
             )
+
+
+def padding_matters(dependence: Dependence, title: str) -> ExportError:
+    """Return why a stage that depends on padding has no file of fixed shapes.
+
+    Args:
+        dependence: what was measured.
+        title: of the format.
+    """
+    return ExportError(
+        f"the stage '{dependence.stage}' depends on padding, and {title} files have fixed shapes",
+        got=str(dependence),
+        expected="the same answer for padded inputs as at their true size",
+        fix="mask what lies behind 'length' in means and attention (docs/recurrent.md), fix the size in the spec, or "
+        "leave this target out of the recipe",
+    )
 
 
 def _without_fix(error: BackendError) -> str:

@@ -26,6 +26,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from edgefuse.errors import ExportError
+from edgefuse.export.torch.forms import COMMON, Table, apply_forms
+from edgefuse.export.torch.tables import without_projections
 from edgefuse.stages.stage import TorchStage
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ def trace(
     inputs: tuple[Tensor, ...],
     dynamic_shapes: Any = None,
     around: AbstractContextManager[object] | None = None,
+    forms: Table = COMMON,
 ) -> ExportedProgram:
     """Return a stage as a graph of torch's operators.
 
@@ -62,13 +65,16 @@ def trace(
         inputs: one tensor per input port; their types and shapes matter.
         dynamic_shapes: as `torch.export.export` takes them; all shapes are fixed if None.
         around: a context to trace in.
+        forms: what may stand in place of operators.
 
     Raises:
         ExportError: if `torch.export` cannot trace the stage, with the user's line that it gave up at.
     """
     try:
         with quiet(), around or nullcontext():
-            return torch.export.export(stage.module, inputs, dynamic_shapes=dynamic_shapes, strict=False)
+            module = without_projections(stage.module)
+            program = torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes, strict=False)
+            return apply_forms(program, forms)
     except ExportError:
         raise
     except Exception as error:  # torch.export raises whatever the module's own code raises

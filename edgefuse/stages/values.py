@@ -6,7 +6,7 @@ Only ranges are kept, never a sample: generated inputs travel in bundles, and ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -66,8 +66,7 @@ def _of(key: str, arrays: Sequence[npt.NDArray[np.generic]]) -> InputValues:
     width = arrays[0].shape[-1] if arrays[0].ndim > 1 else 0
     columns = len(arrays) >= _FEWEST_SAMPLES and 1 < width <= _MOST_COLUMNS
     columns = columns and len({array.shape[-1] for array in arrays}) == 1
-    rows = np.concatenate([array.reshape(-1, width if columns else array.size).astype(np.float64) for array in arrays])
-    flat = rows if columns else rows.reshape(-1, 1)
+    flat = np.concatenate([array.reshape(-1, width if columns else 1).astype(np.float64) for array in arrays])
     return InputValues(
         key=key,
         low=tuple(flat.min(axis=0).tolist()),

@@ -24,6 +24,8 @@ from edgefuse.compiler.evaluation.runners import Runner
 from edgefuse.compiler.workers import Tried, Workers
 from edgefuse.datasets.cache import Cache
 from edgefuse.errors import BackendError, CheckError, EdgefuseError, QuantizeError
+from edgefuse.export.answers import padding_matters
+from edgefuse.stages.padding import dependences
 from edgefuse.stages.stage import TorchStage
 
 logger = logging.getLogger(__name__)
@@ -62,9 +64,22 @@ class Builder:
 
     def lower(self, stages: Sequence[TorchStage], golden: GoldenInputs) -> None:
         """Lower the unpruned stages in float and hold the files to torch: what cannot be lowered is known now."""
+        self._refuse_padding(stages)
         jobs = [(target, stage) for target in self.live for stage in stages]
         self._lower(jobs)
         self._hold([stage.spec for stage in stages], golden)
+
+    def _refuse_padding(self, stages: Sequence[TorchStage]) -> None:
+        """Leave out targets that pad if a stage depends on what earlier ones give behind the true size.
+
+        A stage that pads what comes from outside is held to this where it is lowered.
+        """
+        later = [stage.spec.name for stage in stages if _takes_variable_features(stage.spec)]
+        padding = [target for target in self.live if later and Toolchain.of(target, self._cache).target.pads]
+        found = dependences(stages) if padding else {}
+        for worst in [found[name] for name in later if name in found][:1]:
+            for target in padding:
+                self._leave_out(target, padding_matters(worst, Toolchain.of(target, self._cache).target.title))
 
     def build(self, material: Material) -> None:
         """Add the forms of all stages, and the quantized candidates, and keep what they answer."""
@@ -163,6 +178,11 @@ class Builder:
             if isinstance(result, EdgefuseError) and job[0] in self.live:
                 self._leave_out(job[0], result)
         return [(job, result) for job, result in zip(jobs, results, strict=True) if job[0] in self.live]
+
+
+def _takes_variable_features(spec: StageSpec) -> bool:
+    ports = (port for port in spec.inputs if port.source.kind == "stage")
+    return any(not isinstance(dim, int) for port in ports for dim in port.tensor.shape)
 
 
 @dataclass(frozen=True)

@@ -15,29 +15,34 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from edgefuse.bundle.spec import largest, spelled
 from edgefuse.errors import ExportError
+from edgefuse.export.torch.forms import COMMON, Table
 from edgefuse.export.tracing import trace, users_line
 from edgefuse.stages.examples import example_inputs
 from edgefuse.stages.padding import may_be_padded
 from edgefuse.stages.stage import TorchStage
 
 
-def trace_with_open_sizes(stage: TorchStage) -> ExportedProgram:
+def trace_with_open_sizes(stage: TorchStage, forms: Table = COMMON) -> ExportedProgram:
     """Trace a stage with its bounded and bucketed dimensions dynamic.
 
     `Dim.DYNAMIC` refuses a size that torch takes for a constant only until it knows better, such as the steps of a
     recurrent layer; where `Dim.AUTO` keeps it open, that is as good.
+
+    Args:
+        stage: what to trace.
+        forms: what may stand in place of operators.
 
     Raises:
         ExportError: if torch cannot trace the stage, or a size is fixed by the model; then with its line.
     """
     inputs = example_inputs(stage)
     try:
-        return trace(stage, inputs, dynamic_shapes=_dynamic(stage, automatic=False))
+        return trace(stage, inputs, dynamic_shapes=_dynamic(stage, automatic=False), forms=forms)
     except ExportError as error:
         if not may_be_padded(stage.spec):
             raise
         with _fixing_lines() as lines:
-            program = trace(stage, inputs, dynamic_shapes=_dynamic(stage, automatic=True))
+            program = trace(stage, inputs, dynamic_shapes=_dynamic(stage, automatic=True), forms=forms)
         frozen = _frozen(program, stage)
         if not frozen:
             return program

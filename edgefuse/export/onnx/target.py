@@ -29,6 +29,7 @@ from edgefuse.export.onnx.file import checked_bytes
 from edgefuse.export.onnx.ort.passes import apply_fast_forms
 from edgefuse.export.onnx.sizes import trace_with_open_sizes
 from edgefuse.export.target import Lowered
+from edgefuse.export.torch.forms import CAREFUL, COMMON, Table, first_that_agrees
 from edgefuse.export.tracing import first_words, named_operators, quiet
 from edgefuse.registry import create
 from edgefuse.stages.stage import TorchStage
@@ -69,7 +70,7 @@ class OnnxTarget:
             ExportError: if torch cannot trace the stage, an operator has no translation, or the file's answers differ
                 from torch's.
         """
-        return finished(translated(stage, apply_fast_forms), stage)
+        return first_that_agrees(lambda forms: finished(translated(stage, apply_fast_forms, forms), stage), COMMON)
 
     def operations(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> CostGraph:
         """Return the operations of a file; see `Target.operations`."""
@@ -86,20 +87,21 @@ def untranslatable(stage: TorchStage) -> tuple[str, ...]:
     Raises:
         ExportError: if torch cannot trace the stage.
     """
-    return _untranslatable(trace_with_open_sizes(stage), stage)
+    return _untranslatable(trace_with_open_sizes(stage, CAREFUL), stage)
 
 
-def translated(stage: TorchStage, rewrite: Callable[[ir.Model], None]) -> ir.Model:
+def translated(stage: TorchStage, rewrite: Callable[[ir.Model], None], forms: Table = COMMON) -> ir.Model:
     """Return a stage as a graph whose nodes are named by the module that each comes from.
 
     Args:
         stage: what to translate.
         rewrite: brings the simplified graph into the forms that a runtime likes, in place.
+        forms: what may stand in place of operators of torch.
 
     Raises:
         ExportError: if torch cannot trace the stage, or an operator has no translation.
     """
-    model = _translate(trace_with_open_sizes(stage), stage)
+    model = _translate(trace_with_open_sizes(stage, forms), stage)
     _simplify(model, rewrite)
     _name_by_module(model)
     return model

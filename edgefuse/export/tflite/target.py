@@ -21,17 +21,19 @@ from torch.export import ExportedProgram
 from edgefuse.bundle.manifest import Binding
 from edgefuse.bundle.spec import StageSpec, TensorSpec
 from edgefuse.errors import ExportError
-from edgefuse.export.answers import check_answers
+from edgefuse.export.answers import check_answers, padding_matters
 from edgefuse.export.cost_graph import CostGraph
 from edgefuse.export.target import Lowered
 from edgefuse.export.tflite import costs
 from edgefuse.export.tflite import recurrent as tflite_recurrent
+from edgefuse.export.tflite.by_length import ended_by_length
 from edgefuse.export.tflite.file import pack, unpack
 from edgefuse.export.tflite.recurrent_loops import expand_recurrences
 from edgefuse.export.tflite.rewrites import rewrite
+from edgefuse.export.torch.forms import CAREFUL, PLAIN, Table, first_that_agrees
 from edgefuse.export.tracing import first_words, named_operators, node_of, quiet, trace
 from edgefuse.registry import create
-from edgefuse.stages.padding import Dependence, depends_on_padding
+from edgefuse.stages.padding import depends_on_padding
 from edgefuse.stages.stage import TorchStage
 
 # Checks that tracing leaves behind and litert-torch removes, and loops that are lowered here.
@@ -58,7 +60,7 @@ class TfliteTarget:
         Raises:
             ExportError: if `torch.export` cannot trace the stage.
         """
-        return _unsupported(_trace(stage), stage)
+        return _unsupported(_trace(stage, CAREFUL), stage)
 
     def lower(self, stage: TorchStage) -> Lowered:
         """Lower a stage in float32; the same stage gives the same bytes.
@@ -68,8 +70,14 @@ class TfliteTarget:
                 it, or LiteRT cannot run the file or answers otherwise than torch.
         """
         if dependence := depends_on_padding(stage):
-            raise padding_matters(dependence)
-        program = _trace(stage)
+            ended = ended_by_length(stage)
+            if ended is None:
+                raise padding_matters(dependence, self.title)
+            return first_that_agrees(lambda forms: self._lower(ended, forms), PLAIN)
+        return first_that_agrees(lambda forms: self._lower(stage, forms), PLAIN)
+
+    def _lower(self, stage: TorchStage, forms: Table) -> Lowered:
+        program = _trace(stage, forms)
         refused = f"litert-torch cannot lower the stage '{stage.spec.name}'"
         fix = "replace what is named, or leave the target 'tflite' out of the recipe"
         try:
@@ -78,7 +86,7 @@ class TfliteTarget:
             raise
         except Exception as error:  # litert-torch and MLIR raise whatever they like
             # Looked for only now: it takes a quarter of the time of a conversion, and `program` was rewritten in place.
-            missing = _unsupported(_trace(stage), stage)
+            missing = _unsupported(_trace(stage, forms), stage)
             said = missing or (*named_operators(node_of(error), stage), first_words(error))
             raise ExportError(refused, got="; ".join(said), fix=fix) from error
         ports = stage.spec.inputs, stage.spec.outputs
@@ -97,17 +105,6 @@ class TfliteTarget:
         return {name: version(name) for name in ("torch", "litert-torch", "litert-converter", "ai-edge-litert")}
 
 
-def padding_matters(dependence: Dependence) -> ExportError:
-    """Return why a stage that depends on padding has no TFLite file."""
-    return ExportError(
-        f"the stage '{dependence.stage}' depends on padding, and TFLite files have fixed shapes",
-        got=str(dependence),
-        expected="the same answer for padded inputs as at their true size",
-        fix="mask what lies behind 'length' in means, attention and recurrent layers, as docs/recurrent.md shows, or "
-        "leave the target 'tflite' out of the recipe",
-    )
-
-
 def _binding(tensor: TensorSpec) -> Binding:
     return Binding(port=tensor.name, tensor=tensor.name, dtype=tensor.dtype, shape=tensor.max_shape)
 
@@ -118,9 +115,10 @@ def _example_inputs(spec: StageSpec) -> tuple[Tensor, ...]:
     return tuple(torch.zeros(tensor.max_shape, dtype=_DTYPES[tensor.dtype]) for tensor in tensors)
 
 
-def _trace(stage: TorchStage) -> ExportedProgram:
+def _trace(stage: TorchStage, forms: Table) -> ExportedProgram:
     """Trace a stage at its largest shapes; errors are those of `trace`."""
-    return trace(stage, _example_inputs(stage.spec), around=tflite_recurrent.RecurrentLayers(stage.spec.name))
+    layers = tflite_recurrent.RecurrentLayers(stage.spec.name)
+    return trace(stage, _example_inputs(stage.spec), around=layers, forms=forms)
 
 
 def _converted(program: ExportedProgram, stage: TorchStage) -> bytes:
