@@ -70,8 +70,8 @@ what targets take
 
 what prunes (the recipe's variants, tried without recovery)
   stage          pruning       parameters left                    widths that narrow
-  image_encoder  structured50  21,216 of 51,616, 20,000 not zero  1 of 6
-  fusion         structured50  no                                 -
+  image_encoder  structured50  21,216 of 51,616, 20,000 not zero              1 of 6
+  fusion         structured50  no                                                  -
   image_encoder, structured50: 'layer0' keeps its 32 channels
   image_encoder, structured50: 'layer1' keeps its 32 channels
   image_encoder, structured50: 'layer2' keeps its 32 channels

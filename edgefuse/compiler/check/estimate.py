@@ -81,7 +81,7 @@ def estimate(known: Known) -> Estimate | None:
     }
     memory_bytes = peak_rss_bytes() + counted.training_bytes()
     return Estimate(
-        seconds={what: round(value, 1) for what, value in seconds.items() if value >= 0.05},
+        seconds={what: float(f"{value:.2g}") for what, value in seconds.items() if value > 0},
         memory_bytes=memory_bytes,
         candidates=sum(counted.candidates(target, stage) for target in targets for stage in counted.specs),
     )

@@ -86,7 +86,7 @@ class TfliteTarget:
             raise
         except Exception as error:  # litert-torch and MLIR raise whatever they like
             # Looked for only now: it takes a quarter of the time of a conversion, and `program` was rewritten in place.
-            missing = _unsupported(_trace(stage), stage)
+            missing = _unsupported(_trace(stage, forms), stage)
             said = missing or (*named_operators(node_of(error), stage), first_words(error))
             raise ExportError(refused, got="; ".join(said), fix=fix) from error
         ports = stage.spec.inputs, stage.spec.outputs
