@@ -120,7 +120,8 @@ def data():
             x = {"audio": random.standard_normal((1, 20, 6), np.float32)}
             x["sensor"] = random.standard_normal((1, 8), np.float32)
             with torch.no_grad():
-                answer = model({name: torch.from_numpy(value) for name, value in x.items()}, torch.ones(1, 2))
+                given = {f"{name}.values": torch.from_numpy(value) for name, value in x.items()}
+                answer = model(given, torch.ones(1, 2))
             items.append(Sample(x, int(answer.argmax())))
         return items
 
