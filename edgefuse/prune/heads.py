@@ -160,7 +160,7 @@ def _owned(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return torch.cat(list(parts)), torch.cat(owners)
 
 
-def _parts(attention: Any) -> tuple[nn.Parameter, nn.Parameter | None, nn.Linear]:
+def _parts(attention: Any) -> tuple[nn.Parameter, nn.Parameter | None, Any]:
     """Return the packed projection's weight and bias, and the layer that reads."""
     if isinstance(attention, Multihead):
         weight: Any = attention.in_proj_weight

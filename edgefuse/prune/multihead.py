@@ -50,11 +50,10 @@ class Multihead(nn.MultiheadAttention):
         """
         if query.dim() == 2:
             axis = 0 if self.batch_first else 1
-            whole = {id(x): x.unsqueeze(axis) for x in (query, key, value)}
+            known = {id(x): x.unsqueeze(axis) for x in (query, key, value)}
+            whole = known[id(query)], known[id(key)], known[id(value)]
             padding = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
-            y, shown = self.forward(
-                *(whole[id(x)] for x in (query, key, value)), padding, need_weights, attn_mask, average_attn_weights
-            )
+            y, shown = self.forward(*whole, padding, need_weights, attn_mask, average_attn_weights)
             return y.squeeze(axis), None if shown is None else shown.squeeze(0)
         q, k, v = self._projected(query, key, value)
         scores = (q * (1 / math.sqrt(self.head_width))) @ k.transpose(-2, -1)
@@ -71,16 +70,16 @@ class Multihead(nn.MultiheadAttention):
         weight, bias, sizes = self.in_proj_weight, self.in_proj_bias, (self.heads, self.head_width)
         if query is key and key is value:
             x = query if self.batch_first else query.transpose(0, 1)
-            packed = functional.linear(x, weight, bias).unflatten(-1, (3, *sizes))
-            return packed.permute(2, 0, 3, 1, 4).unbind(0)
+            packed = functional.linear(x, weight, bias).reshape(*x.shape[:-1], 3, *sizes).permute(2, 0, 3, 1, 4)
+            return packed[0], packed[1], packed[2]
         biases: Any = (None, None, None) if bias is None else bias.chunk(3)
         parts = zip((query, key, value), weight.chunk(3), biases, strict=True)
         made = (functional.linear(x if self.batch_first else x.transpose(0, 1), w, b) for x, w, b in parts)
-        return tuple(x.unflatten(-1, sizes).transpose(1, 2) for x in made)
+        return tuple(x.reshape(*x.shape[:-1], *sizes).transpose(1, 2) for x in made)
 
 
 def _over_heads(mask: Tensor | None, batch: int) -> Tensor | None:
-    return mask if mask is None or mask.dim() == 2 else mask.unflatten(0, (batch, -1))
+    return mask if mask is None or mask.dim() == 2 else mask.reshape(batch, -1, *mask.shape[1:])
 
 
 def _over_steps(mask: Tensor | None) -> Tensor | None:

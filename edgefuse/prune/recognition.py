@@ -114,7 +114,7 @@ def _touched(part: Tensor, output: Tensor) -> Tensor:
 def _disjoint(parts: Sequence[Tensor]) -> bool:
     """Say whether parts are as long as each other, and share nothing."""
     whole = torch.cat(list(parts))
-    return len(parts[0]) > 0 and len({len(part) for part in parts}) == 1 and len(whole.unique()) == len(whole)
+    return len(parts[0]) > 0 and len({len(part) for part in parts}) == 1 and len(torch.unique(whole)) == len(whole)
 
 
 def _columns(attended: Attended, reader: Made, heads: int) -> tuple[Tensor, ...] | None:
@@ -128,7 +128,7 @@ def _columns(attended: Attended, reader: Made, heads: int) -> tuple[Tensor, ...]
         return None
     for axis in (-3, -2) if gradient.dim() > 3 else (0,):
         if gradient.shape[axis] == heads:
-            parts = [gradient.select(axis, head).unique() for head in range(heads)]
+            parts = [torch.unique(gradient.select(axis, head)) for head in range(heads)]
             whole = torch.cat(parts)
             if _disjoint(parts) and bool((whole == whole.round()).all()) and whole.min() >= 1:
                 return tuple(part.long() - 1 for part in parts)

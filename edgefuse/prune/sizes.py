@@ -26,7 +26,7 @@ Pins: TypeAlias = Mapping[int, tuple[Pin, ...]]
 
 _VIEWS = {torch.Tensor.view, torch.Tensor.reshape, torch.reshape, torch.Tensor.expand}
 _UNFLATTEN = {torch.Tensor.unflatten, torch.unflatten}
-_SPLITS = {torch.Tensor.split, torch.split, torch.Tensor.split_with_sizes, torch.split_with_sizes}
+_SPLITS: set[Any] = {torch.Tensor.split, torch.split, torch.Tensor.split_with_sizes, torch.split_with_sizes}
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,12 @@ def _slice(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sized | None:
 
     def rebuilt(sizes: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         left = iter(sizes)
-        take = lambda end: None if end is None else next(left)  # noqa: E731
-        whole = tuple(
-            slice(take(part.start), take(part.stop), part.step) if isinstance(part, slice) else part for part in index
-        )
-        return (args[0], whole), kwargs
+
+        def other(part: slice) -> slice:
+            start = None if part.start is None else next(left)
+            return slice(start, None if part.stop is None else next(left), part.step)
+
+        return (args[0], tuple(other(part) if isinstance(part, slice) else part for part in index)), kwargs
 
     return Sized("slice", tuple(end for end in ends if end is not None), rebuilt)
 
@@ -141,12 +142,12 @@ class Pinned(nn.Module):
 
 
 @functools.cache
-def _class_of(kind: type[nn.Module]) -> type[Any]:
+def _class_of(kind: Any) -> type[Any]:
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
     return type(kind.__name__, (Pinned, kind), names)
 
 
-def _made_anew(kind: type[nn.Module]) -> Any:
+def _made_anew(kind: Any) -> Any:
     return object.__new__(_class_of(kind))
 
 
@@ -158,11 +159,12 @@ def pin(module: nn.Module, *rounds: Pins) -> None:
         rounds: the latest first: each starts from the sizes that those after it give.
     """
     found: Any = module
+    kind: Any = type(module)
     if rounds and not isinstance(module, Pinned):
-        found.__class__ = _class_of(type(module))
+        found.__class__ = _class_of(kind)
     elif not rounds and isinstance(module, Pinned):
         del found.pins
-        found.__class__ = type(module).__bases__[1]
+        found.__class__ = kind.__bases__[1]
     if rounds:
         found.pins = rounds
 

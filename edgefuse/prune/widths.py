@@ -7,7 +7,8 @@ part as ports, so a width that a port shares is known and stays.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -122,6 +123,7 @@ def widths_of(
     roots = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, *leaves)
     outward = {id(stage.module.get_submodule(name)) for name in makers}
     inward = {id(stage.module.get_submodule(name)) for name in readers}
+    sharers = Counter(id(parameter) for _, parameter in stage.module.named_parameters(remove_duplicate=False))
     widths: list[Width] = []
     kept: list[Kept] = []
     for group in graph.get_all_groups(root_module_types=roots):
@@ -129,11 +131,21 @@ def widths_of(
             continue
         name = names[id(group[0].dep.target.module)]
         made = _width(graph, group, leaves, name)
+        if isinstance(made, Width) and _is_torn(made, sharers):
+            made = (
+                f"'{name}' keeps its {len(made.units)} channels: another layer has the same weights, and other channels"
+            )
         if isinstance(made, Width):
             widths.append(made)
         else:
             kept.append(Kept(name, "channels", len(group[0].idxs), made))
     return widths, kept
+
+
+def _is_torn(width: Width, sharers: Mapping[int, int]) -> bool:
+    """Say whether a weight that several layers have would become narrower in some of them only, or in another way."""
+    touched = Counter((id(part.parameter), part.axis) for part in width.ranked.slices)
+    return any(sharers[parameter] > 1 and count != sharers[parameter] for (parameter, _), count in touched.items())
 
 
 def _is_inside(graph: Any, group: Any, outward: Set[int], inward: Set[int]) -> bool:

@@ -120,7 +120,8 @@ def data():
             x = {"audio": random.standard_normal((1, 20, 6), np.float32)}
             x["sensor"] = random.standard_normal((1, 8), np.float32)
             with torch.no_grad():
-                answer = model({name: torch.from_numpy(value) for name, value in x.items()}, torch.ones(1, 2))
+                given = {f"{name}.values": torch.from_numpy(value) for name, value in x.items()}
+                answer = model(given, torch.ones(1, 2))
             items.append(Sample(x, int(answer.argmax())))
         return items
 
@@ -181,8 +182,8 @@ def test_all_prunings_are_tried_before_the_first_recovery(subject: Subject, cach
     said: list[str] = []
     workers = create("local", Settings(shared=cache.folder, progress=lambda done, total, what: said.append(what)))
     found = recovered(subject, cache, workers)
-    tries = [number for number, what in enumerate(said) if ": try " in what]
-    prunes = [number for number, what in enumerate(said) if ": prune " in what]
+    tries = [number for number, what in enumerate(said) if what.startswith("try ") and what != "try prunings"]
+    prunes = [number for number, what in enumerate(said) if what.startswith("prune ") and what != "prune and recover"]
     assert len(tries) == 6
     assert max(tries) < min(prunes)
     assert set(found.refused) == {("fusion", "vocabulary50")}
