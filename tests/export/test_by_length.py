@@ -101,6 +101,6 @@ def test_a_size_that_the_model_fixes_is_named_with_its_line() -> None:
     with pytest.raises(
         ExportError,
         match=r"the stage 'model' works at one size alone, fixed at 'test_by_length\.py:\d+: .*range\(x\.shape\[1\]\).*"
-        r"got 's_values' \[1, <=20, 4\] only as \[1, 20, 4\]",
+        r"expected any size that the spec allows",
     ):
         OnnxTarget().lower(stage_of(Frozen(), 4))

@@ -88,7 +88,7 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[..., Any], tuple[Callable[[], n
     "size of a spectrum": (SAMPLES, lambda x: short_time(x, center=False, normalized=True).abs(), ()),
     "parts of a spectrum": (SAMPLES, lambda x: torch.view_as_real(short_time(x, onesided=False)).sum(-1), ()),
     "product of spectra": (SAMPLES, lambda x: ((z := short_time(x)) * z.conj() * 2).real, ()),
-    "angle": (SAMPLES, lambda x: short_time(x).transpose(1, 2).angle()[..., 1:-1], ()),
+    "angle": (SAMPLES, lambda x: short_time(x).transpose(1, 2).angle()[..., 1:-1].cos(), ()),
     "rfft": (SEQUENCE, lambda x: torch.fft.rfft(x, dim=1, norm="ortho").abs(), ()),
 }
 for name, options in TURNED.items():
@@ -127,6 +127,7 @@ def test_what_needs_no_form_stays_as_it_is() -> None:
     assert str(apply_forms(before, CAREFUL).graph) == written
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 @pytest.mark.parametrize("directions", [False, True])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_an_lstm_without_its_projection_gives_the_same_states(layers: int, directions: bool) -> None:
@@ -157,6 +158,7 @@ def several(names: list[str]) -> nn.Module:
     return Calls(function, *made)
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 @pytest.mark.parametrize("target", ["onnx", "tflite"])
 @pytest.mark.parametrize("shape", [IMAGE, SEQUENCE, SAMPLES, IDS], ids=["image", "sequence", "samples", "ids"])
 def test_files_have_all_forms_and_answer_like_torch(shape: tuple[int, ...], target: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from torch.export import Dim, ExportedProgram
 
 # Torch has no public way to ask where it took a size for a constant.
+from torch.fx.experimental.sym_node import SymNode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from edgefuse.bundle.spec import largest, spelled
@@ -48,12 +49,33 @@ def trace_with_open_sizes(stage: TorchStage, forms: Table = COMMON) -> ExportedP
         if not frozen:
             return program
         line = next((line for line in lines if line), "")
-        raise ExportError(
-            f"the stage '{stage.spec.name}' works at one size alone" + (f", fixed at {line!r}" if line else ""),
-            got=frozen,
-            expected="any size that the spec allows",
-            fix="take the size from the shape of a tensor there, and do not compare it or make it an int",
-        ) from error
+        raise works_at_one_size(stage, line, frozen) from error
+
+
+def fixing_line(stage: TorchStage) -> str:
+    """Return the user's line that makes a number of an open size, such as `range(x.shape[1])`; empty if none does.
+
+    Torch may keep such a size open in name, while the graph holds what that number led to.
+    """
+    with _fixing_lines() as lines, contextlib.suppress(ExportError):
+        trace(stage, example_inputs(stage), dynamic_shapes=_dynamic(stage, automatic=True))
+    return next((line for line in lines if line), "")
+
+
+def works_at_one_size(stage: TorchStage, line: str, got: str) -> ExportError:
+    """Return why a stage of variable sizes has no file that is right at all of them.
+
+    Args:
+        stage: of which there is none.
+        line: of the model, that fixes a size; empty if it is not known.
+        got: what was found.
+    """
+    return ExportError(
+        f"the stage '{stage.spec.name}' works at one size alone" + (f", fixed at {line!r}" if line else ""),
+        got=got,
+        expected="any size that the spec allows",
+        fix="take the size from the shape of a tensor there, and do not compare it or make it an int",
+    )
 
 
 def _dynamic(stage: TorchStage, *, automatic: bool) -> Any:
@@ -86,17 +108,23 @@ def _frozen(program: ExportedProgram, stage: TorchStage) -> str:
 
 @contextlib.contextmanager
 def _fixing_lines() -> Iterator[list[str]]:
-    """Collect the user's lines at which torch replaces an open size by a number."""
+    """Collect the user's lines at which torch makes a number of an open size, or replaces it by one."""
     lines: list[str] = []
-    replace = ShapeEnv._set_replacement
+    replace, to_int = ShapeEnv._set_replacement, SymNode.guard_int
 
     def note(self: ShapeEnv, symbol: Any, by: Any, message: str) -> None:
         if by.is_number:
             lines.append(users_line(traceback.extract_stack()))
         replace(self, symbol, by, message)
 
+    def note_int(self: SymNode, file: str, line: int) -> int:
+        lines.append(users_line(traceback.extract_stack()))
+        return to_int(self, file, line)
+
     ShapeEnv._set_replacement = note  # type: ignore[method-assign]
+    SymNode.guard_int = note_int  # type: ignore[method-assign]
     try:
         yield lines
     finally:
         ShapeEnv._set_replacement = replace  # type: ignore[method-assign]
+        SymNode.guard_int = to_int  # type: ignore[method-assign]

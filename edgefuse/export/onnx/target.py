@@ -27,11 +27,12 @@ from edgefuse.export.cost_graph import CostGraph
 from edgefuse.export.onnx import costs
 from edgefuse.export.onnx.file import checked_bytes
 from edgefuse.export.onnx.ort.passes import apply_fast_forms
-from edgefuse.export.onnx.sizes import trace_with_open_sizes
+from edgefuse.export.onnx.sizes import fixing_line, trace_with_open_sizes, works_at_one_size
 from edgefuse.export.target import Lowered
 from edgefuse.export.torch.forms import CAREFUL, COMMON, Table, first_that_agrees
 from edgefuse.export.tracing import first_words, named_operators, quiet
 from edgefuse.registry import create
+from edgefuse.stages.padding import may_be_padded
 from edgefuse.stages.stage import TorchStage
 
 OPSET = 20
@@ -126,7 +127,12 @@ def finished(model: ir.Model, stage: TorchStage, backend: str = "onnx") -> Lower
         ),
         opset=f"ai.onnx {OPSET}",
     )
-    check_answers(stage, lowered, create("backends", backend), "ONNX")
+    try:
+        check_answers(stage, lowered, create("backends", backend), "ONNX")
+    except ExportError as error:
+        if may_be_padded(stage.spec) and (line := fixing_line(stage)):
+            raise works_at_one_size(stage, line, str(error).partition(" Fix: ")[0]) from error
+        raise
     return lowered
 
 

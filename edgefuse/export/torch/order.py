@@ -82,7 +82,7 @@ def topk(_program: ExportedProgram, node: Any) -> Form | None:
 
     def ranked(x: Tensor) -> tuple[Tensor, Tensor]:
         moved = x.movedim(axis, -1)
-        values, places = (moved if largest else -moved).topk(number)
+        values, places = _ranked(moved if largest else -moved, number)
         values = values if largest else -values
         return values.movedim(-1, axis), places.movedim(-1, axis)
 
@@ -98,9 +98,19 @@ def sorted_along(x: Tensor, axis: int, *, descending: bool) -> tuple[Tensor, Ten
         descending: the largest first.
     """
     moved = x.movedim(axis, -1)
-    values, places = (moved if descending else -moved).topk(x.shape[axis])
+    values, places = _ranked(moved if descending else -moved, x.shape[axis])
     values = values if descending else -values
     return values.movedim(-1, axis), places.movedim(-1, axis)
+
+
+def _ranked(x: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Return the largest numbers of the last axis; all of them, as most of them and one that is never among them.
+
+    Where all are wanted, TFLite's converter writes a sort, which LiteRT lacks.
+    """
+    if number == x.shape[-1]:
+        x = torch.cat([x, torch.full((*x.shape[:-1], 1), _NEVER)], -1)
+    return x.topk(number)
 
 
 def _between(rising: Tensor, axis: int, place: float, way: str) -> Tensor:
@@ -124,6 +134,8 @@ def _fixed(node: Any, axis: int) -> bool:
     value = node.meta["val"]
     return value.dim() > 0 and isinstance(value.shape[axis], int) and value.is_floating_point()
 
+
+_NEVER = -3e38
 
 _WAYS = {"linear": math.floor, "lower": math.floor, "higher": math.ceil, "nearest": round, "midpoint": math.floor}
 
