@@ -61,7 +61,6 @@ def test_a_compile_finds_in_the_cache_what_the_check_has_lowered(
 def test_what_one_target_cannot_lower_is_its_own_affair(checked: Callable[..., Check]) -> None:
     found = checked("determinant", targets=("onnx", "tflite", "onnx+tflite"))
     refused = [one for one in found.lowered if not one.ok]
-    print(refused)
     assert [(one.target, one.stage) for one in refused] == [("tflite", "motion_encoder")]
     assert "det" in refused[0].says
     assert "moves_model.py:" in refused[0].says
@@ -96,7 +95,6 @@ def test_a_model_that_mixes_the_samples_of_a_batch_is_refused(
     model: str, message: str, checked: Callable[..., Check], recipe_of: Callable[..., Path], tmp_path: Path
 ) -> None:
     found = checked(model)
-    print(found.findings)
     (stopping,) = [finding for finding in found.findings if finding.stops]
     assert (stopping.about, stopping.stage) == ("model", "motion_encoder")
     assert message in stopping.says
