@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgefuse.compiler.check.record import Check, Estimate, Finding, PrunedStage
 
 _MAX_REASONS = 4
+_MOSTLY = 0.9
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +111,7 @@ def _pruned(found: Check) -> list[str]:
     rows = []
     for one in found.pruned:
         left = "no" if one.says else f"{one.parameters:,} of {whole[one.stage]:,}"
-        zeros = "" if one.says or one.nonzero >= one.parameters else f", {one.nonzero:,} not zero"
+        zeros = "" if one.says or one.nonzero > _MOSTLY * one.parameters else f", {one.nonzero:,} not zero"
         narrow = f"{one.narrows} of {one.widths}" if one.widths else "-"
         rows.append((one.stage, one.pruning, left + zeros, narrow))
     why = [line for one in found.pruned for line in _reasons(one)]

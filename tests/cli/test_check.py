@@ -37,7 +37,7 @@ FOUND = Check(
             pruning="structured50",
             asked=True,
             parameters=21216,
-            nonzero=20000,
+            nonzero=10000,
             widths=6,
             narrows=1,
             stays=tuple(f"'layer{number}' keeps its 32 channels" for number in range(5)),
@@ -70,7 +70,7 @@ what targets take
 
 what prunes (the recipe's variants, tried without recovery)
   stage          pruning       parameters left                    widths that narrow
-  image_encoder  structured50  21,216 of 51,616, 20,000 not zero              1 of 6
+  image_encoder  structured50  21,216 of 51,616, 10,000 not zero              1 of 6
   fusion         structured50  no                                                  -
   image_encoder, structured50: 'layer0' keeps its 32 channels
   image_encoder, structured50: 'layer1' keeps its 32 channels
