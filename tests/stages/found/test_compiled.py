@@ -15,7 +15,7 @@ import torch
 import edgefuse
 from tests.stages.found.models import Crossed
 
-MODULE = '''
+MODULE = """
 import numpy as np
 import torch
 from edgefuse.datasets import Sample, Splits
@@ -41,7 +41,7 @@ def data():
 
     items = [sample() for _ in range(60)]
     return Splits(calibration=items[:20], validation=items[20:40], test=items[40:], digest="crossed-1")
-'''
+"""
 RECIPE = """
 [model]
 factory = "crossed_module:build"
@@ -76,4 +76,4 @@ def test_a_module_and_a_spec_become_bundles(tmp_path: Path) -> None:
         with edgefuse.load(tmp_path / bundle, rung="float") as pipeline:
             found = pipeline(image=image, text={"ids": ids, "mask": mask}).outputs["logits"]
             assert [stage.name for stage in pipeline.manifest.stages] == ["image_encoder", "text_encoder", "fusion"]
-        np.testing.assert_allclose(found, expected, atol=2e-4)
+        assert float(np.abs(found.astype(np.float32) - expected).max()) < 2e-4
