@@ -7,7 +7,7 @@ tensor that crosses, and for each product that fusion computes again or instead 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import networkx as nx
@@ -26,6 +26,9 @@ _MACS_PER_BYTE = 64
 _SHARE_PER_CROSSING = 4
 """A quarter of all multiply-accumulates may move if nothing else has to cross then."""
 
+_LARGE_SHARE = 0.25
+"""Of a group's multiply-accumulates: what does so much of an encoder's work is the encoder."""
+
 _SMALL_SHARE = 0.02
 """A projection of less than this is left to the module that it stands in."""
 
@@ -41,12 +44,14 @@ class Group:
         ends: nodes that need some of them, and are on the far side.
         fixed: nodes that are on the near side.
         atoms: the call of a submodule that a node is not to be parted from.
+        inner: nodes that stand inside a submodule of the far side, where they had better stay.
     """
 
     nodes: Collection[Node]
     ends: Collection[Node]
     fixed: Collection[Node]
     atoms: Mapping[Node, Call]
+    inner: Collection[Node]
 
 
 def crosses_as(value: object, batch: Any) -> int | None:
@@ -59,8 +64,8 @@ def crosses_as(value: object, batch: Any) -> int | None:
     if not isinstance(value, Tensor) or value.dtype not in _FLOATS or value.dim() == 0:
         return None
     axes = [axis for axis, size in enumerate(value.shape) if str(size) in batch]
-    if batch == {"1"}:
-        return 0 if axes[:1] == [0] else None
+    if batch == {"1"} and axes[:1] == [0]:
+        return 0
     return axes[0] if len(axes) == 1 else None
 
 
@@ -75,7 +80,7 @@ def far_side(labelled: Labelled, group: Group) -> set[Node]:
     Raw inputs cross only if nothing else can. Where no cut goes around whole submodules, it goes through them.
     """
     works = any(labelled.macs[node] or costs.is_lookup(node) for node in group.nodes)
-    loose = Group(group.nodes, group.ends, group.fixed, {})
+    loose = replace(group, atoms={})
     for one, raw in ((group, not works), (loose, not works), (loose, True)):
         try:
             return _cut(labelled, one, raw=raw)
@@ -137,25 +142,26 @@ class _Network:
 
     def _add_costs(self) -> None:
         crossing = self._bytes_of_ends()
+        whole = sum(self._labelled.macs[node] for node in self._group.nodes)
+        inner = set(self._group.inner)
         places: dict[object, list[Node]] = {}
         for node in self._group.nodes:
             places.setdefault(self.place(node), []).append(node)
         for place, nodes in places.items():
             macs = sum(self._labelled.macs[node] for node in nodes)
+            if macs > _LARGE_SHARE * whole and not self._raw:
+                self.graph.add_edge("near", place)
+                continue
             share = macs / max(1, self._labelled.total)
             again = 1 + int(min(macs / _MACS_PER_BYTE, _SHARE_PER_CROSSING * crossing * share))
             again += sum(costs.elements(costs.value_of(node)) * 4 for node in nodes if costs.is_lookup(node))
             self.graph.add_edge("near", place, capacity=again)
-            if share < _SMALL_SHARE and self._is_inside_of_mixed(nodes[0]):
+            if share < _SMALL_SHARE and nodes[0] in inner:
                 self.graph.add_edge(place, "far", capacity=2 + crossing_bytes(costs.value_of(nodes[-1])) // 16)
 
     def _bytes_of_ends(self) -> int:
         handed = {one for node in self._group.ends for one in node.all_input_nodes if one in self._members}
         return sum(crossing_bytes(costs.value_of(node)) for node in handed)
-
-    def _is_inside_of_mixed(self, node: Node) -> bool:
-        calls = self._labelled.traced.calls_around(node)
-        return any(len(self._labelled.inside.get(call, ())) > 1 for call in calls)
 
 
 def crossing_bytes(value: object) -> int:
@@ -172,3 +178,12 @@ def atoms(labelled: Labelled, label: Label, nodes: Iterable[Node]) -> dict[Node,
                 found[node] = call
                 break
     return found
+
+
+def inside_of_mixed(labelled: Labelled, nodes: Iterable[Node]) -> set[Node]:
+    """Return the nodes that stand inside a submodule which sees more than one label."""
+    return {
+        node
+        for node in nodes
+        if any(len(labelled.inside.get(call, ())) > 1 for call in labelled.traced.calls_around(node))
+    }

@@ -103,6 +103,7 @@ def find(module: nn.Module, spec: ModelSpec | None = None) -> Found:
     spec = spec or getattr(module, "spec", None)
     if isinstance(module, FusionModel) or not isinstance(spec, ModelSpec):
         return Found(module, module.spec, split(module))  # type: ignore[arg-type] # split refuses a missing spec
+    spec = _in_files(spec)
     check_spec(spec)
     if any(part.training for part in module.modules()):
         module = copy.deepcopy(module).eval()
@@ -115,6 +116,18 @@ def find(module: nn.Module, spec: ModelSpec | None = None) -> Found:
     if "present" not in names and any(modality.optional for modality in spec.modalities):
         spec, notes = _required(spec), ("forward takes no `present`, so every modality is required",)
     return _Search(module, spec, names, notes).run()
+
+
+def _in_files(spec: ModelSpec) -> ModelSpec:
+    """Return a spec with the types that files have: ids and masks are int32 there, whatever the module wants."""
+
+    def tensor(one: TensorSpec) -> TensorSpec:
+        return msgspec.structs.replace(one, dtype="int32") if str(one.dtype) in ("int64", "bool") else one
+
+    modalities = tuple(
+        msgspec.structs.replace(modality, tensors=tuple(map(tensor, modality.tensors))) for modality in spec.modalities
+    )
+    return msgspec.structs.replace(spec, modalities=modalities)
 
 
 def _required(spec: ModelSpec) -> ModelSpec:

@@ -10,8 +10,9 @@ from torch.fx import Node
 
 from edgefuse.bundle.spec import ModelSpec, Role
 from edgefuse.stages.found import costs
-from edgefuse.stages.found.cut import Group, atoms, batch_sizes, crosses_as, far_side
+from edgefuse.stages.found.cut import Group, atoms, batch_sizes, crosses_as, far_side, inside_of_mixed
 from edgefuse.stages.found.dependence import Label, Labelled, is_number, without_parameters
+from edgefuse.stages.found.traced import Call
 
 _WORK = 1_000
 """Multiply-accumulates that make what comes before the first parameter a stage."""
@@ -101,7 +102,9 @@ class _Homes:
         for label in reversed(labels):
             nodes = labelled.computed(label)
             if nodes and label != labelled.everything:
-                group = Group(nodes, self._ends(label), (), atoms(labelled, label, nodes))
+                group = Group(
+                    nodes, self._ends(label), (), atoms(labelled, label, nodes), inside_of_mixed(labelled, nodes)
+                )
                 self._moved[label] = far_side(labelled, group) if group.ends else set()
 
     def _ends(self, label: Label) -> list[Node]:
@@ -153,24 +156,23 @@ def _with_frontend(part: Part, labelled: Labelled, label: Label) -> list[Part]:
     ]
     if not work or not ends or any(node in free for node in part.results.values()):
         return [part]
-    calls = _pure_calls(labelled, part, free, before)
-    moved = far_side(labelled, Group(before, ends, work, calls))
+    inside = _calls_without_parameters(labelled, part, free)
+    around = {node: labelled.traced.calls_around(node) for node in before}
+    pure = {node: next((call for call in calls if inside[call]), None) for node, calls in around.items()}
+    calls = {node: call for node, call in pure.items() if call is not None}
+    inner = {node for node in before if not all(map(inside.__getitem__, around[node]))}
+    moved = far_side(labelled, Group(before, ends, work, calls, inner))
     return _parted(part, labelled, set(before) - moved, label)
 
 
-def _pure_calls(labelled: Labelled, part: Part, free: set[Node], before: list[Node]) -> dict[Node, tuple[str, ...]]:
-    """Return the outermost call of a submodule without parameters that each node belongs to."""
-    inside: dict[tuple[str, ...], bool] = {}
+def _calls_without_parameters(labelled: Labelled, part: Part, free: set[Node]) -> dict[Call, bool]:
+    """Say of each call of a submodule in a part whether none of its nodes needs a parameter."""
+    inside: dict[Call, bool] = {}
     for node in part.nodes:
         if labelled.labels[node]:
             for call in labelled.traced.calls_around(node):
                 inside[call] = inside.get(call, True) and node in free
-    found = {}
-    for node in before:
-        call = next((call for call in labelled.traced.calls_around(node) if inside[call]), None)
-        if call is not None:
-            found[node] = call
-    return found
+    return inside
 
 
 def _parted(part: Part, labelled: Labelled, near: set[Node], label: Label) -> list[Part]:

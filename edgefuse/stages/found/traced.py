@@ -168,7 +168,7 @@ def _placeholders(program: ExportedProgram) -> tuple[dict[Node, Tensor], dict[No
             continue
         target = str(spec.target)
         value = program.state_dict.get(target, program.constants.get(target))
-        state[node] = value  # type: ignore[assignment] # one of them has it
+        state[node] = value
         names[node] = target
     return state, names, inputs
 

@@ -76,4 +76,4 @@ def test_a_module_and_a_spec_become_bundles(tmp_path: Path) -> None:
         with edgefuse.load(tmp_path / bundle, rung="float") as pipeline:
             found = pipeline(image=image, text={"ids": ids, "mask": mask}).outputs["logits"]
             assert [stage.name for stage in pipeline.manifest.stages] == ["image_encoder", "text_encoder", "fusion"]
-        np.testing.assert_allclose(found, expected, atol=2e-4)
+        assert float(np.abs(found.astype(np.float32) - expected).max()) < 2e-4

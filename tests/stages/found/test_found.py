@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from edgefuse.bundle.manifest import PruningStep
 from edgefuse.bundle.spec import Bounded, EmbeddingOutput, ModelSpec, image, tensor
 from edgefuse.bundle.wiring import check_model, check_stages
 from edgefuse.errors import ModelError
+from edgefuse.prune.persist import restore, save
+from edgefuse.prune.structured import StructuredPruner
+from edgefuse.stages.examples import example_feeds, run_torch
 from edgefuse.stages.found import Found, find
 from tests.stages.found import models
 from tests.stages.found.models import MOTION, SOUND, described
@@ -82,6 +87,28 @@ def test_stages_travel_to_workers() -> None:
     copies = pickle.loads(pickle.dumps([stage.module for stage in made.stages]))
     for stage, copy in zip(made.stages, copies, strict=True):
         assert sorted(copy.state_dict()) == sorted(stage.module.state_dict())
+
+
+class NoExamples:
+    """Magnitudes need none."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def batch(self, indices: object) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        raise NotImplementedError
+
+
+def test_found_stages_are_pruned_as_if_split_by_hand() -> None:
+    made = found(models.Crossed(), models.crossed_spec())
+    step = PruningStep(method="structured", ratio=0.5, importance="magnitude")
+    for stage in made.stages[:2]:
+        narrow = StructuredPruner().prune(stage, step, NoExamples())
+        count = sum(parameter.numel() for parameter in narrow.parameters())
+        assert count < 0.9 * sum(parameter.numel() for parameter in stage.module.parameters())
+        feeds = next(example_feeds(stage))
+        outputs = run_torch(replace(stage, module=restore(stage.module, save(narrow))), feeds)
+        assert [value.shape for value in outputs.values()] == [o.tensor.max_shape for o in stage.spec.outputs]
 
 
 class TimeFirst(nn.Module):
