@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from edgefuse.bundle.spec import Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.errors import ExportError
 from edgefuse.export import tracing
-from edgefuse.stages import silence
 from edgefuse.registry import create
+from edgefuse.stages import silence
 from edgefuse.stages.stage import TorchStage
 
 
