@@ -36,6 +36,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgefuse.compiler.check.checking import check
     from edgefuse.compiler.compilation import compile
     from edgefuse.errors import (
         BackendError,
@@ -95,6 +96,7 @@ __all__ = [
     "PruneError",
     "QuantizeError",
     "RecipeError",
+    "check",
     "compile",
     "load",
 ]
@@ -103,6 +105,7 @@ _HOMES = {
     "Inputs": "edgefuse.runtime.pipeline",
     "Pipeline": "edgefuse.runtime.pipeline",
     "Prediction": "edgefuse.runtime.prediction",
+    "check": "edgefuse.compiler.check.checking",
     "compile": "edgefuse.compiler.compilation",
     "load": "edgefuse.runtime.pipeline",
 }

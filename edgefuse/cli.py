@@ -25,6 +25,7 @@ BUG, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 # and `run(arguments, extra) -> exit code`; `extra` holds what the parser does not know.
 VERBS = MappingProxyType(
     {
+        "check": "say what a compile would meet: stages, what targets take, what prunes, data, time",
         "compile": "prune, quantize, export, search, verify and bundle a model",
         "inspect": "show stages, precisions, sizes, rungs, measured figures, preprocessing",
         "prepare": "measure a bundle's rungs here, once per device",

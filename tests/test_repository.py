@@ -112,12 +112,13 @@ def test_public_names_are_these() -> None:
         "PruneError",
         "QuantizeError",
         "RecipeError",
+        "check",
         "compile",
         "load",
     ]
     assert set(edgefuse.__all__) <= set(dir(edgefuse))
-    # `compile` would import torch: that it resolves is for the tests of the compiler.
-    for name in set(edgefuse.__all__) - {"compile"}:
+    # These would import torch: that they resolve is for the tests of the compiler.
+    for name in set(edgefuse.__all__) - {"check", "compile"}:
         assert getattr(edgefuse, name).__module__.startswith("edgefuse.")
 
 

@@ -181,19 +181,36 @@ def text(
 
 
 def tensor(
-    name: str, *, shape: tuple[Dim, ...], dtype: DType = "float32", length: bool = False, optional: bool = False
+    name: str,
+    *,
+    shape: tuple[Dim, ...],
+    dtype: DType | Literal["int64"] = "float32",
+    length: bool = False,
+    optional: bool = False,
 ) -> Modality:
     """Describe a modality that delivers one array `values` of the given shape (batch first).
 
     Args:
         name: of the modality.
         shape: of one input, batch first; a `Dim` may be fixed, bounded or bucketed.
-        dtype: of the array.
+        dtype: of the array. What torch calls int64, such as ids, is int32 in files and on devices.
         length: whether it delivers its number of steps, int32 [1], too.
         optional: whether it may be absent.
     """
-    values = TensorSpec(name="values", dtype=dtype, shape=shape)
+    values = TensorSpec(name="values", dtype="int32" if dtype == "int64" else dtype, shape=shape)
     return Modality(name=name, tensors=(values,), preprocess=TensorPreprocess(), optional=optional, length=length)
+
+
+def tensors(name: str, *tensors: TensorSpec, length: bool = False, optional: bool = False) -> Modality:
+    """Describe a modality that delivers several arrays, such as ids and a mask; a caller gives them by their names.
+
+    Args:
+        name: of the modality.
+        *tensors: their names, types and shapes (batch first).
+        length: whether it delivers its number of steps, int32 [1], too.
+        optional: whether it may be absent.
+    """
+    return Modality(name=name, tensors=tensors, preprocess=TensorPreprocess(), optional=optional, length=length)
 
 
 class ClassOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="classes"):

@@ -1,6 +1,7 @@
 """The compiler: from a recipe to candidates, a search and checked bundles.
 
 - `compilation`: the schedule: the list of all steps;
+- `check`: what would stand in the way, before any long work;
 - `recipe`: the recipe file;
 - `model`: the model taken apart, and its data;
 - `recovery`: pruned forms of stages;

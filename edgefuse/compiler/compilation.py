@@ -2,7 +2,7 @@
 
 Every step is a function over workers, whose default runs one job after the other; small records pass between the steps:
 
-    take apart → lower the unpruned stages (fails here) → prepare the data → prune and recover → build candidates
+    take apart → check, lower the unpruned stages (fails here) → prepare the data → prune and recover → build candidates
         → measure each alone → search → judge on the test split → time the rungs → bundles and report
 """
 
@@ -19,23 +19,23 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-import msgspec
-
 from edgefuse.bundle.manifest import Machine, members
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.compiler import workers as worker_kinds
 from edgefuse.compiler.candidates.build import Builder
-from edgefuse.compiler.candidates.golden import generate
+from edgefuse.compiler.candidates.golden import golden_inputs
 from edgefuse.compiler.candidates.joined import join
 from edgefuse.compiler.candidates.schemes import check_schemes
 from edgefuse.compiler.candidates.target_data import Material, TargetData
 from edgefuse.compiler.candidates.toolchain import Toolchain
+from edgefuse.compiler.check.checking import Examination
 from edgefuse.compiler.evaluation.passes import Passes
 from edgefuse.compiler.evaluation.runners import in_torch
 from edgefuse.compiler.model.opening import take_apart
-from edgefuse.compiler.model.preparation import open_data, prepare
+from edgefuse.compiler.model.preparation import made_data, prepare
 from edgefuse.compiler.recipe import gpu
 from edgefuse.compiler.recipe import recipe as recipes
+from edgefuse.compiler.recipe.wanted import recipe_for
 from edgefuse.compiler.recovery.forms import recovered
 from edgefuse.compiler.report import report
 from edgefuse.compiler.rungs.final import TestSplit
@@ -103,7 +103,7 @@ def compile(  # noqa: A001 - the verb of the tool
     """
     started = time.perf_counter()
     path, folder = Path(recipe), Path(out).absolute()
-    wanted = _wanted(path, targets)
+    wanted = recipe_for(path, targets)
     _check_output(folder)
     store = open_cache(cache or default_folder())
     settings = worker_kinds.Settings(
@@ -133,16 +133,6 @@ def _check_output(folder: Path) -> None:
         ) from error
 
 
-def _wanted(path: Path, targets: Sequence[str] | None) -> recipes.Recipe:
-    """Return the recipe, for other targets if some are named."""
-    wanted = recipes.load(path)
-    if targets:
-        section = msgspec.structs.replace(wanted.compile, targets=tuple(targets))
-        wanted = msgspec.structs.replace(wanted, compile=section)
-        recipes.check(path, wanted)
-    return wanted
-
-
 @dataclass(frozen=True)
 class _Compile:
     """One compile: what its steps share."""
@@ -160,14 +150,17 @@ class _Compile:
         model = take_apart(self.path, self.recipe)
         reference = gpu.read(self.path, self.recipe.report.gpu, model.spec.name)
         check_schemes(self.recipe, [stage.spec for stage in model.stages])
-        data = open_data(model)
+        data = made_data(model)
         machines = {target: self._machine(target) for target in dict.fromkeys((*self.recipe.compile.members, *targets))}
-        builder = Builder(self.recipe.compile.members, self.cache, self.workers)
-        builder.lower(model.stages, generate(model.stages))
+        head = Examination(model, data, self.cache, self.workers, self.progress).head()
+        model = head.model
+        builder = Builder(self.recipe.compile.members, self.cache, self.workers, head.failed)
+        _require_one(_with_joined(builder.failed, targets), targets)
+        builder.lower(model.stages, golden_inputs(model.stages, model.spec))
         _require_one(_with_joined(builder.failed, targets), targets)
         subject = prepare(model, data, self.cache, self.progress)
         forms = recovered(subject, self.cache, self.workers)
-        material = Material(subject, forms, generate(subject.stages, forms.all_pruned), self.cache)
+        material = Material(subject, forms, golden_inputs(subject.stages, subject.spec, forms.all_pruned), self.cache)
         self._keep_reference(material)
         builder.build(material)
         failed = dict(builder.failed)

@@ -2,7 +2,9 @@
 
 - `cost_graph`: a file as costs need it;
 - `target`: the protocol of a target;
+- `torch`: traced stages in operators that every target has;
 - `tracing`: `torch.export` for all targets, and what exporters refuse as one sentence;
+- `answers`: a file held to torch when it is made;
 - `onnx`: ONNX files;
 - `tflite`: TFLite files;
 - `tensorrt`: ONNX files with a plan to build TensorRT engines;

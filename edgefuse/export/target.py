@@ -31,6 +31,7 @@ class Target(Protocol):
         backend: the name of what opens the files.
         suffix: the end of the files' names.
         accelerator: where the files run: `cpu`, or `gpu`.
+        pads: whether the files have fixed shapes, to which the runtime pads inputs of variable size.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Target(Protocol):
     backend: str
     suffix: str
     accelerator: str
+    pads: bool
 
     def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
         """Name the operators of a stage that this target cannot lower, without lowering it."""

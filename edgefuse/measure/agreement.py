@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from edgefuse.bundle.manifest import Candidate, GoldenCase, GoldenTensor, Tolerance
 from edgefuse.bundle.reader import Bundle
@@ -60,6 +61,23 @@ def agreement(cases: Iterable[tuple[Outputs, Outputs]], tolerance: Tolerance) ->
         kept = snr_db >= tolerance.min_snr_db
         breach = "" if kept else f"a signal-to-noise ratio of {snr_db:.1f} dB, below {tolerance.min_snr_db:.1f} dB"
     return Agreement(not breach, largest, snr_db, breach)
+
+
+def at_true_size(answers: Outputs, reference: Outputs) -> dict[str, Array]:
+    """Return answers without what a file of fixed shapes gives behind the true size of its padded inputs.
+
+    Args:
+        answers: under port names.
+        reference: the same at the true sizes.
+    """
+    return {port: cropped(answer, reference[port].shape) for port, answer in answers.items() if port in reference}
+
+
+def cropped(value: npt.NDArray[np.generic], shape: tuple[int, ...]) -> Array:
+    """Return the first corner of a value that has a shape; the value itself if it is not larger than that."""
+    if value.ndim != len(shape) or any(size < wanted for size, wanted in zip(value.shape, shape, strict=True)):
+        return value
+    return value[tuple(slice(size) for size in shape)]
 
 
 def signal_to_noise_db(signal: float, noise: float) -> float:
@@ -164,7 +182,8 @@ def check_candidate(bundle: Bundle, candidate: Candidate, backends: Backends, op
 def _answers(bundle: Bundle, cases: list[GoldenCase], session: Session) -> Iterator[tuple[Outputs, Outputs]]:
     for case in cases:
         feeds = {tensor.port: read_tensor(bundle, tensor) for tensor in case.inputs}
-        yield {tensor.port: read_tensor(bundle, tensor) for tensor in case.outputs}, session.run(feeds)
+        expected = {tensor.port: read_tensor(bundle, tensor) for tensor in case.outputs}
+        yield expected, at_true_size(session.run(feeds), expected)
 
 
 def _result(

@@ -1,11 +1,19 @@
 """Pruning: structured and unstructured methods, and recovery by distillation from the unpruned model.
 
 - `pruner`: the protocol of a pruning method;
+- `multihead`: `nn.MultiheadAttention` with fewer heads;
 - `leaves`: layers that the dependency graph cannot look into;
 - `widths`: which channels go together;
 - `importance`: which channels matter;
-- `structured`: the method `structured`;
+- `sizes`: sizes that a forward pass writes down, pinned;
+- `observation`: what a forward pass does with linear layers and attention;
+- `attention`: an attention whose heads are rows of linear layers;
+- `hypotheses`: which sizes go with the number of its heads;
+- `recognition`: attention found by what it computes;
 - `heads`: heads of attention;
+- `narrowing`: what can be narrowed inside a stage, and narrowing it;
+- `trial`: which of that bears it;
+- `structured`: the method `structured`;
 - `hidden`: the method `hidden`;
 - `depth`: the method `depth`;
 - `unstructured`: the methods `magnitude` and `semi_structured`;

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class DepthPruner:
         """
         check(step, ("", "influence"))
         module = copy.deepcopy(stage.module)
-        blocks = removable_blocks(TorchStage(stage.spec, module))
+        blocks = removable_blocks(replace(stage, module=module))
         if not blocks:
             raise nothing_to_prune(stage, step, "residual blocks that keep the shape of their input")
         count = int(step.ratio * len(blocks) + 1e-9)

@@ -13,6 +13,7 @@ from torch import nn
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.prune.pruner import Examples
 from edgefuse.prune.structured import narrowed
+from edgefuse.prune.trial import try_widths
 from edgefuse.stages.stage import TorchStage
 
 
@@ -29,3 +30,7 @@ class HiddenPruner:
             PruneError: as `StructuredPruner.prune` does.
         """
         return narrowed(stage, step, examples, lambda width: width.is_hidden, "hidden units or heads inside its blocks")
+
+    def kept(self, stage: TorchStage, step: PruningStep) -> tuple[str, ...]:
+        """Return why hidden units and heads stay as they are."""
+        return tuple(one.reason for one in try_widths(stage, step.ratio) if one.is_stuck and one.hidden)

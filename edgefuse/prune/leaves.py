@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch_pruning.pruner.function import BasePruningFunc
 
 from edgefuse.prune.importance import Slice
+from edgefuse.prune.multihead import Multihead
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +80,53 @@ class AttentionLeaf(Leaf):
         yield Slice(layer.out.weight, 0, channels, owners)
         if layer.out.bias is not None:
             yield Slice(layer.out.bias, 0, channels, owners)
+
+
+class MultiheadLeaf(Leaf):
+    """`nn.MultiheadAttention` as `multihead.py` opens it: see `heads.py` for what is inside."""
+
+    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
+        """Take channels of the output away."""
+        torch_pruning.prune_linear_out_channels(layer.out_proj, idxs)
+        return layer
+
+    def prune_in_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
+        """Take channels of queries, keys and values away."""
+        gone = set(idxs)
+        kept = [index for index in range(layer.in_proj_weight.shape[1]) if index not in gone]
+        layer.in_proj_weight = nn.Parameter(layer.in_proj_weight.detach()[:, kept].contiguous())
+        layer.embed_dim = layer.kdim = layer.vdim = len(kept)
+        return layer
+
+    def get_out_channels(self, layer: Any) -> int:
+        """Return the width of the output."""
+        return int(layer.out_proj.out_features)
+
+    def get_in_channels(self, layer: Any) -> int:
+        """Return the width of queries, keys and values."""
+        return int(layer.in_proj_weight.shape[1])
+
+    def stand_in(self, layer: Any) -> Callable[..., Any]:
+        """Return a product with zeros of the queries and, where others than they are given, of keys and values."""
+        weight = torch.zeros(layer.out_proj.out_features, layer.in_proj_weight.shape[1])
+        steps = 1 if layer.batch_first else 0
+
+        def forward(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Any:
+            x, others = query, {id(other): other for other in (key, value) if other is not query}
+            for other in others.values():
+                x = x + other.mean(dim=steps if other.dim() > 2 else 0, keepdim=True)
+            return nn.functional.linear(x, weight), None
+
+        return forward
+
+    def slices(self, layer: Any, channels: Tensor, owners: Tensor, *, out: bool) -> Iterator[Slice]:
+        """Yield columns of the packed projection that reads, or rows of the projection that writes."""
+        if not out:
+            yield Slice(layer.in_proj_weight, 1, channels, owners, reads=True)
+            return
+        yield Slice(layer.out_proj.weight, 0, channels, owners)
+        if layer.out_proj.bias is not None:
+            yield Slice(layer.out_proj.bias, 0, channels, owners)
 
 
 class RecurrentLeaf(Leaf):
@@ -160,7 +208,7 @@ class RecurrentLeaf(Leaf):
 
 
 class FixedLeaf(Leaf):
-    """A module whose widths stay: `nn.MultiheadAttention`, recurrent layers with a projection."""
+    """A module whose widths stay: `nn.MultiheadAttention` over several widths, recurrent layers with a projection."""
 
     def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
         """Refuse: groups with a fixed leaf are left out before."""
@@ -195,6 +243,8 @@ def leaves_of(module: nn.Module) -> dict[type[nn.Module], Leaf]:
         leaf: Leaf | None = None
         if is_attention(part):
             leaf = AttentionLeaf()
+        elif isinstance(part, Multihead):
+            leaf = MultiheadLeaf()
         elif isinstance(part, nn.MultiheadAttention) or (isinstance(part, nn.RNNBase) and part.proj_size):
             leaf = FixedLeaf()
             _log.warning("pruning leaves '%s' and the widths around it alone: %s", name, type(part).__name__)

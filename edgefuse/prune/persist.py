@@ -19,24 +19,28 @@ from torch import Tensor, nn
 from edgefuse.errors import PruneError
 from edgefuse.prune.depth import Skipped
 from edgefuse.prune.leaves import is_attention
+from edgefuse.prune.multihead import Multihead, is_packed, open_one
+from edgefuse.prune.sizes import Pin, Pinned, pin
 from edgefuse.prune.vocabulary import CompactEmbedding
 from edgefuse.typed_json import decode
 
 _STRUCTURE = "__structure__"
 
 
-class _Structure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Structure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the shapes of the weights do not tell.
 
     Attributes:
         skipped: names of removed blocks.
         compact: names of embeddings with a lookup table.
         heads: heads and head width by name of an attention.
+        pins: pinned sizes by name of a module: what each call, by its number, takes; the latest pins first.
     """
 
     skipped: tuple[str, ...]
     compact: tuple[str, ...]
     heads: dict[str, tuple[int, int]]
+    pins: dict[str, tuple[tuple[tuple[int, tuple[Pin, ...]], ...], ...]] = {}
 
 
 def save(module: nn.Module) -> bytes:
@@ -45,11 +49,20 @@ def save(module: nn.Module) -> bytes:
     structure = _Structure(
         skipped=tuple(name for name, part in parts if isinstance(part, Skipped)),
         compact=tuple(name for name, part in parts if isinstance(part, CompactEmbedding)),
-        heads={name: (part.heads, part.head_width) for name, part in parts if is_attention(part)},
+        heads={name: (part.heads, part.head_width) for name, part in parts if _has_heads(part)},
+        pins={
+            name: tuple(tuple(sorted(pins.items())) for pins in part.pins)
+            for name, part in module.named_modules()
+            if isinstance(part, Pinned)
+        },
     )
     tensors = {name: value.detach().clone().contiguous() for name, value in module.state_dict().items()}
     tensors[_STRUCTURE] = torch.tensor(list(msgspec.json.encode(structure, order="sorted")), dtype=torch.uint8)
     return save_tensors(tensors)
+
+
+def _has_heads(part: nn.Module) -> bool:
+    return is_attention(part) or isinstance(part, Multihead)
 
 
 def restore(original: nn.Module, data: bytes) -> nn.Module:
@@ -94,7 +107,11 @@ def _rebuild(module: nn.Module, structure: _Structure, tensors: Mapping[str, Ten
         module.set_submodule(name, compact, strict=True)
     for name, (heads, head_width) in structure.heads.items():
         attention = module.get_submodule(name)
+        if is_packed(attention):
+            open_one(attention)
         attention.heads, attention.head_width = heads, head_width  # type: ignore[assignment]
+    for name, rounds in structure.pins.items():
+        pin(module.get_submodule(name), *(dict(pins) for pins in rounds))
 
 
 def _load(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -131,6 +148,8 @@ def _fit(layer: nn.Module) -> None:
         layer.num_embeddings, layer.embedding_dim = layer.weight.shape
     elif isinstance(layer, nn.PReLU):
         layer.num_parameters = layer.weight.numel()
+    elif isinstance(layer, Multihead):
+        layer.embed_dim = layer.kdim = layer.vdim = layer.get_parameter("in_proj_weight").shape[1]
     elif isinstance(layer, nn.RNNBase):
         layer.hidden_size = layer.get_parameter("weight_hh_l0").shape[1]
         layer.input_size = layer.get_parameter("weight_ih_l0").shape[1]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Protocol, cast
+from dataclasses import replace
+from typing import Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -50,6 +51,29 @@ class Pruner(Protocol):
         """
 
 
+@runtime_checkable
+class Explaining(Protocol):
+    """A pruning method that can say what it leaves alone inside a stage."""
+
+    def kept(self, stage: TorchStage, step: PruningStep) -> tuple[str, ...]:
+        """Return a sentence for everything that stays as it is.
+
+        Args:
+            stage: with its module, in eval mode.
+            step: that is to be taken.
+        """
+
+
+def kept_by(stage: TorchStage, step: PruningStep) -> tuple[str, ...]:
+    """Return why what a step leaves alone inside a stage stays as it is, as far as its method can say.
+
+    Raises:
+        PruneError: the method is unknown, or the stage cannot be traced.
+    """
+    pruner = method(step)
+    return pruner.kept(stage, step) if isinstance(pruner, Explaining) else ()
+
+
 def method(step: PruningStep) -> Pruner:
     """Return the pruning method of a step.
 
@@ -73,7 +97,7 @@ def apply_steps(stage: TorchStage, steps: Sequence[PruningStep], examples: Examp
     module = copy.deepcopy(stage.module)
     for step in steps:
         pruner = method(step)
-        module = pruner.prune(TorchStage(stage.spec, module), step, examples)
+        module = pruner.prune(replace(stage, module=module), step, examples)
     return module
 
 
@@ -109,16 +133,18 @@ def check(step: PruningStep, importances: Sequence[str] = ("",), options: Sequen
         )
 
 
-def nothing_to_prune(stage: TorchStage, step: PruningStep, expected: str) -> PruneError:
+def nothing_to_prune(stage: TorchStage, step: PruningStep, expected: str, reasons: Sequence[str] = ()) -> PruneError:
     """Return the error that a stage holds nothing that a method could prune.
 
     Args:
         stage: that was to be pruned.
         step: of the recipe.
         expected: what the method looks for.
+        reasons: why what was found stays as it is.
     """
     return PruneError(
         f"the stage '{stage.spec.name}' holds nothing that '{step.method}' can prune",
+        got="; ".join(reasons[:3]) or None,
         expected=expected,
         fix="leave this stage out of the step, or choose another method",
     )

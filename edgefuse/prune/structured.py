@@ -8,28 +8,22 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.errors import PruneError
-from edgefuse.prune.heads import heads_of, kept_heads, largest
 from edgefuse.prune.importance import IMPORTANCES, rank
+from edgefuse.prune.narrowing import Insides, found_attentions, insides_of, kinds_of, narrow_parts, rounded
 from edgefuse.prune.pruner import Examples, check, nothing_to_prune
-from edgefuse.prune.widths import Width, widths_of
-from edgefuse.stages.examples import call_torch, example_feeds
+from edgefuse.prune.trial import Trials, stays, try_widths
+from edgefuse.prune.widths import INTERFACE, Width
 from edgefuse.stages.stage import TorchStage
 
+__all__ = ["StructuredPruner", "narrowed", "rounded"]
+
 _log = logging.getLogger(__name__)
-
-_MULTIPLE = 8
-"""Widths that kernels with vector registers of 8 floats or 32 bytes fill."""
-
-_WIDE = 4 * _MULTIPLE
-"""From this width on a kept width is rounded to a multiple."""
 
 
 class StructuredPruner:
@@ -46,6 +40,10 @@ class StructuredPruner:
         """
         expected = "a width between two layers that no interface shares"
         return narrowed(stage, step, examples, lambda width: True, expected)
+
+    def kept(self, stage: TorchStage, step: PruningStep) -> tuple[str, ...]:
+        """Return why widths and heads stay as they are, but for the stage's interfaces."""
+        return tuple(one.reason for one in try_widths(stage, step.ratio) if one.is_stuck)
 
 
 def narrowed(
@@ -64,59 +62,44 @@ def narrowed(
         PruneError: nothing may shrink, the stage cannot be traced, or it does not run with smaller widths.
     """
     check(step, IMPORTANCES)
-    module = copy.deepcopy(stage.module)
-    smaller = TorchStage(stage.spec, module)
-    widths = [width for width in widths_of(smaller) if chosen(width)]
-    attentions = heads_of(module)
-    if not widths and not attentions:
-        raise nothing_to_prune(stage, step, expected)
+    attentions = found_attentions(stage)
+    inside = insides_of(stage, attentions)
+    numbers = [number for number, part in enumerate(inside.parts) if not isinstance(part, Width) or chosen(part)]
+    if not numbers:
+        raise nothing_to_prune(stage, step, expected, _reasons(inside))
     if step.ratio == 0:
-        return module
-    kinds = [width.ranked for width in widths]
-    for attention in attentions:
-        kinds += [attention.heads, attention.keys, attention.values]
-    scores = rank(step.importance, module, kinds, examples)
-    inner = scores[len(widths) :]
-    for number, attention in enumerate(attentions):
-        heads, head_width = attention.attention.heads, attention.attention.head_width
-        by_kind = (inner[3 * number], inner[3 * number + 1], inner[3 * number + 2])
-        attention.keep(*kept_heads(heads, head_width, step.ratio, rounded), by_kind)
-    for width, score in zip(widths, scores, strict=False):
-        keep = set(largest(score, rounded(len(width.units), step.ratio)).tolist())
-        gone = [unit for unit in range(len(width.units)) if unit not in keep]
-        if gone:
-            width.remove(gone)
-    _check_shapes(stage, smaller)
-    return module
+        return copy.deepcopy(stage.module)
+    scores = _scores(step, inside, numbers, examples)
+    trials = Trials(stage, attentions, step.ratio)
+    if not trials.outcome(inside, scores, numbers) and trials.right(inside, numbers):
+        return inside.stage.module
+    numbers, refused = trials.surviving(inside, numbers)
+    again = insides_of(stage, attentions)
+    reasons = [stays(again.parts[number], why) for number, why in refused.items()]
+    for reason in reasons:
+        _log.warning("pruning leaves a width of the stage '%s' alone: %s", stage.spec.name, reason)
+    if not numbers:
+        raise _does_not_run(stage, reasons)
+    narrow_parts(again, scores, numbers, step.ratio)
+    return again.stage.module
 
 
-def rounded(width: int, ratio: float) -> int:
-    """Return how much of a width is left at a ratio: a multiple of 8 where the width is 32 or more, at least 1."""
-    if ratio <= 0:
-        return width
-    target = width * (1 - ratio)
-    if width < _WIDE:
-        return max(1, math.floor(target + 0.5))
-    return min(width, max(_MULTIPLE, math.floor(target / _MULTIPLE + 0.5) * _MULTIPLE))
+def _reasons(inside: Insides) -> list[str]:
+    """Return why what a stage holds stays as it is, but for its interfaces, of which that is expected."""
+    return [kept.reason for kept in inside.kept if INTERFACE not in kept.reason]
 
 
-def _check_shapes(stage: TorchStage, smaller: TorchStage) -> None:
-    """Run both modules once and compare the shapes of their outputs."""
-    feeds = next(example_feeds(stage))
-    expected = {name: value.shape for name, value in call_torch(stage, feeds).items()}
-    try:
-        with torch.no_grad():
-            got = {name: value.shape for name, value in call_torch(smaller, feeds).items()}
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise PruneError(
-            f"the stage '{stage.spec.name}' does not run with smaller widths inside",
-            got=str(error).strip().split("\n")[0],
-            fix="take sizes from tensors and layers in its forward pass instead of constants",
-        ) from error
-    if got != expected:
-        raise PruneError(
-            f"pruning changed the outputs of the stage '{stage.spec.name}'",
-            got=", ".join(f"{name} {list(shape)}" for name, shape in got.items()),
-            expected=", ".join(f"{name} {list(shape)}" for name, shape in expected.items()),
-            fix="take sizes from tensors and layers in its forward pass instead of constants",
-        )
+def _scores(step: PruningStep, inside: Insides, numbers: Sequence[int], examples: Examples) -> list[list[Tensor]]:
+    """Return the importance of all that is ranked, by part; nothing for parts that are not asked for."""
+    kinds = [kinds_of(part) if number in set(numbers) else [] for number, part in enumerate(inside.parts)]
+    flat = iter(rank(step.importance, inside.stage.module, [kind for part in kinds for kind in part], examples))
+    return [[next(flat) for _ in part] for part in kinds]
+
+
+def _does_not_run(stage: TorchStage, reasons: Sequence[str]) -> PruneError:
+    """Return the error that a stage takes none of the widths that it has."""
+    return PruneError(
+        f"the stage '{stage.spec.name}' does not run with smaller widths inside",
+        got=reasons[0] + (f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""),
+        fix="take sizes from tensors and layers in its forward pass instead of constants",
+    )

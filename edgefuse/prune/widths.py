@@ -7,7 +7,8 @@ part as ports, so a width that a port shares is known and stays.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,9 @@ from edgefuse.prune.leaves import FixedLeaf, Leaf, leaves_of, standing_in
 from edgefuse.stages.examples import example_feeds
 from edgefuse.stages.stage import TorchStage, outputs_of
 
+INTERFACE = "an input or output of the stage shares them"
+"""Why the width of a stage's interface stays."""
+
 _MOST_CONSTANTS = 16
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.PReLU)
 
@@ -34,11 +38,13 @@ class Width:
     """Channels that are pruned together, across all layers that share them.
 
     Attributes:
+        name: of the layer that makes it.
         units: the channels of the root layer; those of one unit can only go together.
         ranked: the units with the weights that go with each.
         group: what Torch-Pruning calls the same.
     """
 
+    name: str
     units: tuple[tuple[int, ...], ...]
     ranked: Ranked
     group: Any
@@ -49,6 +55,26 @@ class Width:
         parts = [item.dep.target for item in self.group.items]
         return not any(isinstance(part.module, nn.Embedding) or _sums(part) for part in parts)
 
+    @property
+    def is_reshaped(self) -> bool:
+        """Whether its channels pass through a view, which may take them for something else when there are fewer.
+
+        Where nothing mixes them on the way (a norm over all of them, weights of its own), zeros in place of a channel
+        are as good as no channel, so that it can be told.
+        """
+        parts = [item.dep.target for item in self.group.items]
+        mixed = any(isinstance(part.module, (nn.LayerNorm, nn.Parameter)) for part in parts)
+        return self.is_hidden and not mixed and any(part.type == OPTYPE.RESHAPE for part in parts)
+
+    def silence(self, units: Sequence[int]) -> None:
+        """Put zeros where units are read, in place: what comes of that is what comes of taking them away."""
+        gone = torch.zeros(len(self.units), dtype=torch.bool)
+        gone[list(units)] = True
+        with torch.no_grad():
+            for part in self.ranked.slices:
+                if part.reads:
+                    part.parameter.index_fill_(part.axis, part.positions[gone[part.owners]], 0)
+
     def remove(self, units: Sequence[int]) -> None:
         """Take units away from every layer that shares them, in place."""
         channels = sorted(channel for unit in units for channel in self.units[unit])
@@ -56,19 +82,78 @@ class Width:
         self.group._DG.get_pruning_group(root.target.module, root.handler, channels).prune(record_history=False)
 
 
-def widths_of(stage: TorchStage) -> list[Width]:
+@dataclass(frozen=True)
+class Kept:
+    """A width, or the heads of an attention, that stays as it is.
+
+    Attributes:
+        name: of the layer that makes it, or of the module that the attention is.
+        kind: `channels` or `heads`.
+        size: how many there are.
+        reason: why it stays, as a sentence.
+    """
+
+    name: str
+    kind: str
+    size: int
+    reason: str
+
+
+def widths_of(
+    stage: TorchStage, makers: Iterable[str] = (), readers: Iterable[str] = ()
+) -> tuple[list[Width], list[Kept]]:
     """Return the widths inside a stage's module that may shrink, in the order of the graph from its outputs.
 
     The module is left in eval mode with gradients enabled for all parameters.
+
+    Args:
+        stage: with its module.
+        makers: names of the layers that make queries, keys and values: their outputs are heads, and no channels.
+        readers: names of the layers that read what attentions give.
+
+    Returns:
+        The widths, and those that stay.
 
     Raises:
         PruneError: if the module cannot be traced.
     """
     leaves = leaves_of(stage.module)
+    names = {id(part): name for name, part in stage.module.named_modules()}
     graph = _traced(stage, leaves)
     roots = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, *leaves)
-    widths = (_width(graph, group, leaves) for group in graph.get_all_groups(root_module_types=roots))
-    return [width for width in widths if width is not None]
+    outward = {id(stage.module.get_submodule(name)) for name in makers}
+    inward = {id(stage.module.get_submodule(name)) for name in readers}
+    sharers = Counter(id(parameter) for _, parameter in stage.module.named_parameters(remove_duplicate=False))
+    widths: list[Width] = []
+    kept: list[Kept] = []
+    for group in graph.get_all_groups(root_module_types=roots):
+        if len(group[0].idxs) < 2 or _is_inside(graph, group, outward, inward):
+            continue
+        name = names[id(group[0].dep.target.module)]
+        made = _width(graph, group, leaves, name)
+        if isinstance(made, Width) and _is_torn(made, sharers):
+            made = (
+                f"'{name}' keeps its {len(made.units)} channels: another layer has the same weights, and other channels"
+            )
+        if isinstance(made, Width):
+            widths.append(made)
+        else:
+            kept.append(Kept(name, "channels", len(group[0].idxs), made))
+    return widths, kept
+
+
+def _is_torn(width: Width, sharers: Mapping[int, int]) -> bool:
+    """Say whether a weight that several layers have would become narrower in some of them only, or in another way."""
+    touched = Counter((id(part.parameter), part.axis) for part in width.ranked.slices)
+    return any(sharers[parameter] > 1 and count != sharers[parameter] for (parameter, _), count in touched.items())
+
+
+def _is_inside(graph: Any, group: Any, outward: Set[int], inward: Set[int]) -> bool:
+    """Say whether a group is the inside of an attention: what some layers make, or another one reads."""
+    return any(
+        id(item.dep.target.module) in (outward if graph.is_out_channel_pruning_fn(item.dep.handler) else inward)
+        for item in group.items
+    )
 
 
 class _Port(nn.Module):
@@ -191,37 +276,42 @@ def _free_parameters(model: nn.Module, leaves: dict[type[nn.Module], Leaf]) -> l
     return free
 
 
-def _width(graph: Any, group: Any, leaves: dict[type[nn.Module], Leaf]) -> Width | None:
-    """Return a group of the graph as a width, or None if something in it must stay."""
+def _width(graph: Any, group: Any, leaves: dict[type[nn.Module], Leaf], name: str) -> Width | str:
+    """Return a group of the graph as a width, or why something in it must stay."""
     root = group[0].dep
     channels = len(group[0].idxs)
-    if channels < 2 or any(_is_fixed(graph, item, leaves) for item in group.items):
-        return None
+    reasons = (_why_fixed(graph, item, leaves) for item in group.items)
+    if reason := next((reason for reason in reasons if reason), ""):
+        return f"'{name}' keeps its {channels} channels: {reason}"
     leaf = leaves.get(type(root.target.module))
     units = (leaf.units(root.target.module) if leaf else None) or _coupled(graph, root, channels)
     if not leaf and any(_has_pairs(item, leaves) for item in group.items):
-        return None
+        return f"'{name}' keeps its {channels} channels: a layer in both directions shares them"
     owner = torch.empty(channels, dtype=torch.int64)
     for number, unit in enumerate(units):
         owner[list(unit)] = number
     slices = tuple(part for item in group.items for part in _slices(graph, item, owner, leaves))
-    return Width(tuple(tuple(unit) for unit in units), Ranked(len(units), slices), group)
+    return Width(name, tuple(tuple(unit) for unit in units), Ranked(len(units), slices), group)
 
 
-def _is_fixed(graph: Any, item: Any, leaves: dict[type[nn.Module], Leaf]) -> bool:
-    """Say whether a member of a group keeps its width: an interface, a fixed leaf, groups, a shape of its own."""
+def _why_fixed(graph: Any, item: Any, leaves: dict[type[nn.Module], Leaf]) -> str:
+    """Say why a member of a group keeps its width: an interface, a fixed leaf, groups, a shape of its own."""
     layer = item.dep.target.module
     if _outruns(graph, item):
-        return True
-    if isinstance(layer, (_Port, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)) or isinstance(
-        leaves.get(type(layer)), FixedLeaf
-    ):
-        return True
+        return "an operator on the way mixes or repeats them"
+    if isinstance(layer, _Port):
+        return INTERFACE
+    if isinstance(leaves.get(type(layer)), FixedLeaf):
+        return f"a layer of the kind {type(layer).__name__} shares them"
+    if isinstance(layer, (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)):
+        return f"a norm of the kind {type(layer).__name__} shares them"
     if isinstance(layer, nn.modules.conv._ConvNd):
-        return layer.groups > 1 and not layer.groups == layer.in_channels == layer.out_channels
+        depthwise = layer.groups == layer.in_channels == layer.out_channels
+        return "" if layer.groups == 1 or depthwise else "a convolution in groups shares them"
     if isinstance(layer, nn.LayerNorm):
-        return len(layer.normalized_shape) != 1
-    return isinstance(layer, nn.Parameter) and layer.shape[item.dep.target.pruning_dim] != len(item.idxs)
+        return "a norm over more than one axis shares them" if len(layer.normalized_shape) != 1 else ""
+    other = isinstance(layer, nn.Parameter) and layer.shape[item.dep.target.pruning_dim] != len(item.idxs)
+    return "a parameter with another width shares them" if other else ""
 
 
 def _outruns(graph: Any, item: Any) -> bool:

@@ -14,6 +14,12 @@ FP16 = Scheme(name="fp16")
 INT4 = Scheme(name="dynamic_wi4_af32")
 INT4_TABLE = Scheme(name="dynamic_wi8_af32", table_bits=4)
 
+SMALLEST_PRODUCT = 4096
+"""Weights of a matrix product below which converting the activation costs more than int8 saves."""
+
+QUANTIZABLE = f"a convolution, or a matrix product by {SMALLEST_PRODUCT:,} weights or more,"
+"""What a stage must hold for int8 to be worth a try, for errors."""
+
 _TABLES: tuple[Literal[4, 8], ...] = (8, 4)
 _GRANULARITIES: tuple[Literal["channel", "tensor"], ...] = ("channel", "tensor")
 

@@ -2,6 +2,10 @@
 
 - `stage`: one stage in torch;
 - `explicit`: takes a `FusionModel` apart;
+- `found`: takes any other module apart, by what each operation depends on;
+- `values`: what inputs look like;
 - `examples`: generated inputs;
+- `padding`: whether a stage depends on it;
+- `silence`: libraries that trace kept quiet, and their errors as the user's own line;
 - `agreement`: a file against torch.
 """

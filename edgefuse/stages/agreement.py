@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgefuse.bundle.manifest import Tolerance
-from edgefuse.measure.agreement import Agreement, agreement
+from edgefuse.measure.agreement import Agreement, agreement, at_true_size
 from edgefuse.runtime.backends.backend import Session
 from edgefuse.stages.examples import run_torch
 from edgefuse.stages.stage import Feeds, TorchStage
@@ -18,4 +18,5 @@ def verify(stage: TorchStage, session: Session, feeds: Feeds, tolerance: Toleran
         feeds: arrays by port, batch first.
         tolerance: of the comparison.
     """
-    return agreement([(run_torch(stage, feeds), session.run(feeds))], tolerance)
+    expected = run_torch(stage, feeds)
+    return agreement([(expected, at_true_size(session.run(feeds), expected))], tolerance)

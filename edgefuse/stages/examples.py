@@ -7,14 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from edgefuse.bundle.spec import Bounded, Bucketed, Dim, StageInput, StageSpec, TensorSpec, largest
+from edgefuse.bundle.spec import Bounded, Bucketed, Dim, Source, StageInput, StageSpec, TensorSpec, largest
 from edgefuse.errors import ModelError
 from edgefuse.graph import StageGraph
+from edgefuse.runtime.backends.backend import padded
 from edgefuse.runtime.graph import zeros_of_tensor
-from edgefuse.stages.stage import Array, Feeds, TorchStage, outputs_of
+from edgefuse.stages.stage import Array, Feeds, InputValues, TorchStage, outputs_of
+from edgefuse.stages.values import generated
 
 
 def example_feeds(stage: TorchStage, *, count: int = 1, seed: int = 0, fixed: bool = False) -> Iterator[Feeds]:
@@ -30,16 +33,23 @@ def example_feeds(stage: TorchStage, *, count: int = 1, seed: int = 0, fixed: bo
         fixed: whether dynamic dimensions keep their largest size.
     """
     for index in range(count):
-        pool = _raw_values(stage.spec, _id_limits([stage]), index, seed, fixed)
+        pool = _raw_values(stage, _id_limits([stage]), index, seed, fixed, {})
         for port in stage.spec.inputs:
             if port.source.kind in ("stage", "state"):
                 shape = _shape(port.tensor, 0 if fixed else index)
                 pool[port.source.key] = _rng(seed, index, port.source.key).standard_normal(shape, np.float32)
-        yield _silenced(stage.spec, {port.tensor.name: pool[port.source.key] for port in stage.spec.inputs})
+        values = {port.tensor.name: pool[port.source.key] for port in stage.spec.inputs}
+        yield _silenced(stage.spec, values, _columns_alone(stage.spec))
 
 
 def chained_feeds(
-    stages: Sequence[TorchStage], *, count: int = 1, seed: int = 0, fixed: bool = False
+    stages: Sequence[TorchStage],
+    *,
+    count: int = 1,
+    seed: int = 0,
+    fixed: bool = False,
+    masks: Sequence[tuple[float, ...]] = (),
+    filled: bool = False,
 ) -> Iterator[dict[str, Feeds]]:
     """Generate feeds of all stages together, by stage: features are computed by torch.
 
@@ -51,19 +61,27 @@ def chained_feeds(
         count: of feeds per stage.
         seed: of the values.
         fixed: whether dynamic dimensions keep their largest size.
+        masks: which modalities are present, in turn, as the subsets that a model admits say; by default all, then all
+            but one.
+        filled: whether what comes from outside is padded to its largest shape, as it is for files of fixed shapes.
     """
     limits = _id_limits(stages)
+    columns = _columns(stages)
     by_name = {stage.spec.name: stage for stage in stages}
     graph = StageGraph(tuple(stage.spec for stage in stages), ())
     plan = graph.plan(())
     for index in range(count):
-        pool: dict[str, Array] = {}
+        raw: dict[str, Array] = {}
         for stage in stages:
-            pool.update(_raw_values(stage.spec, limits, index, seed, fixed))
+            raw.update(_raw_values(stage, limits, index, seed, fixed, raw))
+        if masks and "present" in raw:
+            raw["present"] = np.array([masks[index % len(masks)]], np.float32)
+        pool = {key: value for stage in stages for key, value in _filled(stage.spec, raw).items()} if filled else {}
+        pool = raw | pool
         feeds: dict[str, Feeds] = {}
 
         def run_stage(spec: StageSpec, given: dict[str, Array]) -> dict[str, Array]:
-            feeds[spec.name] = _silenced(spec, given)  # noqa: B023 - called within this pass of the loop
+            feeds[spec.name] = _silenced(spec, given, columns)  # noqa: B023 - called within this pass of the loop
             return run_torch(by_name[spec.name], feeds[spec.name])  # noqa: B023
 
         graph.run(plan, run_stage, pool, graph.initial(zeros_of_tensor))
@@ -97,49 +115,75 @@ def call_torch(stage: TorchStage, feeds: Feeds) -> dict[str, Any]:
     return dict(zip(names, values, strict=True))
 
 
-def size_of(dim: Dim, variant: int) -> int:
-    """Return a size that a dimension may take: the largest for variant 0, smaller ones for later variants."""
+def example_inputs(stage: TorchStage) -> tuple[Tensor, ...]:
+    """Return tensors of a stage's largest shapes, one per input."""
+    feeds = next(example_feeds(stage))
+    return tuple(torch.from_numpy(feeds[port.tensor.name]) for port in stage.spec.inputs)
+
+
+def size_of(dim: Dim, variant: int, fewest: int = 1) -> int:
+    """Return a size that a dimension may take: the largest for variant 0, smaller ones for later variants.
+
+    Args:
+        dim: the dimension.
+        variant: from 0.
+        fewest: the smallest size to return, where the dimension allows it.
+    """
     if variant == 0:
         return largest(dim)
     if isinstance(dim, Bounded):
-        return max(1, dim.max - (variant % 3) * (dim.max // 4))
+        return min(dim.max, max(fewest, dim.max - (variant % 3) * (dim.max // 4)))
     return dim.sizes[-1 - variant % len(dim.sizes)] if isinstance(dim, Bucketed) else dim
 
 
-def _shape(tensor: TensorSpec, variant: int) -> tuple[int, ...]:
-    return tuple(size_of(dim, variant) for dim in tensor.shape)
+def _shape(tensor: TensorSpec, variant: int, values: InputValues | None = None) -> tuple[int, ...]:
+    """Return a shape; the fourth variant is as short as anything that was observed."""
+    shape = [size_of(dim, variant) for dim in tensor.shape]
+    if values is not None and variant % 4 == 3 and len(shape) > 1 and isinstance(tensor.shape[1], Bounded):
+        shape[1] = min(values.steps[0], shape[1])
+    return tuple(shape)
 
 
 def _rng(seed: int, index: int, key: str) -> np.random.Generator:
     return np.random.default_rng([seed, index, zlib.crc32(key.encode())])
 
 
-def _raw_values(spec: StageSpec, limits: Mapping[str, int], index: int, seed: int, fixed: bool) -> dict[str, Array]:
-    """Return the values from outside that a stage takes, under `Source.key`."""
+def _raw_values(
+    stage: TorchStage, limits: Mapping[str, int], index: int, seed: int, fixed: bool, given: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Return the values from outside that a stage takes, under `Source.key`; `given` has what earlier stages took."""
+    spec, known = stage.spec, {values.key: values for values in stage.values}
+    variant = 0 if fixed else index
     pool: dict[str, Array] = {}
-    steps: dict[str, int] = {}
     for port in spec.inputs:
+        key = port.source.key
         if port.source.kind == "modality":
-            shape = _shape(port.tensor, 0 if fixed else index)
-            pool[port.source.key] = _modality_value(port, shape, limits, _rng(seed, index, port.source.key))
-            steps.setdefault(port.source.owner, shape[1] if len(shape) > 1 else 1)
+            shape = _shape(port.tensor, variant, known.get(key))
+            pool[key] = _modality_value(port, shape, limits, known.get(key), _rng(seed, index, key))
         elif port.source.kind == "present":
-            pool[port.source.key] = _present(port.tensor.max_shape[1], index)
-        elif port.source.kind == "length":
-            size = steps.get(port.source.owner) or _first_axis(spec.inputs[0].tensor, 0 if fixed else index)
-            pool[port.source.key] = _length(size, index, _rng(seed, index, port.source.key))
+            pool[key] = _present(port.tensor.max_shape[1], index)
+    for port in (port for port in spec.inputs if port.source.kind == "length" and port.source.key not in given):
+        pool[port.source.key] = _length(spec, port.source.owner, {**given, **pool}, index, variant, seed)
+        _clear_padding(spec, port.source, pool)
     return pool
 
 
-def _first_axis(tensor: TensorSpec, variant: int) -> int:
-    shape = _shape(tensor, variant)
-    return shape[1] if len(shape) > 1 else 1
+def _filled(spec: StageSpec, pool: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the values from outside that a stage takes, with zeros up to their largest shapes."""
+    ports = [port for port in spec.inputs if port.source.kind == "modality"]
+    return {port.source.key: padded(pool[port.source.key], port.tensor.max_shape) for port in ports}
 
 
 def _modality_value(
-    port: StageInput, shape: tuple[int, ...], limits: Mapping[str, int], rng: np.random.Generator
+    port: StageInput,
+    shape: tuple[int, ...],
+    limits: Mapping[str, int],
+    known: InputValues | None,
+    rng: np.random.Generator,
 ) -> Array:
-    """Return grey levels, token ids below the model's vocabulary, or noise within PCM's -1..1."""
+    """Return values like those observed, or else grey levels, ids below the model's vocabulary, noise within PCM's."""
+    if known is not None:
+        return generated(known, shape, port.tensor.dtype, rng)
     if port.tensor.dtype == "uint8":
         return rng.integers(0, 256, shape, np.uint8)
     if port.tensor.dtype == "int32":
@@ -148,9 +192,25 @@ def _modality_value(
     return noise
 
 
-def _length(size: int, index: int, rng: np.random.Generator) -> Array:
-    value = size if index == 0 else int(rng.integers(max(1, size // 2), size + 1))
-    return np.array([value], np.int32)
+def _length(
+    spec: StageSpec, owner: str, pool: Mapping[str, Array], index: int, variant: int, seed: int
+) -> npt.NDArray[np.int32]:
+    """Return how many steps of a modality are valid: all of a bounded axis, which is never padded, else at random."""
+    owned = [port.tensor for port in spec.inputs if port.source.owner == owner and port.source.kind == "modality"]
+    tensor = (owned or [spec.inputs[0].tensor])[0]  # a frontend before this stage keeps whether its axis is bounded
+    taken = next((value for key, value in pool.items() if key.startswith(f"{owner}.") and value.ndim > 1), None)
+    shape = _shape(tensor, variant) if taken is None else taken.shape
+    size = shape[1] if len(shape) > 1 else 1
+    if index == 0 or (len(shape) > 1 and isinstance(tensor.shape[1], Bounded)):
+        return np.array([size], np.int32)
+    return np.array([_rng(seed, index, f"{owner}.length").integers(max(1, size // 2), size + 1)], np.int32)
+
+
+def _clear_padding(spec: StageSpec, source: Source, pool: dict[str, Array]) -> None:
+    """Put zeros behind the valid steps of a modality's first tensor."""
+    keys = [p.source.key for p in spec.inputs if p.source.kind == "modality" and p.source.owner == source.owner]
+    if keys and pool[keys[0]].ndim > 1:
+        pool[keys[0]][:, int(pool[source.key][0]) :] = 0
 
 
 def _present(modalities: int, index: int) -> Array:
@@ -161,15 +221,35 @@ def _present(modalities: int, index: int) -> Array:
     return mask
 
 
-def _silenced(spec: StageSpec, feeds: Feeds) -> Feeds:
-    """Return the feeds of a stage with zeros for what comes from an absent modality, if the stage takes `present`."""
+def _silenced(spec: StageSpec, feeds: Feeds, columns: Mapping[str, int]) -> Feeds:
+    """Return the feeds of a stage with zeros for what comes from an absent modality, if the stage takes `present`.
+
+    Args:
+        spec: of the stage.
+        feeds: by port.
+        columns: of `present`, by the names of the modalities and of their stages.
+    """
     present = next((feeds[port.tensor.name] for port in spec.inputs if port.source.kind == "present"), None)
     if present is None:
         return feeds
-    owned = [port for port in spec.inputs if port.source.kind in ("modality", "stage")]
-    columns = {owner: column for column, owner in enumerate(dict.fromkeys(port.source.owner for port in owned))}
+    owned = [port for port in spec.inputs if port.source.kind in ("modality", "stage") and port.source.owner in columns]
     absent = {port.tensor.name for port in owned if present[0, columns[port.source.owner]] == 0}
     return {name: np.zeros_like(value) if name in absent else value for name, value in feeds.items()}
+
+
+def _columns(stages: Sequence[TorchStage]) -> dict[str, int]:
+    """Return the columns of `present` by modality and by stage; the stages take the modalities in their order."""
+    ports = [port for stage in stages for port in stage.spec.inputs]
+    names = dict.fromkeys(port.source.owner for port in ports if port.source.kind == "modality")
+    columns = {name: column for column, name in enumerate(names)}
+    return columns | {s.spec.name: columns[s.spec.modality] for s in stages if s.spec.modality in columns}
+
+
+def _columns_alone(spec: StageSpec) -> dict[str, int]:
+    """Return the columns of `present` for a stage of which no other is known: it takes a tensor per modality."""
+    owners = dict.fromkeys(port.source.owner for port in spec.inputs if port.source.kind in ("modality", "stage"))
+    width = next((port.tensor.max_shape[1] for port in spec.inputs if port.source.kind == "present"), 0)
+    return {owner: column for column, owner in enumerate(owners)} if len(owners) <= width else {}
 
 
 def _id_limits(stages: Sequence[TorchStage]) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -51,7 +52,7 @@ def split(model: nn.Module) -> tuple[TorchStage, ...]:
             expected="an attribute `spec` of type ModelSpec",
             fix="build an edgefuse FusionModel, or set `model.spec`",
         )
-    _check_names(spec)
+    check_spec(spec)
     if any(module.training for module in model.modules()):
         model = copy.deepcopy(model).eval()
     return _split_fusion(model) if isinstance(model, FusionModel) else (_whole(model, spec),)
@@ -153,8 +154,16 @@ def _result_stage(
         StageOutput(tensor=TensorSpec(name=output.name, shape=(1, width(output))), kind="result")
         for output in spec.outputs
     )
-    stage = TorchStage(StageSpec(name=name, role=role, inputs=inputs, outputs=outputs), module)
-    for output, shape in zip(outputs, _output_shapes(stage), strict=True):
+    return checked_whole(TorchStage(StageSpec(name=name, role=role, inputs=inputs, outputs=outputs), module), spec)
+
+
+def checked_whole(stage: TorchStage, spec: ModelSpec) -> TorchStage:
+    """Return a stage that gives all outputs of a model, if they have the shapes that the model's spec says.
+
+    Raises:
+        ModelError: if they do not, or the stage cannot be run.
+    """
+    for output, shape in zip(stage.spec.outputs, _output_shapes(stage), strict=True):
         if shape != output.tensor.shape:
             raise ModelError(
                 f"the output '{output.tensor.name}' of '{spec.name}' has another shape than its spec says",
@@ -180,12 +189,13 @@ def _output_shapes(stage: TorchStage) -> list[tuple[Dim, ...]]:
             expected="one shape for inputs of one shape",
         )
     return [
-        tuple(_dim([sizes[axis] for sizes in probes], bounded) for axis in range(len(probes[0])))
+        tuple(dim_of([sizes[axis] for sizes in probes], bounded) for axis in range(len(probes[0])))
         for probes in zip(*shapes, strict=True)
     ]
 
 
-def _dim(sizes: list[int], bounded: bool) -> Dim:
+def dim_of(sizes: Sequence[int], bounded: bool) -> Dim:
+    """Return a dimension that took some sizes: `bounded` if the inputs are, else the sizes are buckets."""
     if len(set(sizes)) == 1:
         return sizes[0]
     return Bounded(max=max(sizes)) if bounded else Bucketed(sizes=tuple(sorted(set(sizes))))
@@ -225,7 +235,7 @@ def _type_of(value: object) -> str:
     return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
-def _check_names(spec: ModelSpec) -> None:
+def check_spec(spec: ModelSpec) -> None:
     """Refuse names that would clash or that a caller could not write as a keyword."""
     names = [modality.name for modality in spec.modalities]
     for name in names:

@@ -22,17 +22,42 @@ FeedSource: TypeAlias = Callable[[], Iterator[Feeds]]
 
 
 @dataclass(frozen=True)
+class InputValues:
+    """What the values of an input look like, for generated ones that are to look alike.
+
+    Attributes:
+        key: of the input, as `Source.key` spells it.
+        low: the smallest, along the last axis, or one number for all.
+        high: the largest.
+        mean: in the same way.
+        deviation: the standard deviation.
+        whole: whether all are whole numbers.
+        steps: the fewest and the most along axis 1.
+    """
+
+    key: str
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    whole: bool
+    steps: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class TorchStage:
     """A stage's wiring and the module that computes it.
 
     `module.forward` takes the stage's inputs as positional tensors in the order of `spec.inputs` and returns one
     tensor, or a tuple in the order of `spec.outputs`. The module is in eval mode. A pruned variant of a stage is a
-    stage with the same wiring, another module, and `pruning`.
+    stage with the same wiring, another module, and `pruning`. `values` says what inputs from outside look like, as far
+    as that is known.
     """
 
     spec: StageSpec
     module: nn.Module
     pruning: Pruning | None = None
+    values: tuple[InputValues, ...] = ()
 
 
 def outputs_of(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -19,7 +19,7 @@ from edgefuse.bundle.spec import ClassOutput, ModelSpec, Record, tensor
 from edgefuse.compiler.cache.arrays import ArrayStore, write_arrays
 from edgefuse.compiler.candidates.toolchain import Toolchain
 from edgefuse.compiler.model.splits import load_split
-from edgefuse.compiler.recovery.forms import curve, read_form, write_form
+from edgefuse.compiler.recovery.kept import curve, read_form, write_form
 from edgefuse.datasets import Sample, Splits, packages
 from edgefuse.datasets.cache import Cache
 from edgefuse.datasets.digits.speech import Clips

@@ -126,7 +126,7 @@ def test_forms_are_made_once_and_recover(subject: Subject, cache: Cache) -> None
         assert sum(p.numel() for p in form.module.parameters()) < 0.75 * before
 
     def forbidden(done: int, total: int, what: str) -> None:
-        assert what == "prune and recover", f"made again: {what}"
+        assert what in ("try prunings", "prune and recover"), f"made again: {what}"
 
     again = recovered(subject, cache, create("local", Settings(shared=cache.folder, progress=forbidden)))
     for name, (form,) in found.pruned.items():

@@ -256,15 +256,11 @@ class Cut(nn.Module):
             r"the stage 'ears' packs a sequence, which LiteRT cannot: got pack_padded_sequence.*Fix: flip the valid",
         ),
         (
-            All(nn.LSTM(WIDTH, HIDDEN, proj_size=4, batch_first=True)),
-            r"LSTM with a projection.*got proj_size > 0.*Fix: train",
-        ),
-        (
             Cut(),
             r"number of steps depends on the input: got u0 steps, expected a fixed number.*Fix: run the layer over",
         ),
     ],
-    ids=["packed", "projection", "steps"],
+    ids=["packed", "steps"],
 )
 def test_what_loops_cannot_do_is_one_sentence(module: nn.Module, message: str) -> None:
     inputs: Ports = {"x": ("float32", (1, STEPS, WIDTH))}

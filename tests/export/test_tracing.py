@@ -13,6 +13,7 @@ from edgefuse.bundle.spec import Source, StageInput, StageOutput, StageSpec, Ten
 from edgefuse.errors import ExportError
 from edgefuse.export import tracing
 from edgefuse.registry import create
+from edgefuse.stages import silence
 from edgefuse.stages.stage import TorchStage
 
 
@@ -95,7 +96,7 @@ def test_a_refusal_is_one_sentence_with_the_users_line(
 
 
 def test_what_a_tool_prints_and_raises_is_in_the_debug_log(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG, tracing.__name__), pytest.raises(ExportError):
+    with caplog.at_level(logging.DEBUG, silence.__name__), pytest.raises(ExportError):
         create("targets", "onnx").lower(stage_of(Branches(), 16))
     assert any("Could not guard" in str(record.exc_info) for record in caplog.records if record.exc_info)
 

@@ -204,13 +204,13 @@ def test_an_attention_that_cannot_be_cut_is_left_alone_and_named(
         def __init__(self) -> None:
             super().__init__()
             self.enter = nn.Linear(5, 32)
-            self.mixer = nn.MultiheadAttention(32, 4, batch_first=True)
+            self.mixer = nn.MultiheadAttention(32, 4, kdim=5, vdim=5, batch_first=True)
             self.hidden = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32))
             self.leave = nn.Linear(32, 3)
 
         def forward(self, x: Tensor) -> Tensor:
             y = self.enter(x)
-            y = y + self.mixer(y, y, y, need_weights=False)[0]
+            y = y + self.mixer(y, x, x, need_weights=False)[0]
             z: Tensor = self.leave(y + self.hidden(y))
             return z
 

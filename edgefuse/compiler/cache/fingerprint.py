@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from torch import nn
+from torch.fx import GraphModule
 
 
 def of_bytes(data: bytes) -> str:
@@ -21,6 +22,9 @@ def of_module(module: nn.Module) -> str:
     state = hashlib.sha256(repr(module).encode())
     for source in sorted(_source_of(kind) for kind in {type(part) for part in module.modules()}):
         state.update(source.encode())
+    for part in module.modules():
+        if isinstance(part, GraphModule):  # its class has no file, and its repr no code
+            state.update(part.code.encode())
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         array = tensor.detach().cpu().contiguous().numpy()
         state.update(f"{name} {array.dtype} {array.shape}".encode())

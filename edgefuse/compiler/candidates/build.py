@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from edgefuse.bundle.scheme import Scheme
@@ -22,7 +23,9 @@ from edgefuse.compiler.candidates.toolchain import Toolchain
 from edgefuse.compiler.evaluation.runners import Runner
 from edgefuse.compiler.workers import Tried, Workers
 from edgefuse.datasets.cache import Cache
-from edgefuse.errors import BackendError, CheckError, EdgefuseError, QuantizeError
+from edgefuse.errors import BackendError, CheckError, EdgefuseError, ExportError, QuantizeError
+from edgefuse.export.answers import padding_matters
+from edgefuse.stages.padding import dependences
 from edgefuse.stages.stage import TorchStage
 
 logger = logging.getLogger(__name__)
@@ -38,23 +41,45 @@ class Builder:
         targets: their names.
         cache: where files and answers are kept.
         workers: run the jobs of each step.
+        failed: the error of each target that is known to be out.
 
     Attributes:
         live: what there is, by target.
         failed: the error of each target that is out.
     """
 
-    def __init__(self, targets: Sequence[str], cache: Cache, workers: Workers) -> None:
+    def __init__(
+        self,
+        targets: Sequence[str],
+        cache: Cache,
+        workers: Workers,
+        failed: Mapping[str, EdgefuseError] = MappingProxyType({}),
+    ) -> None:
         self.live = {target: Candidates(target, {}) for target in targets}
         self.failed: dict[str, EdgefuseError] = {}
+        for target, error in failed.items():
+            self._leave_out(target, error)
         self._cache = cache
         self._workers = workers
 
     def lower(self, stages: Sequence[TorchStage], golden: GoldenInputs) -> None:
         """Lower the unpruned stages in float and hold the files to torch: what cannot be lowered is known now."""
+        self._refuse_padding(stages)
         jobs = [(target, stage) for target in self.live for stage in stages]
         self._lower(jobs)
         self._hold([stage.spec for stage in stages], golden)
+
+    def _refuse_padding(self, stages: Sequence[TorchStage]) -> None:
+        """Leave out targets that pad if a stage depends on what earlier ones give behind the true size.
+
+        A stage that pads what comes from outside is held to this where it is lowered.
+        """
+        later = [stage.spec.name for stage in stages if _takes_variable_features(stage.spec)]
+        padding = [target for target in self.live if later and Toolchain.of(target, self._cache).target.pads]
+        found = dependences(stages) if padding else {}
+        for worst in [found[name] for name in later if name in found][:1]:
+            for target in padding:
+                self._leave_out(target, padding_matters(worst, Toolchain.of(target, self._cache).target.title))
 
     def build(self, material: Material) -> None:
         """Add the forms of all stages, and the quantized candidates, and keep what they answer."""
@@ -70,7 +95,7 @@ class Builder:
 
     def _lower(self, jobs: Sequence[tuple[str, TorchStage]]) -> None:
         for (target, form), one in self._run(Lower(self._cache), jobs, "lower"):
-            self._add(target, form.spec.name, [one])
+            self._settle(target, form.spec, candidate_id(form.spec.name, form.pruning, FLOAT), one)
 
     def _calibrate(self, material: Material, group: Sequence[StageSpec]) -> None:
         """Run the stages before a group over the calibration set, each candidate once, before jobs wait for them."""
@@ -140,16 +165,24 @@ class Builder:
         made = self.live[target]
         self.live[target] = replace(made, refused={**made.refused, name: reason})
 
+    def _leave_out(self, target: str, error: EdgefuseError) -> None:
+        logger.warning("%s is left out: %s", target, error)
+        self.failed[target] = error
+        del self.live[target]
+
     def _run(self, function: Callable[[Any], Any], jobs: Sequence[Any], what: str) -> list[tuple[Any, Any]]:
         """Run jobs, whose first part is a target; return what came of those whose targets have not failed."""
         jobs = [job for job in jobs if job[0] in self.live]
         results = self._workers.map(Tried(function), jobs, what) if jobs else []
         for job, result in zip(jobs, results, strict=True):
             if isinstance(result, EdgefuseError) and job[0] in self.live:
-                logger.warning("%s is left out: %s", job[0], result)
-                self.failed[job[0]] = result
-                del self.live[job[0]]
+                self._leave_out(job[0], result)
         return [(job, result) for job, result in zip(jobs, results, strict=True) if job[0] in self.live]
+
+
+def _takes_variable_features(spec: StageSpec) -> bool:
+    ports = (port for port in spec.inputs if port.source.kind == "stage")
+    return any(not isinstance(dim, int) for port in ports for dim in port.tensor.shape)
 
 
 @dataclass(frozen=True)
@@ -158,11 +191,21 @@ class Lower:
 
     cache: Cache
 
-    def __call__(self, job: tuple[str, TorchStage]) -> Built:
-        """Take a target and the form."""
+    def __call__(self, job: tuple[str, TorchStage]) -> Made:
+        """Take a target and the form; return why a pruned form cannot be lowered: the others of the stage can be.
+
+        Raises:
+            ExportError: if the unpruned form cannot be lowered.
+        """
         target, form = job
         note(f"{target}: lower {candidate_id(form.spec.name, form.pruning, FLOAT)}")
-        return Toolchain.of(target, self.cache).lower(form)
+        try:
+            return Toolchain.of(target, self.cache).lower(form)
+        except ExportError as error:
+            if form.pruning is None:
+                raise
+            logger.warning("%s: %s is not pruned by %s: %s", target, form.spec.name, form.pruning.id, error)
+            return str(error)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""The golden table: the same generated inputs through torch fp32 and through every file of every target."""
+"""The golden table: the same generated inputs through torch fp32 and through every file of every target.
+
+They cover the sizes and the absences that a model admits, and look like its calibration samples (`stages/values.py`).
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,19 @@ from functools import cached_property
 import numpy as np
 
 from edgefuse.bundle.manifest import GoldenCase, GoldenTensor, Tolerance
-from edgefuse.bundle.spec import Record, TensorSpec
+from edgefuse.bundle.spec import ModelSpec, Record, TensorSpec
 from edgefuse.compiler.candidates.built import Built
-from edgefuse.measure.agreement import agreement
-from edgefuse.runtime.backends.backend import Backend
+from edgefuse.errors import ModelError
+from edgefuse.measure.agreement import agreement, at_true_size
+from edgefuse.runtime.backends.backend import Backend, first_line
 from edgefuse.stages.examples import chained_feeds, run_torch
+from edgefuse.stages.padding import may_be_padded
 from edgefuse.stages.stage import Array, Feeds, TorchStage
 
 _CASES = 3
+_SIZES = 5
+# Beyond so many cases more absences tell little, and bundles grow.
+_MOST_CASES = 8
 # A quantized file below this on generated noise is not coarse but broken: a wrong scale, a NaN, a lost operator.
 _BROKEN_SNR_DB = 3.0
 # Another CPU's int8 kernels round differently; a device may lose this much against the build host.
@@ -61,17 +69,63 @@ def form(stage: TorchStage) -> tuple[str, str]:
     return stage.spec.name, stage.pruning.id if stage.pruning else ""
 
 
-def generate(stages: Sequence[TorchStage], variants: Sequence[TorchStage] = ()) -> GoldenInputs:
+def generate(
+    stages: Sequence[TorchStage],
+    variants: Sequence[TorchStage] = (),
+    subsets: Sequence[Sequence[str]] = (),
+    modalities: Sequence[str] = (),
+) -> GoldenInputs:
     """Generate inputs (nobody's voice, nobody's picture) and run them through all stages in torch fp32.
 
     Args:
         stages: the unpruned stages: they make the features that later ones are fed with.
         variants: pruned forms of them, which are run on the same feeds.
+        subsets: of the modalities that the model admits, the largest first; by default all, and all but one.
+        modalities: the names of all, in order.
+
+    Raises:
+        ModelError: if a stage fails or answers NaN at a size or absence that the model admits.
     """
-    chains = list(chained_feeds(stages, count=_CASES, fixed=True))
+    masks = [tuple(float(name in subset) for name in modalities) for subset in subsets[: 1 + len(modalities)]]
+    fewest = _SIZES if any(may_be_padded(stage.spec) for stage in stages) else _CASES
+    chains = list(chained_feeds(stages, count=min(max(fewest, len(masks)), _MOST_CASES), masks=masks))
     feeds = {stage.spec.name: [chain[stage.spec.name] for chain in chains] for stage in stages}
-    outputs = {form(s): [run_torch(s, feed) for feed in feeds[s.spec.name]] for s in (*stages, *variants)}
+    outputs = {form(s): [_answer(s, feed) for feed in feeds[s.spec.name]] for s in (*stages, *variants)}
     return GoldenInputs(feeds, outputs)
+
+
+def _answer(stage: TorchStage, feeds: Feeds) -> dict[str, Array]:
+    """Return what torch makes of feeds, or say at which shapes it fails."""
+    shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+    try:
+        answers = run_torch(stage, feeds)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ModelError(
+            f"the stage '{stage.spec.name}' fails at a size that its spec allows",
+            got=f"{type(error).__name__}: {first_line(error)}, at {shapes}",
+            expected="answers at every size from the smallest to the largest",
+            fix="mend that line of the model, or correct the sizes in its spec",
+        ) from error
+    for name, answer in answers.items():
+        if not np.isfinite(answer).all():
+            raise ModelError(
+                f"the output '{name}' of the stage '{stage.spec.name}' is not finite on generated inputs",
+                got=f"NaN or infinity at {shapes}",
+                expected="finite numbers at every size, whichever inputs are absent",
+                fix="look for means over nothing, logarithms, and attention that nothing is left for",
+            )
+    return answers
+
+
+def golden_inputs(stages: Sequence[TorchStage], spec: ModelSpec, variants: Sequence[TorchStage] = ()) -> GoldenInputs:
+    """Generate the golden inputs of a model at the subsets that it admits.
+
+    Args:
+        stages: unpruned.
+        spec: of the model.
+        variants: pruned forms of the stages.
+    """
+    return generate(stages, variants, spec.subsets(), [modality.name for modality in spec.modalities])
 
 
 class Checked(Record, frozen=True, kw_only=True):
@@ -91,7 +145,9 @@ def check(built: Built, backend: Backend, golden: GoldenInputs) -> Checked:
     """
     session = built.open(backend, 1)
     pairs = zip(golden.outputs[built.form], golden.feeds[built.stage], strict=True)
-    found = agreement(((expected, session.run(feeds)) for expected, feeds in pairs), Tolerance())
+    found = agreement(
+        ((expected, at_true_size(session.run(feeds), expected)) for expected, feeds in pairs), Tolerance()
+    )
     tolerance, held = Tolerance(), found.ok
     if built.scheme.name != "float":
         held = found.snr_db >= _BROKEN_SNR_DB

@@ -17,7 +17,7 @@ from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.errors import BundleError, ModelError, RecipeError
 from edgefuse.files import check_regular, read_regular
 from edgefuse.measure.metrics import Metric
-from edgefuse.stages.explicit import split
+from edgefuse.stages.found import find
 from edgefuse.stages.stage import TorchStage
 
 _MAX_ASSET_BYTES = 1 << 28
@@ -30,26 +30,29 @@ def take_apart(path: Path, recipe: Recipe) -> Model:
     Raises:
         RecipeError, ModelError: recipe and model do not fit together.
     """
-    module = _build_model(path, recipe)
-    spec: ModelSpec = module.spec  # type: ignore[assignment]
-    stages = split(module)
+    module, described = _build_model(path, recipe)
+    found = find(module, described)
+    spec, stages = found.spec, found.stages
     _check_wiring(spec, stages)
     _check_names(path, recipe, spec, stages)
     Metric(spec.metric)  # refuses a name that it does not know
-    return Model(recipe, path, module, spec, stages, _read_assets(path, recipe, module))
+    return Model(recipe, path, found.module, spec, stages, _read_assets(path, recipe, module), found)
 
 
-def _build_model(path: Path, recipe: Recipe) -> nn.Module:
-    model = call_factory(path, recipe.model.factory)
-    if not isinstance(model, nn.Module) or not isinstance(getattr(model, "spec", None), ModelSpec):
+def _build_model(path: Path, recipe: Recipe) -> tuple[nn.Module, ModelSpec]:
+    """Return what the factory builds, a module with a `spec` or both as a pair, with its weights."""
+    made = call_factory(path, recipe.model.factory)
+    pair = made if isinstance(made, tuple) and len(made) == 2 else (made, getattr(made, "spec", None))
+    model, spec = pair
+    if not isinstance(model, nn.Module) or not isinstance(spec, ModelSpec):
         raise ModelError(
             f"the factory '{recipe.model.factory}' returns no model that can be compiled",
-            got=type(model).__name__,
-            expected="a torch module with a ModelSpec as its attribute 'spec' (edgefuse.models.FusionModel has one)",
+            got=", ".join(type(part).__name__ for part in (made if isinstance(made, tuple) else (made,))),
+            expected="a torch module with a ModelSpec as its attribute 'spec', or the pair (module, spec)",
         )
     if recipe.model.weights is not None:
         _load_weights(model, path.parent / recipe.model.weights)
-    return model.eval()
+    return model.eval(), spec
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:

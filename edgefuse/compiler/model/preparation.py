@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 from edgefuse.bundle.manifest import Provenance
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.model.data_checks import check_data
+from edgefuse.compiler.model.samples import checked_sample
 from edgefuse.compiler.model.splits import SPLITS, TRAIN, load_split
 from edgefuse.compiler.model.subject import Model, Subject
 from edgefuse.compiler.recipe.factory import call_factory, users_code
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.datasets.cache import Cache
 from edgefuse.datasets.sample import Splits
-from edgefuse.errors import DataError
+from edgefuse.errors import DataError, EdgefuseError
 from edgefuse.progress import Progress
+from edgefuse.runtime.preprocess import Preprocessor
+from edgefuse.stages.stage import Array, InputValues
+from edgefuse.stages.values import observed
+
+_OBSERVED = 32
+"""Samples that ranges are found in."""
 
 
 def open_data(model: Model) -> Splits:
@@ -24,10 +30,44 @@ def open_data(model: Model) -> Splits:
     Raises:
         RecipeError, DataError: the factory fails, or a split that is needed is empty.
     """
-    data = call_factory(model.path, model.recipe.data.factory)
-    _check_splits(model.path, model.recipe, data)
-    found: Splits = data
-    return found
+    data = made_data(model)
+    for fault in split_faults(model, data):
+        raise fault
+    return data
+
+
+def made_data(model: Model) -> Splits:
+    """Return the data that a recipe names, whatever is wrong with its splits.
+
+    Raises:
+        RecipeError, DataError: the factory fails, or returns something else.
+    """
+    factory = model.recipe.data.factory
+    data = call_factory(model.path, factory)
+    if not isinstance(data, Splits):
+        raise DataError(
+            f"the factory '{factory}' returns no data", got=type(data).__name__, expected="edgefuse.datasets.Splits"
+        )
+    return data
+
+
+def input_values(model: Model, data: Splits) -> tuple[InputValues, ...]:
+    """Return what the inputs of a model look like in its first calibration samples.
+
+    Raises:
+        DataError: if a sample does not fit the model.
+    """
+    readers = {modality.name: Preprocessor(modality, model.assets.__getitem__) for modality in model.spec.modalities}
+    found: list[dict[str, Array]] = []
+    for index in range(min(len(data.calibration), _OBSERVED)):
+        with users_code(f"sample {index} of 'calibration' cannot be read", DataError):
+            given = data.calibration[index]
+        sample = checked_sample("calibration", index, given, model.spec)
+        try:
+            found.append({key: v for name, raw in sample.inputs.items() for key, v in readers[name](raw).items()})
+        except EdgefuseError as error:
+            raise DataError(f"sample {index} of 'calibration' is wrong: {error}") from error
+    return observed(found)
 
 
 def prepare(model: Model, data: Splits, cache: Cache, progress: Progress) -> Subject:
@@ -43,7 +83,7 @@ def prepare(model: Model, data: Splits, cache: Cache, progress: Progress) -> Sub
         DataError, MeasureError: model and data do not fit together.
     """
     path, recipe = model.path, model.recipe
-    splits = {n: load_split(n, data, model.spec, model.assets, cache, progress) for n in _wanted(recipe)}
+    splits = {n: load_split(n, data, model.spec, model.assets, cache, progress) for n in wanted_splits(recipe)}
     provenance = Provenance(
         weights_sha256=fingerprint.of_module(model.module),
         data_sha256=fingerprint.of_bytes("".join(part.digest for part in splits.values()).encode()),
@@ -55,30 +95,32 @@ def prepare(model: Model, data: Splits, cache: Cache, progress: Progress) -> Sub
     return subject
 
 
-def _wanted(recipe: Recipe) -> tuple[str, ...]:
+def wanted_splits(recipe: Recipe) -> tuple[str, ...]:
+    """Return the names of the splits that a compile reads."""
     return (*SPLITS, TRAIN) if recipe.prune.wanted else SPLITS
 
 
-def _check_splits(path: Path, recipe: Recipe, data: Any) -> None:
-    if not isinstance(data, Splits):
-        raise DataError(
-            f"the factory '{recipe.data.factory}' returns no data",
-            got=type(data).__name__,
-            expected="edgefuse.datasets.Splits",
-        )
+def split_faults(model: Model, data: Splits) -> Iterator[DataError]:
+    """Yield what is wrong with the splits as such; their samples are not read."""
+    path, recipe = model.path, model.recipe
     if not isinstance(data.digest, str) or not data.digest or not data.digest.isprintable():
-        raise DataError(
+        yield DataError(
             f"the data of '{recipe.data.factory}' have no digest",
             got=repr(data.digest),
             expected="a string that differs wherever the samples do: results are kept under it",
             fix="set digest= in Splits, to a hash of the files, or a name and a version",
         )
-    lengths = {name: _length(name, data, recipe.data.factory) for name in (*SPLITS, TRAIN)}
+    lengths: dict[str, int] = {}
+    for name in (*SPLITS, TRAIN):
+        try:
+            lengths[name] = _length(name, data, recipe.data.factory)
+        except DataError as error:
+            yield error
     for name in SPLITS:
-        if lengths[name] == 0:
-            raise DataError(f"the split '{name}' of '{recipe.data.factory}' is empty", expected="at least one sample")
-    if recipe.prune.wanted and lengths[TRAIN] == 0:
-        raise DataError(
+        if lengths.get(name) == 0:
+            yield DataError(f"the split '{name}' of '{recipe.data.factory}' is empty", expected="at least one sample")
+    if recipe.prune.wanted and lengths.get(TRAIN) == 0:
+        yield DataError(
             f"the recipe {path} prunes, but '{recipe.data.factory}' gives no training samples",
             got="an empty `train` in its Splits",
             expected="samples to recover on (labels are not used)",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from edgefuse.bundle.spec import ClassOutput, ModelSpec
+from edgefuse.bundle.spec import ClassOutput, Modality, ModelSpec, TensorPreprocess
 from edgefuse.bundle.wiring import width
 from edgefuse.datasets.sample import Sample
 from edgefuse.errors import DataError
@@ -40,7 +41,25 @@ def checked_sample(name: str, index: int, sample: Any, spec: ModelSpec) -> Sampl
     for required in spec.modalities:
         if not required.optional and required.name not in sample.inputs:
             raise DataError(f"{where} lacks the required modality '{required.name}'")
-    return sample
+    return replace(sample, inputs={name: _narrowed(spec.modality(name), raw) for name, raw in sample.inputs.items()})
+
+
+def _narrowed(modality: Modality, raw: Any) -> Any:
+    """Return int64 arrays, as torch has them, as the int32 of files, as far as every number fits."""
+    if not isinstance(modality.preprocess, TensorPreprocess):
+        return raw
+    if isinstance(raw, Mapping):
+        types = {tensor.name: tensor.dtype for tensor in modality.tensors}
+        return {name: _as_int32(value) if types.get(name) == "int32" else value for name, value in raw.items()}
+    return _as_int32(raw) if modality.tensors[0].dtype == "int32" else raw
+
+
+def _as_int32(value: Any) -> Any:
+    if not isinstance(value, np.ndarray) or value.dtype != np.int64:
+        return value
+    limits = np.iinfo(np.int32)
+    fits = not value.size or (value.min() >= limits.min and value.max() <= limits.max)
+    return value.astype(np.int32) if fits else value
 
 
 def checked_target(name: str, index: int, target: Any, spec: ModelSpec) -> Array:

@@ -98,7 +98,7 @@ def load_split(
 def _preprocessed(
     name: str, samples: Sequence[Sample], spec: ModelSpec, assets: Mapping[str, bytes], progress: Progress
 ) -> Iterator[dict[str, Array]]:
-    preprocessors = {modality.name: Preprocessor(modality, assets.__getitem__) for modality in spec.modalities}
+    preprocessors = preprocessors_of(spec, assets)
     absent = zeros(zero for modality in spec.modalities for zero in zeros_of(modality))
     for index in range(len(samples)):
         with users_code(f"sample {index} of '{name}' cannot be read", DataError):
@@ -114,3 +114,8 @@ def _preprocessed(
         target = checked_target(name, index, sample.target, spec)
         yield values | {_TARGET: target, _PRESENT: present}
         progress(index + 1, len(samples), f"preprocess {name}")
+
+
+def preprocessors_of(spec: ModelSpec, assets: Mapping[str, bytes]) -> dict[str, Preprocessor]:
+    """Return what prepares the raw inputs of each modality, by name."""
+    return {modality.name: Preprocessor(modality, assets.__getitem__) for modality in spec.modalities}

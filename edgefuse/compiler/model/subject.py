@@ -14,6 +14,7 @@ from edgefuse.compiler.model.splits import SplitData
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.graph import StageGraph
 from edgefuse.graph.stage_graph import zeros_of
+from edgefuse.stages.found import Found
 from edgefuse.stages.stage import TorchStage
 
 
@@ -24,10 +25,11 @@ class Model:
     Attributes:
         recipe: what is asked for.
         path: of the recipe.
-        module: the torch module.
+        module: the torch module, called by position where the user's takes keywords.
         spec: how it describes itself.
         stages: in an order in which they can run.
         assets: files that preprocessing reads, by name.
+        found: how the stages were found, and what was seen on the way.
     """
 
     recipe: Recipe
@@ -36,6 +38,7 @@ class Model:
     spec: ModelSpec
     stages: tuple[TorchStage, ...]
     assets: Mapping[str, bytes]
+    found: Found
 
 
 @dataclass(frozen=True)

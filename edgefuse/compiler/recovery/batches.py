@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -13,8 +15,10 @@ from torch import Tensor, nn
 from edgefuse.bundle.spec import StageSpec, subset_name
 from edgefuse.compiler.evaluation.evaluator import Evaluator, is_leaf
 from edgefuse.compiler.evaluation.runners import TorchRunner
-from edgefuse.compiler.model.splits import SplitData
+from edgefuse.compiler.model.splits import TRAIN, SplitData
 from edgefuse.compiler.model.subject import Subject
+from edgefuse.compiler.workers import report
+from edgefuse.datasets.cache import Cache
 from edgefuse.graph import Plan
 from edgefuse.measure.metrics import Metric
 from edgefuse.models.fusion import masked
@@ -227,3 +231,26 @@ class SubsetTable:
             results = self._data.run(plan, self._data.joint_pool(block, masks, here), replaced)
             answers.append(results[subject.spec.outputs[0].name].numpy())
         return self._metric.aggregate(np.concatenate(answers), data.targets[items])
+
+
+@dataclass(frozen=True)
+class ThroughTorch:
+    """What recoveries learn from and are judged by: splits through the unpruned model, opened when first needed."""
+
+    subject: Subject
+    cache: Cache
+
+    @functools.cached_property
+    def training(self) -> TrainingData:
+        """The training samples."""
+        return self._of(TRAIN)
+
+    @functools.cached_property
+    def table(self) -> SubsetTable:
+        """The validation accuracy by subset, with some stages replaced."""
+        return SubsetTable(self._of("validation"))
+
+    def _of(self, split: str) -> TrainingData:
+        data = self.subject.splits[split]
+        note = lambda what: report(0, 0, f"{split}: {what}")  # noqa: E731
+        return TrainingData(self.subject, data, Evaluator(self.subject, data, self.cache, note))

@@ -13,7 +13,7 @@ from edgefuse.compiler.candidates.golden import GoldenRow
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recipe.gpu import GpuReference
 from edgefuse.compiler.recovery.forms import Forms, Recovery
-from edgefuse.compiler.report.schema import RecoveryPoint, RecoveryReport
+from edgefuse.compiler.report.schema import PruningReport, RecoveryPoint, RecoveryReport
 from edgefuse.compiler.rungs.final import Timings
 from edgefuse.compiler.rungs.result import TargetResult
 from edgefuse.compiler.search import Limits, StageFigure
@@ -83,6 +83,13 @@ def removed(pruning: Pruning | None) -> float | None:
     for step in pruning.steps:
         kept *= 1.0 - step.ratio
     return round(1.0 - kept, 6)
+
+
+def prunings(forms: Forms) -> tuple[PruningReport, ...]:
+    """Return what stages did not take of the prunings that the recipe asks for."""
+    refused = (PruningReport(stage=name, pruning=id_, refused=why) for (name, id_), why in forms.refused.items())
+    kept = (PruningReport(stage=name, pruning=id_, kept=why) for (name, id_), why in forms.kept.items())
+    return (*refused, *kept)
 
 
 def recovery(one: Recovery) -> RecoveryReport:

@@ -12,7 +12,7 @@ import msgspec
 from edgefuse.bundle.manifest import Rung
 from edgefuse.bundle.spec import subset_name
 from edgefuse.compiler.report import html
-from edgefuse.compiler.report.compiled import Compiled, recovery, removed
+from edgefuse.compiler.report.compiled import Compiled, prunings, recovery, removed
 from edgefuse.compiler.report.layers import float_layers
 from edgefuse.compiler.report.limits import constraints
 from edgefuse.compiler.report.modalities import modality_reports
@@ -62,6 +62,7 @@ def build(made: Compiled, paths: Mapping[str, Path], *, written: bool = True) ->
         modalities=tuple(line for target in paths for line in modality_reports(made, target)),
         float_layers=tuple(line for target in paths for line in float_layers(made, target)),
         recoveries=tuple(recovery(one) for one in made.forms.recoveries),
+        prunings=prunings(made.forms),
         timings=timing_reports(made),
         failed=dict(made.failed),
         titles={target: result.data.title for target, result in made.results.items()},

@@ -275,6 +275,20 @@ class RecoveryReport(Part, frozen=True, kw_only=True):
     points: tuple[RecoveryPoint, ...]
 
 
+class PruningReport(Part, frozen=True, kw_only=True):
+    """What a stage did not take of a pruning that the recipe asks for.
+
+    Attributes:
+        refused: why the stage is not pruned so at all; empty if it is.
+        kept: what stays as it is inside of the pruned stage, each with its reason.
+    """
+
+    stage: str
+    pruning: str
+    refused: str = ""
+    kept: tuple[str, ...] = ()
+
+
 class TimingReport(Part, frozen=True, kw_only=True):
     """One interleaved run, and the load of the machine meanwhile; unknown values are None.
 
@@ -351,6 +365,7 @@ class Report(Part, frozen=True, kw_only=True):
     modalities: tuple[ModalityReport, ...] = ()
     float_layers: tuple[FloatLayers, ...] = ()
     recoveries: tuple[RecoveryReport, ...] = ()
+    prunings: tuple[PruningReport, ...] = ()
     timings: tuple[TimingReport, ...] = ()
     failed: dict[str, str] = {}
     titles: dict[str, str] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from edgefuse.compiler.report.compiled import Compiled
@@ -12,6 +13,7 @@ from edgefuse.compiler.rungs.final import RungTiming
 from edgefuse.compiler.rungs.mixing import is_alternative
 from edgefuse.compiler.timing import is_emulated
 from edgefuse.compiler.timing.proxy import ARM_CORE, JETSON
+from edgefuse.compiler.timing.timer import FLOAT_RUNG
 from edgefuse.measure.latency import BURST, SETTLE
 
 
@@ -91,11 +93,27 @@ def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
             if timing.ci95[0] <= 1 and rung.candidates != made.results[target].floats:
                 gain = f"not {'faster' if timed else 'cheaper'} than float ({timing.ratio:.2f} times)"
                 found.append(f"{target}, {rung.name}: {gain}; smaller only.")
+    found += [sentence for target in made.rungs if (sentence := _slower_than_torch(made, target))]
     found += [sentence for target in made.rungs if (sentence := _price(made, target))]
     for bundle in bundles:
         missed = [constraint for constraint in bundle.constraints if constraint.excess > 0]
         found += [f"{bundle.target}, {constraint.rung}: {verdict(constraint)}." for constraint in missed]
     return tuple(found)
+
+
+def _slower_than_torch(made: Compiled, target: str) -> str:
+    """Say that float files are slower than torch, and which stages are; empty where they are not, or none was timed."""
+    timing = made.timings.rungs[target].get(FLOAT_RUNG)
+    if made.timings.unit != "ms" or timing is None or timing.speedup is None or timing.speedup.ci95[1] >= 1:
+        return ""
+    theirs = made.timings.reference_stages_ms
+    stages = [
+        f"{one.stage} {one.p50:.2f} ms against {theirs[one.stage]:.2f}"
+        for one in made.results[target].figures
+        if one.is_float and one.p50 > theirs.get(one.stage, math.inf)
+    ]
+    where = f": {', '.join(stages)}" if stages else ""
+    return f"{target}: the float files are slower than torch ({timing.speedup.ratio:.2f} times as fast){where}."
 
 
 def _price(made: Compiled, target: str) -> str:

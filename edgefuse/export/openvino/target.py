@@ -12,6 +12,7 @@ from edgefuse.export.onnx import costs
 from edgefuse.export.onnx.forms import apply_common_forms
 from edgefuse.export.onnx.target import TOOLS, finished, translated, untranslatable
 from edgefuse.export.target import Lowered
+from edgefuse.export.torch.forms import COMMON, first_that_agrees
 from edgefuse.stages.stage import TorchStage
 
 
@@ -23,6 +24,7 @@ class OpenvinoTarget:
     backend = "openvino"
     suffix = ".onnx"
     accelerator = "cpu"
+    pads = False
 
     def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
         """Name the operators of a stage that ONNX has no translation for, with the module each comes from.
@@ -39,7 +41,7 @@ class OpenvinoTarget:
             ExportError: if torch cannot trace the stage, an operator has no translation, or the file's answers differ
                 from torch's.
         """
-        return finished(translated(stage, prepare), stage, self.backend)
+        return first_that_agrees(lambda forms: finished(translated(stage, prepare, forms), stage, self.backend), COMMON)
 
     def operations(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> CostGraph:
         """Return the operations of a file; see `Target.operations`."""

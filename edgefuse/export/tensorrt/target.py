@@ -27,6 +27,7 @@ from edgefuse.export.tensorrt import builder
 from edgefuse.export.tensorrt.bounds import name_single_bounds
 from edgefuse.export.tensorrt.operators import refused
 from edgefuse.export.tensorrt.sparsity import has_two_of_four
+from edgefuse.export.torch.forms import COMMON, Table, first_that_agrees
 from edgefuse.stages.examples import example_feeds, run_torch
 from edgefuse.stages.stage import Array, Feeds, TorchStage
 
@@ -39,6 +40,7 @@ class TensorrtTarget:
     backend = "tensorrt"
     suffix = ".onnx"
     accelerator = "gpu"
+    pads = False
 
     def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
         """Name the operators of a stage that ONNX or TensorRT does not have, with the module each comes from.
@@ -55,7 +57,10 @@ class TensorrtTarget:
             ExportError: if torch cannot trace the stage, TensorRT does not take an operator or the graph, or the
                 file's answers differ from torch's.
         """
-        model = translated(stage, prepare)
+        return first_that_agrees(lambda forms: self._lower(stage, forms), COMMON)
+
+    def _lower(self, stage: TorchStage, forms: Table) -> Lowered:
+        model = translated(stage, prepare, forms)
         wrong = refused(model)
         if wrong:
             raise _not_lowered(stage, "; ".join(wrong), "replace these operators, or move them out of the model")

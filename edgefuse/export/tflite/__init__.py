@@ -2,6 +2,7 @@
 
 - `rewrites`: operators that LiteRT runs fast;
 - `recurrent`: recurrent layers, traced as one operator each;
+- `by_length`: recurrent layers that end at the last valid step;
 - `recurrent_loops`: loops in place of those operators;
 - `file`: the bytes of a file;
 - `costs`: the operations of a file, from which costs are counted;

@@ -102,7 +102,7 @@ class RecurrentLayers(TorchFunctionMode):
         """Run a function of torch, or what stands in its place.
 
         Raises:
-            ExportError: for a packed sequence, a projection, or a number of steps that is not fixed.
+            ExportError: for a packed sequence, or a number of steps that is not fixed.
         """
         if func is torch._pack_padded_sequence:
             raise ExportError(
@@ -121,7 +121,7 @@ class RecurrentLayers(TorchFunctionMode):
         directions = 2 if bidirectional else 1
         x = x.transpose(0, 1) if batch_first else x
         states = list(states) if cell == "lstm" else [states]
-        self._check(x.shape[0], len(weights) // (layers * directions) - (4 if biased else 2))
+        self._check(x.shape[0])
         parts = [_parts(weights[start:], biased) for start in range(0, len(weights), 4 if biased else 2)]
         last: list[list[Tensor]] = []
         for layer in range(layers):
@@ -135,14 +135,7 @@ class RecurrentLayers(TorchFunctionMode):
         ends = [torch.stack(state) for state in zip(*last, strict=True)]
         return (x.transpose(0, 1) if batch_first else x), *ends
 
-    def _check(self, steps: Any, projections: int) -> None:
-        if projections:
-            raise ExportError(
-                f"the stage '{self._stage}' has an LSTM with a projection, which edgefuse does not lower to LiteRT",
-                got="proj_size > 0",
-                expected="proj_size = 0",
-                fix="train the LSTM with a smaller hidden_size, or leave the target 'tflite' out of the recipe",
-            )
+    def _check(self, steps: Any) -> None:
         if not isinstance(steps, int):
             raise ExportError(
                 f"the stage '{self._stage}' has a recurrent layer whose number of steps depends on the input",

@@ -21,14 +21,19 @@ from torch.export import ExportedProgram
 from edgefuse.bundle.manifest import Binding
 from edgefuse.bundle.spec import StageSpec, TensorSpec
 from edgefuse.errors import ExportError
+from edgefuse.export.answers import check_answers, padding_matters
 from edgefuse.export.cost_graph import CostGraph
 from edgefuse.export.target import Lowered
 from edgefuse.export.tflite import costs
 from edgefuse.export.tflite import recurrent as tflite_recurrent
+from edgefuse.export.tflite.by_length import ended_by_length
 from edgefuse.export.tflite.file import pack, unpack
 from edgefuse.export.tflite.recurrent_loops import expand_recurrences
 from edgefuse.export.tflite.rewrites import rewrite
+from edgefuse.export.torch.forms import CAREFUL, PLAIN, Table, first_that_agrees
 from edgefuse.export.tracing import first_words, named_operators, node_of, quiet, trace
+from edgefuse.registry import create
+from edgefuse.stages.padding import depends_on_padding
 from edgefuse.stages.stage import TorchStage
 
 # Checks that tracing leaves behind and litert-torch removes, and loops that are lowered here.
@@ -47,6 +52,7 @@ class TfliteTarget:
     backend = "tflite"
     suffix = ".tflite"
     accelerator = "cpu"
+    pads = True
 
     def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
         """Name the operators of a stage that litert-torch has no lowering for, without lowering it.
@@ -54,30 +60,41 @@ class TfliteTarget:
         Raises:
             ExportError: if `torch.export` cannot trace the stage.
         """
-        return _unsupported(_trace(stage), stage)
+        return _unsupported(_trace(stage, CAREFUL), stage)
 
     def lower(self, stage: TorchStage) -> Lowered:
         """Lower a stage in float32; the same stage gives the same bytes.
 
         Raises:
-            ExportError: if the stage cannot be traced, or litert-torch lacks an operator or refuses it.
+            ExportError: if the stage depends on padding or cannot be traced, litert-torch lacks an operator or refuses
+                it, or LiteRT cannot run the file or answers otherwise than torch.
         """
-        program = _trace(stage)
+        if dependence := depends_on_padding(stage):
+            ended = ended_by_length(stage)
+            if ended is None:
+                raise padding_matters(dependence, self.title)
+            return first_that_agrees(lambda forms: self._lower(ended, forms), PLAIN)
+        return first_that_agrees(lambda forms: self._lower(stage, forms), PLAIN)
+
+    def _lower(self, stage: TorchStage, forms: Table) -> Lowered:
+        program = _trace(stage, forms)
         refused = f"litert-torch cannot lower the stage '{stage.spec.name}'"
         fix = "replace what is named, or leave the target 'tflite' out of the recipe"
-        if missing := _unsupported(program, stage):
-            raise ExportError(refused, got="; ".join(missing), fix=fix)
         try:
             data = _converted(program, stage)
         except ExportError:
             raise
         except Exception as error:  # litert-torch and MLIR raise whatever they like
-            said = (*named_operators(node_of(error), stage), first_words(error))
+            # Looked for only now: it takes a quarter of the time of a conversion, and `program` was rewritten in place.
+            missing = _unsupported(_trace(stage, forms), stage)
+            said = missing or (*named_operators(node_of(error), stage), first_words(error))
             raise ExportError(refused, got="; ".join(said), fix=fix) from error
         ports = stage.spec.inputs, stage.spec.outputs
         inputs, outputs = (tuple(_binding(port.tensor) for port in side) for side in ports)
         named = name_interface(data, [b.tensor for b in inputs], [b.tensor for b in outputs])
-        return Lowered(data=named, inputs=inputs, outputs=outputs, opset="tfl3")
+        lowered = Lowered(data=named, inputs=inputs, outputs=outputs, opset="tfl3")
+        check_answers(stage, lowered, create("backends", self.backend), self.title)
+        return lowered
 
     def operations(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> CostGraph:
         """Return the operations of a file; see `Target.operations`."""
@@ -98,9 +115,10 @@ def _example_inputs(spec: StageSpec) -> tuple[Tensor, ...]:
     return tuple(torch.zeros(tensor.max_shape, dtype=_DTYPES[tensor.dtype]) for tensor in tensors)
 
 
-def _trace(stage: TorchStage) -> ExportedProgram:
+def _trace(stage: TorchStage, forms: Table) -> ExportedProgram:
     """Trace a stage at its largest shapes; errors are those of `trace`."""
-    return trace(stage, _example_inputs(stage.spec), around=tflite_recurrent.RecurrentLayers(stage.spec.name))
+    layers = tflite_recurrent.RecurrentLayers(stage.spec.name)
+    return trace(stage, _example_inputs(stage.spec), around=layers, forms=forms)
 
 
 def _converted(program: ExportedProgram, stage: TorchStage) -> bytes:

@@ -17,9 +17,7 @@ import onnx_ir as ir
 
 from edgefuse.bundle.scheme import Scheme
 from edgefuse.quantize.onnx.graph import constant, only_use
-
-SMALLEST_PRODUCT = 4096
-"""Elements of a constant matrix below which converting the activation costs more than the int8 kernel saves."""
+from edgefuse.quantize.schemes import SMALLEST_PRODUCT
 
 _BETWEEN = frozenset({"Add", "Mul", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat"})
 _ACTIVATIONS = frozenset({"Relu", "Clip"})

@@ -74,7 +74,7 @@ class OnnxQuantizer:
         model = ir.from_proto(onnx.load_from_string(lowered.data))
         if scheme.name == "dynamic_wi8_af32":
             if quantize_dynamically(model, scheme) == 0:
-                raise nothing_to_do(scheme, "a matrix product by a constant")
+                raise nothing_to_do(scheme, f"a matrix product by {schemes.SMALLEST_PRODUCT:,} weights or more")
             _embed(model, scheme)
         elif scheme.name == "dynamic_wi4_af32":
             if quantize_to_int4(model, scheme) == 0:
@@ -102,7 +102,7 @@ def _quantize_statically(model: ir.Model, lowered: Lowered, scheme: Scheme, cali
     matmuls_to_gemm(model)
     chosen = plan(model, scheme)
     if not chosen.nodes:
-        raise nothing_to_do(scheme, "a convolution or a matrix product by a constant")
+        raise nothing_to_do(scheme, schemes.QUANTIZABLE)
     ranges = chosen_ranges(model, chosen.values, lowered.inputs, calibration, scheme.calibrator)
     if scheme.corrected:
         give_biases(model.graph, chosen)

@@ -88,7 +88,7 @@ def _in_int8(model: ir.Model, lowered: Lowered, scheme: Scheme, calibration: Fee
     """Return a graph in int8: itself, or another."""
     chosen = plan(model, scheme)
     if not any(weight_of(node) is not None for node in chosen.nodes):
-        raise nothing_to_do(scheme, "a convolution or a matrix product by a constant")
+        raise nothing_to_do(scheme, schemes.QUANTIZABLE)
     if scheme.name == NNCF.name:
         return _by_nncf(model, chosen, lowered, calibration)
     ranges = chosen_ranges(model, chosen.values, lowered.inputs, calibration, scheme.calibrator)

@@ -89,7 +89,7 @@ class TensorrtQuantizer:
 def _quantize_statically(model: ir.Model, lowered: Lowered, scheme: Scheme, calibration: FeedSource) -> None:
     placement = place(model, scheme)
     if not placement.layers:
-        raise nothing_to_do(scheme, "a convolution or a matrix product by a constant")
+        raise nothing_to_do(scheme, schemes.QUANTIZABLE)
     ranges = chosen_ranges(model, placement.uses, lowered.inputs, calibration, scheme.calibrator)
     insert_symmetric_qdq(model, placement, ranges, scheme)
 

@@ -83,6 +83,7 @@ class TfliteQuantizer:
             raise QuantizeError(
                 f"the scheme '{scheme.id}' finds nothing to quantize in this stage",
                 got=f"operators {', '.join(sorted({operator.kind for operator in graph.operators})) or 'none'}",
+                expected=f"at least {schemes.QUANTIZABLE} that the scheme does not exclude",
                 fix="leave the stage in float, or exclude fewer operators",
             )
         ranges: dict[str, Range] = {}

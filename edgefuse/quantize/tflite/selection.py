@@ -10,6 +10,7 @@ Masks, softmax, layer norm and products of two activations stay float.
 from __future__ import annotations
 
 import fnmatch
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from edgefuse.export.tflite.file import unpack
+from edgefuse.quantize.schemes import SMALLEST_PRODUCT
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ class TfliteGraph:
         self._widths = [
             1 if tensor.shape is None or not len(tensor.shape) else int(tensor.shape[-1]) for tensor in graph.tensors
         ]
+        self._numbers = [
+            1 if tensor.shape is None else math.prod(int(size) for size in tensor.shape) for tensor in graph.tensors
+        ]
         self._is_constant = [model.buffers[tensor.buffer].data is not None for tensor in graph.tensors]
         self.loops = tuple(TfliteGraph(data, other) for other in range(1, len(model.subgraphs)) if index == 0)
         self.operators = tuple(self._operator(model, operator) for operator in graph.operators)
@@ -74,6 +79,10 @@ class TfliteGraph:
         second = operator.inputs[1] if len(operator.inputs) > 1 else None
         return second is not None and self._is_float[second] and self._is_constant[second]
 
+    def is_small(self, operator: Operator) -> bool:
+        """Tell whether a matrix product has too few weights for int8 to gain: its noise then costs more than it."""
+        return operator.kind == "FULLY_CONNECTED" and self._numbers[operator.inputs[1]] < SMALLEST_PRODUCT
+
     def row(self, lookup: Operator) -> int:
         """Return how many numbers a row of a lookup's table has."""
         return self._widths[lookup.inputs[1]]
@@ -96,18 +105,24 @@ _CARRIERS = frozenset({"RESHAPE", "TRANSPOSE", "PAD", "MAX_POOL_2D", "AVERAGE_PO
 _SUMS = frozenset({"ADD"})
 
 
-def weighted(graph: TfliteGraph, kinds: frozenset[str], exclude: tuple[str, ...]) -> tuple[Operator, ...]:
+def weighted(
+    graph: TfliteGraph, kinds: frozenset[str], exclude: tuple[str, ...], *, small: bool = False
+) -> tuple[Operator, ...]:
     """Return the operators of some kinds that hold constant weights, but for those whose kind or name is excluded.
 
     Args:
         graph: of the file.
         kinds: of operators.
         exclude: patterns of kinds and names.
+        small: whether small matrix products count, as in loops, which run them many times.
     """
     return tuple(
         operator
         for operator in graph.operators
-        if operator.kind in kinds and graph.holds_weights(operator) and not _is_excluded(operator, exclude)
+        if operator.kind in kinds
+        and graph.holds_weights(operator)
+        and not _is_excluded(operator, exclude)
+        and (small or not graph.is_small(operator))
     )
 
 
@@ -116,7 +131,7 @@ def in_loops(graph: TfliteGraph, exclude: tuple[str, ...]) -> tuple[Operator, ..
 
     A scale found in calibration would round a state anew in every step: such products get ranges in every run.
     """
-    return tuple(operator for loop in graph.loops for operator in weighted(loop, INT4, exclude))
+    return tuple(operator for loop in graph.loops for operator in weighted(loop, INT4, exclude, small=True))
 
 
 def static(graph: TfliteGraph, exclude: tuple[str, ...] = ()) -> tuple[Operator, ...]:

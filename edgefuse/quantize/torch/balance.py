@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -80,7 +80,7 @@ def balance(stage: TorchStage, feeds: FeedSource, strength: float = STRENGTH) ->
             fix="leave balanced schemes out for this stage",
         )
     module = copy.deepcopy(stage.module)
-    balanced = TorchStage(stage.spec, module, stage.pruning)
+    balanced = replace(stage, module=module)
     parameters = dict(module.named_parameters())
     reach = _reach(balanced, {name: parameters[name] for link in found for name, _ in link.takers}, feeds)
     with torch.no_grad():

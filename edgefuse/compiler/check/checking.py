@@ -1,0 +1,217 @@
+"""`edgefuse.check`: everything that stands in the way of a compile, before any long work.
+
+A compile begins with the same examination. What is wrong with one target, one stage or one sample never keeps the rest
+from being looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgefuse.compiler import workers as worker_kinds
+from edgefuse.compiler.candidates.golden import golden_inputs
+from edgefuse.compiler.candidates.schemes import check_schemes
+from edgefuse.compiler.check.answers import unanswered
+from edgefuse.compiler.check.batches import mixing
+from edgefuse.compiler.check.budget import doubtful, unholdable
+from edgefuse.compiler.check.data import SplitRead, faults, oddities, read_splits
+from edgefuse.compiler.check.estimate import Known, estimate
+from edgefuse.compiler.check.lowering import Lowerings, lowerings
+from edgefuse.compiler.check.padding import padding_findings
+from edgefuse.compiler.check.pruning import trials
+from edgefuse.compiler.check.record import Check, Finding
+from edgefuse.compiler.check.sizes import found_stages, parameters_of
+from edgefuse.compiler.model.opening import take_apart
+from edgefuse.compiler.model.preparation import input_values, made_data
+from edgefuse.compiler.model.subject import Model
+from edgefuse.compiler.recipe import gpu
+from edgefuse.compiler.recipe.wanted import recipe_for
+from edgefuse.compiler.timing import timer_of
+from edgefuse.compiler.workers import Workers, in_one_thread
+from edgefuse.datasets.cache import Cache, cache_folder, open_cache
+from edgefuse.datasets.sample import Splits
+from edgefuse.errors import EdgefuseError
+from edgefuse.progress import Progress, silent
+from edgefuse.runtime.processor import available_processors
+from edgefuse.stages.values import with_values
+
+logger = logging.getLogger(__name__)
+
+READING_SECONDS = 8.0
+"""How long a check reads samples: what can be read in that time stands for the rest."""
+
+_LARGE = 5_000_000
+"""Parameters from which two processes are worth their start."""
+
+
+@in_one_thread()
+def check(
+    recipe: Path | str,
+    *,
+    targets: Sequence[str] | None = None,
+    cache: Path | None = None,
+    progress: Progress = silent,
+    jobs: int | None = None,
+) -> Check:
+    """Say what a compile of a recipe would meet, in seconds.
+
+    Args:
+        recipe: a TOML file.
+        targets: instead of the recipe's.
+        cache: the folder of the cache, where a compile finds what was lowered here; the user's by default.
+        progress: is told what is going on.
+        jobs: how many processes lower stages; by default two for a large model, where there are processors for them.
+
+    Raises:
+        RecipeError, ModelError, DataError: the recipe, the model or the data cannot be opened at all.
+        CacheError, EngineError: the cache, or processes, cannot be used.
+    """
+    began = time.perf_counter()
+    path = Path(recipe)
+    wanted = recipe_for(path, targets)
+    store = open_cache(cache or cache_folder())
+    timer_of(wanted)  # refuses what cannot be measured together
+    model = take_apart(path, wanted)
+    gpu.read(path, wanted.report.gpu, model.spec.name)
+    check_schemes(wanted, [stage.spec for stage in model.stages])
+    data = made_data(model)
+    settings = worker_kinds.Settings(
+        shared=store.folder, jobs=jobs or _jobs(model), paths=(str(path.resolve().parent),), progress=progress
+    )
+    with worker_kinds.create("local", settings) as workers:
+        examined = Examination(model, data, store, workers, progress).whole()
+    return _with_seconds(examined, time.perf_counter() - began)
+
+
+def _jobs(model: Model) -> int:
+    return min(2, available_processors()) if parameters_of(model.module) > _LARGE else 1
+
+
+def _with_seconds(found: Check, seconds: float) -> Check:
+    fields = {name: getattr(found, name) for name in found.__struct_fields__}
+    return Check(**{**fields, "seconds": round(seconds, 1)})
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a compile goes on with.
+
+    Attributes:
+        model: whose generated inputs look like the data.
+        failed: the error of each target that is out.
+    """
+
+    model: Model
+    failed: Mapping[str, EdgefuseError]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Looks at a model and its data, from what is cheap to what takes seconds."""
+
+    model: Model
+    data: Splits
+    cache: Cache
+    workers: Workers
+    progress: Progress
+
+    def whole(self) -> Check:
+        """Look at everything, whatever is found."""
+        read, errors = self._read()
+        model = self._as_observed(errors)
+        stopping = [
+            *(Finding(about="model", stage=name, says=str(error), stops=True) for name, error in mixing(model.stages)),
+            *(Finding(about="data", says=str(error), stops=True) for error in errors),
+        ]
+        lowered = self._lowered(model)
+        stages = found_stages(model.stages, lowered.files)
+        pruned = trials(model.recipe, model.stages, self.cache, self.workers)
+        findings = [
+            *stopping,
+            *(_not_lowered(target, error) for target, error in lowered.errors.items()),
+            *(_not_pruned(one.stage, one.says) for one in pruned if one.asked and one.says),
+            *padding_findings(model.stages),
+            *unholdable(model, stages, pruned),
+            *doubtful(model, lowered.stages, read),
+            *oddities(model.spec, read),
+        ]
+        self.progress(0, 0, "check: estimate")
+        known = Known(model, stages, lowered.stages, pruned, read)
+        return Check(
+            model=model.spec.name,
+            targets=model.recipe.compile.targets,
+            stages=stages,
+            notes=notes_of(model),
+            lowered=lowered.stages,
+            pruned=pruned,
+            findings=tuple(sorted(findings, key=lambda finding: not finding.stops)),
+            samples={split.name: (split.read, split.total) for split in read},
+            estimate=None if stopping else estimate(known),
+        )
+
+    def head(self) -> Head:
+        """Look at what a compile would stumble over, and stop at what concerns all targets.
+
+        Raises:
+            ModelError, DataError, MeasureError: what stands in the way of every target. The others like it are logged.
+        """
+        read, errors = self._read()
+        if errors:
+            _refuse(errors)
+        model = self._as_observed(errors)
+        if mixed := [error for _, error in mixing(model.stages)]:
+            _refuse(mixed)
+        lowered = self._lowered(model)
+        known = [*padding_findings(model.stages), *doubtful(model, lowered.stages, read), *oddities(model.spec, read)]
+        if not model.recipe.prune.wanted:  # what is left by pruning is known when it is rehearsed
+            known += unholdable(model, found_stages(model.stages, lowered.files), ())
+        for finding in known:
+            logger.warning("%s", finding.says)
+        return Head(model, lowered.errors)
+
+    def _read(self) -> tuple[list[SplitRead], list[EdgefuseError]]:
+        """Read samples; return what is wrong with them, or with what torch makes of them."""
+        read = read_splits(self.model, self.data, READING_SECONDS, self.progress)
+        errors = list(faults(self.model, self.data, read))
+        if not errors:
+            self.progress(0, 0, "check: answer samples")
+            errors = list(unanswered(self.model, [one for split in read for one in split.samples]))
+        return read, errors
+
+    def _as_observed(self, errors: Sequence[EdgefuseError]) -> Model:
+        """Return the model so that generated inputs look like calibration samples, if those can be read."""
+        if errors:
+            return self.model
+        return replace(self.model, stages=with_values(self.model.stages, input_values(self.model, self.data)))
+
+    def _lowered(self, model: Model) -> Lowerings:
+        golden = golden_inputs(model.stages, model.spec)
+        return lowerings(model.stages, model.recipe.compile.members, golden, self.cache, self.workers)
+
+
+def notes_of(model: Model) -> tuple[str, ...]:
+    """Return what there is to say about how a model was taken apart."""
+    found = getattr(model, "found", None)  # of models whose stages were looked for
+    notes: tuple[str, ...] = found.notes if found is not None else ()
+    if not notes and len(model.stages) == 1:
+        return ("one stage: the model is no FusionModel, and was not taken apart",)
+    return notes
+
+
+def _refuse(errors: Sequence[EdgefuseError]) -> None:
+    """Raise the first of several errors, and say the others."""
+    for other in errors[1:]:
+        logger.warning("%s", other)
+    raise errors[0]
+
+
+def _not_lowered(target: str, error: EdgefuseError) -> Finding:
+    return Finding(about="target", target=target, says=str(error), stops=True)
+
+
+def _not_pruned(stage: str, says: str) -> Finding:
+    return Finding(about="pruning", stage=stage, says=f"'{stage}' is left unpruned: {says}")

@@ -1,0 +1,283 @@
+"""The faults of the data: all of them, not only the first, from as many samples as there is time for.
+
+Samples are read by the code that a compile reads them with; so it says the same about each. What only looks odd
+(a class that never occurs, a sample in two splits) is told, and stands in nobody's way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+
+from edgefuse.bundle.spec import ClassOutput, ModelSpec
+from edgefuse.compiler.check.record import Finding
+from edgefuse.compiler.model.data_checks import TRIED, coverage_faults
+from edgefuse.compiler.model.preparation import split_faults, wanted_splits
+from edgefuse.compiler.model.samples import checked_sample, checked_target
+from edgefuse.compiler.model.splits import SPLITS, preprocessors_of
+from edgefuse.compiler.model.subject import Model
+from edgefuse.compiler.recipe.factory import users_code
+from edgefuse.datasets.sample import Splits
+from edgefuse.errors import DataError, EdgefuseError
+from edgefuse.graph.stage_graph import zeros_of
+from edgefuse.progress import Progress
+from edgefuse.runtime.graph import zeros
+from edgefuse.runtime.preprocess import Preprocessor
+from edgefuse.stages.stage import Array
+
+_MAX_LISTED = 5
+_FEW = 8
+"""Samples below which nothing can be said about what they have in common."""
+_SHORT = 0.25
+"""A longest sample below this share of the largest shape is worth a word: files of fixed shapes compute the rest."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A sample that torch is to answer: its place, its tensors by key, its target, and the modalities that it has."""
+
+    split: str
+    index: int
+    values: Mapping[str, Array]
+    target: Array
+    present: tuple[str, ...]
+
+
+@dataclass
+class SplitRead:
+    """What was read of a split.
+
+    Attributes:
+        name: of the split.
+        total: how many samples there are.
+        read: how many were read.
+        faults: by index.
+        present: which modalities each sample has that could be read.
+        content: a hash of each sample's tensors, by index.
+        classes: that occur.
+        modalities: hashes of each modality's tensors.
+        longest: the valid steps of each modality that has a length.
+        tried: the first whole samples of the validation split.
+        extremes: the highest and the lowest sample of each tensor, and how high or low: ids, lengths, the darkest
+            picture.
+        seconds: that reading took.
+    """
+
+    name: str
+    total: int
+    read: int = 0
+    faults: list[tuple[int, EdgefuseError]] = field(default_factory=list)
+    present: list[list[bool]] = field(default_factory=list)
+    content: dict[int, bytes] = field(default_factory=dict)
+    classes: set[int] = field(default_factory=set)
+    modalities: dict[str, set[bytes]] = field(default_factory=lambda: defaultdict(set))
+    longest: dict[str, int] = field(default_factory=dict)
+    tried: list[Tried] = field(default_factory=list)
+    extremes: dict[tuple[str, str], tuple[float, Tried]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def samples(self) -> list[Tried]:
+        """The samples for torch, each once."""
+        extremes = [one for _, one in self.extremes.values()]
+        return list({one.index: one for one in (*self.tried, *extremes)}.values())
+
+    def add(self, index: int, values: Mapping[str, Array], target: Array, present: Sequence[str]) -> None:
+        """Take note of a sample without a fault.
+
+        Args:
+            index: of the sample.
+            values: its tensors by key.
+            target: as an array.
+            present: its modalities.
+        """
+        digests = {name: hashlib.blake2b(digest_size=16) for name in present}
+        one = Tried(self.name, index, values, target, tuple(present))
+        for key, value in values.items():
+            owner, _, tensor = key.partition(".")
+            if owner not in digests:
+                continue
+            digests[owner].update(f"{tensor} {value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+            if tensor == "length":
+                self.longest[owner] = max(self.longest.get(owner, 0), int(value[0]))
+            for side, score in _scores(value).items():
+                if (key, side) not in self.extremes or score > self.extremes[key, side][0]:
+                    self.extremes[key, side] = score, one
+        for name, state in digests.items():
+            self.modalities[name].add(state.digest())
+        self.content[index] = b"".join(state.digest() for state in digests.values())
+
+
+def _scores(value: Array) -> dict[str, float]:
+    """Return how extreme a tensor is: integers by the largest and the smallest, others by their peak."""
+    if not value.size:
+        return {}
+    top = float(value.max())
+    return {"high": top, "low": -float(value.min()) if value.dtype.kind == "i" else -top}
+
+
+def read_splits(model: Model, data: Splits, seconds: float, progress: Progress) -> list[SplitRead]:
+    """Read the samples of all splits that a compile reads.
+
+    Args:
+        model: that they are for.
+        data: of the recipe.
+        seconds: after which no more samples are read; of each split at least a few are.
+        progress: is told how many are done.
+    """
+    preprocessors = preprocessors_of(model.spec, model.assets)
+    names = wanted_splits(model.recipe)
+    found = []
+    until = time.monotonic()
+    for left, name in zip(range(len(names), 0, -1), names, strict=True):
+        until = max(until, time.monotonic()) + seconds / (len(names) if left else 1)
+        try:
+            with users_code(f"the split '{name}' has no length", DataError):
+                total = len(getattr(data, name))
+        except DataError:
+            continue  # `split_faults` says so
+        split = SplitRead(name, total)
+        _read(split, getattr(data, name), model.spec, preprocessors, until, progress)
+        found.append(split)
+    return found
+
+
+def _read(
+    split: SplitRead,
+    samples: Sequence[object],
+    spec: ModelSpec,
+    preprocessors: Mapping[str, Preprocessor],
+    until: float,
+    progress: Progress,
+) -> None:
+    """Read samples in an order that a part of stands for all of them."""
+    began = time.monotonic()
+    absent = zeros(zero for modality in spec.modalities for zero in zeros_of(modality))
+    order = np.random.default_rng(0).permutation(split.total)
+    for index in map(int, order):
+        if split.read >= min(_FEW, split.total) and time.monotonic() > until:
+            break
+        split.read += 1
+        progress(split.read, split.total, f"check: read {split.name}")
+        faults = list(_sample(split, index, samples, spec, preprocessors, absent))
+        split.faults += [(index, fault) for fault in faults]
+    split.faults.sort(key=lambda one: one[0])
+    split.seconds = time.monotonic() - began
+
+
+def _sample(
+    split: SplitRead,
+    index: int,
+    samples: Sequence[object],
+    spec: ModelSpec,
+    preprocessors: Mapping[str, Preprocessor],
+    absent: Mapping[str, Array],
+) -> Iterator[EdgefuseError]:
+    """Read a sample and yield every fault of it."""
+    try:
+        with users_code(f"sample {index} of '{split.name}' cannot be read", DataError):
+            given = samples[index]
+        sample = checked_sample(split.name, index, given, spec)
+    except DataError as error:
+        yield error
+        return
+    values, faults = dict(absent), 0
+    split.present.append([modality.name in sample.inputs for modality in spec.modalities])
+    for modality, raw in sample.inputs.items():
+        try:
+            values |= preprocessors[modality](raw)
+        except EdgefuseError as error:
+            faults += 1
+            yield DataError(f"sample {index} of '{split.name}' is wrong: {error}")
+    try:
+        target = checked_target(split.name, index, sample.target, spec)
+    except DataError as error:
+        yield error
+        return
+    if isinstance(spec.outputs[0], ClassOutput):
+        split.classes.add(int(target.flat[0]))
+    if not faults:
+        split.add(index, values, target, list(sample.inputs))
+        whole = split.name == "validation" and len(sample.inputs) == len(spec.modalities)
+        if whole and len(split.tried) < TRIED:
+            split.tried.append(Tried(split.name, index, values, target, tuple(sample.inputs)))
+
+
+def faults(model: Model, data: Splits, read: Sequence[SplitRead]) -> Iterator[EdgefuseError]:
+    """Yield all faults that stand in the way of a compile, in the order in which it would meet them.
+
+    Faults of one kind in one split are told once, with the samples that have them.
+
+    Args:
+        model: that the data are for.
+        data: of the recipe.
+        read: what was read of them.
+    """
+    yield from split_faults(model, data)
+    for split in read:
+        yield from _grouped(split)
+    for split in read:
+        if split.read == split.total and split.present and not split.faults:
+            yield from coverage_faults(split.name, np.array(split.present, bool), model.spec)
+
+
+def _grouped(split: SplitRead) -> Iterator[EdgefuseError]:
+    groups: dict[str, list[tuple[int, EdgefuseError]]] = defaultdict(list)
+    for index, fault in split.faults:
+        groups[re.sub(r"-?\d+(\.\d+)?", "#", str(fault))].append((index, fault))
+    for (_, first), *others in groups.values():
+        if others:
+            named = ", ".join(str(index) for index, _ in others[:_MAX_LISTED])
+            more = f" and {len(others) - _MAX_LISTED} more" if len(others) > _MAX_LISTED else ""
+            yield DataError(f"{str(first).rstrip('.')}; so have samples {named}{more}")
+        else:
+            yield first
+
+
+def oddities(spec: ModelSpec, read: Sequence[SplitRead]) -> Iterator[Finding]:
+    """Yield what looks wrong with the data and stands in nobody's way."""
+    for split in read:
+        yield from _of_split(spec, split)
+    for one, other in combinations(read, 2):
+        shared = {*one.content.values()} & {*other.content.values()}
+        if shared:
+            yield _odd(
+                f"{len(shared)} samples of '{other.name}' have the inputs of samples of '{one.name}': "
+                "what was seen before says little about what is new"
+            )
+    for modality in spec.modalities:
+        largest = modality.tensors[0].max_shape[1:2]
+        longest = max((split.longest.get(modality.name, 0) for split in read), default=0)
+        if modality.length and largest and 0 < longest < _SHORT * largest[0]:
+            yield _odd(
+                f"the longest '{modality.name}' takes {longest} of {largest[0]} steps: "
+                "targets of fixed shapes compute all of them; a smaller bound is faster"
+            )
+
+
+def _of_split(spec: ModelSpec, split: SplitRead) -> Iterator[Finding]:
+    if split.read < split.total and split.present:
+        for fault in coverage_faults(split.name, np.array(split.present, bool), spec):
+            yield _odd(f"of the samples that were read: {fault}")
+    for name, contents in split.modalities.items():
+        count = len(split.content)
+        if len(contents) == 1 and count >= _FEW:
+            yield _odd(f"'{name}' is the same in all {count} samples of '{split.name}'")
+    output = spec.outputs[0]
+    if isinstance(output, ClassOutput) and split.name in SPLITS[1:] and split.read == split.total and split.classes:
+        missing = [label for number, label in enumerate(output.labels) if number not in split.classes]
+        if missing:
+            named = ", ".join(repr(label) for label in missing[:_MAX_LISTED])
+            more = f" and {len(missing) - _MAX_LISTED} more" if len(missing) > _MAX_LISTED else ""
+            yield _odd(f"no sample of '{split.name}' is of {named}{more}: nothing is known about these classes")
+
+
+def _odd(says: str) -> Finding:
+    return Finding(about="data", says=says)

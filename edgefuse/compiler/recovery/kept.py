@@ -1,0 +1,51 @@
+"""A pruned form on disk: its module and how it recovered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+from torch import nn
+
+from edgefuse.bundle.manifest import Pruning
+from edgefuse.bundle.spec import Record
+from edgefuse.prune.persist import restore, save
+from edgefuse.prune.training import Epoch
+from edgefuse.stages.stage import TorchStage
+from edgefuse.typed_json import decode
+
+
+class Curve(Record, frozen=True, kw_only=True):
+    """How a form recovered: one point per epoch, from before recovery on."""
+
+    points: tuple[Epoch, ...] = ()
+
+
+def write_form(folder: Path, module: nn.Module, history: tuple[Epoch, ...]) -> None:
+    """Keep a pruned module and its curve in a folder.
+
+    Args:
+        folder: of the cache entry.
+        module: pruned and recovered.
+        history: one entry per epoch.
+    """
+    (folder / "module").write_bytes(save(module))
+    (folder / "curve.json").write_bytes(msgspec.json.encode(Curve(points=history)))
+
+
+def curve(folder: Path) -> tuple[Epoch, ...]:
+    """Return the curve that `write_form` kept."""
+    return decode((folder / "curve.json").read_bytes(), Curve).points
+
+
+def read_form(folder: Path, stage: TorchStage, pruning: Pruning) -> TorchStage:
+    """Return the pruned form of a stage that `write_form` kept.
+
+    Args:
+        folder: of the cache entry.
+        stage: the unpruned one.
+        pruning: of the form.
+    """
+    module = restore(stage.module, (folder / "module").read_bytes())
+    return replace(stage, module=module.eval(), pruning=pruning)

@@ -1,0 +1,114 @@
+"""Prunings rehearsed: every form of every stage is pruned once, without any recovery, before the first one starts.
+
+So what a stage does not take is known in seconds, and not after the hours of those before it.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from edgefuse.bundle.manifest import Pruning
+from edgefuse.bundle.spec import Record
+from edgefuse.compiler.cache import fingerprint
+from edgefuse.compiler.model.splits import TRAIN
+from edgefuse.compiler.model.subject import Subject
+from edgefuse.compiler.recovery.batches import ThroughTorch, examples
+from edgefuse.compiler.recovery.recover import take_step
+from edgefuse.compiler.workers import report
+from edgefuse.datasets.cache import Cache
+from edgefuse.errors import PruneError
+from edgefuse.prune.attention import FAILURES
+from edgefuse.prune.persist import restore, save
+from edgefuse.prune.pruner import Examples, kept_by
+from edgefuse.stages.stage import TorchStage, outputs_of
+
+_SOURCES = ("prune", "stages", "compiler/recovery")
+_BATCH = 4
+
+
+class Rehearsed(Record, frozen=True, kw_only=True):
+    """What came of a rehearsal.
+
+    Attributes:
+        digest: of the pruned module.
+        kept: what stays as it is inside, each with its reason.
+    """
+
+    digest: str
+    kept: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rehearse:
+    """Prunes one stage as it will be pruned, with nothing in between, or finds what came of that in the cache."""
+
+    subject: Subject
+    cache: Cache
+
+    @functools.cached_property
+    def data(self) -> ThroughTorch:
+        """The data that importances are measured on."""
+        return ThroughTorch(self.subject, self.cache)
+
+    def __call__(self, job: tuple[str, Pruning]) -> Rehearsed:
+        """Take a stage's name and how to prune it.
+
+        Raises:
+            PruneError: if the stage cannot be pruned so.
+        """
+        name, pruning = job
+        stage = next(stage for stage in self.subject.stages if stage.spec.name == name)
+        key = [
+            [stage.spec, fingerprint.of_module(stage.module), stage.pruning],
+            pruning,
+            self.subject.splits[TRAIN].digest,
+            fingerprint.of_source(*_SOURCES),
+        ]
+        return self.cache.record("rehearsed", key, Rehearsed, lambda: self._made(stage, pruning))
+
+    def _made(self, stage: TorchStage, pruning: Pruning) -> Rehearsed:
+        report(0, 0, f"try {stage.spec.name} {pruning.id}")
+        try:
+            return rehearsed(stage, pruning, examples(self.data.training, stage))
+        except FAILURES as error:
+            said = str(error).strip().split("\n")[0]
+            raise PruneError(
+                f"the stage '{stage.spec.name}' cannot be pruned by {pruning.id}",
+                got=f"{type(error).__name__}: {said}",
+                fix="leave this stage out of the step, or choose another method",
+            ) from error
+
+
+def rehearsed(stage: TorchStage, pruning: Pruning, data: Examples) -> Rehearsed:
+    """Return what comes of a stage by all steps, through the ratios of the schedule but without recovery.
+
+    Args:
+        stage: unpruned.
+        pruning: with its steps.
+        data: training examples of the stage.
+
+    Raises:
+        PruneError: if the stage cannot be pruned so.
+    """
+    module = stage.module
+    kept: list[str] = []
+    between = (lambda module, reached: module) if pruning.recovery != "none" else None
+    for step in pruning.steps:
+        here = replace(stage, module=module)
+        kept += kept_by(here, step)
+        module = take_step(here, step, data, between)
+    saved = save(module)
+    _trained_once(restore(stage.module, saved), data)
+    return Rehearsed(digest=fingerprint.of_bytes(saved), kept=tuple(dict.fromkeys(kept)))
+
+
+def _trained_once(module: nn.Module, data: Examples) -> None:
+    """Take one step of what recovery will do thousands of times, on a module that nobody needs."""
+    inputs, _ = data.batch(range(min(len(data), _BATCH)))
+    with torch.random.fork_rng(), torch.enable_grad():
+        outputs = outputs_of(module.train()(*inputs))
+        torch.stack([output.float().sum() for output in outputs]).sum().backward()  # type: ignore[no-untyped-call]

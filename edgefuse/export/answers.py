@@ -1,0 +1,74 @@
+"""Hold a file to torch as soon as it is made: it opens in its runtime, runs, and answers alike at several sizes."""
+
+from __future__ import annotations
+
+from edgefuse.bundle.manifest import Tolerance
+from edgefuse.errors import BackendError, ExportError
+from edgefuse.export.target import Lowered
+from edgefuse.runtime.backends.backend import Backend, SessionOptions
+from edgefuse.stages.agreement import verify
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.padding import Dependence, may_be_padded
+from edgefuse.stages.stage import TorchStage
+
+_FEEDS = 2
+_SIZES = 4
+
+
+def check_answers(stage: TorchStage, lowered: Lowered, backend: Backend, title: str) -> None:
+    """Open a file and compare its answers with torch's.
+
+    Args:
+        stage: that it was made of.
+        lowered: the file.
+        backend: that opens it.
+        title: of its format, for errors.
+
+    Raises:
+        ExportError: if the runtime refuses the file, cannot run it, or its answers differ from torch's.
+    """
+    where = f"the {title} file of the stage '{stage.spec.name}'"
+    try:
+        session = backend.open(lowered.data, lowered.inputs, lowered.outputs, SessionOptions())
+    except BackendError as error:
+        raise ExportError(
+            f"{where} cannot be opened",
+            got=_without_fix(error),
+            fix=f"replace the operator that {backend.title} lacks, or leave this target out of the recipe",
+        ) from error
+    for feeds in example_feeds(stage, count=_SIZES if may_be_padded(stage.spec) else _FEEDS):
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+        try:
+            agreement = verify(stage, session, feeds, Tolerance())
+        except BackendError as error:
+            raise ExportError(
+                f"{where} cannot be run",
+                got=f"{_without_fix(error)}, at {shapes}",
+                fix="give every output one shape, whatever the values of the inputs",
+            ) from error
+        if not agreement.ok:
+            raise ExportError(
+                f"{where} does not answer like torch",
+                got=f"{agreement.reason}, at {shapes}",
+                fix="report this with the model; until then, replace the last operator that differs",
+            )
+
+
+def padding_matters(dependence: Dependence, title: str) -> ExportError:
+    """Return why a stage that depends on padding has no file of fixed shapes.
+
+    Args:
+        dependence: what was measured.
+        title: of the format.
+    """
+    return ExportError(
+        f"the stage '{dependence.stage}' depends on padding, and {title} files have fixed shapes",
+        got=str(dependence),
+        expected="the same answer for padded inputs as at their true size",
+        fix="mask what lies behind 'length' in means and attention (docs/recurrent.md), fix the size in the spec, or "
+        "leave this target out of the recipe",
+    )
+
+
+def _without_fix(error: BackendError) -> str:
+    return str(error).partition(" Fix: ")[0].rstrip(".")

@@ -1,0 +1,176 @@
+"""Complex values of a traced stage as pairs of real ones, followed until they become real."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from edgefuse.export.torch.inlining import Form, argument, inline, replace
+from edgefuse.export.torch.spectra import PAIRS
+
+aten = torch.ops.aten
+
+Pair: TypeAlias = tuple[Node, Node]
+"""The nodes of the real and the imaginary part."""
+
+_MOVES = frozenset(
+    {
+        aten.transpose.int,
+        aten.permute.default,
+        aten.slice.Tensor,
+        aten.select.int,
+        aten.squeeze.default,
+        aten.squeeze.dim,
+        aten.unsqueeze.default,
+        aten.reshape.default,
+        aten.view.default,
+        aten.flatten.using_ints,
+        aten.clone.default,
+        aten.contiguous.default,
+        aten.expand.default,
+        aten.narrow.default,
+        aten.t.default,
+        aten.numpy_T.default,
+        aten.mT.default,
+        aten.movedim.int,
+        aten.alias.default,
+    }
+)
+
+
+def pair_complex_numbers(program: ExportedProgram) -> None:
+    """Compute with pairs in place of complex numbers, in place; what has no such form stays."""
+    pairs: dict[Node, Pair] = {}
+    for node in list(program.graph.nodes):
+        if node.op != "call_function":
+            continue
+        found = _pair(program, node, pairs)
+        if found is not None:
+            pairs[node] = found
+        elif any(source in pairs for source in node.all_input_nodes):
+            _become_real(program, node, pairs)
+    for node in reversed(list(pairs)):
+        if not node.users:
+            program.graph.erase_node(node)
+
+
+def _pair(program: ExportedProgram, node: Any, pairs: dict[Node, Pair]) -> Pair | None:
+    """Return the parts of what a node gives, if it gives complex numbers that have a form here."""
+    if node.target in PAIRS:
+        form = PAIRS[node.target](program, node)
+        return None if form is None else _two(inline(program, node, form))
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor) or not value.is_complex():
+        return None
+    if node.target is aten.complex.default:
+        return node.args[0], node.args[1]
+    if node.target is aten.view_as_complex.default:
+        return _two(inline(program, node, Form(lambda x: (x[..., 0], x[..., 1]), (node.args[0],))))
+    source = pairs.get(node.args[0]) if isinstance(node.args[0], Node) else None
+    if source is not None and node.target in _MOVES:
+        return tuple(_moved(program, node, part) for part in source)  # type: ignore[return-value]
+    return _computed(program, node, pairs)
+
+
+def _moved(program: ExportedProgram, node: Any, part: Node) -> Node:
+    with program.graph.inserting_before(node):
+        moved: Node = program.graph.call_function(node.target, (part, *node.args[1:]), dict(node.kwargs))
+    moved.meta = {**node.meta, "val": torch.view_as_real(node.meta["val"].resolve_conj())[..., 0]}
+    return moved
+
+
+def _computed(program: ExportedProgram, node: Any, pairs: dict[Node, Pair]) -> Pair | None:
+    """Return conjugates, sums and products."""
+    first, second = argument(node, 0), argument(node, 1)
+    one, other = pairs.get(first), pairs.get(second) if isinstance(second, Node) else None
+    if one is None and other is None:
+        return None
+    if node.target in (aten.conj.default, aten._conj.default, aten.conj_physical.default) and one is not None:
+        return one[0], inline(program, node, Form(lambda y: -y, (one[1],)))[0]
+    if node.target in (aten.resolve_conj.default, aten.resolve_neg.default):
+        return one
+    rule = _RULES.get(node.target)
+    if rule is None or (isinstance(second, complex)):
+        return None
+    parts = [*_sides(first, one), *_sides(second, other)]
+    nodes = tuple(dict.fromkeys(part for part in parts if isinstance(part, Node)))
+
+    def function(*tensors: Tensor) -> Any:
+        known = dict(zip(nodes, tensors, strict=True))
+        return rule(*(known[part] if isinstance(part, Node) else part for part in parts))
+
+    return _two(inline(program, node, Form(function, nodes)))
+
+
+def _sides(given: Any, pair: Pair | None) -> tuple[Any, Any]:
+    return (given, 0.0) if pair is None else pair
+
+
+def _times(a: Any, b: Any, c: Any, d: Any) -> tuple[Any, Any]:
+    if isinstance(d, float):
+        return a * c, b * c
+    if isinstance(b, float):
+        return a * c, a * d
+    return a * c - b * d, a * d + b * c
+
+
+def _over(a: Any, b: Any, c: Any, d: Any) -> tuple[Any, Any]:
+    if isinstance(d, float):
+        return a / c, b / c
+    size = c * c + d * d
+    real, imaginary = _times(a, b, c, -d)
+    return real / size, imaginary / size
+
+
+_RULES: dict[Any, Callable[..., tuple[Any, Any]]] = {
+    aten.mul.Tensor: _times,
+    aten.div.Tensor: _over,
+    aten.add.Tensor: lambda a, b, c, d: (a + c, b + d),
+    aten.sub.Tensor: lambda a, b, c, d: (a - c, b - d),
+}
+
+
+def _become_real(program: ExportedProgram, node: Any, pairs: dict[Node, Pair]) -> None:
+    """Replace what makes real numbers of complex ones."""
+    pair = pairs.get(node.args[0]) if node.args and isinstance(node.args[0], Node) else None
+    if pair is None:
+        return
+    if node.target in (aten.real.default, aten.imag.default):
+        replace(program, node, pair[node.target is aten.imag.default])
+    elif node.target in _REAL:
+        if node.target is aten.abs.default and node.users and all(_squares(user) for user in node.users):
+            for user in list(node.users):
+                replace(program, user, inline(program, node, Form(_power, pair))[0])
+            program.graph.erase_node(node)
+        else:
+            replace(program, node, inline(program, node, Form(_REAL[node.target], pair))[0])
+
+
+def _squares(node: Any) -> bool:
+    if node.target is aten.mul.Tensor:
+        return node.args[0] is node.args[1]
+    return node.target is aten.square.default or (
+        node.target is aten.pow.Tensor_Scalar and operator.eq(node.args[1], 2)
+    )
+
+
+def _power(real: Tensor, imaginary: Tensor) -> Tensor:
+    return real * real + imaginary * imaginary
+
+
+_REAL: dict[Any, Callable[[Tensor, Tensor], Tensor]] = {
+    aten.abs.default: lambda real, imaginary: _power(real, imaginary).sqrt(),
+    aten.angle.default: lambda real, imaginary: torch.atan2(imaginary, real),
+    aten.view_as_real.default: lambda real, imaginary: torch.stack([real, imaginary], -1),
+}
+
+
+def _two(nodes: tuple[Node, ...]) -> Pair:
+    real, imaginary = nodes
+    return real, imaginary

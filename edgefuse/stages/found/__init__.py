@@ -1,0 +1,17 @@
+"""The stages of a model that nobody took apart, from what each operation depends on.
+
+- `naming`: under which names a module's `forward` takes the modalities' tensors;
+- `calling`: the module called by these names, in the types that it wants, and its outputs picked;
+- `traced`: its graph of torch's operators, without what does nothing;
+- `costs`: multiply-accumulates and bytes of a node;
+- `dependence`: the modalities that each node depends on;
+- `cut`: where the fewest bytes cross;
+- `parts`: which nodes are whose, and what crosses;
+- `lowering`: a part as a module, whole submodules kept;
+- `chain`: the parts run one after the other, and held to the module;
+- `found`: the steps in order, and the record of what was found.
+"""
+
+from edgefuse.stages.found.found import Found, find
+
+__all__ = ["Found", "find"]

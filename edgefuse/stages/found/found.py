@@ -1,0 +1,265 @@
+"""From any module with a spec to stages, and the record of what was found."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import torch
+from torch import nn
+
+from edgefuse.bundle.spec import Dim, ModelSpec, StageSpec, TensorSpec
+from edgefuse.errors import ModelError
+from edgefuse.models.fusion import FusionModel
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.explicit import check_spec, checked_whole, split
+from edgefuse.stages.found.calling import Called, called, whole_spec
+from edgefuse.stages.found.chain import dims, held_to_module
+from edgefuse.stages.found.dependence import Labelled, labelled
+from edgefuse.stages.found.lowering import Lowered, lower, name_of, parameters_of, wholes
+from edgefuse.stages.found.naming import keywords, values_of
+from edgefuse.stages.found.parts import Part, Unsplittable, parts_of
+from edgefuse.stages.found.traced import Traced, trace
+from edgefuse.stages.found.wiring import order_inputs, wired
+from edgefuse.stages.silence import first_words, quiet
+from edgefuse.stages.stage import TorchStage
+
+_LEAST_SHARE = 0.1
+"""Of the multiply-accumulates: with less than this before fusion, stages would cost more than they bring."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A found stage in numbers.
+
+    Attributes:
+        stage: its name.
+        parameters: of its module, shared ones once.
+        macs: multiply-accumulates for one sample of the largest size.
+        modules: submodules that stay modules; the whole stage is one where this is its only entry and it has no more.
+    """
+
+    stage: str
+    parameters: int
+    macs: int
+    modules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """A tensor that passes from one stage to others.
+
+    Attributes:
+        source: the stage that makes it.
+        tensor: its name there.
+        shape: of one sample.
+        size_bytes: of one sample of the largest size, in float32.
+    """
+
+    source: str
+    tensor: str
+    shape: tuple[Dim, ...]
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model taken apart.
+
+    Attributes:
+        module: what stands for the model: it takes all tensors, then lengths, then the mask, in the order of the spec.
+        spec: of the model; modalities that cannot be absent are required in it, whatever the user's says.
+        stages: in an order in which they can run.
+        work: of each stage; empty where nothing was searched for (a `FusionModel`, a module called by position).
+        crossings: what passes between the stages.
+        share: of the multiply-accumulates that see one modality; None where nothing was searched for.
+        notes: sentences about what was decided and why.
+    """
+
+    module: nn.Module
+    spec: ModelSpec
+    stages: tuple[TorchStage, ...]
+    work: tuple[Work, ...] = ()
+    crossings: tuple[Crossing, ...] = ()
+    share: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def find(module: nn.Module, spec: ModelSpec | None = None) -> Found:
+    """Take a model apart: a `FusionModel` as it says, any other by what each operation depends on.
+
+    `forward` is called by keyword where it names the tensors of the spec: see `naming.keywords`. A module that takes
+    positions stays one stage.
+
+    Args:
+        module: any torch module.
+        spec: of it; its attribute `spec` if None.
+
+    Raises:
+        ModelError: if the model has no spec, cannot be called or traced, or its tensors do not match the spec.
+    """
+    spec = spec or getattr(module, "spec", None)
+    if isinstance(module, FusionModel) or not isinstance(spec, ModelSpec):
+        return Found(module, module.spec, split(module))  # type: ignore[arg-type] # split refuses a missing spec
+    spec = _in_files(spec)
+    check_spec(spec)
+    if any(part.training for part in module.modules()):
+        module = copy.deepcopy(module).eval()
+    names = keywords(module, spec)
+    if names is None:
+        module.spec = spec  # type: ignore[assignment] # a module may have any attribute
+        note = "forward is called by position, so it stays one stage; stages are found where it names its inputs"
+        return Found(module, spec, split(module), notes=(note,))
+    notes: tuple[str, ...] = ()
+    if "present" not in names and any(modality.optional for modality in spec.modalities):
+        spec, notes = _required(spec), ("forward takes no `present`, so every modality is required",)
+    return _Search(module, spec, names, notes).run()
+
+
+def _in_files(spec: ModelSpec) -> ModelSpec:
+    """Return a spec with the types that files have: ids and masks are int32 there, whatever the module wants."""
+
+    def tensor(one: TensorSpec) -> TensorSpec:
+        return msgspec.structs.replace(one, dtype="int32") if str(one.dtype) in ("int64", "bool") else one
+
+    modalities = tuple(
+        msgspec.structs.replace(modality, tensors=tuple(map(tensor, modality.tensors))) for modality in spec.modalities
+    )
+    return msgspec.structs.replace(spec, modalities=modalities)
+
+
+def _required(spec: ModelSpec) -> ModelSpec:
+    modalities = tuple(msgspec.structs.replace(modality, optional=False) for modality in spec.modalities)
+    return msgspec.structs.replace(spec, modalities=modalities)
+
+
+class _Search:
+    """The search for the stages of one module."""
+
+    def __init__(self, module: nn.Module, spec: ModelSpec, names: dict[str, str], notes: tuple[str, ...]) -> None:
+        self._spec = spec
+        self._notes = notes
+        self._feeds = next(example_feeds(TorchStage(whole_spec(spec), module)))
+        self._module = called(module, spec, names, self._feeds)
+
+    def run(self) -> Found:
+        """Return the stages, or one with the reason."""
+        whole = self._whole()
+        if len(self._spec.modalities) == 1:
+            return self._one(whole, "it has one modality")
+        first = labelled(self._traced(()))
+        try:
+            return self._divided(whole, first)
+        except Unsplittable as reason:
+            return self._one(whole, str(reason), first)
+
+    def _whole(self) -> TorchStage:
+        taken = [argument.keyword is not None for argument in self._module.arguments]
+        arguments = tuple(argument for argument in self._module.arguments if argument.keyword is not None)
+        module = Called(self._module.module, self._spec, arguments).eval()
+        return checked_whole(TorchStage(whole_spec(self._spec, taken), module), self._spec)
+
+    def _traced(self, kept: Sequence[str]) -> Traced:
+        tensors = [torch.from_numpy(self._feeds[value.port].copy()) for value in values_of(self._spec)]
+        return trace(self._module, self._spec, tensors, kept)
+
+    def _one(self, whole: TorchStage, reason: str, model: Labelled | None = None) -> Found:
+        work = (Work("model", parameters_of(whole.module), _per_sample(model, model.total)),) if model else ()
+        share = _share(model) if model else None
+        return Found(
+            self._module, self._spec, (whole,), work, share=share, notes=(*self._notes, f"one stage, because {reason}")
+        )
+
+    def _divided(self, whole: TorchStage, first: Labelled) -> Found:
+        _require_gain(parts_of(first, self._spec), first)
+        model = self._with_calls(first)
+        parts = parts_of(model, self._spec)
+        order_inputs(parts, model.traced, self._spec)
+        lowered = [lower(part, parts, model) for part in parts]
+        drafts = list(zip(wired(parts, model.traced, self._spec), (one.module for one in lowered), strict=True))
+        try:
+            with quiet():
+                shapes = held_to_module(drafts, whole, batched=model.traced.batched)
+        except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+            raise Unsplittable(f"the stages cannot be run: {first_words(error)}") from error
+        found = {key: dims(seen, self._spec) for key, seen in shapes.items()}
+        stages = tuple(TorchStage(_shaped(spec, found), module) for spec, module in drafts)
+        batch = () if model.traced.batched else ("the model was traced for one sample: it fixes the batch",)
+        return Found(
+            module=self._module,
+            spec=self._spec,
+            stages=stages,
+            work=tuple(_work(one, model) for one in lowered),
+            crossings=_crossings(stages),
+            share=_share(model),
+            notes=(*self._notes, *batch),
+        )
+
+    def _with_calls(self, first: Labelled) -> Labelled:
+        """Trace again, with the arguments of the submodules that can stay modules, if torch can tell them."""
+        parts = parts_of(first, self._spec)
+        calls = {name_of(call) for part in parts for call in wholes(part, parts, first, lambda call, nodes: True)}
+        if not calls:
+            return first
+        try:
+            return labelled(self._traced(sorted(calls)))
+        except ModelError:
+            return first
+
+
+def _require_gain(parts: Sequence[Part], model: Labelled) -> None:
+    if len(parts) == 1:
+        raise Unsplittable("every operation sees all modalities")
+    alone = [node for part in parts if part.name != "fusion" for node in part.nodes]
+    share = sum(model.macs[node] for node in set(alone)) / max(1, model.total)
+    if model.total and share < _LEAST_SHARE:
+        raise Unsplittable(f"{share:.1%} of the multiply-accumulates come before fusion")
+
+
+def _share(model: Labelled) -> float:
+    alone = sum(count for node, count in model.macs.items() if len(model.labels[node]) <= 1)
+    return alone / model.total if model.total else 1.0
+
+
+def _per_sample(model: Labelled, macs: int) -> int:
+    return macs // 2 if model.traced.batched else macs
+
+
+def _work(lowered: Lowered, model: Labelled) -> Work:
+    macs = sum(model.macs[node] for node in lowered.part.nodes)
+    return Work(lowered.part.name, parameters_of(lowered.module), _per_sample(model, macs), lowered.kept)
+
+
+def _shaped(spec: StageSpec, found: dict[str, tuple[Dim, ...]]) -> StageSpec:
+    """Return a wiring with the shapes of what passes between stages."""
+
+    def shaped(tensor: TensorSpec, key: str) -> TensorSpec:
+        return msgspec.structs.replace(tensor, shape=found[key])
+
+    inputs = tuple(
+        msgspec.structs.replace(port, tensor=shaped(port.tensor, port.source.key))
+        if port.source.kind == "stage"
+        else port
+        for port in spec.inputs
+    )
+    outputs = tuple(
+        msgspec.structs.replace(port, tensor=shaped(port.tensor, spec.key(port.tensor.name))) for port in spec.outputs
+    )
+    return msgspec.structs.replace(spec, inputs=inputs, outputs=outputs)
+
+
+def _crossings(stages: Sequence[TorchStage]) -> tuple[Crossing, ...]:
+    read = {port.source.key for stage in stages for port in stage.spec.inputs if port.source.kind == "stage"}
+    return tuple(
+        Crossing(
+            stage.spec.name,
+            port.tensor.name,
+            port.tensor.shape,
+            4 * int(torch.Size(port.tensor.max_shape).numel()),
+        )
+        for stage in stages
+        for port in stage.spec.outputs
+        if stage.spec.key(port.tensor.name) in read
+    )

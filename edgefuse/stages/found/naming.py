@@ -1,0 +1,116 @@
+"""Under which names a module's `forward` takes what a spec describes."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from edgefuse.bundle.spec import ModelSpec, Source, TensorSpec
+from edgefuse.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value that a model may take from outside.
+
+    Attributes:
+        source: where it comes from.
+        port: how the single stage `model` calls it.
+        tensor: its name within its modality, type and shape.
+    """
+
+    source: Source
+    port: str
+    tensor: TensorSpec
+
+
+def values_of(spec: ModelSpec) -> tuple[Value, ...]:
+    """Return all values in the order of a positional call: tensors, lengths, then `present` if any may be absent."""
+    return (*_tensors(spec), *_lengths(spec), *_present(spec))
+
+
+def keywords(module: nn.Module, spec: ModelSpec) -> dict[str, str] | None:
+    """Return the keyword of `forward` for each value that it takes, by the value's key; None if it takes positions.
+
+    A tensor goes by `<modality>_<tensor>`, by its modality's name where that has one tensor, or by its own name where
+    no other modality has it; whichever `forward` has first. A length goes by `<modality>_length` or, if no other
+    modality has one, `length`; the mask by `present`. Lengths and mask are left out where `forward` does not take them.
+
+    Raises:
+        ModelError: if `forward` names some tensors of the spec and others not, or wants what the spec does not have.
+    """
+    parameters = inspect.signature(module.forward).parameters
+    named = {
+        name: parameter
+        for name, parameter in parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    found: dict[str, str] = {}
+    missing: list[str] = []
+    for value in values_of(spec):
+        names = list(_candidates(value, spec))
+        name = next((name for name in names if name in named and name not in found.values()), None)
+        if name is not None:
+            found[value.source.key] = name
+        elif value.source.kind == "modality":
+            missing.append(" or ".join(names))
+    wanted = [name for name, p in named.items() if p.default is p.empty and name not in found.values()]
+    if not missing and not wanted:
+        return found
+    variadic = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters.values())
+    if variadic or _fits_positions(named, spec) or not found:
+        return None
+    raise ModelError(
+        f"the inputs of {type(module).__name__}.forward do not match the spec '{spec.name}'",
+        got=", ".join(wanted or named),
+        expected=", ".join(missing) or f"only {', '.join(found.values())}",
+        fix="name the modalities' tensors as the arguments of forward, or give the other arguments a default",
+    )
+
+
+def _fits_positions(named: dict[str, inspect.Parameter], spec: ModelSpec) -> bool:
+    """Tell whether a positional call with all values would be possible."""
+    positions = [p for p in named.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    needed = sum(p.default is p.empty for p in named.values())
+    return needed <= len(values_of(spec)) <= len(positions)
+
+
+def _candidates(value: Value, spec: ModelSpec) -> Iterator[str]:
+    source = value.source
+    if source.kind == "present":
+        yield "present"
+    elif source.kind == "length":
+        yield f"{source.owner}_length"
+        if sum(modality.length for modality in spec.modalities) == 1:
+            yield "length"
+    else:
+        yield f"{source.owner}_{source.tensor}"
+        if len(spec.modality(source.owner).tensors) == 1:
+            yield source.owner
+        counts = Counter(tensor.name for modality in spec.modalities for tensor in modality.tensors)
+        if counts[source.tensor] == 1:
+            yield source.tensor
+
+
+def _tensors(spec: ModelSpec) -> Iterator[Value]:
+    for modality in spec.modalities:
+        for tensor in modality.tensors:
+            source = Source(kind="modality", owner=modality.name, tensor=tensor.name)
+            yield Value(source, f"{modality.name}_{tensor.name}", tensor)
+
+
+def _lengths(spec: ModelSpec) -> Iterator[Value]:
+    for modality in spec.modalities:
+        if modality.length:
+            tensor = TensorSpec(name="length", dtype="int32", shape=(1,))
+            yield Value(Source(kind="length", owner=modality.name), f"{modality.name}_length", tensor)
+
+
+def _present(spec: ModelSpec) -> Iterator[Value]:
+    if any(modality.optional for modality in spec.modalities):
+        tensor = TensorSpec(name="present", shape=(1, len(spec.modalities)))
+        yield Value(Source(kind="present"), "present", tensor)

@@ -1,0 +1,182 @@
+"""A model as one graph of torch's operators, without what does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx import Graph, Node
+
+from edgefuse.bundle.spec import ModelSpec
+from edgefuse.errors import ModelError
+from edgefuse.stages.found.calling import Called
+from edgefuse.stages.found.costs import value_of
+from edgefuse.stages.found.naming import Value, values_of
+from edgefuse.stages.silence import at, first_words, quiet, user_line
+
+_BATCH = 2
+"""`torch.export` takes a size of 1 for a constant."""
+
+_DOES_NOTHING = ("_assert_scalar", "_assert_async", "_assert_tensor_metadata", "sym_constrain_range_for_size")
+
+Call = tuple[str, ...]
+"""A call of a submodule within the model: the keys of the modules around it, the innermost last."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A traced model.
+
+    Attributes:
+        graph: of torch's operators; every node has its fake value.
+        module: that was traced.
+        taken: what each input is.
+        state: parameter, buffer or constant by its node.
+        names: of these within `module`.
+        results: by the name of the output.
+        calls: the signature of each call of a submodule that was asked for, by its key.
+        batched: whether the first axis of inputs may have any size; else the graph is right for one sample.
+        constants: graphs that operators of a higher order call, and the like, by name.
+    """
+
+    graph: Graph
+    module: Called
+    taken: Mapping[Node, Value]
+    state: Mapping[Node, Tensor]
+    names: Mapping[Node, str]
+    results: Mapping[str, Node]
+    calls: Mapping[str, Any]
+    batched: bool
+    constants: torch.nn.Module
+
+    def calls_around(self, node: Node) -> tuple[Call, ...]:
+        """Return the calls of submodules that a node belongs to, the outermost first, without the model's own."""
+        keys = tuple(_key(key) for key in node.meta.get("nn_module_stack") or {})
+        own = [key for key in keys if key.startswith("module.") or key.startswith("module@")]
+        return tuple(tuple(own[: depth + 1]) for depth in range(len(own)))
+
+
+def trace(module: Called, spec: ModelSpec, tensors: Sequence[Tensor], kept: Collection[str] = ()) -> Traced:
+    """Trace a model with every size dynamic that its spec lets vary, and the batch if the model lets it.
+
+    Args:
+        module: the model.
+        spec: of it.
+        tensors: an input, at batch 1.
+        kept: names of submodules whose calls are to be known by their arguments.
+
+    Raises:
+        ModelError: if torch cannot trace the model, with the user's own line.
+    """
+    values = values_of(spec)
+    many = [torch.cat([tensor] * _BATCH) for tensor in tensors]
+    try:
+        program = _export(module, many, [_axes(value, batched=True) for value in values], kept)
+        if _batch_sizes(program):
+            return _canonical(program, module, values, batched=True)
+    except Exception:  # noqa: BLE001 - whatever is wrong is raised by the next trial, at batch 1
+        pass
+    try:
+        program = _export(module, tensors, [_axes(value, batched=False) for value in values], kept)
+    except Exception as error:  # torch.export raises whatever the module's own code raises
+        raise ModelError(
+            f"torch.export cannot trace the model {type(module.module).__name__}{at(user_line(error))}",
+            got=first_words(error),
+            fix="mend that line: a model is traced without Python branches on the values of tensors",
+        ) from error
+    return _canonical(program, module, values, batched=False)
+
+
+def _axes(value: Value, *, batched: bool) -> dict[int, Any]:
+    free = {axis for axis, dim in enumerate(value.tensor.shape) if not isinstance(dim, int)}
+    return dict.fromkeys(sorted(free | ({0} if batched else set())), Dim.AUTO)
+
+
+def _export(
+    module: Called, tensors: Sequence[Tensor], axes: list[dict[int, Any]], kept: Collection[str]
+) -> ExportedProgram:
+    with quiet(), _without_fast_path(), torch.no_grad():
+        return torch.export.export(
+            module,
+            tuple(tensors),
+            dynamic_shapes=(tuple(axes),),
+            strict=False,
+            preserve_module_call_signature=tuple(kept),
+        )
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """Keep attention in operators that have translations: the fused ones of transformers have none."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _batch_sizes(program: ExportedProgram) -> bool:
+    """Tell whether the batch stayed free: a model that fixes it can be traced at a batch of 1 alone."""
+    inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs and node.users]
+    return all(not isinstance(value_of(node).shape[0], int) for node in inputs)
+
+
+def _canonical(program: ExportedProgram, module: Called, values: Sequence[Value], *, batched: bool) -> Traced:
+    if any(_changes_in_place(node) for node in program.graph.nodes):
+        with quiet():
+            program = program.run_decompositions({})
+    graph = program.graph
+    for node in list(graph.nodes):
+        packet = getattr(getattr(node.target, "overloadpacket", None), "__name__", "")
+        if packet in _DOES_NOTHING:
+            graph.erase_node(node)
+    outputs = next(iter(reversed(graph.nodes)))
+    results = dict(zip(module.outputs, outputs.args[0][-len(module.outputs) :], strict=True))
+    outputs.args = (tuple(results.values()),)
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    state, names, inputs = _placeholders(program)
+    return Traced(
+        graph=graph,
+        module=module,
+        taken=dict(zip(inputs, values, strict=True)),
+        state=state,
+        names=names,
+        results=results,
+        calls={entry.fqn: entry.signature for entry in program.module_call_graph if entry.signature is not None},
+        batched=batched,
+        constants=program.graph_module,
+    )
+
+
+def _placeholders(program: ExportedProgram) -> tuple[dict[Node, Tensor], dict[Node, str], list[Node]]:
+    """Return parameters, buffers and constants by node, their names, and the user's inputs in order."""
+    state: dict[Node, Tensor] = {}
+    names: dict[Node, str] = {}
+    inputs: list[Node] = []
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    for spec in program.graph_signature.input_specs:
+        node = nodes[spec.arg.name]
+        if spec.kind == InputKind.USER_INPUT:
+            inputs.append(node)
+            continue
+        target = str(spec.target)
+        value = program.state_dict.get(target, program.constants.get(target))
+        state[node] = value
+        names[node] = target
+    return state, names, inputs
+
+
+def _changes_in_place(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return bool(schema is not None and schema.is_mutable and node.op == "call_function")
+
+
+def _key(key: str) -> str:
+    return key.removeprefix("L__self__")

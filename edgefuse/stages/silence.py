@@ -1,0 +1,106 @@
+"""Libraries that trace kept silent, and what they refuse as one line that names the user's own code.
+
+Exporters print graphs, raise pages and colour them. All of that goes to the log of this module at debug level.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import linecache
+import logging
+import os
+import re
+import sys
+import sysconfig
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+_MAX_CHARACTERS = 200
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_OWN = Path(__file__).parents[1]
+_SITES = {Path(sysconfig.get_paths()[scheme]) for scheme in ("purelib", "platlib")} | {Path(torch.__file__).parents[1]}
+_LIBRARIES = ("torch", "litert_torch", "litert_converter", "onnxscript", "onnx_ir", "jax", "torch_pruning")
+# Code between a user's module and an error: of the tools, of Python and of edgefuse, whose models are like a user's.
+_BETWEEN = (
+    *(site / library for site in _SITES for library in _LIBRARIES),
+    *(_OWN / part for part in ("export", "stages", "compiler", "quantize", "prune")),
+)
+_PYTHON = Path(sysconfig.get_paths()["stdlib"])
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Send what is printed, warned and logged inside to this module's log at debug level; errors pass through.
+
+    The C++ code of the converters writes to the file descriptor of the standard error, so it is the descriptor that
+    is redirected, for the whole process: do not run two conversions in two threads.
+    """
+    sys.stderr.flush()
+    kept, disabled = os.dup(2), logging.root.manager.disable
+    with tempfile.TemporaryFile() as errors, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        os.dup2(errors.fileno(), 2)
+        logging.disable(logging.WARNING)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(output):
+                yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            logging.disable(disabled)
+            errors.seek(0)
+            logger.debug("%s%s", output.getvalue(), errors.read().decode(errors="replace"))
+
+
+def first_words(error: BaseException) -> str:
+    """Return the first line of the innermost cause that says something, without colours and of bounded length."""
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None and cause not in chain:
+        chain.append(cause)
+    logger.debug("an exporter refused", exc_info=error)
+    for one in reversed(chain):
+        lines = [line.strip() for line in _COLOUR.sub("", str(one)).splitlines() if line.strip()]
+        if lines:
+            line = lines[0].rstrip(".")
+            cut = line if len(line) <= _MAX_CHARACTERS else line[: _MAX_CHARACTERS - 1] + "…"
+            return f"{type(one).__name__}: {cut}"
+    return type(error).__name__
+
+
+def user_line(error: BaseException) -> str:
+    """Return the last line of the user's own code on the way to an error, such as `model.py:42: y = x.numpy()`."""
+    return users_line(traceback.extract_tb(error.__traceback__))
+
+
+def users_line(stack: traceback.StackSummary) -> str:
+    """Return the last line of the user's own code in a stack; see `user_line`."""
+    return last_of_user([(frame.filename, frame.lineno or 0) for frame in stack])
+
+
+def last_of_user(frames: list[tuple[str, int]]) -> str:
+    """Return the last of some frames that is in the user's own code, as `user_line` spells it."""
+    for file, number in reversed(frames):
+        path = Path(file)
+        if path.is_file() and not _is_between(path):
+            return f"{path.name}:{number}: {linecache.getline(file, number).strip()}"
+    return ""
+
+
+def _is_between(path: Path) -> bool:
+    if any(path.is_relative_to(other) for other in _BETWEEN):
+        return True
+    return path.is_relative_to(_PYTHON) and "site-packages" not in path.parts
+
+
+def at(line: str) -> str:
+    """Return a line as the end of a clause; nothing if there is none."""
+    return f" at {line!r}" if line else ""

@@ -1,0 +1,184 @@
+"""Forms of operators that exporters lack, unroll or get wrong: each computes what torch computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgefuse.bundle import spec
+from edgefuse.export.torch.forms import CAREFUL, apply_forms
+from edgefuse.export.torch.tables import without_projections
+from edgefuse.registry import create
+from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.stages.examples import example_feeds, run_torch
+from edgefuse.stages.explicit import split
+
+aten = torch.ops.aten
+WINDOW = torch.hann_window(40)
+
+
+def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return make().eval()
+
+
+class Calls(nn.Module):
+    """Calls a function with its parts and an input."""
+
+    def __init__(self, function: Callable[..., Any], *parts: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(*self.parts, x)
+
+
+def short_time(x: Tensor, **options: Any) -> Tensor:
+    return torch.stft(x, 40, 16, window=WINDOW, return_complex=True, **options)
+
+
+IMAGE, SEQUENCE, SAMPLES, IDS = (1, 3, 13, 18), (1, 30, 4), (1, 400), (1, 6)
+BAGS: dict[str, dict[str, Any]] = {
+    "sum": {"mode": "sum"},
+    "mean": {"mode": "mean"},
+    "max": {"mode": "max"},
+    "mean without padding": {"mode": "mean", "padding_idx": 0},
+    "max without padding": {"mode": "max", "padding_idx": 0},
+}
+TURNED: dict[str, dict[str, Any]] = {
+    "output padding": {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1},
+    "more added than cut": {"kernel_size": 5, "stride": 3, "padding": 0, "output_padding": (2, 1)},
+    "groups": {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1, "groups": 3},
+}
+CASES: dict[str, tuple[tuple[int, ...], Callable[..., Any], tuple[Callable[[], nn.Module], ...]]] = {
+    "mean of unequal regions": (IMAGE, lambda x: functional.adaptive_avg_pool2d(x, (3, 5)), ()),
+    "mean of steps": (SEQUENCE, lambda x: functional.adaptive_avg_pool1d(x.mT, 7), ()),
+    "maximum of regions": (IMAGE, lambda x: functional.adaptive_max_pool2d(x, (4, 6)), ()),
+    "maximum of steps": (SEQUENCE, lambda x: functional.adaptive_max_pool1d(x.mT, 7), ()),
+    "maximum of all": (IMAGE, lambda x: functional.adaptive_max_pool2d(x, 1), ()),
+    "nearest, larger": (IMAGE, lambda x: functional.interpolate(x, size=(25, 35), mode="nearest"), ()),
+    "nearest, smaller": (IMAGE, lambda x: functional.interpolate(x, size=(7, 5), mode="nearest"), ()),
+    "nearest, exact": (IMAGE, lambda x: functional.interpolate(x, size=(25, 35), mode="nearest-exact"), ()),
+    "nearest, scaled": (IMAGE, lambda x: functional.interpolate(x, scale_factor=1.7, mode="nearest"), ()),
+    "nearest steps": (SEQUENCE, lambda x: functional.interpolate(x, size=7, mode="nearest"), ()),
+    "reflected": (SAMPLES, lambda x: functional.pad(x.unsqueeze(1), (7, 9), mode="reflect"), ()),
+    "cat of types": (SEQUENCE, lambda x: torch.cat([x[..., 0], (x[..., 1] > 0).long(), x[..., 2] > 0], 1), ()),
+    "stack of types": (SEQUENCE, lambda x: torch.stack([x[..., 0], (x[..., 1] > 0).int()], 1), ()),
+    "eye": ((1, 6, 6), lambda x: x.masked_fill(torch.eye(6, dtype=torch.bool), 0) + torch.eye(6), ()),
+    "sort": (SEQUENCE, lambda x: torch.sort(x, dim=1).values, ()),
+    "sort, falling, places": (SEQUENCE, lambda x: x.gather(2, torch.sort(x, dim=2, descending=True)[1]), ()),
+    "argsort": (SEQUENCE, lambda x: torch.argsort(x, dim=1).float(), ()),
+    "quantile": (SEQUENCE, lambda x: torch.quantile(x, 0.9, dim=1), ()),
+    "quantiles": (
+        SEQUENCE,
+        lambda x: torch.quantile(x, torch.tensor([0.1, 0.5]), dim=1, keepdim=True).movedim(0, 1),
+        (),
+    ),
+    "median": (SEQUENCE, lambda x: x.median(1).values, ()),
+    "kth value": (SEQUENCE, lambda x: x.kthvalue(3, 1).values, ()),
+    "topk of rows": (SEQUENCE, lambda x: x.topk(4, 1).values, ()),
+    "power of a spectrum": (SAMPLES, lambda x: short_time(x).abs() ** 2, ()),
+    "size of a spectrum": (SAMPLES, lambda x: short_time(x, center=False, normalized=True).abs(), ()),
+    "parts of a spectrum": (SAMPLES, lambda x: torch.view_as_real(short_time(x, onesided=False)).sum(-1), ()),
+    "product of spectra": (SAMPLES, lambda x: ((z := short_time(x)) * z.conj() * 2).real, ()),
+    "angle": (SAMPLES, lambda x: short_time(x).transpose(1, 2).angle()[..., 1:-1].cos(), ()),
+    "rfft": (SEQUENCE, lambda x: torch.fft.rfft(x, dim=1, norm="ortho").abs(), ()),
+}
+for name, options in TURNED.items():
+    CASES[f"transposed, {name}"] = (IMAGE, lambda c, x: c(x), (lambda o=options: nn.ConvTranspose2d(3, 6, **o),))  # type: ignore[misc]
+for name, options in BAGS.items():
+    CASES[f"bag, {name}"] = (IDS, lambda b, x: b(x), (lambda o=options: nn.EmbeddingBag(9, 4, **o),))  # type: ignore[misc]
+
+LACKING = {
+    *(aten.stft.default, aten.fft_rfft.default, aten.complex.default, aten.eye.default, aten.sort.default),
+    *(aten.adaptive_max_pool2d.default, aten.adaptive_max_pool1d.default, aten.embedding_bag.padding_idx),
+    *(aten.quantile.scalar, aten.quantile.default, aten.upsample_nearest2d.vec, aten._upsample_nearest_exact2d.vec),
+    *(aten.median.dim, aten.kthvalue.default, aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool1d.default),
+}
+
+
+def value_of(shape: tuple[int, ...]) -> Tensor:
+    torch.manual_seed(1)
+    return torch.randint(0, 9, shape, dtype=torch.int32) if shape is IDS else torch.randn(shape)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_form_computes_what_torch_computes(name: str) -> None:
+    shape, function, parts = CASES[name]
+    model = Calls(function, *map(seeded, parts)).eval()
+    x = value_of(shape)
+    program = apply_forms(torch.export.export(model, (x,)), CAREFUL)
+    assert not {node.target for node in program.graph.nodes} & LACKING
+    expected = model(x)
+    torch.testing.assert_close(program.module()(x), expected, rtol=1e-4, atol=1e-4 * (1 + expected.abs().max().item()))
+
+
+def test_what_needs_no_form_stays_as_it_is() -> None:
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)))
+    before = torch.export.export(model, (torch.zeros(IMAGE),))
+    written = str(before.graph)
+    assert str(apply_forms(before, CAREFUL).graph) == written
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
+@pytest.mark.parametrize("directions", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_an_lstm_without_its_projection_gives_the_same_states(layers: int, directions: bool) -> None:
+    lstm = seeded(lambda: nn.LSTM(4, 12, layers, batch_first=True, proj_size=3, bidirectional=directions))
+    plain = without_projections(lstm)
+    assert not any(isinstance(part, nn.LSTM) and part.proj_size for part in plain.modules())
+    x, count = torch.randn(2, 9, 4), layers * (1 + directions)
+    for states in (None, (torch.randn(count, 2, 3), torch.randn(count, 2, 12))):
+        y, (hidden, cell) = lstm(x, states)
+        found, (found_hidden, found_cell) = plain(x, states)
+        for one, other in ((found, y), (found_hidden, hidden), (found_cell, cell)):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_module_without_a_projection_is_not_copied() -> None:
+    model = nn.LSTM(3, 4)
+    assert without_projections(model) is model
+
+
+def several(names: list[str]) -> nn.Module:
+    """Return a module that concatenates what several cases of one shape give."""
+    made = [Calls(CASES[name][1], *map(seeded, CASES[name][2])) for name in names]
+
+    def function(*parts: Any) -> Tensor:
+        *calls, x = parts
+        return torch.cat([call(x).flatten(1) for call in calls], 1)
+
+    return Calls(function, *made)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
+@pytest.mark.parametrize("target", ["onnx", "tflite"])
+@pytest.mark.parametrize("shape", [IMAGE, SEQUENCE, SAMPLES, IDS], ids=["image", "sequence", "samples", "ids"])
+def test_files_have_all_forms_and_answer_like_torch(shape: tuple[int, ...], target: str) -> None:
+    names = [name for name, case in CASES.items() if case[0] is shape and name not in ("angle", "argsort")]
+    if shape is SEQUENCE:
+        lstm = seeded(lambda: nn.LSTM(4, 12, batch_first=True, proj_size=3))
+        module: nn.Module = Calls(
+            lambda rest, lstm, x: torch.cat([rest(x), lstm(x)[0].flatten(1)], 1), several(names), lstm
+        )
+    else:
+        module = several(names)
+    width = module(value_of(shape)).shape[1]
+    dtype: spec.DType = "int32" if shape is IDS else "float32"
+    values = spec.tensor("x", shape=shape, dtype=dtype)
+    module.spec = spec.ModelSpec(name="m", modalities=(values,), outputs=(spec.EmbeddingOutput(size=width),))  # type: ignore[assignment]
+    (stage,) = split(module.eval())
+    made = create("targets", target)
+    lowered = made.lower(stage)
+    session = create("backends", made.backend).open(lowered.data, lowered.inputs, lowered.outputs, SessionOptions())
+    for feeds in example_feeds(stage, count=2, seed=5):
+        expected = run_torch(stage, feeds)["embedding"]
+        error = np.abs(session.run(feeds)["embedding"] - expected).max()
+        assert error <= 1e-4 + 1e-4 * np.abs(expected).max()

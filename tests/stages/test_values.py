@@ -1,0 +1,93 @@
+"""Generated inputs look like what was observed, and hold no sample."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgefuse.bundle import spec
+from edgefuse.stages.examples import chained_feeds, example_feeds
+from edgefuse.stages.explicit import split
+from edgefuse.stages.stage import Array, TorchStage
+from edgefuse.stages.values import generated, observed, with_values
+from tests.stages.tables import Rows, model
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(3)
+
+
+def boxes(count: int) -> list[dict[str, Array]]:
+    return [{"b.values": rng().uniform(0.0, 1.0, (1, 5, 4)).astype(np.float32)} for _ in range(count)]
+
+
+def test_boxes_stay_within_their_range() -> None:
+    (values,) = observed(boxes(16))
+    made = generated(values, (1, 5, 4), "float32", rng())
+    assert made.dtype == np.float32
+    assert made.min() >= 0.0
+    assert made.max() <= 1.0
+    assert np.unique(made).size > 4
+
+
+def test_ids_and_flags_are_whole_and_within_their_range() -> None:
+    samples: list[dict[str, Array]] = [{"i.ids": rng().integers(3, 17, (1, 6), np.int32)} for _ in range(20)]
+    samples += [{"f.values": rng().integers(0, 2, (1, 6)).astype(np.float32)} for _ in range(20)]
+    ids, flags = observed(samples)
+    made = generated(ids, (1, 6), "int32", rng())
+    assert made.dtype == np.int32
+    assert made.min() >= 3
+    assert made.max() < 17
+    assert set(np.unique(generated(flags, (1, 6), "float32", rng()))) <= {0.0, 1.0}
+
+
+def test_columns_of_a_table_keep_their_own_ranges() -> None:
+    rows = [{"t.values": np.array([[40.0 + i, i / 100, 1e6 * i]], np.float32)} for i in range(12)]
+    (values,) = observed(rows)
+    made = generated(values, (1, 3), "float32", rng())[0]
+    assert 40 <= made[0] <= 51
+    assert 0 <= made[1] <= 0.11
+
+
+def test_few_samples_give_one_range_for_all_so_that_no_sample_is_told() -> None:
+    (values,) = observed(boxes(1))
+    assert len(values.mean) == 1
+    assert values.deviation[0] > 0
+
+
+def test_a_picture_has_patches_within_the_range() -> None:
+    pictures: list[dict[str, Array]] = [{"p.pixels": np.full((1, 32, 32, 3), grey, np.uint8)} for grey in (20, 200)]
+    (values,) = observed(pictures)
+    made = generated(values, (1, 32, 32, 3), "uint8", rng()).astype(int)
+    assert made.min() >= 20
+    assert made.max() <= 200
+    assert np.abs(np.diff(made[0, :8, :8, 0])).max() < 40 < np.ptp(made)
+
+
+@pytest.fixture
+def stages() -> tuple[TorchStage, ...]:
+    samples: list[dict[str, Array]] = [
+        {"rows.values": rng().uniform(0, 1, (1, steps, 3)).astype(np.float32)} for steps in (2, 3, 9)
+    ]
+    return with_values(split(model(Rows())), observed(samples))
+
+
+def test_sizes_reach_from_the_largest_to_the_smallest_that_was_seen(stages: tuple[TorchStage, ...]) -> None:
+    feeds = list(example_feeds(stages[0], count=5))
+    sizes = [one["values"].shape[1] for one in feeds]
+    assert sizes[0] == 12
+    assert min(sizes) == 2
+    assert len(set(sizes)) == 4
+    assert [int(one["length"][0]) for one in feeds] == sizes
+    assert all(one["values"].min() >= 0 and one["values"].max() <= 1 for one in feeds)
+
+
+def test_masks_are_those_that_a_model_admits(stages: tuple[TorchStage, ...]) -> None:
+    masks = [(1.0,)]
+    assert all(one["fusion"]["present"].tolist() == [[1.0]] for one in chained_feeds(stages, count=4, masks=masks))
+
+
+def test_padding_behind_a_length_is_zero() -> None:
+    fixed = split(model(Rows(), spec.tensor("rows", shape=(1, 12, 3), length=True)))
+    for feeds in example_feeds(fixed[0], count=4):
+        assert not feeds["values"][:, int(feeds["length"][0]) :].any()
