@@ -189,7 +189,11 @@ def test_all_prunings_are_tried_before_the_first_recovery(subject: Subject, cach
     assert set(found.refused) == {("fusion", "vocabulary50")}
     # Heads are gone in both stages, by both methods, and so is everything else but a constant width.
     by_id = {(name, form.pruning.id): form.module for name, forms in found.pruned.items() for form in forms}  # type: ignore[union-attr]
-    rows = {key: module.block.attn.c_attn.weight.shape for key, module in by_id.items() if key[0] != "sensor_encoder"}  # type: ignore[union-attr]
+    rows = {
+        key: getattr(module, "fusion", module).block.attn.c_attn.weight.shape
+        for key, module in by_id.items()
+        if key[0] != "sensor_encoder"
+    }  # type: ignore[union-attr]
     assert {key: list(shape) for key, shape in rows.items()} == {
         ("audio_encoder", "structured50"): [3 * 24, 24],
         ("audio_encoder", "hidden65"): [3 * 24, 48],
