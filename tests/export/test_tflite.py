@@ -64,7 +64,7 @@ class Words(nn.Module):
         self.block = TransformerBlock(16, 2, 32)
 
     def forward(self, ids: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        valid = (torch.arange(6, dtype=torch.int32) < length.unsqueeze(1)).to(torch.float32)
+        valid = (torch.arange(ids.shape[1], dtype=torch.int32) < length.unsqueeze(1)).to(torch.float32)
         x = self.block(self.embedding(ids), (1.0 - valid)[:, None, None] * -1e4)
         return (x * valid.unsqueeze(2)).sum(dim=1), x
 
