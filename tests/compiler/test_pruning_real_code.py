@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -26,6 +27,8 @@ MODEL = '''
 import math
 
 import numpy as np
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -188,12 +191,11 @@ def test_all_prunings_are_tried_before_the_first_recovery(subject: Subject, cach
     assert max(tries) < min(prunes)
     assert set(found.refused) == {("fusion", "vocabulary50")}
     # Heads are gone in both stages, by both methods, and so is everything else but a constant width.
-    by_id = {(name, form.pruning.id): form.module for name, forms in found.pruned.items() for form in forms}  # type: ignore[union-attr]
-    rows = {
-        key: getattr(module, "fusion", module).block.attn.c_attn.weight.shape
-        for key, module in by_id.items()
-        if key[0] != "sensor_encoder"
-    }  # type: ignore[union-attr]
+    rows: dict[tuple[str, str], Any] = {}
+    for name, forms in found.pruned.items():
+        for form in forms if name != "sensor_encoder" else ():
+            module: Any = getattr(form.module, "fusion", form.module)
+            rows[name, form.pruning.id if form.pruning else ""] = module.block.attn.c_attn.weight.shape
     assert {key: list(shape) for key, shape in rows.items()} == {
         ("audio_encoder", "structured50"): [3 * 24, 24],
         ("audio_encoder", "hidden65"): [3 * 24, 48],

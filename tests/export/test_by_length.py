@@ -33,7 +33,7 @@ class State(nn.Module):
     def forward(self, x: Tensor, length: Tensor) -> Tensor:
         _, states = self.layer(x)
         hidden = states[0] if isinstance(states, tuple) else states
-        return hidden.transpose(0, 1).flatten(1)
+        return torch.flatten(hidden.transpose(0, 1), 1)
 
 
 class Attended(nn.Module):

@@ -24,11 +24,11 @@ class Mean(nn.Module):
         self.masked = masked
 
     def forward(self, x: Tensor, length: Tensor) -> Tensor:
-        y = self.layer(x).relu()
+        y: Tensor = self.layer(x).relu()
         if not self.masked:
-            return y.mean(1)
+            return torch.mean(y, 1)
         valid = torch.arange(x.shape[1]).unsqueeze(0) < length.unsqueeze(1)
-        return (y * valid.unsqueeze(2)).sum(1) / length.unsqueeze(1)
+        return torch.sum(y * valid.unsqueeze(2), 1) / length.unsqueeze(1)
 
 
 class Steps(nn.Module):

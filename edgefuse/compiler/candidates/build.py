@@ -198,14 +198,19 @@ class Lower:
             ExportError: if the unpruned form cannot be lowered.
         """
         target, form = job
-        note(f"{target}: lower {candidate_id(form.spec.name, form.pruning, FLOAT)}")
         try:
-            return Toolchain.of(target, self.cache).lower(form)
+            return self.file(job)
         except ExportError as error:
             if form.pruning is None:
                 raise
             logger.warning("%s: %s is not pruned by %s: %s", target, form.spec.name, form.pruning.id, error)
             return str(error)
+
+    def file(self, job: tuple[str, TorchStage]) -> Built:
+        """Take a target and any form; `ExportError` if it cannot be lowered."""
+        target, form = job
+        note(f"{target}: lower {candidate_id(form.spec.name, form.pruning, FLOAT)}")
+        return Toolchain.of(target, self.cache).lower(form)
 
 
 @dataclass(frozen=True)

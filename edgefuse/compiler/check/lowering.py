@@ -87,7 +87,7 @@ class TryLowering:
         """Take a target and the stage; errors are those of `Lower` and `Hold`."""
         target, _ = job
         began = time.perf_counter()
-        built = Lower(self.cache)(job)
+        built = Lower(self.cache).file(job)
         took = time.perf_counter() - began
         Hold(self.golden, self.cache)((target, built))
         return (

@@ -121,7 +121,7 @@ def _fixing_lines() -> Iterator[list[str]]:
         lines.append(users_line(traceback.extract_stack()))
         return to_int(self, file, line)
 
-    ShapeEnv._set_replacement = note  # type: ignore[method-assign]
+    ShapeEnv._set_replacement = note  # type: ignore[method-assign, assignment]
     SymNode.guard_int = note_int  # type: ignore[method-assign]
     try:
         yield lines

@@ -65,7 +65,8 @@ def attention(_program: ExportedProgram, node: Any) -> Form | None:
             kept = (allowed > 0.5 * _FAR_BELOW).to(scores.dtype)
             scores = scores + allowed.clamp(min=_FAR_BELOW)
         weights = scores.softmax(-1) * kept.amax(-1, keepdim=True)
-        return weights @ known[value]
+        found: Tensor = weights @ known[value]
+        return found
 
     return Form(attended, inputs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -137,7 +138,13 @@ def _fixed(node: Any, axis: int) -> bool:
 
 _NEVER = -3e38
 
-_WAYS = {"linear": math.floor, "lower": math.floor, "higher": math.ceil, "nearest": round, "midpoint": math.floor}
+_WAYS: dict[str, Callable[[float], int]] = {
+    "linear": math.floor,
+    "lower": math.floor,
+    "higher": math.ceil,
+    "nearest": round,
+    "midpoint": math.floor,
+}
 
 FORMS: dict[Any, Prepare] = {
     aten.sort.default: sort,

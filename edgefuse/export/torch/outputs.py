@@ -17,7 +17,7 @@ def part_outputs(program: ExportedProgram) -> bool:
     """
     output = program.graph.output_node()
     taken = {str(name) for name in program.graph_signature.user_inputs}
-    values = list(output.args[0])  # type: ignore[arg-type]
+    values = list(output.args[0])
     changed = False
     for place, (value, spec) in enumerate(zip(values, program.graph_signature.output_specs, strict=True)):
         if spec.kind is not OutputKind.USER_OUTPUT or not isinstance(value, Node):

@@ -36,7 +36,7 @@ def _places(node: Any, axis: int, before: tuple[int, ...], after: tuple[int, ...
     shape = [1] * len(before)
     shape[axis] = -1
     grid = numbers.reshape(1, 1, *shape).expand(1, 1, *before).contiguous()
-    found = node.target(grid, *node.args[1:], **node.kwargs)
+    found: Tensor = node.target(grid, *node.args[1:], **node.kwargs)
     along = [0, 0] + [slice(None) if other == axis else 0 for other in range(len(after))]
     return found[tuple(along)].round().to(torch.int32)
 
@@ -63,7 +63,7 @@ def transposed_convolution(_program: ExportedProgram, node: Any) -> Form | None:
     bias = argument(node, 2)
 
     def convolved(x: Tensor, weight: Tensor, *rest: Tensor) -> Tensor:
-        y = convolve(x, weight, None, stride, [0] * rank, [0] * rank, groups, dilation)
+        y: Tensor = convolve(x, weight, None, stride, [0] * rank, [0] * rank, groups, dilation)
         for axis, (start, wanted) in enumerate(zip(padding, sizes, strict=True), 2):
             length = min(wanted, y.shape[axis] - start)
             y = y.narrow(axis, start, length) if (start, length) != (0, y.shape[axis]) else y

@@ -60,7 +60,8 @@ def _maxima(x: Tensor, axis: int, size: int, wanted: int) -> Tensor:
     if wanted == 1:
         return x.amax(axis, keepdim=True)
     if size % wanted == 0:
-        return x.unflatten(axis, (wanted, size // wanted)).amax(axis)
+        divided: Tensor = x.unflatten(axis, (wanted, size // wanted))  # type: ignore[no-untyped-call]
+        return divided.amax(axis)
     regions = _regions(size, wanted)
     return torch.cat([x.narrow(axis, start, end - start).amax(axis, keepdim=True) for start, end in regions], axis)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def embedding_bag(_program: ExportedProgram, node: Any) -> Form | None:
 
 def _reduced(rows: Tensor, kept: Tensor | None, mode: str) -> Tensor:
     if kept is None:
-        return {"sum": rows.sum, "mean": rows.mean, "max": rows.amax}[mode](1)
+        return rows.amax(1) if mode == "max" else rows.mean(1) if mode == "mean" else rows.sum(1)
     if mode == "max":
         found = (rows + (kept - 1.0) * 1e30).amax(1)
         return found * (kept.sum(1) > 0).to(rows.dtype)
@@ -83,12 +84,12 @@ class ProjectedLstm(nn.Module):
             inputs = getattr(lstm, f"weight_ih{name}").detach().double()
             if place >= directions:
                 start = (place // directions - 1) * directions
-                inputs = inputs @ torch.block_diag(*projections[start : start + directions])
+                inputs = inputs @ _diagonal(projections[start : start + directions])
             self._set(f"weight_ih{name}", inputs)
             self._set(f"weight_hh{name}", getattr(lstm, f"weight_hh{name}").detach().double() @ projections[place])
             for bias in (f"bias_ih{name}", f"bias_hh{name}") if lstm.bias else ():
                 self._set(bias, getattr(lstm, bias).detach())
-        self.register_buffer("last", torch.block_diag(*projections[-directions:]).float())
+        self.register_buffer("last", _diagonal(projections[-directions:]).float())
         self.register_buffer("each", torch.stack(projections).float())
         self.register_buffer("back", torch.linalg.pinv(torch.stack(projections)).float())
 
@@ -102,7 +103,7 @@ class ProjectedLstm(nn.Module):
 
     def _by_layer(self, hidden: Tensor, matrices: Any) -> Tensor:
         wide = hidden if hidden.dim() == 3 else hidden.unsqueeze(1)
-        found = wide @ matrices.transpose(1, 2)
+        found: Tensor = wide @ matrices.transpose(1, 2)
         return found if hidden.dim() == 3 else found.squeeze(1)
 
     def _set(self, name: str, value: Tensor) -> None:
@@ -132,3 +133,8 @@ FORMS: dict[Any, Prepare] = {
     aten.embedding_bag.default: embedding_bag,
     aten.embedding_bag.padding_idx: embedding_bag,
 }
+
+
+def _diagonal(blocks: Sequence[Tensor]) -> Tensor:
+    found: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+    return found
