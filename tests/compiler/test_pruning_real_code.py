@@ -191,11 +191,12 @@ def test_all_prunings_are_tried_before_the_first_recovery(subject: Subject, cach
     assert max(tries) < min(prunes)
     assert set(found.refused) == {("fusion", "vocabulary50")}
     # Heads are gone in both stages, by both methods, and so is everything else but a constant width.
-    rows: dict[tuple[str, str], Any] = {}
-    for name, forms in found.pruned.items():
-        for form in forms if name != "sensor_encoder" else ():
-            module: Any = getattr(form.module, "fusion", form.module)
-            rows[name, form.pruning.id if form.pruning else ""] = module.block.attn.c_attn.weight.shape
+    by_id: dict[tuple[str, str], Any] = {
+        (name, form.pruning.id if form.pruning else ""): getattr(form.module, "fusion", form.module)
+        for name, forms in found.pruned.items()
+        for form in forms
+    }
+    rows = {key: one.block.attn.c_attn.weight.shape for key, one in by_id.items() if key[0] != "sensor_encoder"}
     assert {key: list(shape) for key, shape in rows.items()} == {
         ("audio_encoder", "structured50"): [3 * 24, 24],
         ("audio_encoder", "hidden65"): [3 * 24, 48],
@@ -205,7 +206,7 @@ def test_all_prunings_are_tried_before_the_first_recovery(subject: Subject, cach
     assert list(found.kept) == [("sensor_encoder", "structured50")]
     (why,) = found.kept["sensor_encoder", "structured50"]
     assert why.startswith("'fixed' keeps its 32 channels: with fewer the stage does not run")
-    assert by_id["sensor_encoder", "structured50"].free.out_features == 32  # type: ignore[union-attr]
+    assert by_id["sensor_encoder", "structured50"].free.out_features == 32
 
 
 def test_what_recovered_stays_while_pruning_gives_the_same_weights(
