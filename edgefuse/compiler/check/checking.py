@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 READING_SECONDS = 8.0
 """How long a check reads samples: what can be read in that time stands for the rest."""
 
+_HEAD_SECONDS = 2.0
+"""The same at the head of a compile, which reads all of them soon after."""
+
 _LARGE = 5_000_000
 """Parameters from which two processes are worth their start."""
 
@@ -121,7 +124,7 @@ class Examination:
 
     def whole(self) -> Check:
         """Look at everything, whatever is found."""
-        read, errors = self._read()
+        read, errors = self._read(READING_SECONDS)
         model = self._as_observed(errors)
         stopping = [
             *(Finding(about="model", stage=name, says=str(error), stops=True) for name, error in mixing(model.stages)),
@@ -159,7 +162,7 @@ class Examination:
         Raises:
             ModelError, DataError, MeasureError: what stands in the way of every target. The others like it are logged.
         """
-        read, errors = self._read()
+        read, errors = self._read(_HEAD_SECONDS)
         if errors:
             _refuse(errors)
         model = self._as_observed(errors)
@@ -173,9 +176,9 @@ class Examination:
             logger.warning("%s", finding.says)
         return Head(model, lowered.errors)
 
-    def _read(self) -> tuple[list[SplitRead], list[EdgefuseError]]:
+    def _read(self, seconds: float) -> tuple[list[SplitRead], list[EdgefuseError]]:
         """Read samples; return what is wrong with them, or with what torch makes of them."""
-        read = read_splits(self.model, self.data, READING_SECONDS, self.progress)
+        read = read_splits(self.model, self.data, seconds, self.progress)
         errors = list(faults(self.model, self.data, read))
         if not errors:
             self.progress(0, 0, "check: answer samples")
