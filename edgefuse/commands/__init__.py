@@ -5,6 +5,7 @@
 - `terminal`: the one way of text to the terminal;
 - `console`: tables, JSON and progress;
 - `ending`: cleaning up when a command is interrupted;
+- `check`: `edgefuse check`;
 - `compile`: `edgefuse compile`;
 - `inspect`: `edgefuse inspect`;
 - `prepare`: `edgefuse prepare`;

@@ -19,7 +19,10 @@ from edgefuse.compiler import compile
 from edgefuse.datasets.seal import SEAL
 from tests.attack import damage
 
-KINDS = ("features", "figures", "golden", "outputs", "pruned", "split", "stage-onnx", "timings")
+KINDS = (
+    *("features", "figures", "golden", "lowering-seconds", "outputs", "pruned", "rehearsed", "split", "stage-onnx"),
+    "timings",
+)
 # On another architecture than this one a cost is counted instead of times measured: nothing is left to chance.
 _RECIPE = """
 [[prune.variants]]

@@ -73,14 +73,26 @@ def inline(program: ExportedProgram, node: Any, form: Form) -> tuple[Node, ...]:
 
 
 def replace(program: ExportedProgram, node: Any, result: Node) -> None:
-    """Let all that uses a node use a result, and drop the node."""
+    """Let all that uses a node use a result, and drop the node.
+
+    Args:
+        program: that both are in.
+        node: to drop.
+        result: in its place.
+    """
     node.replace_all_uses_with(result)
     program.graph_signature.replace_all_uses(node.name, result.name)
     program.graph.erase_node(node)
 
 
 def replace_first(program: ExportedProgram, node: Any, result: Node) -> None:
-    """Let all that uses the first of a node's several results use another one; nothing may use the others."""
+    """Let all that uses the first of a node's several results use another one; nothing may use the others.
+
+    Args:
+        program: that both are in.
+        node: with several results.
+        result: in place of the first.
+    """
     for user in list(node.users):
         if user.args[1:] == (0,):
             replace(program, user, result)
@@ -95,7 +107,13 @@ def only_first_is_used(node: Any) -> bool:
 
 
 def argument(node: Any, position: int, default: Any = None) -> Any:
-    """Return a positional argument of a node, or what it is where the node has none."""
+    """Return a positional argument of a node, or what it is where the node has none.
+
+    Args:
+        node: that is called with it.
+        position: of the argument.
+        default: where there are fewer.
+    """
     return node.args[position] if len(node.args) > position else default
 
 

@@ -170,7 +170,13 @@ def crossing_bytes(value: object) -> int:
 
 
 def atoms(labelled: Labelled, label: Label, nodes: Iterable[Node]) -> dict[Node, Call]:
-    """Return the outermost call of a submodule that each node belongs to, of those that see one label alone."""
+    """Return the outermost call of a submodule that each node belongs to, of those that see one label alone.
+
+    Args:
+        labelled: the graph.
+        label: that they see.
+        nodes: to look at.
+    """
     found: dict[Node, Call] = {}
     for node in nodes:
         for call in labelled.traced.calls_around(node):

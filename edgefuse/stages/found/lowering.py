@@ -85,6 +85,11 @@ def _module_of(call: Call, traced: Traced) -> nn.Module | None:
 def lower(part: Part, parts: Sequence[Part], labelled: Labelled) -> Lowered:
     """Return a part as a module.
 
+    Args:
+        part: of the graph.
+        parts: all of them.
+        labelled: the graph.
+
     Raises:
         Unsplittable: if a size is needed that no input of the part has.
     """
