@@ -33,7 +33,9 @@ def make_stage(module: nn.Module, inputs: list[Port], outputs: list[tuple[str, t
         inputs=tuple(
             StageInput(
                 tensor=TensorSpec(name=name, dtype=dtype, shape=shape),
-                source=Source(kind="modality", owner="own", tensor=name),
+                source=Source(kind="length", owner="own")
+                if name == "length"
+                else Source(kind="modality", owner="own", tensor=name),
             )
             for name, dtype, shape in inputs
         ),
@@ -77,7 +79,7 @@ def picture() -> TorchStage:
 def words() -> TorchStage:
     torch.manual_seed(0)
     ports: list[Port] = [("ids", "int32", (1, Bounded(max=6))), ("length", "int32", (1,))]
-    return make_stage(Words(), ports, [("sum", (1, 16)), ("states", (1, 6, 16))])
+    return make_stage(Words(), ports, [("sum", (1, 16)), ("states", (1, Bounded(max=6), 16))])
 
 
 @pytest.fixture(scope="module")

@@ -36,12 +36,16 @@ Ports = dict[str, tuple[DType, tuple[int | Bounded, ...]]]
 
 
 def stage_of(module: nn.Module, inputs: Ports, outputs: dict[str, tuple[int, ...]]) -> TorchStage:
-    source = Source(kind="modality", owner="sound", tensor="x")
+    def source(name: str) -> Source:
+        if name == "length":
+            return Source(kind="length", owner="sound")
+        return Source(kind="modality", owner="sound", tensor=name)
+
     spec = StageSpec(
         name="ears",
         role="encoder",
         inputs=tuple(
-            StageInput(tensor=TensorSpec(name=name, dtype=dtype, shape=shape), source=source)
+            StageInput(tensor=TensorSpec(name=name, dtype=dtype, shape=shape), source=source(name))
             for name, (dtype, shape) in inputs.items()
         ),
         outputs=tuple(StageOutput(tensor=TensorSpec(name=name, shape=shape)) for name, shape in outputs.items()),

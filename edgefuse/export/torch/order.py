@@ -78,7 +78,7 @@ def topk(_program: ExportedProgram, node: Any) -> Form | None:
     number, axis = argument(node, 1), argument(node, 2, -1)
     largest = argument(node, 3, True)
     rank = len(shape_of(node.args[0]))
-    if axis % rank == rank - 1 and largest:
+    if axis % rank == rank - 1 and largest and number != shape_of(node.args[0])[-1]:
         return None
 
     def ranked(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -51,6 +51,10 @@ factory = "crossed_module:data"
 targets = ["onnx", "tflite"]
 [search]
 max_drop = 0.5
+[schemes]
+image_encoder = ["float"]
+text_encoder = ["float"]
+fusion = ["float"]
 """
 
 
@@ -73,7 +77,7 @@ def test_a_module_and_a_spec_become_bundles(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model(torch.from_numpy(image), torch.from_numpy(ids), torch.from_numpy(mask))[0].numpy()
     for bundle in bundles:
-        with edgefuse.load(tmp_path / bundle, rung="float") as pipeline:
+        with edgefuse.load(tmp_path / bundle) as pipeline:
             found = pipeline(image=image, text={"ids": ids, "mask": mask}).outputs["logits"]
             assert [stage.name for stage in pipeline.manifest.stages] == ["image_encoder", "text_encoder", "fusion"]
         assert float(np.abs(found.astype(np.float32) - expected).max()) < 2e-4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ class Joined(nn.Module):
         return y
 
 
+@pytest.mark.xfail(strict=True, reason="a frontend of known operators becomes a graph: the cut goes through it")
 def test_the_same_stages_are_found() -> None:
     torch.manual_seed(0)
     model = build()
