@@ -26,7 +26,9 @@ from edgefuse.stages.stage import TorchStage
 Port = tuple[str, DType, tuple[int | Bounded, ...]]
 
 
-def make_stage(module: nn.Module, inputs: list[Port], outputs: list[tuple[str, tuple[int, ...]]]) -> TorchStage:
+def make_stage(
+    module: nn.Module, inputs: list[Port], outputs: list[tuple[str, tuple[int | Bounded, ...]]]
+) -> TorchStage:
     spec = StageSpec(
         name="small_encoder",
         role="encoder",
