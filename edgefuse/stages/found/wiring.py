@@ -13,7 +13,13 @@ from edgefuse.stages.found.traced import Traced
 
 
 def wired(parts: Sequence[Part], traced: Traced, spec: ModelSpec) -> list[StageSpec]:
-    """Return the wiring of parts; the shapes of what passes between them are empty, and every port is float32."""
+    """Return the wiring of parts; the shapes of what passes between them are empty, and every port is float32.
+
+    Args:
+        parts: in order.
+        traced: the model that they are of.
+        spec: of the model.
+    """
     made: dict[Node, tuple[Part, str]] = {}
     specs: list[StageSpec] = []
     for part in parts:
@@ -26,7 +32,13 @@ def wired(parts: Sequence[Part], traced: Traced, spec: ModelSpec) -> list[StageS
 
 
 def order_inputs(parts: Sequence[Part], traced: Traced, spec: ModelSpec) -> None:
-    """Put the inputs of parts into order: by modality, features before tensors before lengths, and the mask last."""
+    """Put the inputs of parts into order: by modality, features before tensors before lengths, and the mask last.
+
+    Args:
+        parts: in order.
+        traced: the model that they are of.
+        spec: of the model.
+    """
     owners = {node: part for part in parts for node in part.outputs}
     columns = {modality.name: number for number, modality in enumerate(spec.modalities)}
     kinds = ("stage", "modality", "length")

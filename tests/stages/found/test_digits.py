@@ -30,7 +30,7 @@ class Joined(nn.Module):
 def test_the_same_stages_are_found() -> None:
     torch.manual_seed(0)
     model = build()
-    by_hand, made = split(model), find(Joined(model), model.spec)
+    by_hand, made = split(model), find(Joined(model).eval(), model.spec)
     assert [stage.spec for stage in made.stages] == [stage.spec for stage in by_hand]
     for own, stage in zip(by_hand[:-1], made.stages[:-1], strict=True):
         assert stage.module is own.module

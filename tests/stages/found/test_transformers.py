@@ -22,7 +22,9 @@ def small_clip(*_: object) -> CLIPModel:
     torch.manual_seed(0)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     text, vision = size | {"vocab_size": 200, "eos_token_id": 199}, size | {"patch_size": 32}
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=512)).eval()
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=512))
+    model.train(False)
+    return model
 
 
 def test_the_readmes_lines_are_all_that_clip_needs(monkeypatch: pytest.MonkeyPatch) -> None:
