@@ -7,7 +7,7 @@
 - `dependence`: the modalities that each node depends on;
 - `cut`: where the fewest bytes cross;
 - `parts`: which nodes are whose, and what crosses;
-- `wiring`: the inputs and outputs of each part;
+- `wiring`: names of ports, and where each value comes from;
 - `lowering`: a part as a module, whole submodules kept;
 - `chain`: the parts run one after the other, and held to the module;
 - `found`: the steps in order, and the record of what was found.

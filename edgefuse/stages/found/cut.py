@@ -26,8 +26,8 @@ _MACS_PER_BYTE = 64
 _SHARE_PER_CROSSING = 4
 """A quarter of all multiply-accumulates may move if nothing else has to cross then."""
 
-_LARGE_SHARE = 0.25
-"""Of a group's multiply-accumulates: what does so much of an encoder's work is the encoder."""
+_LARGE_SHARE = 0.5
+"""Of a group's multiply-accumulates: what does more of an encoder's work is the encoder."""
 
 _SMALL_SHARE = 0.02
 """A projection of less than this is left to the module that it stands in."""
@@ -173,9 +173,9 @@ def atoms(labelled: Labelled, label: Label, nodes: Iterable[Node]) -> dict[Node,
     """Return the outermost call of a submodule that each node belongs to, of those that see one label alone.
 
     Args:
-        labelled: the graph.
-        label: that they see.
-        nodes: to look at.
+        labelled: the model.
+        label: of the nodes.
+        nodes: in question.
     """
     found: dict[Node, Call] = {}
     for node in nodes:

@@ -60,14 +60,14 @@ def wholes(
     found: dict[Call, list[Node]] = {}
     for call in sorted(members, key=len):
         around = any(call[: len(other)] == other for other in found)
-        if call not in split and not around and _is_worth_keeping(call, traced) and is_callable(call, members[call]):
+        if (
+            call not in split
+            and not around
+            and _module_of(call, traced) is not None
+            and is_callable(call, members[call])
+        ):
             found[call] = members[call]
     return found
-
-
-def _is_worth_keeping(call: Call, traced: Traced) -> bool:
-    module = _module_of(call, traced)
-    return module is not None and next(module.parameters(), None) is not None
 
 
 def name_of(call: Call) -> str:
@@ -86,9 +86,9 @@ def lower(part: Part, parts: Sequence[Part], labelled: Labelled) -> Lowered:
     """Return a part as a module.
 
     Args:
-        part: of the graph.
+        part: to lower.
         parts: all of them.
-        labelled: the graph.
+        labelled: the model that they are of.
 
     Raises:
         Unsplittable: if a size is needed that no input of the part has.

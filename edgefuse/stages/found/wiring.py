@@ -16,8 +16,8 @@ def wired(parts: Sequence[Part], traced: Traced, spec: ModelSpec) -> list[StageS
     """Return the wiring of parts; the shapes of what passes between them are empty, and every port is float32.
 
     Args:
-        parts: in an order in which they can run.
-        traced: the graph that they are of.
+        parts: in order.
+        traced: the model that they are of.
         spec: of the model.
     """
     made: dict[Node, tuple[Part, str]] = {}
@@ -35,8 +35,8 @@ def order_inputs(parts: Sequence[Part], traced: Traced, spec: ModelSpec) -> None
     """Put the inputs of parts into order: by modality, features before tensors before lengths, and the mask last.
 
     Args:
-        parts: whose inputs are sorted in place.
-        traced: the graph that they are of.
+        parts: in order.
+        traced: the model that they are of.
         spec: of the model.
     """
     owners = {node: part for part in parts for node in part.outputs}

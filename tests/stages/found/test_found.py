@@ -125,7 +125,6 @@ class TimeFirst(nn.Module):
         return y
 
 
-@pytest.mark.xfail(strict=True, reason="the products of a mixed attention that see one side are cut off from it")
 def test_samples_come_first_in_what_crosses() -> None:
     made = found(TimeFirst(), models.siamese_spec())
     assert names(made) == ["left_encoder", "right_encoder", "fusion"]

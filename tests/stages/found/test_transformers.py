@@ -22,7 +22,7 @@ def small_clip(*_: object) -> CLIPModel:
     torch.manual_seed(0)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     text, vision = size | {"vocab_size": 200, "eos_token_id": 199}, size | {"patch_size": 32}
-    model: CLIPModel = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=512))
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=512))
     model.train(False)
     return model
 
