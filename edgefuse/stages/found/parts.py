@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -117,23 +117,15 @@ class _Homes:
 
     def fill(self, part: Part, label: Label, ends: Iterable[Node]) -> None:
         """Give a part all nodes that its outputs need, and its inputs."""
-        labels = self._labelled.labels
-        inputs: set[Node] = set()
-        waiting = list(ends)
-        while waiting:
-            node = waiting.pop()
-            if node in part.nodes or node in inputs:
-                continue
-            own = labels[node]
-            if node.op == "placeholder" and own:
-                inputs.add(node)
-            elif not own or own == label or node in self._moved[own]:
-                part.nodes.add(node)
-                waiting += node.all_input_nodes if own or not is_number(node) else ()
-            else:
-                self._check(node)
-                inputs.add(node)
-        part.inputs = [node for node in labels if node in inputs]
+
+        def is_elsewhere(node: Node) -> bool:
+            own = self._labelled.labels[node]
+            if not own or own == label or node in self._moved[own]:
+                return False
+            self._check(node)
+            return True
+
+        _gather(part, self._labelled, ends, is_elsewhere)
 
     def _check(self, node: Node) -> None:
         value = costs.value_of(node)
@@ -177,29 +169,26 @@ def _calls_without_parameters(labelled: Labelled, part: Part, free: set[Node]) -
 
 def _parted(part: Part, labelled: Labelled, near: set[Node], label: Label) -> list[Part]:
     """Divide an encoder: the frontend computes the near nodes that the rest reads."""
-    handed: dict[Node, None] = {}
     rest = Part(part.name, part.role, part.modality, outputs=part.outputs, results=part.results)
-    _gather(rest, labelled, [*part.results.values(), *part.outputs], stop=near, handed=handed)
+    _gather(rest, labelled, [*part.results.values(), *part.outputs], near.__contains__)
+    handed = [node for node in rest.inputs if node in near]
     batch = batch_sizes(labelled)
     if not handed or any(crosses_as(costs.value_of(node), batch) is None for node in handed):
         return [part]
-    frontend = Part(f"{part.modality}_frontend", "frontend", part.modality, outputs=list(handed))
-    _gather(frontend, labelled, handed, stop=set(), handed={})
+    frontend = Part(f"{part.modality}_frontend", "frontend", part.modality, outputs=handed)
+    _gather(frontend, labelled, handed, lambda _: False)
     return [frontend, rest]
 
 
-def _gather(part: Part, labelled: Labelled, ends: Iterable[Node], *, stop: set[Node], handed: dict[Node, None]) -> None:
-    """Give a part all nodes that its ends need, up to where to stop, and its inputs."""
+def _gather(part: Part, labelled: Labelled, ends: Iterable[Node], is_elsewhere: Callable[[Node], bool]) -> None:
+    """Give a part all nodes that its ends need, and its inputs: those of the model, and what is computed elsewhere."""
     inputs: set[Node] = set()
     waiting = list(ends)
     while waiting:
         node = waiting.pop()
         if node in part.nodes or node in inputs:
             continue
-        if node in stop:
-            inputs.add(node)
-            handed[node] = None
-        elif node.op == "placeholder" and labelled.labels[node]:
+        if (node.op == "placeholder" and labelled.labels[node]) or is_elsewhere(node):
             inputs.add(node)
         else:
             part.nodes.add(node)
