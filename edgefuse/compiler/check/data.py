@@ -20,7 +20,7 @@ from edgefuse.bundle.spec import ClassOutput, ModelSpec
 from edgefuse.compiler.check.record import Finding
 from edgefuse.compiler.model.data_checks import TRIED, coverage_faults
 from edgefuse.compiler.model.preparation import split_faults, wanted_splits
-from edgefuse.compiler.model.samples import checked_sample, checked_target
+from edgefuse.compiler.model.samples import checked_target, read_sample
 from edgefuse.compiler.model.splits import SPLITS, preprocessors_of
 from edgefuse.compiler.model.subject import Model
 from edgefuse.compiler.recipe.factory import users_code
@@ -182,9 +182,7 @@ def _sample(
 ) -> Iterator[EdgefuseError]:
     """Read a sample and yield every fault of it."""
     try:
-        with users_code(f"sample {index} of '{split.name}' cannot be read", DataError):
-            given = samples[index]
-        sample = checked_sample(split.name, index, given, spec)
+        sample = read_sample(split.name, index, samples, spec)
     except DataError as error:
         yield error
         return

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from edgefuse.bundle.manifest import Provenance
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.model.data_checks import check_data
-from edgefuse.compiler.model.samples import checked_sample
-from edgefuse.compiler.model.splits import SPLITS, TRAIN, load_split
+from edgefuse.compiler.model.samples import read_sample
+from edgefuse.compiler.model.splits import SPLITS, TRAIN, load_split, preprocessors_of
 from edgefuse.compiler.model.subject import Model, Subject
 from edgefuse.compiler.recipe.factory import call_factory, users_code
 from edgefuse.compiler.recipe.recipe import Recipe
@@ -16,7 +16,6 @@ from edgefuse.datasets.cache import Cache
 from edgefuse.datasets.sample import Splits
 from edgefuse.errors import DataError, EdgefuseError
 from edgefuse.progress import Progress
-from edgefuse.runtime.preprocess import Preprocessor
 from edgefuse.stages.stage import Array, InputValues
 from edgefuse.stages.values import observed
 
@@ -57,14 +56,12 @@ def input_values(model: Model, data: Splits) -> tuple[InputValues, ...]:
     Raises:
         DataError: if a sample does not fit the model.
     """
-    readers = {modality.name: Preprocessor(modality, model.assets.__getitem__) for modality in model.spec.modalities}
+    preprocessors = preprocessors_of(model.spec, model.assets)
     found: list[dict[str, Array]] = []
     for index in range(min(len(data.calibration), _OBSERVED)):
-        with users_code(f"sample {index} of 'calibration' cannot be read", DataError):
-            given = data.calibration[index]
-        sample = checked_sample("calibration", index, given, model.spec)
+        sample = read_sample("calibration", index, data.calibration, model.spec)
         try:
-            found.append({key: v for name, raw in sample.inputs.items() for key, v in readers[name](raw).items()})
+            found.append({key: v for name, raw in sample.inputs.items() for key, v in preprocessors[name](raw).items()})
         except EdgefuseError as error:
             raise DataError(f"sample {index} of 'calibration' is wrong: {error}") from error
     return observed(found)

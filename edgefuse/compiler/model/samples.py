@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +10,27 @@ import numpy as np
 
 from edgefuse.bundle.spec import ClassOutput, Modality, ModelSpec, TensorPreprocess
 from edgefuse.bundle.wiring import width
+from edgefuse.compiler.recipe.factory import users_code
 from edgefuse.datasets.sample import Sample
 from edgefuse.errors import DataError
 from edgefuse.stages.stage import Array
+
+
+def read_sample(name: str, index: int, samples: Sequence[Any], spec: ModelSpec) -> Sample:
+    """Return a sample of the split `name` as the user's code gives it, if it fits the model: see `checked_sample`.
+
+    Args:
+        name: of the split.
+        index: of the sample in it.
+        samples: the split.
+        spec: of the model.
+
+    Raises:
+        DataError: if it cannot be read, or does not fit.
+    """
+    with users_code(f"sample {index} of '{name}' cannot be read", DataError):
+        given = samples[index]
+    return checked_sample(name, index, given, spec)
 
 
 def checked_sample(name: str, index: int, sample: Any, spec: ModelSpec) -> Sample:

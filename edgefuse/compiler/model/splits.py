@@ -13,8 +13,7 @@ import numpy.typing as npt
 from edgefuse.bundle.spec import ModelSpec
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.cache.arrays import ArrayStore, write_arrays
-from edgefuse.compiler.model.samples import checked_sample, checked_target
-from edgefuse.compiler.recipe.factory import users_code
+from edgefuse.compiler.model.samples import checked_target, read_sample
 from edgefuse.datasets.cache import Cache
 from edgefuse.datasets.sample import Sample, Splits
 from edgefuse.errors import DataError, EdgefuseError
@@ -101,9 +100,7 @@ def _preprocessed(
     preprocessors = preprocessors_of(spec, assets)
     absent = zeros(zero for modality in spec.modalities for zero in zeros_of(modality))
     for index in range(len(samples)):
-        with users_code(f"sample {index} of '{name}' cannot be read", DataError):
-            given = samples[index]
-        sample = checked_sample(name, index, given, spec)
+        sample = read_sample(name, index, samples, spec)
         values = dict(absent)
         for modality, raw in sample.inputs.items():
             try:
