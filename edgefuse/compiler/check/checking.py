@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+
 from edgefuse.compiler import workers as worker_kinds
 from edgefuse.compiler.candidates.golden import golden_inputs
 from edgefuse.compiler.candidates.schemes import check_schemes
@@ -87,16 +89,11 @@ def check(
     )
     with worker_kinds.create("local", settings) as workers:
         examined = Examination(model, data, store, workers, progress).whole()
-    return _with_seconds(examined, time.perf_counter() - began)
+    return msgspec.structs.replace(examined, seconds=round(time.perf_counter() - began, 1))
 
 
 def _jobs(model: Model) -> int:
     return min(2, available_processors()) if parameters_of(model.module) > _LARGE else 1
-
-
-def _with_seconds(found: Check, seconds: float) -> Check:
-    fields = {name: getattr(found, name) for name in found.__struct_fields__}
-    return Check(**{**fields, "seconds": round(seconds, 1)})
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,7 @@ class Examination:
             model=model.spec.name,
             targets=model.recipe.compile.targets,
             stages=stages,
-            notes=notes_of(model),
+            notes=model.found.notes,
             lowered=lowered.stages,
             pruned=pruned,
             findings=tuple(sorted(findings, key=lambda finding: not finding.stops)),
@@ -194,15 +191,6 @@ class Examination:
     def _lowered(self, model: Model) -> Lowerings:
         golden = golden_inputs(model.stages, model.spec)
         return lowerings(model.stages, model.recipe.compile.members, golden, self.cache, self.workers)
-
-
-def notes_of(model: Model) -> tuple[str, ...]:
-    """Return what there is to say about how a model was taken apart."""
-    found = getattr(model, "found", None)  # of models whose stages were looked for
-    notes: tuple[str, ...] = found.notes if found is not None else ()
-    if not notes and len(model.stages) == 1:
-        return ("one stage: the model is no FusionModel, and was not taken apart",)
-    return notes
 
 
 def _refuse(errors: Sequence[EdgefuseError]) -> None:
