@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from edgefuse.commands import terminal
@@ -77,6 +78,14 @@ def _given(convert: Callable[[str], object]) -> Callable[[str], object]:
 
     converted.__name__ = getattr(convert, "__name__", "argument")  # argparse names it when the conversion fails
     return converted
+
+
+def add_targets(parser: argparse.ArgumentParser) -> None:
+    """Declare what every verb on a recipe takes beside it: other targets, and the cache."""
+    parser.add_argument(
+        "--target", action="append", metavar="NAME", help="target, instead of the recipe's; may be repeated"
+    )
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of the cache (default: EDGEFUSE_CACHE)")
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgefuse.commands import console, ending, terminal
-from edgefuse.commands.arguments import whole
+from edgefuse.commands.arguments import add_targets, whole
 from edgefuse.errors import needing
 
 if TYPE_CHECKING:
@@ -23,10 +23,7 @@ _MOSTLY = 0.9
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("recipe", type=Path, metavar="RECIPE.toml")
-    parser.add_argument(
-        "--target", action="append", metavar="NAME", help="target, instead of the recipe's; may be repeated"
-    )
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of the cache (default: EDGEFUSE_CACHE)")
+    add_targets(parser)
     parser.add_argument(
         "-j",
         "--jobs",

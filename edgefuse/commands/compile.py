@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgefuse.commands import console, ending
-from edgefuse.commands.arguments import whole
+from edgefuse.commands.arguments import add_targets, whole
 from edgefuse.errors import needing
 from edgefuse.runtime import pressure
 
@@ -16,10 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("recipe", type=Path, metavar="RECIPE.toml")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder for bundles and report")
-    parser.add_argument(
-        "--target", action="append", metavar="NAME", help="target, instead of the recipe's; may be repeated"
-    )
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of the cache (default: EDGEFUSE_CACHE)")
+    add_targets(parser)
     parser.add_argument(
         "-j",
         "--jobs",
