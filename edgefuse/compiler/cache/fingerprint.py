@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import inspect
 import sys
-from functools import cache
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
+from types import FunctionType
+from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 from torch.fx import GraphModule
 
@@ -18,7 +24,7 @@ def of_bytes(data: bytes) -> str:
 
 
 def of_module(module: nn.Module) -> str:
-    """Return a hash of a module: its structure, the source files of its classes, all parameters and buffers."""
+    """Return a hash of a module: its structure, the source files of its classes, what they hold, parameters and buffers."""
     state = hashlib.sha256(repr(module).encode())
     for source in sorted(_source_of(kind) for kind in {type(part) for part in module.modules()}):
         state.update(source.encode())
@@ -26,10 +32,69 @@ def of_module(module: nn.Module) -> str:
         if isinstance(part, GraphModule):  # its class has no file, and its repr no code
             state.update(part.code.encode())
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        array = tensor.detach().cpu().contiguous().numpy()
-        state.update(f"{name} {array.dtype} {array.shape}".encode())
-        state.update(array.tobytes())
+        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + _of_tensor(tensor))
+    for name, part in module.named_modules():
+        held = {key: value for key, value in vars(part).items() if key not in _OF_TORCH}
+        for piece in _of_value(held, (id(part),)):
+            state.update(f"{name} ".encode() + piece)
     return state.hexdigest()
+
+
+# What every module holds: its parameters and parts are hashed by name, and a compile runs no hook of training.
+_OF_TORCH = frozenset(vars(nn.Module())) | {"_graph", "_code", "_lineno_map", "_prologue_start", "meta", "shape_env"}
+_PLAIN = (str, bytes, int, float, complex, type(None), torch.dtype, torch.device, np.generic, enum.Enum, Path, slice)
+
+
+def _of_value(value: Any, within: tuple[int, ...]) -> Iterator[bytes]:
+    """Yield what distinguishes a value that a module holds; what has no content that can be read counts by its type.
+
+    Args:
+        value: anything, as `self.scale` or a configuration of a library.
+        within: identities of what holds it: a circle ends where it closes.
+    """
+    if id(value) in within:
+        return
+    yield type(value).__qualname__.encode()
+    within = (*within, id(value))
+    if isinstance(value, _PLAIN):
+        yield repr(value).encode()
+    elif isinstance(value, torch.Tensor):
+        yield f"{value.dtype} {tuple(value.shape)}".encode() + _of_tensor(value)
+    elif isinstance(value, np.ndarray):
+        yield f"{value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes()
+    elif isinstance(value, Mapping):
+        for key, held in value.items():
+            yield repr(key).encode()
+            yield from _of_value(held, within)
+    elif isinstance(value, list | tuple):
+        for held in value:
+            yield from _of_value(held, within)
+    elif isinstance(value, set | frozenset):
+        yield from sorted(b"".join(_of_value(held, within)) for held in value)
+    elif isinstance(value, nn.Module):  # in a list, where torch does not see it
+        yield of_module(value).encode()
+    else:
+        yield from _of_code(value, within)
+
+
+def _of_code(value: Any, within: tuple[int, ...]) -> Iterator[bytes]:
+    """Yield what distinguishes a function, a class or an object that keeps its values in attributes."""
+    value = getattr(value, "__func__", value)  # of a method
+    if isinstance(value, partial):
+        yield from _of_value((value.func, value.args, value.keywords), within)
+    elif isinstance(value, FunctionType):
+        yield f"{value.__module__}.{value.__qualname__}".encode() + value.__code__.co_code
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        yield from _of_value([value.__code__.co_consts, value.__defaults__, cells], within)
+    elif isinstance(value, type) or not hasattr(value, "__dict__"):
+        yield str(getattr(value, "__qualname__", type(value).__qualname__)).encode()
+    else:
+        yield from _of_value(vars(value), within)
+
+
+def _of_tensor(tensor: torch.Tensor) -> bytes:
+    """Return the bytes of a tensor, of a type that numpy lacks too."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _source_of(kind: type) -> str:
