@@ -1,6 +1,7 @@
 # make demo    compile the reference model for ONNX and TFLite, run it on files, report to out/demo
 # make compress  prune, recover and compile both reference models, with reports to out/digits and out/assistant
-# make test    run the test suite: side by side (JOBS=N), then alone what measures time
+# make test    run the test suite: side by side (TEST_JOBS=N), then alone what measures time
+# make test-exhaustive  the further variants of what `make test` tries once: other processors, kills, damage of each kind
 # make test-all  everything below once, in small where the whole takes long: what .ci/run calls
 # make attack  hostile inputs of every kind, from a random seed (SEED=N sets it), to out/attack.json
 # make check   lint, types, import contracts
@@ -27,6 +28,8 @@ PORTABILITY_ARGS ?= --docs docs/portability.md
 GPU_PYTHON ?= $(PYTHON)
 GPU_ARGS ?=
 JOBS ?= 2
+# Tests wait for other processes a tenth of their time: one more than there are cores.
+TEST_JOBS ?= 3
 SEED ?=
 OUT ?= out
 DIST ?= dist
@@ -38,7 +41,7 @@ ARM64 ?= examples/digits/arm64.toml
 PRUNED = $(wildcard $(foreach recipe,$(COMPRESS),$(OUT)/$(notdir $(patsubst %/,%,$(dir $(recipe))))/*.edgefuse))
 
 .DELETE_ON_ERROR:
-.PHONY: demo compress test test-all attack check train peers portability gpu wheel clean
+.PHONY: demo compress test test-exhaustive test-all attack check train peers portability gpu wheel clean
 
 demo: $(VENV)/.compile
 	$(BIN)/python examples/digits/demo.py --out $(OUT)/demo
@@ -50,9 +53,12 @@ compress: $(VENV)/.compile
 
 # PYTEST_ARGS narrows it: PYTEST_ARGS=tests/cli. A narrow choice may hold nothing that measures time: pytest ends with 5.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not timing' --durations=20 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m 'not timing and not exhaustive' --durations=20 $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m timing $(or $(PYTEST_ARGS),$(TIMING)) || test $$? -eq 5
 TIMING = $$(grep -rlE 'mark\.timing' tests --include='test_*.py')
+
+test-exhaustive: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m exhaustive --durations=20 $(PYTEST_ARGS)
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m tests.targets
@@ -61,7 +67,7 @@ test-all: $(VENV)/.dev
 attack: $(VENV)/.dev
 	set -e; seed=$(or $(SEED),$$($(BIN)/python -c 'import secrets; print(secrets.randbelow(2**32))')); \
 	$(BIN)/python -m tests.attack --jobs $(JOBS) --seed $$seed --out $(OUT)/attack.json $(ATTACK_ARGS); \
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m hypothesis --hypothesis-profile random --hypothesis-seed $$seed \
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m hypothesis --hypothesis-profile random --hypothesis-seed $$seed \
 	$$(grep -rlw given tests --include='test_*.py')
 
 check: $(VENV)/.dev

@@ -104,11 +104,13 @@ def short_place(strace: None) -> Iterator[Place]:
 
 @pytest.mark.slow
 def test_nothing_leaves_the_machine_or_the_given_folders(short_place: Place) -> None:
-    """One test, so that tests that run side by side compile once; no one looks at what is timed."""
-    place, cache = short_place, short_place.root / "cache"
-    options = {"--out": place.root / "out", "--cache": cache}
-    words = ["compile", str(OWN / "recipe.toml"), *map(str, chain(*options.items()))]
-    check_every_verb(place, [*HURRIED, "--inductor", *words])
+    """No one looks at what is timed."""
+    check_every_verb(short_place, [*HURRIED, "--inductor", *compiling(short_place)])
+
+
+@pytest.mark.exhaustive
+def test_nothing_leaves_or_stays_when_a_compile_is_stopped_or_runs_on_ray(short_place: Place) -> None:
+    place, cache, words = short_place, short_place.root / "cache", compiling(short_place)
     for number in (signal.SIGINT, signal.SIGTERM):
         shutil.rmtree(cache / "timings", ignore_errors=True)
         check_stopping(place, [*HURRIED, "--inductor", *words], number)
@@ -117,9 +119,15 @@ def test_nothing_leaves_the_machine_or_the_given_folders(short_place: Place) -> 
     assert list((cache / "stage-onnx").iterdir())
 
 
-def check_every_verb(place: Place, compiling: Sequence[str]) -> None:
+def compiling(place: Place) -> list[str]:
+    """Return the words of the command line that compile the two-input model in a place."""
+    options = {"--out": place.root / "out", "--cache": place.root / "cache"}
+    return ["compile", str(OWN / "recipe.toml"), *map(str, chain(*options.items()))]
+
+
+def check_every_verb(place: Place, command: Sequence[str]) -> None:
     """Compile for ONNX Runtime and LiteRT in two processes, and use what came of it."""
-    found = {"compile": place.found(*compiling, "--target", "onnx", "--target", "tflite", "--jobs", "2")}
+    found = {"compile": place.found(*command, "--target", "onnx", "--target", "tflite", "--jobs", "2")}
     picture = place.root / "out" / "image.npy"
     np.save(picture, np.zeros((16, 16), np.uint8))
     for target in ("onnx", "tflite"):
@@ -131,10 +139,10 @@ def check_every_verb(place: Place, compiling: Sequence[str]) -> None:
     assert place.left() == []
 
 
-def check_stopping(place: Place, compiling: Sequence[str], number: signal.Signals) -> None:
+def check_stopping(place: Place, command: Sequence[str], number: signal.Signals) -> None:
     """Stop a compile in the middle of torch's compiler, when drafts of bundles lie there, too."""
     with subprocess.Popen(
-        compiling,
+        command,
         env=place.environment,
         cwd=place.root / "here",
         stderr=subprocess.PIPE,
@@ -151,11 +159,11 @@ def check_stopping(place: Place, compiling: Sequence[str], number: signal.Signal
     assert place.left() == []
 
 
-def check_ray(place: Place, compiling: Sequence[str]) -> None:
+def check_ray(place: Place, command: Sequence[str]) -> None:
     """Let a cluster of our own do the work: it speaks to itself."""
     # Ray's shared memory has no name any more when it is used; which process goes first where memory is short.
     others = r"/dev/shm/plasma\w+|/proc/\d+/oom_score_adj"
-    assert place.found(*compiling, "--jobs", "2", "--engine", "ray", others=others, loopback=True) == []
+    assert place.found(*command, "--jobs", "2", "--engine", "ray", others=others, loopback=True) == []
     assert place.left() == []
 
 

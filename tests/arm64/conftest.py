@@ -120,7 +120,7 @@ def emulated(cache: Path, project: Path) -> Mapping[str, Device]:
     return dict(zip(PROCESSORS, devices, strict=True))
 
 
-@pytest.fixture(params=PROCESSORS)
+@pytest.fixture(params=[PROCESSORS[0], *(pytest.param(name, marks=pytest.mark.exhaustive) for name in PROCESSORS[1:])])
 def device(request: pytest.FixtureRequest, emulated: Mapping[str, Device]) -> Device:
     """An emulated processor."""
     return emulated[request.param]

@@ -24,7 +24,12 @@ BUNDLES = ("onnx-float", "onnx-int8", "tflite-float", "tflite-int8")
 # Floats are computed alike everywhere: `make portability` has all on all.
 PLACES = [
     *((PROCESSORS[0], name) for name in BUNDLES),
-    *((processor, name) for processor in PROCESSORS[1:] for name in BUNDLES if name.endswith("int8")),
+    *(
+        pytest.param(processor, name, marks=pytest.mark.exhaustive)
+        for processor in PROCESSORS[1:]
+        for name in BUNDLES
+        if name.endswith("int8")
+    ),
 ]
 TESTS = Path(__file__).parents[1]
 

@@ -112,7 +112,7 @@ def test_a_record_that_cannot_be_written_is_known_at_once(
     assert capsys.readouterr().err == f"gpu.py: {tmp_path} cannot be written: Is a directory.\n"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_bare_machine_measures_and_a_report_refuses_its_cpu(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({BARE!r}))\n")
     out = tmp_path / "gpu.json"

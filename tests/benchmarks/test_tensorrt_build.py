@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import pytest
 
 from benchmarks import tensorrt_build
+from benchmarks.tensorrt_build import MODELS
 from edgefuse.bundle.manifest import Pruning, PruningStep
 from edgefuse.export.tensorrt import builder
 from edgefuse.prune.pruner import apply_steps
@@ -27,7 +28,9 @@ SHORT = (
 )
 
 
-@pytest.fixture(scope="module", params=tensorrt_build.MODELS)
+@pytest.fixture(
+    scope="module", params=[MODELS[0], *(pytest.param(name, marks=pytest.mark.exhaustive) for name in MODELS[1:])]
+)
 def model(request: pytest.FixtureRequest) -> tuple[str, Mapping[str, TorchStage]]:
     """A reference model by name, with its stages; `assistant` with random weights, which need no package."""
     made = tensorrt_build.model_of(request.param, pretrained=False)

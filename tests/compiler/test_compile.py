@@ -102,7 +102,7 @@ def test_an_impossible_budget_still_writes_the_best_there_is(compiled: Compiled,
         assert result.within_budget == bundle.manifest.rung().within_budget
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_compiles_leave_no_half_bundle_and_the_next_one_completes(own_recipe: Path, tmp_path: Path) -> None:
     out, cache = tmp_path / "out", tmp_path / "cache"
     rng = random.Random(0)

@@ -99,7 +99,9 @@ def test_a_whole_cache_gives_the_same_bytes(whole: Whole, copy: Path, caplog: py
     assert said(caplog) == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "stage-onnx" else pytest.param(kind, marks=pytest.mark.exhaustive) for kind in KINDS]
+)
 def test_flipped_bits_are_found_and_mended(
     kind: str, whole: Whole, copy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -127,7 +129,7 @@ def test_entries_in_each_others_place_are_found(whole: Whole, copy: Path, caplog
     assert said(caplog) == []
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
 def test_all_entries_at_once_damaged_in_all_ways(
     seed: int, whole: Whole, copy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -140,6 +142,7 @@ def test_all_entries_at_once_damaged_in_all_ways(
     assert len(said(caplog)) > 50
 
 
+@pytest.mark.exhaustive
 def test_workers_tell_of_each_damaged_entry_once(whole: Whole, copy: Path, caplog: pytest.LogCaptureFixture) -> None:
     for kind in ("features", "outputs", "split", "stage-onnx"):
         for entry in whole.entries(kind):

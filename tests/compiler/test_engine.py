@@ -181,7 +181,7 @@ def test_an_engine_that_cannot_be_is_one_sentence(name: str, count: int, message
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive), signal.SIGKILL])
 def test_no_worker_is_left_behind(tmp_path: Path, how: signal.Signals) -> None:
     script = f"""
         import signal, sys

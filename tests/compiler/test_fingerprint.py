@@ -42,6 +42,7 @@ def scaled(factor: float) -> Callable[[torch.Tensor], torch.Tensor]:
         (1.0, 2.0),
         (1, True),
         ([1, (2, 3)], [1, (2, 4)]),
+        ([[1], 2], [[1, 2]]),
         ({"a": 1}, {"a": 2}),
         ({1, 2}, {1, 3}),
         (torch.float16, torch.bfloat16),

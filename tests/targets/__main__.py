@@ -115,6 +115,7 @@ TARGETS = (
     Target("wheel", wheel, (f"DIST={OUT}/dist",)),
     Target("gpu", gpu, ("GPU_ARGS=--dry-run",)),  # the plan: there may be no GPU
     Target("test", nothing),
+    Target("test-exhaustive", nothing),
     Target("demo", demo),
     Target("compress", compress, (f"COMPRESS={RECIPE}",), (("TORCHDYNAMO_DISABLE", "1"),)),
     Target(

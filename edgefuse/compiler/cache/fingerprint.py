@@ -24,7 +24,7 @@ def of_bytes(data: bytes) -> str:
 
 
 def of_module(module: nn.Module) -> str:
-    """Return a hash of a module: its structure, the source files of its classes, what they hold, parameters and buffers."""
+    """Return a hash of a module: structure, sources of its classes, their attributes, parameters and buffers."""
     state = hashlib.sha256(repr(module).encode())
     for source in sorted(_source_of(kind) for kind in {type(part) for part in module.modules()}):
         state.update(source.encode())
@@ -63,10 +63,9 @@ def _of_value(value: Any, within: tuple[int, ...]) -> Iterator[bytes]:
     elif isinstance(value, np.ndarray):
         yield f"{value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes()
     elif isinstance(value, Mapping):
-        for key, held in value.items():
-            yield repr(key).encode()
-            yield from _of_value(held, within)
+        yield from _of_value([*value, *value.values()], within)
     elif isinstance(value, list | tuple):
+        yield str(len(value)).encode()
         for held in value:
             yield from _of_value(held, within)
     elif isinstance(value, set | frozenset):
