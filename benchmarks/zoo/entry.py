@@ -158,7 +158,7 @@ class Entry:
 
     def data(self) -> Splits:
         """Return samples whose targets are the module's own answers: what a recipe names as its data."""
-        runs = [self._sample(index) for index in range(_FITTED, _FITTED + _CALIBRATION + _VALIDATION + _TEST)]
+        runs = [self.sample(index) for index in range(_FITTED, _FITTED + _CALIBRATION + _VALIDATION + _TEST)]
         items = [Sample(inputs, self._target(inputs)) for inputs in runs]
         calibration, rest = items[:_CALIBRATION], items[_CALIBRATION:]
         return Splits(calibration, rest[:_VALIDATION], rest[_VALIDATION:], digest=f"zoo-1 {self.name}")
@@ -168,7 +168,7 @@ class Entry:
         spec = self.build()[1]
         if spec.metric == "accuracy":
             return 0.01
-        answers = np.concatenate([self.answers(self._sample(index))[0] for index in range(_FITTED)])
+        answers = np.concatenate([self.answers(self.sample(index))[0] for index in range(_FITTED)])
         return max(1e-6, 0.01 * float(answers.var(axis=0).mean()))
 
     def answers(self, inputs: Mapping[str, Any]) -> tuple[Array, ...]:
@@ -184,7 +184,7 @@ class Entry:
         module.eval()
         self.__dict__["_spec"] = spec
         for head in self.heads:
-            _fit(module, head, spec, [(self._sample(i), i % self._clusters) for i in range(_FITTED)])
+            _fit(module, head, spec, [(self.sample(i), i % self._clusters) for i in range(_FITTED)])
         return module, spec
 
     @property
@@ -196,7 +196,7 @@ class Entry:
         answer = self.answers(inputs)[0][0]
         return int(answer.argmax()) if self.build()[1].metric == "accuracy" else answer
 
-    def _sample(self, index: int) -> dict[str, Any]:
+    def sample(self, index: int) -> dict[str, Any]:
         """Return raw inputs, a pure function of the index: that of a cluster by turns."""
         spec: ModelSpec = self.__dict__["_spec"] if "_spec" in self.__dict__ else self.build()[1]
         cluster = index % self._clusters
