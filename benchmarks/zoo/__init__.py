@@ -1,4 +1,4 @@
-"""Architectures as their libraries ship them, and as papers describe them, each compiled with a factory, a spec and data.
+"""Architectures as libraries ship them and papers describe them, each compiled with a factory, a spec and data.
 
 - `entry`: what an entry is, its made-up data, and its fitted heads;
 - `transformers_models`: models of the transformers library, and pairs of its encoders;

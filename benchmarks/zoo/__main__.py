@@ -51,7 +51,7 @@ def _child(model: str, folder: Path, target: str, empty: _Told, arguments: argpa
     command = [sys.executable, "-m", "benchmarks.zoo.worker", model, str(folder), *filter(None, [target]), *options]
     variables = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     began = time.perf_counter()
-    with open(folder / f"{target or 'found'}.log", "wb") as log:
+    with (folder / f"{target or 'found'}.log").open("wb") as log:
         try:
             ended = subprocess.run(
                 command, cwd=ROOT, env=variables, stdout=log, stderr=log, timeout=arguments.deadline, check=False
@@ -114,7 +114,7 @@ def _place(given: str) -> Path:
 
 def main() -> None:
     """Compile, write and print."""
-    from benchmarks.zoo.catalogue import ENTRIES  # noqa: PLC0415 - takes seconds: --help does without
+    from benchmarks.zoo.catalogue import ENTRIES  # takes seconds: --help does without
 
     arguments = parser().parse_args()
     names = arguments.models or list(ENTRIES)

@@ -31,7 +31,7 @@ class Target(msgspec.Struct, kw_only=True):
     max_abs_error: float | None = None
     speedup_over_float: float | None = None
     speedup_single_stage: float | None = None
-    schemes: dict[str, str] = {}  # noqa: RUF012 - msgspec copies empty defaults
+    schemes: dict[str, str] = {}
     error: str | None = None
 
 
@@ -52,7 +52,7 @@ class Row(msgspec.Struct, kw_only=True):
     parameters: int = 0
     single_modality_share: float | None = None
     stages: tuple[str, ...] = ()
-    targets: dict[str, Target] = {}  # noqa: RUF012 - msgspec copies empty defaults
+    targets: dict[str, Target] = {}
     notes: tuple[str, ...] = ()
     error: str | None = None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ from edgefuse.bundle.spec import ClassOutput, tensor
 def convolutions(*widths: int) -> nn.Sequential:
     """Return convolutions that halve a picture each time."""
     layers: list[nn.Module] = []
-    for inner, outer in zip(widths, widths[1:], strict=False):
+    for inner, outer in pairwise(widths):
         layers += [nn.Conv2d(inner, outer, 3, 2, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU()]
     return nn.Sequential(*layers)
 

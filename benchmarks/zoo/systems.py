@@ -73,7 +73,7 @@ class Sentiment(nn.Module):
 
 
 def sentiment() -> Made:
-    pictures, text = image("image", height=224, width=224), tensor("text", shape=(1, 500), dtype="int32")
+    pictures = image("image", height=224, width=224)
     audio = arrays("audio", ("coefficients", "float32", (100, 40)))
     text = arrays("text", ("ids", "int32", (500,)))
     return Sentiment(), described("sentiment", pictures, audio, text, outputs=(FEELINGS,))

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from edgefuse.bundle.spec import Dim, ModelSpec, StageSpec, TensorSpec
-from edgefuse.errors import ModelError
 from edgefuse.models.fusion import FusionModel
 from edgefuse.stages.examples import example_feeds
 from edgefuse.stages.explicit import check_spec, checked_whole, split
