@@ -71,9 +71,10 @@ class Floats:
     def near(self, random: Random, middle: Array) -> Array:
         """Draw a sample of the cluster."""
         if self.low is None or self.high is None:
-            return middle + 0.5 * random.standard_normal(middle.shape, np.float32)
-        noise = 0.05 * (self.high - self.low) * random.standard_normal(middle.shape, np.float32)
-        return (middle + noise).clip(self.low, self.high).astype(np.float32)
+            noise = random.standard_normal(middle.shape, np.float32)
+            return np.add(middle, 0.5 * noise, dtype=np.float32)
+        limited: Array = random.normal(middle, 0.05 * (self.high - self.low)).clip(self.low, self.high)
+        return limited.astype(np.float32)
 
 
 @dataclass(frozen=True)

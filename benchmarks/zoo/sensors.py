@@ -119,7 +119,8 @@ class TwoStreams(nn.Module):
     def forward(self, frames: Tensor, flow: Tensor) -> Tensor:
         seen = self.first(self.frames(frames)).softmax(1)
         moved: Tensor = self.head(self.flow(flow).mean((2, 3))).softmax(1)
-        return (seen + moved) / 2
+        both: Tensor = (seen + moved) / 2
+        return both
 
 
 def two_stream_video() -> Made:

@@ -8,8 +8,8 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from benchmarks.zoo.entry import LABELS, Entry, Floats, Ids, Mask, arrays, described, words
-from edgefuse.bundle.spec import ClassOutput, EmbeddingOutput, ModelSpec, tensor, tensors
+from benchmarks.zoo.entry import LABELS, Draw, Entry, Floats, Ids, Mask, arrays, described, words
+from edgefuse.bundle.spec import ClassOutput, EmbeddingOutput, ModelSpec, tensor
 
 Made = tuple[nn.Module, ModelSpec]
 
@@ -19,10 +19,11 @@ SIZE: dict[str, Any] = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
 }
+EIGHT: dict[str, Any] = {"num_labels": 8}
 EMBEDDINGS = tuple(EmbeddingOutput(name=name, size=64) for name in ("image_embeds", "text_embeds"))
-WORDS = {"input_ids": Ids(1000), "attention_mask": Mask()}
-CLIP_WORDS = {"input_ids": Ids(999, last=999), "attention_mask": Mask(whole=True)}
-PATCHES = {"image_size": 64, "patch_size": 16}
+WORDS: dict[str, Draw] = {"input_ids": Ids(1000), "attention_mask": Mask()}
+CLIP_WORDS: dict[str, Draw] = {"input_ids": Ids(999, last=999), "attention_mask": Mask(whole=True)}
+PATCHES: dict[str, Any] = {"image_size": 64, "patch_size": 16}
 
 
 def picture(size: int = 64) -> Any:
@@ -40,7 +41,7 @@ def siglip() -> Made:
     text = SIZE | {"vocab_size": 1000, "max_position_embeddings": 24, "projection_size": 128}
     config = hf.SiglipConfig(text_config=text, vision_config=SIZE | PATCHES)
     outputs = tuple(EmbeddingOutput(name=output.name, size=128) for output in EMBEDDINGS)
-    ids = tensors("text", *words(24).tensors[:1])
+    ids = arrays("text", ("input_ids", "int32", (24,)))
     return hf.SiglipModel(config), described("siglip", picture(), ids, outputs=outputs)
 
 
@@ -48,14 +49,6 @@ def chinese_clip() -> Made:
     text = SIZE | {"vocab_size": 1000, "max_position_embeddings": 24}
     config = hf.ChineseCLIPConfig(text_config=text, vision_config=SIZE | PATCHES, projection_dim=64)
     return hf.ChineseCLIPModel(config), described("chinese_clip", picture(), words(24), outputs=EMBEDDINGS)
-
-
-def align() -> Made:
-    vision = {"image_size": 64, "width_coefficient": 0.5, "depth_coefficient": 0.3, "hidden_dim": 160}
-    text = SIZE | {"vocab_size": 1000, "max_position_embeddings": 24}
-    config = hf.AlignConfig(text_config=text, vision_config=vision, projection_dim=160)
-    outputs = tuple(EmbeddingOutput(name=output.name, size=160) for output in EMBEDDINGS)
-    return hf.AlignModel(config), described("align", picture(), words(24), outputs=outputs)
 
 
 def clap() -> Made:
@@ -78,7 +71,7 @@ def blip_retrieval() -> Made:
 
 
 def lxmert() -> Made:
-    layers = {"l_layers": 2, "x_layers": 2, "r_layers": 2}
+    layers: dict[str, Any] = {"l_layers": 2, "x_layers": 2, "r_layers": 2}
     config = hf.LxmertConfig(**(SIZE | layers), vocab_size=1000, visual_feat_dim=256, num_qa_labels=8)
     seen = arrays("image", ("visual_feats", "float32", (16, 256)), ("visual_pos", "float32", (16, 4)))
     answer = ClassOutput(name="question_answering_score", labels=LABELS.labels)
@@ -86,13 +79,13 @@ def lxmert() -> Made:
 
 
 def visual_bert() -> Made:
-    config = hf.VisualBertConfig(**SIZE, vocab_size=1000, visual_embedding_dim=256, num_labels=8)
+    config = hf.VisualBertConfig(**SIZE, **EIGHT, vocab_size=1000, visual_embedding_dim=256)
     seen = arrays("image", ("visual_embeds", "float32", (16, 256)))
     return hf.VisualBertForVisualReasoning(config), described("visual_bert", seen, words(24))
 
 
 def vilt() -> Made:
-    config = hf.ViltConfig(**SIZE, **PATCHES, vocab_size=1000, max_position_embeddings=24, num_labels=8)
+    config = hf.ViltConfig(**SIZE, **PATCHES, **EIGHT, vocab_size=1000, max_position_embeddings=24)
     return hf.ViltForQuestionAnswering(config), described("vilt", picture(), words(24))
 
 
@@ -161,7 +154,11 @@ class SpeechAndText(Pair):
 
 
 def wav2vec2_bert() -> Made:
-    convolutions = {"conv_dim": (64,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+    convolutions: dict[str, Any] = {
+        "conv_dim": (64,) * 7,
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 4,
+    }
     speech = hf.Wav2Vec2Model(hf.Wav2Vec2Config(**SIZE, **convolutions))
     text = hf.BertModel(hf.BertConfig(**SIZE, vocab_size=1000, max_position_embeddings=24))
     spoken = tensor("speech", shape=(1, 8000))
@@ -177,9 +174,9 @@ class PictureAndText(Pair):
 
 
 def mobilevit_distilbert() -> Made:
-    widths = {"hidden_sizes": [64, 80, 96], "neck_hidden_sizes": [16, 16, 24, 48, 64, 80, 320]}
+    widths: dict[str, Any] = {"hidden_sizes": [64, 80, 96], "neck_hidden_sizes": [16, 16, 24, 48, 64, 80, 320]}
     vision = hf.MobileViTModel(hf.MobileViTConfig(image_size=64, **widths))
-    small = {"dim": 128, "hidden_dim": 512, "n_layers": 3, "n_heads": 4}
+    small: dict[str, Any] = {"dim": 128, "hidden_dim": 512, "n_layers": 3, "n_heads": 4}
     text = hf.DistilBertModel(hf.DistilBertConfig(**small, vocab_size=1000, max_position_embeddings=24))
     return PictureAndText(vision, text, 320 + 128), described("mobilevit_distilbert", picture(), words(24))
 
@@ -188,14 +185,14 @@ def whisper_encoder() -> Made:
     config = hf.WhisperConfig(
         d_model=128, encoder_layers=3, encoder_attention_heads=4, encoder_ffn_dim=512, decoder_layers=1,
         decoder_attention_heads=4, decoder_ffn_dim=128, num_mel_bins=40, max_source_positions=100, vocab_size=100,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1, num_labels=8,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1, **EIGHT,
     )  # fmt: skip
     mel = arrays("audio", ("input_features", "float32", (40, 200)))
     return hf.WhisperForAudioClassification(config), described("whisper_encoder", mel)
 
 
 def audio_spectrogram_transformer() -> Made:
-    config = hf.ASTConfig(**SIZE, max_length=128, num_mel_bins=64, num_labels=8)
+    config = hf.ASTConfig(**SIZE, **EIGHT, max_length=128, num_mel_bins=64)
     mel = arrays("audio", ("input_values", "float32", (128, 64)))
     return hf.ASTForAudioClassification(config), described("audio_spectrogram_transformer", mel)
 
@@ -206,7 +203,6 @@ ENTRIES = (
     Entry(clip, CLIP_WORDS, PROJECTIONS),
     Entry(siglip, {"input_ids": Ids(1000)}, ("text_model.head",)),
     Entry(chinese_clip, WORDS, PROJECTIONS),
-    Entry(align, WORDS, ("text_projection",)),
     Entry(clap, WORDS, ("audio_projection.linear2", "text_projection.linear2")),
     Entry(blip_retrieval, WORDS, ("itm_head",)),
     Entry(lxmert, WORDS | {"visual_pos": Floats(0, 1)}, ("answer_head.logit_fc.3",)),

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+import torch
 from torch import nn
 
 from benchmarks.zoo.catalogue import ENTRIES
@@ -149,6 +150,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Do as the command line says."""
     given = parser().parse_args()
+    torch.set_num_threads(1)  # small models gain nothing by more, and lose much where the processors are busy
     entry, folder = ENTRIES[given.entry], given.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     told: Row | Target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -104,9 +105,9 @@ def test_one_that_fails_leaves_its_row(tmp_path: Path, monkeypatch: pytest.Monke
     arguments = zoo.parser().parse_args(["--work", str(tmp_path), "--deadline", "60"])
 
     def fails(*_: object, **__: object) -> None:
-        raise zoo.subprocess.TimeoutExpired("worker", 60)
+        raise subprocess.TimeoutExpired("worker", 60)
 
-    monkeypatch.setattr(zoo.subprocess, "run", fails)
+    monkeypatch.setattr(subprocess, "run", fails)
     row = zoo.row_of("clip", arguments)
     assert row == Row(model="clip", error="not done after 60 s")
     assert "clip: 0.00 M" in zoo.line(row)
