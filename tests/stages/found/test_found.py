@@ -288,3 +288,22 @@ class _Unread(nn.Module):
 def test_encoders_stay_modules_where_a_result_is_not_read_and_casts_do_nothing() -> None:
     made = find(_Unread(), described(SOUND, MOTION))
     assert [work.modules for work in made.work] == [("sound",), ("motion",), ("head",)]
+
+
+class _Borrowed(nn.Module):
+    """Steps as a batch of their own, and back by the batch that another input has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.motion, self.sound, self.head = nn.Linear(6, 64), nn.Linear(8, 64), nn.Linear(128, 4)
+
+    def forward(self, sound: Tensor, motion: Tensor) -> Tensor:
+        felt = self.motion(motion.flatten(0, 1)).relu().view(sound.shape[0], 7, -1).mean(1)
+        logits: Tensor = self.head(torch.cat([self.sound(sound).relu().mean(1), felt], 1))
+        return logits
+
+
+def test_the_batch_of_another_input_is_that_of_ones_own() -> None:
+    made = find(_Borrowed(), described(SOUND, MOTION))
+    assert [stage.spec.name for stage in made.stages] == ["sound_encoder", "motion_encoder", "fusion"], made.notes
+    assert made.notes == ()
