@@ -48,7 +48,7 @@ def _child(model: str, folder: Path, target: str, empty: _Told, arguments: argpa
     told = folder / f"{target or 'found'}.json"
     told.unlink(missing_ok=True)
     wanted: dict[str, bool] = {"--single": arguments.single, "--quick": arguments.quick}
-    options = [name for name, given in wanted.items() if target and given]
+    options: list[str] = [name for name, given in wanted.items() if target and given]
     command = [sys.executable, "-m", "benchmarks.zoo.worker", model, str(folder), *filter(None, [target]), *options]
     variables = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     began = time.perf_counter()

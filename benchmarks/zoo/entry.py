@@ -34,7 +34,7 @@ Array: TypeAlias = npt.NDArray[Any]
 Random: TypeAlias = np.random.Generator
 
 LABELS = ClassOutput(labels=tuple("abcdefgh"))
-_FITTED, _CALIBRATION, _VALIDATION, _TEST = 96, 40, 80, 80
+_FITTED, _CALIBRATION, _VALIDATION, _TEST = 96, 40, 160, 160
 _CLUSTERS = 8
 _RIDGE = 1e-2
 
@@ -72,7 +72,8 @@ class Floats:
         """Draw a sample of the cluster."""
         if self.low is None or self.high is None:
             noise = random.standard_normal(middle.shape, np.float32)
-            return np.add(middle, 0.5 * noise, dtype=np.float32)
+            near: Array = np.add(middle, 0.5 * noise, dtype=np.float32)
+            return near
         limited: Array = random.normal(middle, 0.05 * (self.high - self.low)).clip(self.low, self.high)
         return limited.astype(np.float32)
 
