@@ -147,7 +147,9 @@ class _Writer:
         shape.insert(0, shape.pop(axis or 0))
         for place, size in enumerate(shape):
             if isinstance(size, SymInt):
-                self._sizes.setdefault(str(size), self.graph.call_function(torch.ops.aten.sym_size.int, (given, place)))
+                read = self.graph.call_function(torch.ops.aten.sym_size.int, (given, place))
+                names = self._batch if str(size) in self._batch else {str(size)}  # all inputs have one batch
+                self._sizes = dict.fromkeys(names, read) | self._sizes
         made = given
         if axis:
             made = self.graph.call_function(torch.ops.aten.movedim.int, (made, 0, axis))

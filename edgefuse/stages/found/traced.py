@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import ConstantArgument, InputKind, TensorArgument
 from torch.fx import Graph, Node
 
 from edgefuse.bundle.spec import ModelSpec
@@ -125,11 +125,17 @@ def _without_fast_path() -> Iterator[None]:
 def _batch_sizes(program: ExportedProgram) -> bool:
     """Tell whether the batch stayed free: a model that fixes it can be traced at a batch of 1 alone."""
     inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs and node.users]
-    return all(not isinstance(value_of(node).shape[0], int) for node in inputs)
+    return all(_is_free(value_of(node).shape[0]) for node in inputs)
+
+
+def _is_free(size: object) -> bool:
+    """Tell whether a size was left open: `len(x)` in the model fixes it, and its symbol then stands for a number."""
+    return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
 
 
 def _canonical(program: ExportedProgram, module: Called, values: Sequence[Value], *, batched: bool) -> Traced:
     if any(_changes_in_place(node) for node in program.graph.nodes):
+        _name_what_stays(program)
         with quiet():
             program = program.run_decompositions({})
     graph = program.graph
@@ -153,6 +159,33 @@ def _canonical(program: ExportedProgram, module: Called, values: Sequence[Value]
         batched=batched,
         constants=program.graph_module,
     )
+
+
+def _name_what_stays(program: ExportedProgram) -> None:
+    """Let the signatures of calls name only nodes that are there without changes in place: torch refuses others.
+
+    Results that nobody reads go, and so do casts to the type that a tensor has, of which torch sees one in a row.
+    """
+    program.graph.eliminate_dead_code()
+    nodes = {node.name: node for node in program.graph.nodes}
+    for entry in program.module_call_graph:
+        if entry.signature is None:
+            continue
+        for place, given in enumerate(entry.signature.outputs):
+            if isinstance(given, TensorArgument) and given.name not in nodes:
+                entry.signature.outputs[place] = ConstantArgument(name="", value=None)
+        for given in (*entry.signature.inputs, *entry.signature.outputs):
+            if isinstance(given, TensorArgument) and given.name in nodes:
+                given.name = _without_casts(nodes[given.name]).name
+
+
+def _without_casts(node: Node) -> Node:
+    while getattr(node.target, "overloadpacket", None) is torch.ops.aten.to:
+        source = node.args[0]
+        if not isinstance(source, Node) or value_of(source).dtype != value_of(node).dtype:
+            break
+        node = source
+    return node
 
 
 def _placeholders(program: ExportedProgram) -> tuple[dict[Node, Tensor], dict[Node, str], list[Node]]:

@@ -238,3 +238,72 @@ def test_a_module_called_by_position_stays_one_stage() -> None:
     made = found(Positional(), described(SOUND, MOTION))
     assert names(made) == ["model"]
     assert "by position" in made.notes[0]
+
+
+class _Counted(nn.Module):
+    """Attention to learned tokens, as many as `len` says: a number, where the batch is a symbol."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sound, self.motion, self.head = nn.Linear(8, 64), nn.Linear(6, 64), nn.Linear(128, 4)
+        self.tokens = nn.Parameter(torch.randn(1, 4, 64))
+
+    def forward(self, sound: Tensor, motion: Tensor) -> Tensor:
+        tokens = self.tokens.expand(len(sound), -1, -1)
+        heard, felt = (torch.cat([y, tokens], 1).relu().mean(1) for y in (self.sound(sound), self.motion(motion)))
+        logits: Tensor = self.head(torch.cat([heard, felt], 1))
+        return logits
+
+
+def test_a_batch_that_the_model_counts_is_no_other_than_one() -> None:
+    made = find(_Counted(), described(SOUND, MOTION))
+    assert [stage.spec.name for stage in made.stages] == ["sound_encoder", "motion_encoder", "fusion"]
+    assert made.notes == ("the model was traced for one sample: it fixes the batch",)
+
+
+class _Pooled(nn.Module):
+    """Returns steps and a pooled result that nobody reads; casts twice to what it has, and changes in place."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer, self.pooler = nn.Linear(width, 64), nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.layer(x).relu_()
+        return y, torch.tanh(self.pooler(y[:, 0]))
+
+
+class _Unread(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sound, self.motion, self.head = _Pooled(8), _Pooled(6), nn.Linear(128, 4)
+
+    def forward(self, sound: Tensor, motion: Tensor) -> Tensor:
+        given = (x.to(torch.float32).to(torch.float32) for x in (sound, motion))
+        heard, felt = (encoder(x)[0].mean(1) for encoder, x in zip((self.sound, self.motion), given, strict=True))
+        logits: Tensor = self.head(torch.cat([heard, felt], 1))
+        return logits
+
+
+def test_encoders_stay_modules_where_a_result_is_not_read_and_casts_do_nothing() -> None:
+    made = find(_Unread(), described(SOUND, MOTION))
+    assert [work.modules for work in made.work] == [("sound",), ("motion",), ("head",)]
+
+
+class _Borrowed(nn.Module):
+    """Steps as a batch of their own, and back by the batch that another input has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.motion, self.sound, self.head = nn.Linear(6, 64), nn.Linear(8, 64), nn.Linear(128, 4)
+
+    def forward(self, sound: Tensor, motion: Tensor) -> Tensor:
+        felt = self.motion(motion.flatten(0, 1)).relu().view(sound.shape[0], 7, -1).mean(1)
+        logits: Tensor = self.head(torch.cat([self.sound(sound).relu().mean(1), felt], 1))
+        return logits
+
+
+def test_the_batch_of_another_input_is_that_of_ones_own() -> None:
+    made = find(_Borrowed(), described(SOUND, MOTION))
+    assert [stage.spec.name for stage in made.stages] == ["sound_encoder", "motion_encoder", "fusion"], made.notes
+    assert made.notes == ()

@@ -1,0 +1,14 @@
+"""Architectures as libraries ship them and papers describe them, each compiled with a factory, a spec and data.
+
+- `entry`: what an entry is, its made-up data, and its fitted heads;
+- `transformers_models`: models of the transformers library, and pairs of its encoders;
+- `systems`: sentiment, classification, captioning and answering models, as courses teach them;
+- `fusions`: ways to fuse two and three sequences;
+- `sensors`: point clouds, tables, motion, video;
+- `catalogue`: all entries by name;
+- `record`: what is told of a model, and how it is read from a report;
+- `worker`: finds the stages of one entry, or compiles it, in a process of its own;
+- `__main__`: the command line.
+
+Weights are random and small; heads are fitted, so that answers have margins.
+"""
