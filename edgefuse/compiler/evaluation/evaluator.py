@@ -72,21 +72,33 @@ class Evaluator:
         return {subset_name(subset): self.subset_outputs(subset, combination) for subset in self._subject.subsets}
 
     def subset_outputs(self, subset: tuple[str, ...], combination: Mapping[str, Runner]) -> Array:
-        """Return the outputs of a combination for the items that have a subset of the modalities: [items, ...]."""
+        """Return the first output of a combination for the items that have a subset of the modalities: [items, ...]."""
+        answers: Array = np.load(self._kept(subset, combination) / _file(0))
+        return answers
+
+    def other_outputs(self, combination: Mapping[str, Runner]) -> dict[str, dict[str, Array]]:
+        """Return the outputs after the first, by name and subset, as `outputs` returns the first."""
+        found: dict[str, dict[str, Array]] = {output.name: {} for output in self._subject.spec.outputs[1:]}
+        for subset in self._subject.subsets if found else ():
+            folder = self._kept(subset, combination)
+            for number, by_subset in enumerate(found.values(), 1):
+                by_subset[subset_name(subset)] = np.load(folder / _file(number))
+        return found
+
+    def _kept(self, subset: tuple[str, ...], combination: Mapping[str, Runner]) -> Path:
+        """Run what comes after the leaves, once, and return the folder that has a file per output."""
         plan = self._after(subset)
         leaves = [stage for stage in self._leaves if stage.modality in subset]
+        first, *others = (output.name for output in self._subject.spec.outputs)
         key = [self._data.digest, subset, [[s.name, combination[s.name].identity] for s in (*leaves, *self._joint)]]
 
         def make(folder: Path) -> None:
             self._note(f"{subset_name(subset)} through {', '.join(stage.name for stage in self._joint)}")
-            first = self._subject.spec.outputs[0].name
-            answers = [
-                result[first] for result in self._through(plan, combination, self._joint_pools(subset, combination))
-            ]
-            np.save(folder / "outputs.npy", np.concatenate(answers))
+            results = list(self._through(plan, combination, self._joint_pools(subset, combination)))
+            for number, name in enumerate((first, *others)):
+                np.save(folder / _file(number), np.concatenate([result[name] for result in results]))
 
-        answers: Array = np.load(self._cache.entry("outputs", key, make) / "outputs.npy")
-        return answers
+        return self._cache.entry("outputs", [*key, *others], make)
 
     def calibration_feeds(
         self, stage: StageSpec, combinations: Sequence[Mapping[str, Runner]], float_joint: Mapping[str, Runner]
@@ -178,3 +190,8 @@ class Evaluator:
 def feeds_of(stage: StageSpec, pool: Mapping[str, Array]) -> dict[str, Array]:
     """Pick a stage's inputs from a pool of values."""
     return {port.tensor.name: pool[port.source.key] for port in stage.inputs}
+
+
+def _file(number: int) -> str:
+    """Name the file of an output by its place among the model's."""
+    return f"output_{number}.npy" if number else "outputs.npy"

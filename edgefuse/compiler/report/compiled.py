@@ -27,6 +27,7 @@ class Compiled:
 
     Attributes:
         forms: all forms of its stages.
+        others: how far each rung is from torch in the outputs after the first, by target, rung and output.
         failed: why a target has no bundle.
         gpu: the model in full precision on a GPU, if the recipe names a record.
     """
@@ -38,6 +39,7 @@ class Compiled:
     timings: Timings
     reference: Mapping[str, float]
     seconds: float
+    others: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
     gpu: GpuReference | None = None
 

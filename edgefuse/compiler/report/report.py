@@ -155,6 +155,7 @@ def _rung(made: Compiled, target: str, rung: Rung, float_size: int) -> RungRepor
         size_bytes=rung.size_bytes,
         size_ratio=float_size / rung.size_bytes,
         peak_rss_bytes=timing.figure.peak_rss_bytes if timing.figure else None,
+        other_outputs=dict(made.others.get(target, {}).get(rung.name, {})),
     )
 
 

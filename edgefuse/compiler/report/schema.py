@@ -91,7 +91,9 @@ class RungReport(Part, frozen=True, kw_only=True):
 
     `speedup` is over the reference, `speedup_over_float` over the unquantized files of the same runtime.
 
-    There is no `speedup` where the reference ran on another machine than the rung.
+    There is no `speedup` where the reference ran on another machine than the rung. `other_outputs` has every output but
+    the first, which alone has targets: the share of test items with another class than torch's, or the error as a share
+    of torch's values, in the worst subset.
     """
 
     name: str
@@ -105,6 +107,7 @@ class RungReport(Part, frozen=True, kw_only=True):
     size_bytes: int
     size_ratio: float
     peak_rss_bytes: int | None = None
+    other_outputs: dict[str, float] = {}
 
 
 class Constraint(Part, frozen=True, kw_only=True):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from edgefuse.bundle.spec import ClassOutput
 from edgefuse.compiler.report.compiled import Compiled
 from edgefuse.compiler.report.format import verdict
-from edgefuse.compiler.report.schema import BundleReport, Report
+from edgefuse.compiler.report.schema import BundleReport, Report, RungReport
 from edgefuse.compiler.report.timings import busy
 from edgefuse.compiler.rungs.final import RungTiming
 from edgefuse.compiler.rungs.mixing import is_alternative
@@ -15,6 +16,9 @@ from edgefuse.compiler.timing import is_emulated
 from edgefuse.compiler.timing.proxy import ARM_CORE, JETSON
 from edgefuse.compiler.timing.timer import FLOAT_RUNG
 from edgefuse.measure.latency import BURST, SETTLE
+
+_WORTH_SAYING = 0.01
+"""An error of values, as a share of their size: rounding to float16 stays below."""
 
 
 def method(made: Compiled) -> tuple[str, ...]:
@@ -95,10 +99,22 @@ def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
                 found.append(f"{target}, {rung.name}: {gain}; smaller only.")
     found += [sentence for target in made.rungs if (sentence := _slower_than_torch(made, target))]
     found += [sentence for target in made.rungs if (sentence := _price(made, target))]
+    found += [sentence for bundle in bundles for rung in bundle.rungs for sentence in _others(made, bundle, rung)]
     for bundle in bundles:
         missed = [constraint for constraint in bundle.constraints if constraint.excess > 0]
         found += [f"{bundle.target}, {constraint.rung}: {verdict(constraint)}." for constraint in missed]
     return tuple(found)
+
+
+def _others(made: Compiled, bundle: BundleReport, rung: RungReport) -> Iterator[str]:
+    """Say where the outputs after the first, which no metric judges, are not torch's."""
+    for output in made.subject.spec.outputs[1:]:
+        off = rung.other_outputs.get(output.name, 0.0)
+        where = f"{bundle.target}, {rung.name}: the output '{output.name}', which the metric does not judge,"
+        if isinstance(output, ClassOutput) and off > 0:
+            yield f"{where} is another class than torch's for {off:.1%} of the test items."
+        elif off >= _WORTH_SAYING:
+            yield f"{where} is {off:.1%} off torch's values on the test items."
 
 
 def _slower_than_torch(made: Compiled, target: str) -> str:

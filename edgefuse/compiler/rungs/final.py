@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
@@ -11,10 +11,10 @@ import numpy as np
 
 from edgefuse.bundle.manifest import Figure
 from edgefuse.bundle.spec import Record, StageSpec
-from edgefuse.compiler.evaluation.drops import accuracy, drops
-from edgefuse.compiler.evaluation.evaluator import Evaluator, Outputs
+from edgefuse.compiler.evaluation.drops import accuracy, differences, drops
+from edgefuse.compiler.evaluation.evaluator import Evaluator
 from edgefuse.compiler.evaluation.reference import TorchReference
-from edgefuse.compiler.evaluation.runners import Array, Runner, in_torch
+from edgefuse.compiler.evaluation.runners import Array, in_torch
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.rungs.result import TargetResult
 from edgefuse.compiler.search import Combination, SubsetDrop
@@ -91,10 +91,11 @@ class Timings(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class RungAccuracy:
-    """The metric and its drop by subset, on the test split."""
+    """The metric of the first output and its drop by subset, on the test split; `others`: see `differences`."""
 
     accuracy: Mapping[str, float]
     drops: Mapping[str, SubsetDrop]
+    others: Mapping[str, float] = field(default_factory=dict)
 
 
 class TestSplit:
@@ -104,9 +105,10 @@ class TestSplit:
 
     def __init__(self, subject: Subject, cache: Cache, note: Callable[[str], None]) -> None:
         self._subject = subject
-        self._cache = cache
-        self._note = note
-        self._reference = self._outputs(in_torch(subject))
+        self._evaluator = Evaluator(subject, subject.splits["test"], cache, note)
+        torch = in_torch(subject)
+        self._reference = self._evaluator.outputs(torch)
+        self._others = self._evaluator.other_outputs(torch)
 
     def reference(self) -> dict[str, float]:
         """Return the metric of torch fp32 by subset."""
@@ -114,13 +116,13 @@ class TestSplit:
 
     def judge(self, result: TargetResult, combination: Combination) -> RungAccuracy:
         """Return the metric of a combination of candidates by subset, and its drops against the reference."""
-        outputs = self._outputs(result.runners(combination))
+        runners = result.runners(combination)
+        outputs, others = self._evaluator.outputs(runners), self._evaluator.other_outputs(runners)
         return RungAccuracy(
-            accuracy(self._subject, "test", outputs), drops(self._subject, "test", self._reference, outputs)
+            accuracy(self._subject, "test", outputs),
+            drops(self._subject, "test", self._reference, outputs),
+            differences(self._subject, self._others, others),
         )
-
-    def _outputs(self, runners: Mapping[str, Runner]) -> Outputs:
-        return Evaluator(self._subject, self._subject.splits["test"], self._cache, self._note).outputs(runners)
 
 
 def time_rungs(subject: Subject, drafts: Sequence[DraftRung], timer: Timer, note: Callable[[str], None]) -> Timings:

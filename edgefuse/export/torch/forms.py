@@ -30,8 +30,8 @@ COMMON: Table = {**pools.FORMS, **tables.FORMS, **masks.FORMS}
 PLAIN: Table = {**COMMON, **placing.FORMS, **order.FORMS}
 """The same, and those of operators that ONNX has and TFLite has not."""
 
-CAREFUL: Table = {**PLAIN, **masks.MASKED}
-"""The same, and those that cost more than the operator: only where a file without them fails."""
+CAREFUL: Table = PLAIN
+"""All forms: for ONNX, only where a file without them fails."""
 
 _REFUSED = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
 

@@ -78,7 +78,8 @@ def topk(_program: ExportedProgram, node: Any) -> Form | None:
     number, axis = argument(node, 1), argument(node, 2, -1)
     largest = argument(node, 3, True)
     rank = len(shape_of(node.args[0]))
-    if axis % rank == rank - 1 and largest and number != shape_of(node.args[0])[-1]:
+    places_are_used = any(user.args[1] == 1 and user.users for user in node.users)
+    if axis % rank == rank - 1 and largest and number != shape_of(node.args[0])[-1] and places_are_used:
         return None
 
     def ranked(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,13 +106,14 @@ def sorted_along(x: Tensor, axis: int, *, descending: bool) -> tuple[Tensor, Ten
 
 
 def _ranked(x: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Return the largest numbers of the last axis; all of them, as most of them and one that is never among them.
+    """Return the largest numbers of the last axis, and their places; the numbers are read where the places are.
 
-    Where all are wanted, TFLite's converter writes a sort, which LiteRT lacks.
+    TFLite's converter writes a sort, which LiteRT lacks, where all numbers are wanted, and where nobody asks for
+    places: so all are most of them and a lower one behind them, and places are always asked for.
     """
-    if number == x.shape[-1]:
-        x = torch.cat([x, torch.full((*x.shape[:-1], 1), _NEVER)], -1)
-    return x.topk(number)
+    more = torch.cat([x, x.amin(-1, keepdim=True) - 1.0], -1) if number == x.shape[-1] else x
+    places = more.topk(number).indices
+    return x.gather(-1, places), places
 
 
 def _between(rising: Tensor, axis: int, place: float, way: str) -> Tensor:
@@ -135,8 +137,6 @@ def _fixed(node: Any, axis: int) -> bool:
     value = node.meta["val"]
     return value.dim() > 0 and isinstance(value.shape[axis], int) and value.is_floating_point()
 
-
-_NEVER = -3e38
 
 _WAYS: dict[str, Callable[[float], int]] = {
     "linear": math.floor,
