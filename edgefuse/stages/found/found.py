@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from edgefuse.bundle.spec import Dim, ModelSpec, StageSpec, TensorSpec
+from edgefuse.errors import ModelError
 from edgefuse.models.fusion import FusionModel
 from edgefuse.stages.examples import example_feeds
 from edgefuse.stages.explicit import check_spec, checked_whole, split
@@ -24,6 +26,8 @@ from edgefuse.stages.found.traced import Traced, trace
 from edgefuse.stages.found.wiring import order_inputs, wired
 from edgefuse.stages.silence import first_words, quiet
 from edgefuse.stages.stage import TorchStage
+
+logger = logging.getLogger(__name__)
 
 _LEAST_SHARE = 0.1
 """Of the multiply-accumulates: with less than this before fusion, stages would cost more than they bring."""
@@ -204,7 +208,8 @@ class _Search:
             return first
         try:
             return labelled(self._traced(sorted(calls)))
-        except Exception:  # noqa: BLE001 - of torch's; without arguments submodules are written out, node by node
+        except (ModelError, ValueError, RuntimeError) as error:  # torch's, too: then submodules are written out by node
+            logger.info("submodules of %s are written out node by node: %s", self._spec.name, error)
             return first
 
 
