@@ -238,6 +238,29 @@ def test_what_the_agent_had_started_goes_with_it(tmp_path: Path) -> None:
             raise AssertionError("it stays")
 
 
+def test_what_is_written_while_the_agent_ends_goes_too(tmp_path: Path) -> None:
+    room = tmp_path / "it's a room"
+    room.mkdir()
+    script = (
+        "import os, subprocess, sys, threading, time\n"
+        "os.setsid()\n"
+        "writes = 'import itertools, os\\nfor i in itertools.count(): os.makedirs(f\"{i % 500}/a\", exist_ok=True)'\n"
+        "subprocess.Popen([sys.executable, '-c', writes])\n"
+        "time.sleep(0.5)\n"
+        "from edgefuse.device import agent\n"
+        "threading.Thread(target=agent._end).start()\n"
+        "time.sleep(100)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", script], cwd=room, env=environment, check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    for _ in range(1000):
+        if not room.exists():
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"it stays: {sorted(room.iterdir())[:3]}")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGKILL, -9)])
 def test_nothing_stays_when_this_side_is_stopped(place: Place, tiny_bundle: Path, number: int, code: int) -> None:
     process = start(place, tiny_bundle)
