@@ -150,7 +150,30 @@ def _untranslatable(program: torch.export.ExportedProgram, stage: TorchStage) ->
     return named_operators(missing, stage)
 
 
+def _kept_copies(program: torch.export.ExportedProgram) -> None:
+    """Write out the copies of what was transposed, which are nothing in a file, before it takes another shape.
+
+    The exporter drops those that an attention's result does not need as torch lays it out in memory; what it then puts
+    in place of the attention lies otherwise, and the new shape is refused.
+    """
+    aten, contiguous = torch.ops.aten, {"memory_format": torch.contiguous_format}
+    for node in program.graph.nodes:
+        if node.target is aten.contiguous.default:
+            node.target, node.kwargs = aten.clone.default, contiguous
+        elif node.target in (aten.view.default, aten.reshape.default) and node.args[0].target in _TRANSPOSES:
+            source = node.args[0]
+            with program.graph.inserting_before(node):
+                copied = program.graph.call_function(aten.clone.default, (source,), contiguous)
+            copied.meta = dict(source.meta)
+            node.replace_input_with(source, copied)
+    program.graph_module.recompile()
+
+
+_TRANSPOSES = (torch.ops.aten.transpose.int, torch.ops.aten.permute.default)
+
+
 def _translate(program: torch.export.ExportedProgram, stage: TorchStage) -> ir.Model:
+    _kept_copies(program)
     try:
         with quiet():
             exported = torch.onnx.export(
