@@ -28,8 +28,7 @@ PORTABILITY_ARGS ?= --docs docs/portability.md
 GPU_PYTHON ?= $(PYTHON)
 GPU_ARGS ?=
 JOBS ?= 2
-# Tests wait for other processes a tenth of their time: one more than there are cores.
-TEST_JOBS ?= 3
+TEST_JOBS ?= 2
 SEED ?=
 OUT ?= out
 DIST ?= dist
