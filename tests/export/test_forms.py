@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgefuse.bundle import spec
-from edgefuse.export.torch.forms import CAREFUL, apply_forms
+from edgefuse.export.torch.forms import ALL, apply_forms
 from edgefuse.export.torch.tables import without_projections
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import SessionOptions
@@ -115,7 +115,7 @@ def test_a_form_computes_what_torch_computes(name: str) -> None:
     shape, function, parts = CASES[name]
     model = Calls(function, *map(seeded, parts)).eval()
     x = value_of(shape)
-    program = apply_forms(torch.export.export(model, (x,)), CAREFUL)
+    program = apply_forms(torch.export.export(model, (x,)), ALL)
     assert not {node.target for node in program.graph.nodes} & LACKING
     expected = model(x)
     torch.testing.assert_close(program.module()(x), expected, rtol=1e-4, atol=1e-4 * (1 + expected.abs().max().item()))
@@ -125,7 +125,7 @@ def test_what_needs_no_form_stays_as_it_is() -> None:
     model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)))
     before = torch.export.export(model, (torch.zeros(IMAGE),))
     written = str(before.graph)
-    assert str(apply_forms(before, CAREFUL).graph) == written
+    assert str(apply_forms(before, ALL).graph) == written
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")

@@ -29,7 +29,7 @@ from edgefuse.export.onnx.file import checked_bytes
 from edgefuse.export.onnx.ort.passes import apply_fast_forms
 from edgefuse.export.onnx.sizes import fixing_line, trace_with_open_sizes, works_at_one_size
 from edgefuse.export.target import Lowered
-from edgefuse.export.torch.forms import CAREFUL, COMMON, Table, first_that_agrees
+from edgefuse.export.torch.forms import ALL, COMMON, Table, first_that_agrees
 from edgefuse.export.tracing import first_words, named_operators, quiet
 from edgefuse.registry import create
 from edgefuse.stages.padding import may_be_padded
@@ -71,7 +71,7 @@ class OnnxTarget:
             ExportError: if torch cannot trace the stage, an operator has no translation, or the file's answers differ
                 from torch's.
         """
-        return first_that_agrees(lambda forms: finished(translated(stage, apply_fast_forms, forms), stage), COMMON)
+        return first_that_agrees(lambda forms: finished(translated(stage, apply_fast_forms, forms), stage))
 
     def operations(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> CostGraph:
         """Return the operations of a file; see `Target.operations`."""
@@ -88,7 +88,7 @@ def untranslatable(stage: TorchStage) -> tuple[str, ...]:
     Raises:
         ExportError: if torch cannot trace the stage.
     """
-    return _untranslatable(trace_with_open_sizes(stage, CAREFUL), stage)
+    return _untranslatable(trace_with_open_sizes(stage, ALL), stage)
 
 
 def translated(stage: TorchStage, rewrite: Callable[[ir.Model], None], forms: Table = COMMON) -> ir.Model:

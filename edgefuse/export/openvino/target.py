@@ -12,7 +12,7 @@ from edgefuse.export.onnx import costs
 from edgefuse.export.onnx.forms import apply_common_forms
 from edgefuse.export.onnx.target import TOOLS, finished, translated, untranslatable
 from edgefuse.export.target import Lowered
-from edgefuse.export.torch.forms import COMMON, first_that_agrees
+from edgefuse.export.torch.forms import first_that_agrees
 from edgefuse.stages.stage import TorchStage
 
 
@@ -41,7 +41,7 @@ class OpenvinoTarget:
             ExportError: if torch cannot trace the stage, an operator has no translation, or the file's answers differ
                 from torch's.
         """
-        return first_that_agrees(lambda forms: finished(translated(stage, prepare, forms), stage, self.backend), COMMON)
+        return first_that_agrees(lambda forms: finished(translated(stage, prepare, forms), stage, self.backend))
 
     def operations(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> CostGraph:
         """Return the operations of a file; see `Target.operations`."""

@@ -27,7 +27,7 @@ from edgefuse.export.tensorrt import builder
 from edgefuse.export.tensorrt.bounds import name_single_bounds
 from edgefuse.export.tensorrt.operators import refused
 from edgefuse.export.tensorrt.sparsity import has_two_of_four
-from edgefuse.export.torch.forms import COMMON, Table, first_that_agrees
+from edgefuse.export.torch.forms import Table, first_that_agrees
 from edgefuse.stages.examples import example_feeds, run_torch
 from edgefuse.stages.stage import Array, Feeds, TorchStage
 
@@ -57,7 +57,7 @@ class TensorrtTarget:
             ExportError: if torch cannot trace the stage, TensorRT does not take an operator or the graph, or the
                 file's answers differ from torch's.
         """
-        return first_that_agrees(lambda forms: self._lower(stage, forms), COMMON)
+        return first_that_agrees(lambda forms: self._lower(stage, forms))
 
     def _lower(self, stage: TorchStage, forms: Table) -> Lowered:
         model = translated(stage, prepare, forms)

@@ -30,7 +30,7 @@ from edgefuse.export.tflite.by_length import ended_by_length
 from edgefuse.export.tflite.file import pack, unpack
 from edgefuse.export.tflite.recurrent_loops import expand_recurrences
 from edgefuse.export.tflite.rewrites import rewrite
-from edgefuse.export.torch.forms import CAREFUL, PLAIN, Table, first_that_agrees
+from edgefuse.export.torch.forms import ALL
 from edgefuse.export.tracing import first_words, named_operators, node_of, quiet, trace
 from edgefuse.registry import create
 from edgefuse.stages.padding import depends_on_padding
@@ -60,7 +60,7 @@ class TfliteTarget:
         Raises:
             ExportError: if `torch.export` cannot trace the stage.
         """
-        return _unsupported(_trace(stage, CAREFUL), stage)
+        return _unsupported(_trace(stage), stage)
 
     def lower(self, stage: TorchStage) -> Lowered:
         """Lower a stage in float32; the same stage gives the same bytes.
@@ -73,11 +73,11 @@ class TfliteTarget:
             ended = ended_by_length(stage)
             if ended is None:
                 raise padding_matters(dependence, self.title)
-            return first_that_agrees(lambda forms: self._lower(ended, forms), PLAIN)
-        return first_that_agrees(lambda forms: self._lower(stage, forms), PLAIN)
+            return self._lower(ended)
+        return self._lower(stage)
 
-    def _lower(self, stage: TorchStage, forms: Table) -> Lowered:
-        program = _trace(stage, forms)
+    def _lower(self, stage: TorchStage) -> Lowered:
+        program = _trace(stage)
         refused = f"litert-torch cannot lower the stage '{stage.spec.name}'"
         fix = "replace what is named, or leave the target 'tflite' out of the recipe"
         try:
@@ -86,7 +86,7 @@ class TfliteTarget:
             raise
         except Exception as error:  # litert-torch and MLIR raise whatever they like
             # Looked for only now: it takes a quarter of the time of a conversion, and `program` was rewritten in place.
-            missing = _unsupported(_trace(stage, forms), stage)
+            missing = _unsupported(_trace(stage), stage)
             said = missing or (*named_operators(node_of(error), stage), first_words(error))
             raise ExportError(refused, got="; ".join(said), fix=fix) from error
         ports = stage.spec.inputs, stage.spec.outputs
@@ -115,10 +115,10 @@ def _example_inputs(spec: StageSpec) -> tuple[Tensor, ...]:
     return tuple(torch.zeros(tensor.max_shape, dtype=_DTYPES[tensor.dtype]) for tensor in tensors)
 
 
-def _trace(stage: TorchStage, forms: Table) -> ExportedProgram:
+def _trace(stage: TorchStage) -> ExportedProgram:
     """Trace a stage at its largest shapes; errors are those of `trace`."""
     layers = tflite_recurrent.RecurrentLayers(stage.spec.name)
-    return trace(stage, _example_inputs(stage.spec), around=layers, forms=forms)
+    return trace(stage, _example_inputs(stage.spec), around=layers, forms=ALL)
 
 
 def _converted(program: ExportedProgram, stage: TorchStage) -> bytes:

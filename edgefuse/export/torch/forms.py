@@ -27,27 +27,23 @@ Table: TypeAlias = Mapping[Any, Prepare]
 COMMON: Table = {**pools.FORMS, **tables.FORMS, **masks.FORMS}
 """Forms that every target gains by."""
 
-PLAIN: Table = {**COMMON, **placing.FORMS, **order.FORMS}
+ALL: Table = {**COMMON, **placing.FORMS, **order.FORMS}
 """The same, and those of operators that ONNX has and TFLite has not."""
-
-CAREFUL: Table = PLAIN
-"""All forms: for ONNX, only where a file without them fails."""
 
 _REFUSED = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
 
 
-def first_that_agrees(make: Callable[[Table], T], table: Table) -> T:
-    """Return what is made with a table of forms or, where that fails, with all of them; the first error if both fail.
+def first_that_agrees(make: Callable[[Table], T]) -> T:
+    """Return what is made with the common forms or, where that fails, with all of them; the first error if both fail.
 
     Args:
         make: takes a table; an `ExportError` says that what it makes lacks an operator, or does not answer like torch.
-        table: to begin with.
     """
     try:
-        return make(table)
+        return make(COMMON)
     except ExportError:
         with contextlib.suppress(ExportError):
-            return make(CAREFUL)
+            return make(ALL)
         raise
 
 
