@@ -70,6 +70,15 @@ def test_a_circle_ends() -> None:
     assert of_module(module)
 
 
+def test_a_part_may_hold_what_it_is_a_part_of() -> None:
+    def answering(factor: float) -> Holds:
+        whole = Holds(None)
+        whole.part = Holds([whole, factor, Holds([whole])])
+        return whole
+
+    assert of_module(answering(1.0)) == of_module(answering(1.0)) != of_module(answering(2.0))
+
+
 def test_another_process_finds_the_same() -> None:
     code = "from tests.compiler.test_fingerprint import *; print(of_module(Holds([{'a', 'b'}, torch.relu, object()])))"
     found = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]

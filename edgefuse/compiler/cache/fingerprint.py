@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,6 +25,10 @@ def of_bytes(data: bytes) -> str:
 
 def of_module(module: nn.Module) -> str:
     """Return a hash of a module: structure, sources of its classes, their attributes, parameters and buffers."""
+    return _of_parts(module, {})
+
+
+def _of_parts(module: nn.Module, seen: _Seen) -> str:
     state = hashlib.sha256(repr(module).encode())
     for source in sorted(_source_of(kind) for kind in {type(part) for part in module.modules()}):
         state.update(source.encode())
@@ -33,62 +37,74 @@ def of_module(module: nn.Module) -> str:
             state.update(part.code.encode())
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + _of_tensor(tensor))
-    for name, part in module.named_modules():
+    parts = dict(module.named_modules())
+    seen |= {id(part): (name, part) for name, part in parts.items()}
+    for name, part in parts.items():
         held = {key: value for key, value in vars(part).items() if key not in _OF_TORCH}
-        for piece in _of_value(held, (id(part),)):
+        for piece in _of_value(held, seen):
             state.update(f"{name} ".encode() + piece)
     return state.hexdigest()
 
 
 # What every module holds: its parameters and parts are hashed by name, and a compile runs no hook of training.
 _OF_TORCH = frozenset(vars(nn.Module())) | {"_graph", "_code", "_lineno_map", "_prologue_start", "meta", "shape_env"}
+_Seen: TypeAlias = dict[int, tuple[str, object]]
+"""What was met, by identity, with a name: met again, as a configuration that all parts hold, its name is enough."""
 _PLAIN = (str, bytes, int, float, complex, type(None), torch.dtype, torch.device, np.generic, enum.Enum, Path, slice)
 
 
-def _of_value(value: Any, within: tuple[int, ...]) -> Iterator[bytes]:
+def _of_value(value: Any, seen: _Seen) -> Iterator[bytes]:
     """Yield what distinguishes a value that a module holds; what has no content that can be read counts by its type.
 
     Args:
         value: anything, as `self.scale` or a configuration of a library.
-        within: identities of what holds it: a circle ends where it closes.
+        seen: what was met before, which this adds to.
     """
-    if id(value) in within:
-        return
     yield type(value).__qualname__.encode()
-    within = (*within, id(value))
     if isinstance(value, _PLAIN):
         yield repr(value).encode()
-    elif isinstance(value, torch.Tensor):
+        return
+    if id(value) in seen:
+        yield seen[id(value)][0].encode()
+        return
+    if not isinstance(value, tuple):  # equal ones may be one or two, and none closes a circle by itself
+        seen[id(value)] = (f"#{len(seen)}", value)
+    yield from _of_content(value, seen)
+
+
+def _of_content(value: Any, seen: _Seen) -> Iterator[bytes]:
+    """Yield what distinguishes a value that was not met before, and is more than a number or a word."""
+    if isinstance(value, torch.Tensor):
         yield f"{value.dtype} {tuple(value.shape)}".encode() + _of_tensor(value)
     elif isinstance(value, np.ndarray):
         yield f"{value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes()
     elif isinstance(value, Mapping):
-        yield from _of_value([*value, *value.values()], within)
+        yield from _of_value([*value, *value.values()], seen)
     elif isinstance(value, list | tuple):
         yield str(len(value)).encode()
         for held in value:
-            yield from _of_value(held, within)
+            yield from _of_value(held, seen)
     elif isinstance(value, set | frozenset):
-        yield from sorted(b"".join(_of_value(held, within)) for held in value)
+        yield from sorted(b"".join(_of_value(held, dict(seen))) for held in value)
     elif isinstance(value, nn.Module):  # in a list, where torch does not see it
-        yield of_module(value).encode()
+        yield _of_parts(value, seen).encode()
     else:
-        yield from _of_code(value, within)
+        yield from _of_code(value, seen)
 
 
-def _of_code(value: Any, within: tuple[int, ...]) -> Iterator[bytes]:
+def _of_code(value: Any, seen: _Seen) -> Iterator[bytes]:
     """Yield what distinguishes a function, a class or an object that keeps its values in attributes."""
     value = getattr(value, "__func__", value)  # of a method
     if isinstance(value, partial):
-        yield from _of_value((value.func, value.args, value.keywords), within)
+        yield from _of_value((value.func, value.args, value.keywords), seen)
     elif isinstance(value, FunctionType):
         yield f"{value.__module__}.{value.__qualname__}".encode() + value.__code__.co_code
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        yield from _of_value([value.__code__.co_consts, value.__defaults__, cells], within)
+        yield from _of_value([value.__code__.co_consts, value.__defaults__, cells], seen)
     elif isinstance(value, type) or not hasattr(value, "__dict__"):
         yield str(getattr(value, "__qualname__", type(value).__qualname__)).encode()
     else:
-        yield from _of_value(vars(value), within)
+        yield from _of_value(vars(value), seen)
 
 
 def _of_tensor(tensor: torch.Tensor) -> bytes:
