@@ -29,6 +29,7 @@ from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import ModelSpec, TensorPreprocess, TextPreprocess
 from edgefuse.measure.latency import Interleaved
 from edgefuse.measure.rungs import golden_inputs
+from edgefuse.runtime.backends.backend import SessionOptions
 
 Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -36,25 +37,38 @@ Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 _TIMING = Interleaved(warmup_rounds=50, min_rounds=1000, order="random")
 _PROCESSES = 7
 
-_BARE_ONNX = """
-import sys, numpy, onnxruntime
+_FILES = "import json, sys, numpy; files = json.loads(sys.argv[1])"
+_OPENING = {
+    "onnx": """
+import onnxruntime
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1
-sessions = [onnxruntime.InferenceSession(p, options, providers=["CPUExecutionProvider"]) for p in sys.argv[1:]]
+sessions = [onnxruntime.InferenceSession(p, options, providers=["CPUExecutionProvider"]) for p in files["onnx"]]
 kinds = {"tensor(float)": numpy.float32, "tensor(uint8)": numpy.uint8, "tensor(int32)": numpy.int32}
 for session in sessions:
-    session.run(None, {i.name: numpy.ones(i.shape, kinds[i.type]) for i in session.get_inputs()})
-"""
-_BARE_TFLITE = """
-import sys, numpy
+    session.run(None, {i.name: numpy.ones([n if isinstance(n, int) else 1 for n in i.shape], kinds[i.type])
+                       for i in session.get_inputs()})
+""",
+    "tflite": """
 from ai_edge_litert.interpreter import Interpreter
-interpreters = [Interpreter(model_path=p, num_threads=1) for p in sys.argv[1:]]
+interpreters = [Interpreter(model_path=p, num_threads=1) for p in files["tflite"]]
 for interpreter in interpreters:
     interpreter.allocate_tensors()
     for i in interpreter.get_input_details():
         interpreter.set_tensor(i["index"], numpy.ones(i["shape"], i["dtype"]))
     interpreter.invoke()
-"""
+""",
+    "openvino": """
+sys.modules["openvino_telemetry"] = None
+import openvino
+core = openvino.Core()
+models = [core.compile_model(p, "CPU", {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 0}) for p in files["openvino"]]
+for model in models:
+    model.create_infer_request().infer([
+        numpy.ones([n.get_length() if n.is_static else 1 for n in i.partial_shape], i.element_type.to_dtype())
+        for i in model.inputs])
+""",
+}
 _PEAK = """
 print("peak", next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 """
@@ -105,6 +119,28 @@ def bare_tflite(path: Path, candidate: Candidate) -> Run:
     return run
 
 
+def bare_openvino(path: Path, candidate: Candidate) -> Run:
+    """Open a file with OpenVINO as a careful user would, and return a call by port names."""
+    from edgefuse.runtime.backends.openvino.session import core, settings
+
+    request = core().compile_model(str(path), "CPU", settings(SessionOptions())).create_infer_request()
+    inputs = [(binding.tensor, binding.port) for binding in candidate.inputs]
+    outputs = [(binding.port, binding.tensor) for binding in candidate.outputs]
+
+    def run(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        request.infer({tensor: feeds[port] for tensor, port in inputs})
+        return {port: request.get_tensor(tensor).data.copy() for port, tensor in outputs}
+
+    return run
+
+
+_BARE: Mapping[str, Callable[[Path, Candidate], Run]] = {
+    "onnx": bare_onnx,
+    "tflite": bare_tflite,
+    "openvino": bare_openvino,
+}
+
+
 def by_hand(manifest: Manifest, runs: Mapping[str, Run], values: Mapping[str, Array]) -> Callable[[], Array]:
     """Return a call that runs all stages one after another, every modality present, with nothing around them."""
     stages = [(s.name, [(p.tensor.name, p.source.key) for p in s.inputs]) for s in manifest.stages]
@@ -137,14 +173,16 @@ def measure(bundle: Path) -> dict[str, Any]:
     """Measure everything about one bundle's default rung; `busy` is why the latencies cannot be trusted."""
     with open_bundle(bundle) as opened, tempfile.TemporaryDirectory() as folder:
         manifest, inputs = opened.manifest, golden_inputs(opened)
-        bare = {"onnx": bare_onnx, "tflite": bare_tflite}[manifest.backend]
-        runs, paths = {}, []
+        runs: dict[str, Run] = {}
+        paths: dict[str, list[str]] = {}
         for stage, id_ in manifest.rung().candidates.items():
             candidate = manifest.candidate(id_)
             path = Path(folder) / Path(candidate.file).name
             path.write_bytes(opened.read(candidate.file))
-            paths.append(str(path))
-            runs[stage] = bare(path, candidate)
+            if candidate.backend not in _BARE:
+                sys.exit(f"nothing opens {candidate.backend} by hand here: pass a bundle for {', '.join(_BARE)}")
+            paths.setdefault(candidate.backend, []).append(str(path))
+            runs[stage] = _BARE[candidate.backend](path, candidate)
         raw = raw_inputs(manifest.model, inputs.values)
         with edgefuse.load(opened, cache=False) as pipeline:
             call = by_hand(manifest, runs, inputs.values)
@@ -156,9 +194,9 @@ def measure(bundle: Path) -> dict[str, Any]:
             )
         values: dict[str, Any] = dict(inputs.values)
         np.savez(Path(folder) / "inputs.npz", **values)
-        script = {"onnx": _BARE_ONNX, "tflite": _BARE_TFLITE}[manifest.backend]
+        script = "".join([_FILES, *(_OPENING[name] for name in paths)])
         own = peak_bytes(_EDGEFUSE, str(bundle), str(Path(folder) / "inputs.npz"))
-        other = peak_bytes(script, *paths)
+        other = peak_bytes(script, json.dumps(paths))
     hand_ms, pipeline_ms = latencies.p50_ms("by hand"), latencies.p50_ms("pipeline")
     return {
         "by_hand_p50_ms": hand_ms,

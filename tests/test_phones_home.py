@@ -105,7 +105,7 @@ def short_place(strace: None) -> Iterator[Place]:
 @pytest.mark.slow
 def test_nothing_leaves_the_machine_or_the_given_folders(short_place: Place) -> None:
     """No one looks at what is timed."""
-    check_every_verb(short_place, [*HURRIED, "--inductor", *compiling(short_place)])
+    check_every_verb(short_place, [*HURRIED, "--inductor", *compiling(short_place)], ["onnx", "tflite"])
 
 
 @pytest.mark.exhaustive
@@ -119,18 +119,25 @@ def test_nothing_leaves_or_stays_when_a_compile_is_stopped_or_runs_on_ray(short_
     assert list((cache / "stage-onnx").iterdir())
 
 
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_nothing_leaves_with_openvino_and_nncf(short_place: Place) -> None:
+    check_every_verb(short_place, [*HURRIED, *compiling(short_place)], ["openvino"])
+
+
 def compiling(place: Place) -> list[str]:
     """Return the words of the command line that compile the two-input model in a place."""
     options = {"--out": place.root / "out", "--cache": place.root / "cache"}
     return ["compile", str(OWN / "recipe.toml"), *map(str, chain(*options.items()))]
 
 
-def check_every_verb(place: Place, command: Sequence[str]) -> None:
-    """Compile for ONNX Runtime and LiteRT in two processes, and use what came of it."""
-    found = {"compile": place.found(*command, "--target", "onnx", "--target", "tflite", "--jobs", "2")}
+def check_every_verb(place: Place, command: Sequence[str], targets: Sequence[str]) -> None:
+    """Compile for targets in two processes, and use what came of it."""
+    named = [word for target in targets for word in ("--target", target)]
+    found = {"compile": place.found(*command, *named, "--jobs", "2")}
     picture = place.root / "out" / "image.npy"
     np.save(picture, np.zeros((16, 16), np.uint8))
-    for target in ("onnx", "tflite"):
+    for target in targets:
         bundle = place.root / "out" / f"pair-{target}.edgefuse"
         for verb, *options in (("run", "--image", str(picture)), ("verify",), ("bench", "--rounds", "20")):
             found[f"{verb} {target}"] = place.found(*EDGEFUSE, verb, bundle, *options)

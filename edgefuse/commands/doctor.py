@@ -6,7 +6,7 @@ import argparse
 import platform
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, requires, version
 
@@ -14,7 +14,7 @@ from edgefuse import __version__, registry
 from edgefuse.commands import console
 from edgefuse.errors import BackendError, MissingExtraError
 from edgefuse.runtime import signals
-from edgefuse.runtime.backends.backend import Backend, Describing
+from edgefuse.runtime.backends.backend import Backend, Describing, Saturating
 from edgefuse.runtime.processor import VNNI, Processor, processor
 from edgefuse.runtime.signals import Condition
 
@@ -27,11 +27,16 @@ _COMPILERS = ("c++", "g++", "clang++")
 
 @dataclass(frozen=True)
 class Found:
-    """A backend: the versions behind it and what else it says of itself, or why it is not to be had."""
+    """A backend: the versions behind it and what else it says of itself, or why it is not to be had.
+
+    Attributes:
+        saturating: whether sums of its int8 products are clipped on some CPUs.
+    """
 
     versions: dict[str, str]
     missing: str | None = None
     about: dict[str, str] = field(default_factory=dict)
+    saturating: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,15 +68,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     """Examine this machine and print the findings."""
     cpu = processor()
+    backends = {name: _backend(name) for name in registry.names("backends")}
     diagnosis = Diagnosis(
         edgefuse=__version__,
         python=platform.python_version(),
         numpy=version("numpy"),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         processor=cpu,
-        int8=int8_here(cpu),
+        int8=int8_here(cpu, backends),
         condition=signals.condition(),
-        backends={name: _backend(name) for name in registry.names("backends")},
+        backends=backends,
         packages=_packages(),
         cxx_compiler=next((path for name in _COMPILERS if (path := shutil.which(name))), None),
     )  # fmt: skip
@@ -82,34 +88,43 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     return 0
 
 
-def int8_here(cpu: Processor) -> tuple[str, ...]:
-    """Say what follows from a CPU's features for int8 (decision 055)."""
+def int8_here(cpu: Processor, backends: Mapping[str, Found]) -> tuple[str, ...]:
+    """Say what follows from a CPU's features for int8 (decision 055).
+
+    Args:
+        cpu: of this machine.
+        backends: by name.
+    """
     if cpu.features is None:
         return ("this system does not tell CPU features: edgefuse verify tells whether a bundle computes right here",)
     if cpu.architecture == "x86_64":
-        return _int8_on_x86(cpu)
+        return _int8_on_x86(cpu, backends)
     if cpu.has("asimddp", "i8mm"):
         matrices = ", and i8mm multiplies int8 matrices" if cpu.has("i8mm") else ""
         return (f"the dot product makes int8 fast{matrices}: s8 activations (static_wi8_ai8.s8), nothing saturates",)
     return ("no dot product (asimddp): int8 is exact but gains little over float: measure before you choose it",)
 
 
-def _int8_on_x86(cpu: Processor) -> tuple[str, ...]:
+def _int8_on_x86(cpu: Processor, backends: Mapping[str, Found]) -> tuple[str, ...]:
     if cpu.has(*VNNI):
         return (
             "VNNI: nothing saturates; u8 activations (static_wi8_ai8.u8) are the fast ones in ONNX Runtime",
             "AMX multiplies int8 tiles" if cpu.has("amx_int8") else "no AMX",
         )
+    clipping = [name for name, found in backends.items() if found.saturating]
+    exact = [name for name, found in backends.items() if not (found.missing or found.saturating)]
     return (
-        "no VNNI: uint8 x int8 saturates in ONNX Runtime (static_wi8_ai8.u8, dynamic_wi8_af32): answers go wrong",
-        "exact instead: float, static_wi8_ai8.s8 (slow here), or a TFLite bundle",
+        f"no VNNI: sums of uint8 x int8 are clipped in {', '.join(clipping)}: answers go wrong, and 'edgefuse verify' "
+        "names the rungs",
+        f"exact instead: float, static_wi8_ai8.s8 (slow here), or the int8 of {', '.join(exact)}",
     )
 
 
 def _backend(name: str) -> Found:
     try:
         backend: Backend = registry.create("backends", name)
-        return Found(backend.versions(), about=backend.about() if isinstance(backend, Describing) else {})
+        about = backend.about() if isinstance(backend, Describing) else {}
+        return Found(backend.versions(), about=about, saturating=isinstance(backend, Saturating))
     except (MissingExtraError, BackendError) as error:
         return Found({}, str(error))
 

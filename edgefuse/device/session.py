@@ -307,7 +307,7 @@ def _check(greeting: Greeting) -> None:
         raise DeviceError(
             f"the device's Python lacks the module '{greeting.module}'",
             got=where,
-            fix="install there what a bundle needs: numpy, msgspec and its runtime (onnxruntime or ai-edge-litert)",
+            fix="install there numpy, msgspec and the bundle's runtime: pip install 'edgefuse[TARGET]' brings them",
         )
     if greeting.python:
         raise DeviceError("the device's Python is too old", got=where, expected="3.10 or newer")

@@ -58,6 +58,6 @@ def concern(manifest: Manifest, rung: Rung, backends: Backends, cpu: Processor) 
     fix = (
         f"open the rung '{exact}', which is exact here"
         if exact
-        else "compile for this CPU with s8 activations, or use a TFLite bundle, whose int8 is exact"
+        else "compile for this CPU with s8 activations, or for a target that 'edgefuse doctor' calls exact"
     )
     return f"the rung '{rung.name}' loses accuracy here: in {', '.join(stages)} {reason(cpu)}. Fix: {fix}."

@@ -162,6 +162,24 @@ def test_a_compiled_engine_is_refused() -> None:
         refuse_unsafe_onnx("a.onnx", _model(graph).SerializeToString())
 
 
+@pytest.mark.parametrize("version", [0, -1, 1_001, 2**62])
+def test_a_set_of_operators_has_a_version_that_there_may_be(version: int) -> None:
+    """OpenVINO counts up to it, for hours."""
+    model = _model(_graph(_inside()))
+    model.opset_import[0].version = version
+    with pytest.raises(BundleError, match=rf"asks for version {version % 2**64} of a set of operators\. Fix: "):
+        refuse_unsafe_onnx("a.onnx", model.SerializeToString())
+
+
+@pytest.mark.parametrize("place", ["input", "output", "value_info"])
+def test_no_value_is_declared_with_a_size_below_zero(place: str) -> None:
+    """OpenVINO divides by the sizes of inputs, and the process ends."""
+    graph = _graph(_inside())
+    getattr(graph, place).append(helper.make_tensor_value_info("odd", TensorProto.FLOAT, [4, -(2**31)]))
+    with pytest.raises(BundleError, match="declares 'odd' with a size below zero"):
+        refuse_unsafe_onnx("a.onnx", _model(graph).SerializeToString())
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

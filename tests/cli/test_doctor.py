@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgefuse.commands.doctor import int8_here
+from edgefuse.commands.doctor import Found, int8_here
 from edgefuse.runtime.processor import Processor
 
 Cli = Callable[..., Any]
@@ -40,8 +40,8 @@ def test_doctor_tells_people_what_the_system_hides(cli: Cli) -> None:
     [
         ("x86_64", ("avx2", "avx_vnni"), "VNNI: nothing saturates"),
         ("x86_64", ("amx_int8", "avx512_vnni"), "AMX multiplies int8 tiles"),
-        ("x86_64", ("avx2",), "no VNNI: uint8 x int8 saturates in ONNX Runtime"),
-        ("x86_64", ("avx2",), "exact instead: float, static_wi8_ai8.s8 (slow here), or a TFLite bundle"),
+        ("x86_64", ("avx2",), "no VNNI: sums of uint8 x int8 are clipped in onnx, openvino: answers go wrong"),
+        ("x86_64", ("avx2",), "exact instead: float, static_wi8_ai8.s8 (slow here), or the int8 of tflite"),
         ("aarch64", ("asimddp",), "the dot product makes int8 fast: s8 activations"),
         ("aarch64", ("asimddp", "i8mm"), "and i8mm multiplies int8 matrices"),
         ("aarch64", (), "no dot product (asimddp): int8 is exact but gains little over float"),
@@ -51,4 +51,10 @@ def test_doctor_tells_people_what_the_system_hides(cli: Cli) -> None:
 def test_what_follows_for_int8_is_said_in_words(
     architecture: str, features: tuple[str, ...] | None, words: str
 ) -> None:
-    assert words in " ".join(int8_here(Processor("cpu", architecture, 1, 1, features)))
+    backends = {
+        "onnx": Found({}, saturating=True),
+        "openvino": Found({}, saturating=True),
+        "tensorrt": Found({}, missing="is not installed"),
+        "tflite": Found({}),
+    }
+    assert words in " ".join(int8_here(Processor("cpu", architecture, 1, 1, features), backends))

@@ -71,7 +71,9 @@ def test_a_bundle_without_an_exact_rung_says_what_to_compile(tiny_manifest: Mani
     only = msgspec.structs.replace(tiny_manifest, rungs=(tiny_manifest.rung("small"),), default_rung="small")
     sentence = suitability.concern(only, only.rung(), Backends(only), HASWELL)
     assert sentence is not None
-    assert sentence.endswith("compile for this CPU with s8 activations, or use a TFLite bundle, whose int8 is exact.")
+    assert sentence.endswith(
+        "Fix: compile for this CPU with s8 activations, or for a target that 'edgefuse doctor' calls exact."
+    )
 
 
 def test_a_rung_that_cannot_be_opened_here_is_no_remedy(

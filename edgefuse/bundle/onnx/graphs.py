@@ -14,6 +14,7 @@ from edgefuse.bundle.onnx.messages import Message
 from edgefuse.bundle.onnx.nodes import (
     by_name,
     check_attributes,
+    check_declared,
     check_domain,
     constant_of,
     declared,
@@ -40,6 +41,9 @@ MAX_UNPACKED = 2**26
 MAX_FOLLOWED = 30_000
 """Of operators that are looked at; those of a loop more than once where shapes change from step to step."""
 
+MAX_VERSION = 1_000
+"""Of a set of operators, of which there are 28: OpenVINO counts up to it."""
+
 OPEN_SIZES = (1, 256)
 """What the sizes count as that an input leaves open."""
 
@@ -47,9 +51,11 @@ _NAMED = 8  # constants, ports or parts of a sequence, which take as long to loo
 _DISPATCH = 2**15  # an operator costs as much as this many multiplications, however little it does
 
 # Numbers of fields in onnx.proto.
-_VERSION, _GRAPH, _TRAINING, _FUNCTION = 1, 7, 20, 25
+_VERSION, _GRAPH, _OPERATORS, _TRAINING, _FUNCTION = 1, 7, 8, 20, 25
+_OPERATORS_VERSION = 2
 _NODE, _INITIALIZER, _SPARSE = 1, 5, 15
 _INPUTS, _OUTPUTS = 11, 12
+_DECLARED = (11, 12, 13)
 _INPUT, _OUTPUT, _OPERATOR, _ATTRIBUTE, _DOMAIN = 1, 2, 4, 5, 7
 _NAME = 1
 _TENSOR_NAME = 8
@@ -71,6 +77,9 @@ def check_model(model: Message, data: bytes) -> None:
         raise RefusedError("has functions of its own, or says how it is trained")
     if len(model.all(_GRAPH)) != 1:
         raise RefusedError("has no graph")
+    for operators in model.all(_OPERATORS):
+        if not 1 <= operators.integer(_OPERATORS_VERSION) <= MAX_VERSION:
+            raise RefusedError(f"asks for version {operators.integer(_OPERATORS_VERSION)} of a set of operators")
     walk, graph = _Walk(data, overridable=model.integer(_VERSION) >= _OVERRIDABLE), model.all(_GRAPH)[0]
     for size in OPEN_SIZES:
         given = [declared(value, size, wanted=True) for value in graph.all(_INPUTS)]
@@ -184,6 +193,7 @@ class _Walk:
         if found is None:
             if graph.all(_SPARSE):
                 raise RefusedError("has a sparse tensor")
+            check_declared([value for number in _DECLARED for value in graph.all(number)])
             checked = [(each.text(_TENSOR_NAME), check_tensor(each, self._data)) for each in graph.all(_INITIALIZER)]
             found = {name: Value(each.shape, each.values, constant=True) for name, each in checked if name}
             self._constants[id(graph)] = found

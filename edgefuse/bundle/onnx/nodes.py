@@ -40,6 +40,15 @@ def check_domain(operator: str, domain: str) -> None:
         raise RefusedError(f"has an operator {operator!a} of the unknown domain {domain!a}")
 
 
+def check_declared(values: Sequence[Message]) -> None:
+    """Check that no input, output or value of a graph is declared with a size below zero: OpenVINO divides by it."""
+    for value in values:
+        for kind in value.all(_TYPE):
+            shapes = (shape for tensor in kind.all(_TENSOR_TYPE) for shape in tensor.all(_SHAPE))
+            if any(size.integer(_SIZE) >= 2**63 for shape in shapes for size in shape.all(_DIMENSION)):
+                raise RefusedError(f"declares {value.text(_NAME)!a} with a size below zero")
+
+
 def check_attributes(data: bytes, operator: str, attributes: Sequence[Message]) -> None:
     """Check what stands in the attributes of an operator, or raise `RefusedError`.
 
@@ -122,4 +131,4 @@ def declared(value: Message, open_size: int, *, wanted: bool = False) -> Value:
     sizes = [dimension.integer(_SIZE) for dimension in shapes[0].all(_DIMENSION)]
     if len(sizes) > MAX_RANK:
         raise RefusedError(f"has an input {value.text(_NAME)!a} of more than {MAX_RANK} axes")
-    return Value(tuple(min(size, MAX_SIZE) if 0 < size < 2**63 else open_size for size in sizes))
+    return Value(tuple(min(size, MAX_SIZE) if size else open_size for size in sizes))

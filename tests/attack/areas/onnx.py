@@ -16,6 +16,7 @@ import onnx.defs
 from google.protobuf.message import DecodeError
 
 from edgefuse.bundle.manifest import Binding
+from edgefuse.runtime.backends.backend import Backend
 from edgefuse.runtime.backends.onnx.backend import OnnxBackend
 from tests import tiny
 from tests.attack.attempt import Area, Attempt
@@ -70,15 +71,16 @@ def _ports(model: onnx.ModelProto) -> Ports | None:
     return Ports(tuple(bindings[0]), tuple(bindings[1]), feeds)
 
 
-def _attempts(source: random.Random, folder: Path) -> Iterator[Attempt]:
+def attempts(source: random.Random, folder: Path, backend: type[Backend] = OnnxBackend) -> Iterator[Attempt]:
+    """Yield files as they are, bombs, and then edited files without end, each to be opened by a backend."""
     seeds = dict(_built())
-    yield from _untouched(seeds)
+    yield from _untouched(seeds, backend)
     yield from bombs("onnx", ONNX_BOMBS, ONNX_LARGE)
     for done in count():
         if done == _OWN:
             made = _seeds(converted(folder, "onnx"))
             seeds |= made
-            yield from _untouched(made)
+            yield from _untouched(made, backend)
         name = source.choice(sorted(seeds))
         data, model = seeds[name]
         if source.random() < 0.25:
@@ -87,12 +89,13 @@ def _attempts(source: random.Random, folder: Path) -> Iterator[Attempt]:
             kind, (what, edited) = "edit", _edited_message(source, model)
         if edited == data:
             continue
-        yield Attempt(f"{name}: {what}", partial(_open, edited, _ports(model), source.choice((1, 1, 2))), kind)
+        opens = partial(_open, edited, _ports(model), source.choice((1, 1, 2)), backend)
+        yield Attempt(f"{name}: {what}", opens, kind)
 
 
-def _untouched(seeds: Mapping[str, tuple[bytes, onnx.ModelProto]]) -> Iterator[Attempt]:
+def _untouched(seeds: Mapping[str, tuple[bytes, onnx.ModelProto]], backend: type[Backend]) -> Iterator[Attempt]:
     for name, (data, model) in sorted(seeds.items()):
-        yield Attempt(f"{name}: untouched", partial(whole, partial(_open, data, _ports(model), 1)), "seed")
+        yield Attempt(f"{name}: untouched", partial(whole, partial(_open, data, _ports(model), 1, backend)), "seed")
 
 
 def _edited_message(source: random.Random, model: onnx.ModelProto) -> tuple[str, bytes]:
@@ -103,7 +106,7 @@ def _edited_message(source: random.Random, model: onnx.ModelProto) -> tuple[str,
     return ", ".join(said), changed.SerializeToString()
 
 
-def _open(data: bytes, usual: Ports | None, threads: int) -> None:
+def _open(data: bytes, usual: Ports | None, threads: int, backend: type[Backend]) -> None:
     """Take a file as a bundle does, by the ports that it declares; what is accepted gives what it declares."""
     data = read_from_bundle(data, "onnx")
     try:
@@ -111,7 +114,7 @@ def _open(data: bytes, usual: Ports | None, threads: int) -> None:
     except DecodeError:  # what the walk takes of damaged bytes, protobuf may refuse
         ports = usual
     assert ports is not None
-    check_answer(run_once(OnnxBackend(), data, ports, threads), ports)
+    check_answer(run_once(backend(), data, ports, threads), ports)
 
 
-AREA = Area(name="onnx", attempts=_attempts, tries=3000, short=100, least=(("edit", 2000),))
+AREA = Area(name="onnx", attempts=attempts, tries=3000, short=100, least=(("edit", 2000),))
