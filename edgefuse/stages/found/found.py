@@ -180,16 +180,17 @@ class _Search:
         model = self._with_calls(first)
         parts = parts_of(model, self._spec)
         order_inputs(parts, model.traced, self._spec)
-        lowered = [lower(part, parts, model) for part in parts]
-        drafts = list(zip(wired(parts, model.traced, self._spec), (one.module for one in lowered), strict=True))
         try:
+            lowered = [lower(part, parts, model) for part in parts]
+            drafts = list(zip(wired(parts, model.traced, self._spec), (one.module for one in lowered), strict=True))
             with quiet():
                 shapes = held_to_module(drafts, whole, batched=model.traced.batched)
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             raise Unsplittable(f"the stages cannot be run: {first_words(error)}") from error
         found = {key: dims(seen, self._spec) for key, seen in shapes.items()}
         stages = tuple(TorchStage(_shaped(spec, found), module) for spec, module in drafts)
-        batch = () if model.traced.batched else ("the model was traced for one sample: it fixes the batch",)
+        why = model.traced.unbatched
+        batch = (f"the model was traced for one sample: {why}",) if why else ()
         return Found(
             module=self._module,
             spec=self._spec,
