@@ -45,7 +45,7 @@ def test_the_same_stages_are_found() -> None:
 
 
 def normal_form(lowered: Lowered, target: str, stage: TorchStage) -> tuple[list[object], list[bytes]]:
-    """Return the operators of a file, with tensors by the order in which they appear and their sizes, and its weights."""
+    """Return the operators of a file, tensors by the order in which they appear and their sizes, and its weights."""
     graph = costs.graph(lowered, target, stage.spec)
     numbers: dict[str, int] = {}
     steps: list[object] = [

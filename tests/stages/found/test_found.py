@@ -392,7 +392,7 @@ def test_stages_are_held_to_the_module_in_batches_of_which_some_modalities_are_a
     assert masks == ((1.0, 1.0), (1.0, 0.0))
     assert held_to_module(stages, whole, masks, batched=True)
     stages[-1] = (stages[-1][0], _Unmasked(stages[-1][1]))
-    with pytest.raises(Unsplittable, match="in a batch of 3$"):
+    with pytest.raises(Unsplittable, match=r"in a batch of 3$"):
         held_to_module(stages, whole, masks, batched=True)
 
 
