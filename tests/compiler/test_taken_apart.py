@@ -90,7 +90,7 @@ factory = "apart_module:{data}"
 [compile]
 targets = ["onnx"]
 [search]
-max_drop = 1000
+max_drop = 0.9
 [schemes]
 """
 

@@ -17,7 +17,6 @@ from edgefuse.stages.silence import at, first_words, user_line
 from edgefuse.stages.stage import Feeds
 from edgefuse.stages.typed import TYPES, cast, first_that_works
 
-
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
