@@ -195,7 +195,8 @@ class Toolchain:
                 )
             (folder / "description.json").write_bytes(msgspec.json.encode(description))
 
-        folder = self.cache.entry(f"stage-{self.target.name}", key, fill)
+        # Stages that are one module have equal files, and what is made of them is equal, too, but for its name.
+        folder = self.cache.entry(f"stage-{self.target.name}", [file, key], fill)
         found = decode((folder / "description.json").read_bytes(), _Description)
         if found.refused:
             return found.refused
