@@ -229,7 +229,7 @@ class Hold:
         """
         target, built = job
         backend = Toolchain.of(target, self.cache).backend
-        key = [built.sha256, self.golden.digest, backend.versions(), fingerprint.of_compiler()]
+        key = [built.id, built.sha256, self.golden.digest, backend.versions(), fingerprint.of_compiler()]
         try:
             found = self.cache.record("golden", key, Checked, partial(check, built, backend, self.golden))
         except BackendError as error:

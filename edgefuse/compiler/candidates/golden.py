@@ -18,8 +18,8 @@ from edgefuse.bundle.spec import ModelSpec, Record, TensorSpec
 from edgefuse.compiler.candidates.built import Built
 from edgefuse.errors import ModelError
 from edgefuse.measure.agreement import agreement, at_true_size
-from edgefuse.runtime.backends.backend import Backend, first_line
-from edgefuse.stages.examples import chained_feeds, run_torch
+from edgefuse.runtime.backends.backend import Backend
+from edgefuse.stages.examples import FAILURES, chained_feeds, fails_at_a_size, run_torch
 from edgefuse.stages.padding import may_be_padded
 from edgefuse.stages.stage import Array, Feeds, TorchStage
 
@@ -99,13 +99,8 @@ def _answer(stage: TorchStage, feeds: Feeds) -> dict[str, Array]:
     shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
     try:
         answers = run_torch(stage, feeds)
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise ModelError(
-            f"the stage '{stage.spec.name}' fails at a size that its spec allows",
-            got=f"{type(error).__name__}: {first_line(error)}, at {shapes}",
-            expected="answers at every size from the smallest to the largest",
-            fix="mend that line of the model, or correct the sizes in its spec",
-        ) from error
+    except FAILURES as error:
+        raise fails_at_a_size(stage, feeds, error) from error
     for name, answer in answers.items():
         if not np.isfinite(answer).all():
             raise ModelError(

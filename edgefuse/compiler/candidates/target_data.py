@@ -134,7 +134,7 @@ class TargetData:
         leaves = [spec.name for spec in subject.specs if is_leaf(spec)]
         runs = [[combination[name].identity for name in leaves] for combination in combinations]
         feeds = partial(self._evaluator("calibration").calibration_feeds, stage, combinations, floats)
-        return Calibration(feeds, [subject.splits["calibration"].digest, runs])
+        return Calibration(feeds, [subject.splits["calibration"].digest, stage.name, runs])
 
     def calibration_chains(self, stage: StageSpec) -> list[tuple[StageSpec, Mapping[str, Runner]]]:
         """Return the leaves that a stage is calibrated behind, each of their candidates once, with what runs it."""

@@ -93,7 +93,7 @@ class Toolchain:
         Raises:
             ExportError: if the target lacks operators (it names them before lowering) or lowering fails.
         """
-        key = ["float", self.target.name, stage.spec, fingerprint.of_module(stage.module), *self._tools()]
+        key = ["float", self.target.name, stage.spec, stage.alike, fingerprint.of_module(stage.module), *self._tools()]
 
         built = self._built(stage.spec.name, stage.pruning, FLOAT, key, lambda: self.target.lower(stage))
         if isinstance(built, str):
@@ -195,7 +195,8 @@ class Toolchain:
                 )
             (folder / "description.json").write_bytes(msgspec.json.encode(description))
 
-        folder = self.cache.entry(f"stage-{self.target.name}", key, fill)
+        # Stages that are one module have equal files, and what is made of them is equal, too, but for its name.
+        folder = self.cache.entry(f"stage-{self.target.name}", [file, key], fill)
         found = decode((folder / "description.json").read_bytes(), _Description)
         if found.refused:
             return found.refused

@@ -9,7 +9,7 @@ import numpy as np
 from edgefuse.compiler.check.data import Tried
 from edgefuse.compiler.model.data_checks import answered, judge
 from edgefuse.compiler.model.subject import Model
-from edgefuse.errors import DataError, EdgefuseError, MeasureError
+from edgefuse.errors import DataError, EdgefuseError, MeasureError, cited
 from edgefuse.stages.stage import Array
 
 
@@ -27,7 +27,7 @@ def unanswered(model: Model, samples: Sequence[Tried]) -> Iterator[EdgefuseError
         except (EdgefuseError, RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
             yield DataError(
                 f"the model fails on sample {sample.index} of '{sample.split}'",
-                got=f"{type(error).__name__}: {' '.join(str(error).split())}",
+                got=cited(error),
                 expected="an answer to every sample",
                 fix="check the sample against what the model was trained on: ids beyond a table, a length of 0",
             )

@@ -12,6 +12,7 @@ from edgefuse.bundle.manifest import Provenance
 from edgefuse.bundle.spec import ModelSpec, StageSpec, subset_name
 from edgefuse.compiler.model.splits import SplitData
 from edgefuse.compiler.recipe.recipe import Recipe
+from edgefuse.datasets.sample import Splits
 from edgefuse.graph import StageGraph
 from edgefuse.graph.stage_graph import zeros_of
 from edgefuse.stages.found import Found
@@ -30,6 +31,7 @@ class Model:
         stages: in an order in which they can run.
         assets: files that preprocessing reads, by name.
         found: how the stages were found, and what was seen on the way.
+        data: that the recipe names, as far as they were read to see what inputs look like.
     """
 
     recipe: Recipe
@@ -39,13 +41,15 @@ class Model:
     stages: tuple[TorchStage, ...]
     assets: Mapping[str, bytes]
     found: Found
+    data: Splits
 
 
 @dataclass(frozen=True)
 class Subject:
     """A model under compilation, and its data.
 
-    `splits` has the three that every compile reads, and `train` where stages are to be pruned and recover.
+    `splits` has the three that every compile reads, and `train` where stages are to be pruned and recover. `share` is
+    that of the multiply-accumulates which see one modality, if it is known; `notes` says how the model was taken apart.
     """
 
     recipe: Recipe
@@ -55,6 +59,8 @@ class Subject:
     assets: Mapping[str, bytes]
     splits: Mapping[str, SplitData]
     provenance: Provenance
+    share: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def specs(self) -> tuple[StageSpec, ...]:

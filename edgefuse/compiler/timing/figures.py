@@ -39,7 +39,7 @@ def figures(data: TargetData, stage: StageSpec, timer: Timer, machine: Machine) 
     """
     subject = data.material.subject
     files = [built.sha256 for built in data.candidates.built[stage.name]]
-    key = [files, timer.unit, machine, subject.splits["validation"].digest, fingerprint.of_compiler()]
+    key = [stage.name, files, timer.unit, machine, subject.splits["validation"].digest, fingerprint.of_compiler()]
     return kept.timings(
         data.material.cache, "figures", key, _Figures, lambda: _measured(data, stage, timer), timer
     ).figures
