@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from edgefuse.bundle.spec import Bounded, Bucketed, Dim, Source, StageInput, StageSpec, TensorSpec, largest
-from edgefuse.errors import ModelError
+from edgefuse.errors import EdgefuseError, ModelError
 from edgefuse.graph import StageGraph
 from edgefuse.runtime.backends.backend import padded
 from edgefuse.runtime.graph import zeros_of_tensor
+from edgefuse.stages.silence import at, first_words, user_line
 from edgefuse.stages.stage import Array, Feeds, InputValues, TorchStage, outputs_of
 from edgefuse.stages.values import generated
 
@@ -92,13 +93,31 @@ def run_torch(stage: TorchStage, feeds: Feeds) -> dict[str, Array]:
     """Run a stage in torch fp32 and return its outputs under port names.
 
     Raises:
-        ModelError: if the module returns another number of tensors than its spec names.
+        ModelError: if the module fails, with its own line and the shapes, or returns another number of tensors than
+            its spec names.
     """
-    return {name: value.numpy() for name, value in call_torch(stage, feeds).items()}
+    try:
+        return {name: value.numpy() for name, value in call_torch(stage, feeds).items()}
+    except EdgefuseError:
+        raise
+    except Exception as error:  # a user's own code may raise anything
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+        pruned = f", pruned by {stage.pruning.id}," if stage.pruning else ""
+        raise ModelError(
+            f"the stage '{stage.spec.name}'{pruned} fails on inputs that its spec allows, {shapes}"
+            f"{at(user_line(error))}",
+            got=first_words(error),
+            expected="answers at every size from the smallest to the largest, whichever inputs are absent",
+            fix="mend that line of the model, or correct the sizes in its spec",
+        ) from error
 
 
 def call_torch(stage: TorchStage, feeds: Feeds) -> dict[str, Any]:
-    """Call a stage's module and return whatever it gives, under port names; errors as those of `run_torch`."""
+    """Call a stage's module and return whatever it gives, under port names.
+
+    Raises:
+        ModelError: if the module returns another number of tensors than its spec names; else whatever it raises.
+    """
     tensors = [
         torch.from_numpy(np.require(feeds[port.tensor.name], requirements=["C", "W"])) for port in stage.spec.inputs
     ]

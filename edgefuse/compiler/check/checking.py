@@ -36,7 +36,7 @@ from edgefuse.compiler.timing import timer_of
 from edgefuse.compiler.workers import Workers, in_one_thread
 from edgefuse.datasets.cache import Cache, cache_folder, open_cache
 from edgefuse.datasets.sample import Splits
-from edgefuse.errors import EdgefuseError
+from edgefuse.errors import EdgefuseError, ModelError
 from edgefuse.progress import Progress, silent
 from edgefuse.runtime.processor import available_processors
 from edgefuse.stages.values import with_values
@@ -127,7 +127,8 @@ class Examination:
             *(Finding(about="model", stage=name, says=str(error), stops=True) for name, error in mixing(model.stages)),
             *(Finding(about="data", says=str(error), stops=True) for error in errors),
         ]
-        lowered = self._lowered(model)
+        lowered, failed = self._lowered_or_why(model)
+        stopping += failed
         stages = found_stages(model.stages, lowered.files)
         pruned = trials(model.recipe, model.stages, self.cache, self.workers)
         findings = [
@@ -187,6 +188,13 @@ class Examination:
         if errors:
             return self.model
         return replace(self.model, stages=with_values(self.model.stages, input_values(self.model, self.data)))
+
+    def _lowered_or_why(self, model: Model) -> tuple[Lowerings, list[Finding]]:
+        """Lower the stages; without what torch answers to generated inputs, there is nothing to hold files to."""
+        try:
+            return self._lowered(model), []
+        except ModelError as error:
+            return Lowerings((), {}, {}), [Finding(about="model", says=str(error), stops=True)]
 
     def _lowered(self, model: Model) -> Lowerings:
         golden = golden_inputs(model.stages, model.spec)

@@ -115,6 +115,31 @@ def test_a_stage_that_depends_on_padding_is_refused_where_files_pad(checked: Cal
     assert found.exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("model", "stage", "message"),
+    [
+        (
+            "at_least",
+            "",
+            "'motion_encoder' fails on inputs that its spec allows, values [1, 4, 6], length [1] at 'moves_",
+        ),
+        ("at_least_by_length", "motion_encoder", "cannot be run: the stage 'motion_encoder' fails on inputs that"),
+        ("shares", "", "the output 'logits' of the stage 'fusion' is not finite on generated inputs"),
+    ],
+)
+def test_what_torch_refuses_at_a_size_or_absence_is_a_finding_beside_the_others(
+    model: str, stage: str, message: str, checked: Callable[..., Check], recipe_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    found = checked(model, more=PRUNE, targets=("onnx", "tflite"))
+    stopping = [finding for finding in found.findings if finding.stops and not finding.target]
+    assert [(finding.about, finding.stage) for finding in stopping] == [("model", stage)]
+    assert message in stopping[0].says
+    assert [one.stage for one in found.pruned] == ["motion_encoder", "words_encoder", "fusion"]  # tried all the same
+    assert found.exit_code == 2
+    with pytest.raises(ModelError, match=r"Fix: (mend that line of the model|look for means over nothing)"):
+        compile(recipe_of(model), tmp_path / "out", cache=tmp_path / "cache")
+
+
 def test_what_the_recipe_prunes_is_tried_before_any_recovery(checked: Callable[..., Check]) -> None:
     found = checked(more=PRUNE)
     tried = {one.stage: one for one in found.pruned}
