@@ -45,6 +45,27 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
+def cited(error: BaseException, limit: int = MAX_SHOWN) -> str:
+    """Return an error as the sentence of another cites it: on one line, and without what to do about it.
+
+    Ours say what is wrong and, in brackets, what they got; any other its type and its first line, which goes on where
+    it ends with a colon.
+
+    Args:
+        error: that is the cause of the other one.
+        limit: of characters, of what is not ours.
+    """
+    if isinstance(error, EdgefuseError):
+        return error.said
+    try:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    except Exception:  # noqa: BLE001 - its __str__ may be the user's own code
+        lines = ["an error that cannot be spelled"]
+    words = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
+    kind = type(error).__name__
+    return shown(f"{kind}: {words.rstrip('.')}", limit) if words else kind
+
+
 class EdgefuseError(Exception):
     """Say what is wrong in one sentence; the base of every error of this package.
 
@@ -55,6 +76,11 @@ class EdgefuseError(Exception):
         got: what was found.
         expected: what was expected instead.
         fix: what the user can do.
+
+    Attributes:
+        what: is wrong.
+        said: that and what was found, for the sentence of another error: see `cited`.
+        fix: what the user can do; None if that is nothing.
     """
 
     exit_code = 2
@@ -64,7 +90,9 @@ class EdgefuseError(Exception):
         if expected is not None:
             details.append(f"expected {shown(expected, _MAX_SENTENCE)}")
         self.what = shown(what, _MAX_SENTENCE)
-        sentence = self.what + (": " + ", ".join(details) if details else "") + "."
+        self.said = self.what.removesuffix(".") + (f" ({shown(got)})" if got is not None else "")
+        end = "" if self.what.endswith(".") and not details else "."  # a sentence that ends with another has its stop
+        sentence = self.what + (": " + ", ".join(details) if details else "") + end
         super().__init__(sentence + (f" Fix: {shown(fix, _MAX_SENTENCE).rstrip('.')}." if fix else ""))
         self.fix = fix
 

@@ -14,6 +14,8 @@ import msgspec
 from edgefuse.errors import ModelError
 
 DType: TypeAlias = Literal["float32", "uint8", "int32"]
+Declared: TypeAlias = DType | Literal["int64", "bool"]
+"""What a user may say of an input: truth values and torch's int64 are int32 in files and on devices."""
 Role: TypeAlias = Literal["frontend", "encoder", "fusion", "decoder", "model"]
 
 
@@ -184,7 +186,7 @@ def tensor(
     name: str,
     *,
     shape: tuple[Dim, ...],
-    dtype: DType | Literal["int64"] = "float32",
+    dtype: Declared = "float32",
     length: bool = False,
     optional: bool = False,
 ) -> Modality:
@@ -193,12 +195,13 @@ def tensor(
     Args:
         name: of the modality.
         shape: of one input, batch first; a `Dim` may be fixed, bounded or bucketed.
-        dtype: of the array. What torch calls int64, such as ids, is int32 in files and on devices.
+        dtype: of the array. What torch calls int64, such as ids, is int32 in files and on devices, and so are the
+            truth values of a mask: a module is called with bool where its spec says so.
         length: whether it delivers its number of steps, int32 [1], too.
         optional: whether it may be absent.
     """
-    values = TensorSpec(name="values", dtype="int32" if dtype == "int64" else dtype, shape=shape)
-    return Modality(name=name, tensors=(values,), preprocess=TensorPreprocess(), optional=optional, length=length)
+    values = TensorSpec(name="values", dtype=dtype, shape=shape)  # type: ignore[arg-type] # until `in_files`
+    return tensors(name, values, length=length, optional=optional)
 
 
 def tensors(name: str, *tensors: TensorSpec, length: bool = False, optional: bool = False) -> Modality:
@@ -206,11 +209,17 @@ def tensors(name: str, *tensors: TensorSpec, length: bool = False, optional: boo
 
     Args:
         name: of the modality.
-        *tensors: their names, types and shapes (batch first).
+        *tensors: their names, types (see `tensor`) and shapes (batch first).
         length: whether it delivers its number of steps, int32 [1], too.
         optional: whether it may be absent.
     """
-    return Modality(name=name, tensors=tensors, preprocess=TensorPreprocess(), optional=optional, length=length)
+    kept = tuple(_in_files(one, kept=("bool",)) for one in tensors)
+    return Modality(name=name, tensors=kept, preprocess=TensorPreprocess(), optional=optional, length=length)
+
+
+def _in_files(tensor: TensorSpec, kept: tuple[str, ...] = ()) -> TensorSpec:
+    wide = str(tensor.dtype) in ("int64", "bool") and str(tensor.dtype) not in kept
+    return msgspec.structs.replace(tensor, dtype="int32") if wide else tensor
 
 
 class ClassOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="classes"):
@@ -272,6 +281,15 @@ class ModelSpec(Record, frozen=True, kw_only=True):
             for subset in combinations(names, size)
             if required <= set(subset)
         )
+
+
+def in_files(spec: ModelSpec) -> ModelSpec:
+    """Return a spec with the types that files have: ids and masks are int32 there, whatever the module wants."""
+    modalities = tuple(
+        msgspec.structs.replace(modality, tensors=tuple(map(_in_files, modality.tensors)))
+        for modality in spec.modalities
+    )
+    return msgspec.structs.replace(spec, modalities=modalities)
 
 
 class Source(Record, frozen=True, kw_only=True):

@@ -32,7 +32,7 @@ from edgefuse.compiler.check.checking import Examination
 from edgefuse.compiler.evaluation.passes import Passes
 from edgefuse.compiler.evaluation.runners import in_torch
 from edgefuse.compiler.model.opening import take_apart
-from edgefuse.compiler.model.preparation import made_data, prepare
+from edgefuse.compiler.model.preparation import prepare
 from edgefuse.compiler.recipe import gpu
 from edgefuse.compiler.recipe import recipe as recipes
 from edgefuse.compiler.recipe.wanted import recipe_for
@@ -150,15 +150,13 @@ class _Compile:
         model = take_apart(self.path, self.recipe)
         reference = gpu.read(self.path, self.recipe.report.gpu, model.spec.name)
         check_schemes(self.recipe, [stage.spec for stage in model.stages])
-        data = made_data(model)
         machines = {target: self._machine(target) for target in dict.fromkeys((*self.recipe.compile.members, *targets))}
-        head = Examination(model, data, self.cache, self.workers, self.progress).head()
-        model = head.model
+        head = Examination(model, self.cache, self.workers, self.progress).head()
         builder = Builder(self.recipe.compile.members, self.cache, self.workers, head.failed)
         _require_one(_with_joined(builder.failed, targets), targets)
         builder.lower(model.stages, golden_inputs(model.stages, model.spec))
         _require_one(_with_joined(builder.failed, targets), targets)
-        subject = prepare(model, data, self.cache, self.progress)
+        subject = prepare(model, model.data, self.cache, self.progress)
         forms = recovered(subject, self.cache, self.workers)
         material = Material(subject, forms, golden_inputs(subject.stages, subject.spec, forms.all_pruned), self.cache)
         self._keep_reference(material)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgefuse.bundle.manifest import Tolerance
-from edgefuse.errors import BackendError, ExportError
+from edgefuse.errors import BackendError, ExportError, cited
 from edgefuse.export.target import Lowered
 from edgefuse.runtime.backends.backend import Backend, SessionOptions
 from edgefuse.stages.agreement import verify
@@ -34,7 +34,7 @@ def check_answers(stage: TorchStage, lowered: Lowered, backend: Backend, title: 
     except BackendError as error:
         raise ExportError(
             f"{where} cannot be opened",
-            got=_without_fix(error),
+            got=cited(error),
             fix=f"replace the operator that {backend.title} lacks, or leave this target out of the recipe",
         ) from error
     for feeds in example_feeds(stage, count=_SIZES if may_be_padded(stage.spec) else _FEEDS):
@@ -44,7 +44,7 @@ def check_answers(stage: TorchStage, lowered: Lowered, backend: Backend, title: 
         except BackendError as error:
             raise ExportError(
                 f"{where} cannot be run",
-                got=f"{_without_fix(error)}, at {shapes}",
+                got=f"{cited(error)}, at {shapes}",
                 fix="give every output one shape, whatever the values of the inputs",
             ) from error
         if not agreement.ok:
@@ -69,7 +69,3 @@ def padding_matters(dependence: Dependence, title: str) -> ExportError:
         fix="mask what lies behind 'length' in means and attention (docs/recurrent.md), fix the size in the spec, or "
         "leave this target out of the recipe",
     )
-
-
-def _without_fix(error: BackendError) -> str:
-    return str(error).partition(" Fix: ")[0].rstrip(".")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgefuse.errors import cited
 from edgefuse.prune.attention import FAILURES, Attention, Sizes
 from edgefuse.prune.observation import SizedCall
 from edgefuse.prune.sizes import pin, rounds_of, tensors_in
@@ -98,7 +99,7 @@ class Trial:
                 if reason := _difference(_answers(self._narrow, given), expected):
                     return reason
         except FAILURES as error:
-            return str(error).strip().split("\n")[0]
+            return cited(error)
         finally:
             pin(self._narrow, *before)
         return ""

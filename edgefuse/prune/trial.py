@@ -13,6 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from edgefuse.errors import cited
 from edgefuse.prune.attention import FAILURES, Attention
 from edgefuse.prune.heads import FoundHeads, Heads
 from edgefuse.prune.narrowing import (
@@ -83,7 +84,7 @@ class Trials:
         try:
             narrow_parts(inside, scores, numbers, self._ratio)
         except FAILURES as error:  # the graph of dependencies does not fit the layers
-            return _first_line(error)
+            return cited(error)
         return self.difference(inside.stage.module)
 
     def mistake(self, numbers: Sequence[int]) -> str:
@@ -109,7 +110,7 @@ class Trials:
             try:
                 got = self._run(module, batch)
             except FAILURES as error:
-                return _first_line(error)
+                return cited(error)
             shapes = [list(tensor.shape) for tensor in got], [list(tensor.shape) for tensor in expected]
             if shapes[0] != shapes[1]:
                 return f"its outputs are {_listed(shapes[0])} instead of {_listed(shapes[1])}"
@@ -180,10 +181,6 @@ def _reshaped(inside: Insides, numbers: Sequence[int]) -> list[int]:
 def _scores(inside: Insides) -> list[list[Tensor]]:
     """Return scores by which the first of everything stays."""
     return [[torch.zeros(kind.count) for kind in kinds_of(part)] for part in inside.parts]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def _listed(shapes: Sequence[list[int]]) -> str:

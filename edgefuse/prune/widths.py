@@ -20,7 +20,7 @@ from torch_pruning import DependencyGraph
 from torch_pruning.ops import OPTYPE
 from torch_pruning.pruner.function import BasePruningFunc
 
-from edgefuse.errors import PruneError
+from edgefuse.errors import PruneError, cited
 from edgefuse.prune.importance import Ranked, Slice
 from edgefuse.prune.leaves import FixedLeaf, Leaf, leaves_of, standing_in
 from edgefuse.stages.examples import example_feeds
@@ -242,7 +242,7 @@ def _traced(stage: TorchStage, leaves: dict[type[nn.Module], Leaf]) -> Any:
     except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise PruneError(
             f"the dependencies between the layers of the stage '{stage.spec.name}' cannot be traced",
-            got=str(error).strip().split("\n")[0],
+            got=cited(error),
             fix="use another method of pruning for this stage",
         ) from error
     _show_flattening(graph)

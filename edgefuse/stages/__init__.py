@@ -1,6 +1,7 @@
 """From a model to stages.
 
 - `stage`: one stage in torch;
+- `typed`: modules called with the types that they want;
 - `explicit`: takes a `FusionModel` apart;
 - `found`: takes any other module apart, by what each operation depends on;
 - `values`: what inputs look like;

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from edgefuse.bundle.spec import Bounded, Bucketed, Dim, Source, StageInput, StageSpec, TensorSpec, largest
+from edgefuse.bundle.spec import (
+    Bounded,
+    Bucketed,
+    Dim,
+    ModelSpec,
+    Source,
+    StageInput,
+    StageSpec,
+    TensorSpec,
+    largest,
+)
 from edgefuse.errors import EdgefuseError, ModelError
 from edgefuse.graph import StageGraph
 from edgefuse.runtime.backends.backend import padded
@@ -20,8 +31,24 @@ from edgefuse.stages.silence import at, first_words, user_line
 from edgefuse.stages.stage import Array, Feeds, InputValues, TorchStage, outputs_of
 from edgefuse.stages.values import generated
 
+Mask: TypeAlias = tuple[float, ...]
+"""Which modalities are present, 1 or 0 for each in order."""
 
-def example_feeds(stage: TorchStage, *, count: int = 1, seed: int = 0, fixed: bool = False) -> Iterator[Feeds]:
+FAILURES = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError)
+"""What a module raises where its inputs are of another size or type than it takes."""
+
+_SIZES_TRIED = 5
+
+
+def masks_of(spec: ModelSpec) -> tuple[Mask, ...]:
+    """Return the masks of subsets that a model admits, the largest first: as many as there are modalities, and one."""
+    names = [modality.name for modality in spec.modalities]
+    return tuple(tuple(float(name in subset) for name in names) for subset in spec.subsets()[: 1 + len(names)])
+
+
+def example_feeds(
+    stage: TorchStage, *, count: int = 1, seed: int = 0, fixed: bool = False, masks: Sequence[Mask] = ()
+) -> Iterator[Feeds]:
     """Generate feeds of one stage from its spec alone, the same for the same seed.
 
     The first is at the largest shape, of full length, with every modality present. Later ones vary the sizes of dynamic
@@ -32,15 +59,68 @@ def example_feeds(stage: TorchStage, *, count: int = 1, seed: int = 0, fixed: bo
         count: of feeds.
         seed: of the values.
         fixed: whether dynamic dimensions keep their largest size.
+        masks: which modalities are present, in turn; see `masks_of`. By default all, then all but one.
     """
     for index in range(count):
-        pool = _raw_values(stage, _id_limits([stage]), index, seed, fixed, {})
-        for port in stage.spec.inputs:
-            if port.source.kind in ("stage", "state"):
-                shape = _shape(port.tensor, 0 if fixed else index)
-                pool[port.source.key] = _rng(seed, index, port.source.key).standard_normal(shape, np.float32)
-        values = {port.tensor.name: pool[port.source.key] for port in stage.spec.inputs}
-        yield _silenced(stage.spec, values, _columns_alone(stage.spec))
+        yield _example(stage, index, 0 if fixed else index, seed, masks)
+
+
+def samples_of(
+    stage: TorchStage, *, count: int, variant: int, seed: int = 0, masks: Sequence[Mask] = ()
+) -> Iterator[Feeds]:
+    """Generate feeds of one stage that have one shape: they make a batch. Lengths and absences vary.
+
+    Args:
+        stage: to feed.
+        count: of feeds.
+        variant: of the sizes, from 0 for the largest.
+        seed: of the values.
+        masks: as for `example_feeds`.
+    """
+    for index in range(count):
+        yield _example(stage, index, variant, seed, masks)
+
+
+def _example(stage: TorchStage, index: int, variant: int, seed: int, masks: Sequence[Mask]) -> Feeds:
+    pool = outside_values([stage], index, variant=variant, seed=seed, masks=masks)
+    for port in stage.spec.inputs:
+        if port.source.kind in ("stage", "state"):
+            shape = _shape(port.tensor, variant)
+            pool[port.source.key] = _rng(seed, index, port.source.key).standard_normal(shape, np.float32)
+    values = {port.tensor.name: pool[port.source.key] for port in stage.spec.inputs}
+    return silenced(stage.spec, values, _columns_alone(stage.spec))
+
+
+def outside_values(
+    stages: Sequence[TorchStage], index: int, *, variant: int = 0, seed: int = 0, masks: Sequence[Mask] = ()
+) -> dict[str, Array]:
+    """Generate what stages take from outside, by key: tensors, lengths and the mask of one sample.
+
+    Args:
+        stages: in the order of their dependencies.
+        index: of the sample; the first has every modality and its full length.
+        variant: of the sizes, from 0 for the largest: samples of one variant have one shape.
+        seed: of the values.
+        masks: which modalities are present, in turn; by default all, then all but one.
+    """
+    limits = _id_limits(stages)
+    raw: dict[str, Array] = {}
+    for stage in stages:
+        raw = _raw_values(stage, limits, index, seed, variant, raw) | raw  # what was padded once stays so
+    if masks and "present" in raw:
+        raw["present"] = np.array([masks[index % len(masks)]], np.float32)
+    return raw
+
+
+def variants_of(stages: Sequence[TorchStage]) -> tuple[int, ...]:
+    """Return the variants of sizes at which something is worth a trial: the largest and the smallest that there is."""
+    ports = [(port, _known(stage)) for stage in stages for port in stage.spec.inputs if port.source.kind == "modality"]
+
+    def elements(variant: int) -> int:
+        return sum(math.prod(_shape(port.tensor, variant, known.get(port.source.key))) for port, known in ports)
+
+    smallest = min(range(_SIZES_TRIED), key=elements)
+    return (0, smallest) if smallest else (0,)
 
 
 def chained_feeds(
@@ -49,8 +129,9 @@ def chained_feeds(
     count: int = 1,
     seed: int = 0,
     fixed: bool = False,
-    masks: Sequence[tuple[float, ...]] = (),
+    masks: Sequence[Mask] = (),
     filled: bool = False,
+    unrun: Collection[str] = (),
 ) -> Iterator[dict[str, Feeds]]:
     """Generate feeds of all stages together, by stage: features are computed by torch.
 
@@ -62,27 +143,27 @@ def chained_feeds(
         count: of feeds per stage.
         seed: of the values.
         fixed: whether dynamic dimensions keep their largest size.
-        masks: which modalities are present, in turn, as the subsets that a model admits say; by default all, then all
-            but one.
+        masks: which modalities are present, in turn; see `masks_of`. By default all, then all but one.
         filled: whether what comes from outside is padded to its largest shape, as it is for files of fixed shapes.
+        unrun: stages that are fed and not run: the last ones, from which no other reads.
+
+    Raises:
+        ModelError: if a stage fails.
     """
-    limits = _id_limits(stages)
-    columns = _columns(stages)
+    columns = columns_of(stages)
     by_name = {stage.spec.name: stage for stage in stages}
     graph = StageGraph(tuple(stage.spec for stage in stages), ())
     plan = graph.plan(())
     for index in range(count):
-        raw: dict[str, Array] = {}
-        for stage in stages:
-            raw.update(_raw_values(stage, limits, index, seed, fixed, raw))
-        if masks and "present" in raw:
-            raw["present"] = np.array([masks[index % len(masks)]], np.float32)
+        raw = outside_values(stages, index, variant=0 if fixed else index, seed=seed, masks=masks)
         pool = {key: value for stage in stages for key, value in _filled(stage.spec, raw).items()} if filled else {}
         pool = raw | pool
         feeds: dict[str, Feeds] = {}
 
         def run_stage(spec: StageSpec, given: dict[str, Array]) -> dict[str, Array]:
-            feeds[spec.name] = _silenced(spec, given, columns)  # noqa: B023 - called within this pass of the loop
+            feeds[spec.name] = silenced(spec, given, columns)  # noqa: B023 - called within this pass of the loop
+            if spec.name in unrun:
+                return {port.tensor.name: np.zeros(0, np.float32) for port in spec.outputs}
             return run_torch(by_name[spec.name], feeds[spec.name])  # noqa: B023
 
         graph.run(plan, run_stage, pool, graph.initial(zeros_of_tensor))
@@ -163,16 +244,19 @@ def _shape(tensor: TensorSpec, variant: int, values: InputValues | None = None) 
     return tuple(shape)
 
 
+def _known(stage: TorchStage) -> dict[str, InputValues]:
+    return {values.key: values for values in stage.values}
+
+
 def _rng(seed: int, index: int, key: str) -> np.random.Generator:
     return np.random.default_rng([seed, index, zlib.crc32(key.encode())])
 
 
 def _raw_values(
-    stage: TorchStage, limits: Mapping[str, int], index: int, seed: int, fixed: bool, given: Mapping[str, Array]
+    stage: TorchStage, limits: Mapping[str, int], index: int, seed: int, variant: int, given: Mapping[str, Array]
 ) -> dict[str, Array]:
     """Return the values from outside that a stage takes, under `Source.key`; `given` has what earlier stages took."""
-    spec, known = stage.spec, {values.key: values for values in stage.values}
-    variant = 0 if fixed else index
+    spec, known = stage.spec, _known(stage)
     pool: dict[str, Array] = {}
     for port in spec.inputs:
         key = port.source.key
@@ -240,7 +324,7 @@ def _present(modalities: int, index: int) -> Array:
     return mask
 
 
-def _silenced(spec: StageSpec, feeds: Feeds, columns: Mapping[str, int]) -> Feeds:
+def silenced(spec: StageSpec, feeds: Feeds, columns: Mapping[str, int]) -> Feeds:
     """Return the feeds of a stage with zeros for what comes from an absent modality, if the stage takes `present`.
 
     Args:
@@ -256,7 +340,7 @@ def _silenced(spec: StageSpec, feeds: Feeds, columns: Mapping[str, int]) -> Feed
     return {name: np.zeros_like(value) if name in absent else value for name, value in feeds.items()}
 
 
-def _columns(stages: Sequence[TorchStage]) -> dict[str, int]:
+def columns_of(stages: Sequence[TorchStage]) -> dict[str, int]:
     """Return the columns of `present` by modality and by stage; the stages take the modalities in their order."""
     ports = [port for stage in stages for port in stage.spec.inputs]
     names = dict.fromkeys(port.source.owner for port in ports if port.source.kind == "modality")

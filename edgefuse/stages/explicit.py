@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import msgspec
 import torch
@@ -22,24 +23,33 @@ from edgefuse.bundle.spec import (
     StageOutput,
     StageSpec,
     TensorSpec,
+    in_files,
     spelled,
 )
 from edgefuse.bundle.wiring import width
-from edgefuse.errors import ModelError
+from edgefuse.errors import ModelError, cited
 from edgefuse.models.fusion import FusionModel
-from edgefuse.stages.examples import call_torch, chained_feeds, example_feeds, run_torch
-from edgefuse.stages.stage import Feeds, TorchStage
+from edgefuse.stages.examples import FAILURES, Mask, call_torch, chained_feeds, example_feeds, masks_of, run_torch
+from edgefuse.stages.stage import Feeds, InputValues, TorchStage
+from edgefuse.stages.typed import TYPES, WHOLE, Typed, first_that_works
+from edgefuse.stages.values import with_values
 
 __all__ = ["chained_feeds", "example_feeds", "run_torch", "split"]
 
+_Module = TypeVar("_Module", bound=nn.Module)
 
-def split(model: nn.Module) -> tuple[TorchStage, ...]:
+
+def split(model: nn.Module, values: Sequence[InputValues] = ()) -> tuple[TorchStage, ...]:
     """Take a model apart into stages, in eval mode and in an order in which they can run.
 
     A `FusionModel` becomes the stages `<modality>_frontend`, `<modality>_encoder` and `fusion`. Any other module with a
     `spec` becomes the one stage `model`, called with all modality tensors in order, then the lengths, then `present` if
     any modality is optional. Shapes are found by running torch on generated inputs. A model in training mode is copied,
     so that the caller's stays as it is.
+
+    Args:
+        model: to take apart.
+        values: what its inputs look like, for generated ones that look alike, as far as that is known.
 
     Raises:
         ModelError: if the model has no spec, raises, or its tensors do not match the spec.
@@ -52,10 +62,100 @@ def split(model: nn.Module) -> tuple[TorchStage, ...]:
             expected="an attribute `spec` of type ModelSpec",
             fix="build an edgefuse FusionModel, or set `model.spec`",
         )
+    return apart(as_called(model, spec, values), values)
+
+
+def as_called(model: nn.Module, spec: ModelSpec, values: Sequence[InputValues]) -> nn.Module:
+    """Return a model in eval mode that takes what files hold, with the spec that says so: the model itself if it does.
+
+    Args:
+        model: the user's.
+        spec: of it, as the user wrote it.
+        values: what its inputs look like.
+
+    Raises:
+        ModelError: if the spec cannot be used.
+    """
     check_spec(spec)
     if any(module.training for module in model.modules()):
         model = copy.deepcopy(model).eval()
-    return _split_fusion(model) if isinstance(model, FusionModel) else (_whole(model, spec),)
+    held = in_files(spec)
+    if not isinstance(model, FusionModel):
+        module = _typed(known(TorchStage(_whole_spec(held), model), values), _declared(spec.modalities))
+        if module is model and getattr(model, "spec", None) == held:
+            return model
+        made = copy.copy(module)  # shares all parameters
+        made.spec, made.assets = held, dict(getattr(model, "assets", {}))  # type: ignore[assignment] # any attributes
+        return made
+    typed = {
+        modality.name: _typed_encoder(model.encoders[modality.name], modality, declared, values)
+        for modality, declared in zip(held.modalities, spec.modalities, strict=True)
+    }
+    if spec == held and all(typed[name] is encoder for name, encoder in model.encoders.items()):
+        return model
+    fused = _with_parts(model, encoders=nn.ModuleDict(typed))
+    fused.spec = held
+    return fused
+
+
+def _typed_encoder(
+    encoder: nn.Module, modality: Modality, declared: Modality, values: Sequence[InputValues]
+) -> nn.Module:
+    """Return an encoder that takes the types of files; its frontend does, if it has one."""
+    inputs, frontend = _modality_inputs(modality), getattr(encoder, "frontend", None)
+    if isinstance(frontend, nn.Module):
+        draft = _draft(modality, "frontend", inputs)
+        made = _typed(known(TorchStage(draft, frontend), values), _declared([declared]))
+        return encoder if made is frontend else _with_parts(encoder, frontend=made)
+    lengths = (_length_input(modality),) if modality.length else ()
+    draft = _draft(modality, "encoder", (*inputs, *lengths))
+    return _typed(known(TorchStage(draft, encoder), values), _declared([declared]))
+
+
+def _declared(modalities: Sequence[Modality]) -> list[str]:
+    return [str(tensor.dtype) for modality in modalities for tensor in modality.tensors]
+
+
+def _typed(stage: TorchStage, declared: Sequence[str]) -> nn.Module:
+    """Return a stage's module, or what calls it with other types if only that works or the spec says so.
+
+    Args:
+        stage: whose first inputs are the tensors of the spec.
+        declared: their types in it.
+    """
+    options = [TYPES[dtype] if dtype in WHOLE else TYPES[dtype][:1] for dtype in declared]
+    held = tuple(TYPES[str(port.tensor.dtype)][0] for port in stage.spec.inputs[: len(options)])
+    if all(len(types) == 1 for types in options):
+        return stage.module
+    feeds = next(example_feeds(stage))
+    tensors = [torch.from_numpy(feeds[port.tensor.name]) for port in stage.spec.inputs]
+    try:
+        types = first_that_works(options, lambda types: Typed(stage.module, types)(*tensors))
+    except Exception:  # noqa: BLE001 - whatever the user's code raises is raised again when its shapes are looked for
+        return stage.module
+    return stage.module if types == held else Typed(stage.module, types).eval()
+
+
+def _with_parts(module: _Module, **parts: nn.Module) -> _Module:
+    """Return a module with other parts, which shares all else with the one that it stands for."""
+    made = copy.copy(module)
+    made._modules = dict(module._modules)
+    for name, part in parts.items():
+        setattr(made, name, part)
+    return made
+
+
+def apart(model: nn.Module, values: Sequence[InputValues]) -> tuple[TorchStage, ...]:
+    """Return the stages of a model that takes what files hold: see `split`."""
+    if isinstance(model, FusionModel):
+        return _split_fusion(model, values)
+    spec: ModelSpec = model.spec  # type: ignore[assignment] # `as_called` says so
+    return (checked_whole(known(TorchStage(_whole_spec(spec), model), values), spec),)
+
+
+def known(stage: TorchStage, values: Sequence[InputValues]) -> TorchStage:
+    """Return a stage that knows what its inputs look like."""
+    return with_values([stage], tuple(values))[0]
 
 
 class FusionStage(nn.Module):
@@ -73,44 +173,44 @@ class FusionStage(nn.Module):
         return result
 
 
-def _split_fusion(model: FusionModel) -> tuple[TorchStage, ...]:
+def _split_fusion(model: FusionModel, values: Sequence[InputValues]) -> tuple[TorchStage, ...]:
     stages: list[TorchStage] = []
     features: list[StageInput] = []
     for modality in model.spec.modalities:
-        branch = _branch(modality, model.encoders[modality.name])
+        branch = _branch(modality, model.encoders[modality.name], values)
         stages += branch
         last = branch[-1].spec
         feature = msgspec.structs.replace(last.outputs[0].tensor, name=modality.name)
         features.append(StageInput(tensor=feature, source=Source(kind="stage", owner=last.name, tensor="feature")))
     names = tuple(modality.name for modality in model.spec.modalities)
     inputs = (*features, _present_input(model.spec))
-    stages.append(_result_stage("fusion", "fusion", inputs, FusionStage(model.fusion, names).eval(), model.spec))
-    return tuple(stages)
+    fusion = TorchStage(_result_spec("fusion", "fusion", inputs, model.spec), FusionStage(model.fusion, names).eval())
+    return (*stages, checked_whole(fusion, model.spec, stages))
 
 
-def _branch(modality: Modality, encoder: nn.Module) -> list[TorchStage]:
+def _branch(modality: Modality, encoder: nn.Module, values: Sequence[InputValues]) -> list[TorchStage]:
     """Return the frontend, if there is one, and the encoder of a modality."""
     inputs = _modality_inputs(modality)
     lengths = (_length_input(modality),) if modality.length else ()
     stages: list[TorchStage] = []
     frontend = getattr(encoder, "frontend", None)
     if isinstance(frontend, nn.Module):
-        stages.append(_feature_stage(modality, "frontend", inputs, frontend))
+        stages.append(_feature_stage(known(TorchStage(_draft(modality, "frontend", inputs), frontend), values), []))
         spec = stages[0].spec
         source = Source(kind="stage", owner=spec.name, tensor="feature")
         inputs = (StageInput(tensor=spec.outputs[0].tensor, source=source),)
-    stages.append(_feature_stage(modality, "encoder", (*inputs, *lengths), encoder))
-    return stages
+    draft = known(TorchStage(_draft(modality, "encoder", (*inputs, *lengths)), encoder), values)
+    return [*stages, _feature_stage(draft, stages)]
 
 
-def _whole(model: nn.Module, spec: ModelSpec) -> TorchStage:
+def _whole_spec(spec: ModelSpec) -> StageSpec:
     inputs: list[StageInput] = []
     for modality in spec.modalities:
         inputs += _modality_inputs(modality, prefix=f"{modality.name}_")
     inputs += [_length_input(m, prefix=f"{m.name}_") for m in spec.modalities if m.length]
     if any(modality.optional for modality in spec.modalities):
         inputs.append(_present_input(spec))
-    return _result_stage("model", "model", tuple(inputs), model, spec)
+    return _result_spec("model", "model", tuple(inputs), spec)
 
 
 def _modality_inputs(modality: Modality, prefix: str = "") -> tuple[StageInput, ...]:
@@ -133,37 +233,44 @@ def _present_input(spec: ModelSpec) -> StageInput:
     return StageInput(tensor=tensor, source=Source(kind="present"))
 
 
-def _feature_stage(modality: Modality, role: Role, inputs: tuple[StageInput, ...], module: nn.Module) -> TorchStage:
-    name = f"{modality.name}_{role}"
-    draft = StageSpec(
-        name=name,
+def _draft(modality: Modality, role: Role, inputs: tuple[StageInput, ...]) -> StageSpec:
+    """Return the wiring of a stage of one modality, whose feature has no shape yet."""
+    return StageSpec(
+        name=f"{modality.name}_{role}",
         role=role,
         inputs=inputs,
         outputs=(StageOutput(tensor=TensorSpec(name="feature", shape=())),),
         modality=modality.name,
     )
-    shape = _output_shapes(TorchStage(draft, module))[0]
+
+
+def _feature_stage(draft: TorchStage, before: Sequence[TorchStage]) -> TorchStage:
+    """Return a stage with the shape that its feature has."""
+    shape = _output_shapes(draft, before)[0]
     outputs = (StageOutput(tensor=TensorSpec(name="feature", shape=shape)),)
-    return TorchStage(msgspec.structs.replace(draft, outputs=outputs), module)
+    return replace(draft, spec=msgspec.structs.replace(draft.spec, outputs=outputs))
 
 
-def _result_stage(
-    name: str, role: Role, inputs: tuple[StageInput, ...], module: nn.Module, spec: ModelSpec
-) -> TorchStage:
+def _result_spec(name: str, role: Role, inputs: tuple[StageInput, ...], spec: ModelSpec) -> StageSpec:
     outputs = tuple(
         StageOutput(tensor=TensorSpec(name=output.name, shape=(1, width(output))), kind="result")
         for output in spec.outputs
     )
-    return checked_whole(TorchStage(StageSpec(name=name, role=role, inputs=inputs, outputs=outputs), module), spec)
+    return StageSpec(name=name, role=role, inputs=inputs, outputs=outputs)
 
 
-def checked_whole(stage: TorchStage, spec: ModelSpec) -> TorchStage:
+def checked_whole(stage: TorchStage, spec: ModelSpec, before: Sequence[TorchStage] = ()) -> TorchStage:
     """Return a stage that gives all outputs of a model, if they have the shapes that the model's spec says.
+
+    Args:
+        stage: to check.
+        spec: of the model.
+        before: the stages that it reads from.
 
     Raises:
         ModelError: if they do not, or the stage cannot be run.
     """
-    for output, shape in zip(stage.spec.outputs, _output_shapes(stage), strict=True):
+    for output, shape in zip(stage.spec.outputs, _output_shapes(stage, before, masks_of(spec)), strict=True):
         if shape != output.tensor.shape:
             raise ModelError(
                 f"the output '{output.tensor.name}' of '{spec.name}' has another shape than its spec says",
@@ -174,14 +281,29 @@ def checked_whole(stage: TorchStage, spec: ModelSpec) -> TorchStage:
     return stage
 
 
-def _output_shapes(stage: TorchStage) -> list[tuple[Dim, ...]]:
-    """Run a stage at several sizes and return the shapes of its outputs, dynamic where they follow the input."""
+def _output_shapes(
+    stage: TorchStage, before: Sequence[TorchStage], masks: Sequence[Mask] = ()
+) -> list[tuple[Dim, ...]]:
+    """Run a stage at several sizes and return the shapes of its outputs, dynamic where they follow the input.
+
+    What it reads from stages is what torch makes there of generated inputs: a logarithm may count on its sign.
+
+    Args:
+        stage: to run.
+        before: the stages that it reads from.
+        masks: the absences that the model admits, if the stage is told of them.
+    """
     dims = [dim for port in stage.spec.inputs for dim in port.tensor.shape]
     buckets = max((len(dim.sizes) for dim in dims if isinstance(dim, Bucketed)), default=1)
     bounded = any(isinstance(dim, Bounded) for dim in dims)
     variants = max(buckets, 2 if bounded else 1)
-    shapes = [_probe(stage, feeds) for feeds in example_feeds(stage, count=variants)]
-    again = _probe(stage, next(example_feeds(stage, seed=1)))
+
+    def feeds(count: int, seed: int) -> Iterator[Feeds]:
+        chain = chained_feeds((*before, stage), count=count, seed=seed, masks=masks, unrun=[stage.spec.name])
+        return (feeds[stage.spec.name] for feeds in chain)
+
+    shapes = [_probe(stage, one) for one in feeds(variants, 0)]
+    again = _probe(stage, next(feeds(1, 1)))
     if again != shapes[0]:
         raise ModelError(
             f"the output shape of the stage '{stage.spec.name}' depends on the values of its inputs",
@@ -224,10 +346,10 @@ def _probe(stage: TorchStage, feeds: Feeds) -> list[tuple[int, ...]]:
 def _call(stage: TorchStage, feeds: Feeds) -> dict[str, Any]:
     try:
         return call_torch(stage, feeds)
-    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+    except FAILURES as error:
         takes = ", ".join(f"{port.tensor.name} {spelled(port.tensor.shape)}" for port in stage.spec.inputs)
         raise ModelError(
-            f"the stage '{stage.spec.name}' failed when called with ({takes})", got=f"{type(error).__name__}: {error}"
+            f"the stage '{stage.spec.name}' failed when called with ({takes})", got=cited(error)
         ) from error
 
 

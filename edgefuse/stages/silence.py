@@ -21,6 +21,8 @@ from pathlib import Path
 
 import torch
 
+from edgefuse.errors import EdgefuseError, cited
+
 logger = logging.getLogger(__name__)
 
 _MAX_CHARACTERS = 200
@@ -68,6 +70,8 @@ def first_words(error: BaseException) -> str:
         chain.append(cause)
     logger.debug("an exporter refused", exc_info=error)
     for one in reversed(chain):
+        if isinstance(one, EdgefuseError):
+            return cited(one)
         lines = [line.strip() for line in _COLOUR.sub("", str(one)).splitlines() if line.strip()]
         if lines:
             line = lines[0].rstrip(".")

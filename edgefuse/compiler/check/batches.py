@@ -7,13 +7,16 @@ can give.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from edgefuse.bundle.manifest import Tolerance
-from edgefuse.errors import EdgefuseError, ModelError
-from edgefuse.stages.examples import example_feeds, run_torch
+from edgefuse.bundle.spec import StageSpec
+from edgefuse.errors import ModelError
+from edgefuse.graph import StageGraph
+from edgefuse.runtime.graph import zeros_of_tensor
+from edgefuse.stages.examples import Mask, columns_of, outside_values, run_torch, silenced, variants_of
 from edgefuse.stages.silence import first_words
 from edgefuse.stages.stage import Array, Feeds, TorchStage
 
@@ -21,23 +24,80 @@ _BATCH = 3
 _FIX = "keep the first axis of every tensor for the batch, and compute nothing across it"
 
 
-def mixing(stages: Sequence[TorchStage]) -> Iterator[tuple[str, ModelError]]:
-    """Yield the stages that cannot be run in batches, or mix the samples of one, each with the error that says so."""
-    for stage in stages:
+def mixing(stages: Sequence[TorchStage], masks: Sequence[Mask] = ()) -> dict[str, ModelError]:
+    """Return the error of each stage that cannot be run, or not in batches, or mixes the samples of one, by its name.
+
+    Batches are tried at the largest and at the smallest sizes, of samples that differ in lengths and in what is absent.
+
+    Args:
+        stages: in an order in which they can run.
+        masks: the absences that the model admits; by default any one of the modalities.
+    """
+    trial = _Trial(stages, masks)
+    for variant in variants_of(stages):
+        trial.run(variant)
+    return trial.faults
+
+
+class _Stopped(Exception):  # noqa: N818 - no error: what comes after a stage without an answer has nothing to run on
+    pass
+
+
+class _Trial:
+    """Runs stages on samples one by one and in a batch; what they read from each other is what torch makes of it.
+
+    Attributes:
+        faults: the first of each stage that has one.
+    """
+
+    def __init__(self, stages: Sequence[TorchStage], masks: Sequence[Mask]) -> None:
+        self.faults: dict[str, ModelError] = {}
+        self._stages = {stage.spec.name: stage for stage in stages}
+        self._masks = masks
+        self._columns = columns_of(stages)
+        self._graph = StageGraph(tuple(stage.spec for stage in stages), ())
+
+    def run(self, variant: int) -> None:
+        """Run all stages at a variant of their sizes."""
+        stages = list(self._stages.values())
+        samples = [outside_values(stages, index, variant=variant, seed=1, masks=self._masks) for index in range(_BATCH)]
+        values = {key: [sample[key] for sample in samples] for key in samples[0]}
+        state = self._graph.initial(lambda tensor: [zeros_of_tensor(tensor)] * _BATCH)
         try:
-            error = _fault(stage)
-        except EdgefuseError as refused:
-            error = ModelError(f"the stage '{stage.spec.name}' cannot be run: {refused}")
-        if error is not None:
-            yield stage.spec.name, error
+            self._graph.run(self._graph.plan(()), self._run_stage, values, state)
+        except _Stopped:
+            return
+
+    def _run_stage(self, spec: StageSpec, given: dict[str, list[Array]]) -> dict[str, list[Array]]:
+        stage = self._stages[spec.name]
+        samples = [
+            silenced(spec, {port: arrays[number] for port, arrays in given.items()}, self._columns)
+            for number in range(_BATCH)
+        ]
+        alone = [self._alone(stage, feeds) for feeds in samples]
+        if (fault := _fault(stage, samples, alone)) is not None:
+            self.faults.setdefault(spec.name, fault)
+        return {port: [one[port] for one in alone] for port in alone[0]}
+
+    def _alone(self, stage: TorchStage, feeds: Feeds) -> Feeds:
+        try:
+            return run_torch(stage, feeds)
+        except ModelError as error:
+            self.faults.setdefault(stage.spec.name, error)
+            raise _Stopped from error
 
 
-def _fault(stage: TorchStage) -> ModelError | None:
-    feeds = list(example_feeds(stage, count=_BATCH, seed=1, fixed=True))
-    alone = [run_torch(stage, feed) for feed in feeds]
+def _fault(stage: TorchStage, samples: Sequence[Feeds], alone: Sequence[Feeds]) -> ModelError | None:
+    """Return what is wrong with a stage's answer to a batch.
+
+    Args:
+        stage: to run.
+        samples: that make the batch.
+        alone: its answers to them one by one.
+    """
     name = stage.spec.name
     try:
-        together = run_torch(stage, _stacked(feeds))
+        together = run_torch(stage, _stacked(samples))
     except ModelError as error:
         return ModelError(
             f"the stage '{name}' fails on a batch of {_BATCH}, where it takes the same samples one by one",

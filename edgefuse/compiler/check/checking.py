@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,8 @@ from edgefuse.compiler.candidates.schemes import check_schemes
 from edgefuse.compiler.check.answers import unanswered
 from edgefuse.compiler.check.batches import mixing
 from edgefuse.compiler.check.budget import doubtful, unholdable
-from edgefuse.compiler.check.data import SplitRead, faults, oddities, read_splits
+from edgefuse.compiler.check.data import SplitRead, oddities, read_splits
+from edgefuse.compiler.check.data import faults as faults_of
 from edgefuse.compiler.check.estimate import Known, estimate
 from edgefuse.compiler.check.lowering import Lowerings, lowerings
 from edgefuse.compiler.check.padding import padding_findings
@@ -28,18 +29,16 @@ from edgefuse.compiler.check.pruning import trials
 from edgefuse.compiler.check.record import Check, Finding
 from edgefuse.compiler.check.sizes import found_stages, parameters_of
 from edgefuse.compiler.model.opening import take_apart
-from edgefuse.compiler.model.preparation import input_values, made_data
 from edgefuse.compiler.model.subject import Model
 from edgefuse.compiler.recipe import gpu
 from edgefuse.compiler.recipe.wanted import recipe_for
 from edgefuse.compiler.timing import timer_of
 from edgefuse.compiler.workers import Workers, in_one_thread
 from edgefuse.datasets.cache import Cache, cache_folder, open_cache
-from edgefuse.datasets.sample import Splits
 from edgefuse.errors import EdgefuseError, ModelError
 from edgefuse.progress import Progress, silent
 from edgefuse.runtime.processor import available_processors
-from edgefuse.stages.values import with_values
+from edgefuse.stages.examples import masks_of
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +82,11 @@ def check(
     model = take_apart(path, wanted)
     gpu.read(path, wanted.report.gpu, model.spec.name)
     check_schemes(wanted, [stage.spec for stage in model.stages])
-    data = made_data(model)
     settings = worker_kinds.Settings(
         shared=store.folder, jobs=jobs or _jobs(model), paths=(str(path.resolve().parent),), progress=progress
     )
     with worker_kinds.create("local", settings) as workers:
-        examined = Examination(model, data, store, workers, progress).whole()
+        examined = Examination(model, store, workers, progress).whole()
     return msgspec.structs.replace(examined, seconds=round(time.perf_counter() - began, 1))
 
 
@@ -101,11 +99,9 @@ class Head:
     """What a compile goes on with.
 
     Attributes:
-        model: whose generated inputs look like the data.
         failed: the error of each target that is out.
     """
 
-    model: Model
     failed: Mapping[str, EdgefuseError]
 
 
@@ -114,21 +110,25 @@ class Examination:
     """Looks at a model and its data, from what is cheap to what takes seconds."""
 
     model: Model
-    data: Splits
     cache: Cache
     workers: Workers
     progress: Progress
 
     def whole(self) -> Check:
         """Look at everything, whatever is found."""
+        model = self.model
         read, errors = self._read(READING_SECONDS)
-        model = self._as_observed(errors)
+        faults = mixing(model.stages, masks_of(model.spec))
         stopping = [
-            *(Finding(about="model", stage=name, says=str(error), stops=True) for name, error in mixing(model.stages)),
+            *(Finding(about="model", stage=name, says=str(error), stops=True) for name, error in faults.items()),
             *(Finding(about="data", says=str(error), stops=True) for error in errors),
         ]
-        lowered, failed = self._lowered_or_why(model)
-        stopping += failed
+        try:
+            lowered = self._lowered()
+        except ModelError as error:  # torch itself gives no answer
+            lowered = Lowerings((), {}, {})
+            if not faults:
+                stopping.insert(0, Finding(about="model", says=str(error), stops=True))
         stages = found_stages(model.stages, lowered.files)
         pruned = trials(model.recipe, model.stages, self.cache, self.workers)
         findings = [
@@ -163,40 +163,28 @@ class Examination:
         read, errors = self._read(_HEAD_SECONDS)
         if errors:
             _refuse(errors)
-        model = self._as_observed(errors)
-        if mixed := [error for _, error in mixing(model.stages)]:
-            _refuse(mixed)
-        lowered = self._lowered(model)
+        model = self.model
+        if faults := mixing(model.stages, masks_of(model.spec)):
+            _refuse([*faults.values()])
+        lowered = self._lowered()
         known = [*padding_findings(model.stages), *doubtful(model, lowered.stages, read), *oddities(model.spec, read)]
         if not model.recipe.prune.wanted:  # what is left by pruning is known when it is rehearsed
             known += unholdable(model, found_stages(model.stages, lowered.files), ())
         for finding in known:
             logger.warning("%s", finding.says)
-        return Head(model, lowered.errors)
+        return Head(lowered.errors)
 
     def _read(self, seconds: float) -> tuple[list[SplitRead], list[EdgefuseError]]:
         """Read samples; return what is wrong with them, or with what torch makes of them."""
-        read = read_splits(self.model, self.data, seconds, self.progress)
-        errors = list(faults(self.model, self.data, read))
+        read = read_splits(self.model, self.model.data, seconds, self.progress)
+        errors = list(faults_of(self.model, self.model.data, read))
         if not errors:
             self.progress(0, 0, "check: answer samples")
             errors = list(unanswered(self.model, [one for split in read for one in split.samples]))
         return read, errors
 
-    def _as_observed(self, errors: Sequence[EdgefuseError]) -> Model:
-        """Return the model so that generated inputs look like calibration samples, if those can be read."""
-        if errors:
-            return self.model
-        return replace(self.model, stages=with_values(self.model.stages, input_values(self.model, self.data)))
-
-    def _lowered_or_why(self, model: Model) -> tuple[Lowerings, list[Finding]]:
-        """Lower the stages; without what torch answers to generated inputs, there is nothing to hold files to."""
-        try:
-            return self._lowered(model), []
-        except ModelError as error:
-            return Lowerings((), {}, {}), [Finding(about="model", says=str(error), stops=True)]
-
-    def _lowered(self, model: Model) -> Lowerings:
+    def _lowered(self) -> Lowerings:
+        model = self.model
         golden = golden_inputs(model.stages, model.spec)
         return lowerings(model.stages, model.recipe.compile.members, golden, self.cache, self.workers)
 

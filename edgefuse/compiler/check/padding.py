@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from edgefuse.compiler.check.record import Finding
-from edgefuse.errors import EdgefuseError
+from edgefuse.errors import EdgefuseError, cited
 from edgefuse.stages.padding import dependences
 from edgefuse.stages.stage import TorchStage
 
@@ -21,8 +21,7 @@ def padding_findings(stages: Sequence[TorchStage]) -> Iterator[Finding]:
     try:
         found = dependences(stages)
     except (EdgefuseError, RuntimeError, TypeError, ValueError, IndexError) as error:
-        said = " ".join(str(error).split())
-        yield Finding(about="padding", says=f"the stages do not run at every size of their inputs: {said}")
+        yield Finding(about="padding", says=f"the stages do not run at every size of their inputs: {cited(error)}")
         return
     for name, dependence in found.items():
         says = f"the stage '{name}' depends on padding: {dependence}; targets of fixed shapes cannot have it so"

@@ -17,7 +17,7 @@ from edgefuse.compiler.check.sizes import nonzero_of, parameters_of
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.compiler.workers import Workers, report
 from edgefuse.datasets.cache import Cache
-from edgefuse.errors import PruneError
+from edgefuse.errors import PruneError, cited
 from edgefuse.prune.attention import FAILURES
 from edgefuse.prune.hidden import HiddenPruner
 from edgefuse.prune.pruner import apply_steps
@@ -77,8 +77,7 @@ def _tried(stage: TorchStage, steps: tuple[PruningStep, ...], *, asked: bool) ->
     except PruneError as error:
         return msgspec.structs.replace(found, says=str(error))
     except FAILURES as error:  # of the stage's own code, on what a pruner made of it
-        said = str(error).strip().split("\n")[0]
-        return msgspec.structs.replace(found, says=f"it fails when it is pruned so: {type(error).__name__}: {said}")
+        return msgspec.structs.replace(found, says=f"it fails when it is pruned so: {cited(error)}")
     return msgspec.structs.replace(
         found,
         parameters=parameters_of(module),

@@ -16,7 +16,7 @@ from torch._dynamo.exc import TorchDynamoException
 from edgefuse.bundle.spec import ModelSpec
 from edgefuse.compiler.evaluation.inductor import building
 from edgefuse.compiler.recipe.factory import imported, staying_here, users_code
-from edgefuse.errors import ModelError
+from edgefuse.errors import ModelError, cited
 from edgefuse.measure.latency import Interleaved
 from edgefuse.models.fusion import FusionModel
 from edgefuse.runtime.backends.denormals import Flushed
@@ -139,8 +139,7 @@ class TorchReference:
                 compiled: Forward = torch.compile(self._model)
                 compiled(*arguments)
         except (TorchDynamoException, RuntimeError, ImportError, OSError) as error:
-            line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
-            self.note = f"torch.compile failed: {type(error).__name__}: {line[:200]}"
+            self.note = f"torch.compile failed: {cited(error)}"
             return None
         return compiled
 

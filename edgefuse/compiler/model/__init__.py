@@ -1,6 +1,7 @@
 """A model taken apart, its data made ready, and both checked against each other.
 
 - `subject`: what is compiled: a model, and a model with data;
+- `observation`: what inputs look like;
 - `opening`: builds the model and takes it apart;
 - `samples`: checks of one sample;
 - `splits`: splits preprocessed and kept on disk;

@@ -9,14 +9,17 @@ from safetensors import SafetensorError
 from torch import nn
 
 from edgefuse.bundle.layout import twice
-from edgefuse.bundle.spec import ModelSpec, subset_name
+from edgefuse.bundle.spec import ModelSpec, in_files, subset_name
 from edgefuse.bundle.wiring import check_model, check_stages
+from edgefuse.compiler.model.observation import input_values
 from edgefuse.compiler.model.subject import Model
 from edgefuse.compiler.recipe.factory import call_factory
 from edgefuse.compiler.recipe.recipe import Recipe
-from edgefuse.errors import BundleError, ModelError, RecipeError
+from edgefuse.datasets.sample import Splits
+from edgefuse.errors import BundleError, DataError, ModelError, RecipeError
 from edgefuse.files import check_regular, read_regular
 from edgefuse.measure.metrics import Metric
+from edgefuse.stages.explicit import check_spec
 from edgefuse.stages.found import find
 from edgefuse.stages.stage import TorchStage
 
@@ -27,16 +30,34 @@ _MAX_ASSET_BYTES = 1 << 28
 def take_apart(path: Path, recipe: Recipe) -> Model:
     """Build the model that a recipe names and take it apart.
 
+    What its inputs look like is seen in the first calibration samples, as far as they can be read: what is wrong with
+    data is told when all of them are.
+
     Raises:
         RecipeError, ModelError: recipe and model do not fit together.
+        RecipeError, DataError: the factory of the data fails, or returns something else.
     """
     module, described = _build_model(path, recipe)
-    found = find(module, described)
+    check_spec(described)
+    assets = _read_assets(path, recipe, module)
+    data = _made_data(path, recipe)
+    found = find(module, described, input_values(in_files(described), assets, data))
     spec, stages = found.spec, found.stages
     _check_wiring(spec, stages)
     _check_names(path, recipe, spec, stages)
     Metric(spec.metric)  # refuses a name that it does not know
-    return Model(recipe, path, found.module, spec, stages, _read_assets(path, recipe, module), found)
+    return Model(recipe, path, found.module, spec, stages, assets, found, data)
+
+
+def _made_data(path: Path, recipe: Recipe) -> Splits:
+    """Return the data that a recipe names, whatever is wrong with its splits."""
+    factory = recipe.data.factory
+    data = call_factory(path, factory)
+    if not isinstance(data, Splits):
+        raise DataError(
+            f"the factory '{factory}' returns no data", got=type(data).__name__, expected="edgefuse.datasets.Splits"
+        )
+    return data
 
 
 def _build_model(path: Path, recipe: Recipe) -> tuple[nn.Module, ModelSpec]:

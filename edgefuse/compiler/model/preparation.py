@@ -7,64 +7,28 @@ from collections.abc import Iterator
 from edgefuse.bundle.manifest import Provenance
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.model.data_checks import check_data
-from edgefuse.compiler.model.samples import read_sample
-from edgefuse.compiler.model.splits import SPLITS, TRAIN, load_split, preprocessors_of
+from edgefuse.compiler.model.splits import SPLITS, TRAIN, load_split
 from edgefuse.compiler.model.subject import Model, Subject
-from edgefuse.compiler.recipe.factory import call_factory, users_code
+from edgefuse.compiler.recipe.factory import users_code
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.datasets.cache import Cache
 from edgefuse.datasets.sample import Splits
-from edgefuse.errors import DataError, EdgefuseError
+from edgefuse.errors import DataError
 from edgefuse.progress import Progress
-from edgefuse.stages.stage import Array, InputValues
-from edgefuse.stages.values import observed
 
 _OBSERVED = 32
 """Samples that ranges are found in."""
 
 
 def open_data(model: Model) -> Splits:
-    """Return the data that a recipe names, not yet read.
+    """Return the data of a model, of which only what inputs look like was read.
 
     Raises:
-        RecipeError, DataError: the factory fails, or a split that is needed is empty.
+        DataError: a split that is needed is empty.
     """
-    data = made_data(model)
-    for fault in split_faults(model, data):
+    for fault in split_faults(model, model.data):
         raise fault
-    return data
-
-
-def made_data(model: Model) -> Splits:
-    """Return the data that a recipe names, whatever is wrong with its splits.
-
-    Raises:
-        RecipeError, DataError: the factory fails, or returns something else.
-    """
-    factory = model.recipe.data.factory
-    data = call_factory(model.path, factory)
-    if not isinstance(data, Splits):
-        raise DataError(
-            f"the factory '{factory}' returns no data", got=type(data).__name__, expected="edgefuse.datasets.Splits"
-        )
-    return data
-
-
-def input_values(model: Model, data: Splits) -> tuple[InputValues, ...]:
-    """Return what the inputs of a model look like in its first calibration samples.
-
-    Raises:
-        DataError: if a sample does not fit the model.
-    """
-    preprocessors = preprocessors_of(model.spec, model.assets)
-    found: list[dict[str, Array]] = []
-    for index in range(min(len(data.calibration), _OBSERVED)):
-        sample = read_sample("calibration", index, data.calibration, model.spec)
-        try:
-            found.append({key: v for name, raw in sample.inputs.items() for key, v in preprocessors[name](raw).items()})
-        except EdgefuseError as error:
-            raise DataError(f"sample {index} of 'calibration' is wrong: {error}") from error
-    return observed(found)
+    return model.data
 
 
 def prepare(model: Model, data: Splits, cache: Cache, progress: Progress) -> Subject:

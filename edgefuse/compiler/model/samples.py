@@ -63,7 +63,7 @@ def checked_sample(name: str, index: int, sample: Any, spec: ModelSpec) -> Sampl
 
 
 def _narrowed(modality: Modality, raw: Any) -> Any:
-    """Return int64 arrays, as torch has them, as the int32 of files, as far as every number fits."""
+    """Return int64 arrays, as torch has them, and truth values as the int32 of files, as far as every number fits."""
     if not isinstance(modality.preprocess, TensorPreprocess):
         return raw
     if isinstance(raw, Mapping):
@@ -73,10 +73,10 @@ def _narrowed(modality: Modality, raw: Any) -> Any:
 
 
 def _as_int32(value: Any) -> Any:
-    if not isinstance(value, np.ndarray) or value.dtype != np.int64:
+    if not isinstance(value, np.ndarray) or value.dtype not in (np.int64, np.bool_):
         return value
     limits = np.iinfo(np.int32)
-    fits = not value.size or (value.min() >= limits.min and value.max() <= limits.max)
+    fits = not value.size or value.dtype == np.bool_ or (value.min() >= limits.min and value.max() <= limits.max)
     return value.astype(np.int32) if fits else value
 
 

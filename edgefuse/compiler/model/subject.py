@@ -12,6 +12,7 @@ from edgefuse.bundle.manifest import Provenance
 from edgefuse.bundle.spec import ModelSpec, StageSpec, subset_name
 from edgefuse.compiler.model.splits import SplitData
 from edgefuse.compiler.recipe.recipe import Recipe
+from edgefuse.datasets.sample import Splits
 from edgefuse.graph import StageGraph
 from edgefuse.graph.stage_graph import zeros_of
 from edgefuse.stages.found import Found
@@ -30,6 +31,7 @@ class Model:
         stages: in an order in which they can run.
         assets: files that preprocessing reads, by name.
         found: how the stages were found, and what was seen on the way.
+        data: that the recipe names, as far as they were read to see what inputs look like.
     """
 
     recipe: Recipe
@@ -39,6 +41,7 @@ class Model:
     stages: tuple[TorchStage, ...]
     assets: Mapping[str, bytes]
     found: Found
+    data: Splits
 
 
 @dataclass(frozen=True)

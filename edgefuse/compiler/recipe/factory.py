@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgefuse.errors import EdgefuseError, RecipeError, shown
+from edgefuse.errors import EdgefuseError, RecipeError, cited, shown
+
+_MOST_CITED = 150
+"""Characters of what the user's code said: the place where it did stands behind them."""
 
 
 def call_factory(recipe_path: Path, reference: str) -> Any:
@@ -71,7 +74,7 @@ def users_code(what: str, kind: type[EdgefuseError] = RecipeError) -> Iterator[N
         raise
     except BaseException as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        got = f"{type(error).__name__}: {spoken(error)} ({Path(frame.filename).name}:{frame.lineno})"
+        got = f"{cited(error, _MOST_CITED)} ({Path(frame.filename).name}:{frame.lineno})"
         fix = "call it in Python by itself; EDGEFUSE_DEBUG=1 shows the whole traceback"
         raise kind(what, got=got, fix=fix) from error
 

@@ -20,7 +20,7 @@ from edgefuse.compiler.recovery.batches import ThroughTorch, examples
 from edgefuse.compiler.recovery.recover import take_step
 from edgefuse.compiler.workers import report
 from edgefuse.datasets.cache import Cache
-from edgefuse.errors import PruneError
+from edgefuse.errors import PruneError, cited
 from edgefuse.prune.attention import FAILURES
 from edgefuse.prune.persist import restore, save
 from edgefuse.prune.pruner import Examples, kept_by
@@ -75,10 +75,9 @@ class Rehearse:
         try:
             return rehearsed(stage, pruning, examples(self.data.training, stage))
         except FAILURES as error:
-            said = str(error).strip().split("\n")[0]
             raise PruneError(
                 f"the stage '{stage.spec.name}' cannot be pruned by {pruning.id}",
-                got=f"{type(error).__name__}: {said}",
+                got=cited(error),
                 fix="leave this stage out of the step, or choose another method",
             ) from error
 

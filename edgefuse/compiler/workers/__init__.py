@@ -27,7 +27,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 
 from edgefuse import registry
-from edgefuse.errors import CacheError, EdgefuseError, EngineError
+from edgefuse.errors import CacheError, EdgefuseError, EngineError, cited
 from edgefuse.progress import Pace, Progress, silent
 
 T = TypeVar("T")
@@ -234,7 +234,7 @@ def attempt(function: bytes, item: bytes) -> bytes:
         data = pickle.dumps(Outcome(value, error, trace, tuple(records)))
         pickle.loads(data)
     except Exception as raised:  # noqa: BLE001 - pickling calls code of whatever class the value or error is
-        spoken = f"{type(error).__name__}: {error}" if error else f"a result of type {type(value).__name__}: {raised}"
+        spoken = cited(error) if error else f"a result of type {type(value).__name__}: {cited(raised)}"
         return pickle.dumps(
             Outcome(None, EngineError("the result of a job cannot be sent from its worker", got=spoken), trace)
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import onnx
 
-from edgefuse.errors import EdgefuseError
+from edgefuse.errors import EdgefuseError, cited
 
 
 def checked_bytes(proto: onnx.ModelProto, invalid: Callable[[str], EdgefuseError]) -> bytes:
@@ -14,6 +14,6 @@ def checked_bytes(proto: onnx.ModelProto, invalid: Callable[[str], EdgefuseError
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise invalid(str(error).strip().split("\n")[0]) from error
+        raise invalid(cited(error)) from error
     data: bytes = proto.SerializeToString(deterministic=True)
     return data

@@ -21,7 +21,7 @@ from torch.onnx._internal.exporter import _dispatching, _fx_passes, _registratio
 
 from edgefuse.bundle.manifest import Binding
 from edgefuse.bundle.spec import TensorSpec
-from edgefuse.errors import ExportError
+from edgefuse.errors import ExportError, cited
 from edgefuse.export.answers import check_answers
 from edgefuse.export.cost_graph import CostGraph
 from edgefuse.export.onnx import costs
@@ -131,7 +131,7 @@ def finished(model: ir.Model, stage: TorchStage, backend: str = "onnx") -> Lower
         check_answers(stage, lowered, create("backends", backend), "ONNX")
     except ExportError as error:
         if may_be_padded(stage.spec) and (line := fixing_line(stage)):
-            raise works_at_one_size(stage, line, str(error).partition(" Fix: ")[0]) from error
+            raise works_at_one_size(stage, line, cited(error)) from error
         raise
     return lowered
 

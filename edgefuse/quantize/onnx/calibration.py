@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from edgefuse.bundle.manifest import Binding
-from edgefuse.errors import QuantizeError
+from edgefuse.errors import QuantizeError, cited
 from edgefuse.quantize.calibration.calibrators import CALIBRATORS
 from edgefuse.quantize.calibration.ranges import Range, RunningRange, not_finite
 from edgefuse.runtime.backends.onnx.api import onnxruntime, state
@@ -106,9 +106,7 @@ def _runs(
         try:
             values = session.run(list(tensors), {binding.tensor: feeds[binding.port] for binding in inputs})
         except (RuntimeError, ValueError, state.InvalidArgument) as error:
-            raise QuantizeError(
-                "a calibration sample does not fit the stage", got=str(error).strip().split("\n")[0]
-            ) from error
+            raise QuantizeError("a calibration sample does not fit the stage", got=cited(error)) from error
         yield values
         samples += 1
     if samples == 0:

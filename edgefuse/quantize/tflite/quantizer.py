@@ -16,7 +16,7 @@ import numpy as np
 
 from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import StageSpec
-from edgefuse.errors import QuantizeError
+from edgefuse.errors import QuantizeError, cited
 from edgefuse.export.target import Lowered
 from edgefuse.export.tflite.file import pack, unpack
 from edgefuse.export.tracing import quiet
@@ -126,7 +126,7 @@ def _quantize(data: bytes, rules: Rules, ranges: Mapping[str, Range]) -> bytes:
         except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
             raise QuantizeError(
                 "ai-edge-quantizer refuses the file",
-                got=f"{type(error).__name__}: {error}",
+                got=cited(error),
                 fix="exclude the operator named from the scheme",
             ) from error
     model = unpack(bytes(result.quantized_model))

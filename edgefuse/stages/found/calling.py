@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +11,10 @@ from torch import Tensor, nn
 from edgefuse.bundle.spec import ModelSpec, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.bundle.wiring import width
 from edgefuse.errors import ModelError
-from edgefuse.stages.found.naming import Value, values_of
-from edgefuse.stages.silence import at, first_words, quiet, user_line
+from edgefuse.stages.found.naming import values_of
+from edgefuse.stages.silence import at, first_words, user_line
 from edgefuse.stages.stage import Feeds
-
-_TYPES: Mapping[str, tuple[torch.dtype, ...]] = {
-    "int32": (torch.int32, torch.int64, torch.bool),
-    "float32": (torch.float32, torch.bool),
-    "uint8": (torch.uint8, torch.bool),
-}
-"""What a tensor of a file may become for the module, the first that works: types of indices and masks fail loudly."""
-
-_MAX_TRIALS = 64
+from edgefuse.stages.typed import TYPES, cast, first_that_works
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +53,6 @@ class Called(nn.Module):
         return picked(self.module(**given), self.outputs)
 
 
-def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a tensor in another type; a mask is true where it is not zero."""
-    if tensor.dtype == dtype:
-        return tensor
-    return tensor != 0 if dtype == torch.bool else tensor.to(dtype)
-
-
 def picked(result: object, names: Sequence[str]) -> Tensor | tuple[Tensor, ...]:
     """Return the named outputs from what a module returns: by name where it has names, else by position.
 
@@ -105,7 +89,9 @@ def _named(result: object) -> dict[str, object]:
     return {name: getattr(result, name) for name in fields}
 
 
-def called(module: nn.Module, spec: ModelSpec, keywords: Mapping[str, str], feeds: Feeds) -> Called:
+def called(
+    module: nn.Module, spec: ModelSpec, keywords: Mapping[str, str], feeds: Feeds, wanted: Mapping[str, str]
+) -> Called:
     """Return a module called by keyword with the types it wants.
 
     Args:
@@ -113,6 +99,7 @@ def called(module: nn.Module, spec: ModelSpec, keywords: Mapping[str, str], feed
         spec: of it.
         keywords: by the key of a value.
         feeds: one input by port of the single stage, to try the types on.
+        wanted: the types that the user's spec has, by key.
 
     Raises:
         ModelError: if it takes no types, with what it said to the first ones, or does not return what the spec says.
@@ -120,35 +107,21 @@ def called(module: nn.Module, spec: ModelSpec, keywords: Mapping[str, str], feed
     values = values_of(spec)
     names = [keywords.get(value.source.key) for value in values]
     tensors = [torch.from_numpy(feeds[value.port].copy()) for value in values]
-    failures: list[Exception] = []
-    for types in _combinations(values, names):
-        made = Called(module, spec, tuple(map(Argument, names, types)))
-        try:
-            with torch.no_grad(), quiet():
-                made(*tensors)
-        except ModelError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the user's own code may raise anything; raised below
-            failures.append(error)
-        else:
-            return made
-    first = failures[0]
-    takes = ", ".join(f"{name} {list(t.shape)}" for name, t in zip(names, tensors, strict=True) if name)
-    raise ModelError(
-        f"{type(module).__name__} failed when called with ({takes}){at(user_line(first))}", got=first_words(first)
-    ) from first
 
+    def with_types(types: tuple[torch.dtype, ...]) -> Called:
+        return Called(module, spec, tuple(map(Argument, names, types)))
 
-def _combinations(values: Sequence[Value], names: Sequence[str | None]) -> Iterator[tuple[torch.dtype, ...]]:
-    """Yield types for all values: those of the files, then the same other type for few, then for more of them."""
-    options = [
-        _TYPES[value.tensor.dtype] if name else _TYPES[value.tensor.dtype][:1]
-        for value, name in zip(values, names, strict=True)
-    ]
-    every = product(*(range(len(option)) for option in options))
-    ranked = sorted(every, key=lambda choice: (sum(map(bool, choice)), sum(choice)))[:_MAX_TRIALS]
-    for choice in ranked:
-        yield tuple(option[index] for option, index in zip(options, choice, strict=True))
+    options = [TYPES[wanted.get(value.source.key, value.tensor.dtype)] for value in values]
+    options = [types if name else types[:1] for types, name in zip(options, names, strict=True)]
+    try:
+        return with_types(first_that_works(options, lambda types: with_types(types)(*tensors)))
+    except ModelError:
+        raise
+    except Exception as error:  # of the user's own code
+        takes = ", ".join(f"{name} {list(t.shape)}" for name, t in zip(names, tensors, strict=True) if name)
+        raise ModelError(
+            f"{type(module).__name__} failed when called with ({takes}){at(user_line(error))}", got=first_words(error)
+        ) from error
 
 
 def whole_spec(spec: ModelSpec, taken: Sequence[bool] | None = None) -> StageSpec:

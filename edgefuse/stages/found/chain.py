@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from edgefuse.bundle.spec import Bounded, Bucketed, ModelSpec, StageSpec
-from edgefuse.stages.examples import example_feeds
+from edgefuse.graph import StageGraph
+from edgefuse.models.fusion import masked
+from edgefuse.stages.examples import Mask, columns_of, example_feeds, samples_of, variants_of
 from edgefuse.stages.explicit import dim_of
 from edgefuse.stages.found.parts import Unsplittable
 from edgefuse.stages.stage import Feeds, TorchStage, outputs_of
@@ -17,16 +19,21 @@ from edgefuse.stages.stage import Feeds, TorchStage, outputs_of
 _TOLERANCE = 1e-5
 """Of the largest answer, and of 1 where that is smaller."""
 
+_BATCH = 3
+
 Shapes = dict[str, list[tuple[int, ...]]]
 """The shapes that an output of a stage had, by its key."""
 
 
-def held_to_module(stages: Sequence[tuple[StageSpec, nn.Module]], whole: TorchStage, *, batched: bool) -> Shapes:
+def held_to_module(
+    stages: Sequence[tuple[StageSpec, nn.Module]], whole: TorchStage, masks: Sequence[Mask], *, batched: bool
+) -> Shapes:
     """Run stages and the module on generated inputs of several sizes, in batches, and with modalities absent.
 
     Args:
         stages: in order; of what passes between them, names alone are known.
         whole: the module as one stage.
+        masks: the absences that the model admits.
         batched: whether the stages take several samples at a time.
 
     Returns:
@@ -35,23 +42,23 @@ def held_to_module(stages: Sequence[tuple[StageSpec, nn.Module]], whole: TorchSt
     Raises:
         Unsplittable: if the stages do not answer as the module does.
     """
-    shapes: Shapes = {}
-    for feeds in feeds_of_all_sizes(whole):
-        pool = {port.source.key: torch.from_numpy(feeds[port.tensor.name].copy()) for port in whole.spec.inputs}
-        found = _through(stages, pool, shapes)
-        _compare(_call(whole.module, list(pool.values())), found, whole, "")
+    chain = _Chain(stages, whole)
+    for feeds in feeds_of_all_sizes(whole, masks):
+        chain.compare([feeds], "")
     if batched:
-        _in_a_batch(stages, whole)
-    return shapes
+        for variant in variants_of([whole]):
+            count = max(_BATCH, len(masks))
+            samples = list(samples_of(whole, count=count, variant=variant, masks=masks))
+            chain.compare(samples, f" in a batch of {count}" + (" short ones" if variant else ""))
+    return chain.shapes
 
 
-def feeds_of_all_sizes(whole: TorchStage) -> Iterator[Feeds]:
+def feeds_of_all_sizes(whole: TorchStage, masks: Sequence[Mask]) -> Iterator[Feeds]:
     """Yield generated inputs of a model: every size, several lengths, each modality absent if it may be."""
     dims = [dim for port in whole.spec.inputs for dim in port.tensor.shape]
     buckets = max((len(dim.sizes) for dim in dims if isinstance(dim, Bucketed)), default=1)
     bounded = any(isinstance(dim, Bounded) for dim in dims)
-    masks = [port.tensor.max_shape[1] for port in whole.spec.inputs if port.source.kind == "present"]
-    yield from example_feeds(whole, count=max(buckets, 4 if bounded else 2, *(1 + columns for columns in masks)))
+    yield from example_feeds(whole, count=max(buckets, 4 if bounded else 2, len(masks)), masks=masks)
 
 
 def dims(shapes: Sequence[tuple[int, ...]], spec: ModelSpec) -> tuple[int | Bounded | Bucketed, ...]:
@@ -61,39 +68,53 @@ def dims(shapes: Sequence[tuple[int, ...]], spec: ModelSpec) -> tuple[int | Boun
     return tuple(dim_of(sizes, bounded) for sizes in zip(*shapes, strict=True))
 
 
-def _in_a_batch(stages: Sequence[tuple[StageSpec, nn.Module]], whole: TorchStage) -> None:
-    """Compare stages and module on three samples at a time."""
-    samples = [next(example_feeds(whole, seed=seed)) for seed in range(3)]
-    pool = {
-        port.source.key: torch.from_numpy(np.concatenate([sample[port.tensor.name] for sample in samples]))
-        for port in whole.spec.inputs
-    }
-    _compare(_call(whole.module, list(pool.values())), _through(stages, pool, {}), whole, " in a batch of three")
+class _Chain:
+    """Found stages, which a graph runs one after the other.
 
+    Attributes:
+        shapes: that the outputs of the stages had for samples by themselves.
+    """
 
-def _through(
-    stages: Sequence[tuple[StageSpec, nn.Module]], pool: Mapping[str, Tensor], shapes: Shapes
-) -> dict[str, Tensor]:
-    """Run the stages; what belongs to absent modalities is zeros, as on a device."""
-    values, results = dict(pool), {}
-    present = pool.get("present")
-    columns = {owner: column for column, owner in enumerate(_owners(pool))}
-    for spec, module in stages:
-        made = _call(module, [values[port.source.key] for port in spec.inputs])
-        for port, value in zip(spec.outputs, made, strict=True):
-            key = spec.key(port.tensor.name)
-            shapes.setdefault(key, []).append(tuple(value.shape))
-            if port.kind == "result":
-                results[port.tensor.name] = value
-            if present is not None and spec.modality:
-                here = present[:, columns[spec.modality]].reshape(-1, *[1] * (value.dim() - 1)) > 0
-                value = torch.where(here, value, torch.zeros_like(value))
-            values[key] = value
-    return results
+    def __init__(self, stages: Sequence[tuple[StageSpec, nn.Module]], whole: TorchStage) -> None:
+        self.shapes: Shapes = {}
+        self._graph = StageGraph(tuple(spec for spec, _ in stages), ())
+        self._modules = {spec.name: module for spec, module in stages}
+        self._whole = whole
+        self._columns = columns_of([whole])
 
+    def compare(self, samples: Sequence[Feeds], where: str) -> None:
+        """Run the stages and the module on samples, as one batch.
 
-def _owners(pool: Mapping[str, Tensor]) -> list[str]:
-    return list(dict.fromkeys(key.split(".")[0] for key in pool if "." in key))
+        Args:
+            samples: inputs of the module.
+            where: they come from, for the error.
+
+        Raises:
+            Unsplittable: if the stages do not answer as the module does.
+        """
+        pool = {
+            port.source.key: torch.from_numpy(np.concatenate([sample[port.tensor.name] for sample in samples]))
+            for port in self._whole.spec.inputs
+        }
+
+        def run_stage(spec: StageSpec, given: dict[str, Tensor]) -> dict[str, Tensor]:
+            return self._run(spec, given, pool.get("present"))
+
+        found, _ = self._graph.run(self._graph.plan(()), run_stage, pool)
+        _compare(_call(self._whole.module, list(pool.values())), found, self._whole, where)
+
+    def _run(self, spec: StageSpec, given: Mapping[str, Tensor], present: Tensor | None) -> dict[str, Tensor]:
+        """Run a stage; what others read of an absent modality is zeros, as on a device."""
+        made: dict[str, Tensor] = {}
+        values = _call(self._modules[spec.name], [given[port.tensor.name] for port in spec.inputs])
+        for port, value in zip(spec.outputs, values, strict=True):
+            name = port.tensor.name
+            if len(value) == 1:
+                self.shapes.setdefault(spec.key(name), []).append(tuple(value.shape))
+            if present is not None and spec.modality and port.kind == "feature":
+                value = masked(value, present[:, self._columns[spec.modality]])
+            made[name] = value
+        return made
 
 
 def _call(module: nn.Module, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:

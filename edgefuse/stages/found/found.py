@@ -11,11 +11,11 @@ import msgspec
 import torch
 from torch import nn
 
-from edgefuse.bundle.spec import Dim, ModelSpec, StageSpec, TensorSpec
+from edgefuse.bundle.spec import Dim, ModelSpec, StageSpec, TensorSpec, in_files
 from edgefuse.errors import ModelError
 from edgefuse.models.fusion import FusionModel
-from edgefuse.stages.examples import example_feeds
-from edgefuse.stages.explicit import check_spec, checked_whole, split
+from edgefuse.stages.examples import example_feeds, masks_of
+from edgefuse.stages.explicit import apart, as_called, check_spec, checked_whole, known, split
 from edgefuse.stages.found.calling import Called, called, whole_spec
 from edgefuse.stages.found.chain import dims, held_to_module
 from edgefuse.stages.found.dependence import Labelled, labelled
@@ -25,7 +25,8 @@ from edgefuse.stages.found.parts import Part, Unsplittable, parts_of
 from edgefuse.stages.found.traced import Traced, trace
 from edgefuse.stages.found.wiring import order_inputs, wired
 from edgefuse.stages.silence import first_words, quiet
-from edgefuse.stages.stage import TorchStage
+from edgefuse.stages.stage import Feeds, InputValues, TorchStage
+from edgefuse.stages.values import with_values
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
-def find(module: nn.Module, spec: ModelSpec | None = None) -> Found:
+def find(module: nn.Module, spec: ModelSpec | None = None, values: Sequence[InputValues] = ()) -> Found:
     """Take a model apart: a `FusionModel` as it says, any other by what each operation depends on.
 
     `forward` is called by keyword where it names the tensors of the spec: see `naming.keywords`. A module that takes
@@ -99,38 +100,35 @@ def find(module: nn.Module, spec: ModelSpec | None = None) -> Found:
     Args:
         module: any torch module.
         spec: of it; its attribute `spec` if None.
+        values: what its inputs look like, for generated ones that look alike, as far as that is known.
 
     Raises:
         ModelError: if the model has no spec, cannot be called or traced, or its tensors do not match the spec.
     """
     spec = spec or getattr(module, "spec", None)
-    if isinstance(module, FusionModel) or not isinstance(spec, ModelSpec):
+    if not isinstance(spec, ModelSpec):
         return Found(module, module.spec, split(module))  # type: ignore[arg-type] # split refuses a missing spec
-    spec = _in_files(spec)
+    if isinstance(module, FusionModel):
+        return _as_it_says(module, module.spec, values, ())
     check_spec(spec)
     if any(part.training for part in module.modules()):
         module = copy.deepcopy(module).eval()
     names = keywords(module, spec)
     if names is None:
-        module.spec = spec  # type: ignore[assignment] # a module may have any attribute
         note = "forward is called by position, so it stays one stage; stages are found where it names its inputs"
-        return Found(module, spec, split(module), notes=(note,))
+        return _as_it_says(module, spec, values, (note,))
+    wanted = {value.source.key: str(value.tensor.dtype) for value in values_of(spec)}
+    spec = in_files(spec)
     notes: tuple[str, ...] = ()
     if "present" not in names and any(modality.optional for modality in spec.modalities):
         spec, notes = _required(spec), ("forward takes no `present`, so every modality is required",)
-    return _Search(module, spec, names, notes).run()
+    feeds = next(example_feeds(known(TorchStage(whole_spec(spec), module), values)))
+    return _Search(called(module, spec, names, feeds, wanted), feeds, values, notes).run()
 
 
-def _in_files(spec: ModelSpec) -> ModelSpec:
-    """Return a spec with the types that files have: ids and masks are int32 there, whatever the module wants."""
-
-    def tensor(one: TensorSpec) -> TensorSpec:
-        return msgspec.structs.replace(one, dtype="int32") if str(one.dtype) in ("int64", "bool") else one
-
-    modalities = tuple(
-        msgspec.structs.replace(modality, tensors=tuple(map(tensor, modality.tensors))) for modality in spec.modalities
-    )
-    return msgspec.structs.replace(spec, modalities=modalities)
+def _as_it_says(module: nn.Module, spec: ModelSpec, values: Sequence[InputValues], notes: tuple[str, ...]) -> Found:
+    module = as_called(module, spec, values)
+    return Found(module, in_files(spec), apart(module, values), notes=notes)
 
 
 def _required(spec: ModelSpec) -> ModelSpec:
@@ -141,11 +139,12 @@ def _required(spec: ModelSpec) -> ModelSpec:
 class _Search:
     """The search for the stages of one module."""
 
-    def __init__(self, module: nn.Module, spec: ModelSpec, names: dict[str, str], notes: tuple[str, ...]) -> None:
-        self._spec = spec
+    def __init__(self, module: Called, feeds: Feeds, values: Sequence[InputValues], notes: tuple[str, ...]) -> None:
+        self._spec = module.spec
         self._notes = notes
-        self._feeds = next(example_feeds(TorchStage(whole_spec(spec), module)))
-        self._module = called(module, spec, names, self._feeds)
+        self._feeds = feeds
+        self._values = values
+        self._module = module
 
     def run(self) -> Found:
         """Return the stages, or one with the reason."""
@@ -162,7 +161,8 @@ class _Search:
         taken = [argument.keyword is not None for argument in self._module.arguments]
         arguments = tuple(argument for argument in self._module.arguments if argument.keyword is not None)
         module = Called(self._module.module, self._spec, arguments).eval()
-        return checked_whole(TorchStage(whole_spec(self._spec, taken), module), self._spec)
+        whole = known(TorchStage(whole_spec(self._spec, taken), module), self._values)
+        return checked_whole(whole, self._spec)
 
     def _traced(self, kept: Sequence[str]) -> Traced:
         tensors = [torch.from_numpy(self._feeds[value.port].copy()) for value in values_of(self._spec)]
@@ -180,16 +180,17 @@ class _Search:
         model = self._with_calls(first)
         parts = parts_of(model, self._spec)
         order_inputs(parts, model.traced, self._spec)
-        lowered = [lower(part, parts, model) for part in parts]
-        drafts = list(zip(wired(parts, model.traced, self._spec), (one.module for one in lowered), strict=True))
         try:
+            lowered = [lower(part, parts, model) for part in parts]
+            drafts = list(zip(wired(parts, model.traced, self._spec), (one.module for one in lowered), strict=True))
             with quiet():
-                shapes = held_to_module(drafts, whole, batched=model.traced.batched)
+                shapes = held_to_module(drafts, whole, masks_of(self._spec), batched=model.traced.batched)
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             raise Unsplittable(f"the stages cannot be run: {first_words(error)}") from error
         found = {key: dims(seen, self._spec) for key, seen in shapes.items()}
-        stages = tuple(TorchStage(_shaped(spec, found), module) for spec, module in drafts)
-        batch = () if model.traced.batched else ("the model was traced for one sample: it fixes the batch",)
+        stages = with_values([TorchStage(_shaped(spec, found), module) for spec, module in drafts], tuple(self._values))
+        why = model.traced.unbatched
+        batch = (f"the model was traced for one sample: {why}",) if why else ()
         return Found(
             module=self._module,
             spec=self._spec,

@@ -13,11 +13,11 @@ from torch.export.graph_signature import ConstantArgument, SymIntArgument, Tenso
 from torch.fx import Graph, GraphModule, Node
 
 from edgefuse.stages.found import costs
-from edgefuse.stages.found.calling import cast
 from edgefuse.stages.found.cut import batch_sizes, crosses_as
 from edgefuse.stages.found.dependence import Labelled, is_number
 from edgefuse.stages.found.parts import Part, Unsplittable
 from edgefuse.stages.found.traced import Call, Traced
+from edgefuse.stages.typed import cast
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Traced:
         names: of these within `module`.
         results: by the name of the output.
         calls: the signature of each call of a submodule that was asked for, by its key.
-        batched: whether the first axis of inputs may have any size; else the graph is right for one sample.
+        unbatched: why the graph is right for one sample alone, in words; empty where it takes any batch.
         constants: graphs that operators of a higher order call, and the like, by name.
     """
 
@@ -52,8 +52,13 @@ class Traced:
     names: Mapping[Node, str]
     results: Mapping[str, Node]
     calls: Mapping[str, Any]
-    batched: bool
+    unbatched: str
     constants: torch.nn.Module
+
+    @property
+    def batched(self) -> bool:
+        """Whether the first axis of inputs may have any size; else the graph is right for one sample."""
+        return not self.unbatched
 
     def calls_around(self, node: Node) -> tuple[Call, ...]:
         """Return the calls of submodules that a node belongs to, the outermost first, without the model's own."""
@@ -79,9 +84,10 @@ def trace(module: Called, spec: ModelSpec, tensors: Sequence[Tensor], kept: Coll
     try:
         program = _export(module, many, [_axes(value, batched=True) for value in values], kept)
         if _batch_sizes(program):
-            return _canonical(program, module, values, batched=True)
-    except Exception:  # noqa: BLE001 - whatever is wrong is raised by the next trial, at batch 1
-        pass
+            return _canonical(program, module, values)
+        why = "it fixes the batch"
+    except Exception as error:  # noqa: BLE001 - torch raises anything; what is wrong at batch 1, too, is raised below
+        why = f"in batches torch.export refuses it{at(user_line(error))}: {first_words(error)}"
     try:
         program = _export(module, tensors, [_axes(value, batched=False) for value in values], kept)
     except Exception as error:  # torch.export raises whatever the module's own code raises
@@ -90,7 +96,7 @@ def trace(module: Called, spec: ModelSpec, tensors: Sequence[Tensor], kept: Coll
             got=first_words(error),
             fix="mend that line: a model is traced without Python branches on the values of tensors",
         ) from error
-    return _canonical(program, module, values, batched=False)
+    return _canonical(program, module, values, unbatched=why)
 
 
 def _axes(value: Value, *, batched: bool) -> dict[int, Any]:
@@ -133,7 +139,7 @@ def _is_free(size: object) -> bool:
     return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
 
 
-def _canonical(program: ExportedProgram, module: Called, values: Sequence[Value], *, batched: bool) -> Traced:
+def _canonical(program: ExportedProgram, module: Called, values: Sequence[Value], unbatched: str = "") -> Traced:
     if any(_changes_in_place(node) for node in program.graph.nodes):
         _name_what_stays(program)
         with quiet():
@@ -156,7 +162,7 @@ def _canonical(program: ExportedProgram, module: Called, values: Sequence[Value]
         names=names,
         results=results,
         calls={entry.fqn: entry.signature for entry in program.module_call_graph if entry.signature is not None},
-        batched=batched,
+        unbatched=unbatched,
         constants=program.graph_module,
     )
 
