@@ -132,6 +132,7 @@ def chained_feeds(
     masks: Sequence[Mask] = (),
     filled: bool = False,
     unrun: Collection[str] = (),
+    modalities: Sequence[str] = (),
 ) -> Iterator[dict[str, Feeds]]:
     """Generate feeds of all stages together, by stage: features are computed by torch.
 
@@ -146,11 +147,12 @@ def chained_feeds(
         masks: which modalities are present, in turn; see `masks_of`. By default all, then all but one.
         filled: whether what comes from outside is padded to its largest shape, as it is for files of fixed shapes.
         unrun: stages that are fed and not run: the last ones, from which no other reads.
+        modalities: see `columns_of`.
 
     Raises:
         ModelError: if a stage fails.
     """
-    columns = columns_of(stages)
+    columns = columns_of(stages, modalities)
     by_name = {stage.spec.name: stage for stage in stages}
     graph = StageGraph(tuple(stage.spec for stage in stages), ())
     plan = graph.plan(())
@@ -340,17 +342,29 @@ def silenced(spec: StageSpec, feeds: Feeds, columns: Mapping[str, int]) -> Feeds
     return {name: np.zeros_like(value) if name in absent else value for name, value in feeds.items()}
 
 
-def columns_of(stages: Sequence[TorchStage]) -> dict[str, int]:
-    """Return the columns of `present` by modality and by stage; the stages take the modalities in their order."""
+def columns_of(stages: Sequence[TorchStage], modalities: Sequence[str] = ()) -> dict[str, int]:
+    """Return the columns of `present` by modality and by stage.
+
+    Args:
+        stages: of a model.
+        modalities: the names of all, in order; by default as the stages take them, which is another order where one
+            that nothing is done to enters a found fusion.
+    """
     ports = [port for stage in stages for port in stage.spec.inputs]
-    names = dict.fromkeys(port.source.owner for port in ports if port.source.kind == "modality")
+    names = modalities or dict.fromkeys(port.source.owner for port in ports if port.source.kind == "modality")
     columns = {name: column for column, name in enumerate(names)}
     return columns | {s.spec.name: columns[s.spec.modality] for s in stages if s.spec.modality in columns}
 
 
 def _columns_alone(spec: StageSpec) -> dict[str, int]:
-    """Return the columns of `present` for a stage of which no other is known: it takes a tensor per modality."""
-    owners = dict.fromkeys(port.source.owner for port in spec.inputs if port.source.kind in ("modality", "stage"))
+    """Return the columns of `present` for a stage of which no other is known: it takes a tensor per modality.
+
+    Where it takes some from stages and others from outside, their order is not known: it is a found one.
+    """
+    taken = [port.source for port in spec.inputs if port.source.kind in ("modality", "stage")]
+    owners = dict.fromkeys(source.owner for source in taken)
+    if len({source.kind for source in taken}) > 1:
+        return {}
     width = next((port.tensor.max_shape[1] for port in spec.inputs if port.source.kind == "present"), 0)
     return {owner: column for column, owner in enumerate(owners)} if len(owners) <= width else {}
 

@@ -56,13 +56,23 @@ def split(model: nn.Module, values: Sequence[InputValues] = ()) -> tuple[TorchSt
     """
     spec = getattr(model, "spec", None)
     if not isinstance(spec, ModelSpec):
-        raise ModelError(
-            f"the model {type(model).__name__} does not describe itself",
-            got=f"spec = {type(spec).__name__}",
-            expected="an attribute `spec` of type ModelSpec",
-            fix="build an edgefuse FusionModel, or set `model.spec`",
-        )
+        raise undescribed(model, spec)
     return apart(as_called(model, spec, values), values)
+
+
+def undescribed(model: nn.Module, spec: object) -> ModelError:
+    """Return what is to be said of a model without a spec.
+
+    Args:
+        model: the user's.
+        spec: what it has instead.
+    """
+    return ModelError(
+        f"the model {type(model).__name__} does not describe itself",
+        got=f"spec = {type(spec).__name__}",
+        expected="an attribute `spec` of type ModelSpec",
+        fix="build an edgefuse FusionModel, or set `model.spec`",
+    )
 
 
 def as_called(model: nn.Module, spec: ModelSpec, values: Sequence[InputValues]) -> nn.Module:

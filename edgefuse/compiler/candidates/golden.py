@@ -88,7 +88,8 @@ def generate(
     """
     masks = [tuple(float(name in subset) for name in modalities) for subset in subsets[: 1 + len(modalities)]]
     fewest = _SIZES if any(may_be_padded(stage.spec) for stage in stages) else _CASES
-    chains = list(chained_feeds(stages, count=min(max(fewest, len(masks)), _MOST_CASES), masks=masks))
+    count = min(max(fewest, len(masks)), _MOST_CASES)
+    chains = list(chained_feeds(stages, count=count, masks=masks, modalities=modalities))
     feeds = {stage.spec.name: [chain[stage.spec.name] for chain in chains] for stage in stages}
     outputs = {form(s): [_answer(s, feed) for feed in feeds[s.spec.name]] for s in (*stages, *variants)}
     return GoldenInputs(feeds, outputs)

@@ -24,7 +24,9 @@ _BATCH = 3
 _FIX = "keep the first axis of every tensor for the batch, and compute nothing across it"
 
 
-def mixing(stages: Sequence[TorchStage], masks: Sequence[Mask] = ()) -> dict[str, ModelError]:
+def mixing(
+    stages: Sequence[TorchStage], masks: Sequence[Mask] = (), modalities: Sequence[str] = ()
+) -> dict[str, ModelError]:
     """Return the error of each stage that cannot be run, or not in batches, or mixes the samples of one, by its name.
 
     Batches are tried at the largest and at the smallest sizes, of samples that differ in lengths and in what is absent.
@@ -32,8 +34,9 @@ def mixing(stages: Sequence[TorchStage], masks: Sequence[Mask] = ()) -> dict[str
     Args:
         stages: in an order in which they can run.
         masks: the absences that the model admits; by default any one of the modalities.
+        modalities: the names of all, in order.
     """
-    trial = _Trial(stages, masks)
+    trial = _Trial(stages, masks, modalities)
     for variant in variants_of(stages):
         trial.run(variant)
     return trial.faults
@@ -50,11 +53,11 @@ class _Trial:
         faults: the first of each stage that has one.
     """
 
-    def __init__(self, stages: Sequence[TorchStage], masks: Sequence[Mask]) -> None:
+    def __init__(self, stages: Sequence[TorchStage], masks: Sequence[Mask], modalities: Sequence[str]) -> None:
         self.faults: dict[str, ModelError] = {}
         self._stages = {stage.spec.name: stage for stage in stages}
         self._masks = masks
-        self._columns = columns_of(stages)
+        self._columns = columns_of(stages, modalities)
         self._graph = StageGraph(tuple(stage.spec for stage in stages), ())
 
     def run(self, variant: int) -> None:

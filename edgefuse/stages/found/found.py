@@ -15,7 +15,7 @@ from edgefuse.bundle.spec import Dim, ModelSpec, StageSpec, TensorSpec, in_files
 from edgefuse.errors import ModelError
 from edgefuse.models.fusion import FusionModel
 from edgefuse.stages.examples import example_feeds, masks_of
-from edgefuse.stages.explicit import apart, as_called, check_spec, checked_whole, known, split
+from edgefuse.stages.explicit import apart, as_called, check_spec, checked_whole, known, undescribed
 from edgefuse.stages.found.calling import Called, called, whole_spec
 from edgefuse.stages.found.chain import dims, held_to_module
 from edgefuse.stages.found.dependence import Labelled, labelled
@@ -107,8 +107,16 @@ def find(module: nn.Module, spec: ModelSpec | None = None, values: Sequence[Inpu
     """
     spec = spec or getattr(module, "spec", None)
     if not isinstance(spec, ModelSpec):
-        return Found(module, module.spec, split(module))  # type: ignore[arg-type] # split refuses a missing spec
+        raise undescribed(module, spec)
     if isinstance(module, FusionModel):
+        if spec != module.spec:
+            raise ModelError(
+                f"the FusionModel '{module.spec.name}' was given another spec than its own",
+                got=f"'{spec.name}', which differs"
+                + ("" if spec.name != module.spec.name else " though its name does not"),
+                expected="its own, or none",
+                fix="build the FusionModel with this spec: its encoders and its stages follow it",
+            )
         return _as_it_says(module, module.spec, values, ())
     check_spec(spec)
     if any(part.training for part in module.modules()):
