@@ -112,6 +112,18 @@ def outside_values(
     return raw
 
 
+def sizes_to_show(spec: StageSpec, bounded: int) -> int:
+    """Return how many feeds show every bucket of a stage's inputs, or so many sizes where one is bounded.
+
+    Args:
+        spec: of the stage.
+        bounded: how many sizes of what is bounded.
+    """
+    dims = [dim for port in spec.inputs for dim in port.tensor.shape]
+    buckets = max((len(dim.sizes) for dim in dims if isinstance(dim, Bucketed)), default=1)
+    return max(buckets, bounded if any(isinstance(dim, Bounded) for dim in dims) else 1)
+
+
 def variants_of(stages: Sequence[TorchStage]) -> tuple[int, ...]:
     """Return the variants of sizes at which something is worth a trial: the largest and the smallest that there is."""
     ports = [(port, _known(stage)) for stage in stages for port in stage.spec.inputs if port.source.kind == "modality"]

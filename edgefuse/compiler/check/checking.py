@@ -27,7 +27,7 @@ from edgefuse.compiler.check.lowering import Lowerings, lowerings
 from edgefuse.compiler.check.padding import padding_findings
 from edgefuse.compiler.check.pruning import trials
 from edgefuse.compiler.check.record import Check, Finding
-from edgefuse.compiler.check.sizes import found_stages, parameters_of
+from edgefuse.compiler.check.sizes import found_stages
 from edgefuse.compiler.model.opening import take_apart
 from edgefuse.compiler.model.subject import Model
 from edgefuse.compiler.recipe import gpu
@@ -39,6 +39,7 @@ from edgefuse.errors import EdgefuseError, ModelError
 from edgefuse.progress import Progress, silent
 from edgefuse.runtime.processor import available_processors
 from edgefuse.stages.examples import masks_of
+from edgefuse.stages.stage import parameters_of
 
 logger = logging.getLogger(__name__)
 

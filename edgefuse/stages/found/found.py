@@ -19,13 +19,13 @@ from edgefuse.stages.explicit import apart, as_called, check_spec, checked_whole
 from edgefuse.stages.found.calling import Called, called, whole_spec
 from edgefuse.stages.found.chain import dims, held_to_module
 from edgefuse.stages.found.dependence import Labelled, labelled
-from edgefuse.stages.found.lowering import Lowered, lower, name_of, parameters_of, wholes
+from edgefuse.stages.found.lowering import Lowered, lower, name_of, wholes
 from edgefuse.stages.found.naming import keywords, values_of
 from edgefuse.stages.found.parts import Part, Unsplittable, parts_of
 from edgefuse.stages.found.traced import Traced, trace
 from edgefuse.stages.found.wiring import order_inputs, wired
 from edgefuse.stages.silence import first_words, quiet
-from edgefuse.stages.stage import Feeds, InputValues, TorchStage
+from edgefuse.stages.stage import Feeds, InputValues, TorchStage, parameters_of
 from edgefuse.stages.values import with_values
 
 logger = logging.getLogger(__name__)
@@ -266,12 +266,7 @@ def _shaped(spec: StageSpec, found: dict[str, tuple[Dim, ...]]) -> StageSpec:
 def _crossings(stages: Sequence[TorchStage]) -> tuple[Crossing, ...]:
     read = {port.source.key for stage in stages for port in stage.spec.inputs if port.source.kind == "stage"}
     return tuple(
-        Crossing(
-            stage.spec.name,
-            port.tensor.name,
-            port.tensor.shape,
-            4 * int(torch.Size(port.tensor.max_shape).numel()),
-        )
+        Crossing(stage.spec.name, port.tensor.name, port.tensor.shape, port.tensor.size_bytes)
         for stage in stages
         for port in stage.spec.outputs
         if stage.spec.key(port.tensor.name) in read
