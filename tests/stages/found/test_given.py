@@ -49,6 +49,25 @@ def test_the_callers_module_stays_as_it_was() -> None:
     assert not hasattr(model, "spec")
 
 
+class Anything(nn.Module):
+    """Takes keywords of any name, as models of many modalities do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({"sound": nn.Linear(8, 32), "motion": nn.Linear(6, 32)})
+        self.head = nn.Linear(64, 4)
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        features = [encoder(inputs[name]).relu().mean(1) for name, encoder in self.encoders.items()]
+        y: Tensor = self.head(torch.cat(features, 1))
+        return y
+
+
+def test_keywords_of_any_name_are_those_of_the_modalities() -> None:
+    made = find(Anything(), described(SOUND, MOTION))
+    assert [stage.spec.name for stage in made.stages] == ["sound_encoder", "motion_encoder", "fusion"], made.notes
+
+
 class Flagged(nn.Module):
     """Flags that nothing is done to before fusion, a picture and a sound: each may be absent."""
 
