@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from edgefuse.errors import MAX_SHOWN, BundleError, EdgefuseError, shown
+from edgefuse.errors import MAX_SHOWN, BundleError, EdgefuseError, ModelError, cited, shown
 
 
 def test_a_message_says_what_got_expected_and_fix() -> None:
@@ -37,3 +37,33 @@ def test_no_part_of_a_message_is_endless() -> None:
     message = str(BundleError("a" * 10**6, got=list(range(10**6)), expected="b" * 10**6, fix="c" * 10**6))
     assert len(message) < 4_000
     assert message.isprintable()
+
+
+class UnspeakableError(Exception):
+    def __str__(self) -> str:
+        raise TypeError
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ModelError("it is wrong", got=3, expected=4, fix="do it again"), "it is wrong (3)"),
+        (ModelError("it is wrong", fix="do it again"), "it is wrong"),
+        (RuntimeError("shape '[2]' is invalid.\nmore"), "RuntimeError: shape '[2]' is invalid"),
+        (RuntimeError("in state_dict:\n\tMissing key"), "RuntimeError: in state_dict: Missing key"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (ValueError(), "ValueError"),
+        (UnspeakableError(), "UnspeakableError: an error that cannot be spelled"),
+    ],
+    ids=range(7),
+)
+def test_an_error_is_cited_by_what_it_says_and_got(error: Exception, said: str) -> None:
+    assert cited(error) == said
+    assert cited(pickle.loads(pickle.dumps(error))) == said
+    outer = str(ModelError("the stage fails", got=cited(error), fix="mend it"))
+    assert (outer.count("got "), outer.count("Fix: ")) == (1, 1)
+
+
+def test_a_sentence_that_ends_with_another_ends_once() -> None:
+    inner = BundleError("it is wrong", fix="do it again")
+    assert str(ModelError(f"the sample is wrong: {inner}")) == "the sample is wrong: it is wrong. Fix: do it again."

@@ -39,7 +39,7 @@ from edgefuse.stages.examples import (
     run_torch,
     sizes_to_show,
 )
-from edgefuse.stages.stage import Feeds, InputValues, TorchStage
+from edgefuse.stages.stage import Feeds, InputValues, TorchStage, with_twins
 from edgefuse.stages.typed import TYPES, WHOLE, Typed, first_that_works
 from edgefuse.stages.values import with_values
 
@@ -204,7 +204,7 @@ def _split_fusion(model: FusionModel, values: Sequence[InputValues]) -> tuple[To
     names = tuple(modality.name for modality in model.spec.modalities)
     inputs = (*features, _present_input(model.spec))
     fusion = TorchStage(_result_spec("fusion", "fusion", inputs, model.spec), FusionStage(model.fusion, names).eval())
-    return (*stages, checked_whole(fusion, model.spec, stages))
+    return with_twins((*stages, checked_whole(fusion, model.spec, stages)))
 
 
 def _branch(modality: Modality, encoder: nn.Module, values: Sequence[InputValues]) -> list[TorchStage]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -51,13 +51,35 @@ class TorchStage:
     `module.forward` takes the stage's inputs as positional tensors in the order of `spec.inputs` and returns one
     tensor, or a tuple in the order of `spec.outputs`. The module is in eval mode. A pruned variant of a stage is a
     stage with the same wiring, another module, and `pruning`. `values` says what inputs from outside look like, as far
-    as that is known.
+    as that is known. `alike` is the name of the first stage that is the same module with the same ports, if there is an
+    earlier one: files of both bear its name, so that what is equal is stored once.
     """
 
     spec: StageSpec
     module: nn.Module
     pruning: Pruning | None = None
     values: tuple[InputValues, ...] = ()
+    alike: str = ""
+
+    @property
+    def file_name(self) -> str:
+        """The name that a file of the stage bears inside."""
+        return self.alike or self.spec.name
+
+
+def with_twins(stages: Sequence[TorchStage]) -> tuple[TorchStage, ...]:
+    """Return stages that know which of them are one module, as a shared encoder is."""
+    found: list[TorchStage] = []
+    for stage in stages:
+        first = next(
+            (other for other in found if other.module is stage.module and _ports(other) == _ports(stage)), None
+        )
+        found.append(replace(stage, alike=first.file_name) if first else stage)
+    return tuple(found)
+
+
+def _ports(stage: TorchStage) -> tuple[object, ...]:
+    return tuple(port.tensor for port in stage.spec.inputs), stage.spec.outputs
 
 
 def parameters_of(module: nn.Module) -> int:

@@ -51,7 +51,10 @@ def prepare(model: Model, data: Splits, cache: Cache, progress: Progress) -> Sub
         recipe_sha256=fingerprint.of_bytes(path.read_bytes()),
         tools={},
     )
-    subject = Subject(recipe, model.module, model.spec, model.stages, model.assets, splits, provenance)
+    found = model.found
+    subject = Subject(
+        recipe, model.module, model.spec, model.stages, model.assets, splits, provenance, found.share, found.notes
+    )
     check_data(subject)
     return subject
 

@@ -48,7 +48,8 @@ class Model:
 class Subject:
     """A model under compilation, and its data.
 
-    `splits` has the three that every compile reads, and `train` where stages are to be pruned and recover.
+    `splits` has the three that every compile reads, and `train` where stages are to be pruned and recover. `share` is
+    that of the multiply-accumulates which see one modality, if it is known; `notes` says how the model was taken apart.
     """
 
     recipe: Recipe
@@ -58,6 +59,8 @@ class Subject:
     assets: Mapping[str, bytes]
     splits: Mapping[str, SplitData]
     provenance: Provenance
+    share: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def specs(self) -> tuple[StageSpec, ...]:

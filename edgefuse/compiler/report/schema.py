@@ -318,12 +318,19 @@ class TimingReport(Part, frozen=True, kw_only=True):
 
 
 class ModelReport(Part, frozen=True, kw_only=True):
-    """The model that was compiled."""
+    """The model that was compiled.
+
+    Attributes:
+        single_modality_share: of its multiply-accumulates, what sees one modality; None if that was not counted.
+        notes: how it was taken apart, and why not into more stages, in sentences.
+    """
 
     name: str
     description: str = ""
     stages: tuple[str, ...] = ()
     parameters: int | None = None
+    single_modality_share: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 class MachineReport(Part, frozen=True, kw_only=True):

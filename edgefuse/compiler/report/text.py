@@ -73,7 +73,7 @@ def _emulated(made: Compiled) -> list[str]:
 
 
 def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
-    """Return the limits that were missed, and the limits of these figures."""
+    """Return the limits of these figures, how the model was taken apart, and the limits that were missed."""
     machine, timed = next(iter(made.results.values())).machine, made.timings.unit == "ms"
     found = [f"Not run on target hardware: measured on this machine, {machine.cpu}."]
     if not timed:
@@ -90,6 +90,7 @@ def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
             f"Latency and memory were measured on the device, {machine.cpu}; accuracy was judged on the machine that "
             "compiled. The torch reference did not run on the device, so nothing is compared with its speed."
         ]
+    found += [f"Stages: {note}." for note in made.subject.notes]
     found += [f"{target}: no bundle. {reason}" for target, reason in made.failed.items()]
     for target, rungs in made.rungs.items():
         for rung in rungs:

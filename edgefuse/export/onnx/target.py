@@ -233,7 +233,7 @@ def _name_by_module(model: ir.Model) -> None:
 
 
 def _serialize(model: ir.Model, stage: TorchStage) -> bytes:
-    model.producer_name, model.producer_version, model.graph.name = "edgefuse", None, stage.spec.name
+    model.producer_name, model.producer_version, model.graph.name = "edgefuse", None, stage.file_name
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     proto = ir.to_proto(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from edgefuse.stages.found.naming import values_of
 from edgefuse.stages.silence import at, first_words, user_line
 from edgefuse.stages.stage import Feeds
 from edgefuse.stages.typed import TYPES, cast, first_that_works
+
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +93,7 @@ def _named(result: object) -> dict[str, object]:
 
 
 def called(
-    module: nn.Module, spec: ModelSpec, keywords: Mapping[str, str], feeds: Feeds, wanted: Mapping[str, str]
+    module: nn.Module, spec: ModelSpec, keywords: Mapping[str, str], feeds: Feeds, wanted: Mapping[str, str] = _NONE
 ) -> Called:
     """Return a module called by keyword with the types it wants.
 
@@ -99,7 +102,7 @@ def called(
         spec: of it.
         keywords: by the key of a value.
         feeds: one input by port of the single stage, to try the types on.
-        wanted: the types that the user's spec has, by key.
+        wanted: the types that the user's spec has, by key; those of files by default.
 
     Raises:
         ModelError: if it takes no types, with what it said to the first ones, or does not return what the spec says.

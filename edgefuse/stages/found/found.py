@@ -25,7 +25,7 @@ from edgefuse.stages.found.parts import Part, Unsplittable, parts_of
 from edgefuse.stages.found.traced import Traced, trace
 from edgefuse.stages.found.wiring import order_inputs, wired
 from edgefuse.stages.silence import first_words, quiet
-from edgefuse.stages.stage import Feeds, InputValues, TorchStage, parameters_of
+from edgefuse.stages.stage import Feeds, InputValues, TorchStage, parameters_of, with_twins
 from edgefuse.stages.values import with_values
 
 logger = logging.getLogger(__name__)
@@ -196,7 +196,8 @@ class _Search:
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             raise Unsplittable(f"the stages cannot be run: {first_words(error)}") from error
         found = {key: dims(seen, self._spec) for key, seen in shapes.items()}
-        stages = with_values([TorchStage(_shaped(spec, found), module) for spec, module in drafts], tuple(self._values))
+        stages = with_twins([TorchStage(_shaped(spec, found), module) for spec, module in drafts])
+        stages = with_values(stages, tuple(self._values))
         why = model.traced.unbatched
         batch = (f"the model was traced for one sample: {why}",) if why else ()
         return Found(

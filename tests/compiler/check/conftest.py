@@ -73,6 +73,26 @@ class AtLeast(nn.Module):
         return self.layer(x.transpose(1, 2)).mean(2)
 
 
+class Windowed(nn.Module):
+    """Five steps at a time, of which there may be fewer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv1d(6, 8, 5)
+
+    def forward(self, values):
+        return self.layer(values.transpose(1, 2)).mean(2)
+
+
+class ShortBatch(Windowed):
+    """Mixes the samples of a batch where they are short."""
+
+    def forward(self, values):
+        if values.shape[1] < 8:
+            values = values - values.mean(0)
+        return self.layer(torch.nn.functional.pad(values, (0, 0, 2, 2)).transpose(1, 2)).mean(2)
+
+
 class Words(nn.Module):
     def __init__(self):
         super().__init__()
@@ -149,6 +169,16 @@ def shares():
     return FusionModel(described, dict(made.encoders), Shares(("motion", "words"))).eval()
 
 
+def windowed():
+    motion = spec.tensor("motion", shape=(1, spec.Bounded(max=8), 6))
+    return model({"motion": Windowed(), "words": Words()}, (motion, WORDS))
+
+
+def short_batch():
+    motion = spec.tensor("motion", shape=(1, spec.Bounded(max=8), 6))
+    return model({"motion": ShortBatch(), "words": Words()}, (motion, WORDS))
+
+
 def items(count, seed, **changed):
     rng = np.random.default_rng(seed)
     return [
@@ -170,6 +200,12 @@ def short():
     made = {"motion": lambda rng: rng.standard_normal((1, int(rng.integers(2, 9)), 6), np.float32)}
     parts = {name: items(12, seed, **made) for seed, name in enumerate(("calibration", "validation", "test"))}
     return Splits(**parts, digest="moves-short")
+
+
+def long():
+    made = {"motion": lambda rng: rng.standard_normal((1, int(rng.integers(5, 9)), 6), np.float32)}
+    parts = {name: items(12, seed, **made) for seed, name in enumerate(("calibration", "validation", "test"))}
+    return Splits(**parts, digest="moves-long")
 
 
 def many_faults():

@@ -105,6 +105,27 @@ def test_a_model_that_mixes_the_samples_of_a_batch_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_samples_that_are_mixed_in_short_batches_alone_are_found(checked: Callable[..., Check]) -> None:
+    (stopping,) = [finding for finding in checked("short_batch", "long").findings if finding.stops]
+    assert "the stage 'motion_encoder' mixes the samples of a batch: 'feature' of 3 samples" in stopping.says
+
+
+def test_a_stage_that_fails_at_a_size_is_told_in_one_sentence(checked: Callable[..., Check]) -> None:
+    found = checked("windowed", "long")
+    (stopping,) = [finding for finding in found.findings if finding.stops]
+    assert (stopping.about, stopping.stage) == ("model", "motion_encoder")
+    assert stopping.says.startswith(
+        "the stage 'motion_encoder' fails on inputs that its spec allows, values [1, 4, 6] at 'moves_model.py:"
+    )
+    assert "got RuntimeError: Calculated padded input size per channel: (4). Kernel size: (5). " in stopping.says
+    assert ", expected answers at every size" in stopping.says
+    assert (stopping.says.count("got "), stopping.says.count("Fix: ")) == (1, 1)
+    assert found.exit_code == 2
+    (padding,) = [finding.says for finding in found.findings if finding.about == "padding"]
+    assert padding.startswith("the stages do not run at every size of their inputs: the stage 'motion_encoder' fails ")
+    assert ("got " in padding, "Fix: " in padding) == (False, False)
+
+
 def test_a_stage_that_depends_on_padding_is_refused_where_files_pad(checked: Callable[..., Check]) -> None:
     found = checked("padded", "short", targets=("onnx", "tflite"))
     (padding,) = [finding for finding in found.findings if finding.about == "padding"]
