@@ -15,6 +15,12 @@ PACKAGES = sorted(path.parent for path in (ROOT / "edgefuse").rglob("__init__.py
 NAMED = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|setup\.cfg)`")
 
 
+def first_line(folder: Path) -> str:
+    """Return the first line of a package's docstring."""
+    tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
+    return (ast.get_docstring(tree) or "").split("\n")[0]
+
+
 def documents(folder: Path) -> list[str]:
     """Return the modules that the docstring of a package lists, in order."""
     tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
@@ -31,6 +37,17 @@ def test_the_page_names_every_package() -> None:
     named = NAMED.findall(PAGE.read_text(encoding="utf-8"))
     packages = [f"{folder.relative_to(ROOT).as_posix()}/" for folder in PACKAGES if folder.name != "edgefuse"]
     assert not [package for package in packages if package not in named]
+
+
+def test_the_page_says_of_every_package_what_its_docstring_says() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(edgefuse/[\w/]+)/` \| (.+) \|$", page, re.MULTILINE))
+    said = {
+        folder.relative_to(ROOT).as_posix(): first_line(folder).removesuffix(".")
+        for folder in PACKAGES
+        if folder.name != "edgefuse"
+    }
+    assert rows == said
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])

@@ -6,6 +6,7 @@ from a bundle's manifest). They import nothing but msgspec.
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 from typing import Literal, TypeAlias
 
@@ -71,6 +72,11 @@ class TensorSpec(Record, frozen=True, kw_only=True):
     def max_shape(self) -> tuple[int, ...]:
         """The shape with every dimension at its largest."""
         return tuple(largest(dim) for dim in self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the largest array."""
+        return math.prod(self.max_shape) * (1 if self.dtype == "uint8" else 4)
 
 
 class ImagePreprocess(Record, frozen=True, kw_only=True, tag_field="kind", tag="image"):

@@ -26,6 +26,7 @@ def check_answers(stage: TorchStage, lowered: Lowered, backend: Backend, title: 
 
     Raises:
         ExportError: if the runtime refuses the file, cannot run it, or its answers differ from torch's.
+        ModelError: if torch itself fails at a size.
     """
     where = f"the {title} file of the stage '{stage.spec.name}'"
     try:

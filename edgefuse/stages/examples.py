@@ -23,10 +23,11 @@ from edgefuse.bundle.spec import (
     TensorSpec,
     largest,
 )
-from edgefuse.errors import ModelError, cited
+from edgefuse.errors import EdgefuseError, ModelError
 from edgefuse.graph import StageGraph
 from edgefuse.runtime.backends.backend import padded
 from edgefuse.runtime.graph import zeros_of_tensor
+from edgefuse.stages.silence import at, first_words, user_line
 from edgefuse.stages.stage import Array, Feeds, InputValues, TorchStage, outputs_of
 from edgefuse.stages.values import generated
 
@@ -37,8 +38,6 @@ FAILURES = (RuntimeError, TypeError, ValueError, IndexError, KeyError, Attribute
 """What a module raises where its inputs are of another size or type than it takes."""
 
 _SIZES_TRIED = 5
-_MOST_CITED = 120
-"""Characters of an error: the shapes that led to it stand behind them."""
 
 
 def masks_of(spec: ModelSpec) -> tuple[Mask, ...]:
@@ -113,6 +112,18 @@ def outside_values(
     return raw
 
 
+def sizes_to_show(spec: StageSpec, bounded: int) -> int:
+    """Return how many feeds show every bucket of a stage's inputs, or so many sizes where one is bounded.
+
+    Args:
+        spec: of the stage.
+        bounded: how many sizes of what is bounded.
+    """
+    dims = [dim for port in spec.inputs for dim in port.tensor.shape]
+    buckets = max((len(dim.sizes) for dim in dims if isinstance(dim, Bucketed)), default=1)
+    return max(buckets, bounded if any(isinstance(dim, Bounded) for dim in dims) else 1)
+
+
 def variants_of(stages: Sequence[TorchStage]) -> tuple[int, ...]:
     """Return the variants of sizes at which something is worth a trial: the largest and the smallest that there is."""
     ports = [(port, _known(stage)) for stage in stages for port in stage.spec.inputs if port.source.kind == "modality"]
@@ -133,6 +144,7 @@ def chained_feeds(
     masks: Sequence[Mask] = (),
     filled: bool = False,
     unrun: Collection[str] = (),
+    modalities: Sequence[str] = (),
 ) -> Iterator[dict[str, Feeds]]:
     """Generate feeds of all stages together, by stage: features are computed by torch.
 
@@ -147,11 +159,12 @@ def chained_feeds(
         masks: which modalities are present, in turn; see `masks_of`. By default all, then all but one.
         filled: whether what comes from outside is padded to its largest shape, as it is for files of fixed shapes.
         unrun: stages that are fed and not run: the last ones, from which no other reads.
+        modalities: see `columns_of`.
 
     Raises:
         ModelError: if a stage fails.
     """
-    columns = columns_of(stages)
+    columns = columns_of(stages, modalities)
     by_name = {stage.spec.name: stage for stage in stages}
     graph = StageGraph(tuple(stage.spec for stage in stages), ())
     plan = graph.plan(())
@@ -165,10 +178,7 @@ def chained_feeds(
             feeds[spec.name] = silenced(spec, given, columns)  # noqa: B023 - called within this pass of the loop
             if spec.name in unrun:
                 return {port.tensor.name: np.zeros(0, np.float32) for port in spec.outputs}
-            try:
-                return run_torch(by_name[spec.name], feeds[spec.name])  # noqa: B023
-            except FAILURES as error:
-                raise fails_at_a_size(by_name[spec.name], feeds[spec.name], error) from error  # noqa: B023
+            return run_torch(by_name[spec.name], feeds[spec.name])  # noqa: B023
 
         graph.run(plan, run_stage, pool, graph.initial(zeros_of_tensor))
         yield feeds
@@ -178,30 +188,31 @@ def run_torch(stage: TorchStage, feeds: Feeds) -> dict[str, Array]:
     """Run a stage in torch fp32 and return its outputs under port names.
 
     Raises:
-        ModelError: if the module returns another number of tensors than its spec names.
+        ModelError: if the module fails, with its own line and the shapes, or returns another number of tensors than
+            its spec names.
     """
-    return {name: value.numpy() for name, value in call_torch(stage, feeds).items()}
-
-
-def fails_at_a_size(stage: TorchStage, feeds: Feeds, error: Exception) -> ModelError:
-    """Return what is to be said where a stage's module raises.
-
-    Args:
-        stage: that was run.
-        feeds: that it was run on.
-        error: that it raised.
-    """
-    shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
-    return ModelError(
-        f"the stage '{stage.spec.name}' fails at a size that its spec allows",
-        got=f"{cited(error, _MOST_CITED)}, at {shapes}",
-        expected="answers at every size from the smallest to the largest",
-        fix="mend that line of the model, or correct the sizes in its spec",
-    )
+    try:
+        return {name: value.numpy() for name, value in call_torch(stage, feeds).items()}
+    except EdgefuseError:
+        raise
+    except Exception as error:  # a user's own code may raise anything
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+        pruned = f", pruned by {stage.pruning.id}," if stage.pruning else ""
+        raise ModelError(
+            f"the stage '{stage.spec.name}'{pruned} fails on inputs that its spec allows, {shapes}"
+            f"{at(user_line(error))}",
+            got=first_words(error),
+            expected="answers at every size from the smallest to the largest, whichever inputs are absent",
+            fix="mend that line of the model, or correct the sizes in its spec",
+        ) from error
 
 
 def call_torch(stage: TorchStage, feeds: Feeds) -> dict[str, Any]:
-    """Call a stage's module and return whatever it gives, under port names; errors as those of `run_torch`."""
+    """Call a stage's module and return whatever it gives, under port names.
+
+    Raises:
+        ModelError: if the module returns another number of tensors than its spec names; else whatever it raises.
+    """
     tensors = [
         torch.from_numpy(np.require(feeds[port.tensor.name], requirements=["C", "W"])) for port in stage.spec.inputs
     ]
@@ -343,17 +354,29 @@ def silenced(spec: StageSpec, feeds: Feeds, columns: Mapping[str, int]) -> Feeds
     return {name: np.zeros_like(value) if name in absent else value for name, value in feeds.items()}
 
 
-def columns_of(stages: Sequence[TorchStage]) -> dict[str, int]:
-    """Return the columns of `present` by modality and by stage; the stages take the modalities in their order."""
+def columns_of(stages: Sequence[TorchStage], modalities: Sequence[str] = ()) -> dict[str, int]:
+    """Return the columns of `present` by modality and by stage.
+
+    Args:
+        stages: of a model.
+        modalities: the names of all, in order; by default as the stages take them, which is another order where one
+            that nothing is done to enters a found fusion.
+    """
     ports = [port for stage in stages for port in stage.spec.inputs]
-    names = dict.fromkeys(port.source.owner for port in ports if port.source.kind == "modality")
+    names = modalities or dict.fromkeys(port.source.owner for port in ports if port.source.kind == "modality")
     columns = {name: column for column, name in enumerate(names)}
     return columns | {s.spec.name: columns[s.spec.modality] for s in stages if s.spec.modality in columns}
 
 
 def _columns_alone(spec: StageSpec) -> dict[str, int]:
-    """Return the columns of `present` for a stage of which no other is known: it takes a tensor per modality."""
-    owners = dict.fromkeys(port.source.owner for port in spec.inputs if port.source.kind in ("modality", "stage"))
+    """Return the columns of `present` for a stage of which no other is known: it takes a tensor per modality.
+
+    Where it takes some from stages and others from outside, their order is not known: it is a found one.
+    """
+    taken = [port.source for port in spec.inputs if port.source.kind in ("modality", "stage")]
+    owners = dict.fromkeys(source.owner for source in taken)
+    if len({source.kind for source in taken}) > 1:
+        return {}
     width = next((port.tensor.max_shape[1] for port in spec.inputs if port.source.kind == "present"), 0)
     return {owner: column for column, owner in enumerate(owners)} if len(owners) <= width else {}
 

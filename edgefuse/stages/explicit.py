@@ -29,7 +29,16 @@ from edgefuse.bundle.spec import (
 from edgefuse.bundle.wiring import width
 from edgefuse.errors import ModelError, cited
 from edgefuse.models.fusion import FusionModel
-from edgefuse.stages.examples import FAILURES, Mask, call_torch, chained_feeds, example_feeds, masks_of, run_torch
+from edgefuse.stages.examples import (
+    FAILURES,
+    Mask,
+    call_torch,
+    chained_feeds,
+    example_feeds,
+    masks_of,
+    run_torch,
+    sizes_to_show,
+)
 from edgefuse.stages.stage import Feeds, InputValues, TorchStage, with_twins
 from edgefuse.stages.typed import TYPES, WHOLE, Typed, first_that_works
 from edgefuse.stages.values import with_values
@@ -56,13 +65,23 @@ def split(model: nn.Module, values: Sequence[InputValues] = ()) -> tuple[TorchSt
     """
     spec = getattr(model, "spec", None)
     if not isinstance(spec, ModelSpec):
-        raise ModelError(
-            f"the model {type(model).__name__} does not describe itself",
-            got=f"spec = {type(spec).__name__}",
-            expected="an attribute `spec` of type ModelSpec",
-            fix="build an edgefuse FusionModel, or set `model.spec`",
-        )
+        raise undescribed(model, spec)
     return apart(as_called(model, spec, values), values)
+
+
+def undescribed(model: nn.Module, spec: object) -> ModelError:
+    """Return what is to be said of a model without a spec.
+
+    Args:
+        model: the user's.
+        spec: what it has instead.
+    """
+    return ModelError(
+        f"the model {type(model).__name__} does not describe itself",
+        got=f"spec = {type(spec).__name__}",
+        expected="an attribute `spec` of type ModelSpec",
+        fix="build an edgefuse FusionModel, or set `model.spec`",
+    )
 
 
 def as_called(model: nn.Module, spec: ModelSpec, values: Sequence[InputValues]) -> nn.Module:
@@ -293,16 +312,13 @@ def _output_shapes(
         before: the stages that it reads from.
         masks: the absences that the model admits, if the stage is told of them.
     """
-    dims = [dim for port in stage.spec.inputs for dim in port.tensor.shape]
-    buckets = max((len(dim.sizes) for dim in dims if isinstance(dim, Bucketed)), default=1)
-    bounded = any(isinstance(dim, Bounded) for dim in dims)
-    variants = max(buckets, 2 if bounded else 1)
+    bounded = any(isinstance(dim, Bounded) for port in stage.spec.inputs for dim in port.tensor.shape)
 
     def feeds(count: int, seed: int) -> Iterator[Feeds]:
         chain = chained_feeds((*before, stage), count=count, seed=seed, masks=masks, unrun=[stage.spec.name])
         return (feeds[stage.spec.name] for feeds in chain)
 
-    shapes = [_probe(stage, one) for one in feeds(variants, 0)]
+    shapes = [_probe(stage, one) for one in feeds(sizes_to_show(stage.spec, 2), 0)]
     again = _probe(stage, next(feeds(1, 1)))
     if again != shapes[0]:
         raise ModelError(

@@ -60,7 +60,7 @@ def depends_on_padding(stage: TorchStage, examples: Iterable[Feeds] | None = Non
         examples: feeds of true sizes; by default generated ones.
 
     Raises:
-        ModelError, or what the module raises, at a size that it does not take.
+        ModelError: if the module fails at a size.
     """
     if not may_be_padded(stage.spec):
         return None
@@ -79,6 +79,9 @@ def dependences(stages: Sequence[TorchStage]) -> dict[str, Dependence]:
 
     Args:
         stages: in an order in which they can run.
+
+    Raises:
+        ModelError: if a module fails at a size.
     """
     found: dict[str, Dependence] = {}
     if not any(may_be_padded(stage.spec) for stage in stages):

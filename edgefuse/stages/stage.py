@@ -82,6 +82,11 @@ def _ports(stage: TorchStage) -> tuple[object, ...]:
     return tuple(port.tensor for port in stage.spec.inputs), stage.spec.outputs
 
 
+def parameters_of(module: nn.Module) -> int:
+    """Return how many numbers there are in a module's weights, those that are shared once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def outputs_of(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return the result of a module as a tuple: stages with one output return the bare tensor."""
     return result if isinstance(result, tuple) else (result,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import chain, combinations, islice, product
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,10 @@ truth values that a module inverts or adds up, which are what its spec says."""
 WHOLE = ("bool", "int32", "int64")
 """Types of whole numbers and truth values, as specs name them: int32 in files."""
 
-_MAX_TRIALS = 64
+MOST_TRIALS = 64
+"""Calls of a module, in search of the types that it wants."""
+
+_ALONE = 48
 
 
 class Typed(nn.Module):
@@ -55,11 +58,33 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def choices(options: Sequence[Sequence[torch.dtype]]) -> Iterator[tuple[torch.dtype, ...]]:
-    """Yield types for tensors from what each may have: the first of each, then another for few, then for more."""
-    every = product(*(range(len(option)) for option in options))
-    ranked = sorted(every, key=lambda choice: (sum(map(bool, choice)), sum(choice)))[:_MAX_TRIALS]
-    for choice in ranked:
+    """Yield types for tensors from what each may have: the first of each, then another for few, then for more.
+
+    Of many tensors no more than one or two get to another type by themselves, so all that may have it get it at once,
+    too.
+    """
+    changes = chain(islice(_changed(options), _ALONE), _all_at_once(options), _changed(options))
+    for choice in islice(dict.fromkeys(islice(changes, 3 * MOST_TRIALS)), MOST_TRIALS):
         yield tuple(option[index] for option, index in zip(options, choice, strict=True))
+
+
+def _changed(options: Sequence[Sequence[torch.dtype]]) -> Iterator[tuple[int, ...]]:
+    """Yield places in the options of each tensor, by how many of them are not the first, then by how late they are."""
+    several = [place for place, option in enumerate(options) if len(option) > 1]
+    most = max((len(option) for option in options), default=1) - 1
+    for count in range(len(several) + 1):
+        for total in range(count, count * most + 1):
+            for places in combinations(several, count):
+                for choice in product(*(range(1, len(options[place])) for place in places)):
+                    if sum(choice) == total:
+                        changed = dict(zip(places, choice, strict=True))
+                        yield tuple(changed.get(place, 0) for place in range(len(options)))
+
+
+def _all_at_once(options: Sequence[Sequence[torch.dtype]]) -> Iterator[tuple[int, ...]]:
+    """Yield places in the options of each tensor, with one type for all that may have it."""
+    for wanted in dict.fromkeys(dtype for option in options for dtype in option):
+        yield tuple(list(option).index(wanted) if wanted in option else 0 for option in options)
 
 
 def first_that_works(

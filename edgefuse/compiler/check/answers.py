@@ -9,7 +9,8 @@ import numpy as np
 from edgefuse.compiler.check.data import Tried
 from edgefuse.compiler.model.data_checks import answered, judge
 from edgefuse.compiler.model.subject import Model
-from edgefuse.errors import DataError, EdgefuseError, MeasureError, cited
+from edgefuse.errors import DataError, EdgefuseError, MeasureError
+from edgefuse.stages.silence import first_words
 from edgefuse.stages.stage import Array
 
 
@@ -24,10 +25,10 @@ def unanswered(model: Model, samples: Sequence[Tried]) -> Iterator[EdgefuseError
     for sample in samples:
         try:
             results = answered(model.stages, model.spec, sample.values, sample.present)
-        except (EdgefuseError, RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
+        except EdgefuseError as error:
             yield DataError(
                 f"the model fails on sample {sample.index} of '{sample.split}'",
-                got=cited(error),
+                got=first_words(error),
                 expected="an answer to every sample",
                 fix="check the sample against what the model was trained on: ids beyond a table, a length of 0",
             )

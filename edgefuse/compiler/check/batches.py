@@ -13,26 +13,20 @@ import numpy as np
 
 from edgefuse.bundle.manifest import Tolerance
 from edgefuse.bundle.spec import StageSpec
-from edgefuse.errors import EdgefuseError, ModelError, cited
+from edgefuse.errors import ModelError
 from edgefuse.graph import StageGraph
 from edgefuse.runtime.graph import zeros_of_tensor
-from edgefuse.stages.examples import (
-    FAILURES,
-    Mask,
-    columns_of,
-    fails_at_a_size,
-    outside_values,
-    run_torch,
-    silenced,
-    variants_of,
-)
+from edgefuse.stages.examples import Mask, columns_of, outside_values, run_torch, silenced, variants_of
+from edgefuse.stages.silence import first_words
 from edgefuse.stages.stage import Array, Feeds, TorchStage
 
 _BATCH = 3
 _FIX = "keep the first axis of every tensor for the batch, and compute nothing across it"
 
 
-def mixing(stages: Sequence[TorchStage], masks: Sequence[Mask] = ()) -> dict[str, ModelError]:
+def mixing(
+    stages: Sequence[TorchStage], masks: Sequence[Mask] = (), modalities: Sequence[str] = ()
+) -> dict[str, ModelError]:
     """Return the error of each stage that cannot be run, or not in batches, or mixes the samples of one, by its name.
 
     Batches are tried at the largest and at the smallest sizes, of samples that differ in lengths and in what is absent.
@@ -40,8 +34,9 @@ def mixing(stages: Sequence[TorchStage], masks: Sequence[Mask] = ()) -> dict[str
     Args:
         stages: in an order in which they can run.
         masks: the absences that the model admits; by default any one of the modalities.
+        modalities: the names of all, in order.
     """
-    trial = _Trial(stages, masks)
+    trial = _Trial(stages, masks, modalities)
     for variant in variants_of(stages):
         trial.run(variant)
     return trial.faults
@@ -58,11 +53,11 @@ class _Trial:
         faults: the first of each stage that has one.
     """
 
-    def __init__(self, stages: Sequence[TorchStage], masks: Sequence[Mask]) -> None:
+    def __init__(self, stages: Sequence[TorchStage], masks: Sequence[Mask], modalities: Sequence[str]) -> None:
         self.faults: dict[str, ModelError] = {}
         self._stages = {stage.spec.name: stage for stage in stages}
         self._masks = masks
-        self._columns = columns_of(stages)
+        self._columns = columns_of(stages, modalities)
         self._graph = StageGraph(tuple(stage.spec for stage in stages), ())
 
     def run(self, variant: int) -> None:
@@ -90,12 +85,9 @@ class _Trial:
     def _alone(self, stage: TorchStage, feeds: Feeds) -> Feeds:
         try:
             return run_torch(stage, feeds)
-        except EdgefuseError as refused:
-            error = ModelError(f"the stage '{stage.spec.name}' cannot be run: {cited(refused)}")
-        except FAILURES as failure:
-            error = fails_at_a_size(stage, feeds, failure)
-        self.faults.setdefault(stage.spec.name, error)
-        raise _Stopped
+        except ModelError as error:
+            self.faults.setdefault(stage.spec.name, error)
+            raise _Stopped from error
 
 
 def _fault(stage: TorchStage, samples: Sequence[Feeds], alone: Sequence[Feeds]) -> ModelError | None:
@@ -109,10 +101,10 @@ def _fault(stage: TorchStage, samples: Sequence[Feeds], alone: Sequence[Feeds]) 
     name = stage.spec.name
     try:
         together = run_torch(stage, _stacked(samples))
-    except FAILURES as error:
+    except ModelError as error:
         return ModelError(
             f"the stage '{name}' fails on a batch of {_BATCH}, where it takes the same samples one by one",
-            got=cited(error),
+            got=first_words(error),
             expected="a model that takes batches, as the torch reference runs",
             fix=_FIX,
         )
@@ -138,8 +130,9 @@ def _difference(alone: Sequence[Array], batch: Array) -> str | None:
     if expected.shape != batch.shape:
         return f"a tensor of {list(batch.shape)} in place of {list(expected.shape)}"
     tolerance = Tolerance()
-    error = float(np.abs(np.subtract(expected, batch, dtype=np.float64)).max(initial=0.0))
-    largest = float(np.abs(expected).max(initial=0.0))
+    off = (expected != batch) & ~(np.isnan(expected) & np.isnan(batch))  # what is not finite either way is no mixture
+    error = float(np.abs(np.subtract(expected[off], batch[off], dtype=np.float64)).max(initial=0.0))
+    largest = float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0))
     if not error <= tolerance.absolute + tolerance.relative * largest:  # NaN is not within it, either
         return f"a difference of {error:.3g} where values go up to {largest:.3g}"
     return None

@@ -27,7 +27,7 @@ from edgefuse.compiler.check.lowering import Lowerings, lowerings
 from edgefuse.compiler.check.padding import padding_findings
 from edgefuse.compiler.check.pruning import trials
 from edgefuse.compiler.check.record import Check, Finding
-from edgefuse.compiler.check.sizes import found_stages, parameters_of
+from edgefuse.compiler.check.sizes import found_stages
 from edgefuse.compiler.model.opening import take_apart
 from edgefuse.compiler.model.subject import Model
 from edgefuse.compiler.recipe import gpu
@@ -39,6 +39,7 @@ from edgefuse.errors import EdgefuseError, ModelError
 from edgefuse.progress import Progress, silent
 from edgefuse.runtime.processor import available_processors
 from edgefuse.stages.examples import masks_of
+from edgefuse.stages.stage import parameters_of
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class Examination:
         """Look at everything, whatever is found."""
         model = self.model
         read, errors = self._read(READING_SECONDS)
-        faults = mixing(model.stages, masks_of(model.spec))
+        faults = _mixing(model)
         stopping = [
             *(Finding(about="model", stage=name, says=str(error), stops=True) for name, error in faults.items()),
             *(Finding(about="data", says=str(error), stops=True) for error in errors),
@@ -164,7 +165,7 @@ class Examination:
         if errors:
             _refuse(errors)
         model = self.model
-        if faults := mixing(model.stages, masks_of(model.spec)):
+        if faults := _mixing(model):
             _refuse([*faults.values()])
         lowered = self._lowered()
         known = [*padding_findings(model.stages), *doubtful(model, lowered.stages, read), *oddities(model.spec, read)]
@@ -187,6 +188,10 @@ class Examination:
         model = self.model
         golden = golden_inputs(model.stages, model.spec)
         return lowerings(model.stages, model.recipe.compile.members, golden, self.cache, self.workers)
+
+
+def _mixing(model: Model) -> dict[str, ModelError]:
+    return mixing(model.stages, masks_of(model.spec), [modality.name for modality in model.spec.modalities])
 
 
 def _refuse(errors: Sequence[EdgefuseError]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from edgefuse.bundle.manifest import Pruning, PruningStep
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.check.record import PrunedStage
-from edgefuse.compiler.check.sizes import nonzero_of, parameters_of
+from edgefuse.compiler.check.sizes import nonzero_of
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.compiler.workers import Workers, report
 from edgefuse.datasets.cache import Cache
@@ -24,7 +24,7 @@ from edgefuse.prune.pruner import apply_steps
 from edgefuse.prune.structured import StructuredPruner
 from edgefuse.prune.trial import Verdict, try_widths
 from edgefuse.stages.examples import call_torch, example_feeds
-from edgefuse.stages.stage import Feeds, TorchStage
+from edgefuse.stages.stage import Feeds, TorchStage, parameters_of
 
 _NARROWING = (StructuredPruner.name, HiddenPruner.name)
 _SHOWN = PruningStep(method=StructuredPruner.name, ratio=0.5)

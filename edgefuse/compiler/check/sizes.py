@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,7 +13,7 @@ from edgefuse.compiler.candidates.built import Built
 from edgefuse.compiler.check.record import FoundStage
 from edgefuse.export.costs import costs
 from edgefuse.stages.examples import call_torch, example_feeds
-from edgefuse.stages.stage import TorchStage
+from edgefuse.stages.stage import TorchStage, parameters_of
 
 
 def found_stages(stages: Sequence[TorchStage], files: Mapping[str, Built]) -> tuple[FoundStage, ...]:
@@ -39,11 +37,6 @@ def found_stages(stages: Sequence[TorchStage], files: Mapping[str, Built]) -> tu
     )
 
 
-def parameters_of(module: nn.Module) -> int:
-    """Return how many numbers there are in a module's weights, those that are shared once."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def nonzero_of(module: nn.Module) -> int:
     """Return how many of a module's weights are not zero: what unstructured pruning leaves of them."""
     return sum(int(torch.count_nonzero(parameter)) for parameter in module.parameters())
@@ -58,7 +51,7 @@ def crossing_bytes(stage: StageSpec, stages: Sequence[StageSpec]) -> int:
     """
     read = {port.source.key for other in stages for port in other.inputs if port.source.kind == "stage"}
     tensors = [port.tensor for port in stage.outputs if stage.key(port.tensor.name) in read]
-    return sum(math.prod(tensor.max_shape) * np.dtype(tensor.dtype).itemsize for tensor in tensors)
+    return sum(tensor.size_bytes for tensor in tensors)
 
 
 def _mac(stage: TorchStage, file: Built | None) -> int | None:

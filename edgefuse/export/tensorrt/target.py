@@ -17,7 +17,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from edgefuse.bundle.manifest import BuildPlan, Profile
 from edgefuse.bundle.spec import Bounded, Bucketed, Dim, largest
-from edgefuse.errors import ExportError
+from edgefuse.errors import ExportError, ModelError
 from edgefuse.export.cost_graph import CostGraph
 from edgefuse.export.onnx import costs
 from edgefuse.export.onnx.forms import apply_common_forms
@@ -173,7 +173,7 @@ def _size(dim: Dim, steps: int) -> int:
 def _runs(stage: TorchStage, feeds: Feeds) -> bool:
     try:
         results = run_torch(stage, feeds)
-    except (RuntimeError, IndexError, ValueError):
+    except ModelError:
         return False
     return all(value.size and np.isfinite(value).all() for value in results.values())
 

@@ -14,6 +14,12 @@ from edgefuse.export.torch.inlining import Form, Prepare, argument, constant_of,
 
 aten = torch.ops.aten
 
+_SHARE = 1e-6
+"""Of a number: more than what float32 rounds away."""
+
+_LARGEST = 1e38
+"""Of which there is a share, where infinity has none."""
+
 
 def sort(_program: ExportedProgram, node: Any) -> Form | None:
     """Return sorted values and their places."""
@@ -30,7 +36,8 @@ def sort(_program: ExportedProgram, node: Any) -> Form | None:
 
 def argsort(_program: ExportedProgram, node: Any) -> Form | None:
     """Return the places of sorted values."""
-    axis, descending = argument(node, 1, -1), argument(node, 2, False)
+    named = dict(node.kwargs)  # the stable one takes all but the tensor by name
+    axis, descending = named.get("dim", argument(node, 1, -1)), named.get("descending", argument(node, 2, False))
     if not _fixed(node.args[0], axis):
         return None
     return Form(lambda x: sorted_along(x, axis, descending=bool(descending))[1], (node.args[0],))
@@ -109,11 +116,18 @@ def _ranked(x: Tensor, number: int) -> tuple[Tensor, Tensor]:
     """Return the largest numbers of the last axis, and their places; the numbers are read where the places are.
 
     TFLite's converter writes a sort, which LiteRT lacks, where all numbers are wanted, and where nobody asks for
-    places: so all are most of them and a lower one behind them, and places are always asked for.
+    places: so all are most of them and a lower one behind them, and places are always asked for. Lower by a share, as
+    a large number less one is itself; no number is lower than infinity's negative, so that a runtime may take the one
+    behind for an equal one: then it is read where it is, and its place is the last.
     """
-    more = torch.cat([x, x.amin(-1, keepdim=True) - 1.0], -1) if number == x.shape[-1] else x
+    if number < x.shape[-1]:
+        places = x.topk(number).indices
+        return x.gather(-1, places), places
+    lowest = x.amin(-1, keepdim=True)
+    margin = lowest.abs().clamp(max=_LARGEST) * _SHARE + 1.0
+    more = torch.cat([x, lowest - margin], -1)
     places = more.topk(number).indices
-    return x.gather(-1, places), places
+    return more.gather(-1, places), places.clamp(max=number - 1)
 
 
 def _between(rising: Tensor, axis: int, place: float, way: str) -> Tensor:
@@ -150,6 +164,7 @@ FORMS: dict[Any, Prepare] = {
     aten.sort.default: sort,
     aten.sort.stable: sort,
     aten.argsort.default: argsort,
+    aten.argsort.stable: argsort,
     aten.quantile.scalar: quantile,
     aten.quantile.default: quantile,
     aten.median.dim: median,

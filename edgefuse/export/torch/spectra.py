@@ -27,7 +27,7 @@ def short_time(program: ExportedProgram, node: Any) -> Form | None:
     length = argument(node, 1)
     hop = argument(node, 2) or length // 4
     width = argument(node, 3) or length
-    centred, window = (argument(node, 4), argument(node, 5)) if _has_center(node) else (False, argument(node, 4))
+    window, centred = argument(node, 4), _has_center(node) and argument(node, 5, True)
     normalized, onesided = (argument(node, place) for place in ((7, 8) if _has_center(node) else (5, 6)))
     values = torch.ones(width) if window is None else _window(program, window)
     if values is None or centred or length > _LARGEST or not is_float(node.args[0]):

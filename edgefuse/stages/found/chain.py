@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from edgefuse.bundle.spec import Bounded, Bucketed, ModelSpec, StageSpec
 from edgefuse.graph import StageGraph
 from edgefuse.models.fusion import masked
-from edgefuse.stages.examples import Mask, columns_of, example_feeds, samples_of, variants_of
+from edgefuse.stages.examples import Mask, columns_of, example_feeds, samples_of, sizes_to_show, variants_of
 from edgefuse.stages.explicit import dim_of
 from edgefuse.stages.found.parts import Unsplittable
 from edgefuse.stages.stage import Feeds, TorchStage, outputs_of
@@ -55,10 +55,7 @@ def held_to_module(
 
 def feeds_of_all_sizes(whole: TorchStage, masks: Sequence[Mask]) -> Iterator[Feeds]:
     """Yield generated inputs of a model: every size, several lengths, each modality absent if it may be."""
-    dims = [dim for port in whole.spec.inputs for dim in port.tensor.shape]
-    buckets = max((len(dim.sizes) for dim in dims if isinstance(dim, Bucketed)), default=1)
-    bounded = any(isinstance(dim, Bounded) for dim in dims)
-    yield from example_feeds(whole, count=max(buckets, 4 if bounded else 2, len(masks)), masks=masks)
+    yield from example_feeds(whole, count=max(sizes_to_show(whole.spec, 4), 2, len(masks)), masks=masks)
 
 
 def dims(shapes: Sequence[tuple[int, ...]], spec: ModelSpec) -> tuple[int | Bounded | Bucketed, ...]:

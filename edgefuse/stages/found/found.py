@@ -15,17 +15,17 @@ from edgefuse.bundle.spec import Dim, ModelSpec, StageSpec, TensorSpec, in_files
 from edgefuse.errors import ModelError
 from edgefuse.models.fusion import FusionModel
 from edgefuse.stages.examples import example_feeds, masks_of
-from edgefuse.stages.explicit import apart, as_called, check_spec, checked_whole, known, split
+from edgefuse.stages.explicit import apart, as_called, check_spec, checked_whole, known, undescribed
 from edgefuse.stages.found.calling import Called, called, whole_spec
 from edgefuse.stages.found.chain import dims, held_to_module
 from edgefuse.stages.found.dependence import Labelled, labelled
-from edgefuse.stages.found.lowering import Lowered, lower, name_of, parameters_of, wholes
+from edgefuse.stages.found.lowering import Lowered, lower, name_of, wholes
 from edgefuse.stages.found.naming import keywords, values_of
 from edgefuse.stages.found.parts import Part, Unsplittable, parts_of
 from edgefuse.stages.found.traced import Traced, trace
 from edgefuse.stages.found.wiring import order_inputs, wired
 from edgefuse.stages.silence import first_words, quiet
-from edgefuse.stages.stage import Feeds, InputValues, TorchStage, with_twins
+from edgefuse.stages.stage import Feeds, InputValues, TorchStage, parameters_of, with_twins
 from edgefuse.stages.values import with_values
 
 logger = logging.getLogger(__name__)
@@ -107,8 +107,16 @@ def find(module: nn.Module, spec: ModelSpec | None = None, values: Sequence[Inpu
     """
     spec = spec or getattr(module, "spec", None)
     if not isinstance(spec, ModelSpec):
-        return Found(module, module.spec, split(module))  # type: ignore[arg-type] # split refuses a missing spec
+        raise undescribed(module, spec)
     if isinstance(module, FusionModel):
+        if spec != module.spec:
+            raise ModelError(
+                f"the FusionModel '{module.spec.name}' was given another spec than its own",
+                got=f"'{spec.name}', which differs"
+                + ("" if spec.name != module.spec.name else " though its name does not"),
+                expected="its own, or none",
+                fix="build the FusionModel with this spec: its encoders and its stages follow it",
+            )
         return _as_it_says(module, module.spec, values, ())
     check_spec(spec)
     if any(part.training for part in module.modules()):
@@ -259,12 +267,7 @@ def _shaped(spec: StageSpec, found: dict[str, tuple[Dim, ...]]) -> StageSpec:
 def _crossings(stages: Sequence[TorchStage]) -> tuple[Crossing, ...]:
     read = {port.source.key for stage in stages for port in stage.spec.inputs if port.source.kind == "stage"}
     return tuple(
-        Crossing(
-            stage.spec.name,
-            port.tensor.name,
-            port.tensor.shape,
-            4 * int(torch.Size(port.tensor.max_shape).numel()),
-        )
+        Crossing(stage.spec.name, port.tensor.name, port.tensor.shape, port.tensor.size_bytes)
         for stage in stages
         for port in stage.spec.outputs
         if stage.spec.key(port.tensor.name) in read

@@ -255,8 +255,3 @@ def leaf(result: object, number: int) -> Tensor:
     """Return one of the values in what a submodule returned, in the order of torch's `pytree`."""
     value: Tensor = pytree.tree_leaves(result)[number]
     return value
-
-
-def parameters_of(module: nn.Module) -> int:
-    """Return the number of parameters of a module, shared ones once."""
-    return sum(parameter.numel() for parameter in module.parameters())

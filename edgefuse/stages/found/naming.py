@@ -39,6 +39,7 @@ def keywords(module: nn.Module, spec: ModelSpec) -> dict[str, str] | None:
     A tensor goes by `<modality>_<tensor>`, by its modality's name where that has one tensor, or by its own name where
     no other modality has it; whichever `forward` has first. A length goes by `<modality>_length` or, if no other
     modality has one, `length`; the mask by `present`. Lengths and mask are left out where `forward` does not take them.
+    Where it takes keywords of any name and none by name, tensors go by their modality's name or, of several, their own.
 
     Raises:
         ModelError: if `forward` names some tensors of the spec and others not, or wants what the spec does not have.
@@ -49,6 +50,8 @@ def keywords(module: nn.Module, spec: ModelSpec) -> dict[str, str] | None:
         for name, parameter in parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
+    if [parameter.kind for parameter in parameters.values()] == [inspect.Parameter.VAR_KEYWORD]:
+        return {value.source.key: _usual(value, spec) for value in _tensors(spec)}
     found: dict[str, str] = {}
     missing: list[str] = []
     for value in values_of(spec):
@@ -77,6 +80,12 @@ def _fits_positions(named: dict[str, inspect.Parameter], spec: ModelSpec) -> boo
     positions = [p for p in named.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     needed = sum(p.default is p.empty for p in named.values())
     return needed <= len(values_of(spec)) <= len(positions)
+
+
+def _usual(value: Value, spec: ModelSpec) -> str:
+    """Return the shortest name that people give a tensor: its modality's, its own, or both."""
+    longest, *others = _candidates(value, spec)
+    return others[0] if others else longest
 
 
 def _candidates(value: Value, spec: ModelSpec) -> Iterator[str]:

@@ -26,6 +26,7 @@ from torch import nn
 from edgefuse.bundle import spec
 from edgefuse.datasets import Sample, Splits
 from edgefuse.models import FusionModel
+from msgspec.structs import replace as replace_spec
 
 LABELS = ("still", "walking", "running")
 
@@ -58,6 +59,18 @@ class Padded(nn.Module):
 
     def forward(self, values, length):
         return self.layer(values).mean(1)
+
+
+class AtLeast(nn.Module):
+    """Takes five steps or more; of the steps there are, or of those that `length` says."""
+
+    def __init__(self, by_length):
+        super().__init__()
+        self.layer, self.by_length = nn.Conv1d(6, 8, 5), by_length
+
+    def forward(self, values, length):
+        x = values[:, : int(length[0])] if self.by_length else values
+        return self.layer(x.transpose(1, 2)).mean(2)
 
 
 class Windowed(nn.Module):
@@ -98,6 +111,13 @@ class Fusion(nn.Module):
         return self.layer(torch.cat([features[name] for name in self.names], 1))
 
 
+class Shares(Fusion):
+    """Divides by nothing where one modality is alone."""
+
+    def forward(self, features, present):
+        return super().forward(features, present) / (present.sum(1, keepdim=True) - 1)
+
+
 def model(encoders, modalities):
     torch.manual_seed(0)
     described = spec.ModelSpec(name="moves", modalities=modalities, outputs=(spec.ClassOutput(labels=LABELS),))
@@ -130,6 +150,23 @@ def one_by_one():
 def padded():
     motion = spec.tensor("motion", shape=(1, spec.Bounded(max=8), 6), length=True)
     return model({"motion": Padded(), "words": Words()}, (motion, WORDS))
+
+
+def at_least():
+    motion = spec.tensor("motion", shape=(1, spec.Bounded(max=8), 6), length=True)
+    return model({"motion": AtLeast(False), "words": Words()}, (motion, WORDS))
+
+
+def at_least_by_length():
+    motion = spec.tensor("motion", shape=(1, 8, 6), length=True)
+    return model({"motion": AtLeast(True), "words": Words()}, (motion, WORDS))
+
+
+def shares():
+    made = sound()
+    optional = spec.tensor("words", shape=(1, 5), dtype="int32", optional=True)
+    described = replace_spec(made.spec, modalities=(MOTION, optional))
+    return FusionModel(described, dict(made.encoders), Shares(("motion", "words"))).eval()
 
 
 def windowed():

@@ -116,10 +116,10 @@ def test_a_stage_that_fails_at_a_size_is_told_in_one_sentence(checked: Callable[
     (stopping,) = [finding for finding in found.findings if finding.stops]
     assert (stopping.about, stopping.stage) == ("model", "motion_encoder")
     assert stopping.says.startswith(
-        "the stage 'motion_encoder' fails at a size that its spec allows: got RuntimeError: Calculated padded input "
-        "size per channel: (4). Kernel size: (5). "
+        "the stage 'motion_encoder' fails on inputs that its spec allows, values [1, 4, 6] at 'moves_model.py:"
     )
-    assert "at values [1, 4, 6], expected answers at every size" in stopping.says
+    assert "got RuntimeError: Calculated padded input size per channel: (4). Kernel size: (5). " in stopping.says
+    assert ", expected answers at every size" in stopping.says
     assert (stopping.says.count("got "), stopping.says.count("Fix: ")) == (1, 1)
     assert found.exit_code == 2
     (padding,) = [finding.says for finding in found.findings if finding.about == "padding"]
@@ -135,6 +135,35 @@ def test_a_stage_that_depends_on_padding_is_refused_where_files_pad(checked: Cal
     assert not padding.stops
     assert found.stopped == ("tflite",)
     assert found.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "stage", "message"),
+    [
+        (
+            "at_least",
+            "motion_encoder",
+            "'motion_encoder' fails on inputs that its spec allows, values [1, 4, 6], length [1] at 'moves_",
+        ),
+        (
+            "at_least_by_length",
+            "motion_encoder",
+            "'motion_encoder' fails on inputs that its spec allows, values [1, 8, 6]",
+        ),
+        ("shares", "", "the output 'logits' of the stage 'fusion' is not finite on generated inputs"),
+    ],
+)
+def test_what_torch_refuses_at_a_size_or_absence_is_a_finding_beside_the_others(
+    model: str, stage: str, message: str, checked: Callable[..., Check], recipe_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    found = checked(model, more=PRUNE, targets=("onnx", "tflite"))
+    stopping = [finding for finding in found.findings if finding.stops and not finding.target]
+    assert [(finding.about, finding.stage) for finding in stopping] == [("model", stage)]
+    assert message in stopping[0].says
+    assert [one.stage for one in found.pruned] == ["motion_encoder", "words_encoder", "fusion"]  # tried all the same
+    assert found.exit_code == 2
+    with pytest.raises(ModelError, match=r"Fix: (mend that line of the model|look for means over nothing)"):
+        compile(recipe_of(model), tmp_path / "out", cache=tmp_path / "cache")
 
 
 def test_what_the_recipe_prunes_is_tried_before_any_recovery(checked: Callable[..., Check]) -> None:
