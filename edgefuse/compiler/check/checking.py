@@ -134,7 +134,7 @@ class Examination:
             *stopping,
             *(_not_lowered(target, error) for target, error in lowered.errors.items()),
             *(_not_pruned(one.stage, one.says) for one in pruned if one.asked and one.says),
-            *padding_findings(model.stages),
+            *padding_findings(model.stages, model.recipe.compile.members),
             *unholdable(model, stages, pruned),
             *doubtful(model, lowered.stages, read),
             *oddities(model.spec, read),
@@ -166,7 +166,11 @@ class Examination:
         if mixed := [error for _, error in mixing(model.stages)]:
             _refuse(mixed)
         lowered = self._lowered(model)
-        known = [*padding_findings(model.stages), *doubtful(model, lowered.stages, read), *oddities(model.spec, read)]
+        known = [
+            *padding_findings(model.stages, model.recipe.compile.members),
+            *doubtful(model, lowered.stages, read),
+            *oddities(model.spec, read),
+        ]
         if not model.recipe.prune.wanted:  # what is left by pruning is known when it is rehearsed
             known += unholdable(model, found_stages(model.stages, lowered.files), ())
         for finding in known:
