@@ -30,7 +30,7 @@ _CASES = 3
 _SIZES = 5
 # Beyond so many cases more absences tell little, and bundles grow.
 _MOST_CASES = 8
-# A quantized file below this on generated noise is not coarse but broken: a wrong scale, a NaN, a lost operator.
+# A quantized file below this on generated inputs is not coarse but broken: a wrong scale, a NaN, a lost operator.
 _BROKEN_SNR_DB = 3.0
 # Another CPU's int8 kernels round differently; a device may lose this much against the build host.
 _DEVICE_MARGIN_DB = 6.0
