@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import edgefuse
@@ -18,6 +19,8 @@ from edgefuse.compiler.model.subject import Model
 from edgefuse.compiler.recipe import recipe as recipes
 from edgefuse.compiler.workers import Settings, create
 from edgefuse.datasets.cache import Cache
+from edgefuse.errors import ExportError
+from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.graph import StageGraph
 from edgefuse.registry import create as registered
 from edgefuse.runtime.graph import zeros_of_tensor
@@ -234,3 +237,13 @@ def test_a_mean_masked_at_a_resampled_length_is_right_at_every_length(tmp_path: 
             expected = module({name: torch.from_numpy(x) for name, x in values.items()}, torch.ones(1, 2)).numpy()
         found = chained(builder, model, values | {"present": np.ones((1, 2), np.float32)})
         assert np.abs(found - expected).max() < 1e-5, samples
+
+
+def test_where_a_recurrent_layer_fixes_the_length_of_its_mask_in_onnx_its_line_is_named(tmp_path: Path) -> None:
+    """Torch takes the steps of a recurrent layer for a constant, and with them the size of a mask over its answers."""
+    encoder = opened(recipe_of(tmp_path, "listener", "sounds")).stages[0]
+    with pytest.raises(
+        ExportError,
+        match=r"'mic_encoder' works at one size alone, fixed at 'padded_model\.py:\d+: y, _ = self\.layer\(frames\)'",
+    ):
+        OnnxTarget().lower(encoder)
