@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
 import edgefuse
@@ -19,11 +18,11 @@ from edgefuse.compiler.model.subject import Model
 from edgefuse.compiler.recipe import recipe as recipes
 from edgefuse.compiler.workers import Settings, create
 from edgefuse.datasets.cache import Cache
-from edgefuse.errors import ExportError
-from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.graph import StageGraph
 from edgefuse.registry import create as registered
 from edgefuse.runtime.graph import zeros_of_tensor
+
+BOTH = ("onnx", "tflite")
 
 MODULE = """
 import numpy as np
@@ -165,8 +164,8 @@ def opened(recipe: Path) -> Model:
     return take_apart(recipe, recipes.load(recipe))
 
 
-def builder_of(model: Model, cache: Path) -> Builder:
-    builder = Builder(("tflite",), Cache(cache), create("local", Settings(shared=cache)))
+def builder_of(model: Model, cache: Path, targets: tuple[str, ...] = ("tflite",)) -> Builder:
+    builder = Builder(targets, Cache(cache), create("local", Settings(shared=cache)))
     builder.lower(model.stages, golden_inputs(model.stages, model.spec))
     return builder
 
@@ -176,10 +175,10 @@ def padding(recipe: Path, cache: Path, target: str) -> list[Finding]:
     return [finding for finding in found.findings if finding.about == "padding"]
 
 
-def chained(builder: Builder, model: Model, values: Mapping[str, Any]) -> Any:
+def chained(builder: Builder, target: str, model: Model, values: Mapping[str, Any]) -> Any:
     """Run the lowered stages one after the other, each on what the one before it gives."""
-    backend = registered("backends", "tflite")
-    sessions = {name: files[0].open(backend, 1) for name, files in builder.live["tflite"].built.items()}
+    backend = registered("backends", target)
+    sessions = {name: files[0].open(backend, 1) for name, files in builder.live[target].built.items()}
     graph = StageGraph(tuple(stage.spec for stage in model.stages), ())
     results, _ = graph.run(
         graph.plan(()), lambda spec, given: sessions[spec.name].run(given), dict(values), graph.initial(zeros_of_tensor)
@@ -192,7 +191,7 @@ def test_steps_of_both_directions_that_a_later_stage_masks_reach_it_alike_at_eve
     assert padding(recipe, tmp_path / "cache", "tflite") == []  # it ends by its length
     model = opened(recipe)
     assert [stage.spec.name for stage in model.stages] == ["sequence_encoder", "words_encoder", "fusion"]
-    builder = builder_of(model, tmp_path / "cache")
+    builder = builder_of(model, tmp_path / "cache", BOTH)
     assert builder.failed == {}
     module: Any = model.module
     rng = np.random.default_rng(1)
@@ -202,8 +201,9 @@ def test_steps_of_both_directions_that_a_later_stage_masks_reach_it_alike_at_eve
         values = {"sequence.values": sequence, "words.values": words, "sequence.length": length}
         with torch.no_grad():
             expected = module({name: torch.from_numpy(x) for name, x in values.items()}, torch.ones(1, 2)).numpy()
-        found = chained(builder, model, values | {"present": np.ones((1, 2), np.float32)})
-        assert np.abs(found - expected).max() < 1e-5, steps
+        for target in BOTH:
+            found = chained(builder, target, model, values | {"present": np.ones((1, 2), np.float32)})
+            assert np.abs(found - expected).max() < 1e-5, (target, steps)
 
 
 def test_a_later_stage_without_a_mask_is_refused_by_the_check_as_by_a_compile(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_padding_is_nothing_to_targets_that_take_the_true_size(tmp_path: Path) -
 
 def test_a_mean_masked_at_a_resampled_length_is_right_at_every_length(tmp_path: Path) -> None:
     model = opened(recipe_of(tmp_path, "listener", "sounds"))
-    builder = builder_of(model, tmp_path / "cache")
+    builder = builder_of(model, tmp_path / "cache", BOTH)
     assert builder.failed == {}
     module: Any = model.module
     rng = np.random.default_rng(1)
@@ -235,15 +235,6 @@ def test_a_mean_masked_at_a_resampled_length_is_right_at_every_length(tmp_path: 
         values = {"mic.pcm": sound, "mic.length": np.array([samples], np.int32), "motion.values": motion}
         with torch.no_grad():
             expected = module({name: torch.from_numpy(x) for name, x in values.items()}, torch.ones(1, 2)).numpy()
-        found = chained(builder, model, values | {"present": np.ones((1, 2), np.float32)})
-        assert np.abs(found - expected).max() < 1e-5, samples
-
-
-def test_where_a_recurrent_layer_fixes_the_length_of_its_mask_in_onnx_its_line_is_named(tmp_path: Path) -> None:
-    """Torch takes the steps of a recurrent layer for a constant, and with them the size of a mask over its answers."""
-    encoder = opened(recipe_of(tmp_path, "listener", "sounds")).stages[0]
-    with pytest.raises(
-        ExportError,
-        match=r"'mic_encoder' works at one size alone, fixed at 'padded_model\.py:\d+: y, _ = self\.layer\(frames\)'",
-    ):
-        OnnxTarget().lower(encoder)
+        for target in BOTH:
+            found = chained(builder, target, model, values | {"present": np.ones((1, 2), np.float32)})
+            assert np.abs(found - expected).max() < 1e-5, (target, samples)

@@ -307,3 +307,28 @@ def test_the_batch_of_another_input_is_that_of_ones_own() -> None:
     made = find(_Borrowed(), described(SOUND, MOTION))
     assert [stage.spec.name for stage in made.stages] == ["sound_encoder", "motion_encoder", "fusion"], made.notes
     assert made.notes == ()
+
+
+class Heard(nn.Module):
+    """A sequence whose valid steps another input attends to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.question = nn.GRU(6, 16, batch_first=True, bidirectional=True), nn.Linear(6, 32)
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, sound: Tensor, question: Tensor, sound_length: Tensor) -> Tensor:
+        steps, _ = self.layer(sound)
+        scores = (steps @ self.question(question).unsqueeze(2)).squeeze(2)
+        valid = torch.arange(steps.shape[1]).unsqueeze(0) < sound_length.unsqueeze(1)
+        weights = scores.masked_fill(~valid, -1e4).softmax(1)
+        y: Tensor = self.head((weights.unsqueeze(2) * steps).sum(1))
+        return y
+
+
+def test_a_recurrent_layer_is_an_encoder_though_a_mask_is_as_long_as_its_answers() -> None:
+    sound, question = tensor("sound", shape=(1, Bounded(max=20), 6), length=True), tensor("question", shape=(1, 6))
+    described = ModelSpec(name="heard", modalities=(sound, question), outputs=(EmbeddingOutput(size=4),))
+    made = found(Heard().eval(), described)
+    assert names(made) == ["sound_encoder", "question_encoder", "fusion"]
+    assert not made.notes
