@@ -1,8 +1,8 @@
 """Let torch trace recurrent layers over any number of steps.
 
 Torch finds the shapes of their answers by unrolling them, and so takes the number of steps for a constant, and with it
-the size of every mask over those steps. Here the shapes are said: `torch.export._patches` does the same for loops. Plain
-recurrent layers are left alone, since ONNX gets them unrolled.
+the size of every mask over those steps. Here the shapes are said, as `torch.export._patches` says loops.
+Plain recurrent layers are left alone: ONNX gets them unrolled.
 """
 
 from __future__ import annotations
