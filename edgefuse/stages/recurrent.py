@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 # Torch has no public way to say the shapes of an operator that it takes apart.
-from torch._C import DispatchKey  # type: ignore[attr-defined]
+from torch._C import DispatchKey
 from torch._decomp import decomposition_table
 
 _KEY = DispatchKey.CompositeImplicitAutograd
