@@ -232,7 +232,7 @@ def test_a_mean_masked_at_a_resampled_length_is_right_at_every_length(tmp_path: 
     motion = rng.standard_normal((1, 16), np.float32)
     for samples in (800, 523, 140, 60):
         sound = (0.3 * rng.standard_normal((1, samples))).astype(np.float32)
-        values = {"mic.pcm": sound, "mic.length": np.array([samples], np.int32), "motion.values": motion}
+        values = {"mic.samples": sound, "mic.length": np.array([samples], np.int32), "motion.values": motion}
         with torch.no_grad():
             expected = module({name: torch.from_numpy(x) for name, x in values.items()}, torch.ones(1, 2)).numpy()
         for target in BOTH:
