@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from edgefuse.bundle.manifest import Binding, BuildPlan
 from edgefuse.export.cost_graph import CostGraph
@@ -60,3 +60,21 @@ class Target(Protocol):
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the tools that decide the bytes of a lowered file."""
+
+
+@runtime_checkable
+class Mending(Protocol):
+    """A target that pads, and lowers some stages that depend on padding in a form that does not."""
+
+    def mended(self, stage: TorchStage) -> TorchStage:
+        """Return what is lowered in place of a stage: it answers alike at every true size, or is the stage itself."""
+
+
+def as_lowered(target: Target, stages: Sequence[TorchStage]) -> tuple[TorchStage, ...]:
+    """Return what a target lowers in place of stages.
+
+    Args:
+        target: that may have another form of some of them.
+        stages: unpruned or pruned.
+    """
+    return tuple(target.mended(stage) if isinstance(target, Mending) else stage for stage in stages)

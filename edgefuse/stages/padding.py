@@ -52,6 +52,12 @@ def may_be_padded(spec: StageSpec) -> bool:
     return any(not isinstance(dim, int) for port in spec.inputs for dim in port.tensor.shape)
 
 
+def takes_variable_features(spec: StageSpec) -> bool:
+    """Tell whether a stage takes what an earlier one gives in a variable size."""
+    ports = (port for port in spec.inputs if port.source.kind == "stage")
+    return any(not isinstance(dim, int) for port in ports for dim in port.tensor.shape)
+
+
 def depends_on_padding(stage: TorchStage, examples: Iterable[Feeds] | None = None) -> Dependence | None:
     """Run a stage at several sizes and padded with zeros; return the worst difference, or None if all agree.
 

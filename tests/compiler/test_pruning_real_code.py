@@ -151,7 +151,7 @@ steps = [{ method = "structured", ratio = 0.5 }]
 
 [[prune.variants]]
 stages = ["audio_encoder", "fusion"]
-steps = [{ method = "hidden", ratio = 0.65, importance = "taylor" }]
+steps = [{ method = "hidden", ratio = 0.5, importance = "taylor" }]
 
 [[prune.variants]]
 stages = ["fusion"]
@@ -199,14 +199,33 @@ def test_all_prunings_are_tried_before_the_first_recovery(subject: Subject, cach
     rows = {key: one.block.attn.c_attn.weight.shape for key, one in by_id.items() if key[0] != "sensor_encoder"}
     assert {key: list(shape) for key, shape in rows.items()} == {
         ("audio_encoder", "structured50"): [3 * 24, 24],
-        ("audio_encoder", "hidden65"): [3 * 24, 48],
+        ("audio_encoder", "hidden50"): [3 * 24, 48],
         ("fusion", "structured50"): [3 * 16, 16],
-        ("fusion", "hidden65"): [3 * 16, 32],
+        ("fusion", "hidden50"): [3 * 16, 32],
     }
     assert list(found.kept) == [("sensor_encoder", "structured50")]
     (why,) = found.kept["sensor_encoder", "structured50"]
     assert why.startswith("'fixed' keeps its 32 channels: with fewer the stage does not run")
     assert by_id["sensor_encoder", "structured50"].free.out_features == 32
+
+
+def test_a_check_says_that_both_stages_narrow_heads_included(recipe: Path, cache: Cache) -> None:
+    found = edgefuse.check(recipe, cache=cache.folder)
+    assert [finding.says for finding in found.findings if finding.stops] == []
+    tried = {(one.stage, one.pruning): one for one in found.pruned if not one.says}
+    assert {key: (one.widths, one.narrows) for key, one in tried.items()} == {
+        # the stream, the heads, the layer between two others, and the feature or the result, which stays as it is
+        ("audio_encoder", "structured50"): (4, 3),
+        ("fusion", "structured50"): (4, 3),
+        ("sensor_encoder", "structured50"): (3, 1),
+        # the heads, and the layer between two others
+        ("audio_encoder", "hidden50"): (2, 2),
+        ("fusion", "hidden50"): (2, 2),
+    }
+    parameters = {stage.name: stage.parameters for stage in found.stages}
+    assert all(one.parameters < 0.75 * parameters[one.stage] for one in tried.values())
+    (refused,) = [finding for finding in found.findings if finding.about == "pruning"]
+    assert refused.says.startswith("'fusion' is left unpruned: ")
 
 
 def test_what_recovered_stays_while_pruning_gives_the_same_weights(

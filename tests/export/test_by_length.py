@@ -36,6 +36,19 @@ class State(nn.Module):
         return torch.flatten(hidden.transpose(0, 1), 1)
 
 
+class MeanState(nn.Module):
+    """The mean of the valid steps of a recurrent layer, under a mask as long as its answers."""
+
+    def __init__(self, layer: Callable[..., nn.Module], **options: bool | int) -> None:
+        super().__init__()
+        self.layer = layer(4, 6, **options)
+
+    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+        y: Tensor = self.layer(x.transpose(0, 1))[0].transpose(0, 1)
+        valid = torch.arange(y.shape[1]).unsqueeze(0) < length.unsqueeze(1)
+        return torch.sum(y * valid.unsqueeze(2), 1) / length.unsqueeze(1)
+
+
 class Attended(nn.Module):
     """Attention and a mean over all steps, without a look at the length."""
 
@@ -83,6 +96,20 @@ def test_the_last_valid_state_is_taken_where_files_pad(
 def test_the_steps_of_a_recurrent_layer_stay_open_in_onnx() -> None:
     torch.manual_seed(0)
     assert answers_alike(OnnxTarget(), stage_of(State(nn.GRU), 6))
+
+
+@pytest.mark.parametrize(("layer", "both"), [(nn.GRU, True), (nn.LSTM, False)])
+def test_so_do_masks_over_its_steps(layer: Callable[..., nn.Module], both: bool) -> None:
+    torch.manual_seed(0)
+    assert answers_alike(OnnxTarget(), stage_of(MeanState(layer, bidirectional=both), 12 if both else 6))
+
+
+def test_plain_recurrent_layers_are_unrolled_in_onnx_and_work_at_one_size() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(
+        ExportError, match=r"'model' works at one size alone, fixed at 'test_by_length\.py:\d+: .*layer"
+    ):
+        OnnxTarget().lower(stage_of(MeanState(nn.RNN), 6))
 
 
 def test_a_stage_that_depends_on_padding_is_refused_where_files_pad_and_lowered_where_they_do_not() -> None:

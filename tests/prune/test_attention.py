@@ -294,10 +294,19 @@ def test_a_stage_with_half_of_its_heads_runs_comes_back_and_lowers(
     OnnxTarget().lower(TorchStage(stage.spec, pruned))  # compares the file with torch
 
 
-@pytest.mark.parametrize("style", ["SplitByWidth", "Torch", "FromTheStream"])
-def test_it_lowers_to_tflite(stage_of: Any, examples_of: Any, style: str) -> None:
+@pytest.mark.parametrize(
+    ("style", "method"),
+    [
+        ("SplitByWidth", "structured"),
+        ("SplitByWidth", "hidden"),
+        ("Torch", "structured"),
+        ("FromTheStream", "structured"),
+        ("FromTheStream", "hidden"),
+    ],
+)
+def test_it_lowers_to_tflite(stage_of: Any, examples_of: Any, style: str, method: str) -> None:
     stage = stage_of(STYLES[style](), (1, 7, 6))
-    pruned = apply_steps(stage, [step("structured")], examples_of(stage))
+    pruned = apply_steps(stage, [step(method)], examples_of(stage))
     TfliteTarget().lower(TorchStage(stage.spec, pruned))
 
 

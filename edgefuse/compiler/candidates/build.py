@@ -25,7 +25,8 @@ from edgefuse.compiler.workers import Tried, Workers
 from edgefuse.datasets.cache import Cache
 from edgefuse.errors import BackendError, CheckError, EdgefuseError, ExportError, QuantizeError
 from edgefuse.export.answers import padding_matters
-from edgefuse.stages.padding import dependences
+from edgefuse.export.target import as_lowered
+from edgefuse.stages.padding import dependences, takes_variable_features
 from edgefuse.stages.stage import TorchStage
 
 logger = logging.getLogger(__name__)
@@ -72,26 +73,32 @@ class Builder:
     def _refuse_padding(self, stages: Sequence[TorchStage]) -> None:
         """Leave out targets that pad if a stage depends on what earlier ones give behind the true size.
 
-        A stage that pads what comes from outside is held to this where it is lowered.
+        A stage that pads what comes from outside is held to this where it is lowered. Later ones take what the form
+        gives that is lowered: one that ends by its length gives other steps than the stage as it came.
         """
-        later = [stage.spec.name for stage in stages if _takes_variable_features(stage.spec)]
-        padding = [target for target in self.live if later and Toolchain.of(target, self._cache).target.pads]
-        found = dependences(stages) if padding else {}
-        for worst in [found[name] for name in later if name in found][:1]:
-            for target in padding:
-                self._leave_out(target, padding_matters(worst, Toolchain.of(target, self._cache).target.title))
+        if not any(takes_variable_features(stage.spec) for stage in stages):
+            return
+        targets = [Toolchain.of(name, self._cache).target for name in self.live]
+        for target in (target for target in targets if target.pads):
+            found = dependences(as_lowered(target, stages))
+            later = [found[s.spec.name] for s in stages if takes_variable_features(s.spec) and s.spec.name in found]
+            if later:
+                self._leave_out(target.name, padding_matters(later[0], target.title))
 
     def build(self, material: Material) -> None:
         """Add the forms of all stages, and the quantized candidates, and keep what they answer."""
         specs = material.subject.specs
         pruned = [form for spec in specs for form in material.forms.of(spec.name)[1:]]
         self._lower([(target, form) for target in self.live for form in pruned])
+        self._hold(specs, material.golden)  # a pruned file that is broken is neither quantized nor timed
         for group in stages_of(specs):
             self._calibrate(material, group)
             self._quantize(material, group)
             self._hold(group, material.golden)
             jobs = [(t, s, one) for t, made in self.live.items() for s in group for one in made.built[s.name]]
-            self._run(Evaluate(material, dict(self.live)), jobs, "run candidates")
+            for (target, _, one), refused in self._run(Evaluate(material, dict(self.live)), jobs, "run candidates"):
+                if refused:
+                    self._drop(target, one, refused)
 
     def _lower(self, jobs: Sequence[tuple[str, TorchStage]]) -> None:
         for (target, form), one in self._run(Lower(self._cache), jobs, "lower"):
@@ -150,16 +157,25 @@ class Builder:
             if built.id not in made.checked
         ]
         for (target, built), found in self._run(Hold(golden, self._cache), jobs, "hold to torch"):
+            if isinstance(found, str):
+                self._drop(target, built, found)
+                continue
             made = self.live[target]
             self.live[target] = replace(made, checked={**made.checked, built.id: found})
             if not found.row.ok:
-                self._refuse(target, built.id, f"broken: {found.row.snr_db} dB against torch on the golden inputs")
-                kept = tuple(one for one in made.built[built.stage] if one != built)
-                self.live[target] = replace(self.live[target], built={**made.built, built.stage: kept})
+                self._drop(target, built, f"broken: {found.row.snr_db} dB against torch on the golden inputs")
 
     def _add(self, target: str, stage: str, files: Sequence[Built]) -> None:
         made = self.live[target]
         self.live[target] = replace(made, built={**made.built, stage: (*made.built.get(stage, ()), *files)})
+
+    def _drop(self, target: str, built: Built, reason: str) -> None:
+        """Leave a file out that was made and cannot be used."""
+        logger.warning("%s: %s is left out: %s", target, built.id, reason)
+        made = self.live[target]
+        kept = tuple(one for one in made.built[built.stage] if one != built)
+        self.live[target] = replace(made, built={**made.built, built.stage: kept})
+        self._refuse(target, built.id, reason)
 
     def _refuse(self, target: str, name: str, reason: str) -> None:
         made = self.live[target]
@@ -178,11 +194,6 @@ class Builder:
             if isinstance(result, EdgefuseError) and job[0] in self.live:
                 self._leave_out(job[0], result)
         return [(job, result) for job, result in zip(jobs, results, strict=True) if job[0] in self.live]
-
-
-def _takes_variable_features(spec: StageSpec) -> bool:
-    ports = (port for port in spec.inputs if port.source.kind == "stage")
-    return any(not isinstance(dim, int) for port in ports for dim in port.tensor.shape)
 
 
 @dataclass(frozen=True)
@@ -220,12 +231,12 @@ class Hold:
     golden: GoldenInputs
     cache: Cache
 
-    def __call__(self, job: tuple[str, Built]) -> Checked:
-        """Take a target and a file of it.
+    def __call__(self, job: tuple[str, Built]) -> Checked | str:
+        """Take a target and a file of it; return why the runtime does not take it, if a stage can do without it.
 
         Raises:
-            CheckError: if a float file does not agree with torch.
-            BackendError: if the runtime does not take the file.
+            CheckError: if the file of an unpruned stage in float does not agree with torch.
+            BackendError: if the runtime does not take that one.
         """
         target, built = job
         backend = Toolchain.of(target, self.cache).backend
@@ -233,8 +244,10 @@ class Hold:
         try:
             found = self.cache.record("golden", key, Checked, partial(check, built, backend, self.golden))
         except BackendError as error:
+            if not built.is_float:
+                return str(error)
             raise BackendError(f"the file of '{built.id}' cannot be used: {str(error).rstrip('.')}") from error
-        if not found.row.ok and built.scheme == FLOAT:
+        if not found.row.ok and built.is_float:
             raise CheckError(
                 f"{built.target}: the file of '{built.id}' does not agree with torch on the golden inputs",
                 got=f"a largest error of {found.row.max_abs_error:.3g} and {found.row.snr_db} dB",
@@ -277,7 +290,7 @@ class Quantize(_OnData):
         data = self.data(target)
         try:
             return data.tools.quantize(data.quantizable(stage, source), scheme)
-        except QuantizeError as error:
+        except (QuantizeError, ExportError) as error:  # some schemes lower a stage that was changed in torch
             return str(error)
 
 
@@ -291,7 +304,11 @@ class Closer(_OnData):
         data = self.data(target)
         item = data.quantizable(stage, source)
         goals_db = self.material.subject.recipe.quantize.goals_db
-        found = data.tools.closer(item, scheme, goals_db, partial(data.snr_db, stage, against=source))
+        try:
+            found = data.tools.closer(item, scheme, goals_db, partial(data.snr_db, stage, against=source))
+        except (BackendError, ExportError) as error:  # of a file in one of the schemes; it is held to torch later
+            logger.warning("%s: no closer schemes for %s: %s", target, source.id, error)
+            return []
         apply = Quantize(self.material, self.live)
         return [(one, apply((target, stage, source, one))) for one in found]
 
@@ -300,7 +317,17 @@ class Closer(_OnData):
 class Evaluate(_OnData):
     """Runs one candidate over the validation set, all other stages in float."""
 
-    def __call__(self, job: tuple[str, StageSpec, Built]) -> None:
-        """Take a target, a stage, and the candidate."""
+    def __call__(self, job: tuple[str, StageSpec, Built]) -> str:
+        """Take a target, a stage, and the candidate; return why it cannot be used, if it cannot.
+
+        Raises:
+            BackendError: if the file of the unpruned stage in float fails.
+        """
         target, stage, candidate = job
-        self.data(target).evaluate(stage, candidate)
+        try:
+            self.data(target).evaluate(stage, candidate)
+        except BackendError as error:
+            if candidate.is_float:
+                raise
+            return f"it fails on the validation set: {error}"
+        return ""

@@ -40,6 +40,11 @@ class Built:
         return joined_id(name, self.target) if self.joined else name
 
     @property
+    def is_float(self) -> bool:
+        """Whether it is the unpruned stage in float, without which a target has nothing to start from."""
+        return self.pruning is None and self.scheme == FLOAT
+
+    @property
     def label(self) -> str:
         """The scheme, with the target where there are several."""
         return joined_id(self.scheme.id, self.target) if self.joined else self.scheme.id

@@ -6,9 +6,10 @@ They cover the sizes and the absences that a model admits, and look like its cal
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -23,11 +24,13 @@ from edgefuse.stages.examples import chained_feeds, run_torch
 from edgefuse.stages.padding import may_be_padded
 from edgefuse.stages.stage import Array, Feeds, TorchStage
 
+logger = logging.getLogger(__name__)
+
 _CASES = 3
 _SIZES = 5
 # Beyond so many cases more absences tell little, and bundles grow.
 _MOST_CASES = 8
-# A quantized file below this on generated noise is not coarse but broken: a wrong scale, a NaN, a lost operator.
+# A quantized file below this on generated inputs is not coarse but broken: a wrong scale, a NaN, a lost operator.
 _BROKEN_SNR_DB = 3.0
 # Another CPU's int8 kernels round differently; a device may lose this much against the build host.
 _DEVICE_MARGIN_DB = 6.0
@@ -48,10 +51,15 @@ class GoldenRow(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class GoldenInputs:
-    """Per stage the feeds, and per form of it (stage, `Pruning.id`) what torch made of them."""
+    """Per stage the feeds, and per form of it (stage, `Pruning.id`) what torch made of them.
+
+    Attributes:
+        refused: why torch makes nothing of them by a pruned form.
+    """
 
     feeds: Mapping[str, Sequence[Feeds]]
     outputs: Mapping[tuple[str, str], Sequence[Mapping[str, Array]]]
+    refused: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
@@ -79,20 +87,27 @@ def generate(
 
     Args:
         stages: the unpruned stages: they make the features that later ones are fed with.
-        variants: pruned forms of them, which are run on the same feeds.
+        variants: pruned forms of them, which are run on the same feeds; one that fails there is refused.
         subsets: of the modalities that the model admits, the largest first; by default all, and all but one.
         modalities: the names of all, in order.
 
     Raises:
-        ModelError: if a stage fails or answers NaN at a size or absence that the model admits.
+        ModelError: if an unpruned stage fails or answers NaN at a size or absence that the model admits.
     """
     masks = [tuple(float(name in subset) for name in modalities) for subset in subsets[: 1 + len(modalities)]]
     fewest = _SIZES if any(may_be_padded(stage.spec) for stage in stages) else _CASES
     count = min(max(fewest, len(masks)), _MOST_CASES)
     chains = list(chained_feeds(stages, count=count, masks=masks, modalities=modalities))
     feeds = {stage.spec.name: [chain[stage.spec.name] for chain in chains] for stage in stages}
-    outputs = {form(s): [_answer(s, feed) for feed in feeds[s.spec.name]] for s in (*stages, *variants)}
-    return GoldenInputs(feeds, outputs)
+    outputs = {form(s): [_answer(s, feed) for feed in feeds[s.spec.name]] for s in stages}
+    refused: dict[tuple[str, str], str] = {}
+    for variant in variants:
+        try:
+            outputs[form(variant)] = [_answer(variant, feed) for feed in feeds[variant.spec.name]]
+        except ModelError as error:
+            logger.warning("%s is not pruned by %s: %s", *form(variant), error)
+            refused[form(variant)] = str(error)
+    return GoldenInputs(feeds, outputs, refused)
 
 
 def _answer(stage: TorchStage, feeds: Feeds) -> dict[str, Array]:
@@ -102,12 +117,16 @@ def _answer(stage: TorchStage, feeds: Feeds) -> dict[str, Array]:
         if not np.isfinite(answer).all():
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
             raise ModelError(
-                f"the output '{name}' of the stage '{stage.spec.name}' is not finite on generated inputs",
+                f"the output '{name}' of {_spelled(stage)} is not finite on generated inputs",
                 got=f"NaN or infinity at {shapes}",
                 expected="finite numbers at every size, whichever inputs are absent",
                 fix="look for means over nothing, logarithms, and attention that nothing is left for",
             )
     return answers
+
+
+def _spelled(stage: TorchStage) -> str:
+    return f"the stage '{stage.spec.name}'" + (f", pruned by {stage.pruning.id}," if stage.pruning else "")
 
 
 def golden_inputs(stages: Sequence[TorchStage], spec: ModelSpec, variants: Sequence[TorchStage] = ()) -> GoldenInputs:

@@ -136,7 +136,7 @@ class Examination:
             *stopping,
             *(_not_lowered(target, error) for target, error in lowered.errors.items()),
             *(_not_pruned(one.stage, one.says) for one in pruned if one.asked and one.says),
-            *padding_findings(model.stages),
+            *padding_findings(model.stages, model.recipe.compile.members),
             *unholdable(model, stages, pruned),
             *doubtful(model, lowered.stages, read),
             *oddities(model.spec, read),
@@ -168,7 +168,11 @@ class Examination:
         if faults := _mixing(model):
             _refuse([*faults.values()])
         lowered = self._lowered()
-        known = [*padding_findings(model.stages), *doubtful(model, lowered.stages, read), *oddities(model.spec, read)]
+        known = [
+            *padding_findings(model.stages, model.recipe.compile.members),
+            *doubtful(model, lowered.stages, read),
+            *oddities(model.spec, read),
+        ]
         if not model.recipe.prune.wanted:  # what is left by pruning is known when it is rehearsed
             known += unholdable(model, found_stages(model.stages, lowered.files), ())
         for finding in known:

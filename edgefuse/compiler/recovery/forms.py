@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgefuse.bundle.manifest import Pruning
@@ -59,6 +59,24 @@ class Forms:
     def form(self, name: str, pruning: Pruning | None) -> TorchStage:
         """Return the form of a stage that was pruned so, or not at all."""
         return next(form for form in self.of(name) if form.pruning == pruning)
+
+    def without(self, refused: Mapping[tuple[str, str], str]) -> Forms:
+        """Return the same without some pruned forms.
+
+        Args:
+            refused: why each cannot be used, by stage and `Pruning.id`.
+        """
+        pruned = {
+            name: tuple(form for form in forms if form.pruning is None or (name, form.pruning.id) not in refused)
+            for name, forms in self.pruned.items()
+        }
+        return replace(
+            self,
+            pruned={name: forms for name, forms in pruned.items() if forms},
+            recoveries=tuple(one for one in self.recoveries if (one.stage, one.pruning.id) not in refused),
+            refused={**self.refused, **refused},
+            kept={key: why for key, why in self.kept.items() if key not in refused},
+        )
 
     @property
     def all_pruned(self) -> list[TorchStage]:

@@ -98,7 +98,7 @@ def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
             if timing.ci95[0] <= 1 and rung.candidates != made.results[target].floats:
                 gain = f"not {'faster' if timed else 'cheaper'} than float ({timing.ratio:.2f} times)"
                 found.append(f"{target}, {rung.name}: {gain}; smaller only.")
-    found += [sentence for target in made.rungs if (sentence := _slower_than_torch(made, target))]
+    found += [sentence for target in made.rungs if (sentence := slower_than_torch(made, target))]
     found += [sentence for target in made.rungs if (sentence := _price(made, target))]
     found += [sentence for bundle in bundles for rung in bundle.rungs for sentence in _others(made, bundle, rung)]
     for bundle in bundles:
@@ -118,7 +118,7 @@ def _others(made: Compiled, bundle: BundleReport, rung: RungReport) -> Iterator[
             yield f"{where} is {off:.1%} off torch's values on the test items."
 
 
-def _slower_than_torch(made: Compiled, target: str) -> str:
+def slower_than_torch(made: Compiled, target: str) -> str:
     """Say that float files are slower than torch, and which stages are; empty where they are not, or none was timed."""
     timing = made.timings.rungs[target].get(FLOAT_RUNG)
     if made.timings.unit != "ms" or timing is None or timing.speedup is None or timing.speedup.ci95[1] >= 1:

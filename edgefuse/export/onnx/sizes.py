@@ -20,15 +20,17 @@ from edgefuse.export.torch.forms import COMMON, Table
 from edgefuse.export.tracing import trace
 from edgefuse.stages.examples import example_inputs
 from edgefuse.stages.padding import may_be_padded
+from edgefuse.stages.recurrent import open_steps
 from edgefuse.stages.silence import users_line
 from edgefuse.stages.stage import TorchStage
 
 
+@open_steps()
 def trace_with_open_sizes(stage: TorchStage, forms: Table = COMMON) -> ExportedProgram:
     """Trace a stage with its bounded and bucketed dimensions dynamic.
 
-    `Dim.DYNAMIC` refuses a size that torch takes for a constant only until it knows better, such as the steps of a
-    recurrent layer; where `Dim.AUTO` keeps it open, that is as good.
+    `Dim.DYNAMIC` refuses a size that torch takes for a constant only until it knows better; where `Dim.AUTO` keeps it
+    open, that is as good.
 
     Args:
         stage: what to trace.
@@ -52,6 +54,7 @@ def trace_with_open_sizes(stage: TorchStage, forms: Table = COMMON) -> ExportedP
         raise works_at_one_size(stage, line, frozen) from error
 
 
+@open_steps()
 def fixing_line(stage: TorchStage) -> str:
     """Return the user's line that makes a number of an open size, such as `range(x.shape[1])`; empty if none does.
 

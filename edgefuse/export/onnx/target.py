@@ -33,6 +33,7 @@ from edgefuse.export.torch.forms import ALL, COMMON, Table, first_that_agrees
 from edgefuse.export.tracing import first_words, named_operators, quiet
 from edgefuse.registry import create
 from edgefuse.stages.padding import may_be_padded
+from edgefuse.stages.recurrent import open_steps
 from edgefuse.stages.stage import TorchStage
 
 OPSET = 20
@@ -172,6 +173,7 @@ def _kept_copies(program: torch.export.ExportedProgram) -> None:
 _TRANSPOSES = (torch.ops.aten.transpose.int, torch.ops.aten.permute.default)
 
 
+@open_steps()
 def _translate(program: torch.export.ExportedProgram, stage: TorchStage) -> ir.Model:
     _kept_copies(program)
     try:

@@ -28,18 +28,30 @@ _TRIED = 4
 
 def ended_by_length(stage: TorchStage) -> TorchStage | None:
     """Return a stage whose recurrent layers end at the last valid step, if it then does not depend on padding."""
+    if (found := _place(stage)) is None:
+        return None
+    ended = replace(stage, module=EndedByLength(stage.module, *found).eval())
+    if depends_on_padding(ended) is not None:
+        return None
+    pairs = ((run_torch(stage, feeds), run_torch(ended, feeds)) for feeds in example_feeds(stage, count=_TRIED))
+    return ended if agreement(pairs, Tolerance()).ok else None
+
+
+def mended(stage: TorchStage) -> TorchStage:
+    """Return the form of a stage that is lowered: one that ends by its length, if it depends on padding otherwise."""
+    if _place(stage) is None or depends_on_padding(stage) is None:
+        return stage
+    return ended_by_length(stage) or stage
+
+
+def _place(stage: TorchStage) -> tuple[int, int] | None:
+    """Return which input is the length, and the steps of the sequence that is padded; None if no layer ends by it."""
     places = [i for i, port in enumerate(stage.spec.inputs) if port.source.kind == "length"]
     if len(places) != 1 or not any(isinstance(part, nn.RNNBase) for part in stage.module.modules()):
         return None
     owner = stage.spec.inputs[places[0]].source.owner
     padded = [p.tensor.max_shape for p in stage.spec.inputs if p.source.owner == owner and len(p.tensor.shape) > 1]
-    if not padded:
-        return None
-    ended = replace(stage, module=EndedByLength(stage.module, places[0], padded[0][1]).eval())
-    if depends_on_padding(ended) is not None:
-        return None
-    pairs = ((run_torch(stage, feeds), run_torch(ended, feeds)) for feeds in example_feeds(stage, count=_TRIED))
-    return ended if agreement(pairs, Tolerance()).ok else None
+    return (places[0], padded[0][1]) if padded else None
 
 
 class EndedByLength(nn.Module):
@@ -78,10 +90,14 @@ class _Ended(TorchFunctionMode):
         if func in _LAYERS and len(args) == 9 and args[0].dim() == 3:
             batch_first = args[8]
             x = args[0] if batch_first else args[0].transpose(0, 1)
-            if x.shape[1] == self._steps:
+            if self._is_padded(x) and _is_plain(*args[2:5], bidirectional=args[7]):
                 y, *ends = self._run(func, x, *args[1:8])
                 return (y if batch_first else y.transpose(0, 1)), *ends
         return func(*args, **(kwargs or {}))
+
+    def _is_padded(self, x: Tensor) -> bool:
+        """Tell whether [B, T, C] is the padded sequence: other rows than the input's may be parts of one."""
+        return x.shape[1] == self._steps and x.shape[0] == self._length.shape[0]
 
     def _run(
         self, func: Any, x: Tensor, states: Any, weights: Sequence[Tensor], biased: bool, layers: int, *rest: Any
@@ -115,3 +131,8 @@ class _Ended(TorchFunctionMode):
         """Return the last valid step of [B, T, C]."""
         places = (self._length - 1).reshape(-1, 1, 1).expand(-1, 1, y.shape[2])
         return y.gather(1, places).squeeze(1)
+
+
+def _is_plain(weights: Sequence[Tensor], biased: bool, layers: int, *, bidirectional: bool) -> bool:
+    """Tell whether layers have two matrices each, and biases: with a projection there is a third one."""
+    return len(weights) == layers * (2 if bidirectional else 1) * (4 if biased else 2)

@@ -24,9 +24,8 @@ from edgefuse.errors import ExportError
 from edgefuse.export.answers import check_answers, padding_matters
 from edgefuse.export.cost_graph import CostGraph
 from edgefuse.export.target import Lowered
-from edgefuse.export.tflite import costs
+from edgefuse.export.tflite import by_length, costs
 from edgefuse.export.tflite import recurrent as tflite_recurrent
-from edgefuse.export.tflite.by_length import ended_by_length
 from edgefuse.export.tflite.file import pack, unpack
 from edgefuse.export.tflite.recurrent_loops import expand_recurrences
 from edgefuse.export.tflite.rewrites import rewrite
@@ -70,11 +69,15 @@ class TfliteTarget:
                 it, or LiteRT cannot run the file or answers otherwise than torch.
         """
         if dependence := depends_on_padding(stage):
-            ended = ended_by_length(stage)
+            ended = by_length.ended_by_length(stage)
             if ended is None:
                 raise padding_matters(dependence, self.title)
             return self._lower(ended)
         return self._lower(stage)
+
+    def mended(self, stage: TorchStage) -> TorchStage:
+        """Return a stage whose recurrent layers end by its length, if it depends on padding and then does not."""
+        return by_length.mended(stage)
 
     def _lower(self, stage: TorchStage) -> Lowered:
         program = _trace(stage)

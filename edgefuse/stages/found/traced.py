@@ -18,6 +18,7 @@ from edgefuse.errors import ModelError
 from edgefuse.stages.found.calling import Called
 from edgefuse.stages.found.costs import value_of
 from edgefuse.stages.found.naming import Value, values_of
+from edgefuse.stages.recurrent import open_steps
 from edgefuse.stages.silence import at, first_words, quiet, user_line
 
 _BATCH = 2
@@ -107,7 +108,7 @@ def _axes(value: Value, *, batched: bool) -> dict[int, Any]:
 def _export(
     module: Called, tensors: Sequence[Tensor], axes: list[dict[int, Any]], kept: Collection[str]
 ) -> ExportedProgram:
-    with quiet(), _without_fast_path(), torch.no_grad():
+    with quiet(), _without_fast_path(), open_steps(), torch.no_grad():
         return torch.export.export(
             module,
             tuple(tensors),

@@ -1,0 +1,213 @@
+"""A variant of a stage that cannot be used is left out with its reason, and costs no target its bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgefuse.bundle.manifest import Pruning, PruningStep
+from edgefuse.bundle.reader import open_bundle
+from edgefuse.bundle.scheme import Scheme
+from edgefuse.compiler import compile
+from edgefuse.compiler.candidates.build import Hold
+from edgefuse.compiler.candidates.golden import GoldenInputs, golden_inputs
+from edgefuse.compiler.candidates.toolchain import Toolchain
+from edgefuse.compiler.recovery.forms import Forms, Recovery
+from edgefuse.compiler.report.compiled import prunings
+from edgefuse.compiler.report.schema import CandidateReport, parse
+from edgefuse.datasets.cache import Cache
+from edgefuse.errors import BackendError, CheckError, ModelError
+from edgefuse.export.onnx.target import OnnxTarget
+from edgefuse.export.target import Lowered
+from edgefuse.quantize.onnx.quantizer import OnnxQuantizer
+from edgefuse.stages.explicit import split
+from edgefuse.stages.stage import TorchStage
+from tests.stages.tables import Rows, model
+
+
+def pruned_by(method: str) -> Pruning:
+    return Pruning(steps=(PruningStep(method=method, ratio=0.5),), recovery="alone")
+
+
+HALVED = pruned_by("structured")
+
+MODULE = """
+import numpy as np
+import torch
+from torch import nn
+
+from edgefuse.bundle import spec
+from edgefuse.datasets import Sample, Splits
+from edgefuse.models import FusionModel
+
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 128), nn.Linear(128, 64)
+
+    def forward(self, values):
+        return self.second(torch.relu(self.first(values)))
+
+
+class Fusion(nn.Linear):
+    def forward(self, features, present):
+        return super().forward(features["table"])
+
+
+def build():
+    torch.manual_seed(0)
+    outputs = (spec.ClassOutput(labels=("low", "high")),)
+    table = spec.tensor("table", shape=(1, 64))
+    described = spec.ModelSpec(name="tabular", modalities=(table,), outputs=outputs)
+    return FusionModel(described, {"table": Encoder()}, Fusion(64, 2)).eval()
+
+
+def data():
+    rng = np.random.default_rng(0)
+    items = [Sample({"table": rng.standard_normal((1, 64), np.float32)}, int(n % 2)) for n in range(48)]
+    return Splits(calibration=items[:8], validation=items[8:24], test=items[24:40], train=items[40:], digest="tabular")
+"""
+
+RECIPE = """
+[model]
+factory = "tabular_model:build"
+[data]
+factory = "tabular_model:data"
+[compile]
+targets = ["onnx"]
+[schemes]
+table_encoder = ["float", "fp16", "dynamic_wi8_af32"]
+fusion = ["float"]
+[search]
+max_drop = 0.9
+max_fusion_passes = 2
+[[prune.variants]]
+stages = ["table_encoder"]
+steps = [{ method = "structured", ratio = 0.5 }]
+[recover]
+epochs = 0
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "tabular_model.py").write_text(MODULE)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return tmp_path / "recipe.toml"
+
+
+def excluded(report: Path) -> dict[str, str]:
+    rows: list[CandidateReport] = [*parse(json.loads(report.read_bytes())).stages]
+    return {row.candidate: row.excluded for row in rows if row.excluded and row.p50 is None}
+
+
+def test_files_that_disagree_or_are_refused_cost_the_target_nothing_but_themselves(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lower, apply = OnnxTarget.lower, OnnxQuantizer.apply
+
+    def other(self: OnnxTarget, stage: TorchStage) -> Lowered:
+        """Of a pruned stage, a file that computes something else."""
+        if stage.pruning is None:
+            return lower(self, stage)
+        return lower(self, replace(stage, module=nn.Sequential(stage.module, nn.Tanh()).eval()))
+
+    def damaged(self: OnnxQuantizer, lowered: Lowered, scheme: Scheme, calibration: Any) -> Lowered:
+        made = apply(self, lowered, scheme, calibration)
+        return replace(made, data=b"no file") if scheme.name == "fp16" else made
+
+    monkeypatch.setattr(OnnxTarget, "lower", other)
+    monkeypatch.setattr(OnnxQuantizer, "apply", damaged)
+    result = compile(recipe, tmp_path / "out", cache=tmp_path / "cache")
+    assert not result.failed
+    with open_bundle(result.bundles[0]) as bundle:
+        bundle.verify()
+    found = excluded(result.report_json)
+    assert set(found) == {"table_encoder.structured50-raw.float", "table_encoder.fp16"}
+    assert found["table_encoder.structured50-raw.float"].startswith("broken: ")
+    assert found["table_encoder.fp16"].startswith("ONNX Runtime cannot open")
+
+
+class Reciprocal(nn.Module):
+    """Half of another module's answers, and what divides by nothing where there are few steps."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+        y: Tensor = self.module(x, length)
+        return y / (x.shape[1] // 10)
+
+
+@pytest.fixture(scope="module")
+def stages() -> tuple[TorchStage, ...]:
+    torch.manual_seed(0)
+    return split(model(Rows()))
+
+
+def held(stages: tuple[TorchStage, ...], *variants: TorchStage) -> GoldenInputs:
+    return golden_inputs(stages, model(Rows()).spec, variants)
+
+
+def test_a_pruned_form_that_gives_no_numbers_at_some_size_is_left_out(stages: tuple[TorchStage, ...]) -> None:
+    good = replace(stages[0], pruning=pruned_by("hidden"))
+    bad = replace(stages[0], module=Reciprocal(stages[0].module).eval(), pruning=HALVED)
+    golden = held(stages, good, bad)
+    recoveries = tuple(Recovery("rows_encoder", one.pruning, ()) for one in (good, bad) if one.pruning)
+    kept = {("rows_encoder", "structured50"): ("a width",)}
+    forms = Forms(stages, {"rows_encoder": (good, bad)}, recoveries, kept=kept).without(golden.refused)
+    assert forms.of("rows_encoder") == (stages[0], good)
+    assert [one.pruning for one in forms.recoveries] == [good.pruning]
+    (line,) = prunings(forms)
+    assert (line.stage, line.pruning, line.kept) == ("rows_encoder", "structured50", ())
+    assert line.refused.startswith(
+        "the output 'feature' of the stage 'rows_encoder', pruned by structured50, is not finite on generated inputs"
+    )
+    with pytest.raises(ModelError, match="the output 'feature' of the stage 'rows_encoder' is not finite"):
+        held((replace(stages[0], module=bad.module), *stages[1:]))
+
+
+@pytest.fixture
+def hold(stages: tuple[TorchStage, ...], tmp_path: Path) -> Callable[..., Any]:
+    """Hold a file of the first stage, pruned or not, to what torch makes of it, or to other answers."""
+    cache = Cache(tmp_path / "cache")
+
+    def run(pruning: Pruning | None, *, agrees: bool = True, opens: bool = True) -> Any:
+        stage = replace(stages[0], pruning=pruning)
+        golden = held(stages, *([stage] if pruning else []))
+        if not agrees:
+            key = (stage.spec.name, pruning.id if pruning else "")
+            wrong = [{name: value + 1 for name, value in one.items()} for one in golden.outputs[key]]
+            golden = replace(golden, outputs={**golden.outputs, key: wrong})
+        built = Toolchain.of("onnx", cache).lower(stage)
+        if not opens:
+            path = tmp_path / "damaged.onnx"
+            path.write_bytes(b"no file")
+            built = replace(built, path=path, sha256=sha256(b"no file").hexdigest())
+        return Hold(golden, cache)(("onnx", built))
+
+    return run
+
+
+def test_a_file_of_the_unpruned_stage_in_float_is_one_that_a_target_needs(hold: Callable[..., Any]) -> None:
+    assert hold(None).row.ok
+    with pytest.raises(CheckError, match=r"the file of 'rows_encoder\.float' does not agree with torch"):
+        hold(None, agrees=False)
+    with pytest.raises(BackendError, match=r"the file of 'rows_encoder\.float' cannot be used: ONNX Runtime"):
+        hold(None, opens=False)
+
+
+def test_a_file_of_a_pruned_stage_is_not(hold: Callable[..., Any]) -> None:
+    assert hold(HALVED).row.ok
+    assert not hold(HALVED, agrees=False).row.ok
+    assert hold(HALVED, opens=False).startswith("ONNX Runtime")
