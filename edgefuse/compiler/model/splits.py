@@ -31,6 +31,7 @@ _SOURCES = (  # no more than that: recoveries that take hours depend on a split
     "runtime/backends/backend.py",
     "runtime/graph.py",
     "compiler/model/splits.py",
+    "compiler/model/samples.py",
     "compiler/cache/arrays.py",
 )
 _TARGET, _PRESENT = "#target", "#present"  # no value of a pipeline is called so
