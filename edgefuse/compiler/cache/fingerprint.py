@@ -219,7 +219,7 @@ def _source_of(kind: type) -> str:
 
 def of_compiler() -> str:
     """Return a hash of this package's own source, so that a change of ours never meets a stale result."""
-    return of_source("bundle", "runtime", "measure", "device", "export", "quantize", "compiler")
+    return of_source("bundle", "graph", "runtime", "measure", "device", "stages", "export", "quantize", "compiler")
 
 
 @cache

@@ -31,7 +31,7 @@ _SHOWN = PruningStep(method=StructuredPruner.name, ratio=0.5)
 """What is tried where the recipe prunes nothing, to show what could be."""
 
 _SAMPLES = 8
-_SOURCES = ("prune", "compiler/check/pruning.py")
+_SOURCES = ("prune", "stages", "compiler/check/pruning.py")
 
 
 def trials(recipe: Recipe, stages: Sequence[TorchStage], cache: Cache, workers: Workers) -> tuple[PrunedStage, ...]:
