@@ -148,7 +148,7 @@ def test_a_factory_that_a_recipe_accepts_is_called_as_a_compile_calls_it(
     reference = open_reference("mine:build")
     found = reference.run({"text.values": np.array([[0, 1, 4]], np.int32)}, ("text",))["logits"]
     expected = words_as_pair()[0](values=torch.tensor([[0, 1, 4]]))["logits"]
-    np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-6)
+    torch.testing.assert_close(torch.tensor(found), expected.detach())
 
 
 def test_it_keeps_the_faster_of_the_two(monkeypatch: pytest.MonkeyPatch) -> None:

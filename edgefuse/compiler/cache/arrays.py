@@ -112,6 +112,10 @@ class ArrayStore:
         """Return one key of all samples, end to end."""
         return self._data[key]
 
+    def is_even(self, key: str) -> bool:
+        """Tell whether all samples have one shape."""
+        return len(set(self._columns[key].shapes)) <= 1
+
     def stacked(self, key: str) -> Array:
         """Return one key of all samples as [samples, ...]; the shapes must be the same."""
         shapes = self._columns[key].shapes
