@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from edgefuse.bundle import spec
+from edgefuse.compiler.evaluation import reference as reference_module
 from edgefuse.compiler.evaluation.reference import TorchReference, open_reference
 from edgefuse.errors import ModelError
 from edgefuse.models.fusion import FusionModel
 from edgefuse.runtime.processor import available_processors
+from edgefuse.stages.explicit import split
 
 SPEC = spec.ModelSpec(
     name="pair",
@@ -95,6 +98,59 @@ def test_it_says_why_torch_compile_was_not_measured() -> None:
     torch.set_num_threads(1)
 
 
+def test_on_another_device_it_is_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages share the model's parameters, and run on the CPU after it."""
+    model = FusionModel(SPEC, {"left": nn.Linear(4, 4), "right": Valid()}, Add())
+    monkeypatch.setattr(reference_module, "_device", lambda: "meta")
+    reference = TorchReference(model)
+    assert "meta" in reference.description
+    stages = {stage.spec.name: stage.module for stage in split(model)}
+    assert {tensor.device.type for module in stages.values() for tensor in module.parameters()} == {"cpu"}
+    assert stages["left_encoder"](torch.ones(1, 4)).device.type == "cpu"
+
+
+class Words(nn.Module):
+    """Scores from ids, which are int64 as torch has them, by keyword; a dict comes out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(5, 4)
+
+    def forward(self, *, values: Tensor) -> dict[str, Tensor]:
+        torch.nn.functional.one_hot(values, 5)  # takes nothing but int64
+        return {"unused": values, "logits": self.rows(values).sum(dim=1)}
+
+
+WORDS = spec.ModelSpec(
+    name="words",
+    modalities=(spec.tensor("text", shape=(1, 3), dtype="int64"),),
+    outputs=(spec.ClassOutput(labels=("a", "b", "c", "d")),),
+)
+
+
+def words_as_pair() -> tuple[nn.Module, spec.ModelSpec]:
+    torch.manual_seed(0)
+    return Words(), WORDS
+
+
+def words_with_spec() -> nn.Module:
+    module, described = words_as_pair()
+    module.spec = described  # type: ignore[assignment] # a module may have any attribute
+    return module
+
+
+@pytest.mark.usefixtures("no_compiler")
+@pytest.mark.parametrize("factory", [words_as_pair, words_with_spec])
+def test_a_factory_that_a_recipe_accepts_is_called_as_a_compile_calls_it(
+    factory: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference_module, "imported", lambda *_, **__: factory)
+    reference = open_reference("mine:build")
+    found = reference.run({"text.values": np.array([[0, 1, 4]], np.int32)}, ("text",))["logits"]
+    expected = words_as_pair()[0](values=torch.tensor([[0, 1, 4]]))["logits"]
+    torch.testing.assert_close(torch.tensor(found), expected.detach())
+
+
 def test_it_keeps_the_faster_of_the_two(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Whole()
 
@@ -117,7 +173,10 @@ def test_it_keeps_the_faster_of_the_two(monkeypatch: pytest.MonkeyPatch) -> None
         ("mine", "a factory has no module or no callable: got 'mine', expected 'module:callable'"),
         ("mine_gone:build", "cannot import the factory 'mine_gone:build': got No module named 'mine_gone'"),
         ("math:gone", "the module 'math' has no 'gone'"),
-        ("math:pi", "returns no model: got float, expected a torch module"),
+        (
+            "math:pi",
+            "returns no model: got float, expected a torch module with a ModelSpec as its attribute 'spec', or",
+        ),
         ("torch.nn:Identity", "the model Identity does not describe itself: got spec = NoneType"),
     ],
 )

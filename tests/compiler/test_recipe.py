@@ -131,6 +131,41 @@ def test_a_wrong_factory_is_one_sentence(tmp_path: Path, reference: str, message
             '[[prune.variants]]\nstages = ["fusion"]\nsteps = [{ method = "structured", ratio = 1.5 }]\n[search]',
             "the ratio of 'structured' under [[prune.variants]] in PATH is out of range: got 1.5, expected ",
         ),
+        (
+            "[search]",
+            '[[prune.variants]]\nstages = ["image"]\nsteps = [{ method = "structured", ratio = 0.12 }]\n'
+            '[[prune.variants]]\nstages = ["text", "image"]\nsteps = [{ method = "structured", ratio = 0.125 }]\n'
+            "[search]",
+            "two prunings of 'image' under [[prune.variants]] in PATH have the same name 'structured12': "
+            "got structured 0.12 and structured 0.125, expected steps that differ in the method, the options or the ",
+        ),
+        (
+            "[search]",
+            '[[prune.variants]]\nstages = ["image", "image"]\nsteps = [{ method = "depth", ratio = 0.5 }]\n[search]',
+            "two prunings of 'image' under [[prune.variants]] in PATH have the same name 'depth50': got depth 0.5 twi",
+        ),
+        (
+            "[search]",
+            "[recover]\nseed = -1\n[search]",
+            "[recover] seed in PATH is out of range: got -1, expected at least 0",
+        ),
+        (
+            '"size"',
+            f'"size"\nmax_size_bytes = {10**400}',
+            "the integer 'search.max_size_bytes' in PATH is out of range: got 1000",
+        ),
+        (
+            "[search]",
+            f"[recover]\nseed = {2**63}\n[search]",
+            "the integer 'recover.seed' in PATH is out of range: got 9223",
+        ),
+        (
+            "[search]",
+            '[[prune.variants]]\nstages = ["a"]\n'
+            f'steps = [{{ method = "depth", ratio = 0.5, options = [["n", {2**64}]] }}]\n[search]',
+            "the integer 'prune.variants.steps.options' in PATH is out of range: got 1844",
+        ),
+        ('"size"', f'"size"\nmax_size_bytes = {"1" * 5000}', "the recipe PATH is not TOML: got Exceeds the limit"),
     ],
 )
 def test_a_value_out_of_range_is_a_whole_sentence(tmp_path: Path, old: str, new: str, sentence: str) -> None:

@@ -31,6 +31,11 @@ def test_ragged_samples_come_back(tmp_path: Path) -> None:
         found[3]
 
 
+def test_a_type_that_changes_is_not_stored_as_another(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"^'a' is float64, and int64 in samples before$"):
+        arrays.write_arrays(tmp_path, [{"a": np.array([1])}, {"a": np.array([0.5])}])
+
+
 def test_samples_are_read_only(tmp_path: Path) -> None:
     arrays.write_arrays(tmp_path, [{"a": np.zeros(4, np.float32)}])
     with pytest.raises(ValueError, match="read-only"):

@@ -1,5 +1,6 @@
 """What a compile keeps on disk.
 
+- `reached`: further files and values that a module's code reaches;
 - `fingerprint`: hashes of what a result depends on: the parts of cache keys;
 - `arrays`: arrays of many samples, read through a memory map.
 

@@ -44,6 +44,9 @@ def write_arrays(folder: Path, samples: Iterable[Mapping[str, Array]]) -> None:
     """Write samples (key to array) into a folder, one at a time; all have the same keys and types.
 
     What is all zeros, as of absent modalities, becomes a hole in its file and takes no space.
+
+    Raises:
+        TypeError: if a key has another type than in the samples before.
     """
     columns: dict[str, _Column] = {}
     with ExitStack() as stack:
@@ -54,6 +57,8 @@ def write_arrays(folder: Path, samples: Iterable[Mapping[str, Array]]) -> None:
                     name = f"{len(columns)}.bin"
                     columns[key] = _Column(name, array.dtype.str, [])
                     files[key] = stack.enter_context((folder / name).open("wb"))
+                if array.dtype.str != columns[key].dtype:  # its bytes would be read as numbers of the first's type
+                    raise TypeError(f"'{key}' is {array.dtype}, and {np.dtype(columns[key].dtype)} in samples before")
                 if array.any():
                     files[key].write(np.ascontiguousarray(array).tobytes())
                 else:
@@ -106,6 +111,10 @@ class ArrayStore:
     def flat(self, key: str) -> Array:
         """Return one key of all samples, end to end."""
         return self._data[key]
+
+    def is_even(self, key: str) -> bool:
+        """Tell whether all samples have one shape."""
+        return len(set(self._columns[key].shapes)) <= 1
 
     def stacked(self, key: str) -> Array:
         """Return one key of all samples as [samples, ...]; the shapes must be the same."""

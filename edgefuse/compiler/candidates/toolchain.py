@@ -93,7 +93,7 @@ class Toolchain:
         Raises:
             ExportError: if the target lacks operators (it names them before lowering) or lowering fails.
         """
-        key = ["float", self.target.name, stage.spec, stage.alike, fingerprint.of_module(stage.module), *self._tools()]
+        key = ["float", self.target.name, stage.spec, stage.alike, fingerprint.once(stage.module), *self._tools()]
 
         built = self._built(stage.spec.name, stage.pruning, FLOAT, key, lambda: self.target.lower(stage))
         if isinstance(built, str):

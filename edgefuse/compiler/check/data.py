@@ -136,8 +136,8 @@ def read_splits(model: Model, data: Splits, seconds: float, progress: Progress) 
     names = wanted_splits(model.recipe)
     found = []
     until = time.monotonic()
-    for left, name in zip(range(len(names), 0, -1), names, strict=True):
-        until = max(until, time.monotonic()) + seconds / (len(names) if left else 1)
+    for name in names:
+        until = max(until, time.monotonic()) + seconds / len(names)
         try:
             with users_code(f"the split '{name}' has no length", DataError):
                 total = len(getattr(data, name))

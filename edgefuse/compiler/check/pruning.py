@@ -31,7 +31,7 @@ _SHOWN = PruningStep(method=StructuredPruner.name, ratio=0.5)
 """What is tried where the recipe prunes nothing, to show what could be."""
 
 _SAMPLES = 8
-_SOURCES = ("prune", "compiler/check/pruning.py")
+_SOURCES = ("prune", "stages", "compiler/check/pruning.py")
 
 
 def trials(recipe: Recipe, stages: Sequence[TorchStage], cache: Cache, workers: Workers) -> tuple[PrunedStage, ...]:
@@ -65,7 +65,7 @@ class TryPruning:
         """Take the stage, the steps, and whether the recipe asks for them."""
         stage, steps, asked = job
         report(0, 0, f"check: narrow {stage.spec.name}")
-        key = [stage.spec, fingerprint.of_module(stage.module), steps, asked, fingerprint.of_source(*_SOURCES)]
+        key = [stage.spec, fingerprint.once(stage.module), steps, asked, fingerprint.of_source(*_SOURCES)]
         return self.cache.record("trial", key, PrunedStage, lambda: _tried(stage, steps, asked=asked))
 
 

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from edgefuse.bundle.spec import StageSpec, subset_name
+from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.cache.arrays import ArrayStore, write_arrays
 from edgefuse.compiler.evaluation.runners import Array, Block, Runner, over_blocks
 from edgefuse.compiler.model.splits import SplitData
@@ -26,6 +27,16 @@ from edgefuse.stages.stage import Feeds
 
 Outputs: TypeAlias = Mapping[str, Array]
 """Subset name to the first result of every item that has the subset's modalities: [items, ...]."""
+
+_SOURCES = (
+    "runtime/backends",
+    "runtime/graph.py",
+    "graph",
+    "stages/examples.py",
+    "stages/stage.py",
+    *(f"compiler/{name}.py" for name in ("evaluation/evaluator", "evaluation/runners", "cache/arrays")),
+)
+"""What runs a stage over samples, besides its file and the runtime."""
 
 _BLOCK = 32
 """Samples that are in memory at a time."""
@@ -56,7 +67,8 @@ class Evaluator:
         """Return a leaf's outputs on every item, by key; `chain` has the runners of it and of the leaves before."""
         plan = self._subject.graph.plan([stage.modality], wanted=[stage.name])
         stages = [step.stage for step in plan.steps]
-        key = [self._data.digest, stage, [chain[one.name].identity for one in stages]]
+        identities = [chain[one.name].identity for one in stages]
+        key = [self._data.digest, stage, identities, fingerprint.of_source(*_SOURCES)]
 
         def make(folder: Path) -> None:
             self._note(f"features of {stage.name}")
@@ -90,7 +102,8 @@ class Evaluator:
         plan = self._after(subset)
         leaves = [stage for stage in self._leaves if stage.modality in subset]
         first, *others = (output.name for output in self._subject.spec.outputs)
-        key = [self._data.digest, subset, [[s.name, combination[s.name].identity] for s in (*leaves, *self._joint)]]
+        identities = [[s.name, combination[s.name].identity] for s in (*leaves, *self._joint)]
+        key = [self._data.digest, subset, identities, fingerprint.of_source(*_SOURCES)]
 
         def make(folder: Path) -> None:
             self._note(f"{subset_name(subset)} through {', '.join(stage.name for stage in self._joint)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from edgefuse.measure.latency import Interleaved
 from edgefuse.models.fusion import FusionModel
 from edgefuse.runtime.backends.denormals import Flushed
 from edgefuse.runtime.processor import checked_threads
+from edgefuse.stages.found import find
 from edgefuse.stages.stage import outputs_of
 
 Array: TypeAlias = npt.NDArray[np.generic]
@@ -33,7 +35,7 @@ class TorchReference:
     """A model in eval and inference mode, on the threads of the edge, as the faster of eager and torch.compile.
 
     Which one is faster is measured at the first call of `run`, which therefore takes long. It runs on CUDA where there
-    is a device, else on the CPU. The number of torch's threads is set for the whole process.
+    is a device, as a copy, else on the CPU. The number of torch's threads is set for the whole process.
 
     Args:
         model: a `FusionModel`, or another module with a `spec` (called with all modality tensors in order, then the
@@ -62,11 +64,12 @@ class TorchReference:
         torch.set_num_threads(checked_threads(threads))
         self.spec = spec
         self.threads = threads
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = _device()
         self.mode = ""
         self.p50_ms: dict[str, float] = {}
         self.note = ""
-        self._model = model.eval().to(self.device)
+        # Elsewhere a copy: stages share the model's parameters, and are run on the CPU afterwards.
+        self._model = model.eval() if self.device == "cpu" else copy.deepcopy(model).eval().to(self.device)
         self._forward: Forward = self._model
         self._flushed = Flushed()
 
@@ -153,17 +156,27 @@ class TorchReference:
         return call
 
 
+def _device() -> str:
+    """Return where torch runs."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def open_reference(factory: str, threads: int = 1) -> TorchReference:
-    """Build a reference from `module:callable`; the current folder is searched, too.
+    """Build a reference from `module:callable`, as a recipe names it; the current folder is searched, too.
+
+    The model is called as a compile calls it: by keyword and in the types that it wants, where it names its inputs.
 
     Raises:
-        ModelError: if the factory cannot be imported or called, or returns no model.
+        ModelError: if the factory cannot be imported or called, returns no model, or one that cannot be called.
     """
     build = imported(factory, Path.cwd(), kind=ModelError)
     with staying_here(), users_code(f"the factory '{factory}' failed", ModelError):
-        model = build() if callable(build) else build
-    if not isinstance(model, nn.Module):
+        made = build() if callable(build) else build
+    module, spec = made if isinstance(made, tuple) and len(made) == 2 else (made, getattr(made, "spec", None))
+    if not isinstance(module, nn.Module):
         raise ModelError(
-            f"the factory '{factory}' returns no model", got=type(model).__name__, expected="a torch module"
+            f"the factory '{factory}' returns no model",
+            got=", ".join(type(part).__name__ for part in (made if isinstance(made, tuple) else (made,))),
+            expected="a torch module with a ModelSpec as its attribute 'spec', or the pair (module, spec)",
         )
-    return TorchReference(model, threads)
+    return TorchReference(find(module, spec).module if isinstance(spec, ModelSpec) else module, threads)

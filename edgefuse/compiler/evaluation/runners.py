@@ -49,7 +49,7 @@ class TorchRunner:
     @cached_property
     def identity(self) -> str:
         """The stage's weights and code; hashing them takes a while."""
-        return fingerprint.of_module(self.stage.module) + torch.__version__
+        return fingerprint.once(self.stage.module) + torch.__version__
 
     def session(self) -> Session:
         """Return itself: a module needs no opening."""

@@ -46,7 +46,7 @@ def prepare(model: Model, data: Splits, cache: Cache, progress: Progress) -> Sub
     path, recipe = model.path, model.recipe
     splits = {n: load_split(n, data, model.spec, model.assets, cache, progress) for n in wanted_splits(recipe)}
     provenance = Provenance(
-        weights_sha256=fingerprint.of_module(model.module),
+        weights_sha256=fingerprint.once(model.module),
         data_sha256=fingerprint.of_bytes("".join(part.digest for part in splits.values()).encode()),
         recipe_sha256=fingerprint.of_bytes(path.read_bytes()),
         tools={},

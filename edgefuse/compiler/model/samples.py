@@ -10,7 +10,7 @@ import numpy as np
 
 from edgefuse.bundle.spec import ClassOutput, Modality, ModelSpec, TensorPreprocess
 from edgefuse.bundle.wiring import width
-from edgefuse.compiler.recipe.factory import users_code
+from edgefuse.compiler.recipe.factory import spoken, users_code
 from edgefuse.datasets.sample import Sample
 from edgefuse.errors import DataError
 from edgefuse.stages.stage import Array
@@ -81,7 +81,9 @@ def _as_int32(value: Any) -> Any:
 
 
 def checked_target(name: str, index: int, target: Any, spec: ModelSpec) -> Array:
-    """Return the target of a sample as an array: int [1] for a class, [values] otherwise.
+    """Return the target of a sample as an array: int64 [1] for a class, float64 [values] otherwise.
+
+    One type for all samples: whether a number of the user's is written `1` or `1.0` means nothing.
 
     Args:
         name: of the split.
@@ -92,12 +94,21 @@ def checked_target(name: str, index: int, target: Any, spec: ModelSpec) -> Array
     Raises:
         DataError: if it is no class of the model, or not as many finite numbers as the first output has.
     """
-    output, value = spec.outputs[0], np.atleast_1d(np.asarray(target))
+    output = spec.outputs[0]
     wrong = f"the target of sample {index} of '{name}' does not fit the model's output"
     if isinstance(output, ClassOutput):
-        if value.dtype.kind not in "iu" or value.shape != (1,) or not 0 <= value[0] < len(output.labels):
-            raise DataError(wrong, got=repr(target), expected=f"a class from 0 to {len(output.labels) - 1}")
-    elif value.dtype.kind not in "iuf" or value.shape != (width(output),) or not np.isfinite(value).all():
+        expected = f"a class from 0 to {len(output.labels) - 1}"
+    else:
         expected = f"{width(output)} finite number" + "s" * (width(output) > 1)
+    try:
+        value = np.atleast_1d(np.asarray(target))
+    except Exception as error:  # a list of unequal lists, a tensor that learns; what is not numpy's may raise anything
+        got = f"{type(target).__name__}, which is no array ({spoken(error)})"
+        raise DataError(wrong, got=got, expected=expected) from error
+    if isinstance(output, ClassOutput):
+        if value.dtype.kind not in "iu" or value.shape != (1,) or not 0 <= value[0] < len(output.labels):
+            raise DataError(wrong, got=repr(target), expected=expected)
+        return value.astype(np.int64)
+    if value.dtype.kind not in "iuf" or value.shape != (width(output),) or not np.isfinite(value).all():
         raise DataError(wrong, got=" ".join(repr(target).split()), expected=expected)
-    return value
+    return value.astype(np.float64)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.bundle.spec import ModelSpec
+from edgefuse.bundle.spec import AudioPreprocess, ImagePreprocess, ModelSpec, TensorPreprocess, TextPreprocess
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.cache.arrays import ArrayStore, write_arrays
 from edgefuse.compiler.model.samples import checked_target, read_sample
@@ -31,8 +33,16 @@ _SOURCES = (  # no more than that: recoveries that take hours depend on a split
     "runtime/backends/backend.py",
     "runtime/graph.py",
     "compiler/model/splits.py",
+    "compiler/model/samples.py",
     "compiler/cache/arrays.py",
 )
+_LIBRARIES = {
+    ImagePreprocess: ("pillow",),
+    AudioPreprocess: ("soxr", "soundfile"),
+    TextPreprocess: ("tokenizers",),
+    TensorPreprocess: (),
+}
+"""What decodes, resamples and cuts up, by what a modality asks for: another version gives other tensors."""
 _TARGET, _PRESENT = "#target", "#present"  # no value of a pipeline is called so
 
 
@@ -82,6 +92,7 @@ def load_split(
         spec,
         {n: fingerprint.of_bytes(a) for n, a in assets.items()},
         fingerprint.of_source(*_SOURCES),
+        _versions(spec),
     ]
 
     def make(folder: Path) -> None:
@@ -92,6 +103,15 @@ def load_split(
     targets = values.stacked(_TARGET)
     targets = targets[:, 0] if targets.shape[1] == 1 else targets
     return SplitData(values, targets, values.stacked(_PRESENT).astype(bool), folder.name)
+
+
+def _versions(spec: ModelSpec) -> dict[str, str]:
+    """Return the versions of the libraries that a model's modalities go through, as far as they are installed."""
+    found = {}
+    for name in {name for modality in spec.modalities for name in _LIBRARIES[type(modality.preprocess)]}:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _preprocessed(

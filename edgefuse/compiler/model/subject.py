@@ -10,6 +10,7 @@ from torch import nn
 
 from edgefuse.bundle.manifest import Provenance
 from edgefuse.bundle.spec import ModelSpec, StageSpec, subset_name
+from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.model.splits import SplitData
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.datasets.sample import Splits
@@ -42,6 +43,11 @@ class Model:
     assets: Mapping[str, bytes]
     found: Found
     data: Splits
+
+    def __post_init__(self) -> None:
+        """Take all fingerprints now, before anything runs: see `fingerprint.once`."""
+        for module in (self.module, *(stage.module for stage in self.stages)):
+            fingerprint.once(module)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The recipe: what to compile, for which targets, within which budget.
 
+- `variants`: the prunings that are asked for, checked;
 - `recipe`: the sections of the file, read and checked;
 - `wanted`: the same for the targets that a command line names;
 - `gpu`: a record of `make gpu`, read and checked;

@@ -14,6 +14,7 @@ import tomllib
 from edgefuse import registry
 from edgefuse.bundle.manifest import PruningStep, members
 from edgefuse.bundle.spec import Record
+from edgefuse.compiler.recipe.variants import check_variants
 from edgefuse.compiler.search.figures import Limits, Objective
 from edgefuse.device.device import TIMEOUT_SECONDS, checked_timeout, device_of
 from edgefuse.device.session import PYTHON
@@ -227,15 +228,28 @@ def load(path: Path) -> Recipe:
         raise RecipeError(
             f"cannot read the recipe {path}", got=error.strerror, fix="give the path of a TOML file"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of numbers too long to be read
         raise RecipeError(f"the recipe {path} is not TOML", got=str(error)) from error
     _refuse_unknown_keys(path, table)
+    _refuse_large_integers(path, "", table)
     try:
         recipe = msgspec.convert(table, Recipe)
     except msgspec.ValidationError as error:
         raise RecipeError(f"the recipe {path} is wrong", got=str(error)) from error
     check(path, recipe)
     return recipe
+
+
+def _refuse_large_integers(path: Path, key: str, value: object) -> None:
+    """Refuse an integer that TOML does not have: Python reads any, and neither reports nor keys of the cache can."""
+    if isinstance(value, Mapping):
+        for name, held in value.items():
+            _refuse_large_integers(path, f"{key}.{name}" if key else name, held)
+    elif isinstance(value, list):
+        for held in value:
+            _refuse_large_integers(path, key, held)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise RecipeError(f"the integer '{key}' in {path} is out of range", got=value, expected="64 bits, as TOML has")
 
 
 def _refuse_unknown_keys(path: Path, table: Mapping[str, Any]) -> None:
@@ -297,7 +311,7 @@ def check(path: Path, recipe: Recipe) -> None:
         device_of(recipe.device.uri)
     checked_timeout(recipe.device.timeout_seconds)
     known = registry.names("targets")
-    _check_pruning(path, recipe)
+    check_variants(path, [(variant.stages, variant.steps) for variant in recipe.prune.variants])
     _check_recovery(path, recipe.recover)
     for target in wanted.targets:
         if unknown := [name for name in members(target) if name not in known]:
@@ -349,36 +363,9 @@ def _check_search(path: Path, search: SearchSection) -> None:
         )
 
 
-def _check_pruning(path: Path, recipe: Recipe) -> None:
-    prune = recipe.prune
-    for variant in prune.variants:
-        if not variant.steps or not variant.stages:
-            raise RecipeError(
-                f"an entry of [[prune.variants]] in {path} is incomplete", got="no stages or no steps", expected="both"
-            )
-        for step in variant.steps:
-            _check_step(path, step)
-
-
-def _check_step(path: Path, step: PruningStep) -> None:
-    pruners = registry.names("pruners")
-    if step.method not in pruners:
-        raise RecipeError(
-            f"an entry of [[prune.variants]] in {path} names an unknown method",
-            got=repr(step.method),
-            expected=" or ".join(pruners),
-        )
-    if not (math.isfinite(step.ratio) and 0 <= step.ratio < 1):
-        raise RecipeError(
-            f"the ratio of '{step.method}' under [[prune.variants]] in {path} is out of range",
-            got=step.ratio,
-            expected="the fraction to remove, from 0 to less than 1",
-        )
-
-
 def _check_recovery(path: Path, recover: RecoverSection) -> None:
     _check_threads(f"[recover] threads in {path}", recover.threads)
-    for name, low in (("epochs", 0), ("batch", 2), ("patience", 1)):
+    for name, low in (("epochs", 0), ("batch", 2), ("patience", 1), ("seed", 0)):
         if getattr(recover, name) < low:
             raise RecipeError(
                 f"[recover] {name} in {path} is out of range", got=getattr(recover, name), expected=f"at least {low}"

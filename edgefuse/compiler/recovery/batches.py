@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgefuse.bundle.spec import StageSpec, subset_name
+from edgefuse.compiler.cache.arrays import ArrayStore
 from edgefuse.compiler.evaluation.evaluator import Evaluator, is_leaf
 from edgefuse.compiler.evaluation.runners import TorchRunner
 from edgefuse.compiler.model.splits import TRAIN, SplitData
@@ -45,6 +46,13 @@ def stacked(arrays: Sequence[Array]) -> Tensor:
     return torch.from_numpy(whole)
 
 
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Join blocks of samples along the batch, in the same way."""
+    return (
+        torch.cat(list(parts)) if len({part.shape[1:] for part in parts}) == 1 else stacked([p.numpy() for p in parts])
+    )
+
+
 def call(spec: StageSpec, module: nn.Module, pool: Mapping[str, Tensor]) -> Pool:
     """Run a stage's module on a pool and return its outputs by key.
 
@@ -65,20 +73,29 @@ class TrainingData:
         self._evaluator = evaluator
         self.teacher = {stage.spec.name: stage for stage in subject.stages}
         self._torch = {name: TorchRunner(stage) for name, stage in self.teacher.items()}
-        self._kept: dict[str, dict[str, Array]] = {}
+        self._kept: dict[str, ArrayStore] = {}
 
-    def _features(self, leaf: str) -> Mapping[str, Array]:
-        """Return the outputs of a leaf by key, [items, ...], mapped from disk; it runs when first asked for."""
+    def _features(self, leaf: str) -> ArrayStore:
+        """Return the outputs of a leaf by key, mapped from disk; it runs when first asked for."""
         if leaf not in self._kept:
-            spec = self.teacher[leaf].spec
-            store = self._evaluator.features(spec, self._torch)
-            keys = [spec.key(port.tensor.name) for port in spec.outputs]
-            self._kept[leaf] = {key: store.stacked(key)[:, 0] for key in keys}  # each sample is a batch of one
+            self._kept[leaf] = self._evaluator.features(self.teacher[leaf].spec, self._torch)
         return self._kept[leaf]
+
+    def _feature(self, leaf: str, key: str, indices: Indices) -> Tensor:
+        """Return one output of a leaf for some items; of any length, shorter ones are padded."""
+        store = self._features(leaf)
+        if store.is_even(key):
+            return torch.from_numpy(store.stacked(key)[:, 0][np.asarray(indices)])  # each sample is a batch of one
+        return stacked([store.get(key, int(i)) for i in indices])
 
     def feature(self, spec: StageSpec, indices: Indices) -> Pool:
         """Return what the unpruned leaf gives for some items, by key, in the order of its outputs."""
-        return {key: torch.from_numpy(kept[np.asarray(indices)]) for key, kept in self._features(spec.name).items()}
+        keys = [spec.key(port.tensor.name) for port in spec.outputs]
+        return {key: self._feature(spec.name, key, indices) for key in keys}
+
+    def has_one_shape(self, spec: StageSpec) -> bool:
+        """Tell whether what the unpruned leaf gives has the same shape for all items."""
+        return all(self._features(spec.name).is_even(spec.key(port.tensor.name)) for port in spec.outputs)
 
     def leaf_inputs(self, spec: StageSpec, indices: Indices) -> Pool:
         """Return the values that a leaf reads, of some items."""
@@ -86,7 +103,7 @@ class TrainingData:
         for port in spec.inputs:
             key = port.source.key
             if port.source.kind == "stage":
-                pool[key] = torch.from_numpy(self._features(port.source.owner)[key][np.asarray(indices)])
+                pool[key] = self._feature(port.source.owner, key, indices)
             else:
                 pool[key] = stacked([self.data.values.get(key, int(i)) for i in indices])
         return pool
@@ -150,9 +167,13 @@ class LeafExamples:
         """Return positional inputs and the unpruned outputs of some examples."""
         items = self._items[np.asarray(indices)]
         pool = self._data.leaf_inputs(self._spec, items)
-        return tuple(pool[p.source.key] for p in self._spec.inputs), tuple(
-            self._data.feature(self._spec, items).values()
-        )
+        inputs = tuple(pool[port.source.key] for port in self._spec.inputs)
+        if self._data.has_one_shape(self._spec):
+            return inputs, tuple(self._data.feature(self._spec, items).values())
+        with (
+            torch.no_grad()
+        ):  # in padding the student is to give what the teacher gives there, not the zeros of a stack
+            return inputs, outputs_of(self._data.teacher[self._spec.name].module(*inputs))
 
 
 class JointStageExamples:
@@ -209,7 +230,7 @@ class SubsetTable:
         for spec in self._data.subject.specs:
             if is_leaf(spec) and spec.name in replaced:
                 parts = [call(spec, replaced[spec.name], self._data.leaf_inputs(spec, i)) for i in self._blocks()]
-                found[spec.name] = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+                found[spec.name] = {key: _joined([part[key] for part in parts]) for key in parts[0]}
         return found
 
     def _blocks(self, items: npt.NDArray[np.intp] | None = None) -> Iterator[npt.NDArray[np.intp]]:

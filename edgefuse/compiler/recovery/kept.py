@@ -10,6 +10,7 @@ from torch import nn
 
 from edgefuse.bundle.manifest import Pruning
 from edgefuse.bundle.spec import Record
+from edgefuse.compiler.cache import fingerprint
 from edgefuse.prune.persist import restore, save
 from edgefuse.prune.training import Epoch
 from edgefuse.stages.stage import TorchStage
@@ -47,5 +48,8 @@ def read_form(folder: Path, stage: TorchStage, pruning: Pruning) -> TorchStage:
         stage: the unpruned one.
         pruning: of the form.
     """
-    module = restore(stage.module, (folder / "module").read_bytes())
+    data = (folder / "module").read_bytes()
+    module = restore(stage.module, data)
+    made_from = [fingerprint.once(stage.module), fingerprint.of_bytes(data), fingerprint.of_source("prune")]
+    fingerprint.keep(module, fingerprint.of_bytes("".join(made_from).encode()))
     return replace(stage, module=module.eval(), pruning=pruning)

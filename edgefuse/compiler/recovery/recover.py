@@ -98,7 +98,7 @@ class Recover:
         throw hours of recovery away.
         """
         return [
-            [stage.spec, fingerprint.of_module(stage.module), stage.pruning],
+            [stage.spec, fingerprint.once(stage.module), stage.pruning],
             pruning,
             rehearsed,
             self.subject.recipe.recover,

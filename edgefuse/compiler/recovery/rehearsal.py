@@ -63,7 +63,7 @@ class Rehearse:
         name, pruning = job
         stage = next(stage for stage in self.subject.stages if stage.spec.name == name)
         key = [
-            [stage.spec, fingerprint.of_module(stage.module), stage.pruning],
+            [stage.spec, fingerprint.once(stage.module), stage.pruning],
             pruning,
             self.subject.splits[TRAIN].digest,
             fingerprint.of_source(*_SOURCES),

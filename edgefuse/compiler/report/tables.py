@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -182,15 +183,16 @@ def cell(report: Report, rung: RungReport, subset: str) -> Cell | None:
     """
     if subset not in rung.accuracy:
         return None
-    budget = report.budget.max_drop if report.budget and report.budget.max_drop > 0 else _DEFAULT_BUDGET
+    allowed = report.budget.max_drop if report.budget else math.inf
+    scale = allowed if 0 < allowed < math.inf else _DEFAULT_BUDGET
     drop = drops(report, rung)[subset]
     return Cell(
         accuracy=rung.accuracy[subset],
         drop=drop,
         ci95=rung.drop_ci95.get(subset),
-        heat=round(max(-1.0, min(1.0, drop / budget)), 3),
+        heat=round(max(-1.0, min(1.0, drop / scale)), 3),
         # Accuracies are multiples of 1/items: a drop of exactly the budget must not exceed it by rounding.
-        over=report.budget is not None and drop > budget + 1e-9,
+        over=drop > allowed + 1e-9,
     )
 
 

@@ -29,14 +29,21 @@ def method(made: Compiled) -> tuple[str, ...]:
         "Preprocessing outside the graph (decoding, resizing, tokenising) is not in these figures; frontends are.",
         f"Accuracy: {items['test']} test items that the search never saw, every admissible subset of modalities, from "
         "the exported files in the target's own runtime at batch 1. A drop is reference minus rung, paired by item.",
-        f"Search: {items['validation']} validation items; a combination holds the budget if its drop plus one standard "
-        f"error does. Calibration: {items['calibration']} items.",
+        f"Search: {items['validation']} validation items; a combination holds the budget if its drop"
+        f"{with_caution(made.subject.recipe.search.caution)} does. Calibration: {items['calibration']} items.",
         "Sizes of rungs are those of their stage files, frontends apart.",
         "MAC and bytes moved are counted from the exported files, batch 1, open dimensions at their largest: weights "
         "read once, activations written and read once, by element type. Together they stand in for energy: moving a "
         "byte costs more than multiplying it (Horowitz, ISSCC 2014). Activation memory is an estimate: the largest "
         "sum of activations alive at once in the file's order, nothing computed in place.",
     )
+
+
+def with_caution(caution: float) -> str:
+    """Return what the search adds to a drop, after "its drop"."""
+    if caution == 0:
+        return ""
+    return " plus one standard error" if caution == 1 else f" plus {caution:g} standard errors"
 
 
 def _timed(made: Compiled) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 An unrolled layer of 150 steps is thousands of operators, minutes of conversion, and a file of twice its weights. Here
 the projection of the inputs of all steps becomes one matrix product, and what depends on the step before becomes the
 operator `edgefuse::recurrence`. It passes through litert-torch as a custom operator of LiteRT, which
-`tflite_recurrent_loops` replaces by a WHILE in the finished file. Modules stay as they are: while a stage is traced,
+`recurrent_loops` replaces by a WHILE in the finished file. Modules stay as they are: while a stage is traced,
 `RecurrentLayers` catches the calls that `nn.LSTM`, `nn.GRU` and `nn.RNN` make.
 
 Cells as in torch's documentation: Hochreiter and Schmidhuber, "Long short-term memory", 1997; Cho et al., "Learning
@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from edgefuse.errors import ExportError
 
 CODE = "edgefuse.recurrence"
-"""The custom operator that stands for a loop in a file between conversion and `tflite_recurrent_loops`."""
+"""The custom operator that stands for a loop in a file between conversion and `recurrent_loops`."""
 
 _CELLS: dict[Any, str] = {torch.lstm: "lstm", torch.gru: "gru", torch.rnn_tanh: "rnn_tanh", torch.rnn_relu: "rnn_relu"}
 _SCHEMA = "(str cell, Tensor inputs, Tensor weight, Tensor? bias, Tensor[] states, bool reverse) -> Tensor[]"

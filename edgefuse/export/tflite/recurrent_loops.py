@@ -183,7 +183,7 @@ def _fill_body(body: _Graph, cell: str, weights: Sequence[int], count: int, step
 
     Args:
         body: a subgraph whose inputs are what the loop carries.
-        cell: as in `tflite_recurrent.recurrence`.
+        cell: as in `recurrent.recurrence`.
         weights: recurrent weights, and their bias if there is one.
         count: how many states there are.
         steps: of the whole loop.

@@ -227,8 +227,6 @@ def _add_constant(module: GraphModule, value: Tensor) -> Node:
     return module.graph.get_attr(name)
 
 
-aten = torch.ops.aten
-
 _ELEMENTWISE = frozenset(
     {
         aten.add.Tensor,

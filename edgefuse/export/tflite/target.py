@@ -7,7 +7,6 @@ nothing of where it was made. litert-torch takes seconds to import, so it is imp
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -215,6 +214,3 @@ def _operator_names(model: Any) -> Iterator[tuple[int, str]]:
     for index in range(len(graph.tensors)):
         if index not in made:
             yield index, f"constant_{index}"
-
-
-logger = logging.getLogger(__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from edgefuse.compiler.report.curves import curves
 from edgefuse.compiler.report.schema import parse
 from edgefuse.compiler.report.tables import ladder, sensitivities, time_bars, totals
+from edgefuse.compiler.report.text import with_caution
 
 Shown = Callable[[dict[str, Any]], Any]
 
@@ -34,6 +36,26 @@ def test_a_drop_of_exactly_the_budget_keeps_it(full: dict[str, Any], shown: Show
     full["budget"]["max_drop"] = 0.008
     titles = [attributes.get("title") or "" for _, attributes in shown(full).tags]
     assert not any(", over budget" in title for title in titles)
+
+
+def test_where_nothing_may_be_lost_a_drop_of_half_a_point_is_marked(full: dict[str, Any], shown: Shown) -> None:
+    full["budget"]["max_drop"] = 0.0
+    found = {
+        attributes["title"]: "over" in str(attributes.get("class")).split()
+        for tag, attributes in shown(full).tags
+        if tag == "td" and "drop" in (attributes.get("title") or "")
+    }
+    drops = {title: float(re.findall(r"drop (\S+) points", title)[0].replace("\u2212", "-")) for title in found}
+    assert any(0 < drop < 1 for drop in drops.values())
+    assert {title for title, marked in found.items() if marked} == {title for title, drop in drops.items() if drop > 0}
+
+
+@pytest.mark.parametrize(
+    ("caution", "says"),
+    [(0.0, "its drop does."), (1.0, "its drop plus one standard error does."), (2.5, "plus 2.5 standard errors does.")],
+)
+def test_the_method_says_with_which_caution_was_searched(caution: float, says: str) -> None:
+    assert f"its drop{with_caution(caution)} does.".endswith(says)
 
 
 def test_what_was_missed_stands_on_top_with_its_amount(full: dict[str, Any], shown: Shown) -> None:
