@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from edgefuse.export.torch.inlining import Form, argument, constant_of, inline, replace
@@ -47,7 +48,8 @@ _MOVES = frozenset(
 
 def has_complex_numbers(program: ExportedProgram) -> bool:
     """Tell whether a traced stage computes with complex numbers."""
-    return any(node.target in PAIRS or (node.op == "call_function" and _is_complex(node)) for node in program.graph.nodes)
+    calls = [node for node in program.graph.nodes if node.op == "call_function"]
+    return any(node.target in PAIRS or _is_complex(node) for node in calls)
 
 
 def pair_complex_numbers(program: ExportedProgram) -> None:
@@ -62,8 +64,19 @@ def pair_complex_numbers(program: ExportedProgram) -> None:
         elif any(source in pairs for source in node.all_input_nodes):
             _become_real(program, node, pairs)
     for node in reversed(list(program.graph.nodes)):
-        if node in pairs and node.op == "call_function" and not node.users:
-            program.graph.erase_node(node)
+        if node in pairs and not node.users:
+            _drop(program, node)
+
+
+def _drop(program: ExportedProgram, node: Node) -> None:
+    """Drop a node that nothing uses any more, or a complex weight, which no file holds."""
+    specs = program.graph_signature.input_specs
+    place = next((i for i, spec in enumerate(specs) if spec.arg.name == node.name), None)
+    if node.op == "placeholder" and place is not None and specs[place].kind is not InputKind.USER_INPUT:
+        del specs[place]
+    elif node.op == "placeholder":
+        return
+    program.graph.erase_node(node)
 
 
 def _pair(program: ExportedProgram, node: Any, pairs: dict[Node, Pair]) -> Pair | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -73,7 +73,7 @@ def _along(step: _Step, real: Tensor, imaginary: Tensor | None, cosines: Tensor,
 
 
 def _steps(node: Any, shape: tuple[Any, ...]) -> list[_Step] | None:
-    """Return the transforms along each axis, in order; None for sizes that are open, too large, cut or filled up."""
+    """Return the transforms along each axis, in order; None for sizes that are open or too large."""
     named = _NAME.fullmatch(str(node.target))
     if named is None:
         return None
@@ -92,11 +92,18 @@ def _steps(node: Any, shape: tuple[Any, ...]) -> list[_Step] | None:
         if not isinstance(size, int) or size > LARGEST:
             return None
         halved = axis == last
-        length = (wanted[place] or 2 * (size - 1)) if halved and back else size
-        if wanted[place] not in (None, length) or (halved and back and size != length // 2 + 1):
+        length = wanted[place] if wanted[place] not in (None, -1) else 2 * (size - 1) if halved and back else size
+        if not isinstance(length, int) or length > LARGEST:
             return None
-        steps.append(_step(axis, length, norm, back=back, halved=halved))
+        step = _step(axis, length, norm, back=back, halved=halved)
+        steps.append(replace(step, cosines=_rows(step.cosines, size), sines=_rows(step.sines, size)))
     return steps
+
+
+def _rows(matrix: Tensor, count: int) -> Tensor:
+    """Return a matrix with so many rows: numbers beyond a transform count nothing, ones that lack are zeros."""
+    missing = count - matrix.shape[0]
+    return torch.nn.functional.pad(matrix[:count], (0, 0, 0, max(missing, 0))).contiguous()
 
 
 def _step(axis: int, length: int, norm: str | None, *, back: bool, halved: bool) -> _Step:

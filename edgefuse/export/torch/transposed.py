@@ -1,7 +1,8 @@
-"""Transposed convolutions of any padding, dilation and rank.
+"""Transposed convolutions of any padding, dilation and rank, and convolutions of volumes in groups.
 
-TFLite has those of images, without padding and dilation. What padding cuts off or adds is cut off or added behind one
-of these; a dilated one, and one of volumes, is a plain convolution of the input with zeros between its numbers.
+TFLite has transposed ones of images, without padding and dilation. What padding cuts off or adds is cut off or added
+behind one of these; a dilated one, and one of volumes, is a plain convolution of the input with zeros between its
+numbers. Groups of a volume's channels are convolved one by one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ aten = torch.ops.aten
 
 _TURNED = {1: aten.conv_transpose1d.default, 2: aten.conv_transpose2d.input}
 _PLAIN = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+_MOST_GROUPS = 64
+"""Groups of a volume's channels beyond which that many convolutions are no form of one."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,35 @@ def _between_zeros(program: ExportedProgram, node: Any, sizes: _Sizes) -> Form:
         shift = None if bias is None else rest[int(held is None)]
         for axis in range(rank):
             x = _extended(_spread(x, axis + 2, sizes.stride[axis]), axis + 2, before[axis], behind[axis])
-        y: Tensor = _PLAIN[rank](x, weight, shift, 1, 0, sizes.dilation, sizes.groups)  # type: ignore[operator]
-        return y
+        return _convolved(x, weight, shift, [1] * rank, [0] * rank, sizes.dilation, sizes.groups)
 
     inputs = [node.args[0], *([node.args[1]] if held is None else []), *([] if bias is None else [bias])]
     return Form(convolved, tuple(inputs), () if held is None else (_turned(held, sizes.groups),))
+
+
+def grouped(_program: ExportedProgram, node: Any) -> Form | None:
+    """Convolve the groups of a volume's channels one by one."""
+    stride, padding, dilation = (_each(argument(node, i, d), 3) for i, d in ((3, [1]), (4, [0]), (5, [1])))
+    groups, bias = argument(node, 6, 1), argument(node, 2)
+    if not 1 < groups <= _MOST_GROUPS:
+        return None
+
+    def convolved(x: Tensor, weight: Tensor, *shift: Tensor) -> Tensor:
+        return _convolved(x, weight, shift[0] if shift else None, stride, padding, dilation, groups)
+
+    return Form(convolved, (node.args[0], node.args[1], *([] if bias is None else [bias])))
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, *sizes: Any) -> Tensor:
+    """Convolve plainly; `sizes` are stride, padding, dilation and groups, which volumes have one by one."""
+    rank, groups = x.dim() - 2, sizes[-1]
+    convolve: Any = _PLAIN[rank]
+    if rank < 3 or groups == 1:
+        found: Tensor = convolve(x, weight, bias, *sizes)
+        return found
+    pairs = zip(x.chunk(groups, 1), weight.chunk(groups, 0), strict=True)
+    y = torch.cat([convolve(part, kernel, None, *sizes[:-1]) for part, kernel in pairs], 1)
+    return y if bias is None else y + bias.reshape(1, -1, 1, 1, 1)
 
 
 def _turned(weight: Tensor, groups: int) -> Tensor:
@@ -135,4 +162,5 @@ FORMS: dict[Any, Prepare] = {
     aten.conv_transpose2d.input: transposed_convolution,
     aten.conv_transpose3d.input: transposed_convolution,
     aten.convolution.default: transposed_convolution,
+    aten.conv3d.default: grouped,
 }
