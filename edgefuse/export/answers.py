@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from edgefuse.bundle.manifest import Tolerance
 from edgefuse.errors import BackendError, ExportError
 from edgefuse.export.target import Lowered
@@ -15,7 +17,13 @@ _FEEDS = 2
 _SIZES = 4
 
 
-def check_answers(stage: TorchStage, lowered: Lowered, backend: Backend, title: str) -> None:
+def check_answers(
+    stage: TorchStage,
+    lowered: Lowered,
+    backend: Backend,
+    title: str,
+    meant: Callable[[str], tuple[str, ...]] = lambda _: (),
+) -> None:
     """Open a file and compare its answers with torch's.
 
     Args:
@@ -23,6 +31,7 @@ def check_answers(stage: TorchStage, lowered: Lowered, backend: Backend, title: 
         lowered: the file.
         backend: that opens it.
         title: of its format, for errors.
+        meant: names the operators of the stage that a runtime's words mean.
 
     Raises:
         ExportError: if the runtime refuses the file, cannot run it, or its answers differ from torch's.
@@ -33,7 +42,7 @@ def check_answers(stage: TorchStage, lowered: Lowered, backend: Backend, title: 
     except BackendError as error:
         raise ExportError(
             f"{where} cannot be opened",
-            got=_without_fix(error),
+            got=_said(error, meant),
             fix=f"replace the operator that {backend.title} lacks, or leave this target out of the recipe",
         ) from error
     for feeds in example_feeds(stage, count=_SIZES if may_be_padded(stage.spec) else _FEEDS):
@@ -43,7 +52,7 @@ def check_answers(stage: TorchStage, lowered: Lowered, backend: Backend, title: 
         except BackendError as error:
             raise ExportError(
                 f"{where} cannot be run",
-                got=f"{_without_fix(error)}, at {shapes}",
+                got=f"{_said(error, meant)}, at {shapes}",
                 fix="give every output one shape, whatever the values of the inputs",
             ) from error
         if not agreement.ok:
@@ -68,6 +77,12 @@ def padding_matters(dependence: Dependence, title: str) -> ExportError:
         fix="mask what lies behind 'length' in means and attention (docs/recurrent.md), fix the size in the spec, or "
         "leave this target out of the recipe",
     )
+
+
+def _said(error: BackendError, meant: Callable[[str], tuple[str, ...]]) -> str:
+    """Return a runtime's words behind the operators that they may mean."""
+    names = " or ".join(meant(str(error)))
+    return f"{names}: {_without_fix(error)}" if names else _without_fix(error)
 
 
 def _without_fix(error: BackendError) -> str:

@@ -275,3 +275,38 @@ def test_files_have_all_forms_and_answer_like_torch(shape: tuple[int, ...], targ
         expected = run_torch(stage, feeds)["embedding"]
         error = np.abs(session.run(feeds)["embedding"] - expected).max()
         assert error <= 1e-4 + 1e-4 * np.abs(expected).max()
+
+
+class Pyramid(nn.Module):
+    """Pools an image in four grids, none but the first of which divides it, as a pyramid of a scene does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Conv2d(3, 16, 3, 2, 1)
+        self.mixed = nn.ModuleList(nn.Conv2d(16, 8, 1) for _ in range(4))
+        self.head = nn.Conv2d(48, 16, 1)
+        size = spec.EmbeddingOutput(size=16 * 15)
+        self.spec = spec.ModelSpec(name="pyramid", modalities=(spec.tensor("x", shape=(1, 3, 40, 52)),), outputs=(size,))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.body(x))
+        pools = [mix(functional.adaptive_avg_pool2d(y, n)) for n, mix in zip((1, 3, 6, 7), self.mixed, strict=True)]
+        back = [functional.interpolate(pool, y.shape[2:], mode="bilinear", align_corners=True) for pool in pools]
+        return functional.adaptive_avg_pool2d(self.head(torch.cat([y, *back], 1)), (3, 5)).flatten(1)
+
+
+@pytest.mark.parametrize(("target", "most"), [("onnx", 50), ("tflite", 60)])
+def test_unequal_pools_are_no_larger_than_their_weights_and_few_operators(target: str, most: int) -> None:
+    (stage,) = split(Pyramid().eval())
+    made = create("targets", target)
+    lowered = made.lower(stage)
+    weights = 4 * sum(weight.numel() for weight in stage.module.parameters())
+    matrices = 4 * sum((20 + 26) * n for n in (3, 6, 7)) + 4 * (20 * 3 + 26 * 5)
+    operations = made.operations(lowered.data, {"x_values": (1, 3, 40, 52)}).operations
+    assert len(operations) <= most
+    assert len(lowered.data) <= weights + matrices + 200 * len(operations)
+    session = create("backends", made.backend).open(lowered.data, lowered.inputs, lowered.outputs, SessionOptions())
+    for feeds in example_feeds(stage, count=2, seed=5):
+        expected = run_torch(stage, feeds)["embedding"]
+        np.testing.assert_allclose(session.run(feeds)["embedding"], expected, atol=1e-4)
