@@ -287,7 +287,9 @@ class Pyramid(nn.Module):
         self.mixed = nn.ModuleList(nn.Conv2d(16, 8, 1) for _ in range(4))
         self.head = nn.Conv2d(48, 16, 1)
         size = spec.EmbeddingOutput(size=16 * 15)
-        self.spec = spec.ModelSpec(name="pyramid", modalities=(spec.tensor("x", shape=(1, 3, 40, 52)),), outputs=(size,))
+        self.spec = spec.ModelSpec(
+            name="pyramid", modalities=(spec.tensor("x", shape=(1, 3, 40, 52)),), outputs=(size,)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.body(x))
@@ -296,7 +298,7 @@ class Pyramid(nn.Module):
         return functional.adaptive_avg_pool2d(self.head(torch.cat([y, *back], 1)), (3, 5)).flatten(1)
 
 
-@pytest.mark.parametrize(("target", "most"), [("onnx", 50), ("tflite", 60)])
+@pytest.mark.parametrize(("target", "most"), [("onnx", 30), ("tflite", 45)])
 def test_unequal_pools_are_no_larger_than_their_weights_and_few_operators(target: str, most: int) -> None:
     (stage,) = split(Pyramid().eval())
     made = create("targets", target)
@@ -305,7 +307,7 @@ def test_unequal_pools_are_no_larger_than_their_weights_and_few_operators(target
     matrices = 4 * sum((20 + 26) * n for n in (3, 6, 7)) + 4 * (20 * 3 + 26 * 5)
     operations = made.operations(lowered.data, {"x_values": (1, 3, 40, 52)}).operations
     assert len(operations) <= most
-    assert len(lowered.data) <= weights + matrices + 200 * len(operations)
+    assert len(lowered.data) <= weights + matrices + 400 * len(operations)
     session = create("backends", made.backend).open(lowered.data, lowered.inputs, lowered.outputs, SessionOptions())
     for feeds in example_feeds(stage, count=2, seed=5):
         expected = run_torch(stage, feeds)["embedding"]
