@@ -273,7 +273,7 @@ def test_a_stage_of_fewer_weights_than_int8_gains_by_has_nothing_to_quantize(sch
         name="s", role="encoder", inputs=(StageInput(tensor=x, source=source),), outputs=(StageOutput(tensor=y),)
     )
     lowered = OnnxTarget().lower(TorchStage(stage, nn.Linear(64, 63).eval()))  # 64 * 63 = 4,032
-    with pytest.raises(QuantizeError, match="finds nothing to quantize in this stage.* 4,096 weights or more"):
+    with pytest.raises(QuantizeError, match=r"finds nothing to quantize in this stage.* 4,096 weights or more"):
         OnnxQuantizer().apply(lowered, scheme, calibration(TorchStage(stage, nn.Identity())))
 
 

@@ -333,7 +333,7 @@ def test_schemes_that_cannot_be_applied_are_refused(scheme: Scheme, sentence: st
 def test_a_stage_of_fewer_weights_than_int8_gains_by_has_nothing_to_quantize(scheme: Scheme) -> None:
     stage = TorchStage(spec("plain", "encoder", {"x": ("float32", (1, 500))}), nn.Linear(500, 8).eval())
     feed: Feeds = {"x": np.zeros((1, 500), np.float32)}
-    with pytest.raises(QuantizeError, match="finds nothing to quantize in this stage.* 4,096 weights or more"):
+    with pytest.raises(QuantizeError, match=r"finds nothing to quantize in this stage.* 4,096 weights or more"):
         TfliteQuantizer().apply(TfliteTarget().lower(stage), scheme, lambda: iter([feed]))
 
 
