@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from edgefuse.bundle.manifest import Tolerance
 from edgefuse.errors import BackendError, ExportError
 from edgefuse.export.target import Lowered
+from edgefuse.measure.agreement import agreement, at_true_size
 from edgefuse.runtime.backends.backend import Backend, SessionOptions
-from edgefuse.stages.agreement import verify
-from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.agreement import not_finite, spelled
+from edgefuse.stages.examples import example_feeds, run_torch
 from edgefuse.stages.padding import Dependence, may_be_padded
 from edgefuse.stages.stage import TorchStage
 
@@ -34,7 +37,8 @@ def check_answers(
         meant: names the operators of the stage that a runtime's words mean.
 
     Raises:
-        ExportError: if the runtime refuses the file, cannot run it, or its answers differ from torch's.
+        ExportError: if the runtime refuses the file, cannot run it, or its answers differ from torch's; or torch's own
+            answer is not finite.
     """
     where = f"the {title} file of the stage '{stage.spec.name}'"
     try:
@@ -46,19 +50,23 @@ def check_answers(
             fix=f"replace the operator that {backend.title} lacks, or leave this target out of the recipe",
         ) from error
     for feeds in example_feeds(stage, count=_SIZES if may_be_padded(stage.spec) else _FEEDS):
-        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+        shapes, expected = spelled(feeds), run_torch(stage, feeds)
+        for name, value in expected.items():
+            if not np.isfinite(value).all():
+                what, details = not_finite(stage, name, feeds)
+                raise ExportError(what, **details)
         try:
-            agreement = verify(stage, session, feeds, Tolerance())
+            found = agreement([(expected, at_true_size(session.run(feeds), expected))], Tolerance())
         except BackendError as error:
             raise ExportError(
                 f"{where} cannot be run",
                 got=f"{_said(error, meant)}, at {shapes}",
                 fix="give every output one shape, whatever the values of the inputs",
             ) from error
-        if not agreement.ok:
+        if not found.ok:
             raise ExportError(
                 f"{where} does not answer like torch",
-                got=f"{agreement.reason}, at {shapes}",
+                got=f"{found.reason}, at {shapes}",
                 fix="report this with the model; until then, replace the last operator that differs",
             )
 

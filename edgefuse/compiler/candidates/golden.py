@@ -19,6 +19,7 @@ from edgefuse.compiler.candidates.built import Built
 from edgefuse.errors import ModelError
 from edgefuse.measure.agreement import agreement, at_true_size
 from edgefuse.runtime.backends.backend import Backend, first_line
+from edgefuse.stages.agreement import not_finite, spelled
 from edgefuse.stages.examples import chained_feeds, run_torch
 from edgefuse.stages.padding import may_be_padded
 from edgefuse.stages.stage import Array, Feeds, TorchStage
@@ -96,24 +97,19 @@ def generate(
 
 def _answer(stage: TorchStage, feeds: Feeds) -> dict[str, Array]:
     """Return what torch makes of feeds, or say at which shapes it fails."""
-    shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
     try:
         answers = run_torch(stage, feeds)
     except (RuntimeError, ValueError, IndexError) as error:
         raise ModelError(
             f"the stage '{stage.spec.name}' fails at a size that its spec allows",
-            got=f"{type(error).__name__}: {first_line(error)}, at {shapes}",
+            got=f"{type(error).__name__}: {first_line(error)}, at {spelled(feeds)}",
             expected="answers at every size from the smallest to the largest",
             fix="mend that line of the model, or correct the sizes in its spec",
         ) from error
     for name, answer in answers.items():
         if not np.isfinite(answer).all():
-            raise ModelError(
-                f"the output '{name}' of the stage '{stage.spec.name}' is not finite on generated inputs",
-                got=f"NaN or infinity at {shapes}",
-                expected="finite numbers at every size, whichever inputs are absent",
-                fix="look for means over nothing, logarithms, and attention that nothing is left for",
-            )
+            what, details = not_finite(stage, name, feeds)
+            raise ModelError(what, **details)
     return answers
 
 
