@@ -94,13 +94,13 @@ def _reduced(into: Tensor, axis: int, index: Tensor, values: Tensor, way: str, *
 
 def _same_along_others(index: Any, axis: int) -> Any:
     """Return the node of which an index is a broadcast along all axes but one; None if it is not known to be one."""
+    sizes = shape_of(index)
     while index.target in (aten.to.dtype, aten.expand.default, aten.expand_as.default):
-        source = index.args[0]
-        if index.target is not aten.to.dtype and all(
-            size == 1 for i, size in enumerate(reversed(shape_of(source))) if len(shape_of(index)) - 1 - i != axis
-        ):
-            return source
-        index = source
+        index = index.args[0]
+        found = shape_of(index)
+        others = [size for i, size in enumerate(found, len(sizes) - len(found)) if i != axis]
+        if math.prod(found) == sizes[axis] and all(size == 1 for size in others):
+            return index
     return None
 
 

@@ -83,7 +83,7 @@ def _steps(node: Any, shape: tuple[Any, ...]) -> list[_Step] | None:
     axes = argument(node, 2, default)
     axes = default if axes is None else axes
     axes = list(axes) if several else [axes]
-    wanted = [None] * len(axes) if given is None else list(given) if several else [given]
+    wanted: list[Any] = [None] * len(axes) if given is None else list(given) if several else [given]
     last = axes[-1] if real else None
     steps = []
     # The real numbers come first on the way there, and last on the way back.

@@ -57,7 +57,7 @@ def _sizes(node: Any) -> _Sizes:
     else:
         stride, padding, added = (argument(node, i, d) for i, d in ((3, [1]), (4, [0]), (5, [0])))
         groups, dilation = argument(node, 6, 1), argument(node, 7, [1])
-    return _Sizes(*(_each(one, rank) for one in (stride, padding, dilation, added)), groups)
+    return _Sizes(_each(stride, rank), _each(padding, rank), _each(dilation, rank), _each(added, rank), groups)
 
 
 def _cut(node: Any, sizes: _Sizes, after: tuple[int, ...]) -> Form:
