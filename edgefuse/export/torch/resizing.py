@@ -55,7 +55,7 @@ def _matrix(node: Any, axis: int, before: tuple[int, ...]) -> Tensor:
     shape[axis] = before[axis]
     alone = torch.eye(size).reshape(size, 1, *shape).expand(size, 1, *before).contiguous()
     found: Tensor = node.target(alone, *node.args[1:], **node.kwargs)
-    along = [slice(None), 0] + [slice(None) if other == axis else 0 for other in range(len(before))]
+    along: list[Any] = [slice(None), 0] + [slice(None) if other == axis else 0 for other in range(len(before))]
     return found[tuple(along)].T.contiguous()
 
 
