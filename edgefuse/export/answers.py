@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
+
 from edgefuse.bundle.manifest import Tolerance
 from edgefuse.errors import BackendError, ExportError, cited
 from edgefuse.export.target import Lowered
+from edgefuse.measure.agreement import agreement, at_true_size
 from edgefuse.runtime.backends.backend import Backend, SessionOptions
-from edgefuse.stages.agreement import verify
-from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.agreement import not_finite, spelled
+from edgefuse.stages.examples import example_feeds, run_torch
 from edgefuse.stages.padding import Dependence, may_be_padded
 from edgefuse.stages.stage import TorchStage
 
@@ -15,7 +20,13 @@ _FEEDS = 2
 _SIZES = 4
 
 
-def check_answers(stage: TorchStage, lowered: Lowered, backend: Backend, title: str) -> None:
+def check_answers(
+    stage: TorchStage,
+    lowered: Lowered,
+    backend: Backend,
+    title: str,
+    meant: Callable[[str], tuple[str, ...]] = lambda _: (),
+) -> None:
     """Open a file and compare its answers with torch's.
 
     Args:
@@ -23,9 +34,11 @@ def check_answers(stage: TorchStage, lowered: Lowered, backend: Backend, title: 
         lowered: the file.
         backend: that opens it.
         title: of its format, for errors.
+        meant: names the operators of the stage that a runtime's words mean.
 
     Raises:
-        ExportError: if the runtime refuses the file, cannot run it, or its answers differ from torch's.
+        ExportError: if the runtime refuses the file, cannot run it, or its answers differ from torch's; or torch's own
+            answer is not finite.
         ModelError: if torch itself fails at a size.
     """
     where = f"the {title} file of the stage '{stage.spec.name}'"
@@ -34,23 +47,27 @@ def check_answers(stage: TorchStage, lowered: Lowered, backend: Backend, title: 
     except BackendError as error:
         raise ExportError(
             f"{where} cannot be opened",
-            got=cited(error),
+            got=_said(error, meant),
             fix=f"replace the operator that {backend.title} lacks, or leave this target out of the recipe",
         ) from error
     for feeds in example_feeds(stage, count=_SIZES if may_be_padded(stage.spec) else _FEEDS):
-        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+        shapes, expected = spelled(feeds), run_torch(stage, feeds)
+        for name, value in expected.items():
+            if not np.isfinite(value).all():
+                what, details = not_finite(stage, name, feeds)
+                raise ExportError(what, **details)
         try:
-            agreement = verify(stage, session, feeds, Tolerance())
+            found = agreement([(expected, at_true_size(session.run(feeds), expected))], Tolerance())
         except BackendError as error:
             raise ExportError(
                 f"{where} cannot be run",
-                got=f"{cited(error)}, at {shapes}",
+                got=f"{_said(error, meant)}, at {shapes}",
                 fix="give every output one shape, whatever the values of the inputs",
             ) from error
-        if not agreement.ok:
+        if not found.ok:
             raise ExportError(
                 f"{where} does not answer like torch",
-                got=f"{agreement.reason}, at {shapes}",
+                got=f"{found.reason}, at {shapes}",
                 fix="report this with the model; until then, replace the last operator that differs",
             )
 
@@ -69,3 +86,9 @@ def padding_matters(dependence: Dependence, title: str) -> ExportError:
         fix="mask what lies behind 'length' in means and attention (docs/recurrent.md), fix the size in the spec, or "
         "leave this target out of the recipe",
     )
+
+
+def _said(error: BackendError, meant: Callable[[str], tuple[str, ...]]) -> str:
+    """Return a runtime's words behind the operators that they may mean."""
+    names = " or ".join(meant(str(error)))
+    return f"{names}: {cited(error)}" if names else cited(error)

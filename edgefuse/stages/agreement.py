@@ -20,3 +20,25 @@ def verify(stage: TorchStage, session: Session, feeds: Feeds, tolerance: Toleran
     """
     expected = run_torch(stage, feeds)
     return agreement([(expected, at_true_size(session.run(feeds), expected))], tolerance)
+
+
+def spelled(feeds: Feeds) -> str:
+    """Return the shapes of feeds, and which modalities are there, for errors."""
+    shapes = [f"{name} {list(value.shape)}" for name, value in feeds.items() if name != "present"]
+    there = [f"present {value.astype(int).tolist()}" for name, value in feeds.items() if name == "present"]
+    return ", ".join(shapes + there)
+
+
+def not_finite(stage: TorchStage, output: str, feeds: Feeds) -> tuple[str, dict[str, str]]:
+    """Return what is wrong with a stage whose own answer is NaN or infinite, in the words of an error.
+
+    Args:
+        stage: in torch.
+        output: that is not finite.
+        feeds: that it answered so.
+    """
+    return f"the output '{output}' of {stage.said} is not finite on generated inputs", {
+        "got": f"NaN or infinity in torch itself at {spelled(feeds)}",
+        "expected": "finite numbers at every size, whichever inputs are absent",
+        "fix": "look for means over nothing, logarithms, and attention that nothing is left for",
+    }

@@ -197,10 +197,8 @@ def run_torch(stage: TorchStage, feeds: Feeds) -> dict[str, Array]:
         raise
     except Exception as error:  # a user's own code may raise anything
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
-        pruned = f", pruned by {stage.pruning.id}," if stage.pruning else ""
         raise ModelError(
-            f"the stage '{stage.spec.name}'{pruned} fails on inputs that its spec allows, {shapes}"
-            f"{at(user_line(error))}",
+            f"{stage.said} fails on inputs that its spec allows, {shapes}{at(user_line(error))}",
             got=first_words(error),
             expected="answers at every size from the smallest to the largest, whichever inputs are absent",
             fix="mend that line of the model, or correct the sizes in its spec",

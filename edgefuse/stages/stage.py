@@ -66,6 +66,11 @@ class TorchStage:
         """The name that a file of the stage bears inside."""
         return self.alike or self.spec.name
 
+    @property
+    def said(self) -> str:
+        """The stage in the words of an error."""
+        return f"the stage '{self.spec.name}'" + (f", pruned by {self.pruning.id}," if self.pruning else "")
+
 
 def with_twins(stages: Sequence[TorchStage]) -> tuple[TorchStage, ...]:
     """Return stages that know which of them are one module, as a shared encoder is."""

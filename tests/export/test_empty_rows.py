@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from edgefuse.bundle import spec
+from edgefuse.errors import ExportError
 from edgefuse.export.torch.forms import COMMON, apply_forms
+from edgefuse.models.fusion import FusionModel
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.stages.examples import run_torch
@@ -78,3 +80,30 @@ def test_a_mask_that_surely_leaves_something_costs_nothing() -> None:
         after = apply_forms(before, COMMON)
         assert (str(after.graph) != written) is guarded
         assert aten.scaled_dot_product_attention.default in {node.target for node in after.graph.nodes}
+
+
+class Listens(nn.Module):
+    """Attends from one modality to another, which may be absent: `nn.MultiheadAttention` then answers NaN in torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.attention = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+
+    def forward(self, features: dict[str, Tensor], present: Tensor) -> Tensor:
+        heard, seen = features["heard"], features["seen"]
+        nothing = (present[:, :1] == 0).expand(-1, STEPS)
+        y: Tensor = self.attention(seen, heard, heard, key_padding_mask=nothing)[0]
+        return y.mean(1)
+
+
+@pytest.mark.parametrize("target", ["onnx", "tflite"])
+def test_a_model_that_answers_nan_in_torch_is_not_said_to_be_wrong_in_a_file(target: str) -> None:
+    modalities = (
+        spec.tensor("heard", shape=(1, STEPS, WIDTH), optional=True),
+        spec.tensor("seen", shape=(1, STEPS, WIDTH)),
+    )
+    model = spec.ModelSpec(name="listens", modalities=modalities, outputs=(spec.EmbeddingOutput(size=WIDTH),))
+    fusion = split(FusionModel(model, {"heard": nn.Identity(), "seen": nn.Identity()}, Listens()).eval())[-1]
+    with pytest.raises(ExportError, match=r"NaN or infinity in torch itself at .*present \[\[0, 1\]\].*attention that"):
+        create("targets", target).lower(fusion)

@@ -44,7 +44,45 @@ def short_time(x: Tensor, **options: Any) -> Tensor:
     return torch.stft(x, 40, 16, window=WINDOW, return_complex=True, **options)
 
 
-IMAGE, SEQUENCE, SAMPLES, IDS = (1, 3, 13, 18), (1, 30, 4), (1, 400), (1, 6)
+def back(spectrum: Tensor, **options: Any) -> Tensor:
+    return torch.istft(spectrum, 40, 16, window=WINDOW, **options)
+
+
+def steps_of(x: Tensor) -> Tensor:
+    """Return which of seven places each number of a sequence goes to."""
+    return (x.abs() * 3).clamp(max=6).long()
+
+
+def reduced(x: Tensor, way: str) -> Tensor:
+    """Return what a reduction leaves with what was there, and without; the second place gets nothing."""
+    shared = (torch.arange(30) % 5 * 2).unsqueeze(-1).expand_as(x)
+    before = torch.full((1, 9, 4), 0.5)
+    one = before.scatter_reduce(1, shared, x, way, include_self=False)
+    other = before.scatter_reduce(1, steps_of(x[:, :20]), x, way)
+    return torch.cat([one, other], 1)
+
+
+class Spectral(nn.Module):
+    """Mixes channels of each frequency by complex weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 5, dtype=torch.complex64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = torch.einsum("bki,io->bko", torch.fft.rfft(x, dim=1), self.weight)
+        found: Tensor = torch.fft.irfft(mixed, n=30, dim=1)
+        return found
+
+
+def turned(x: Tensor) -> Tensor:
+    """Return pairs of channels turned by angles that grow with the step, as positions of transformers are written."""
+    angles = torch.polar(torch.ones(30, 2), torch.arange(60.0).reshape(30, 2))
+    pairs: Tensor = torch.view_as_real(torch.view_as_complex(x.reshape(1, 30, 2, 2)) * angles)
+    return pairs.flatten(2)
+
+
+IMAGE, SEQUENCE, SAMPLES, IDS, VOLUME = (1, 3, 13, 18), (1, 30, 4), (1, 400), (1, 6), (1, 4, 7, 9, 10)
 BAGS: dict[str, dict[str, Any]] = {
     "sum": {"mode": "sum"},
     "mean": {"mode": "mean"},
@@ -56,6 +94,22 @@ TURNED: dict[str, dict[str, Any]] = {
     "output padding": {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1},
     "more added than cut": {"kernel_size": 5, "stride": 3, "padding": 0, "output_padding": (2, 1)},
     "groups": {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1, "groups": 3},
+}
+UNEVEN: dict[str, dict[str, Any]] = {
+    "sum": {"mode": "sum"},
+    "mean, an empty one": {"mode": "mean"},
+    "mean without padding": {"mode": "mean", "padding_idx": 0},
+    "max, an empty one": {"mode": "max"},
+    "sum up to the end": {"mode": "sum", "include_last_offset": True},
+}
+DILATED: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
+    "dilated": (IMAGE, lambda: nn.ConvTranspose2d(3, 6, 3, 2, 1, dilation=2)),
+    "dilated, in groups": (IMAGE, lambda: nn.ConvTranspose2d(3, 6, (3, 2), 2, groups=3, dilation=(2, 3), bias=False)),
+    "dilated, more added than kept": (IMAGE, lambda: nn.ConvTranspose2d(3, 2, 2, 3, 4, 2, dilation=3)),
+    "dilated steps": (SEQUENCE, lambda: nn.ConvTranspose1d(30, 4, 3, 2, dilation=2)),
+    "volumes": (VOLUME, lambda: nn.ConvTranspose3d(4, 6, 3, 2, 1, 1)),
+    "volumes twice as large": (VOLUME, lambda: nn.ConvTranspose3d(4, 2, 2, 2)),
+    "volumes, in groups": (VOLUME, lambda: nn.ConvTranspose3d(4, 6, 2, (2, 1, 1), groups=2, dilation=(1, 2, 1))),
 }
 CASES: dict[str, tuple[tuple[int, ...], Callable[..., Any], tuple[Callable[[], nn.Module], ...]]] = {
     "mean of unequal regions": (IMAGE, lambda x: functional.adaptive_avg_pool2d(x, (3, 5)), ()),
@@ -91,13 +145,51 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[..., Any], tuple[Callable[[], n
     "product of spectra": (SAMPLES, lambda x: ((z := short_time(x)) * z.conj() * 2).real, ()),
     "angle": (SAMPLES, lambda x: short_time(x).transpose(1, 2).angle()[..., 1:-1].cos(), ()),
     "rfft": (SEQUENCE, lambda x: torch.fft.rfft(x, dim=1, norm="ortho").abs(), ()),
+    "samples of a spectrum": (SAMPLES, lambda x: back(short_time(x) * 0.5), ()),
+    "so many samples of a spectrum": (SAMPLES, lambda x: back(short_time(x)[0], length=390)[None], ()),
+    "samples of two sides": (
+        SAMPLES,
+        lambda x: back(short_time(x, onesided=False, normalized=True), onesided=False, normalized=True),
+        (),
+    ),
+    "irfft of some": (SEQUENCE, lambda x: torch.fft.irfft(torch.complex(x, x.flip(1)), n=57, dim=1), ()),
+    "fft, filled up": (SEQUENCE, lambda x: torch.fft.ifft(torch.fft.rfft(x, n=40, dim=1), n=25, dim=1).imag, ()),
+    "spectra of two axes": (SEQUENCE, lambda x: torch.fft.irfft2(torch.fft.rfft2(x, norm="ortho") * 2), ()),
+    "spectra of spectra": (SEQUENCE, lambda x: torch.fft.fft(torch.fft.fft(x, dim=-1), dim=-2).real, ()),
+    "complex weights": (SEQUENCE, lambda part, x: part(x), (Spectral,)),
+    "turned positions": (SEQUENCE, turned, ()),
+    "mean of unequal regions of a volume": (VOLUME, lambda x: functional.adaptive_avg_pool3d(x, (3, 5, 4)), ()),
+    "mean of equal regions of a volume": (VOLUME, lambda x: functional.adaptive_avg_pool3d(x, (7, 3, 5)), ()),
+    "maximum of regions of a volume": (VOLUME, lambda x: functional.adaptive_max_pool3d(x, (3, 3, 4)), ()),
+    "groups of a volume": (VOLUME, lambda part, x: part(x), (lambda: nn.Conv3d(4, 6, 2, groups=2),)),
+    "bilinear, scaled": (IMAGE, lambda x: functional.interpolate(x, scale_factor=0.6, mode="bilinear"), ()),
+    "bilinear, smoothed": (IMAGE, lambda x: functional.interpolate(x, (7, 5), mode="bilinear", antialias=True), ()),
+    "bicubic": (IMAGE, lambda x: functional.interpolate(x, (7, 25), mode="bicubic", align_corners=True), ()),
+    "added at an index": (SEQUENCE, lambda x: torch.zeros(1, 7, 4).scatter_add_(1, steps_of(x), x), ()),
+    "slices added": (SEQUENCE, lambda x: torch.ones(1, 4, 9).index_add(-1, torch.arange(30) % 7, x.mT, alpha=2), ()),
+    "rows of ones and zeros": (IDS, lambda x: functional.one_hot(x.long(), 9).float(), ()),
 }
+for name in ("sum", "mean", "amax", "amin"):
+    CASES[f"{name} at an index"] = (SEQUENCE, lambda x, name=name: reduced(x, name), ())
+for name, (shape, part) in DILATED.items():
+    CASES[f"transposed, {name}"] = (shape, lambda c, x: c(x), (part,))
+for name, options in UNEVEN.items():
+    offsets = torch.tensor([0, 2, 2, 3] + [6] * ("include_last_offset" in options))
+    CASES[f"uneven bag, {name}"] = (
+        IDS,
+        lambda b, x, offsets=offsets: b(x.flatten(), offsets).flatten()[None],
+        (lambda o=options: nn.EmbeddingBag(9, 4, **o),),  # type: ignore[misc]
+    )
 for name, options in TURNED.items():
     CASES[f"transposed, {name}"] = (IMAGE, lambda c, x: c(x), (lambda o=options: nn.ConvTranspose2d(3, 6, **o),))  # type: ignore[misc]
 for name, options in BAGS.items():
     CASES[f"bag, {name}"] = (IDS, lambda b, x: b(x), (lambda o=options: nn.EmbeddingBag(9, 4, **o),))  # type: ignore[misc]
 
 LACKING = {
+    *(aten.istft.default, aten.fft_irfft.default, aten.fft_fft.default, aten.view_as_complex.default),
+    *(aten.adaptive_avg_pool3d.default, aten.adaptive_max_pool3d.default, aten.conv_transpose3d.input),
+    *(aten.scatter_add_.default, aten.scatter_reduce.two, aten.index_add.default, aten.one_hot.default),
+    *(aten._upsample_bilinear2d_aa.vec, aten.upsample_bicubic2d.vec, aten.upsample_bilinear2d.vec),
     *(aten.stft.default, aten.fft_rfft.default, aten.complex.default, aten.eye.default, aten.sort.default),
     *(aten.adaptive_max_pool2d.default, aten.adaptive_max_pool1d.default, aten.embedding_bag.padding_idx),
     *(aten.quantile.scalar, aten.quantile.default, aten.upsample_nearest2d.vec, aten._upsample_nearest_exact2d.vec),
@@ -161,7 +253,9 @@ def several(names: list[str]) -> nn.Module:
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 @pytest.mark.parametrize("target", ["onnx", "tflite"])
-@pytest.mark.parametrize("shape", [IMAGE, SEQUENCE, SAMPLES, IDS], ids=["image", "sequence", "samples", "ids"])
+@pytest.mark.parametrize(
+    "shape", [IMAGE, SEQUENCE, SAMPLES, IDS, VOLUME], ids=["image", "sequence", "samples", "ids", "volume"]
+)
 def test_files_have_all_forms_and_answer_like_torch(shape: tuple[int, ...], target: str) -> None:
     names = [name for name, case in CASES.items() if case[0] is shape and name not in ("angle", "argsort")]
     if shape is SEQUENCE:
@@ -183,3 +277,40 @@ def test_files_have_all_forms_and_answer_like_torch(shape: tuple[int, ...], targ
         expected = run_torch(stage, feeds)["embedding"]
         error = np.abs(session.run(feeds)["embedding"] - expected).max()
         assert error <= 1e-4 + 1e-4 * np.abs(expected).max()
+
+
+class Pyramid(nn.Module):
+    """Pools an image in four grids, none but the first of which divides it, as a pyramid of a scene does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Conv2d(3, 16, 3, 2, 1)
+        self.mixed = nn.ModuleList(nn.Conv2d(16, 8, 1) for _ in range(4))
+        self.head = nn.Conv2d(48, 16, 1)
+        size = spec.EmbeddingOutput(size=16 * 15)
+        self.spec = spec.ModelSpec(
+            name="pyramid", modalities=(spec.tensor("x", shape=(1, 3, 40, 52)),), outputs=(size,)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.body(x))
+        pools = [mix(functional.adaptive_avg_pool2d(y, n)) for n, mix in zip((1, 3, 6, 7), self.mixed, strict=True)]
+        back = [functional.interpolate(pool, y.shape[2:], mode="bilinear", align_corners=True) for pool in pools]
+        return functional.adaptive_avg_pool2d(self.head(torch.cat([y, *back], 1)), (3, 5)).flatten(1)
+
+
+@pytest.mark.parametrize(("target", "most"), [("onnx", 30), ("tflite", 45)])
+def test_unequal_pools_are_no_larger_than_their_weights_and_few_operators(target: str, most: int) -> None:
+    (stage,) = split(Pyramid().eval())
+    made = create("targets", target)
+    lowered = made.lower(stage)
+    weights = 4 * sum(weight.numel() for weight in stage.module.parameters())
+    matrices = 4 * sum((20 + 26) * n for n in (3, 6, 7)) + 4 * (20 * 3 + 26 * 5)
+    operations = made.operations(lowered.data, {"x_values": (1, 3, 40, 52)}).operations
+    assert len(operations) <= most
+    assert len(lowered.data) <= weights + matrices + 400 * len(operations)
+    session = create("backends", made.backend).open(lowered.data, lowered.inputs, lowered.outputs, SessionOptions())
+    for feeds in example_feeds(stage, count=2, seed=5):
+        expected = run_torch(stage, feeds)["embedding"]
+        assert np.abs(session.run(feeds)["embedding"] - expected).max() <= 1e-4

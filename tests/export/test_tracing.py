@@ -53,6 +53,12 @@ class Distinct(nn.Module):
         return values[None]
 
 
+class Accumulates(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        places = (torch.zeros(1, 16, dtype=torch.int64), (x.abs() * 3).clamp(max=15).long())
+        return torch.zeros(1, 16).index_put(places, x, accumulate=True)
+
+
 def stage_of(module: nn.Module, width: int) -> TorchStage:
     x, y = TensorSpec(name="x", shape=(1, 16)), TensorSpec(name="y", shape=(1, width))
     source = Source(kind="modality", owner="m", tensor="x")
@@ -77,6 +83,12 @@ def stage_of(module: nn.Module, width: int) -> TorchStage:
         ),
         ("tflite", Histogram(), 4, ["cannot lower the stage 'ears'", "aten.histc.default in 'Histogram' at", "bins=4"]),
         ("tflite", Selects(), 1, ["cannot lower the stage 'ears'", "aten.index.Tensor in 'Selects' at", "x[x > 0]"]),
+        (
+            "tflite",
+            Accumulates(),
+            16,
+            ["stage 'ears' cannot be opened", "aten.index_put.default in 'Accumulates' at", "accumulate=True"],
+        ),
         ("onnx", Distinct(), 1, ["the stage 'ears' cannot be run", "one shape, whatever the values"]),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,

@@ -11,10 +11,11 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from edgefuse.bundle.manifest import Tolerance
 from edgefuse.bundle.scheme import Scheme
-from edgefuse.bundle.spec import Role, StageSpec
+from edgefuse.bundle.spec import Role, Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.errors import QuantizeError
 from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.export.target import Lowered
@@ -262,6 +263,18 @@ def test_a_scheme_with_nothing_to_do_is_an_error(cnn_stage: TorchStage, cnn: Low
         OnnxQuantizer().apply(cnn, Scheme(name="static_wi8_ai8"), calibration(cnn_stage))
     with pytest.raises(QuantizeError, match="'float' is not a scheme"):
         OnnxQuantizer().apply(cnn, Scheme(name="float"), never)
+
+
+@pytest.mark.parametrize("scheme", [STATIC_U8, DYNAMIC], ids=lambda scheme: scheme.id)
+def test_a_stage_of_fewer_weights_than_int8_gains_by_has_nothing_to_quantize(scheme: Scheme) -> None:
+    x, y = TensorSpec(name="x", shape=(1, 64)), TensorSpec(name="y", shape=(1, 63))
+    source = Source(kind="modality", owner="m", tensor="x")
+    stage = StageSpec(
+        name="s", role="encoder", inputs=(StageInput(tensor=x, source=source),), outputs=(StageOutput(tensor=y),)
+    )
+    lowered = OnnxTarget().lower(TorchStage(stage, nn.Linear(64, 63).eval()))  # 64 * 63 = 4,032
+    with pytest.raises(QuantizeError, match=r"finds nothing to quantize in this stage.* 4,096 weights or more"):
+        OnnxQuantizer().apply(lowered, scheme, calibration(TorchStage(stage, nn.Identity())))
 
 
 @pytest.mark.parametrize(("role", "first"), [("encoder", STATIC_U8), ("fusion", DYNAMIC), ("model", STATIC_U8)])

@@ -329,6 +329,14 @@ def test_schemes_that_cannot_be_applied_are_refused(scheme: Scheme, sentence: st
         TfliteQuantizer().apply(floats["words"], scheme, word_feeds)
 
 
+@pytest.mark.parametrize("scheme", [STATIC, DYNAMIC], ids=lambda scheme: scheme.id)
+def test_a_stage_of_fewer_weights_than_int8_gains_by_has_nothing_to_quantize(scheme: Scheme) -> None:
+    stage = TorchStage(spec("plain", "encoder", {"x": ("float32", (1, 500))}), nn.Linear(500, 8).eval())
+    feed: Feeds = {"x": np.zeros((1, 500), np.float32)}
+    with pytest.raises(QuantizeError, match=r"finds nothing to quantize in this stage.* 4,096 weights or more"):
+        TfliteQuantizer().apply(TfliteTarget().lower(stage), scheme, lambda: iter([feed]))
+
+
 def test_schemes_worth_trying_by_role() -> None:
     schemes = TfliteQuantizer().schemes
     assert schemes(spec("a", "frontend", {})) == ()

@@ -20,6 +20,7 @@ from edgefuse.compiler.candidates.built import Built
 from edgefuse.errors import ModelError
 from edgefuse.measure.agreement import agreement, at_true_size
 from edgefuse.runtime.backends.backend import Backend
+from edgefuse.stages.agreement import not_finite
 from edgefuse.stages.examples import chained_feeds, run_torch
 from edgefuse.stages.padding import may_be_padded
 from edgefuse.stages.stage import Array, Feeds, TorchStage
@@ -115,18 +116,9 @@ def _answer(stage: TorchStage, feeds: Feeds) -> dict[str, Array]:
     answers = run_torch(stage, feeds)
     for name, answer in answers.items():
         if not np.isfinite(answer).all():
-            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
-            raise ModelError(
-                f"the output '{name}' of {_spelled(stage)} is not finite on generated inputs",
-                got=f"NaN or infinity at {shapes}",
-                expected="finite numbers at every size, whichever inputs are absent",
-                fix="look for means over nothing, logarithms, and attention that nothing is left for",
-            )
+            what, details = not_finite(stage, name, feeds)
+            raise ModelError(what, **details)
     return answers
-
-
-def _spelled(stage: TorchStage) -> str:
-    return f"the stage '{stage.spec.name}'" + (f", pruned by {stage.pruning.id}," if stage.pruning else "")
 
 
 def golden_inputs(stages: Sequence[TorchStage], spec: ModelSpec, variants: Sequence[TorchStage] = ()) -> GoldenInputs:

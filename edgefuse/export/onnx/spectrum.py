@@ -49,7 +49,7 @@ class Framing:
 
     @property
     def samples(self) -> int:
-        """Return how many samples there must be to cut frames out of rows of a hop each."""
+        """Return how many samples the rows of a hop each hold that frames are cut out of; the last may have fewer."""
         return (self.frames - 1 + self.pieces) * self.hop
 
 
@@ -141,10 +141,16 @@ def _bins(outer: int, inner: int) -> npt.NDArray[np.int64]:
 
 
 def _frames(op: Any, samples: ir.Value, framing: Framing) -> Any:
-    """Cut samples into overlapping frames [frames, K]: rows of a hop, shifted, side by side."""
+    """Cut samples into overlapping frames [frames, K]: rows of a hop, shifted, side by side.
+
+    Where samples end within the last row, zeros fill it up; no frame reads them.
+    """
     flat = op.Reshape(samples, op.Constant(value_ints=[-1]))
-    if samples.shape is None or samples.shape[-1] != framing.samples:
+    _, _, given = _sizes(samples) or (1, 1, framing.samples)
+    if given > framing.samples:
         flat = op.Slice(flat, *(op.Constant(value_ints=[number]) for number in (0, framing.samples, 0)))
+    elif given < framing.samples:
+        flat = op.Concat(flat, _constant(op, np.zeros(framing.samples - given)), axis=0)
     rows = op.Reshape(flat, op.Constant(value_ints=[-1, framing.hop]))
     columns = []
     for piece in range(framing.pieces):
@@ -165,8 +171,7 @@ def _framing(parts: ir.Value) -> Framing | None:
     window = _window(basis[:, 0].astype(np.float64))
     if window is None or factors(len(window))[0] < _SMALLEST_FACTOR:
         return None
-    framing = Framing(window, conv.attributes.get_ints("strides", (1,))[0], target[2])
-    return framing if framing.samples <= source[2] else None
+    return Framing(window, conv.attributes.get_ints("strides", (1,))[0], target[2])
 
 
 def _is_plain(conv: ir.Node) -> bool:

@@ -6,5 +6,6 @@
 - `recurrent_loops`: loops in place of those operators;
 - `file`: the bytes of a file;
 - `costs`: the operations of a file, from which costs are counted;
+- `suspects`: the operators of a stage that words of the converter or of the runtime mean;
 - `target`: the target `tflite`.
 """

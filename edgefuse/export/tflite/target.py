@@ -28,6 +28,7 @@ from edgefuse.export.tflite import recurrent as tflite_recurrent
 from edgefuse.export.tflite.file import pack, unpack
 from edgefuse.export.tflite.recurrent_loops import expand_recurrences
 from edgefuse.export.tflite.rewrites import rewrite
+from edgefuse.export.tflite.suspects import meant_by
 from edgefuse.export.torch.forms import ALL
 from edgefuse.export.tracing import first_words, named_operators, node_of, quiet, trace
 from edgefuse.registry import create
@@ -88,14 +89,15 @@ class TfliteTarget:
             raise
         except Exception as error:  # litert-torch and MLIR raise whatever they like
             # Looked for only now: it takes a quarter of the time of a conversion, and `program` was rewritten in place.
-            missing = _unsupported(_trace(stage), stage)
-            said = missing or (*named_operators(node_of(error), stage), first_words(error))
+            traced = _trace(stage)
+            at = node_of(error) or meant_by(str(error), traced)
+            said = _unsupported(traced, stage) or (*named_operators(at, stage), first_words(error))
             raise ExportError(refused, got="; ".join(said), fix=fix) from error
         ports = stage.spec.inputs, stage.spec.outputs
         inputs, outputs = (tuple(_binding(port.tensor) for port in side) for side in ports)
         named = name_interface(data, [b.tensor for b in inputs], [b.tensor for b in outputs])
         lowered = Lowered(data=named, inputs=inputs, outputs=outputs, opset="tfl3")
-        check_answers(stage, lowered, create("backends", self.backend), self.title)
+        check_answers(stage, lowered, create("backends", self.backend), self.title, lambda said: _meant(said, stage))
         return lowered
 
     def operations(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> CostGraph:
@@ -131,6 +133,11 @@ def _converted(program: ExportedProgram, stage: TorchStage) -> bytes:
             tflite_recurrent.register_lowering()
         converted = litert_torch.convert(rewrite(program), _example_inputs(stage.spec))
         return bytes(converted.model_content())
+
+
+def _meant(said: str, stage: TorchStage) -> tuple[str, ...]:
+    """Name the operators of a stage that the runtime's words mean."""
+    return named_operators(meant_by(said, _trace(stage)), stage)
 
 
 def _unsupported(program: ExportedProgram, stage: TorchStage) -> tuple[str, ...]:

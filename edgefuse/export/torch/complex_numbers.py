@@ -9,10 +9,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
-from edgefuse.export.torch.inlining import Form, argument, inline, replace
-from edgefuse.export.torch.spectra import PAIRS
+from edgefuse.export.torch.inlining import Form, argument, constant_of, inline, replace
+from edgefuse.export.torch.spectra import PAIRS, back_to_samples
+from edgefuse.export.torch.transforms import is_transform, transform
 
 aten = torch.ops.aten
 
@@ -44,6 +46,12 @@ _MOVES = frozenset(
 )
 
 
+def has_complex_numbers(program: ExportedProgram) -> bool:
+    """Tell whether a traced stage computes with complex numbers."""
+    calls = [node for node in program.graph.nodes if node.op == "call_function"]
+    return any(node.target in PAIRS or _is_complex(node) for node in calls)
+
+
 def pair_complex_numbers(program: ExportedProgram) -> None:
     """Compute with pairs in place of complex numbers, in place; what has no such form stays."""
     pairs: dict[Node, Pair] = {}
@@ -55,9 +63,20 @@ def pair_complex_numbers(program: ExportedProgram) -> None:
             pairs[node] = found
         elif any(source in pairs for source in node.all_input_nodes):
             _become_real(program, node, pairs)
-    for node in reversed(list(pairs)):
-        if not node.users:
-            program.graph.erase_node(node)
+    for node in reversed(list(program.graph.nodes)):
+        if node in pairs and not node.users:
+            _drop(program, node)
+
+
+def _drop(program: ExportedProgram, node: Node) -> None:
+    """Drop a node that nothing uses any more, or a complex weight, which no file holds."""
+    specs = program.graph_signature.input_specs
+    place = next((i for i, spec in enumerate(specs) if spec.arg.name == node.name), None)
+    if node.op == "placeholder" and place is not None and specs[place].kind is not InputKind.USER_INPUT:
+        del specs[place]
+    elif node.op == "placeholder":
+        return
+    program.graph.erase_node(node)
 
 
 def _pair(program: ExportedProgram, node: Any, pairs: dict[Node, Pair]) -> Pair | None:
@@ -65,17 +84,38 @@ def _pair(program: ExportedProgram, node: Any, pairs: dict[Node, Pair]) -> Pair 
     if node.target in PAIRS:
         form = PAIRS[node.target](program, node)
         return None if form is None else _two(inline(program, node, form))
-    value = node.meta.get("val")
-    if not isinstance(value, Tensor) or not value.is_complex():
+    if not _is_complex(node):
         return None
+    if is_transform(node):
+        form = transform(node, _parts(program, node, node.args[0], pairs))
+        return None if form is None else _two(inline(program, node, form))
     if node.target is aten.complex.default:
         return node.args[0], node.args[1]
+    if node.target is aten.polar.default:
+        polar = Form(lambda size, angle: (size * angle.cos(), size * angle.sin()), (node.args[0], node.args[1]))
+        return _two(inline(program, node, polar))
     if node.target is aten.view_as_complex.default:
         return _two(inline(program, node, Form(lambda x: (x[..., 0], x[..., 1]), (node.args[0],))))
     source = pairs.get(node.args[0]) if isinstance(node.args[0], Node) else None
     if source is not None and node.target in _MOVES:
         return tuple(_moved(program, node, part) for part in source)  # type: ignore[return-value]
     return _computed(program, node, pairs)
+
+
+def _is_complex(node: Any) -> bool:
+    value = node.meta.get("val") if isinstance(node, Node) else None
+    return isinstance(value, Tensor) and value.is_complex()
+
+
+def _parts(program: ExportedProgram, node: Any, given: Any, pairs: dict[Node, Pair]) -> Pair | None:
+    """Return the parts of what a node is given: found before, or of a constant."""
+    if not _is_complex(given):
+        return None
+    if given not in pairs and (constant := constant_of(program, given)) is not None:
+        halves = (constant.real.contiguous(), constant.imag.contiguous())
+        held = Form(lambda real, imaginary: (real.reshape(real.shape), imaginary.reshape(real.shape)), (), halves)
+        pairs[given] = _two(inline(program, node, held))
+    return pairs.get(given)
 
 
 def _moved(program: ExportedProgram, node: Any, part: Node) -> Node:
@@ -88,14 +128,21 @@ def _moved(program: ExportedProgram, node: Any, part: Node) -> Node:
 def _computed(program: ExportedProgram, node: Any, pairs: dict[Node, Pair]) -> Pair | None:
     """Return conjugates, sums and products."""
     first, second = argument(node, 0), argument(node, 1)
-    one, other = pairs.get(first), pairs.get(second) if isinstance(second, Node) else None
-    if one is None and other is None:
+    words: tuple[Any, ...] = ()
+    if node.target is aten.einsum.default:
+        if len(second) != 2:
+            return None
+        words, (first, second) = (first,), second
+    one, other = (_parts(program, node, given, pairs) for given in (first, second))
+    if (one is None and other is None) or any(
+        _is_complex(given) and found is None for given, found in ((first, one), (second, other))
+    ):
         return None
     if node.target in (aten.conj.default, aten._conj.default, aten.conj_physical.default) and one is not None:
         return one[0], inline(program, node, Form(lambda y: -y, (one[1],)))[0]
     if node.target in (aten.resolve_conj.default, aten.resolve_neg.default):
         return one
-    rule = _RULES.get(node.target)
+    rule = _product(node.target, words) if node.target in _PRODUCTS else _RULES.get(node.target)
     if rule is None or (isinstance(second, complex)):
         return None
     parts = [*_sides(first, one), *_sides(second, other)]
@@ -110,6 +157,22 @@ def _computed(program: ExportedProgram, node: Any, pairs: dict[Node, Pair]) -> P
 
 def _sides(given: Any, pair: Pair | None) -> tuple[Any, Any]:
     return (given, 0.0) if pair is None else pair
+
+
+def _product(function: Any, words: tuple[Any, ...]) -> Callable[..., tuple[Any, Any]]:
+    """Return the rule of what is linear in both sides, such as a matrix product."""
+
+    def times(a: Any, b: Any, c: Any, d: Any) -> tuple[Any, Any]:
+        def of(x: Any, y: Any) -> Any:
+            return function(*words, [x, y]) if words else function(x, y)
+
+        if isinstance(d, float):
+            return of(a, c), of(b, c)
+        if isinstance(b, float):
+            return of(a, c), of(a, d)
+        return of(a, c) - of(b, d), of(a, d) + of(b, c)
+
+    return times
 
 
 def _times(a: Any, b: Any, c: Any, d: Any) -> tuple[Any, Any]:
@@ -128,6 +191,7 @@ def _over(a: Any, b: Any, c: Any, d: Any) -> tuple[Any, Any]:
     return real / size, imaginary / size
 
 
+_PRODUCTS = (aten.einsum.default, aten.matmul.default, aten.bmm.default, aten.mm.default)
 _RULES: dict[Any, Callable[..., tuple[Any, Any]]] = {
     aten.mul.Tensor: _times,
     aten.div.Tensor: _over,
@@ -141,7 +205,11 @@ def _become_real(program: ExportedProgram, node: Any, pairs: dict[Node, Pair]) -
     pair = pairs.get(node.args[0]) if node.args and isinstance(node.args[0], Node) else None
     if pair is None:
         return
-    if node.target in (aten.real.default, aten.imag.default):
+    if is_transform(node) or node.target is aten.istft.default:
+        form = transform(node, pair) if is_transform(node) else back_to_samples(program, node, pair)
+        if form is not None:
+            replace(program, node, inline(program, node, form)[0])
+    elif node.target in (aten.real.default, aten.imag.default):
         replace(program, node, pair[node.target is aten.imag.default])
     elif node.target in _REAL:
         if node.target is aten.abs.default and node.users and all(_squares(user) for user in node.users):

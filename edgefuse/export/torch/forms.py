@@ -11,11 +11,10 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from edgefuse.errors import ExportError
-from edgefuse.export.torch import masks, order, placing, pools, tables
-from edgefuse.export.torch.complex_numbers import pair_complex_numbers
+from edgefuse.export.torch import masks, order, placing, pools, resizing, scattering, tables, transposed
+from edgefuse.export.torch.complex_numbers import has_complex_numbers, pair_complex_numbers
 from edgefuse.export.torch.inlining import Prepare, inline, only_first_is_used, replace, replace_first
 from edgefuse.export.torch.outputs import part_outputs
-from edgefuse.export.torch.spectra import PAIRS
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ Table: TypeAlias = Mapping[Any, Prepare]
 COMMON: Table = {**pools.FORMS, **tables.FORMS, **masks.FORMS}
 """Forms that every target gains by."""
 
-ALL: Table = {**COMMON, **placing.FORMS, **order.FORMS}
+ALL: Table = {**COMMON, **placing.FORMS, **resizing.FORMS, **transposed.FORMS, **scattering.FORMS, **order.FORMS}
 """The same, and those of operators that ONNX has and TFLite has not."""
 
 _REFUSED = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
@@ -65,7 +64,7 @@ def apply_forms(program: ExportedProgram, table: Table) -> ExportedProgram:
         if results is not None:
             _replace(program, node, results)
             changed = True
-    if any(node.target in PAIRS for node in program.graph.nodes):
+    if has_complex_numbers(program):
         pair_complex_numbers(program)
         changed = True
     if part_outputs(program) or changed:

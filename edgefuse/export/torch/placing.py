@@ -1,4 +1,4 @@
-"""Images and sequences made larger: nearest neighbours at any size, transposed convolutions with any padding."""
+"""Images and sequences made larger: nearest neighbours at any size, mirrored and repeated ends."""
 
 from __future__ import annotations
 
@@ -45,43 +45,6 @@ def _is_exact(node: Any) -> bool:
     return "exact" in str(node.target)
 
 
-def transposed_convolution(_program: ExportedProgram, node: Any) -> Form | None:
-    """Convolve without padding, then cut off or add what paddings say."""
-    if node.target is aten.convolution.default:
-        stride, padding, dilation, turned, added, groups = node.args[3:9]
-    else:
-        stride, padding, added = (argument(node, i, d) for i, d in ((3, [1]), (4, [0]), (5, [0])))
-        groups, dilation, turned = argument(node, 6, 1), argument(node, 7, [1]), True
-    rank = len(shape_of(node.args[0])) - 2
-    stride, padding, dilation, added = (_each(sizes, rank) for sizes in (stride, padding, dilation, added))
-    sizes = shape_of(node)[2:]
-    if not turned or not (any(padding) or any(added)) or not all(isinstance(size, int) for size in sizes):
-        return None
-    convolve = {1: aten.conv_transpose1d.default, 2: aten.conv_transpose2d.input}.get(rank)
-    if convolve is None:
-        return None
-    bias = argument(node, 2)
-
-    def convolved(x: Tensor, weight: Tensor, *rest: Tensor) -> Tensor:
-        y: Tensor = convolve(x, weight, None, stride, [0] * rank, [0] * rank, groups, dilation)
-        for axis, (start, wanted) in enumerate(zip(padding, sizes, strict=True), 2):
-            length = min(wanted, y.shape[axis] - start)
-            y = y.narrow(axis, start, length) if (start, length) != (0, y.shape[axis]) else y
-            if length < wanted:
-                missing = list(y.shape)
-                missing[axis] = wanted - length
-                y = torch.cat([y, torch.zeros(missing)], axis)
-        return y + rest[0].reshape(1, -1, *[1] * rank) if rest else y
-
-    inputs = (node.args[0], node.args[1], *([] if bias is None else [bias]))
-    return Form(convolved, inputs)
-
-
-def _each(sizes: Any, rank: int) -> list[int]:
-    found = [sizes] if isinstance(sizes, int) else list(sizes)
-    return found * rank if len(found) == 1 else found
-
-
 def reflected(_program: ExportedProgram, node: Any) -> Form | None:
     """Gather what lies mirrored, or is repeated, around the ends of one axis after the other."""
     sizes, mode = argument(node, 1), argument(node, 2, "constant")
@@ -114,8 +77,5 @@ FORMS: dict[Any, Prepare] = {
     aten.upsample_nearest2d.default: nearest,
     aten._upsample_nearest_exact1d.vec: nearest,
     aten._upsample_nearest_exact2d.vec: nearest,
-    aten.conv_transpose1d.default: transposed_convolution,
-    aten.conv_transpose2d.input: transposed_convolution,
-    aten.convolution.default: transposed_convolution,
     aten.pad.default: reflected,
 }

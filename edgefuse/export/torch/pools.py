@@ -1,7 +1,7 @@
 """Adaptive pools whose regions differ in size.
 
-Exporters unroll them, region by region: 362 nodes for four pools of an image. A mean over regions of rows and columns
-is two small matrix products, and a maximum one over rows and then one over columns.
+Exporters unroll them, region by region: 362 nodes for four pools of an image; in volumes they have none at all. A mean
+over regions of rows and columns is two small matrix products, and a maximum one over rows and then one over columns.
 """
 
 from __future__ import annotations
@@ -18,18 +18,42 @@ aten = torch.ops.aten
 
 
 def adaptive_mean(_program: ExportedProgram, node: Any) -> Form | None:
-    """Pool by matrix products where the regions are not all alike."""
+    """Pool by matrix products where the regions are not all alike; in volumes by a plain pool where they are."""
     sizes = _pooled(node)
     if all(_divides(size, wanted) for size, wanted in sizes):
-        return None
+        return _plain_mean(node, sizes)
     weights = [(axis, means(size, wanted)) for axis, (size, wanted) in enumerate(sizes, -len(sizes)) if size != wanted]
 
     def pooled(x: Tensor, *matrices: Tensor) -> Tensor:
         for (axis, _), matrix in reversed(list(zip(weights, matrices, strict=True))):
-            x = x @ matrix.transpose(0, 1) if axis == -1 else (matrix @ x)
+            x = multiplied(x, axis, matrix)
         return x
 
     return Form(pooled, (node.args[0],), tuple(matrix for _, matrix in weights))
+
+
+def multiplied(x: Tensor, axis: int, matrix: Tensor) -> Tensor:
+    """Multiply each line of an axis by a matrix.
+
+    Args:
+        x: of any rank.
+        axis: counted from the end, -1 to -3.
+        matrix: [wanted, size].
+    """
+    if axis == -1:
+        return x @ matrix.transpose(0, 1)
+    if axis == -2:
+        return matrix @ x
+    planes: Tensor = (matrix @ x.flatten(-2)).unflatten(-1, x.shape[-2:])  # type: ignore[no-untyped-call]
+    return planes
+
+
+def _plain_mean(node: Any, sizes: list[tuple[Any, int]]) -> Form | None:
+    """Pool a volume in equal regions, which exporters know only as one region or as a plain pool."""
+    if len(sizes) < 3 or not all(isinstance(size, int) for size, _ in sizes) or all(to == 1 for _, to in sizes):
+        return None
+    kernel = [size // wanted for size, wanted in sizes]
+    return Form(lambda x: torch.nn.functional.avg_pool3d(x, kernel), (node.args[0],))
 
 
 def adaptive_maximum(_program: ExportedProgram, node: Any) -> Form | None:
@@ -86,6 +110,9 @@ FORMS: dict[Any, Prepare] = {
     aten.adaptive_avg_pool1d.default: adaptive_mean,
     aten.adaptive_avg_pool2d.default: adaptive_mean,
     aten._adaptive_avg_pool2d.default: adaptive_mean,
+    aten.adaptive_avg_pool3d.default: adaptive_mean,
+    aten._adaptive_avg_pool3d.default: adaptive_mean,
     aten.adaptive_max_pool1d.default: adaptive_maximum,
     aten.adaptive_max_pool2d.default: adaptive_maximum,
+    aten.adaptive_max_pool3d.default: adaptive_maximum,
 }

@@ -1,8 +1,8 @@
-"""Fourier transforms of real samples as convolutions and matrix products: the form that frontends have.
+"""Short-time Fourier transforms of real samples, and back, as convolutions: the form that frontends have.
 
 No target but ONNX has complex numbers, and there `STFT` is slow: 6.2 ms of half a second of sound where the convolution
 takes 0.3. A short-time transform becomes a strided convolution with windowed sines and cosines, which ONNX files factor
-further (`export/onnx/spectrum.py`).
+further (`export/onnx/spectrum.py`); the way back is a transposed convolution.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
+from torch.fx import Node
 
 from edgefuse.export.torch.inlining import Form, Prepare, argument, constant_of, is_float, shape_of
 
 aten = torch.ops.aten
 
-_LARGEST = 4096
+LARGEST = 4096
 """Numbers of a transform beyond which a matrix costs more than it saves trouble."""
 
 
@@ -30,14 +31,12 @@ def short_time(program: ExportedProgram, node: Any) -> Form | None:
     window, centred = argument(node, 4), _has_center(node) and argument(node, 5, True)
     normalized, onesided = (argument(node, place) for place in ((7, 8) if _has_center(node) else (5, 6)))
     values = torch.ones(width) if window is None else _window(program, window)
-    if values is None or centred or length > _LARGEST or not is_float(node.args[0]):
+    if values is None or centred or length > LARGEST or not is_float(node.args[0]):
         return None
-    full = torch.zeros(length, dtype=torch.float64)
-    start = (length - width) // 2
-    full[start : start + width] = values.double()
+    full = _placed(values, length)
     bins = length // 2 + 1 if onesided is not False else length
-    waves = _waves(length, bins) * full * (length**-0.5 if normalized else 1.0)
-    basis = waves.reshape(2 * bins, 1, length).float()
+    windowed = waves(length, bins) * full * (length**-0.5 if normalized else 1.0)
+    basis = windowed.reshape(2 * bins, 1, length).float()
 
     def transformed(x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
         parts = torch.nn.functional.conv1d(x.unsqueeze(-2) if x.dim() == 2 else x[None, None], basis, stride=hop)
@@ -47,25 +46,58 @@ def short_time(program: ExportedProgram, node: Any) -> Form | None:
     return Form(transformed, (node.args[0],), (basis,))
 
 
-def of_frames(_program: ExportedProgram, node: Any) -> Form | None:
-    """Multiply real samples along an axis by the waves of each bin: `rfft`, or `fft` of real numbers."""
-    x = node.args[0]
-    count, axis, norm = argument(node, 1), argument(node, 2, -1), argument(node, 3)
-    size = shape_of(x)[axis]
-    if not is_float(x) or not isinstance(size, int) or size > _LARGEST or (count or size) != size:
+def back_to_samples(program: ExportedProgram, node: Any, pair: tuple[Node, Node]) -> Form | None:
+    """Add windowed frames up by a transposed convolution, and divide by what the windows add up to."""
+    length = argument(node, 1)
+    hop, width = argument(node, 2) or length // 4, argument(node, 3) or length
+    window, centred, normalized = argument(node, 4), argument(node, 5, True), argument(node, 6, False)
+    values = torch.ones(width) if window is None else _window(program, window)
+    bins, frames = shape_of(pair[0])[-2:]
+    if values is None or argument(node, 9, False) or length > LARGEST or not isinstance(frames, int):
         return None
-    bins = size // 2 + 1 if "rfft" in str(node.target) else size
-    scale = {None: 1.0, "backward": 1.0, "ortho": size**-0.5, "forward": 1.0 / size}[norm]
-    waves = (_waves(size, bins) * scale).float().transpose(1, 2).contiguous()
+    full = _placed(values, length)
+    often = counts(length, bins)
+    scale = length**-0.5 if normalized else 1.0 / length
+    basis = waves(length, bins) * often[:, None] * full * scale
+    sums = torch.nn.functional.conv_transpose1d(
+        torch.ones(1, 1, frames, dtype=torch.float64), full.square().reshape(1, 1, -1), stride=hop
+    )[0, 0]
+    start = length // 2 if centred else 0
+    wanted = argument(node, 8)
+    end = start + wanted if wanted is not None else len(sums) - start
+    kept = sums[start:end]
+    missing = end - start - len(kept)
 
-    def transformed(x: Tensor, real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor]:
-        moved = x.movedim(axis, -1)
-        return (moved @ real).movedim(-1, axis), (moved @ imaginary).movedim(-1, axis)
+    def samples(real: Tensor, imaginary: Tensor, basis: Tensor, shares: Tensor) -> Tensor:
+        parts = torch.cat([real, imaginary], -2)
+        parts = parts if parts.dim() == 3 else parts.unsqueeze(0)
+        y = torch.nn.functional.conv_transpose1d(parts, basis, stride=hop)[:, 0, start : start + len(shares)] * shares
+        y = torch.nn.functional.pad(y, (0, missing)) if missing else y
+        return y if real.dim() == 3 else y[0]
 
-    return Form(transformed, (x,), (waves[0].contiguous(), waves[1].contiguous()))
+    return Form(samples, pair, (basis.reshape(2 * bins, 1, length).float(), kept.reciprocal().float()))
 
 
-def _waves(size: int, bins: int) -> Tensor:
+def _placed(values: Tensor, length: int) -> Tensor:
+    """Return a window in the middle of a frame, float64."""
+    full = torch.zeros(length, dtype=torch.float64)
+    start = (length - len(values)) // 2
+    full[start : start + len(values)] = values.double()
+    return full
+
+
+def counts(length: int, bins: int) -> Tensor:
+    """Return how often each bin of a real signal's transform occurs: those that are not given twice count twice."""
+    if bins != length // 2 + 1:
+        return torch.ones(bins, dtype=torch.float64)
+    found = torch.full((bins,), 2.0, dtype=torch.float64)
+    found[0] = 1.0
+    if length % 2 == 0:
+        found[-1] = 1.0
+    return found
+
+
+def waves(size: int, bins: int) -> Tensor:
     """Return float64 [2, bins, size]: cosines, and sines with their sign."""
     turns = (torch.arange(bins)[:, None] * torch.arange(size)[None, :]) % size
     phase = 2 * math.pi * turns.double() / size
@@ -90,7 +122,5 @@ def _window(program: ExportedProgram, node: Any) -> Tensor | None:
 PAIRS: dict[Any, Prepare] = {
     aten.stft.default: short_time,
     aten.stft.center: short_time,
-    aten.fft_rfft.default: of_frames,
-    aten.fft_fft.default: of_frames,
 }
 """Forms whose two results are the real and the imaginary part."""

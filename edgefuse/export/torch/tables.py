@@ -18,13 +18,17 @@ _MODES = ("sum", "mean", "max")
 
 
 def embedding_bag(_program: ExportedProgram, node: Any) -> Form | None:
-    """Look rows up and sum, average or take the largest of each bag; bags have one size."""
+    """Look rows up and sum, average or take the largest of each bag; its offsets say where it begins."""
     weight, ids, offsets = node.args[:3]
     mode, weights = _MODES[argument(node, 4, 0)], argument(node, 6)
     empty = argument(node, 8, -1)
     bags = shape_of(offsets)[0] - bool(argument(node, 7, False))
-    if not only_first_is_used(node) or not _evenly(ids, bags):
+    if not only_first_is_used(node) or not isinstance(bags, int):
         return None
+    if not _evenly(ids, offsets, bags):
+        closed = bool(argument(node, 7, False))
+        inputs = (weight, ids, offsets, *([] if weights is None else [weights]))
+        return Form(lambda *tensors: _uneven(*tensors, mode=mode, empty=empty, closed=closed), inputs)
 
     def bagged(table: Tensor, ids: Tensor, *scales: Tensor) -> Tensor:
         places = ids.reshape(bags, -1)
@@ -37,6 +41,26 @@ def embedding_bag(_program: ExportedProgram, node: Any) -> Form | None:
     return Form(bagged, (weight, ids, *([] if weights is None else [weights])))
 
 
+def _uneven(
+    table: Tensor, ids: Tensor, offsets: Tensor, scales: Tensor | None = None, *, mode: str, empty: Any, closed: bool
+) -> Tensor:
+    """Multiply by the matrix that says which of the ids [T] lie in which bag; `closed` where offsets hold the end."""
+    rows = nn.functional.embedding(ids, table)
+    places = torch.ones_like(ids).cumsum(0) - 1
+    starts, ends = (offsets[:-1], offsets[1:]) if closed else (offsets, offsets[1:])
+    inside = places >= starts.unsqueeze(1)
+    before = places < ends.unsqueeze(1)
+    before = before if closed else torch.cat([before, torch.ones_like(inside[:1])])
+    kept = (inside & before).to(rows.dtype)
+    if empty is not None and empty >= 0:
+        kept = kept * (ids != empty).to(rows.dtype)
+    if mode == "max":
+        found = (rows.unsqueeze(0) + (kept.unsqueeze(2) - 1.0) * 1e30).amax(1)
+        return found * (kept.sum(1, keepdim=True) > 0).to(rows.dtype)
+    total = kept @ (rows if scales is None else rows * scales.unsqueeze(1))
+    return total if mode == "sum" else total / kept.sum(1, keepdim=True).clamp(min=1.0)
+
+
 def _reduced(rows: Tensor, kept: Tensor | None, mode: str) -> Tensor:
     if kept is None:
         return rows.amax(1) if mode == "max" else rows.mean(1) if mode == "mean" else rows.sum(1)
@@ -47,13 +71,16 @@ def _reduced(rows: Tensor, kept: Tensor | None, mode: str) -> Tensor:
     return total if mode == "sum" else total / kept.sum(1).clamp(min=1.0)
 
 
-def _evenly(ids: Any, bags: Any) -> bool:
-    """Tell whether ids fall into bags of one size: all in one bag, or rows of a matrix."""
-    source = ids
-    while getattr(source, "target", None) in (aten.reshape.default, aten.view.default, aten.flatten.using_ints):
-        source = source.args[0]
-    shape = shape_of(source)
-    return isinstance(bags, int) and (bags == 1 or (len(shape) == 2 and shape[0] == bags))
+def _evenly(ids: Any, offsets: Any, bags: int) -> bool:
+    """Tell whether ids fall into bags of one size: all in one bag, or rows of a matrix, as torch counts them."""
+    if bags == 1:
+        return True
+    count = shape_of(ids)[0]
+    return (
+        offsets.target is aten.arange.start_step
+        and isinstance(count, int)
+        and tuple(offsets.args) == (0, count, count // bags)
+    )
 
 
 class ProjectedLstm(nn.Module):
