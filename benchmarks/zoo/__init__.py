@@ -7,7 +7,9 @@
 - `sensors`: point clouds, tables, motion, video;
 - `catalogue`: all entries by name;
 - `record`: what is told of a model, and how it is read from a report;
-- `worker`: finds the stages of one entry, or compiles it, in a process of its own;
+- `timers`: how little is timed, and when;
+- `worker`: finds the stages of one entry, makes its files, times them, in a process of its own;
+- `verdicts`: what the rows must show;
 - `__main__`: the command line.
 
 Weights are random and small; heads are fitted, so that answers have margins.

@@ -19,6 +19,7 @@ from benchmarks.zoo.entry import Entry, described
 from benchmarks.zoo.fusions import siamese
 from benchmarks.zoo.record import Row, Target, found_row, from_report
 from benchmarks.zoo.verdicts import verdicts
+from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import ModelSpec, tensor
 from edgefuse.bundle.wiring import width
 from edgefuse.compiler.candidates.golden import GoldenRow
@@ -254,18 +255,28 @@ class Branching(nn.Module):
         return found
 
 
-def test_an_entry_compiles_is_timed_and_compared(tmp_path: Path) -> None:
-    entry = ENTRIES["tabular_image"]
-    worker.steps(entry, tmp_path, ["found", "made:onnx", "timed:onnx"], single=True, every_scheme=False)
-    made, timed = (
-        msgspec.json.decode(worker.told_in(tmp_path, step).read_bytes(), type=Target)
-        for step in ("made:onnx", "timed:onnx")
-    )
-    assert (made.error, made.single_stage_error, timed.error) == (None, None, None)
+def _steps(folder: Path, *steps: str, single: bool) -> list[Target]:
+    worker.steps(ENTRIES["tabular_image"], folder, steps, single=single, every_scheme=False)
+    return [msgspec.json.decode(worker.told_in(folder, step).read_bytes(), type=Target) for step in steps]
+
+
+def test_an_entry_compiles_for_onnx(tmp_path: Path) -> None:
+    (made,) = _steps(tmp_path, "made:onnx", single=False)
     assert made.compiled
-    assert made.speedup_over_float is None
-    assert timed.max_abs_error is not None
-    assert timed.max_abs_error < 1e-4
+    assert made.error is None
+    assert made.max_abs_error is not None
+    assert made.max_abs_error < 1e-4
+    assert (made.speedup_over_float, made.schemes, made.single_stage_seconds) == (None, {}, None)
+    with open_bundle(next((tmp_path / "onnx").glob("*.edgefuse"))) as bundle:
+        assert [stage.name for stage in bundle.manifest.stages] == ["table_encoder", "picture_encoder", "fusion"]
+
+
+@pytest.mark.exhaustive
+def test_an_entry_is_timed_and_compared(tmp_path: Path) -> None:
+    made, timed = _steps(tmp_path, "made:onnx", "timed:onnx", single=True)
+    assert (made.error, made.single_stage_error, timed.error) == (None, None, None)
+    assert timed.compiled
     assert timed.speedup_over_float is not None
     assert timed.speedup_single_stage is not None
+    assert timed.speedup_single_stage_ci95 is not None
     assert set(timed.schemes) == {"table_encoder", "picture_encoder", "fusion"}
