@@ -8,11 +8,14 @@ from typing import Any
 import msgspec
 
 from edgefuse.compiler.report.schema import Report, parse
-from edgefuse.measure.statistics import Interval
+from edgefuse.measure.latency import Latencies
 from edgefuse.stages.found import Found
 from edgefuse.typed_json import decode
 
 CI95 = tuple[float, float]
+
+SPLIT, SINGLE = "split", "single"
+"""What is timed against each other: the stages, and the same model as one."""
 
 
 class Target(msgspec.Struct, kw_only=True):
@@ -27,6 +30,8 @@ class Target(msgspec.Struct, kw_only=True):
         speedup_single_stage: of the default rung over that of the same model compiled as one stage, interleaved; None
             where that was not asked for, there is one stage only, or none as one stage.
         speedup_single_stage_ci95: its 95 % interval.
+        p50_ms: of the default rung, when it was compared with the single stage.
+        single_stage_p50_ms: of that.
         single_stage_seconds: that the compile as one stage took.
         single_stage_error: why it does not compile as one stage.
         schemes: of the default rung, by stage.
@@ -42,6 +47,8 @@ class Target(msgspec.Struct, kw_only=True):
     speedup_over_float_ci95: CI95 | None = None
     speedup_single_stage: float | None = None
     speedup_single_stage_ci95: CI95 | None = None
+    p50_ms: float | None = None
+    single_stage_p50_ms: float | None = None
     single_stage_seconds: float | None = None
     single_stage_error: str | None = None
     schemes: dict[str, str] = {}
@@ -49,10 +56,17 @@ class Target(msgspec.Struct, kw_only=True):
     error: str | None = None
     check: tuple[str, ...] | None = None
 
-    def compare(self, interval: Interval) -> None:
-        """Set how many times faster it is than the same model as one stage."""
-        self.speedup_single_stage = round(interval.value, 3)
-        self.speedup_single_stage_ci95 = round(interval.low, 3), round(interval.high, 3)
+    def compare(self, latencies: Latencies) -> None:
+        """Set how many times faster it is than the same model as one stage; more than 1 where splitting pays."""
+        found = latencies.ratio(SINGLE, SPLIT)
+        self.speedup_single_stage = round(found.value, 3)
+        self.speedup_single_stage_ci95 = round(found.low, 3), round(found.high, 3)
+        self.p50_ms, self.single_stage_p50_ms = (round(latencies.p50_ms(name), 4) for name in (SPLIT, SINGLE))
+
+    @property
+    def slower(self) -> bool:
+        """Whether it was shown to be slower than as one stage: the whole interval is below 1."""
+        return self.speedup_single_stage_ci95 is not None and self.speedup_single_stage_ci95[1] < 1
 
     def timed(self, later: Target) -> Target:
         """Return what is known once the files that were made are timed."""

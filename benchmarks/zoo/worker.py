@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks.zoo.catalogue import ENTRIES
 from benchmarks.zoo.entry import Entry
-from benchmarks.zoo.record import Row, Target, found_row, from_report, read_report
+from benchmarks.zoo.record import SINGLE, SPLIT, Row, Target, found_row, from_report, read_report
 from benchmarks.zoo.timers import PAIR_ROUNDS, Alone, Untimed, compiled_with
 from edgefuse import registry
 from edgefuse.bundle.reader import open_bundle
@@ -26,15 +26,13 @@ from edgefuse.bundle.spec import ModelSpec
 from edgefuse.compiler import compile
 from edgefuse.compiler.check.checking import check
 from edgefuse.errors import EdgefuseError
-from edgefuse.measure.latency import Latencies, single_stream
+from edgefuse.measure.latency import single_stream
 from edgefuse.measure.rungs import golden_inputs
-from edgefuse.measure.statistics import Interval
 from edgefuse.quantize.quantizer import Quantizer
 from edgefuse.runtime.pipeline import load
 from edgefuse.stages.found import find
 from edgefuse.stages.stage import TorchStage
 
-_SINGLE = "single"
 _SCHEMES = 2
 _AGAIN = 4
 """How many times as many rounds a comparison gets in which splitting seems to lose."""
@@ -80,7 +78,7 @@ def write_recipes(entry: Entry, folder: Path, target: str, *, every_scheme: bool
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"zoo_{entry.name}.py").write_text(MODULE.format(name=entry.name), encoding="utf-8")
-    for recipe, factory in ((target, "build"), (f"{target}-{_SINGLE}", _SINGLE)):
+    for recipe, factory in ((target, "build"), (f"{target}-{SINGLE}", SINGLE)):
         text = RECIPE.format(name=entry.name, factory=factory, target=target, max_drop=entry.max_drop())
         if not every_scheme:
             stages = entry.found.stages if factory == "build" else find(*as_one_stage(entry)).stages
@@ -120,7 +118,7 @@ def make(entry: Entry, folder: Path, target: str, *, single: bool, every_scheme:
     with compiled_with(Untimed()):
         told = _compiled(folder, target)
         if told.compiled and single and len(entry.found.stages) > 1:
-            alone = _compiled(folder, target, f"-{_SINGLE}")
+            alone = _compiled(folder, target, f"-{SINGLE}")
             told.single_stage_seconds, told.single_stage_error = alone.seconds, alone.error
         return told
 
@@ -136,12 +134,12 @@ def timed(entry: Entry, folder: Path, target: str, *, single: bool) -> Target:
     """
     with compiled_with(Alone()):
         told = _compiled(folder, target)
-        if told.compiled and single and list(_place(folder, target, f"-{_SINGLE}").glob("*.edgefuse")):
-            alone = _compiled(folder, target, f"-{_SINGLE}")
+        if told.compiled and single and list(_place(folder, target, f"-{SINGLE}").glob("*.edgefuse")):
+            alone = _compiled(folder, target, f"-{SINGLE}")
             told.single_stage_seconds, told.busy = alone.seconds, (*told.busy, *alone.busy)
             if alone.compiled:
-                bundles = [next(_place(folder, target, kind).glob("*.edgefuse")) for kind in ("", f"-{_SINGLE}")]
-                told.compare(against_single(*bundles))
+                bundles = [next(_place(folder, target, kind).glob("*.edgefuse")) for kind in ("", f"-{SINGLE}")]
+                against_single(told, *bundles)
     told.busy = tuple(dict.fromkeys(told.busy))
     return told
 
@@ -177,23 +175,24 @@ def _in_a_line(error: EdgefuseError) -> str:
     return " ".join(str(error).split())
 
 
-def against_single(split: Path, single: Path) -> Interval:
-    """Return how many times faster a bundle is than that of the same model as one stage.
+def against_single(told: Target, split: Path, single: Path) -> None:
+    """Time a bundle against that of the same model as one stage.
 
-    Where that is less than 1, as one comparison in forty of equals would be, it is timed once more and for longer.
+    One of forty equals seems slower: what does is timed once more, and for longer.
+
+    Args:
+        told: of the first bundle; it is told what was found.
+        split: that bundle.
+        single: the other one.
     """
     with open_bundle(split) as bundle, load(bundle, cache=False) as stages, load(single, cache=False) as one:
         inputs = golden_inputs(bundle)
-        calls = {"split": partial(stages.infer, inputs), "single": partial(one.infer, inputs)}
-        found = gain(single_stream(rounds=PAIR_ROUNDS, max_seconds=6.0)(calls))
-        if found.high < 1:
-            found = gain(single_stream(rounds=_AGAIN * PAIR_ROUNDS, max_seconds=20.0, seed=1)(calls))
-    return found
-
-
-def gain(latencies: Latencies) -> Interval:
-    """Return how many times longer the single stage takes than the split ones: more than 1 where splitting pays."""
-    return latencies.ratio("single", "split")
+        calls = {SPLIT: partial(stages.infer, inputs), SINGLE: partial(one.infer, inputs)}
+        told.compare(latencies := single_stream(rounds=PAIR_ROUNDS, max_seconds=6.0)(calls))
+        if told.slower:
+            latencies = single_stream(rounds=_AGAIN * PAIR_ROUNDS, max_seconds=20.0, seed=1)(calls)
+            told.compare(latencies)
+    told.busy = (*told.busy, *(f"against one stage: {seen}" for seen in latencies.pressure.seen))
 
 
 def steps(entry: Entry, folder: Path, wanted: Iterable[str], *, single: bool, every_scheme: bool) -> None:
