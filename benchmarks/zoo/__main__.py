@@ -70,7 +70,8 @@ class Zoo:
 
     def time(self, row: Row) -> None:
         """Time what was made of a model."""
-        made = [target for target, one in row.targets.items() if one.compiled]
+        if not (made := [target for target, one in row.targets.items() if one.compiled]):
+            return
         told, errors, seconds = self._told(row.model, [f"timed:{target}" for target in made])
         for target in made:
             step = f"timed:{target}"
