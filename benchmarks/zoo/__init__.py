@@ -5,6 +5,7 @@
 - `systems`: sentiment, classification, captioning and answering models, as courses teach them;
 - `fusions`: ways to fuse two and three sequences;
 - `sensors`: point clouds, tables, motion, video;
+- `strangers`: models as people bring them;
 - `catalogue`: all entries by name;
 - `record`: what is told of a model, and how it is read from a report;
 - `timers`: how little is timed, and when;
