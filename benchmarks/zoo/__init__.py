@@ -5,9 +5,12 @@
 - `systems`: sentiment, classification, captioning and answering models, as courses teach them;
 - `fusions`: ways to fuse two and three sequences;
 - `sensors`: point clouds, tables, motion, video;
+- `strangers`: models as people bring them;
 - `catalogue`: all entries by name;
 - `record`: what is told of a model, and how it is read from a report;
-- `worker`: finds the stages of one entry, or compiles it, in a process of its own;
+- `timers`: how little is timed, and when;
+- `worker`: finds the stages of one entry, makes its files, times them, in a process of its own;
+- `verdicts`: what the rows must show;
 - `__main__`: the command line.
 
 Weights are random and small; heads are fitted, so that answers have margins.

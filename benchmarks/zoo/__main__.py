@@ -1,7 +1,9 @@
 """Compile architectures as their libraries ship them: `python -m benchmarks.zoo`, to out/zoo.json.
 
 Each gets a factory, a spec and made-up data, and nothing else; weights are random and small. One that fails leaves the
-others. Figures count where nothing else runs and `--jobs` is 1.
+others. First the files of all models are made, `--jobs` at a time; then they are timed, one model after another, while
+nothing else runs: as it was split, in float, and as one stage. After a whole run the exit code is 1 if the zoo does not
+show what it must.
 """
 
 from __future__ import annotations
@@ -9,86 +11,156 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import msgspec
 
 from benchmarks.zoo.record import Row, Target
+from benchmarks.zoo.verdicts import verdicts
 
 ROOT = Path(__file__).parents[2]
 TARGETS = ("onnx", "tflite")
-_Told = TypeVar("_Told", Row, Target)
 
 
-def row_of(model: str, arguments: argparse.Namespace) -> Row:
-    """Find the stages of a model and compile it for every target, each in a process with a deadline."""
-    folder = arguments.work / model
-    if not arguments.keep:
-        shutil.rmtree(folder, ignore_errors=True)
-    row = _child(model, folder, "", Row(model=model), arguments)
-    for target in () if row.error else arguments.targets:
-        row.targets[target] = _child(model, folder, target, Target(), arguments)
-    errors = [f"{target}: {told.error}" for target, told in row.targets.items() if told.error]
-    row.error = row.error or "; ".join(errors) or None
-    print(line(row), file=sys.stderr, flush=True)
-    return row
+class Zoo:
+    """Runs the steps of each model in processes with a deadline.
+
+    Args:
+        arguments: of the command line.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._given = arguments
+        self._flags = [
+            *(["--no-single"] if not arguments.single else []),
+            *(["--every-scheme"] if arguments.every_scheme else []),
+        ]
+
+    def make(self, model: str) -> Row:
+        """Find the stages of a model and make its files for every target; ask `edgefuse check` about what fails."""
+        if not self._given.keep:
+            shutil.rmtree(self._given.work / model, ignore_errors=True)
+        wanted = ["found", *(f"made:{target}" for target in self._given.targets)]
+        told, errors, seconds = self._told(model, wanted)
+        row = msgspec.convert(told["found"], Row) if "found" in told else Row(model=model, error=errors["found"])
+        for target in self._given.targets:
+            step = f"made:{target}"
+            if step in told:
+                row.targets[target] = msgspec.convert(told[step], Target)
+            else:
+                row.targets[target] = Target(error=row.error or errors[step], seconds=seconds.get(step, 0.0))
+        self._check(row)
+        print(line(row), file=sys.stderr, flush=True)
+        return row
+
+    def _check(self, row: Row) -> None:
+        """Ask `edgefuse check` about the targets that fail."""
+        failed = [target for target, one in row.targets.items() if one.error]
+        told = self._told(row.model, [f"check:{target}" for target in failed])[0]
+        for target in failed:
+            row.targets[target].check = tuple(told.get(f"check:{target}", ()))
+        errors = [f"{target}: {row.targets[target].error}" for target in failed]
+        row.error = row.error or "; ".join(errors) or None
+
+    def time(self, row: Row) -> None:
+        """Time what was made of a model."""
+        if not (made := [target for target, one in row.targets.items() if one.compiled]):
+            return
+        told, errors, seconds = self._told(row.model, [f"timed:{target}" for target in made])
+        for target in made:
+            step = f"timed:{target}"
+            if step in told:
+                later = msgspec.convert(told[step], Target)
+            else:
+                later = Target(error=errors[step], seconds=seconds[step])
+            row.targets[target] = row.targets[target].timed(later)
+        if any(row.targets[target].error for target in made):
+            self._check(row)
+        print(line(row), file=sys.stderr, flush=True)
+
+    def _told(self, model: str, steps: Sequence[str]) -> tuple[dict[str, Any], dict[str, str], dict[str, float]]:
+        """Return what each step tells, and of those that told nothing why, and after how many seconds.
+
+        A process does one step after another. If it dies, or is late, that is the fault of the first step that told
+        nothing; another process goes on behind it.
+        """
+        folder: Path = self._given.work / model
+        told: dict[str, Any] = {}
+        errors: dict[str, str] = {}
+        seconds: dict[str, float] = {}
+        left = list(steps)
+        while left:
+            began = time.perf_counter()
+            fault = self._run(model, folder, left)
+            for step in left:
+                if (path := _told_in(folder, step)).exists():
+                    told[step] = msgspec.json.decode(path.read_bytes())
+            left = [step for step in left if step not in told]
+            if "found" in told and told["found"]["error"]:
+                return told, errors | dict.fromkeys(left, told["found"]["error"]), seconds
+            if left:
+                errors[left[0]], seconds[left[0]] = fault, round(time.perf_counter() - began, 1)
+                left = [] if left[0] == "found" else left[1:]
+        return told, errors, seconds
+
+    def _run(self, model: str, folder: Path, steps: Sequence[str]) -> str:
+        """Run steps in a process; return what is to be said if one of them tells nothing."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for step in steps:
+            _told_in(folder, step).unlink(missing_ok=True)
+        command = [sys.executable, "-m", "benchmarks.zoo.worker", model, str(folder), *steps, *self._flags]
+        variables = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+        deadline = self._given.deadline * len(steps)
+        with (folder / "log.txt").open("ab") as log:
+            try:
+                ended = subprocess.run(
+                    command, cwd=ROOT, env=variables, stdout=log, stderr=log, timeout=deadline, check=False
+                )
+            except subprocess.TimeoutExpired:
+                return f"not done after {deadline:.0f} s"
+        return f"the process ended with {ended.returncode} and told nothing: see {log.name}"
 
 
-def _child(model: str, folder: Path, target: str, empty: _Told, arguments: argparse.Namespace) -> _Told:
-    """Return what a process tells of a model, or why it told nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    told = folder / f"{target or 'found'}.json"
-    told.unlink(missing_ok=True)
-    wanted: dict[str, bool] = {"--single": arguments.single, "--quick": arguments.quick}
-    options: list[str] = [name for name, given in wanted.items() if target and given]
-    command = [sys.executable, "-m", "benchmarks.zoo.worker", model, str(folder), *filter(None, [target]), *options]
-    variables = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    began = time.perf_counter()
-    with (folder / f"{target or 'found'}.log").open("wb") as log:
-        try:
-            ended = subprocess.run(
-                command, cwd=ROOT, env=variables, stdout=log, stderr=log, timeout=arguments.deadline, check=False
-            )
-            empty.error = f"the process ended with {ended.returncode} and told nothing: see {log.name}"
-        except subprocess.TimeoutExpired:
-            empty.error = f"not done after {arguments.deadline:.0f} s"
-    if not told.exists():
-        if isinstance(empty, Target):
-            empty.seconds = round(time.perf_counter() - began, 1)
-        return empty
-    return msgspec.json.decode(told.read_bytes(), type=type(empty))
+def _told_in(folder: Path, step: str) -> Path:
+    return folder / f"{step.replace(':', '-')}.json"
 
 
 def line(row: Row) -> str:
     """Return a row as a line to read."""
     share = "-" if row.single_modality_share is None else f"{row.single_modality_share:.0%}"
     head = f"{row.model}: {row.parameters / 1e6:.2f} M, {share} see one modality, {len(row.stages)} stages"
-    told = [
-        f"{target} {one.speedup_over_float} x float in {one.seconds:.0f} s" if one.compiled else f"{target} failed"
-        for target, one in row.targets.items()
-    ]
+    told = [f"{target} {_in_words(one)}" for target, one in row.targets.items()]
     return "; ".join([head, *told]) + (f" ({row.error})" if row.error else "")
 
 
+def _in_words(one: Target) -> str:
+    if not one.compiled:
+        return "failed"
+    gains = [
+        f"{value} x {over}"
+        for value, over in ((one.speedup_over_float, "float"), (one.speedup_single_stage, "one stage"))
+        if value is not None
+    ]
+    return f"{', '.join(gains) or 'made'} in {one.seconds:.0f} s{' (busy)' if one.busy else ''}"
+
+
 def summary(rows: Sequence[Row]) -> str:
-    """Return how many compile, and how much faster they are, per target."""
-    lines = [f"{len(rows)} models with random, small weights"]
-    for target in dict.fromkeys(target for row in rows for target in row.targets):
-        tried = [row.targets[target] for row in rows if target in row.targets]
-        gains = [one.speedup_over_float for one in tried if one.speedup_over_float is not None]
-        median = f", median {statistics.median(gains):.2f} x float" if gains else ""
-        lines.append(f"{target}: {sum(one.compiled for one in tried)} of {len(rows)} compile{median}")
-    split = [row for row in rows if (row.single_modality_share or 0) >= 0.8]
-    lines.append(f"{sum(len(row.stages) > 1 for row in split)} of {len(split)} with a share of 80 % or more are split")
-    return "\n".join(lines)
+    """Return what the rows show, with a verdict on each."""
+    busy = sum(bool(one.busy) for row in rows for one in row.targets.values())
+    lines = [f"{len(rows)} models with random, small weights", *map(str, verdicts(rows))]
+    return "\n".join([*lines, *([f"{busy} timings of a busy machine: they are not to be trusted"] if busy else [])])
+
+
+def whole(arguments: argparse.Namespace) -> bool:
+    """Tell whether a run can show all that the zoo must."""
+    everything = arguments.models is None and set(arguments.targets) == set(TARGETS)
+    return everything and arguments.single and not arguments.quick
 
 
 def parser() -> argparse.ArgumentParser:
@@ -101,10 +173,15 @@ def parser() -> argparse.ArgumentParser:
     add("--targets", nargs="*", default=list(TARGETS), metavar="TARGET", help="none: stages are found, and no more")
     add("--out", type=_place, default="out/zoo.json", help="the rows as JSON")
     add("--work", type=_place, default="out/zoo", help="folder of recipes, bundles, logs and caches")
-    add("--deadline", type=float, default=900.0, help="seconds for one model and target")
-    add("--jobs", type=int, default=1, help="models at a time; more than one spoils what is timed")
-    add("--single", action="store_true", help="also compile each model as one stage, and compare")
-    add("--quick", action="store_true", help="time few rounds: for whether they compile, not for how fast they are")
+    add("--deadline", type=float, default=400.0, help="seconds for one step of a model: making or timing one target")
+    add("--jobs", type=int, default=2, help="models whose files are made at a time; each is timed alone")
+    add("--no-single", dest="single", action="store_false", help="do not compare with each model as one stage")
+    add("--quick", action="store_true", help="make the files and time nothing: for whether models compile")
+    add(
+        "--every-scheme",
+        action="store_true",
+        help="try all schemes on each stage, not the likeliest two",
+    )
     add("--keep", action="store_true", help="use what an earlier run left in the caches; seconds are then less")
     return made
 
@@ -113,7 +190,7 @@ def _place(given: str) -> Path:
     return Path(given).absolute()
 
 
-def main() -> None:
+def main() -> int:
     """Compile, write and print."""
     from benchmarks.zoo.catalogue import ENTRIES  # takes seconds: --help does without
 
@@ -121,12 +198,21 @@ def main() -> None:
     names = arguments.models or list(ENTRIES)
     if unknown := [name for name in names if name not in ENTRIES]:
         parser().error(f"there is no model {unknown[0]!r}; there are {', '.join(ENTRIES)}")
+    zoo = Zoo(arguments)
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        rows = list(pool.map(partial(row_of, arguments=arguments), names))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
+        rows = list(pool.map(zoo.make, names))
+    _write(arguments.out, rows)
+    for row in rows if not arguments.quick else ():
+        zoo.time(row)
+        _write(arguments.out, rows)
     print(summary(rows))
+    return int(whole(arguments) and not all(verdict.ok for verdict in verdicts(rows)))
+
+
+def _write(path: Path, rows: Sequence[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
