@@ -33,7 +33,8 @@ class ModelSection(Record, frozen=True, kw_only=True):
 
     Attributes:
         factory: `module:callable` that returns the torch model; the module may lie beside the recipe.
-        weights: a safetensors file beside the recipe, loaded into the model.
+        weights: a file beside the recipe, loaded into the model: safetensors, the index of their shards, or a state dict
+            or checkpoint that `torch.save` wrote.
         assets: files beside the recipe that preprocessing needs (a tokenizer), besides those the model brings.
     """
 
