@@ -1,5 +1,6 @@
 """A model taken apart, its data made ready, and both checked against each other.
 
+- `budget`: what may be lost of the metric;
 - `subject`: what is compiled: a model, and a model with data;
 - `weight_files`: files of weights, of all kinds that people have;
 - `weights`: fits them to a model;

@@ -11,6 +11,7 @@ from edgefuse.bundle.spec import ModelSpec, subset_name
 from edgefuse.bundle.wiring import check_model, check_stages
 from edgefuse.compiler.model.subject import Model
 from edgefuse.compiler.model.weights import load_weights
+from edgefuse.compiler.recipe import max_drop
 from edgefuse.compiler.recipe.factory import call_factory
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.errors import BundleError, ModelError, RecipeError
@@ -35,6 +36,7 @@ def take_apart(path: Path, recipe: Recipe) -> Model:
     _check_wiring(spec, stages)
     _check_names(path, recipe, spec, stages)
     Metric(spec.metric)  # refuses a name that it does not know
+    max_drop.read_for(path, recipe.search.max_drop, spec.metric)
     return Model(recipe, path, found.module, spec, stages, _read_assets(path, recipe, module), found)
 
 

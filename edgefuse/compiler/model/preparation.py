@@ -10,6 +10,7 @@ from edgefuse.compiler.model.data_checks import check_data
 from edgefuse.compiler.model.samples import read_sample
 from edgefuse.compiler.model.splits import SPLITS, TRAIN, load_split, preprocessors_of
 from edgefuse.compiler.model.subject import Model, Subject
+from edgefuse.compiler.recipe import max_drop
 from edgefuse.compiler.recipe.factory import call_factory, users_code
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.datasets.cache import Cache
@@ -87,7 +88,8 @@ def prepare(model: Model, data: Splits, cache: Cache, progress: Progress) -> Sub
         recipe_sha256=fingerprint.of_bytes(path.read_bytes()),
         tools={},
     )
-    subject = Subject(recipe, model.module, model.spec, model.stages, model.assets, splits, provenance)
+    asked = max_drop.read_for(path, recipe.search.max_drop, model.spec.metric)
+    subject = Subject(recipe, model.module, model.spec, model.stages, model.assets, splits, provenance, asked)
     check_data(subject)
     return subject
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
 
 from edgefuse.bundle.manifest import Provenance
 from edgefuse.bundle.spec import ModelSpec, StageSpec, subset_name
+from edgefuse.compiler.model.budget import Budget
 from edgefuse.compiler.model.splits import SplitData
+from edgefuse.compiler.recipe.max_drop import MaxDrop
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.graph import StageGraph
 from edgefuse.graph.stage_graph import zeros_of
@@ -45,7 +47,8 @@ class Model:
 class Subject:
     """A model under compilation, and its data.
 
-    `splits` has the three that every compile reads, and `train` where stages are to be pruned and recover.
+    `splits` has the three that every compile reads, and `train` where stages are to be pruned and recover. `max_drop`
+    is what the recipe allows to be lost, `budget` the same in numbers, once the reference has answered.
     """
 
     recipe: Recipe
@@ -55,6 +58,8 @@ class Subject:
     assets: Mapping[str, bytes]
     splits: Mapping[str, SplitData]
     provenance: Provenance
+    max_drop: MaxDrop
+    budget: Budget = field(default_factory=Budget)
 
     @property
     def specs(self) -> tuple[StageSpec, ...]:

@@ -26,6 +26,7 @@ from edgefuse.export.cost_graph import CostGraph
 from edgefuse.export.target import Lowered
 from edgefuse.export.tflite import costs
 from edgefuse.export.tflite import recurrent as tflite_recurrent
+from edgefuse.export.tflite.biases import flatten_biases
 from edgefuse.export.tflite.by_length import ended_by_length
 from edgefuse.export.tflite.file import pack, unpack
 from edgefuse.export.tflite.recurrent_loops import expand_recurrences
@@ -163,6 +164,7 @@ def name_interface(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -
     """
     model = unpack(data)
     expand_recurrences(model)
+    flatten_biases(model)
     (signature,) = model.signatureDefs
     graph = model.subgraphs[0]
     _rename(signature.inputs, "args_", inputs)
