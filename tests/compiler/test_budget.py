@@ -77,7 +77,10 @@ factory = "millimetres:build"
 factory = "millimetres:{data}"
 [compile]
 targets = ["{target}"]
+[schemes]
+fusion = ["float"]
 [search]
+objective = "size"
 {max_drop}
 max_fusion_passes = 6
 """
@@ -194,7 +197,7 @@ def test_a_regression_in_millimetres_is_compressed_within_a_share(target: str, t
 def test_a_share_of_nothing_is_refused_before_anything_is_built(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         compile(recipe(tmp_path, data="exact"), tmp_path / "out", cache=tmp_path / "cache")
-    assert "[search] max_drop is a share of nothing: the reference's negative_mse of 'left+right' on 'va" in str(
+    assert "[search] max_drop is a share of nothing: the negative_mse of 'left+right' on 'va" in str(
         caught.value
     )
     assert not (tmp_path / "out").exists()

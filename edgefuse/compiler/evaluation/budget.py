@@ -7,16 +7,20 @@ from collections.abc import Mapping
 
 from edgefuse.compiler.evaluation.drops import accuracy
 from edgefuse.compiler.evaluation.evaluator import Outputs
+from edgefuse.compiler.evaluation.runners import Array
 from edgefuse.compiler.model.budget import Budget
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recipe.max_drop import MaxDrop
 from edgefuse.errors import RecipeError
-from edgefuse.measure.metrics import is_share
+from edgefuse.measure.metrics import Metric, is_share
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("validation", "test")
 """The splits that drops are measured on."""
+
+_FLOAT32 = 1e-6
+"""Of a value: what float32 leaves open after some sums."""
 
 _HARDLY_ANYTHING = 1e-3
 """Of what the reference reaches: quantized models lose more."""
@@ -41,9 +45,11 @@ def budget(subject: Subject, answers: Mapping[str, Outputs]) -> Budget:
             logger.warning("%s", _hardly_anything(asked, metric, whole))
         return Budget(asked.value, whole=whole, of_items=is_share(metric))
     for split, subset in ((split, subset) for split in SPLITS for subset in subject.budget_subsets):
-        if not reached[split][subset]:
+        value = reached[split][subset]
+        if abs(value) <= _rounding(metric, answers[split][subset]):
+            much = f"{value:.1e}, which is rounding" if value else "0"
             raise RecipeError(
-                f"[search] max_drop is a share of nothing: the reference's {metric} of '{subset}' on '{split}' is 0",
+                f"[search] max_drop is a share of nothing: the {metric} of '{subset}' on '{split}' is {much}",
                 got=str(asked),
                 expected="a number in the metric's own unit",
                 fix="write max_drop as a number, or leave the subset out with [search] subsets",
@@ -53,6 +59,11 @@ def budget(subject: Subject, answers: Mapping[str, Outputs]) -> Budget:
         for split, by_subset in reached.items()
     }
     return Budget(limits["validation"][first], share=asked.value, limits=limits, whole=whole, of_items=is_share(metric))
+
+
+def _rounding(metric: str, answers: Array) -> float:
+    """Return what the reference misses of a metric of values if its answers are the targets, but for rounding."""
+    return 0.0 if is_share(metric) else abs(Metric(metric).aggregate(answers * (1 + _FLOAT32), answers))
 
 
 def _hardly_anything(asked: MaxDrop, metric: str, whole: float) -> str:
