@@ -145,8 +145,8 @@ def test_a_budget_of_all_is_none_for_a_share_of_the_items_alone() -> None:
         with pytest.raises(RecipeError, match=f"allows all of the metric '{metric}' to be lost: got "):
             max_drop.read_for(RECIPE, written, metric)
     assert max_drop.read_for(RECIPE, 40.0, "negative_mae") == MaxDrop(40.0)
-    assert max_drop.read_for(RECIPE, None, "accuracy") == MaxDrop(0.01)
-    assert max_drop.read_for(RECIPE, None, "negative_mae") == MaxDrop(0.01, of_reference=True)
+    assert max_drop.read_for(RECIPE, None, "accuracy") == MaxDrop(0.01, implied=True)
+    assert max_drop.read_for(RECIPE, None, "negative_mae") == MaxDrop(0.01, of_reference=True, implied=True)
 
 
 def test_a_subset_in_which_the_reference_errs_more_may_lose_more() -> None:
@@ -197,9 +197,7 @@ def test_a_regression_in_millimetres_is_compressed_within_a_share(target: str, t
 def test_a_share_of_nothing_is_refused_before_anything_is_built(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         compile(recipe(tmp_path, data="exact"), tmp_path / "out", cache=tmp_path / "cache")
-    assert "[search] max_drop is a share of nothing: the negative_mse of 'left+right' on 'va" in str(
-        caught.value
-    )
+    assert "[search] max_drop is a share of nothing: the negative_mse of 'left+right' on 'va" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

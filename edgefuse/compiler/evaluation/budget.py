@@ -40,25 +40,34 @@ def budget(subject: Subject, answers: Mapping[str, Outputs]) -> Budget:
     reached = {split: accuracy(subject, split, answers[split]) for split in SPLITS}
     first = next(iter(subject.budget_subsets))
     whole = 1.0 if is_share(metric) else abs(reached["validation"][first]) or 1.0
-    if not asked.of_reference:
-        if not is_share(metric) and 0 < asked.value < _HARDLY_ANYTHING * whole:
+    of_nothing = [
+        (split, subset)
+        for split in SPLITS
+        for subset in subject.budget_subsets
+        if abs(reached[split][subset]) <= _rounding(metric, answers[split][subset])
+    ]
+    if not asked.of_reference or (asked.implied and of_nothing):
+        if not is_share(metric) and not asked.implied and 0 < asked.value < _HARDLY_ANYTHING * whole:
             logger.warning("%s", _hardly_anything(asked, metric, whole))
         return Budget(asked.value, whole=whole, of_items=is_share(metric))
-    for split, subset in ((split, subset) for split in SPLITS for subset in subject.budget_subsets):
-        value = reached[split][subset]
-        if abs(value) <= _rounding(metric, answers[split][subset]):
-            much = f"{value:.1e}, which is rounding" if value else "0"
-            raise RecipeError(
-                f"[search] max_drop is a share of nothing: the {metric} of '{subset}' on '{split}' is {much}",
-                got=str(asked),
-                expected="a number in the metric's own unit",
-                fix="write max_drop as a number, or leave the subset out with [search] subsets",
-            )
+    if of_nothing:
+        split, subset = of_nothing[0]
+        raise _share_of_nothing(asked, f"the {metric} of '{subset}' on '{split}'", reached[split][subset])
     limits = {
         split: {subset: asked.limit(value) for subset, value in by_subset.items() if value}
         for split, by_subset in reached.items()
     }
     return Budget(limits["validation"][first], share=asked.value, limits=limits, whole=whole, of_items=is_share(metric))
+
+
+def _share_of_nothing(asked: MaxDrop, what: str, value: float) -> RecipeError:
+    much = f"{value:.1e}, which is rounding" if value else "0"
+    return RecipeError(
+        f"[search] max_drop is a share of nothing: {what} is {much}",
+        got=str(asked),
+        expected="a number in the metric's own unit",
+        fix="write max_drop as a number, or leave the subset out with [search] subsets",
+    )
 
 
 def _rounding(metric: str, answers: Array) -> float:

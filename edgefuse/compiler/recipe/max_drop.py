@@ -21,10 +21,12 @@ class MaxDrop:
     Attributes:
         value: in the metric's own unit, or the share.
         of_reference: whether it is a share of what the reference reaches.
+        implied: whether the recipe leaves it open.
     """
 
     value: float
     of_reference: bool = False
+    implied: bool = False
 
     def __str__(self) -> str:
         return f"{100 * self.value:g} %" if self.of_reference else f"{self.value:g}"
@@ -78,7 +80,7 @@ def read_for(path: Path, written: float | str | None, metric: str) -> MaxDrop:
         RecipeError: if it is no budget of this metric.
     """
     if written is None:
-        return MaxDrop(0.01, of_reference=not is_share(metric))
+        return MaxDrop(0.01, of_reference=not is_share(metric), implied=True)
     found = read(path, written)
     if is_share(metric) and found.value >= 1:
         raise RecipeError(
