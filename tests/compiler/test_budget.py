@@ -46,7 +46,7 @@ class Millimetres(nn.Module):
         return 3000 * self.layer(torch.cat([features["left"], features["right"]], 1))
 
 
-def build(noise=50.0):
+def build():
     torch.manual_seed(0)
     sides = (spec.tensor("left", shape=(1, 64)), spec.tensor("right", shape=(1, 64), optional=True))
     output = spec.ValuesOutput(labels=("mm",))
@@ -54,7 +54,7 @@ def build(noise=50.0):
     return FusionModel(described, {"left": Encoder(), "right": Encoder()}, Millimetres())
 
 
-def data(noise=50.0):
+def data(noise=200.0):
     model, rng = build().eval(), np.random.default_rng(0)
     items = []
     for _ in range(120):
@@ -185,7 +185,7 @@ def test_a_regression_in_millimetres_is_compressed_within_a_share(target: str, t
         {subset: 0.02 * abs(value) for subset, value in report.reference.accuracy.items()}
     )
     assert report.budget.max_drop == min(report.budget.limits.values())
-    assert report.budget.limits["left"] > 4 * report.budget.limits["left+right"]
+    assert report.budget.limits["left"] > 1.3 * report.budget.limits["left+right"]
     for limit in (one for one in bundle.constraints if one.what.startswith("drop in ")):
         assert limit.unit == "negative_mse"
         assert limit.limit == report.budget.limits[limit.what.removeprefix("drop in ")]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+import numpy as np
+
 from edgefuse.compiler.evaluation.drops import accuracy
 from edgefuse.compiler.evaluation.evaluator import Outputs
 from edgefuse.compiler.evaluation.runners import Array
@@ -72,7 +74,10 @@ def _share_of_nothing(asked: MaxDrop, what: str, value: float) -> RecipeError:
 
 def _rounding(metric: str, answers: Array) -> float:
     """Return what the reference misses of a metric of values if its answers are the targets, but for rounding."""
-    return 0.0 if is_share(metric) else abs(Metric(metric).aggregate(answers * (1 + _FLOAT32), answers))
+    if is_share(metric):
+        return 0.0
+    exact = answers.astype(np.float64)
+    return abs(Metric(metric).aggregate(exact * (1 + _FLOAT32), exact))
 
 
 def _hardly_anything(asked: MaxDrop, metric: str, whole: float) -> str:

@@ -14,6 +14,7 @@ from edgefuse.compiler.report.charts import Scatter, scatter
 from edgefuse.compiler.report.curves import curves
 from edgefuse.compiler.report.schema import BundleReport, Report, parse
 from edgefuse.compiler.report.timings import busy
+from edgefuse.measure.metrics import is_share
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -25,7 +26,7 @@ def render(report: Mapping[str, Any]) -> str:
     typed = parse(report)
     subsets = tables.subset_order(typed)
     rungs = [(bundle, rung) for bundle in typed.bundles for rung in bundle.rungs]
-    share = formats.is_share(typed.reference.metric)
+    share = is_share(typed.reference.metric)
     return _template().render(
         report=typed,
         title=typed.model.name if typed.model else "model",
