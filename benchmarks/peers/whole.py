@@ -127,7 +127,7 @@ def _described(recipe: Path, compiled: Compiled, stage: TorchStage) -> Descripti
         modalities=tuple(modality.name for modality in compiled.spec.modalities),
         subsets=compiled.subsets,
         metric=compiled.spec.metric,
-        max_drop=compiled.recipe.search.max_drop,
+        max_drop=compiled.max_drop.limit(1.0),
         digest=hashlib.sha256(repr(identity).encode()).hexdigest(),
     )
 

@@ -29,10 +29,13 @@ from edgefuse.compiler.candidates.schemes import check_schemes
 from edgefuse.compiler.candidates.target_data import Material, TargetData
 from edgefuse.compiler.candidates.toolchain import Toolchain
 from edgefuse.compiler.check.checking import Examination
+from edgefuse.compiler.evaluation.budget import budget
+from edgefuse.compiler.evaluation.evaluator import Evaluator
 from edgefuse.compiler.evaluation.passes import Passes
 from edgefuse.compiler.evaluation.runners import in_torch
 from edgefuse.compiler.model.opening import take_apart
 from edgefuse.compiler.model.preparation import prepare
+from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recipe import gpu
 from edgefuse.compiler.recipe import recipe as recipes
 from edgefuse.compiler.recipe.wanted import recipe_for
@@ -156,12 +159,11 @@ class _Compile:
         _require_one(_with_joined(builder.failed, targets), targets)
         builder.lower(model.stages, golden_inputs(model.stages, model.spec))
         _require_one(_with_joined(builder.failed, targets), targets)
-        subject = prepare(model, model.data, self.cache, self.progress)
+        subject = self._with_budget(prepare(model, model.data, self.cache, self.progress))
         forms = recovered(subject, self.cache, self.workers)
         golden = golden_inputs(subject.stages, subject.spec, forms.all_pruned)
         forms = forms.without(golden.refused)
         material = Material(subject, forms, golden, self.cache)
-        self._keep_reference(material)
         builder.build(material)
         failed = dict(builder.failed)
         results = self._searched([TargetData(material, made) for made in builder.live.values()], machines, failed)
@@ -188,13 +190,18 @@ class _Compile:
         backends = [Toolchain.of(member, self.cache).backend for member in members(target)]
         return self.timer.describe(backends, self.recipe.compile.threads)
 
-    def _keep_reference(self, material: Material) -> None:
-        """Run the unpruned model in torch over the splits that every drop is measured on."""
-        chain = in_torch(material.subject)
-        encoders = [stage for stage in material.subject.specs if stage.role == "encoder"]
-        splits, passes = ("test", "validation"), Passes(material.subject, self.cache, self.workers)
+    def _with_budget(self, subject: Subject) -> Subject:
+        """Run the model in torch over the splits that every drop is measured on; what it reaches gives the budget."""
+        chain = in_torch(subject)
+        encoders = [stage for stage in subject.specs if stage.role == "encoder"]
+        splits, passes = ("test", "validation"), Passes(subject, self.cache, self.workers)
         passes.keep_features([(split, stage, chain) for split in splits for stage in encoders], "run the reference")
         passes.keep_outputs([(split, chain) for split in splits], "run the reference")
+        answers = {
+            split: Evaluator(subject, subject.splits[split], self.cache, partial(self.progress, 0, 0)).outputs(chain)
+            for split in splits
+        }
+        return replace(subject, budget=budget(subject, answers))
 
     def _searched(
         self,

@@ -56,6 +56,15 @@ _SCORES: Mapping[str, Callable[[Outputs, Outputs], Floats]] = MappingProxyType(
 _AGGREGATES: Mapping[str, Callable[[Outputs, Outputs], float]] = MappingProxyType({"macro_f1": _macro_f1})
 
 
+# Shares of the items, from 0 to 1; others have a unit of their own.
+_SHARES = frozenset({"accuracy", "macro_f1"})
+
+
+def is_share(name: str) -> bool:
+    """Tell whether a metric is a share of the items: its differences are points."""
+    return name in _SHARES
+
+
 def names() -> tuple[str, ...]:
     """Return the names of all metrics, sorted."""
     return tuple(sorted(_SCORES))

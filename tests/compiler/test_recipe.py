@@ -42,9 +42,8 @@ def test_a_recipe_is_read(tmp_path: Path) -> None:
     [
         ("[search]", "[serach]", "did you mean 'search'?"),
         ("max_drop", "max_drp", "unknown key [search] 'max_drp'. Fix: did you mean 'max_drop'?"),
-        ("0.02", '"little"', "Expected `float`, got `str`"),
-        ("0.02", "1.2", "expected a fraction from 0 to 1"),
-        ("0.02", "nan", "expected a fraction from 0 to 1"),
+        ("0.02", '"little"', "[search] max_drop in "),
+        ("0.02", "nan", "got nan, expected zero or more"),
         ('"size"', '"speed"', "Invalid enum value 'speed'"),
         ('"tflite"]', '"coreml"]', "expected onnx or openvino or tensorrt or tflite"),
         ('"tflite"]', '"onnx"]', "expected each target once"),
@@ -100,7 +99,9 @@ def test_a_wrong_factory_is_one_sentence(tmp_path: Path, reference: str, message
         ('"size"', '"size"\ncaution = -1', "[search] caution in PATH is out of range: got -1.0, expected zero or more"),
         ('"size"', '"size"\nmax_fusion_passes = 0', "[search] max_fusion_passes in PATH is out of range: got 0, "),
         ('"size"', '"size"\nmax_latency_ms = 0', "[search] max_latency_ms in PATH is out of range: got 0.0, expected "),
-        ("0.02", "1.2", "[search] max_drop in PATH is out of range: got 1.2, expected a fraction from 0 to 1 "),
+        ("0.02", "-1", "[search] max_drop in PATH is out of range: got -1.0, expected zero or more."),
+        ("0.02", "inf", "[search] max_drop in PATH is out of range: got inf, expected zero or more."),
+        ("0.02", "true", "the recipe PATH is wrong: got Expected `float | str | null`, got `bool` - at "),
         ("[search]", "device = 'moon'\n[search]", "[compile] device in PATH is unknown: got 'moon', expected host or "),
         (
             '"tflite"]',

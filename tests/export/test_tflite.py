@@ -14,6 +14,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from torch import Tensor, nn
 
 from edgefuse.bundle.spec import Bounded, DType, Source, StageInput, StageOutput, StageSpec, TensorSpec
+from edgefuse.bundle.tflite import refuse_unsafe_tflite
 from edgefuse.errors import ExportError
 from edgefuse.export.target import Lowered
 from edgefuse.export.tflite.file import unpack
@@ -188,3 +189,21 @@ def test_a_module_that_cannot_be_traced_gives_one_sentence() -> None:
 
 def test_versions_name_the_tools_that_decide_the_bytes() -> None:
     assert set(TfliteTarget().versions()) == {"torch", "litert-torch", "litert-converter", "ai-edge-litert"}
+
+
+def test_a_scaled_single_value_keeps_a_bias_of_one_dimension() -> None:
+    class Millimetres(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = 3000 * self.layer(x)  # which the converter folds into the layer
+            return y
+
+    stage = make_stage(Millimetres(), [("x", "float32", (1, 8))], [("y", (1, 1))])
+    lowered = TfliteTarget().lower(stage)
+    graph = unpack(lowered.data).subgraphs[0]
+    (dense,) = graph.operators
+    assert [list(graph.tensors[index].shape) for index in dense.inputs] == [[1, 8], [1, 8], [1]]
+    refuse_unsafe_tflite("stage.tflite", lowered.data)

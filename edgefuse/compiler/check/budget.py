@@ -8,14 +8,14 @@ from edgefuse.bundle.spec import subset_name
 from edgefuse.compiler.check.data import SplitRead
 from edgefuse.compiler.check.record import Finding, FoundStage, LoweredStage, PrunedStage
 from edgefuse.compiler.model.subject import Model
+from edgefuse.compiler.recipe import max_drop
+from edgefuse.measure.metrics import is_share
 
 _FEWEST_BYTES = 0.5
 """Per weight: no scheme stores one in fewer than four bits."""
 
 _MOST_GAINED = 10.0
 """No combination of precision and the usual prunings was measured to gain more over float."""
-
-_BY_ITEM = ("accuracy", "macro_f1")
 
 
 def unholdable(model: Model, stages: Sequence[FoundStage], pruned: Sequence[PrunedStage]) -> Iterator[Finding]:
@@ -78,17 +78,19 @@ def _latency(model: Model, lowered: Sequence[LoweredStage]) -> Iterator[Finding]
 def _few_samples(model: Model, read: Sequence[SplitRead]) -> Iterator[Finding]:
     """Say where a single wrong answer is more than a budget allows."""
     spec, search = model.spec, model.recipe.search
+    allowed = max_drop.read_for(model.path, search.max_drop, spec.metric)
     names = [modality.name for modality in spec.modalities]
     judged = [subset for subset in spec.subsets() if not search.subsets or subset_name(subset) in search.subsets]
-    for split in (split for split in read if split.name in ("validation", "test") and spec.metric in _BY_ITEM):
+    for split in (split for split in read if split.name in ("validation", "test") and is_share(spec.metric)):
         counts = {
             subset_name(subset): sum(all(row[names.index(one)] for one in subset) for row in split.present)
             for subset in judged
         }
         fewest = min(counts, key=counts.__getitem__, default="")
-        if split.read == split.total and fewest and counts[fewest] and search.max_drop < 1 / counts[fewest]:
+        if split.read == split.total and fewest and counts[fewest] and allowed.value < 1 / counts[fewest]:
             yield Finding(
                 about="budget",
                 says=f"'{split.name}' has {counts[fewest]} samples of {fewest}: a single wrong answer is "
-                f"{100 / counts[fewest]:.2g} points, and [search] max_drop allows {100 * search.max_drop:g}",
+                f"{100 / counts[fewest]:.2g} points, and [search] max_drop allows {100 * allowed.value:g}"
+                + (" % of what the reference reaches" if allowed.of_reference else ""),
             )

@@ -1,7 +1,10 @@
 """A model taken apart, its data made ready, and both checked against each other.
 
+- `budget`: what may be lost of the metric;
 - `subject`: what is compiled: a model, and a model with data;
 - `observation`: what inputs look like;
+- `weight_files`: files of weights, of all kinds that people have;
+- `weights`: fits them to a model;
 - `opening`: builds the model and takes it apart;
 - `samples`: checks of one sample;
 - `splits`: splits preprocessed and kept on disk;

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import nn
 
 from edgefuse.bundle.layout import twice
@@ -13,11 +11,13 @@ from edgefuse.bundle.spec import ModelSpec, in_files, subset_name
 from edgefuse.bundle.wiring import check_model, check_stages
 from edgefuse.compiler.model.observation import input_values
 from edgefuse.compiler.model.subject import Model
+from edgefuse.compiler.model.weights import load_weights
+from edgefuse.compiler.recipe import max_drop
 from edgefuse.compiler.recipe.factory import call_factory
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.datasets.sample import Splits
 from edgefuse.errors import BundleError, DataError, ModelError, RecipeError
-from edgefuse.files import check_regular, read_regular
+from edgefuse.files import read_regular
 from edgefuse.measure.metrics import Metric
 from edgefuse.stages.explicit import check_spec
 from edgefuse.stages.found import find
@@ -46,6 +46,7 @@ def take_apart(path: Path, recipe: Recipe) -> Model:
     _check_wiring(spec, stages)
     _check_names(path, recipe, spec, stages)
     Metric(spec.metric)  # refuses a name that it does not know
+    max_drop.read_for(path, recipe.search.max_drop, spec.metric)
     return Model(recipe, path, found.module, spec, stages, assets, found, data)
 
 
@@ -72,22 +73,8 @@ def _build_model(path: Path, recipe: Recipe) -> tuple[nn.Module, ModelSpec]:
             expected="a torch module with a ModelSpec as its attribute 'spec', or the pair (module, spec)",
         )
     if recipe.model.weights is not None:
-        _load_weights(model, path.parent / recipe.model.weights)
+        load_weights(model, path.parent / recipe.model.weights)
     return model.eval(), spec
-
-
-def _load_weights(model: nn.Module, path: Path) -> None:
-    try:
-        check_regular(path)
-        model.load_state_dict(safetensors.torch.load_file(path))
-    except FileNotFoundError as error:
-        raise RecipeError(
-            "the weights of the recipe are missing", got=f"no file {path}", fix="correct [model] weights"
-        ) from error
-    except OSError as error:
-        raise RecipeError(f"cannot read the weights {path} of the recipe", got=error.strerror) from error
-    except (SafetensorError, RuntimeError) as error:
-        raise RecipeError(f"the weights {path} do not fit the model", got=str(error).replace("\n", " ")) from error
 
 
 def _check_wiring(spec: ModelSpec, stages: tuple[TorchStage, ...]) -> None:

@@ -9,6 +9,7 @@ from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.model.data_checks import check_data
 from edgefuse.compiler.model.splits import SPLITS, TRAIN, load_split
 from edgefuse.compiler.model.subject import Model, Subject
+from edgefuse.compiler.recipe import max_drop
 from edgefuse.compiler.recipe.factory import users_code
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.datasets.cache import Cache
@@ -53,7 +54,16 @@ def prepare(model: Model, data: Splits, cache: Cache, progress: Progress) -> Sub
     )
     found = model.found
     subject = Subject(
-        recipe, model.module, model.spec, model.stages, model.assets, splits, provenance, found.share, found.notes
+        recipe=recipe,
+        module=model.module,
+        spec=model.spec,
+        stages=model.stages,
+        assets=model.assets,
+        splits=splits,
+        provenance=provenance,
+        max_drop=max_drop.read_for(path, recipe.search.max_drop, model.spec.metric),
+        share=found.share,
+        notes=found.notes,
     )
     check_data(subject)
     return subject

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
@@ -11,7 +11,9 @@ from torch import nn
 from edgefuse.bundle.manifest import Provenance
 from edgefuse.bundle.spec import ModelSpec, StageSpec, subset_name
 from edgefuse.compiler.cache import fingerprint
+from edgefuse.compiler.model.budget import Budget
 from edgefuse.compiler.model.splits import SplitData
+from edgefuse.compiler.recipe.max_drop import MaxDrop
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.datasets.sample import Splits
 from edgefuse.graph import StageGraph
@@ -54,8 +56,9 @@ class Model:
 class Subject:
     """A model under compilation, and its data.
 
-    `splits` has the three that every compile reads, and `train` where stages are to be pruned and recover. `share` is
-    that of the multiply-accumulates which see one modality, if it is known; `notes` says how the model was taken apart.
+    `splits` has the three that every compile reads, and `train` where stages are to be pruned and recover. `max_drop`
+    is what the recipe allows to be lost, `budget` the same in numbers, once the reference has answered. `share` is that
+    of the multiply-accumulates which see one modality, if it is known; `notes` says how the model was taken apart.
     """
 
     recipe: Recipe
@@ -65,6 +68,8 @@ class Subject:
     assets: Mapping[str, bytes]
     splits: Mapping[str, SplitData]
     provenance: Provenance
+    max_drop: MaxDrop
+    budget: Budget = field(default_factory=Budget)
     share: float | None = None
     notes: tuple[str, ...] = ()
 

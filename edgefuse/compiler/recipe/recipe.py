@@ -14,6 +14,7 @@ import tomllib
 from edgefuse import registry
 from edgefuse.bundle.manifest import PruningStep, members
 from edgefuse.bundle.spec import Record
+from edgefuse.compiler.recipe import max_drop
 from edgefuse.compiler.recipe.variants import check_variants
 from edgefuse.compiler.search.figures import Limits, Objective
 from edgefuse.device.device import TIMEOUT_SECONDS, checked_timeout, device_of
@@ -34,7 +35,8 @@ class ModelSection(Record, frozen=True, kw_only=True):
 
     Attributes:
         factory: `module:callable` that returns the torch model; the module may lie beside the recipe.
-        weights: a safetensors file beside the recipe, loaded into the model.
+        weights: a file beside the recipe, loaded into the model: safetensors, the index of their shards, or a state
+            dict or checkpoint that `torch.save` wrote.
         assets: files beside the recipe that preprocessing needs (a tokenizer), besides those the model brings.
     """
 
@@ -93,13 +95,15 @@ class SearchSection(Record, frozen=True, kw_only=True):
         max_latency_share: the same as a share of the float stages'.
         max_size_bytes: of the stage files, frontends apart.
         max_memory_bytes: of weights and activations, as estimated from the files.
-        max_drop: how much of the metric may be lost in each subset, as a fraction (0.01 is one point).
+        max_drop: how much of the metric may be lost in each subset: a number in its own unit (0.01 is one point of
+            accuracy), or a share of what the reference reaches there, as `"2 %"`. If left out, it is a point of
+            accuracy, or `"1 %"` for a metric with a unit of its own.
         subsets: the subsets that the budget binds (`image+audio`); all admissible ones if empty.
         max_fusion_passes: how many combinations are judged per target, at the most.
     """
 
     objective: Objective = "latency"
-    max_drop: float = 0.01
+    max_drop: float | str | None = None
     subsets: tuple[str, ...] = ()
     max_fusion_passes: int = 24
     caution: float = 1.0
@@ -343,12 +347,8 @@ def _check_threads(where: str, threads: int) -> None:
 
 
 def _check_search(path: Path, search: SearchSection) -> None:
-    if not (math.isfinite(search.max_drop) and 0 <= search.max_drop < 1):
-        raise RecipeError(
-            f"[search] max_drop in {path} is out of range",
-            got=search.max_drop,
-            expected="a fraction from 0 to 1 (0.01 is one point)",
-        )
+    if search.max_drop is not None:
+        max_drop.read(path, search.max_drop)  # what the metric says of it is known with the model
     for name in ("max_latency_ms", "max_latency_share", "max_size_bytes", "max_memory_bytes"):
         limit = getattr(search, name)
         if limit is not None and not (math.isfinite(limit) and limit > 0):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from edgefuse.compiler.report.schema import JudgedReport, RungReport
+from edgefuse.compiler.report.schema import Budget, JudgedReport, RungReport
 
 WIDTH, HEIGHT = 520.0, 360.0
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 16.0, 22.0, 46.0
@@ -110,15 +110,18 @@ def frontier(points: Iterable[tuple[float, float]]) -> tuple[tuple[float, float]
     return tuple(best)
 
 
-def scatter(judged: Sequence[JudgedReport], rungs: Sequence[RungReport], max_drop: float | None) -> Scatter:
+def scatter(judged: Sequence[JudgedReport], rungs: Sequence[RungReport], budget: Budget | None) -> Scatter:
     """Lay out the judged combinations of one target, at least one; rungs mark those with their schemes as chosen.
 
     Args:
         judged: combinations of one target.
         rungs: of the same target.
-        max_drop: the budget, a fraction; None if there is none.
+        budget: of the recipe, if there is one. Where it is a share of the reference's metric, so are the drops drawn.
     """
-    drops = [worst(item.drop)[1] for item in judged]
+    lost = [_lost_most(item.drop, budget) for item in judged]
+    drops, max_drop = [drawn for _, drawn in lost], None
+    if budget is not None:
+        max_drop = budget.max_drop if budget.share is None else budget.share
     x = _latency_axis([item.p50 for item in judged])
     y, ceiling = _drop_axis(drops, max_drop)
     largest = max(max(item.size_bytes for item in judged), 1)
@@ -128,12 +131,12 @@ def scatter(judged: Sequence[JudgedReport], rungs: Sequence[RungReport], max_dro
             y=y(drop),
             radius=round(max(MIN_RADIUS, MAX_RADIUS * math.sqrt(item.size_bytes / largest)), 2),
             judged=item,
-            worst=worst(item.drop),
+            worst=(subset, item.drop.get(subset, 0.0)),
             clipped=drop > ceiling,
             chosen_by=tuple(rung.name for rung in rungs if _runs(rung, item)),
             label_y=y(drop),
         )
-        for item, drop in zip(judged, drops, strict=True)
+        for item, (subset, drop) in zip(judged, lost, strict=True)
     ]
     corners = frontier((item.p50, drop) for item, drop in zip(judged, drops, strict=True) if drop <= ceiling)
     return Scatter(
@@ -144,6 +147,14 @@ def scatter(judged: Sequence[JudgedReport], rungs: Sequence[RungReport], max_dro
         frontier=tuple((x(latency), y(drop)) for latency, drop in corners),
         budget_y=y(max_drop) if max_drop is not None else None,
     )
+
+
+def _lost_most(drop: dict[str, float], budget: Budget | None) -> tuple[str, float]:
+    """Return the subset that lost most of what it may lose, and what is drawn of it."""
+    if budget is None or budget.share is None:
+        return worst(drop)
+    limits = budget.search_limits
+    return worst({subset: budget.share * lost / limits[subset] for subset, lost in drop.items() if limits.get(subset)})
 
 
 def _spread_labels(marks: Sequence[Mark]) -> list[Mark]:

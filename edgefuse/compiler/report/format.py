@@ -8,14 +8,9 @@ from collections.abc import Mapping
 from markupsafe import Markup, escape
 
 from edgefuse.compiler.report.schema import Constraint
+from edgefuse.measure.metrics import is_share
 
-# Metrics that are shares of the items, and so are read in per cent.
-_SHARES = frozenset({"accuracy", "macro_f1"})
-
-
-def is_share(metric: str) -> bool:
-    """Tell whether a metric is a share of the items: its differences are points."""
-    return metric in _SHARES
+_DIGITS = 4
 
 
 def milliseconds(value: float) -> str:
@@ -56,6 +51,13 @@ def signed(value: float, digits: int = 2) -> str:
     return text.replace("-", "−")
 
 
+def number(value: float) -> str:
+    """Return a figure of any size with four significant digits and a true minus sign: `0.0312`, `−1240`, `3.1e-07`."""
+    digits = max(_DIGITS - 1 - math.floor(math.log10(abs(value))), 0) if value else 0
+    text = f"{value:.{digits}f}" if 1e-5 <= abs(value) < 1e9 or not value else f"{value:.{_DIGITS - 1}g}"
+    return text.replace("-", "−", 1) if value < 0 else text
+
+
 def breakable(name: str) -> Markup:
     """Escape an identifier and let it wrap after its separators."""
     text = str(escape(name))
@@ -77,7 +79,7 @@ def amount(value: float, unit: str) -> str:
         return took(value, unit)
     if unit == "bytes":
         return size(value)
-    return f"{signed(100 * value)} points" if is_share(unit) else f"{signed(value, 4)} {unit}"
+    return f"{signed(100 * value)} points" if is_share(unit) else f"{number(value)} {unit}"
 
 
 def verdict(constraint: Constraint) -> str:

@@ -10,10 +10,11 @@ import jinja2
 
 from edgefuse.compiler.report import format as formats
 from edgefuse.compiler.report import tables
-from edgefuse.compiler.report.charts import Scatter, scatter, worst
+from edgefuse.compiler.report.charts import Scatter, scatter
 from edgefuse.compiler.report.curves import curves
 from edgefuse.compiler.report.schema import BundleReport, Report, parse
 from edgefuse.compiler.report.timings import busy
+from edgefuse.measure.metrics import is_share
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -25,7 +26,7 @@ def render(report: Mapping[str, Any]) -> str:
     typed = parse(report)
     subsets = tables.subset_order(typed)
     rungs = [(bundle, rung) for bundle in typed.bundles for rung in bundle.rungs]
-    share = formats.is_share(typed.reference.metric)
+    share = is_share(typed.reference.metric)
     return _template().render(
         report=typed,
         title=typed.model.name if typed.model else "model",
@@ -45,6 +46,7 @@ def render(report: Mapping[str, Any]) -> str:
         tones=tables.tones(typed),
         named=lambda target: typed.titles.get(target, target),
         share=share,
+        relative=bool(typed.budget and typed.budget.search_limits),
         busy=busy(typed.timings),
         counted=typed.unit == "cost",
         took=lambda value: formats.took(value, typed.unit),
@@ -52,7 +54,8 @@ def render(report: Mapping[str, Any]) -> str:
         points="points" if share else typed.reference.metric,
         headline=tables.headline,
         smallest=lambda bundle: min(bundle.rungs, key=lambda rung: rung.size_bytes),
-        worst_drop=lambda rung: worst(tables.drops(typed, rung)),
+        worst_drop=lambda rung: tables.worst_drop(typed, rung),
+        allowed=_allowed(typed),
     )
 
 
@@ -60,7 +63,16 @@ def _scatter(report: Report, bundle: BundleReport) -> Scatter | None:
     judged = [item for item in report.search.judged if item.target == bundle.target] if report.search else []
     if not judged:
         return None
-    return scatter(judged, bundle.rungs, report.budget.max_drop if report.budget else None)
+    return scatter(judged, bundle.rungs, report.budget)
+
+
+def _allowed(report: Report) -> str:
+    """Spell what may be lost in each subset."""
+    if report.budget is None:
+        return ""
+    if report.budget.share is not None:
+        return f"{100 * report.budget.share:g} % of the reference's {report.reference.metric}"
+    return formats.amount(report.budget.max_drop, report.reference.metric)
 
 
 @lru_cache(maxsize=1)
@@ -78,6 +90,7 @@ def _template() -> jinja2.Template:
         mac=formats.multiplications,
         db=formats.decibels,
         signed=formats.signed,
+        number=formats.number,
         breakable=formats.breakable,
         tolerance=formats.tolerance,
         verdict=formats.verdict,

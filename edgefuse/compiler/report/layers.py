@@ -8,9 +8,11 @@ from fnmatch import fnmatchcase
 
 from edgefuse.bundle.scheme import Scheme
 from edgefuse.compiler.candidates.built import Built
+from edgefuse.compiler.model.budget import Budget
 from edgefuse.compiler.report.compiled import Compiled
-from edgefuse.compiler.report.modalities import worst_drop
+from edgefuse.compiler.report.format import amount
 from edgefuse.compiler.report.schema import FloatLayers
+from edgefuse.compiler.search import Judged
 from edgefuse.export.cost_graph import CostGraph, Family, Operation
 
 WHOLE_STAGE = "whole stage"
@@ -108,12 +110,22 @@ def _whole_stage(made: Compiled, target: str, built: Built) -> str:
         best = max(figure.speedup for figure in rivals)
         return f"no scheme is shown to be faster than float (the best: {best:.2f} times)"
     names = {figure.candidate for figure in rivals if not figure.slower_than_float}
+    budget = made.subject.budget
     alone = [
-        worst_drop(one)
+        _lost(budget, one)
         for one in result.found.judged
         if one.candidates.get(built.stage) in names
         and one.candidates == {**result.floats, built.stage: one.candidates[built.stage]}
     ]
-    if alone and min(alone) > made.subject.recipe.search.max_drop:
-        return f"every faster scheme that was judged by itself loses more than the budget (at least {min(alone):.4f})"
+    if alone and min(alone)[0] > budget.max_drop:
+        least = min(alone)[1]
+        lost = f"{least:.4f}" if budget.of_items else amount(least, made.subject.spec.metric)
+        return f"every faster scheme that was judged by itself loses more than the budget (at least {lost})"
     return "the search found a better combination with it in float"
+
+
+def _lost(budget: Budget, judged: Judged) -> tuple[float, float]:
+    """Return the worst drop on validation: to be held against the budget, and in the metric's unit."""
+    drops = {subset: drop.drop for subset, drop in judged.drops.items()}
+    worst = budget.worst("validation", drops)
+    return drops[worst] * budget.weight("validation", worst), drops[worst]

@@ -28,7 +28,7 @@ def constraints(made: Compiled, target: str, rung: Rung) -> list[Constraint]:
             limit=limit,
             value=value,
             unit=unit,
-            excess=value - limit if value > limit + _ROUNDING else 0.0,
+            excess=value - limit if value > limit + _ROUNDING * max(limit, 1.0) else 0.0,
         )
         for what, unit, value, limit in _found(made, target, rung)
     ]
@@ -38,8 +38,8 @@ def _found(made: Compiled, target: str, rung: Rung) -> Iterator[tuple[str, str, 
     """Give (what, unit, value, limit) of each limit."""
     subject, limits, timings = made.subject, made.limits, made.timings.rungs[target]
     lost = {name: made.reference[name] - rung.accuracy[name] for name in subject.budget_subsets}
-    subset = max(lost, key=lambda name: lost[name])
-    yield f"drop in {subset}", subject.spec.metric, lost[subset], subject.recipe.search.max_drop
+    subset = subject.budget.worst("test", lost)
+    yield f"drop in {subset}", subject.spec.metric, lost[subset], subject.budget.limit("test", subset)
     p50 = timings[rung.name].p50
     if limits.max_latency_ms is not None:
         yield "latency", "ms", p50, limits.max_latency_ms

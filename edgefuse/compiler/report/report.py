@@ -45,7 +45,6 @@ def build(made: Compiled, paths: Mapping[str, Path], *, written: bool = True) ->
         paths: of the bundles, by target.
         written: whether they lie there; the report inside of a bundle cannot know its size, which is then 0.
     """
-    search = made.subject.recipe.search
     bundles = tuple(_bundle(made, target, path, written) for target, path in paths.items())
     return Report(
         reference=_reference(made),
@@ -54,7 +53,7 @@ def build(made: Compiled, paths: Mapping[str, Path], *, written: bool = True) ->
         golden=tuple(made.rows),
         model=_model(made),
         machine=_machine(made),
-        budget=Budget(max_drop=search.max_drop, objective=search.objective),
+        budget=_budget(made),
         stages=tuple(line for target in made.results for line in candidate_reports(made, target)),
         method=method(made),
         notes=notes(made, bundles),
@@ -87,6 +86,18 @@ def write(folder: Path, report: Report) -> tuple[Path, Path]:
         Path(file.name).chmod(0o644)
         os.replace(file.name, path)  # noqa: PTH105 - pathlib's replace says the same with more words
     return paths
+
+
+def _budget(made: Compiled) -> Budget:
+    subject, budget = made.subject, made.subject.budget
+    bound = [budget.limit("test", subset) for subset in subject.budget_subsets]
+    return Budget(
+        max_drop=min(bound),
+        objective=subject.recipe.search.objective,
+        share=budget.share,
+        limits=dict(budget.limits.get("test", {})),
+        search_limits=dict(budget.limits.get("validation", {})),
+    )
 
 
 def _reference(made: Compiled) -> Reference:

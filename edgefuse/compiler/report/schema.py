@@ -345,10 +345,24 @@ class MachineReport(Part, frozen=True, kw_only=True):
 
 
 class Budget(Part, frozen=True, kw_only=True):
-    """The budget of the recipe."""
+    """The budget of the recipe, in the metric's own unit.
+
+    Attributes:
+        max_drop: what may be lost in each subset; where that differs, the least.
+        share: of what the reference reaches, where the recipe asks for a share.
+        limits: what may be lost by subset, on the test items, where it differs.
+        search_limits: the same on the validation items, for the search.
+    """
 
     max_drop: float
     objective: str = "latency"
+    share: float | None = None
+    limits: dict[str, float] = {}
+    search_limits: dict[str, float] = {}
+
+    def limit(self, subset: str) -> float:
+        """Return what may be lost in a subset."""
+        return self.limits.get(subset, self.max_drop)
 
 
 class Report(Part, frozen=True, kw_only=True):

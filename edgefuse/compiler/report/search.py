@@ -41,6 +41,8 @@ def _judged(made: Compiled, target: str) -> list[JudgedReport]:
 
 
 def _front(made: Compiled, target: str) -> list[FrontPoint]:
+    judged = front(made.results[target].found.judged)
+    worst = [made.subject.budget.worst("validation", {s: drop.drop for s, drop in j.drops.items()}) for j in judged]
     return [
         FrontPoint(
             target=target,
@@ -48,12 +50,12 @@ def _front(made: Compiled, target: str) -> list[FrontPoint]:
             p50=one.p50,
             size_bytes=one.size_bytes,
             memory_bytes=one.memory_bytes,
-            drop=max(drop.drop for drop in one.drops.values()),
-            subset=max(one.drops, key=lambda subset: one.drops[subset].drop),
+            drop=one.drops[subset].drop,
+            subset=subset,
             within_budget=one.within_budget,
             rungs=tuple(rung.name for rung in made.rungs[target] if rung.candidates == one.candidates),
         )
-        for one in front(made.results[target].found.judged)
+        for one, subset in zip(judged, worst, strict=True)
     ]
 
 

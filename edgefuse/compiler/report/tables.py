@@ -97,6 +97,15 @@ def drops(report: Report, rung: RungReport) -> dict[str, float]:
     }
 
 
+def worst_drop(report: Report, rung: RungReport) -> tuple[str, float]:
+    """Return the subset that lost most of what the budget allows there, and how much it lost."""
+    lost, budget = drops(report, rung), report.budget
+    if budget is None or not budget.limits:
+        return worst(lost)
+    subset, _ = worst({subset: drop / (budget.limit(subset) or 1.0) for subset, drop in lost.items()})
+    return subset, lost.get(subset, 0.0)
+
+
 def headline(bundle: BundleReport) -> RungReport | None:
     """Return the rung that was chosen for latency, else the one with the lowest p50, if there is any."""
     for rung in bundle.rungs:
@@ -122,7 +131,7 @@ def rows(report: Report) -> list[Row]:
         if not any(rung.objective == "float" for rung in bundle.rungs):
             result.append(Row("float", target, tone + " float", bundle.float_p50, bundle.float_size_bytes))
         for rung in bundle.rungs:
-            lost = worst(drops(report, rung))
+            lost = worst_drop(report, rung)
             shown = tone + (" float" if rung.objective == "float" else "")
             accuracy = rung.accuracy.get(full)
             row = Row(rung.name, target, shown, rung.p50, rung.size_bytes, accuracy, rung, lost if lost[0] else None)
@@ -135,7 +144,7 @@ def ladder(report: Report, bundle: BundleReport) -> list[Step]:
     steps: list[Step] = []
     for rung in bundle.rungs:
         lost, above = drops(report, rung), steps[-1] if steps else None
-        here = worst(lost)
+        here = worst_drop(report, rung)
         steps.append(
             Step(
                 rung=rung,
@@ -183,7 +192,7 @@ def cell(report: Report, rung: RungReport, subset: str) -> Cell | None:
     """
     if subset not in rung.accuracy:
         return None
-    allowed = report.budget.max_drop if report.budget else math.inf
+    allowed = report.budget.limit(subset) if report.budget else math.inf
     scale = allowed if 0 < allowed < math.inf else _DEFAULT_BUDGET
     drop = drops(report, rung)[subset]
     return Cell(

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from edgefuse.bundle.spec import ClassOutput
 from edgefuse.compiler.report.compiled import Compiled
-from edgefuse.compiler.report.format import verdict
+from edgefuse.compiler.report.format import amount, verdict
 from edgefuse.compiler.report.schema import BundleReport, Report, RungReport
+from edgefuse.compiler.report.tables import worst_drop
 from edgefuse.compiler.report.timings import busy
 from edgefuse.compiler.rungs.final import RungTiming
 from edgefuse.compiler.rungs.mixing import is_alternative
@@ -16,6 +17,7 @@ from edgefuse.compiler.timing import is_emulated
 from edgefuse.compiler.timing.proxy import ARM_CORE, JETSON
 from edgefuse.compiler.timing.timer import FLOAT_RUNG
 from edgefuse.measure.latency import BURST, SETTLE
+from edgefuse.measure.metrics import is_share
 
 _WORTH_SAYING = 0.01
 """An error of values, as a share of their size: rounding to float16 stays below."""
@@ -29,6 +31,7 @@ def method(made: Compiled) -> tuple[str, ...]:
         "Preprocessing outside the graph (decoding, resizing, tokenising) is not in these figures; frontends are.",
         f"Accuracy: {items['test']} test items that the search never saw, every admissible subset of modalities, from "
         "the exported files in the target's own runtime at batch 1. A drop is reference minus rung, paired by item.",
+        *_budget(made),
         f"Search: {items['validation']} validation items; a combination holds the budget if its drop"
         f"{with_caution(made.subject.recipe.search.caution)} does. Calibration: {items['calibration']} items.",
         "Sizes of rungs are those of their stage files, frontends apart.",
@@ -44,6 +47,18 @@ def with_caution(caution: float) -> str:
     if caution == 0:
         return ""
     return " plus one standard error" if caution == 1 else f" plus {caution:g} standard errors"
+
+
+def _budget(made: Compiled) -> Iterator[str]:
+    """Say what a budget that is a share comes to."""
+    subject, budget = made.subject, made.subject.budget
+    if budget.share is not None:
+        metric = subject.spec.metric
+        limits = [f"{name} {amount(budget.limit('test', name), metric)}" for name in subject.budget_subsets]
+        yield (
+            f"Budget: {100 * budget.share:g} % of what the reference reaches on the same items; on the test items that "
+            f"is {', '.join(limits)}."
+        )
 
 
 def _timed(made: Compiled) -> tuple[str, ...]:
@@ -181,10 +196,11 @@ def summary(report: Report) -> str:
     for bundle in report.bundles:
         lines.append(_line(width, bundle.target, "float", bundle.float_p50, bundle.float_size_bytes))
         for rung in bundle.rungs:
-            lost = max(reference.accuracy[subset] - rung.accuracy[subset] for subset in rung.accuracy)
+            lost = worst_drop(report, rung)[1]
+            spelled = f"{100 * lost:.2f} pt" if is_share(reference.metric) else amount(lost, reference.metric)
             both = (rung.speedup, rung.speedup_over_float)
             gains = [f"{gain.ratio:.2f}{'*' * gain.marked}" if gain else "-" for gain in both]
-            rest = (*gains, f"{rung.size_ratio:.2f}", f"{100 * lost:.2f} pt")
+            rest = (*gains, f"{rung.size_ratio:.2f}", spelled)
             lines.append(_line(width, bundle.target, rung.name, rung.p50, rung.size_bytes, *rest))
     seen = [f"BUSY, not to be trusted (*): {one}" for one in busy(report.timings)]
     return "\n".join([*lines, "", *seen, *(f"note: {note}" for note in report.notes)])

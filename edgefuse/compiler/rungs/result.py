@@ -97,16 +97,18 @@ def searched(
         outputs = data.validation.outputs({s: data.runner(built[c]) for s, c in combination.items()})
         return drops(subject, "validation", reference, outputs)
 
-    settings = subject.recipe.search
+    settings, budget = subject.recipe.search, subject.budget
     search = Search(
         measured,
         judge,
-        settings.max_drop,
+        budget.max_drop,
         subject.budget_subsets,
         settings.max_fusion_passes,
         objectives=settings.objectives,
         caution=settings.caution,
         limits=settings.limits,
+        weights={subset: budget.weight("validation", subset) for subset in subject.budget_subsets},
+        smallest_scale=budget.smallest_scale,
         leaves=[stage.name for stage in subject.specs if is_leaf(stage)],
     )
     note(f"{target}: search")

@@ -49,8 +49,10 @@ class Finished:
 
 def choose(result: TargetResult) -> dict[str, Combination]:
     """Return the rungs that a search gives, the default one first; for a joined target those of its members, too."""
-    found, objective = result.found, result.data.material.subject.recipe.search.objective
-    chosen = {rung: one.candidates for rung, one in ladder(found.judged, found.winners, default=objective)}
+    found, subject = result.found, result.data.material.subject
+    objective, largest = subject.recipe.search.objective, subject.budget.largest_drop
+    rungs = ladder(found.judged, found.winners, default=objective, largest_drop=largest)
+    chosen = {rung: one.candidates for rung, one in rungs}
     return chosen | alternatives(result, {part.target: choose(part) for part in result.parts})
 
 
@@ -174,7 +176,8 @@ def measured_rungs(finished: Finished, timings: Timings) -> tuple[Rung, ...]:
                 accuracy=dict(judged.accuracy),
                 drop_ci95={subset: (drop.low, drop.high) for subset, drop in judged.drops.items()},
                 within_budget=all(
-                    judged.drops[subset].drop <= subject.recipe.search.max_drop for subset in subject.budget_subsets
+                    judged.drops[subset].drop <= subject.budget.limit("test", subset)
+                    for subset in subject.budget_subsets
                 ),
                 size_bytes=finished.assembly.result.size_bytes(combination),
                 figures=(timing.figure,) if timing.figure else (),

@@ -25,7 +25,7 @@ The modules:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
@@ -82,13 +82,15 @@ class Search:
     Args:
         figures: measured candidates, every stage with its unpruned float one.
         judge: runs a fusion pass over a combination and returns its drops by subset.
-        max_drop: the budget, a fraction of the metric.
+        max_drop: the budget, in the metric's unit.
         subsets: the subsets that the budget binds.
         max_passes: the cap on calls of `judge`.
         objectives: what to find winners for; the first gets most of the passes.
         limits: what else a combination must hold.
         relaxed: multiples of the budget at which some passes look for yet faster combinations: the cheaper rungs.
         caution: standard errors that a drop must hold the budget by.
+        weights: what a drop in a subset is multiplied by before it is held against the budget; 1 where there is none.
+        smallest_scale: what counts as a large drop where the budget is (nearly) nothing.
         leaves: the stages that each candidate ran through once before this; all if `None`.
     """
 
@@ -102,6 +104,8 @@ class Search:
     limits: Limits = field(default_factory=Limits)
     relaxed: Sequence[float] = (3.0,)
     caution: float = 1.0
+    weights: Mapping[str, float] = field(default_factory=dict)
+    smallest_scale: float = _SMALLEST_SCALE
     leaves: Collection[str] | None = None
     _floor: dict[str, float] = field(default_factory=dict, init=False)
     _judged: dict[tuple[int, ...], Judged] = field(default_factory=dict, init=False)
@@ -109,7 +113,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self._candidates = Candidates(self.figures)
-        self._scale = max(self.max_drop, _SMALLEST_SCALE)
+        self._scale = max(self.max_drop, self.smallest_scale)
         self._model = DropModel(self._candidates.figures, self._scale)
         self._floats = self._candidates.indices(self._candidates.floats())
 
@@ -288,4 +292,5 @@ class Search:
 
     def _with_caution(self, subset: str, drop: SubsetDrop) -> float:
         """Return the drop plus some standard errors, but for the error that float files show on so few items, too."""
-        return drop.drop + self.caution * max(0.0, drop.standard_error - self._floor[subset])
+        cautious = drop.drop + self.caution * max(0.0, drop.standard_error - self._floor[subset])
+        return cautious * self.weights.get(subset, 1.0)

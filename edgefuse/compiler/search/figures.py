@@ -90,7 +90,7 @@ class Judged(Record, frozen=True, kw_only=True):
         p50, size_bytes, memory_bytes: sums over the stages (their sessions are open at the same time).
         drops: by subset.
         excess: the largest cautious drop of a subset that the budget binds, less the budget.
-        worst_drop: that largest cautious drop (drop plus one standard error, decision 015), a fraction.
+        worst_drop: that largest cautious drop (drop plus one standard error, decision 015), in the unit of the budget.
         overrun: how far the tightest other limit is missed, as a share of it; 0 if all are held.
     """
 

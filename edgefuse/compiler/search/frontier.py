@@ -61,7 +61,7 @@ def ladder(
         winners: by objective.
         default: the objective whose winner is the rung that a device starts on.
         most: how many rungs, at the most.
-        largest_drop: the worst drop that a reduced rung may have, a fraction.
+        largest_drop: the worst drop that a reduced rung may have.
     """
     rungs = [(NAMES[default], winners[default])]
     further = [(NAMES[o], w) for o, w in winners.items() if o != default and _differs(o, w, winners[default])]

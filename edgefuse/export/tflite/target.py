@@ -25,6 +25,7 @@ from edgefuse.export.cost_graph import CostGraph
 from edgefuse.export.target import Lowered
 from edgefuse.export.tflite import by_length, costs
 from edgefuse.export.tflite import recurrent as tflite_recurrent
+from edgefuse.export.tflite.biases import flatten_biases
 from edgefuse.export.tflite.file import pack, unpack
 from edgefuse.export.tflite.recurrent_loops import expand_recurrences
 from edgefuse.export.tflite.rewrites import rewrite
@@ -172,6 +173,7 @@ def name_interface(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -
     """
     model = unpack(data)
     expand_recurrences(model)
+    flatten_biases(model)
     (signature,) = model.signatureDefs
     graph = model.subgraphs[0]
     _rename(signature.inputs, "args_", inputs)

@@ -7,10 +7,12 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from edgefuse.compiler.report.charts import HEIGHT, LEFT, RIGHT, TOP, WIDTH, frontier, round_values, scatter
-from edgefuse.compiler.report.schema import Gain, JudgedReport, RungReport, StageChoice
+from edgefuse.compiler.report.schema import Budget, Gain, JudgedReport, RungReport, StageChoice
 
+POINT = Budget(max_drop=0.01)
 finite = st.floats(-1e6, 1e6)
 
 
@@ -42,22 +44,32 @@ def rung(name: str, scheme: str) -> RungReport:
 
 def test_the_chosen_are_named_by_their_schemes_and_drawn_last() -> None:
     judged = [combination("static", 1.0, 0.009), combination("dynamic", 1.01, 0.0088), combination("float", 2.0, 0.0)]
-    plot = scatter(judged, [rung("fastest", "static"), rung("smallest", "dynamic"), rung("again", "dynamic")], 0.01)
+    plot = scatter(judged, [rung("fastest", "static"), rung("smallest", "dynamic"), rung("again", "dynamic")], POINT)
     assert [mark.chosen_by for mark in plot.marks] == [(), ("fastest",), ("smallest", "again")]
 
 
 def test_labels_of_neighbours_are_pushed_apart() -> None:
     judged = [combination("static", 1.0, 0.009), combination("dynamic", 1.01, 0.0088)]
-    first, second = scatter(judged, [rung("fastest", "static"), rung("smallest", "dynamic")], 0.01).marks
+    first, second = scatter(judged, [rung("fastest", "static"), rung("smallest", "dynamic")], POINT).marks
     assert abs(first.y - second.y) < 18 <= abs(first.label_y - second.label_y)
 
 
 def test_a_hopeless_combination_stands_at_the_edge_and_flattens_nothing() -> None:
     good, hopeless = combination("static", 1.0, 0.005), combination("dynamic", 0.5, 0.9)
-    plot = scatter([good, hopeless], [], 0.01)
+    plot = scatter([good, hopeless], [], POINT)
     assert [mark.clipped for mark in plot.marks if mark.judged is hopeless] == [True]
     assert max(tick.value for tick in plot.y_ticks) < 0.03
     assert len(plot.frontier) == 1
+
+
+def test_a_share_of_the_reference_is_drawn_as_such() -> None:
+    budget = Budget(max_drop=2.0, share=0.02, limits={"all": 2.0}, search_limits={"all": 4.0, "half": 100.0})
+    item = replace(combination("static", 1.0, 0.0), drop={"all": 2.0, "half": 60.0})
+    plot = scatter([item], [], budget)
+    (mark,) = plot.marks
+    assert mark.worst == ("half", 60.0)  # 1.2 % of what the reference reaches there, and 1 % in the other
+    assert plot.budget_y is not None
+    assert mark.y > plot.budget_y  # within
 
 
 def test_area_stands_for_size() -> None:
@@ -91,7 +103,7 @@ def test_ticks_are_within_their_axis_and_evenly_spaced(low: float, span: float) 
 @settings(max_examples=50)
 @given(points=st.lists(st.tuples(st.floats(0.01, 1e3), st.floats(-0.5, 1.0)), min_size=1, max_size=20))
 def test_every_mark_stands_within_the_picture(points: list[tuple[float, float]]) -> None:
-    plot = scatter([combination("float", *point) for point in points], [], 0.01)
+    plot = scatter([combination("float", *point) for point in points], [], POINT)
     assert len(plot.marks) == len(points)
     assert all(LEFT <= mark.x <= WIDTH - RIGHT and TOP <= mark.y <= HEIGHT for mark in plot.marks)
 
