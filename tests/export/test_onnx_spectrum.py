@@ -103,6 +103,9 @@ def test_samples_that_end_within_the_last_hop_need_no_convolution(
 class ShortTime(nn.Module):
     """Log-mel powers by `torch.stft`, as an encoder has them that takes samples: centred, mirrored at both ends."""
 
+    window: Tensor
+    filters: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)

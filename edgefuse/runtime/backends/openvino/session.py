@@ -58,10 +58,10 @@ def opened(
     try:
         with Flushed():
             compiled = core().compile_model(model, "CPU", settings(options))
+        outlive(compiled)
+        return OpenvinoSession(compiled, inputs, outputs, indices=(indices[0], indices[1]))  # makes a request
     except Exception as error:
         raise cannot_open(said(error)) from error
-    outlive(compiled)
-    return OpenvinoSession(compiled, inputs, outputs, indices=(indices[0], indices[1]))
 
 
 class OpenvinoSession:
