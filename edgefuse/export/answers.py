@@ -14,6 +14,7 @@ from edgefuse.runtime.backends.backend import Backend, SessionOptions
 from edgefuse.stages.agreement import not_finite, spelled
 from edgefuse.stages.examples import example_feeds, run_torch
 from edgefuse.stages.padding import Dependence, may_be_padded
+from edgefuse.stages.silence import quiet
 from edgefuse.stages.stage import TorchStage
 
 _FEEDS = 2
@@ -43,7 +44,8 @@ def check_answers(
     """
     where = f"the {title} file of the stage '{stage.spec.name}'"
     try:
-        session = backend.open(lowered.data, lowered.inputs, lowered.outputs, SessionOptions())
+        with quiet():  # a runtime may greet on the standard error when it is first used
+            session = backend.open(lowered.data, lowered.inputs, lowered.outputs, SessionOptions())
     except BackendError as error:
         raise ExportError(
             f"{where} cannot be opened",

@@ -159,7 +159,7 @@ def test_a_python_that_lacks_modules(on_path: Place, tmp_path: Path) -> None:
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
     bare.chmod(0o755)
     on_path.python = str(bare)
-    refuse(on_path, "the device's Python lacks the module '(msgspec|numpy)'.* Fix: install there .*onnxruntime")
+    refuse(on_path, "the device's Python lacks the module '(msgspec|numpy)'.* Fix: install there .*edgefuse.TARGET.")
 
 
 def test_no_runtime(on_path: Place, tmp_path: Path) -> None:

@@ -47,7 +47,13 @@ def short_time(program: ExportedProgram, node: Any) -> Form | None:
 
 
 def back_to_samples(program: ExportedProgram, node: Any, pair: tuple[Node, Node]) -> Form | None:
-    """Add windowed frames up by a transposed convolution, and divide by what the windows add up to."""
+    """Add windowed frames up by a transposed convolution, and divide by what the windows add up to.
+
+    Args:
+        program: that the node is of.
+        node: an `istft`.
+        pair: real and imaginary parts of the spectrum, [..., bins, frames].
+    """
     length = argument(node, 1)
     hop, width = argument(node, 2) or length // 4, argument(node, 3) or length
     window, centred, normalized = argument(node, 4), argument(node, 5, True), argument(node, 6, False)
