@@ -7,20 +7,19 @@ That takes longer than all that the zoo compares.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from unittest.mock import patch
 
-from edgefuse.bundle.manifest import Machine
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler import compilation
-from edgefuse.compiler.timing import HERE, Contender, DraftRung, RungTimes, StageTime, Timer
+from edgefuse.compiler.timing import Contender, DraftRung, RungTimes, StageTime, Timer
+from edgefuse.compiler.timing.here import Here, rung_latencies, stage_times
 from edgefuse.compiler.timing.timer import RungTime, Unit
-from edgefuse.measure.latency import Interleaved, in_turn, single_stream
+from edgefuse.measure.latency import Interleaved, single_stream
 from edgefuse.measure.rungs import figure
 from edgefuse.measure.statistics import Interval
-from edgefuse.runtime.backends.backend import Backend
-from edgefuse.runtime.pipeline import Inputs, load
+from edgefuse.runtime.pipeline import Inputs
 
 PAIR_ROUNDS = 31
 """Of a bundle against that of the same model as one stage."""
@@ -31,14 +30,10 @@ _SAME = Interval(1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Untimed:
+class Untimed(Here):
     """Times nothing: files are made, and every choice among them is as good as another."""
 
     unit: Unit = "cost"
-
-    def describe(self, backends: Sequence[Backend], threads: int) -> Machine:
-        """Describe this machine."""
-        return HERE.describe(backends, threads)
 
     def quiet(self) -> bool:
         """Nothing is measured, and no load can falsify it."""
@@ -56,35 +51,18 @@ class Untimed:
 
 
 @dataclass(frozen=True)
-class Alone:
+class Alone(Here):
     """Times files and rungs on this machine, in fewer rounds than a compile does; torch and memory are left out."""
-
-    unit: Unit = "ms"
-
-    def describe(self, backends: Sequence[Backend], threads: int) -> Machine:
-        """Describe this machine."""
-        return HERE.describe(backends, threads)
-
-    def quiet(self) -> bool:
-        """Try this machine for a moment."""
-        return HERE.quiet()
 
     def stage(self, stage: StageSpec, contenders: Sequence[Contender], threads: int) -> Mapping[str, StageTime]:
         """Time files of one stage."""
-        calls = {c.built.id: in_turn(c.built.open(c.backend, threads).run, c.feeds) for c in contenders}
-        latencies = _STAGES(calls)
-        return {name: StageTime.of(latencies, name, contenders[0].built.id) for name in calls}
+        return stage_times(_STAGES, contenders, threads)
 
     def rungs(
         self, drafts: Sequence[DraftRung], inputs: Sequence[Inputs], reference: Callable[[Inputs], object], threads: int
     ) -> RungTimes:
         """Time rungs end to end."""
-        with ExitStack() as stack:
-            calls: dict[str, Callable[[], object]] = {}
-            for draft in drafts:
-                pipeline = load(draft.bundle, rung=draft.name, threads=threads, cache=False)
-                calls[draft.key] = in_turn(stack.enter_context(pipeline).infer, inputs)
-            latencies = _RUNGS(calls)
+        latencies = rung_latencies(_RUNGS, drafts, inputs, threads, {})
         times = {
             draft.key: RungTime(
                 speedup_over_float=latencies.ratio(draft.float_key, draft.key),

@@ -43,10 +43,13 @@ def check_domain(operator: str, domain: str) -> None:
 def check_declared(values: Sequence[Message]) -> None:
     """Check that no input, output or value of a graph is declared with a size below zero: OpenVINO divides by it."""
     for value in values:
-        for kind in value.all(_TYPE):
-            shapes = (shape for tensor in kind.all(_TENSOR_TYPE) for shape in tensor.all(_SHAPE))
-            if any(size.integer(_SIZE) >= 2**63 for shape in shapes for size in shape.all(_DIMENSION)):
-                raise RefusedError(f"declares {value.text(_NAME)!a} with a size below zero")
+        if any(size.integer(_SIZE) >= 2**63 for shape in _shapes(value) for size in shape.all(_DIMENSION)):
+            raise RefusedError(f"declares {value.text(_NAME)!a} with a size below zero")
+
+
+def _shapes(value: Message) -> list[Message]:
+    """Return the shapes that a value is declared to have."""
+    return [shape for kind in value.all(_TYPE) for tensor in kind.all(_TENSOR_TYPE) for shape in tensor.all(_SHAPE)]
 
 
 def check_attributes(data: bytes, operator: str, attributes: Sequence[Message]) -> None:
@@ -122,8 +125,7 @@ def declared(value: Message, open_size: int, *, wanted: bool = False) -> Value:
         open_size: stands in place of sizes that are not fixed.
         wanted: refuse an input without a shape.
     """
-    tensors = [tensor for kind in value.all(_TYPE) for tensor in kind.all(_TENSOR_TYPE)]
-    shapes = [shape for tensor in tensors for shape in tensor.all(_SHAPE)]
+    shapes = _shapes(value)
     if not shapes:
         if wanted:
             raise RefusedError(f"has an input {value.text(_NAME)!a} without a shape")
