@@ -39,6 +39,10 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     The best that was found is written all the same.
     """
     with needing("compiling", extra="compile"):
+        if arguments.jobs > 1:
+            from edgefuse.compiler import forkserver
+
+            forkserver.start()  # it imports what this process imports at the same time
         from edgefuse.compiler import compile
     targets = tuple(arguments.target) if arguments.target else None
     with console.drawn_progress() as progress:

@@ -12,13 +12,27 @@
 - `rungs`: operating points, judged and timed;
 - `report`: `report.json` and `report.html`;
 - `workers`: where jobs run;
+- `forkserver`: the process that workers of this machine are forked from;
+- `preloaded`: what that process imports;
 - `cache`: what is kept on disk.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from edgefuse.compiler.evaluation.inductor import use_own_folder
+
+if TYPE_CHECKING:
+    from edgefuse.compiler.compilation import CompileResult, compile
+
+__all__ = ["CompileResult", "compile"]
 
 use_own_folder()  # before anything imports torch's compiler, which makes its folder at once
 
-from edgefuse.compiler.compilation import CompileResult, compile  # noqa: E402 - see above
 
-__all__ = ["CompileResult", "compile"]
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'edgefuse.compiler' has no attribute '{name}'")
+    return getattr(import_module("edgefuse.compiler.compilation"), name)

@@ -70,6 +70,14 @@ class Mending(Protocol):
         """Return what is lowered in place of a stage: it answers alike at every true size, or is the stage itself."""
 
 
+@runtime_checkable
+class Preparing(Protocol):
+    """A target whose tools take long to load."""
+
+    def load_tools(self) -> None:
+        """Load them ahead of the first stage, in one thread: processes are forked from the one that does."""
+
+
 def as_lowered(target: Target, stages: Sequence[TorchStage]) -> tuple[TorchStage, ...]:
     """Return what a target lowers in place of stages.
 

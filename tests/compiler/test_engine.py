@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from edgefuse.compiler import forkserver
 from edgefuse.compiler import workers as engines
 from edgefuse.compiler.workers import Settings, Workers
 from edgefuse.errors import EngineError, MissingExtraError, RecipeError
@@ -221,3 +222,23 @@ def test_every_error_survives_the_way_between_processes() -> None:
     error = RecipeError("what is wrong", got=1, expected=2, fix="do it")
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), again.what, again.fix) == (RecipeError, str(error), error.what, error.fix)
+
+
+def test_workers_have_the_environment_of_the_moment_and_one_thread(
+    jobs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that they are forked from may have started long before."""
+    for value in ("one", "two"):
+        monkeypatch.setenv("EDGEFUSE_OF_A_TEST", value)
+        with engines.create("local", settings(tmp_path, 2)) as engine:
+            found = engine.map(jobs.Variable(), ["EDGEFUSE_OF_A_TEST", "OMP_NUM_THREADS"], "ask")
+        assert found == [value, "1"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+def test_what_workers_are_forked_from_has_one_thread() -> None:
+    code = "import os, edgefuse.compiler.preloaded as made; print(made.__name__, len(os.listdir('/proc/self/task')))"
+    variables = os.environ | forkserver.ONE_THREAD
+    made = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
+    assert made.stdout == "edgefuse.compiler.preloaded 1\n"
+    assert made.stderr == ""

@@ -33,9 +33,6 @@ from edgefuse.progress import Pace, Progress, silent
 T = TypeVar("T")
 R = TypeVar("R")
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-"""The environment that a worker starts with: as many workers as cores, a thread each."""
-
 _REPORT_SECONDS = 0.25
 _MAX_REPORT = 300
 """Characters: their message fits into what a pipe takes whole or not at all (4096 bytes on Linux)."""

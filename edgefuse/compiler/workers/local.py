@@ -9,14 +9,14 @@ import pickle
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from threading import Thread
 from types import TracebackType
 from typing import TypeVar
 
+from edgefuse.compiler import forkserver
 from edgefuse.compiler.workers import (
-    ONE_THREAD,
     Messages,
     Outcome,
     Settings,
@@ -34,13 +34,12 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _FAREWELL_SECONDS = 5.0
-_SPAWN = multiprocessing.get_context("spawn")  # torch and ONNX Runtime have threads, which a fork does not survive
 
 
 class LocalWorkers:
     """Runs jobs one by one in this process, or in `jobs` processes of one thread each.
 
-    They start at once: while this process takes the model apart and looks at the data, they import torch.
+    What they import is imported while this process takes the model apart and looks at the data.
 
     A script that compiles with several jobs must do so under `if __name__ == "__main__":`, as workers import it anew.
     """
@@ -51,7 +50,7 @@ class LocalWorkers:
 
     def __enter__(self) -> LocalWorkers:
         if self.parallel:
-            self._workers = [_Worker(self._settings.paths) for _ in range(self._settings.jobs)]
+            forkserver.start()
         return self
 
     def __exit__(
@@ -161,12 +160,14 @@ class _Worker:
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self.connection, theirs = _SPAWN.Pipe()
-        self.reports, reporting = _SPAWN.Pipe(duplex=False)
+        started = forkserver.CONTEXT
+        self.connection, theirs = started.Pipe()
+        self.reports, reporting = started.Pipe(duplex=False)
         self._function = b""
-        self._process = _SPAWN.Process(target=_work, args=(theirs, reporting, tuple(paths)), daemon=True)
-        with _environment(ONE_THREAD):
-            self._process.start()
+        environment = {**os.environ, **forkserver.ONE_THREAD}
+        given = (theirs, reporting, tuple(paths), environment)
+        self._process = started.Process(target=_work, args=given, daemon=True)
+        self._process.start()
         for end in (theirs, reporting):
             end.close()  # the end of a pipe tells that the process is dead only if nobody else holds it open
 
@@ -205,9 +206,11 @@ class _Worker:
         return _spelled_exit(self._process.exitcode or 0)
 
 
-def _work(connection: Connection, reports: Connection, paths: Sequence[str]) -> None:
+def _work(connection: Connection, reports: Connection, paths: Sequence[str], environment: Mapping[str, str]) -> None:
     """Run jobs until nobody sends any."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that draws the progress hears Ctrl-C for all
+    os.environ.clear()  # it was forked from a process that may have started long ago
+    os.environ.update(environment)
     Thread(target=_follow_parent, daemon=True).start()
     become_worker(paths)
     os.set_blocking(reports.fileno(), False)
@@ -241,18 +244,3 @@ def _spelled_exit(code: int) -> str:
         return f"exit code {code}"
     hint = ", which is what a system short of memory sends" if -code == signal.SIGKILL else ""
     return f"the signal {signal.Signals(-code).name}{hint}"
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables within the block: a spawned process inherits them, and libraries read them early."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

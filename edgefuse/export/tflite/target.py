@@ -54,6 +54,12 @@ class TfliteTarget:
     accelerator = "cpu"
     pads = True
 
+    def load_tools(self) -> None:
+        """Load the converter."""
+        with quiet():
+            import litert_torch  # noqa: F401
+            from litert_torch.backend import lowerings  # noqa: F401
+
     def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
         """Name the operators of a stage that litert-torch has no lowering for, without lowering it.
 

@@ -117,3 +117,10 @@ def waited_for(path: Path) -> bool:
     while not path.exists() and time.monotonic() < end:
         time.sleep(0.02)
     return path.exists()
+
+
+class Variable:
+    """A variable of the environment, as a worker sees it."""
+
+    def __call__(self, name: str) -> str | None:
+        return os.environ.get(name)

@@ -1,0 +1,50 @@
+"""The process that workers are forked from: it has imported what compiles, and has done nothing else.
+
+Importing takes seconds of processor time. One process does it for all workers, beside the process that takes the model
+apart, so that a worker starts at once. It has a single thread, which a fork survives, and goes with the process that
+started it. Where there are no fork servers (Windows), every worker imports for itself.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""The environment that a worker starts with: as many workers as cores, a thread each."""
+
+_IMPORTED = ["edgefuse.compiler.preloaded"]
+
+if sys.platform == "win32":
+    CONTEXT = multiprocessing.get_context("spawn")
+else:
+    CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def start() -> None:
+    """Let that process begin to import; nothing happens if it runs already, or this is a worker."""
+    if sys.platform == "win32" or multiprocessing.parent_process() is not None:
+        return
+    from multiprocessing import forkserver
+
+    CONTEXT.set_forkserver_preload(_IMPORTED)
+    with _environment(ONE_THREAD):
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables within the block: a new process inherits them, and libraries read them early."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
