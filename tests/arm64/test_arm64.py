@@ -23,7 +23,8 @@ BACKENDS = ("onnx", "tflite")
 BUNDLES = ("onnx-float", "onnx-int8", "tflite-float", "tflite-int8")
 # Floats are computed alike everywhere: `make portability` has all on all.
 PLACES = [
-    *((PROCESSORS[0], name) for name in BUNDLES),
+    *((PROCESSORS[0], name) for name in ("onnx-float", "tflite-int8")),
+    *(pytest.param(PROCESSORS[0], name, marks=pytest.mark.exhaustive) for name in ("onnx-int8", "tflite-float")),
     *(
         pytest.param(processor, name, marks=pytest.mark.exhaustive)
         for processor in PROCESSORS[1:]

@@ -100,14 +100,25 @@ def _fix(model: onnx.ModelProto, feeds: list[object]) -> None:
     model.graph.input.extend(kept)
 
 
-def test_the_table_and_the_builder_agree() -> None:
-    """The builder takes whatever the table takes; what only the builder takes has an explanation."""
-    names, models, said = zip(*cases(), strict=True)
-    missing = TYPES.keys() - {model.graph.node[0].op_type for model in models}
-    assert missing == UNTRIED
+def judged(which: slice) -> list[tuple[str, tuple[str, ...], str | None]]:
+    """Return the names of some of the cases, what the table says of each, and what the builder does."""
+    names, models, said = zip(*list(cases())[which], strict=True)
     files = [Lowered(model.SerializeToString(), (), (), "", None) for model in models]
     refusals = [built.refusal for built in builder.build(files, ("SM86",))]
-    rows = list(zip(names, said, refusals, strict=True))
+    return list(zip(names, said, refusals, strict=True))
+
+
+def test_the_table_and_the_builder_agree_on_a_sample() -> None:
+    _, models, _ = zip(*cases(), strict=True)
+    missing = TYPES.keys() - {model.graph.node[0].op_type for model in models}
+    assert missing == UNTRIED
+    assert [name for name, table, refusal in judged(slice(None, None, 8)) if refusal and not table] == []
+
+
+@pytest.mark.exhaustive
+def test_the_table_and_the_builder_agree() -> None:
+    """The builder takes whatever the table takes; what only the builder takes has an explanation."""
+    rows = judged(slice(None))
     assert [(name, refusal) for name, table, refusal in rows if refusal and not table] == []
     only_rtx = [(name, table[0]) for name, table, refusal in rows if table and not refusal]
     assert [(name, text) for name, text in only_rtx if not any(part in text for part in TAKEN_BY_RTX)] == []

@@ -77,8 +77,19 @@ def numbers(value: ir.Value | None) -> npt.NDArray[np.float32]:
     return value.const_value.numpy()
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.id)
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [
+        pytest.param(
+            name,
+            scheme,
+            id=f"{name}-{scheme.id}",
+            marks=[] if name == STAGES[0] or scheme == INT8_FP16 else [pytest.mark.exhaustive],
+        )
+        for name in STAGES
+        for scheme in SCHEMES
+    ],
+)
 def test_the_graph_answers_like_torch_and_tensorrt_takes_it(
     name: str, scheme: Scheme, stages: Mapping[str, TorchStage], files: Mapping[str, Lowered]
 ) -> None:
