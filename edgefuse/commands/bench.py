@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -136,7 +137,8 @@ def _baseline(
     if given is None:
         return None
     if _is_factory(given):
-        return lambda _: _torch_baseline(given, arguments.threads, inputs)
+        opened = cache(lambda: _torch_baseline(given, arguments.threads, inputs))  # it may be compiled, for minutes
+        return lambda _: opened()
     return against(stack.enter_context(open_bundle(Path(given))), given, inputs, arguments.threads)
 
 

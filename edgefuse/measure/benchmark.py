@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -111,20 +111,28 @@ class Settings:
             inputs: what every prediction is from.
             origin: where they come from.
             progress: is told what is going on.
-            baseline: opens the reference; the stack closes it.
+            baseline: opens the reference; the stack closes it. It is called several times.
         """
         rung_of = {rung.name: rung for rung in bundle.manifest.rungs}
         names = [bundle.manifest.rung(name).name for name in dict.fromkeys(self.rungs or rung_of)]
         cold: dict[str, ColdStart] = {}
+        reference: Baseline | None = None
         with ExitStack() as stack:
-            calls = open_rungs(stack, bundle, inputs, names, threads=self.threads, backend=self.backend)
+
+            def opened() -> Mapping[str, Callable[[], object]]:
+                nonlocal reference
+                stack.close()
+                calls = open_rungs(stack, bundle, inputs, names, threads=self.threads, backend=self.backend)
+                if reference := baseline(stack) if baseline else None:
+                    calls[reference.name] = reference.call
+                return calls
+
+            calls = opened()
             for name in names:
                 cold[name] = cold_start(bundle.path, inputs, rung=name, threads=self.threads, backend=self.backend)
                 progress(len(cold), len(names), "cold starts")
-            if reference := baseline(stack) if baseline else None:
-                calls[reference.name] = reference.call
             timing = single_stream(rounds=self.rounds, max_seconds=_MAX_SECONDS, seed=self.seed)
-            latencies = timing(calls, progress)
+            latencies = timing(calls, progress, opened=opened)
         floats = next((name for name in names if rung_of[name].objective == "float"), None)
         return Benchmark(
             scenario=self.scenario,

@@ -1,7 +1,9 @@
 """Time several callables against each other in one run, and say how sure the comparison is.
 
 An interval holds what two clocks say: the wall's, and that of the calling thread's processor time, which stands still
-while the thread waits for a processor. Where they are the same, nothing was taken from the calls. On a busy machine
+while the thread waits for a processor. Where they are the same, nothing was taken from the calls. It also reaches to
+what every opening of the contenders says, where they were opened several times: where their buffers lie is chance, the
+same for all rounds of an opening, and worth a few per cent (decision 101). On a busy machine
 (`pressure`) an interval is marked, and reaches to what every part of the run and the fastest calls say, too: they are
 what the others did not disturb (decision 070).
 """
@@ -36,6 +38,7 @@ SETTLE, BURST = 12, 10
 _NS_PER_MS = 1e6
 _FASTEST = 0.01
 _PARTS = 3
+_OPENINGS = 3
 _FEWEST_ROUNDS_OF_A_PART = 3
 # Calls that give their processor away (to a GPU, to other threads) more often than this take less of it than of time.
 _BLOCKING = 0.05
@@ -63,12 +66,14 @@ class Latencies:
         burst: the timed calls of a round.
         processor: the same in processor time of the calling thread; without those that wait for something else.
         pressure: what else the machine did meanwhile.
+        openings: the rounds, from 0, before which the contenders were opened anew.
     """
 
     nanoseconds: Mapping[str, Nanoseconds]
     burst: int = 1
     processor: Mapping[str, Nanoseconds] = field(default_factory=dict)
     pressure: Pressure = field(default_factory=Pressure)
+    openings: tuple[int, ...] = ()
 
     @property
     def rounds(self) -> int:
@@ -153,7 +158,8 @@ class Latencies:
         known = all(name in self.processor for name in names)
         clock = [self.processor[name] for name in names] if known else wall
         found, other = estimate(*wall), estimate(*clock)
-        found = found.reaching(other.low, other.high)
+        each = [figure(*one) for one in zip(*map(self._by_opening, wall), strict=True)]
+        found = found.reaching(other.low, other.high, *each)
         if not self.pressure.busy:
             return found
         fastest = figure(*(float(np.quantile(series, _FASTEST)) for series in clock))
@@ -163,6 +169,11 @@ class Latencies:
     def _parts(self, series: Nanoseconds) -> list[float]:
         """Return the median of each third of the rounds, those that there are."""
         return [float(np.median(part)) for part in np.array_split(self._by_round(series), _PARTS) if len(part)]
+
+    def _by_opening(self, series: Nanoseconds) -> list[float]:
+        """Return the median of the rounds of each opening; nothing where there is one."""
+        parts = np.split(self._by_round(series), self.openings) if self.openings else []
+        return [float(np.median(part)) for part in parts]
 
     def _by_round(self, series: Nanoseconds) -> statistics.Floats:
         medians: statistics.Floats = np.median(series.reshape(-1, self.burst), axis=1)
@@ -211,6 +222,7 @@ class Interleaved:
         progress: Progress = silent,
         *,
         source: Source | None = None,
+        opened: Callable[[], Mapping[str, Callable[[], object]]] | None = None,
     ) -> Latencies:
         """Run the rounds.
 
@@ -218,6 +230,7 @@ class Interleaved:
             subjects: what is timed, by name.
             progress: is told of every round.
             source: of the counters that tell whether the machine is busy; the system's by default.
+            opened: closes the subjects and opens them anew: for every third of the rounds, if it is given.
 
         Raises:
             MeasureError: if there is nothing to time or no round to make.
@@ -231,23 +244,31 @@ class Interleaved:
                 expected="at least 1 of each",
             )
         calls = list(subjects.items())
-        durations, warmup = _Durations(), _Durations()
+        durations, openings = _Durations(), list[int]()
         rng = np.random.default_rng(self.seed)
-        for _ in range(self.warmup_rounds):
-            self._round(calls, warmup)
+        self._warm_up(calls)
         watch = Watch(source or pressure.SYSTEM)
         with _collector_off():
             watch.look(now=True)
-            for done in self._rounds():
+            for done, share in self._rounds():
+                if opened and done > 0 and share >= (len(openings) + 1) / _OPENINGS:
+                    calls = list(opened().items())
+                    openings.append(done)
+                    self._warm_up(calls)
                 order = rng.permutation(len(calls)) if self.order == "random" else range(len(calls))
                 self._round([calls[index] for index in order], durations)
                 watch.look()
                 if done < self.min_rounds:  # how many more it takes to fill the seconds, nobody knows
                     progress(done + 1, self.min_rounds, "time rounds")
             watch.look(now=True)
-        return durations.latencies(self.burst).under(watch)
+        return replace(durations.latencies(self.burst), openings=tuple(openings)).under(watch)
 
-    def _rounds(self) -> Iterator[int]:
+    def _warm_up(self, calls: Sequence[tuple[str, Callable[[], object]]]) -> None:
+        for _ in range(self.warmup_rounds):
+            self._round(calls, _Durations())
+
+    def _rounds(self) -> Iterator[tuple[int, float]]:
+        """Yield the number of each round, from 0, and the share of the whole run that lies before it."""
         started = time.perf_counter()
         done = 0
         while True:
@@ -257,7 +278,7 @@ class Interleaved:
             enough = min(self.floor_rounds, self.min_rounds)
             if self.max_seconds is not None and elapsed >= self.max_seconds and done >= enough:
                 return
-            yield done
+            yield done, max(done / self.min_rounds, elapsed / self.max_seconds if self.max_seconds else 0.0)
             done += 1
 
     def _round(self, calls: Sequence[tuple[str, Callable[[], object]]], durations: _Durations) -> None:

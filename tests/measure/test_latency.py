@@ -3,7 +3,9 @@ from __future__ import annotations
 import gc
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -217,3 +219,21 @@ def test_calls_that_give_their_processor_away_have_one_clock() -> None:
 
     timing = Interleaved(min_rounds=5, min_seconds=0)
     assert list(timing({"nap": lambda: time.sleep(0.004), "work": work}).processor) == ["work"]
+
+
+def test_contenders_are_opened_anew_for_every_third_and_the_interval_holds_what_each_opening_says() -> None:
+    opened: list[int] = []
+    used: list[int] = []
+
+    def again() -> dict[str, Callable[[], object]]:
+        opened.append(len(opened) + 1)
+        return {"a": partial(used.append, opened[-1])}
+
+    timing = Interleaved(warmup_rounds=1, settle=0, min_rounds=9, min_seconds=0)
+    latencies = timing({"a": partial(used.append, 0)}, opened=again)
+    assert (latencies.openings, opened) == ((3, 6), [1, 2])
+    assert used == [0] * 4 + [1] * 4 + [2] * 4, "each is warmed up"
+    lucky = {"a": np.full(9, 100), "b": np.array([100] * 3 + [98] * 3 + [103] * 3)}
+    found = Latencies(lucky, openings=(3, 6)).ratio("a", "b")
+    assert found.low == pytest.approx(100 / 103)
+    assert found.high == pytest.approx(100 / 98)
