@@ -187,7 +187,7 @@ def test_an_unknown_word_without_a_token_for_it_is_one_error() -> None:
     reader = Preprocessor(text("words", tokenizer="t", max_length=6), lambda name: data)
     assert reader("go go")["words.length"].tolist() == [2]
     with pytest.raises(
-        InputError, match=r"the text 'words' cannot be tokenised: got 'WordLevel error: Missing \[UNK\]"
+        InputError, match=r"the text 'words' cannot be tokenised: got Exception: WordLevel error: Missing \[UNK\]"
     ):
         reader("go home")
     assert reader("go go")["words.length"].tolist() == [2]

@@ -295,8 +295,3 @@ def _within(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
 def versions_of(backends: Iterable[Backend]) -> dict[str, str]:
     """Return the versions of several runtimes, by distribution name."""
     return {name: text for backend in backends for name, text in backend.versions().items()}
-
-
-def first_line(error: Exception | str) -> str:
-    """Return the first line of what a runtime says, which is the part for people; the kind of error if it is silent."""
-    return str(error).strip().split("\n", 1)[0].rstrip(".") or type(error).__name__
