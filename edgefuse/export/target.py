@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from edgefuse.bundle.manifest import Binding, BuildPlan
-from edgefuse.export.cost_graph import CostGraph
+from edgefuse.export.cost_graph import CostGraph, Roofline
 from edgefuse.stages.stage import TorchStage
 
 
@@ -68,6 +68,17 @@ class Mending(Protocol):
 
     def mended(self, stage: TorchStage) -> TorchStage:
         """Return what is lowered in place of a stage: it answers alike at every true size, or is the stage itself."""
+
+
+@runtime_checkable
+class Rated(Protocol):
+    """A target of devices that are not everywhere: costs are counted for one of them where there is none.
+
+    Attributes:
+        roofline: of that one.
+    """
+
+    roofline: Roofline
 
 
 def as_lowered(target: Target, stages: Sequence[TorchStage]) -> tuple[TorchStage, ...]:

@@ -110,11 +110,17 @@ class EngineBuilder(Protocol):
 
 @runtime_checkable
 class StandIn(Protocol):
-    """A backend that can take the place of a device's runtime, to check files where there is no such device."""
+    """A backend that can take the place of a device's runtime, to check files where there is no such device.
+
+    Attributes:
+        device: that the runtime needs, in the words of reports: `GPU`.
+    """
+
+    device: str
 
     @property
-    def emulated(self) -> bool:
-        """Whether it does: times then say nothing about the device."""
+    def stand_in(self) -> str:
+        """What runs files in its place (times then say nothing about the device); empty where the device is there."""
 
 
 @dataclass(frozen=True)
