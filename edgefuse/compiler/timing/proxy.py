@@ -20,7 +20,6 @@ from edgefuse.measure.statistics import Interval
 from edgefuse.runtime.backends.backend import Backend, versions_of
 from edgefuse.runtime.pipeline import Inputs
 
-
 ARM_CORE = Roofline("one Arm core with int8 dot products", "aarch64", float32=8, float16=8, int8=32, bytes=4)
 """A Cortex-A76 or Neoverse N1: FMLA and SDOT, from Arm's "Cortex-A76 software optimization guide", section 3.15.
 
