@@ -18,8 +18,8 @@ from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.export.tflite.target import TfliteTarget
 from edgefuse.prune.multihead import open_one
 from edgefuse.prune.persist import restore, save
-from edgefuse.prune.pruner import apply_steps
-from edgefuse.prune.trial import Verdict, try_widths
+from edgefuse.prune.pruner import Verdict, apply_steps
+from edgefuse.prune.trial import try_widths
 from edgefuse.stages.stage import TorchStage
 
 WIDTH, HEADS = 32, 4
