@@ -15,7 +15,7 @@ from edgefuse.bundle.spec import StageSpec
 from edgefuse.cli import main
 from edgefuse.compiler import CompileResult, compile
 from edgefuse.compiler.candidates.schemes import wanted_schemes
-from edgefuse.compiler.report.schema import parse
+from edgefuse.compiler.report.encoding import parse
 from edgefuse.compiler.timing import HERE, timer_of
 from edgefuse.compiler.timing.proxy import Proxy
 from edgefuse.errors import RecipeError
