@@ -63,14 +63,6 @@ class Target(Protocol):
 
 
 @runtime_checkable
-class Mending(Protocol):
-    """A target that pads, and lowers some stages that depend on padding in a form that does not."""
-
-    def mended(self, stage: TorchStage) -> TorchStage:
-        """Return what is lowered in place of a stage: it answers alike at every true size, or is the stage itself."""
-
-
-@runtime_checkable
 class Rated(Protocol):
     """A target of devices that are not everywhere: costs are counted for one of them where there is none.
 
@@ -79,6 +71,14 @@ class Rated(Protocol):
     """
 
     roofline: Roofline
+
+
+@runtime_checkable
+class Mending(Protocol):
+    """A target that pads, and lowers some stages that depend on padding in a form that does not."""
+
+    def mended(self, stage: TorchStage) -> TorchStage:
+        """Return what is lowered in place of a stage: it answers alike at every true size, or is the stage itself."""
 
 
 def as_lowered(target: Target, stages: Sequence[TorchStage]) -> tuple[TorchStage, ...]:
