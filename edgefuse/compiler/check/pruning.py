@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import msgspec
-import torch
-from torch import Tensor
 
 from edgefuse.bundle.manifest import Pruning, PruningStep
 from edgefuse.compiler.cache import fingerprint
@@ -20,14 +17,13 @@ from edgefuse.compiler.recovery.rehearsal import rehearsed
 from edgefuse.compiler.workers import Workers, report
 from edgefuse.datasets.cache import Cache
 from edgefuse.errors import PruneError
+from edgefuse.prune.generated import GeneratedExamples
 from edgefuse.prune.structured import StructuredPruner
-from edgefuse.stages.examples import call_torch, example_feeds
-from edgefuse.stages.stage import Feeds, TorchStage, parameters_of
+from edgefuse.stages.stage import TorchStage, parameters_of
 
 _SHOWN = Pruning(steps=(PruningStep(method=StructuredPruner.name, ratio=0.5),))
 """What is tried where the recipe prunes nothing, to show what could be."""
 
-_SAMPLES = 8
 _SOURCES = ("prune", "stages", "compiler/recovery", "compiler/check/pruning.py")
 
 
@@ -65,7 +61,7 @@ class TryPruning:
 def _tried(stage: TorchStage, pruning: Pruning, *, asked: bool) -> PrunedStage:
     found = PrunedStage(stage=stage.spec.name, pruning=pruning.id, asked=asked)
     try:
-        module, verdicts = rehearsed(stage, pruning, _Generated(stage))
+        module, verdicts = rehearsed(stage, pruning, GeneratedExamples(stage))
     except PruneError as error:
         return msgspec.structs.replace(found, says=str(error))
     widths = next(filter(None, verdicts), ())
@@ -77,31 +73,3 @@ def _tried(stage: TorchStage, pruning: Pruning, *, asked: bool) -> PrunedStage:
         narrows=sum(one.narrows for one in widths),
         stays=tuple(one.reason for one in widths if not one.narrows),
     )
-
-
-class _Generated:
-    """Examples of a stage, generated from its spec: enough to rank channels somehow, and to see what a pruner does."""
-
-    def __init__(self, stage: TorchStage) -> None:
-        self._stage = stage
-
-    def __len__(self) -> int:
-        return _SAMPLES
-
-    def batch(self, indices: Sequence[int]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return inputs of the stage's module, batch first, and its outputs."""
-        found = [self._pairs[int(index) % _SAMPLES] for index in indices]
-        inputs, outputs = (tuple(map(torch.cat, zip(*side, strict=True))) for side in zip(*found, strict=True))
-        return inputs, outputs
-
-    @cached_property
-    def _pairs(self) -> list[tuple[list[Tensor], list[Tensor]]]:
-        return list(self._made())
-
-    def _made(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-        for feeds in example_feeds(self._stage, count=_SAMPLES, fixed=True):
-            yield _tensors(self._stage, feeds), [value.clone() for value in call_torch(self._stage, feeds).values()]
-
-
-def _tensors(stage: TorchStage, feeds: Feeds) -> list[Tensor]:
-    return [torch.tensor(feeds[port.tensor.name]) for port in stage.spec.inputs]
