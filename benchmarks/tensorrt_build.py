@@ -23,7 +23,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgefuse.bundle.manifest import Pruning, PruningStep
 from edgefuse.bundle.scheme import Scheme
@@ -35,6 +35,7 @@ from edgefuse.export.tensorrt import builder
 from edgefuse.export.tensorrt.target import TensorrtTarget
 from edgefuse.models import assistant, digits
 from edgefuse.models.assistant.model import assemble
+from edgefuse.prune.generated import GeneratedExamples
 from edgefuse.prune.pruner import apply_steps
 from edgefuse.quantize.tensorrt.quantizer import TensorrtQuantizer
 from edgefuse.stages.examples import example_feeds
@@ -57,25 +58,6 @@ class Named:
     scheme: str
     lowered: Lowered | None
     refused: str = ""
-
-
-class GeneratedExamples:
-    """Training examples of a stage, made from its spec alone."""
-
-    def __init__(self, stage: TorchStage, count: int = 4) -> None:
-        feeds = list(example_feeds(stage, count=count, fixed=True))
-        self._module, self._count = stage.module, count
-        self._inputs = [torch.cat([torch.tensor(f[port.tensor.name]) for f in feeds]) for port in stage.spec.inputs]
-
-    def __len__(self) -> int:
-        return self._count
-
-    def batch(self, indices: Sequence[int]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return inputs and outputs."""
-        inputs = tuple(tensor[list(indices)] for tensor in self._inputs)
-        with torch.no_grad():
-            result = self._module(*inputs)
-        return inputs, result if isinstance(result, tuple) else (result,)
 
 
 def model_of(name: str, *, pretrained: bool = True) -> nn.Module:
@@ -101,7 +83,7 @@ def forms(name: str, model: nn.Module) -> Iterator[TorchStage]:
     yield from stages.values()
     for chosen, steps in prunings(name):
         for stage in map(stages.__getitem__, chosen):
-            module = apply_steps(stage, steps, GeneratedExamples(stage))
+            module = apply_steps(stage, steps, GeneratedExamples(stage, count=4))
             yield TorchStage(stage.spec, module, Pruning(steps=steps))
 
 

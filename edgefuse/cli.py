@@ -17,7 +17,7 @@ from types import MappingProxyType
 from edgefuse import __version__
 from edgefuse.commands import terminal
 from edgefuse.commands.arguments import Parser
-from edgefuse.errors import EdgefuseError, shown
+from edgefuse.errors import EdgefuseError, cited, shown
 
 BUG, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 
@@ -91,12 +91,8 @@ def _outcome(error: BaseException) -> tuple[int, str]:
         where = f" at {error.filename}" if error.filename else ""
         return EdgefuseError.exit_code, f"error: the system refused{where}: {error.strerror or error}."
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    try:
-        said = shown(" ".join(str(error).split()))
-    except Exception:  # noqa: BLE001 - whose __str__ fails
-        said = "an error that cannot be spelled"
     return BUG, (
-        f"bug: {type(error).__name__}: {said} ({Path(frame.filename).name}:{frame.lineno}). "
+        f"bug: {cited(error)} ({Path(frame.filename).name}:{frame.lineno}). "
         "This is our fault: please report what the same command prints with EDGEFUSE_DEBUG=1 in its environment, "
         "and the output of 'edgefuse doctor'."
     )

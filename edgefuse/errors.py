@@ -45,7 +45,7 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def cited(error: BaseException, limit: int = MAX_SHOWN) -> str:
+def cited(error: BaseException, limit: int = MAX_SHOWN, clean: Callable[[str], str] = str) -> str:
     """Return an error as the sentence of another cites it: on one line, and without what to do about it.
 
     Ours say what is wrong and, in brackets, what they got; any other its type and its first line, which goes on where
@@ -54,11 +54,12 @@ def cited(error: BaseException, limit: int = MAX_SHOWN) -> str:
     Args:
         error: that is the cause of the other one.
         limit: of characters, of what is not ours.
+        clean: leaves what is for people of what is not ours.
     """
     if isinstance(error, EdgefuseError):
         return error.said
     try:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        lines = [line.strip() for line in clean(str(error)).splitlines() if line.strip()]
     except Exception:  # noqa: BLE001 - its __str__ may be the user's own code
         lines = ["an error that cannot be spelled"]
     words = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 
 import pytest
 
@@ -62,6 +63,12 @@ def test_an_error_is_cited_by_what_it_says_and_got(error: Exception, said: str) 
     assert cited(pickle.loads(pickle.dumps(error))) == said
     outer = str(ModelError("the stage fails", got=cited(error), fix="mend it"))
     assert (outer.count("got "), outer.count("Fix: ")) == (1, 1)
+
+
+def test_only_what_is_for_people_is_cited() -> None:
+    error = RuntimeError("[core.cpp:7] no kernel:\n[core.cpp:9] Add")
+    assert cited(error, clean=lambda text: re.sub(r"\[.*?\] ", "", text)) == "RuntimeError: no kernel: Add"
+    assert cited(error, clean=lambda _: "") == "RuntimeError"
 
 
 def test_a_sentence_that_ends_with_another_ends_once() -> None:

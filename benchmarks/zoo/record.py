@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from edgefuse.compiler.report.schema import Report, parse
+from edgefuse.compiler.report.encoding import parse
+from edgefuse.compiler.report.schema import Report
 from edgefuse.measure.latency import Latencies
 from edgefuse.stages.found import Found
 from edgefuse.typed_json import decode

@@ -108,7 +108,7 @@ def int8_here(cpu: Processor, backends: Mapping[str, Found]) -> tuple[str, ...]:
 def _int8_on_x86(cpu: Processor, backends: Mapping[str, Found]) -> tuple[str, ...]:
     if cpu.has(*VNNI):
         return (
-            "VNNI: nothing saturates; u8 activations (static_wi8_ai8.u8) are the fast ones in ONNX Runtime",
+            "VNNI: nothing saturates; u8 activations (static_wi8_ai8.u8) are fast where uint8 is multiplied by int8",
             "AMX multiplies int8 tiles" if cpu.has("amx_int8") else "no AMX",
         )
     clipping = [name for name, found in backends.items() if found.saturating]

@@ -38,6 +38,25 @@ class Operation:
 
 
 @dataclass(frozen=True)
+class Roofline:
+    """The most that a processor does in a cycle.
+
+    Attributes:
+        name: of the processor, in the words of reports.
+        architecture: of the machine that it is in.
+        float32, float16, int8: multiply-accumulates.
+        bytes: streamed from memory.
+    """
+
+    name: str
+    architecture: str
+    float32: int
+    float16: int
+    int8: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class CostGraph:
     """Operations in the order of execution.
 
@@ -73,6 +92,20 @@ class CostGraph:
         written = sum(self.sizes[name] for name in operation.writes)
         read = sum(self.sizes[name] for name in dict.fromkeys(operation.reads) if name != operation.table)
         return read + written * (2 if operation.table else 1)
+
+    def cost(self, roofline: Roofline) -> float:
+        """Return what one run takes on a processor, by its roofline; a million float32 multiply-accumulates take 1.
+
+        Of every operation, that is the larger of what its multiply-accumulates and the bytes that it moves would take
+        alone (S. Williams, A. Waterman, D. Patterson, "Roofline: an insightful visual performance model for multicore
+        architectures", CACM 52(4), 2009, doi:10.1145/1498765.1498785).
+        """
+        cycles = 0.0
+        for operation in self.operations:
+            floats = roofline.float16 if operation.half else roofline.float32
+            mac_per_cycle = roofline.int8 if operation.integer else floats
+            cycles += max(operation.mac / mac_per_cycle, self.traffic(operation) / roofline.bytes)
+        return cycles * roofline.float32 / 1e6
 
     @property
     def peak_activation_bytes(self) -> int:

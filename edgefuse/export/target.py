@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from edgefuse.bundle.manifest import Binding, BuildPlan
-from edgefuse.export.cost_graph import CostGraph
+from edgefuse.export.cost_graph import CostGraph, Roofline
 from edgefuse.stages.stage import TorchStage
 
 
@@ -60,6 +60,17 @@ class Target(Protocol):
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the tools that decide the bytes of a lowered file."""
+
+
+@runtime_checkable
+class Rated(Protocol):
+    """A target of devices that are not everywhere: costs are counted for one of them where there is none.
+
+    Attributes:
+        roofline: of that one.
+    """
+
+    roofline: Roofline
 
 
 @runtime_checkable

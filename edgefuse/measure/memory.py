@@ -50,7 +50,8 @@ def call_in_child(function: Callable[..., Any], **arguments: Any) -> tuple[Any, 
         if line.startswith(_MARK):
             value, peak = json.loads(line.removeprefix(_MARK))
             return value, peak
-    reason = (child.stderr.strip().splitlines() or ["no message"])[-1]
+    said = [line for line in child.stderr.strip().splitlines() if not line.startswith("INFO: ")]  # a runtime's greeting
+    reason = (said or ["no message"])[-1]
     raise MeasureError(
         f"the child process that runs '{function.__qualname__}' ended with {child.returncode}", got=reason
     )

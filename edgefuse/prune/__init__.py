@@ -1,6 +1,7 @@
 """Pruning: structured and unstructured methods, and recovery by distillation from the unpruned model.
 
 - `pruner`: the protocol of a pruning method;
+- `generated`: training examples made from a stage's spec alone;
 - `multihead`: `nn.MultiheadAttention` with fewer heads;
 - `leaves`: layers that the dependency graph cannot look into;
 - `widths`: which channels go together;

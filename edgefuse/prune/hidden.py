@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import nn
 
 from edgefuse.bundle.manifest import PruningStep
-from edgefuse.prune.pruner import Examples
+from edgefuse.prune.pruner import Examples, Verdict
 from edgefuse.prune.structured import narrowed
 from edgefuse.prune.trial import try_widths
 from edgefuse.stages.stage import TorchStage
@@ -31,6 +31,6 @@ class HiddenPruner:
         """
         return narrowed(stage, step, examples, lambda width: width.is_hidden, "hidden units or heads inside its blocks")
 
-    def kept(self, stage: TorchStage, step: PruningStep) -> tuple[str, ...]:
-        """Return why hidden units and heads stay as they are."""
-        return tuple(one.reason for one in try_widths(stage, step.ratio) if one.is_stuck and one.hidden)
+    def verdicts(self, stage: TorchStage, step: PruningStep) -> tuple[Verdict, ...]:
+        """Return what came of narrowing hidden units and heads."""
+        return tuple(one for one in try_widths(stage, step.ratio) if one.hidden)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from edgefuse.bundle.manifest import PruningStep
 from edgefuse.errors import PruneError
 from edgefuse.registry import create
 from edgefuse.stages.stage import TorchStage
+
+INTERFACE = "an input or output of the stage shares them"
+"""Why the width of a stage's interface stays."""
 
 
 class Examples(Protocol):
@@ -51,12 +54,38 @@ class Pruner(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a width, or the heads of an attention, can be narrowed.
+
+    Attributes:
+        name: of the layer that makes the width, or of the module that the attention is.
+        kind: `channels` or `heads`.
+        size: how many there are.
+        hidden: whether it lies within a block, so that the method `hidden` narrows it, too.
+        narrows: whether it can be narrowed.
+        reason: why not, as a sentence; empty if it can.
+    """
+
+    name: str
+    kind: str
+    size: int
+    hidden: bool
+    narrows: bool
+    reason: str = ""
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it stays though it lies inside the stage: a stage's interfaces have to."""
+        return not self.narrows and INTERFACE not in self.reason
+
+
 @runtime_checkable
 class Explaining(Protocol):
     """A pruning method that can say what it leaves alone inside a stage."""
 
-    def kept(self, stage: TorchStage, step: PruningStep) -> tuple[str, ...]:
-        """Return a sentence for everything that stays as it is.
+    def verdicts(self, stage: TorchStage, step: PruningStep) -> tuple[Verdict, ...]:
+        """Return whether each width and attention that it looks at can be narrowed, each tried once.
 
         Args:
             stage: with its module, in eval mode.
@@ -64,14 +93,14 @@ class Explaining(Protocol):
         """
 
 
-def kept_by(stage: TorchStage, step: PruningStep) -> tuple[str, ...]:
-    """Return why what a step leaves alone inside a stage stays as it is, as far as its method can say.
+def verdicts_of(stage: TorchStage, step: PruningStep) -> tuple[Verdict, ...]:
+    """Return whether what a step looks at inside a stage can be narrowed, as far as its method can say.
 
     Raises:
         PruneError: the method is unknown, or the stage cannot be traced.
     """
     pruner = method(step)
-    return pruner.kept(stage, step) if isinstance(pruner, Explaining) else ()
+    return pruner.verdicts(stage, step) if isinstance(pruner, Explaining) else ()
 
 
 def method(step: PruningStep) -> Pruner:

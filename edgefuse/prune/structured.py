@@ -16,9 +16,9 @@ from edgefuse.bundle.manifest import PruningStep
 from edgefuse.errors import PruneError
 from edgefuse.prune.importance import IMPORTANCES, rank
 from edgefuse.prune.narrowing import Insides, found_attentions, insides_of, kinds_of, narrow_parts, rounded
-from edgefuse.prune.pruner import Examples, check, nothing_to_prune
+from edgefuse.prune.pruner import INTERFACE, Examples, Verdict, check, nothing_to_prune
 from edgefuse.prune.trial import Trials, stays, try_widths
-from edgefuse.prune.widths import INTERFACE, Width
+from edgefuse.prune.widths import Width
 from edgefuse.stages.stage import TorchStage
 
 __all__ = ["StructuredPruner", "narrowed", "rounded"]
@@ -41,9 +41,9 @@ class StructuredPruner:
         expected = "a width between two layers that no interface shares"
         return narrowed(stage, step, examples, lambda width: True, expected)
 
-    def kept(self, stage: TorchStage, step: PruningStep) -> tuple[str, ...]:
-        """Return why widths and heads stay as they are, but for the stage's interfaces."""
-        return tuple(one.reason for one in try_widths(stage, step.ratio) if one.is_stuck)
+    def verdicts(self, stage: TorchStage, step: PruningStep) -> tuple[Verdict, ...]:
+        """Return what came of narrowing each width and the heads of each attention."""
+        return try_widths(stage, step.ratio)
 
 
 def narrowed(

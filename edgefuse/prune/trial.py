@@ -7,7 +7,6 @@ not read but tried: the narrow copy has to run at several sizes and batches and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -25,37 +24,12 @@ from edgefuse.prune.narrowing import (
     narrow_parts,
     rounded,
 )
-from edgefuse.prune.widths import INTERFACE, Width
+from edgefuse.prune.pruner import Verdict
+from edgefuse.prune.widths import Width
 from edgefuse.stages.stage import TorchStage, outputs_of
 
 Batches: TypeAlias = Sequence[tuple[Tensor, ...]]
 """Inputs of a stage's module, of several sizes."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a width, or the heads of an attention, can be narrowed.
-
-    Attributes:
-        name: of the layer that makes the width, or of the module that the attention is.
-        kind: `channels` or `heads`.
-        size: how many there are.
-        hidden: whether it lies within a block, so that the method `hidden` narrows it, too.
-        narrows: whether it can be narrowed.
-        reason: why not, as a sentence; empty if it can.
-    """
-
-    name: str
-    kind: str
-    size: int
-    hidden: bool
-    narrows: bool
-    reason: str = ""
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether it stays though it lies inside the stage: a stage's interfaces have to."""
-        return not self.narrows and INTERFACE not in self.reason
 
 
 class Trials:

@@ -23,11 +23,9 @@ from torch_pruning.pruner.function import BasePruningFunc
 from edgefuse.errors import PruneError, cited
 from edgefuse.prune.importance import Ranked, Slice
 from edgefuse.prune.leaves import FixedLeaf, Leaf, leaves_of, standing_in
+from edgefuse.prune.pruner import INTERFACE
 from edgefuse.stages.examples import example_feeds
 from edgefuse.stages.stage import TorchStage, outputs_of
-
-INTERFACE = "an input or output of the stage shares them"
-"""Why the width of a stage's interface stays."""
 
 _MOST_CONSTANTS = 16
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.PReLU)

@@ -21,11 +21,10 @@ from pathlib import Path
 
 import torch
 
-from edgefuse.errors import EdgefuseError, cited
+from edgefuse.errors import cited
 
 logger = logging.getLogger(__name__)
 
-_MAX_CHARACTERS = 200
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _OWN = Path(__file__).parents[1]
 _SITES = {Path(sysconfig.get_paths()[scheme]) for scheme in ("purelib", "platlib")} | {Path(torch.__file__).parents[1]}
@@ -64,19 +63,15 @@ def quiet() -> Iterator[None]:
 
 
 def first_words(error: BaseException) -> str:
-    """Return the first line of the innermost cause that says something, without colours and of bounded length."""
+    """Return what the innermost cause that says something does, without colours: see `cited`."""
     chain = [error]
     while (cause := chain[-1].__cause__) is not None and cause not in chain:
         chain.append(cause)
     logger.debug("an exporter refused", exc_info=error)
     for one in reversed(chain):
-        if isinstance(one, EdgefuseError):
-            return cited(one)
-        lines = [line.strip() for line in _COLOUR.sub("", str(one)).splitlines() if line.strip()]
-        if lines:
-            line = lines[0].rstrip(".")
-            cut = line if len(line) <= _MAX_CHARACTERS else line[: _MAX_CHARACTERS - 1] + "…"
-            return f"{type(one).__name__}: {cut}"
+        said = cited(one, clean=lambda text: _COLOUR.sub("", text))
+        if said != type(one).__name__:
+            return said
     return type(error).__name__
 
 

@@ -14,8 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+from edgefuse.compiler.report.encoding import parse
 from edgefuse.compiler.report.report import summary
-from edgefuse.compiler.report.schema import parse
 from edgefuse.datasets import digits
 
 HERE = Path(os.path.relpath(Path(__file__).parent))

@@ -13,6 +13,7 @@ from benchmarks import tensorrt_build
 from benchmarks.tensorrt_build import MODELS
 from edgefuse.bundle.manifest import Pruning, PruningStep
 from edgefuse.export.tensorrt import builder
+from edgefuse.prune.generated import GeneratedExamples
 from edgefuse.prune.pruner import apply_steps
 from edgefuse.quantize.tensorrt.quantizer import INT8_FP16, TensorrtQuantizer
 from edgefuse.stages.explicit import split
@@ -38,7 +39,7 @@ def model(request: pytest.FixtureRequest) -> tuple[str, Mapping[str, TorchStage]
 
 
 def pruned(stage: TorchStage, steps: tuple[PruningStep, ...]) -> TorchStage:
-    module = apply_steps(stage, steps, tensorrt_build.GeneratedExamples(stage))
+    module = apply_steps(stage, steps, GeneratedExamples(stage, count=4))
     return TorchStage(stage.spec, module, Pruning(steps=steps))
 
 

@@ -171,7 +171,10 @@ def test_it_keeps_the_faster_of_the_two(monkeypatch: pytest.MonkeyPatch) -> None
     ("factory", "message"),
     [
         ("mine", "a factory has no module or no callable: got 'mine', expected 'module:callable'"),
-        ("mine_gone:build", "cannot import the factory 'mine_gone:build': got No module named 'mine_gone'"),
+        (
+            "mine_gone:build",
+            "'mine_gone:build': got ModuleNotFoundError: No module named 'mine_gone'",
+        ),
         ("math:gone", "the module 'math' has no 'gone'"),
         (
             "math:pi",

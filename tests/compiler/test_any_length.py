@@ -9,7 +9,7 @@ import pytest
 
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.compiler import compile
-from edgefuse.compiler.report.schema import parse
+from edgefuse.compiler.report.encoding import parse
 from edgefuse.measure.agreement import check
 
 MODULE = """

@@ -12,7 +12,7 @@ from edgefuse.compiler.check.checking import check
 from edgefuse.compiler.model.budget import Budget
 from edgefuse.compiler.recipe import max_drop
 from edgefuse.compiler.recipe.max_drop import MaxDrop
-from edgefuse.compiler.report.schema import parse
+from edgefuse.compiler.report.encoding import parse
 from edgefuse.compiler.search import Drops, Search, StageFigure, SubsetDrop
 from edgefuse.errors import RecipeError
 

@@ -21,7 +21,7 @@ from edgefuse.compiler import compile
 from edgefuse.compiler.candidates.built import FLOAT, Built, candidate_id
 from edgefuse.compiler.candidates.schemes import wanted_schemes
 from edgefuse.compiler.candidates.toolchain import Calibration, Quantizable, Toolchain
-from edgefuse.compiler.report.schema import parse
+from edgefuse.compiler.report.encoding import parse
 from edgefuse.datasets.cache import Cache
 from edgefuse.measure.agreement import agreement
 from edgefuse.quantize.onnx.quantizer import OnnxQuantizer

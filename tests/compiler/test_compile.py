@@ -15,7 +15,7 @@ import pytest
 import edgefuse
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.compiler import compile
-from edgefuse.compiler.report.schema import parse
+from edgefuse.compiler.report.encoding import parse
 from edgefuse.errors import DataError, EdgefuseError, ModelError, RecipeError
 from edgefuse.measure import agreement
 

@@ -15,7 +15,7 @@ from edgefuse.bundle.spec import StageSpec
 from edgefuse.cli import main
 from edgefuse.compiler import CompileResult, compile
 from edgefuse.compiler.candidates.schemes import wanted_schemes
-from edgefuse.compiler.report.schema import parse
+from edgefuse.compiler.report.encoding import parse
 from edgefuse.compiler.timing import HERE, timer_of
 from edgefuse.compiler.timing.proxy import Proxy
 from edgefuse.errors import RecipeError
@@ -146,4 +146,4 @@ def test_the_host_is_measured_and_another_architecture_counted() -> None:
         )
 
     assert timer_of(recipe("host")) is HERE
-    assert timer_of(recipe("arm64")) == Proxy("aarch64")
+    assert timer_of(recipe("arm64")) == Proxy()

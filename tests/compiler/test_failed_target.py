@@ -10,7 +10,7 @@ import pytest
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.cli import main
 from edgefuse.compiler import compile
-from edgefuse.compiler.report.schema import parse
+from edgefuse.compiler.report.encoding import parse
 from edgefuse.errors import ExportError
 
 from .conftest import Compiled

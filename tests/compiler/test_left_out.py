@@ -22,7 +22,8 @@ from edgefuse.compiler.candidates.golden import GoldenInputs, golden_inputs
 from edgefuse.compiler.candidates.toolchain import Toolchain
 from edgefuse.compiler.recovery.forms import Forms, Recovery
 from edgefuse.compiler.report.compiled import prunings
-from edgefuse.compiler.report.schema import CandidateReport, parse
+from edgefuse.compiler.report.encoding import parse
+from edgefuse.compiler.report.schema import CandidateReport
 from edgefuse.datasets.cache import Cache
 from edgefuse.errors import BackendError, CheckError, ModelError
 from edgefuse.export.onnx.target import OnnxTarget

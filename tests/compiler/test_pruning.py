@@ -16,10 +16,7 @@ from edgefuse.bundle.manifest import PruningStep
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.compiler import compile
 from edgefuse.compiler.evaluation.evaluator import Evaluator
-from edgefuse.compiler.model.opening import take_apart
-from edgefuse.compiler.model.preparation import open_data, prepare
 from edgefuse.compiler.model.subject import Subject
-from edgefuse.compiler.recipe import recipe as recipes
 from edgefuse.compiler.recovery.batches import (
     JointStageExamples,
     LeafExamples,
@@ -32,8 +29,8 @@ from edgefuse.compiler.recovery.forms import recovered
 from edgefuse.compiler.workers import Settings, create
 from edgefuse.datasets.cache import Cache
 from edgefuse.measure import agreement
-from edgefuse.progress import silent
 from edgefuse.stages.examples import run_torch
+from tests.compiler.subjects import subject_of
 
 PRUNE = """
 [[prune.variants]]
@@ -60,8 +57,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 @pytest.fixture(scope="module")
 def subject(pruned_recipe: Path, cache: Cache) -> Subject:
-    model = take_apart(pruned_recipe, recipes.load(pruned_recipe))
-    return prepare(model, open_data(model), cache, silent)
+    return subject_of(pruned_recipe, cache)
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from edgefuse.compiler.model.opening import take_apart
-from edgefuse.compiler.model.preparation import open_data, prepare
 from edgefuse.compiler.model.subject import Subject
-from edgefuse.compiler.recipe import recipe as recipes
 from edgefuse.compiler.recovery.batches import ThroughTorch, examples
 from edgefuse.compiler.recovery.forms import recovered
 from edgefuse.compiler.workers import Settings, create
 from edgefuse.datasets.cache import Cache
-from edgefuse.progress import silent
+from tests.compiler.subjects import subject_of
 
 MODULE = """
 import numpy as np
@@ -96,8 +93,7 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     (folder / "steps_model.py").write_text(MODULE, encoding="utf-8")
     path = folder / "recipe.toml"
     path.write_text(RECIPE, encoding="utf-8")
-    model = take_apart(path, recipes.load(path))
-    return prepare(model, open_data(model), Cache(folder / "cache"), silent)
+    return subject_of(path, Cache(folder / "cache"))
 
 
 def test_all_stages_are_pruned_and_recover(subject: Subject, tmp_path: Path) -> None:

@@ -13,15 +13,12 @@ import torch
 import edgefuse
 from edgefuse.bundle.manifest import Pruning, PruningStep
 from edgefuse.compiler import compile
-from edgefuse.compiler.model.opening import take_apart
-from edgefuse.compiler.model.preparation import open_data, prepare
 from edgefuse.compiler.model.subject import Subject
-from edgefuse.compiler.recipe import recipe as recipes
 from edgefuse.compiler.recovery.forms import recovered
 from edgefuse.compiler.recovery.rehearsal import Rehearse
 from edgefuse.compiler.workers import Settings, create
 from edgefuse.datasets.cache import Cache
-from edgefuse.progress import silent
+from tests.compiler.subjects import subject_of
 
 MODEL = '''
 import math
@@ -177,8 +174,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 @pytest.fixture(scope="module")
 def subject(recipe: Path, cache: Cache) -> Subject:
-    model = take_apart(recipe, recipes.load(recipe))
-    return prepare(model, open_data(model), cache, silent)
+    return subject_of(recipe, cache)
 
 
 def test_all_prunings_are_tried_before_the_first_recovery(subject: Subject, cache: Cache) -> None:

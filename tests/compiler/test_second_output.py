@@ -11,7 +11,7 @@ import pytest
 from edgefuse.bundle import spec
 from edgefuse.compiler import compile
 from edgefuse.compiler.evaluation.drops import difference
-from edgefuse.compiler.report.schema import parse
+from edgefuse.compiler.report.encoding import parse
 
 MODULE = """
 import numpy as np

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.compiler import compile
-from edgefuse.compiler.report.schema import parse
+from edgefuse.compiler.report.encoding import parse
 
 MODULE = '''
 import numpy as np

@@ -49,9 +49,13 @@ def test_targets_of_mixed_types_come_back_as_they_were(output: Any, given: list[
         (
             VALUES,
             [[1], [1, 2]],
-            r"got list, which is no array \(setting an array element .*\), expected 2 finite numbers",
+            r"got list, which is no array \(ValueError: setting an array element .*\), expected 2 finite numbers",
         ),
-        (VALUES, torch.ones(2, requires_grad=True), r"got Tensor, which is no array \(Can't call numpy\(\) on Tensor"),
+        (
+            VALUES,
+            torch.ones(2, requires_grad=True),
+            r"got Tensor, which is no array \(RuntimeError: Can't call numpy\(\) on Tensor",
+        ),
         (CLASSES, [[1], [1, 2]], r"got list, which is no array \(.*\), expected a class from 0 to 2"),
         (CLASSES, 1.0, r"got 1.0, expected a class from 0 to 2"),
         (VALUES, [1, float("inf")], r"got \[1, inf\], expected 2 finite numbers"),

@@ -22,8 +22,9 @@ from edgefuse.compiler.recipe.recipe import (
     SearchSection,
 )
 from edgefuse.compiler.timing import is_emulated, timer_of
-from edgefuse.compiler.timing.proxy import JETSON, Proxy
+from edgefuse.compiler.timing.proxy import Proxy
 from edgefuse.errors import RecipeError
+from edgefuse.export.tensorrt.target import JETSON
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import Backend
 
@@ -88,7 +89,7 @@ def test_the_report_says_that_nothing_ran_on_hardware(made: CompileResult) -> No
     assert report["unit"] == "cost"
     note = report["notes"][0]
     assert note.startswith("tensorrt: not run on hardware. There is no GPU here")
-    assert "Jetson AGX Orin" in note
+    assert "judged, in ONNX Runtime on the CPU; costs are counted for the GPU of a Jetson AGX Orin" in note
     assert "not run on hardware" in made.report_html.read_text(encoding="utf-8")
     assert "note: tensorrt: not run on hardware" in made.summary
     assert any("for checking the graph, not for speed" in str(tool) for tool in _tools(made))
@@ -100,8 +101,8 @@ def _tools(made: CompileResult) -> list[str]:
 
 
 def test_costs_are_counted_where_the_files_cannot_be_timed() -> None:
-    assert timer_of(recipe_for("tensorrt")) == Proxy("aarch64", roofline=JETSON)
-    machine = Proxy("aarch64", roofline=JETSON).describe([create("backends", "tensorrt")], 1)
+    assert timer_of(recipe_for("tensorrt")) == Proxy(JETSON)
+    machine = Proxy(JETSON).describe([create("backends", "tensorrt")], 1)
     assert machine.cpu == "no device: costs counted from the files, for the GPU of a Jetson AGX Orin"
 
 

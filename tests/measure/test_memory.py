@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+
 import numpy as np
 import pytest
 
@@ -26,3 +28,10 @@ def test_a_childs_peak_is_its_own() -> None:
 def test_a_child_that_fails_says_why() -> None:
     with pytest.raises(MeasureError, match=r"'_status_bytes' ended with 1: got TypeError: .*'field'"):
         memory.call_in_child(memory._status_bytes)
+
+
+def test_a_runtimes_greeting_is_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    greeted = subprocess.CompletedProcess([], -9, "", "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: greeted)
+    with pytest.raises(MeasureError, match="'current_rss_bytes' ended with -9: got no message"):
+        memory.call_in_child(memory.current_rss_bytes)

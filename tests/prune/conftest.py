@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgefuse.bundle.spec import Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.models.digits import build
-from edgefuse.stages.examples import example_feeds
+from edgefuse.prune.generated import GeneratedExamples
 from edgefuse.stages.explicit import split
 from edgefuse.stages.stage import TorchStage
 
 WEIGHTS = Path(__file__).parents[2] / "examples" / "digits" / "digits.safetensors"
-
-
-class GeneratedExamples:
-    """Examples of a stage made from its spec alone."""
-
-    def __init__(self, stage: TorchStage, count: int = 6) -> None:
-        feeds = list(example_feeds(stage, count=count, fixed=True))
-        self.module = stage.module
-        self.inputs = [torch.cat([torch.tensor(f[port.tensor.name]) for f in feeds]) for port in stage.spec.inputs]
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def batch(self, indices: Sequence[int]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        inputs = tuple(tensor[list(indices)] for tensor in self.inputs)
-        with torch.no_grad():
-            result = self.module(*inputs)
-        return inputs, result if isinstance(result, tuple) else (result,)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +38,7 @@ def digits() -> Mapping[str, TorchStage]:
 
 @pytest.fixture(scope="session")
 def examples_of() -> Callable[[TorchStage], GeneratedExamples]:
-    return GeneratedExamples
+    return partial(GeneratedExamples, count=6)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,9 @@ from edgefuse.runtime.processor import available_processors
 Array = npt.NDArray[Any]
 # Of the one input whose size is open.
 PLAN = BuildPlan(profiles=(Profile(port="values", minimum=(1, 1, 3), optimum=(1, 5, 3), maximum=(1, 5, 3)),))
+BACKENDS = registry.names("backends")
+# One computes nothing; the other may open a file in a stand-in's words.
+READING = [name for name in BACKENDS if name not in ("null", "tensorrt")]
 STAGES = ("image_frontend", "image_encoder", "text_encoder", "motion_encoder", "fusion")
 
 
@@ -42,14 +45,15 @@ class Kit:
         return session
 
 
-@pytest.fixture(params=["onnx", "tflite", "tensorrt", "openvino", "null"])
+@pytest.fixture(params=BACKENDS)
 def kit(request: pytest.FixtureRequest) -> Kit:
-    manifest: Manifest = request.getfixturevalue("tflite_manifest" if request.param == "tflite" else "tiny_manifest")
-    candidates = {c.stage: c for c in manifest.candidates if c.scheme == "float"}
-    if request.param == "tflite":
-        return Kit("tflite", candidates, request.getfixturevalue("tflite_files"))
-    files = request.getfixturevalue("tiny_files")
-    return Kit(request.param, candidates, {stage: files[f"{stage}.float"] for stage in STAGES})
+    if registry.create("backends", request.param).suffix == ".tflite":
+        manifest: Manifest = request.getfixturevalue("tflite_manifest")
+        files = request.getfixturevalue("tflite_files")
+    else:
+        manifest, files = request.getfixturevalue("tiny_manifest"), request.getfixturevalue("tiny_files")
+        files = {stage: files[f"{stage}.float"] for stage in STAGES}
+    return Kit(request.param, {c.stage: c for c in manifest.candidates if c.scheme == "float"}, files)
 
 
 @pytest.fixture
@@ -141,7 +145,7 @@ def test_a_wrong_shape_is_refused(kit: Kit, shape: tuple[int, ...]) -> None:
         kit.open("image_frontend").run({"pixels": np.zeros(shape, np.uint8)})
 
 
-@pytest.mark.parametrize("backend", ["onnx", "tflite", "openvino"])
+@pytest.mark.parametrize("backend", READING)
 @pytest.mark.parametrize("data", [b"", b"not a model", b"\x00" * 100])
 def test_damaged_files_are_refused(backend: str, data: bytes, tiny_candidates: tuple[Candidate, ...]) -> None:
     candidate = tiny_candidates[0]
@@ -149,7 +153,7 @@ def test_damaged_files_are_refused(backend: str, data: bytes, tiny_candidates: t
         registry.create("backends", backend).open(data, candidate.inputs, candidate.outputs, SessionOptions())
 
 
-@pytest.mark.parametrize("kit", ["onnx", "tflite", "openvino"], indirect=True)
+@pytest.mark.parametrize("kit", READING, indirect=True)
 @pytest.mark.parametrize("side", ["inputs", "outputs"])
 def test_bindings_that_do_not_fit_the_file_are_refused(kit: Kit, side: str) -> None:
     candidate = kit.candidates["image_encoder"]
@@ -171,15 +175,9 @@ def test_an_error_of_onnx_runtime_is_chained(tiny_files: Mapping[str, bytes], ti
 
 
 def test_versions_name_the_runtime(kit: Kit) -> None:
-    names = {
-        "onnx": ["onnxruntime"],
-        "tflite": ["ai-edge-litert"],
-        "tensorrt": ["tensorrt", "onnxruntime"],
-        "openvino": ["openvino"],
-        "null": [],
-    }
-    assert list(kit.backend.versions())[:1] in ([], *([name] for name in names[kit.name]))
-    assert bool(kit.backend.versions()) == (kit.name != "null")
+    found = kit.backend.versions()
+    assert bool(found) == bool(kit.backend.suffix)
+    assert all(text[0].isdigit() for text in list(found.values())[:1])
 
 
 def test_a_missing_runtime_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_an_input_that_is_an_output_too_is_a_copy() -> None:
 def test_nothing_but_onnx_is_opened() -> None:
     """OpenVINO takes its own XML wherever it takes bytes, which no check of a bundle has seen."""
     xml = b"<?xml version='1.0'?><net name='m' version='11'><layers></layers><edges></edges></net>"
-    with pytest.raises(BackendError, match="OpenVINO cannot open a stage file: got Error during import of ONNX model"):
+    with pytest.raises(BackendError, match="got RuntimeError: Error during import of ONNX model"):
         OpenvinoBackend().open(xml, (), (), SessionOptions())
 
 
@@ -79,7 +79,8 @@ def test_an_error_says_what_is_wrong_and_not_where_in_openvino() -> None:
     text = "g (float[1,4] x) => (float[1,4] y) { y = Nonsense<a = 1>(x) }"
     with pytest.raises(BackendError) as caught:
         session_of(text, (binding("x", (1, 4)),), (binding("y", (1, 4)),))
-    assert str(caught.value).startswith("OpenVINO cannot open a stage file: got ")
+    said = "OpenVINO cannot open a stage file: got OpConversionFailure: FrontEnd API failed with OpConversionFailure: "
+    assert str(caught.value).startswith(said)
     assert "Exception from" not in str(caught.value)
     assert caught.value.__cause__ is not None
 

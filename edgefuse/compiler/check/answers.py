@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from edgefuse.compiler.check.data import Tried
+from edgefuse.compiler.check.data import Probe
 from edgefuse.compiler.model.data_checks import answered, judge
 from edgefuse.compiler.model.subject import Model
 from edgefuse.errors import DataError, EdgefuseError, MeasureError
@@ -14,7 +14,7 @@ from edgefuse.stages.silence import first_words
 from edgefuse.stages.stage import Array
 
 
-def unanswered(model: Model, samples: Sequence[Tried]) -> Iterator[EdgefuseError]:
+def unanswered(model: Model, samples: Sequence[Probe]) -> Iterator[EdgefuseError]:
     """Yield why torch cannot answer samples, or the metric cannot judge what it answers.
 
     Args:

@@ -40,7 +40,7 @@ _SHORT = 0.25
 
 
 @dataclass(frozen=True)
-class Tried:
+class Probe:
     """A sample that torch is to answer: its place, its tensors by key, its target, and the modalities that it has."""
 
     split: str
@@ -64,7 +64,7 @@ class SplitRead:
         classes: that occur.
         modalities: hashes of each modality's tensors.
         longest: the valid steps of each modality that has a length.
-        tried: the first whole samples of the validation split.
+        probes: the first whole samples of the validation split.
         extremes: the highest and the lowest sample of each tensor, and how high or low: ids, lengths, the darkest
             picture.
         seconds: that reading took.
@@ -79,15 +79,15 @@ class SplitRead:
     classes: set[int] = field(default_factory=set)
     modalities: dict[str, set[bytes]] = field(default_factory=lambda: defaultdict(set))
     longest: dict[str, int] = field(default_factory=dict)
-    tried: list[Tried] = field(default_factory=list)
-    extremes: dict[tuple[str, str], tuple[float, Tried]] = field(default_factory=dict)
+    probes: list[Probe] = field(default_factory=list)
+    extremes: dict[tuple[str, str], tuple[float, Probe]] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
-    def samples(self) -> list[Tried]:
+    def samples(self) -> list[Probe]:
         """The samples for torch, each once."""
         extremes = [one for _, one in self.extremes.values()]
-        return list({one.index: one for one in (*self.tried, *extremes)}.values())
+        return list({one.index: one for one in (*self.probes, *extremes)}.values())
 
     def add(self, index: int, values: Mapping[str, Array], target: Array, present: Sequence[str]) -> None:
         """Take note of a sample without a fault.
@@ -99,7 +99,7 @@ class SplitRead:
             present: its modalities.
         """
         digests = {name: hashlib.blake2b(digest_size=16) for name in present}
-        one = Tried(self.name, index, values, target, tuple(present))
+        one = Probe(self.name, index, values, target, tuple(present))
         for key, value in values.items():
             owner, _, tensor = key.partition(".")
             if owner not in digests:
@@ -204,8 +204,8 @@ def _sample(
     if not faults:
         split.add(index, values, target, list(sample.inputs))
         whole = split.name == "validation" and len(sample.inputs) == len(spec.modalities)
-        if whole and len(split.tried) < TRIED:
-            split.tried.append(Tried(split.name, index, values, target, tuple(sample.inputs)))
+        if whole and len(split.probes) < TRIED:
+            split.probes.append(Probe(split.name, index, values, target, tuple(sample.inputs)))
 
 
 def faults(model: Model, data: Splits, read: Sequence[SplitRead]) -> Iterator[EdgefuseError]:

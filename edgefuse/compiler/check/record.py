@@ -86,7 +86,7 @@ class PrunedStage(Record, frozen=True, kw_only=True):
         asked: whether the recipe asks for it; otherwise it shows what could be pruned.
         parameters: that are left.
         nonzero: of them.
-        widths: that were tried, each once: channels that go together, and heads.
+        widths: that the first step that narrows any looks at: channels that go together, and heads.
         narrows: how many of them can be narrowed.
         stays: why the others stay as they are, in sentences.
         says: why the stage cannot be pruned so, in a sentence; empty if it can.

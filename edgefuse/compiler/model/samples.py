@@ -10,9 +10,9 @@ import numpy as np
 
 from edgefuse.bundle.spec import ClassOutput, Modality, ModelSpec, TensorPreprocess
 from edgefuse.bundle.wiring import width
-from edgefuse.compiler.recipe.factory import spoken, users_code
+from edgefuse.compiler.recipe.factory import users_code
 from edgefuse.datasets.sample import Sample
-from edgefuse.errors import DataError
+from edgefuse.errors import DataError, cited
 from edgefuse.stages.stage import Array
 
 
@@ -103,7 +103,7 @@ def checked_target(name: str, index: int, target: Any, spec: ModelSpec) -> Array
     try:
         value = np.atleast_1d(np.asarray(target))
     except Exception as error:  # a list of unequal lists, a tensor that learns; what is not numpy's may raise anything
-        got = f"{type(target).__name__}, which is no array ({spoken(error)})"
+        got = f"{type(target).__name__}, which is no array ({cited(error)})"
         raise DataError(wrong, got=got, expected=expected) from error
     if isinstance(output, ClassOutput):
         if value.dtype.kind not in "iu" or value.shape != (1,) or not 0 <= value[0] < len(output.labels):

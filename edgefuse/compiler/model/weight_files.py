@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from torch.serialization import safe_globals
 
-from edgefuse.errors import RecipeError
+from edgefuse.errors import RecipeError, cited
 from edgefuse.files import check_regular, read_regular, reason
 
 _SHOWN = 3
@@ -255,8 +255,7 @@ def some(names: Iterable[str], separator: str = ", ") -> str:
 
 
 def _damaged(path: Path, error: Exception) -> RecipeError:
-    why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return RecipeError(f"the weights {path} are damaged or cut off", got=why)
+    return RecipeError(f"the weights {path} are damaged or cut off", got=cited(error))
 
 
 def _scripted(path: Path) -> RecipeError:

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from edgefuse.compiler.model.weight_files import State, read, some
-from edgefuse.errors import RecipeError
+from edgefuse.errors import RecipeError, cited
 
 WRAPPINGS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights", "params")
 """Under which names checkpoints keep the state of the model, beside those of optimizers and schedulers."""
@@ -42,7 +42,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         found = model.load_state_dict(state, strict=False)
     except Exception as error:
-        why = _differing_shapes(state, wanted) or [" ".join(str(error).split())]
+        why = _differing_shapes(state, wanted) or [cited(error)]
         raise RecipeError(_misfit(path, why)) from error
     if found is not None:  # by a model's own `load_state_dict`
         _require_all(path, model, state, found.missing_keys, found.unexpected_keys)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgefuse.errors import EdgefuseError, RecipeError, cited, shown
+from edgefuse.errors import EdgefuseError, RecipeError, cited
 
 _MOST_CITED = 150
 """Characters of what the user's code said: the place where it did stands behind them."""
@@ -52,7 +52,7 @@ def imported(reference: str, folder: Path, whose: str = "", kind: type[EdgefuseE
         except ImportError as error:
             raise kind(
                 f"cannot import the factory '{reference}'{whose}",
-                got=shown(spoken(error)),
+                got=cited(error),
                 fix=f"put the module into {folder}, or install it",
             ) from error
     if not hasattr(module, attribute):
@@ -91,11 +91,3 @@ def staying_here() -> Iterator[None]:
         yield
     finally:
         os.chdir(here)
-
-
-def spoken(error: BaseException) -> str:
-    """Return what an error of the user's own says on one line, if it says anything."""
-    try:
-        return " ".join(str(error).split())
-    except Exception:  # noqa: BLE001 - its __str__ is the user's own code, too
-        return "an error that cannot be spelled"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edgefuse.bundle.manifest import Pruning
 from edgefuse.compiler.model.subject import Subject
+from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.compiler.recovery.kept import curve, read_form
 from edgefuse.compiler.recovery.recover import Recover
 from edgefuse.compiler.recovery.rehearsal import Rehearse, Rehearsed
@@ -97,22 +98,22 @@ def recovered(subject: Subject, cache: Cache, workers: Workers) -> Forms:
     Raises:
         EngineError: if workers die or cannot be used.
     """
-    asked = [(name, pruning) for name, prunings in _wanted(subject).items() for pruning in prunings]
+    asked = [(name, pruning) for name, prunings in wanted(subject.recipe).items() for pruning in prunings]
     refused: dict[tuple[str, str], str] = {}
     kept: dict[tuple[str, str], tuple[str, ...]] = {}
-    wanted: list[tuple[str, Pruning, str]] = []
+    taken: list[tuple[str, Pruning, str]] = []
     tried = workers.map(Tried(Rehearse(subject, cache)), asked, "try prunings") if asked else []
     for (name, pruning), one in zip(asked, tried, strict=True):
         if isinstance(one, Rehearsed):
-            wanted.append((name, pruning, one.digest))
+            taken.append((name, pruning, one.digest))
             kept[name, pruning.id] = one.kept
         else:
             refused[name, pruning.id] = _left_out(name, pruning, one)
-    entries = workers.map(Tried(Recover(subject, cache)), wanted, "prune and recover") if wanted else []
+    entries = workers.map(Tried(Recover(subject, cache)), taken, "prune and recover") if taken else []
     stages = {stage.spec.name: stage for stage in subject.stages}
     pruned: dict[str, tuple[TorchStage, ...]] = {}
     recoveries: list[Recovery] = []
-    for (name, pruning, _), entry in zip(wanted, entries, strict=True):
+    for (name, pruning, _), entry in zip(taken, entries, strict=True):
         if isinstance(entry, Path):
             pruned[name] = (*pruned.get(name, ()), read_form(entry, stages[name], pruning))
             recoveries.append(Recovery(name, pruning, curve(entry)))
@@ -126,11 +127,11 @@ def _left_out(name: str, pruning: Pruning, error: EdgefuseError) -> str:
     return str(error)
 
 
-def _wanted(subject: Subject) -> dict[str, list[Pruning]]:
-    """Return what the recipe asks for, by stage."""
+def wanted(recipe: Recipe) -> dict[str, list[Pruning]]:
+    """Return what a recipe asks for, by stage."""
     found: dict[str, list[Pruning]] = {}
-    recovers = subject.recipe.recover.epochs > 0
-    for variant in subject.recipe.prune.variants:
+    recovers = recipe.recover.epochs > 0
+    for variant in recipe.prune.variants:
         pruning = Pruning(steps=variant.steps, recovery="alone" if recovers else "none")
         for name in variant.stages:
             found.setdefault(name, []).append(pruning)

@@ -23,7 +23,7 @@ from edgefuse.datasets.cache import Cache
 from edgefuse.errors import PruneError, cited
 from edgefuse.prune.attention import FAILURES
 from edgefuse.prune.persist import restore, save
-from edgefuse.prune.pruner import Examples, kept_by
+from edgefuse.prune.pruner import Examples, Verdict, verdicts_of
 from edgefuse.stages.stage import TorchStage, outputs_of
 
 _SOURCES = ("prune", "stages", "compiler/recovery")
@@ -72,18 +72,15 @@ class Rehearse:
 
     def _made(self, stage: TorchStage, pruning: Pruning) -> Rehearsed:
         report(0, 0, f"try {stage.spec.name} {pruning.id}")
-        try:
-            return rehearsed(stage, pruning, examples(self.data.training, stage))
-        except FAILURES as error:
-            raise PruneError(
-                f"the stage '{stage.spec.name}' cannot be pruned by {pruning.id}",
-                got=cited(error),
-                fix="leave this stage out of the step, or choose another method",
-            ) from error
+        module, verdicts = rehearsed(stage, pruning, examples(self.data.training, stage))
+        kept = dict.fromkeys(one.reason for by_step in verdicts for one in by_step if one.is_stuck)
+        return Rehearsed(digest=fingerprint.of_bytes(save(module)), kept=tuple(kept))
 
 
-def rehearsed(stage: TorchStage, pruning: Pruning, data: Examples) -> Rehearsed:
-    """Return what comes of a stage by all steps, through the ratios of the schedule but without recovery.
+def rehearsed(stage: TorchStage, pruning: Pruning, data: Examples) -> tuple[nn.Module, list[tuple[Verdict, ...]]]:
+    """Return a stage's module after all steps, through the ratios of the schedule but without recovery.
+
+    With it comes, by step, what can be narrowed inside, as far as the step looks at it.
 
     Args:
         stage: unpruned.
@@ -91,18 +88,24 @@ def rehearsed(stage: TorchStage, pruning: Pruning, data: Examples) -> Rehearsed:
         data: training examples of the stage.
 
     Raises:
-        PruneError: if the stage cannot be pruned so.
+        PruneError: if the stage cannot be pruned so, or what comes of it not be kept or trained.
     """
     module = stage.module
-    kept: list[str] = []
+    verdicts: list[tuple[Verdict, ...]] = []
     between = (lambda module, reached: module) if pruning.recovery != "none" else None
-    for step in pruning.steps:
-        here = replace(stage, module=module)
-        kept += kept_by(here, step)
-        module = take_step(here, step, data, between)
-    saved = save(module)
-    _trained_once(restore(stage.module, saved), data)
-    return Rehearsed(digest=fingerprint.of_bytes(saved), kept=tuple(dict.fromkeys(kept)))
+    try:
+        for step in pruning.steps:
+            here = replace(stage, module=module)
+            verdicts.append(verdicts_of(here, step))
+            module = take_step(here, step, data, between)
+        _trained_once(restore(stage.module, save(module)), data)
+    except FAILURES as error:
+        raise PruneError(
+            f"the stage '{stage.spec.name}' cannot be pruned by {pruning.id}",
+            got=cited(error),
+            fix="leave this stage out of the step, or choose another method",
+        ) from error
+    return module, verdicts
 
 
 def _trained_once(module: nn.Module, data: Examples) -> None:

@@ -7,6 +7,7 @@
 - `search`: candidates, judged combinations and their front;
 - `timings`: what else the machine did during each timing;
 - `schema`: the fields of `report.json`;
+- `encoding`: writes and reads it;
 - `text`: method and notes in sentences, and the table for the terminal;
 - `report`: puts `report.json` together and writes both files;
 - `format`: how figures are spelled;

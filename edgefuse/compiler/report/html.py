@@ -12,7 +12,8 @@ from edgefuse.compiler.report import format as formats
 from edgefuse.compiler.report import tables
 from edgefuse.compiler.report.charts import Scatter, scatter
 from edgefuse.compiler.report.curves import curves
-from edgefuse.compiler.report.schema import BundleReport, Report, parse
+from edgefuse.compiler.report.encoding import parse
+from edgefuse.compiler.report.schema import BundleReport, Report
 from edgefuse.compiler.report.timings import busy
 from edgefuse.measure.metrics import is_share
 

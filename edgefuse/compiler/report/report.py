@@ -13,6 +13,7 @@ from edgefuse.bundle.manifest import Rung
 from edgefuse.bundle.spec import subset_name
 from edgefuse.compiler.report import html
 from edgefuse.compiler.report.compiled import Compiled, prunings, recovery, removed
+from edgefuse.compiler.report.encoding import encode
 from edgefuse.compiler.report.layers import float_layers
 from edgefuse.compiler.report.limits import constraints
 from edgefuse.compiler.report.modalities import modality_reports
@@ -26,7 +27,6 @@ from edgefuse.compiler.report.schema import (
     Report,
     RungReport,
     StageChoice,
-    spell,
 )
 from edgefuse.compiler.report.search import candidate_reports, search_report
 from edgefuse.compiler.report.text import method, notes, summary
@@ -68,11 +68,6 @@ def build(made: Compiled, paths: Mapping[str, Path], *, written: bool = True) ->
         unit=made.timings.unit,
         gpu=made.gpu,
     )
-
-
-def encode(report: Report) -> bytes:
-    """Return a report as JSON."""
-    return msgspec.json.format(msgspec.json.encode(spell(report)), indent=2) + b"\n"
 
 
 def write(folder: Path, report: Report) -> tuple[Path, Path]:

@@ -13,11 +13,12 @@ from edgefuse.compiler.report.tables import worst_drop
 from edgefuse.compiler.report.timings import busy
 from edgefuse.compiler.rungs.final import RungTiming
 from edgefuse.compiler.rungs.mixing import is_alternative
-from edgefuse.compiler.timing import is_emulated
-from edgefuse.compiler.timing.proxy import ARM_CORE, JETSON
+from edgefuse.compiler.timing import is_emulated, roofline_of
+from edgefuse.compiler.timing.proxy import ARM_CORE
 from edgefuse.compiler.timing.timer import FLOAT_RUNG
 from edgefuse.measure.latency import BURST, SETTLE
 from edgefuse.measure.metrics import is_share
+from edgefuse.runtime.backends.backend import StandIn
 
 _WORTH_SAYING = 0.01
 """An error of values, as a share of their size: rounding to float16 stays below."""
@@ -80,7 +81,7 @@ def _timed(made: Compiled) -> tuple[str, ...]:
 
 
 def _counted(made: Compiled) -> tuple[str, ...]:
-    roofline = JETSON if _emulated(made) else ARM_CORE
+    roofline = next(map(roofline_of, _stand_ins(made)), ARM_CORE)
     return (
         "Cost: no device was measured. For every operation of a file, the larger of what its multiply-accumulates and "
         f"the bytes that it moves would take alone on {roofline.name}, added up (a roofline); the unit is what a "
@@ -89,9 +90,10 @@ def _counted(made: Compiled) -> tuple[str, ...]:
     )
 
 
-def _emulated(made: Compiled) -> list[str]:
-    """Return the targets whose files ran in place of their device's runtime."""
-    return [target for target, result in made.results.items() if any(map(is_emulated, result.data.backends))]
+def _stand_ins(made: Compiled) -> dict[str, StandIn]:
+    """Return what ran files in place of a device's runtime, by target."""
+    backends = ((target, backend) for target, result in made.results.items() for backend in result.data.backends)
+    return {target: backend for target, backend in backends if is_emulated(backend)}
 
 
 def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
@@ -101,11 +103,12 @@ def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
     if not timed:
         device = f"{made.subject.recipe.compile.device} ({machine.architecture})"
         found = [f"Not run on target hardware: costs for {device} are counted; 'edgefuse prepare' measures there."]
-    if emulated := ", ".join(_emulated(made)):
+    if stand_ins := _stand_ins(made):
         found = [
-            f"{emulated}: not run on hardware. There is no GPU here: the graphs were checked, and accuracy judged, in "
-            f"ONNX Runtime on the CPU; costs are counted for {JETSON.name}. 'edgefuse prepare' builds the engines and "
-            "measures on the device."
+            f"{target}: not run on hardware. There is no {one.device} here: the graphs were checked, and accuracy "
+            f"judged, in {one.stand_in}; costs are counted for {roofline_of(target).name}. 'edgefuse prepare' builds "
+            "what the device needs and measures there."
+            for target, one in stand_ins.items()
         ]
     if made.subject.recipe.device.uri:
         found = [

@@ -10,23 +10,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import TypeGuard
 
 from edgefuse import registry
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.compiler.timing.here import Here
-from edgefuse.compiler.timing.proxy import JETSON, Proxy
+from edgefuse.compiler.timing.proxy import ARM_CORE, Proxy
 from edgefuse.compiler.timing.remote import Remote
 from edgefuse.compiler.timing.timer import Contender, DraftRung, RungTimes, StageTime, Timer
 from edgefuse.errors import RecipeError
-from edgefuse.export.target import Target
+from edgefuse.export.cost_graph import Roofline
+from edgefuse.export.target import Rated, Target
 from edgefuse.runtime.backends.backend import Backend, StandIn
 from edgefuse.runtime.processor import processor
 
-__all__ = ["HERE", "Contender", "DraftRung", "RungTimes", "StageTime", "Timer", "is_emulated", "timer_of"]
+__all__ = [
+    "HERE",
+    "Contender",
+    "DraftRung",
+    "RungTimes",
+    "StageTime",
+    "Timer",
+    "is_emulated",
+    "roofline_of",
+    "timer_of",
+]
 
 HERE = Here()
-ARCHITECTURES = {"arm64": "aarch64"}
+ROOFLINES = {"arm64": ARM_CORE}
 """Of the devices that a recipe can name, besides `host`."""
 
 
@@ -39,20 +51,26 @@ def timer_of(recipe: Recipe) -> Timer:
     """
     if recipe.device.uri is not None:
         return Remote(recipe.device.uri, recipe.device.python, recipe.device.timeout_seconds)
-    emulated = [target for target in recipe.compile.members if is_emulated(_backend_of(target))]
-    if emulated:
-        return _for_the_gpu(recipe, emulated)
-    own = processor().architecture
-    architecture = ARCHITECTURES.get(recipe.compile.device, own)
-    if architecture == own:
+    absent = {target: backend for target in recipe.compile.members if is_emulated(backend := _backend_of(target))}
+    if absent:
+        return _counted(recipe, absent)
+    device = recipe.compile.device
+    roofline = ROOFLINES.get(device)
+    if roofline is None or roofline.architecture == processor().architecture:
         return HERE
-    _refuse_milliseconds(recipe, recipe.compile.device)
-    return Proxy(architecture)
+    _refuse_milliseconds(recipe, device)
+    return Proxy(roofline)
 
 
-def is_emulated(backend: Backend) -> bool:
+def is_emulated(backend: Backend) -> TypeGuard[StandIn]:
     """Tell whether a backend runs files in place of a device's runtime, so that its times mean nothing."""
-    return isinstance(backend, StandIn) and backend.emulated
+    return isinstance(backend, StandIn) and bool(backend.stand_in)
+
+
+def roofline_of(target: str) -> Roofline:
+    """Return that of the processor for which a target's costs are counted where its device is not there."""
+    made: Target = registry.create("targets", target)
+    return made.roofline if isinstance(made, Rated) else ARM_CORE
 
 
 def _backend_of(target: str) -> Backend:
@@ -61,17 +79,19 @@ def _backend_of(target: str) -> Backend:
     return backend
 
 
-def _for_the_gpu(recipe: Recipe, emulated: Sequence[str]) -> Timer:
-    """Return the timer where there is no GPU, for targets that need one."""
-    if list(recipe.compile.members) != list(emulated):
+def _counted(recipe: Recipe, absent: Mapping[str, StandIn]) -> Timer:
+    """Return the timer where targets need a device that is not there."""
+    device = next(iter(absent.values())).device
+    rooflines = {roofline_of(target) for target in absent}
+    if list(recipe.compile.members) != list(absent) or len(rooflines) > 1:
         raise RecipeError(
             "[compile] targets cannot be compared with each other",
-            got=f"{', '.join(recipe.compile.targets)} on a host without a GPU",
-            expected=f"{' or '.join(emulated)} by itself: its costs are counted, and the others' milliseconds measured",
-            fix="compile them one after the other, or name a device that has a GPU under [device]",
+            got=f"{', '.join(recipe.compile.targets)} on a host without a {device}",
+            expected=f"{' or '.join(absent)} by itself: its costs are counted, and the others' milliseconds measured",
+            fix=f"compile them one after the other, or name a device that has a {device} under [device]",
         )
-    _refuse_milliseconds(recipe, "a GPU")
-    return Proxy("aarch64", roofline=JETSON)
+    _refuse_milliseconds(recipe, f"a {device}")
+    return Proxy(rooflines.pop())
 
 
 def _refuse_milliseconds(recipe: Recipe, device: str) -> None:

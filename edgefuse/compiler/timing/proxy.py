@@ -1,10 +1,7 @@
 """The timer for a processor that nothing here can run on: a cost, counted from the files, stands in for the time.
 
-A roofline (S. Williams, A. Waterman, D. Patterson, "Roofline: an insightful visual performance model for multicore
-architectures", CACM 52(4), 2009, doi:10.1145/1498765.1498785) for every operation of a file: the larger of what its
-multiply-accumulates and the bytes that it moves would take alone. The unit is what a million float32
-multiply-accumulates take. Caches, dispatch and everything but multiplications cost nothing, so costs rank candidates
-and predict no time.
+It is a roofline (`CostGraph.cost`). Caches, dispatch and everything but multiplications cost nothing, so costs rank
+candidates and predict no time.
 """
 
 from __future__ import annotations
@@ -18,53 +15,29 @@ from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.candidates.built import Built
 from edgefuse.compiler.timing.timer import Contender, DraftRung, RungTime, RungTimes, StageTime, Unit
 from edgefuse.export import costs
+from edgefuse.export.cost_graph import Roofline
 from edgefuse.measure.statistics import Interval
 from edgefuse.runtime.backends.backend import Backend, versions_of
 from edgefuse.runtime.pipeline import Inputs
 
-
-@dataclass(frozen=True)
-class Roofline:
-    """The most that a processor does in a cycle.
-
-    Attributes:
-        name: of the processor, in the words of reports.
-        float32, float16, int8: multiply-accumulates.
-        bytes: streamed from memory.
-    """
-
-    name: str
-    float32: int
-    float16: int
-    int8: int
-    bytes: int
-
-
-ARM_CORE = Roofline("one Arm core with int8 dot products", float32=8, float16=8, int8=32, bytes=4)
+ARM_CORE = Roofline("one Arm core with int8 dot products", "aarch64", float32=8, float16=8, int8=32, bytes=4)
 """A Cortex-A76 or Neoverse N1: FMLA and SDOT, from Arm's "Cortex-A76 software optimization guide", section 3.15.
 
 Float16 files are computed in float32 there.
 """
 
-JETSON = Roofline("the GPU of a Jetson AGX Orin", float32=2_048, float16=16_384, int8=32_768, bytes=157)
-"""2,048 CUDA cores and 64 tensor cores of 256 float16 or 512 int8 products at 1.3 GHz, and 204.8 GB/s.
-
-From NVIDIA's "Jetson AGX Orin Series Technical Brief"; dense weights, and float32 without TF32.
-"""
-
 
 @dataclass(frozen=True)
 class Proxy:
-    """Counts the costs of files for an architecture; runs nothing."""
+    """Counts the costs of files for a processor; runs nothing."""
 
-    architecture: str = "aarch64"
-    unit: Unit = "cost"
     roofline: Roofline = ARM_CORE
+    unit: Unit = "cost"
 
     def describe(self, backends: Sequence[Backend], threads: int) -> Machine:
         """Say that this is no machine; the versions are those that judge accuracy here."""
         return Machine(
-            architecture=self.architecture,
+            architecture=self.roofline.architecture,
             cpu=f"no device: costs counted from the files, for {self.roofline.name}",
             cores=1,
             features=(),
@@ -106,13 +79,7 @@ def cost(built: Built, stage: StageSpec, roofline: Roofline = ARM_CORE) -> float
         stage: that it computes.
         roofline: of the processor that stands in.
     """
-    graph = costs.graph(built.lowered(), built.target, stage)
-    cycles = 0.0
-    for operation in graph.operations:
-        floats = roofline.float16 if operation.half else roofline.float32
-        mac_per_cycle = roofline.int8 if operation.integer else floats
-        cycles += max(operation.mac / mac_per_cycle, graph.traffic(operation) / roofline.bytes)
-    return cycles * roofline.float32 / 1e6
+    return costs.graph(built.lowered(), built.target, stage).cost(roofline)
 
 
 def _sum(draft: DraftRung, roofline: Roofline) -> float:

@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 
 from edgefuse.compiler.workers import Messages, Outcome, Settings, attempt, become_worker, heard_by, pass_on, pickled
 from edgefuse.compiler.workers.cluster import own_cluster
-from edgefuse.errors import EngineError
+from edgefuse.errors import EngineError, cited
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -77,7 +77,7 @@ class RayWorkers:
         except (RayError, ConnectionError, RuntimeError, ValueError) as error:
             raise EngineError(
                 f"the Ray cluster '{address}' cannot be used",
-                got=" ".join(str(error).split()),
+                got=cited(error),
                 fix="correct RAY_ADDRESS, or leave it out to start a cluster on this machine",
             ) from error
 
@@ -186,7 +186,7 @@ def _outcome(reference: ray.ObjectRef[bytes], job: str, retries: int) -> Outcome
     except RayError as error:
         raise EngineError(
             f"{job}: this job crashed its worker {retries + 1} time{'s' * (retries > 0)}, or no worker could start",
-            got=" ".join(str(error).split())[:300].rstrip("."),
+            got=cited(error, 300),
             fix="give workers more memory, or take fewer --jobs; a cluster of your own has logs of them",
         ) from error
     return outcome

@@ -18,7 +18,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 from edgefuse.bundle.manifest import BuildPlan, Profile
 from edgefuse.bundle.spec import Bounded, Bucketed, Dim, largest
 from edgefuse.errors import ExportError, ModelError
-from edgefuse.export.cost_graph import CostGraph
+from edgefuse.export.cost_graph import CostGraph, Roofline
 from edgefuse.export.onnx import costs
 from edgefuse.export.onnx.forms import apply_common_forms
 from edgefuse.export.onnx.target import TOOLS, finished, translated, untranslatable
@@ -31,6 +31,12 @@ from edgefuse.export.torch.forms import Table, first_that_agrees
 from edgefuse.stages.examples import example_feeds, run_torch
 from edgefuse.stages.stage import Array, Feeds, TorchStage
 
+JETSON = Roofline("the GPU of a Jetson AGX Orin", "aarch64", float32=2_048, float16=16_384, int8=32_768, bytes=157)
+"""2,048 CUDA cores and 64 tensor cores of 256 float16 or 512 int8 products at 1.3 GHz, and 204.8 GB/s.
+
+From NVIDIA's "Jetson AGX Orin Series Technical Brief"; dense weights, and float32 without TF32.
+"""
+
 
 class TensorrtTarget:
     """Lower stages to ONNX graphs that TensorRT 10 and 11 build engines from, at batch 1."""
@@ -41,6 +47,7 @@ class TensorrtTarget:
     suffix = ".onnx"
     accelerator = "gpu"
     pads = False
+    roofline = JETSON
 
     def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
         """Name the operators of a stage that ONNX or TensorRT does not have, with the module each comes from.

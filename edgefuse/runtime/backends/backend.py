@@ -110,11 +110,17 @@ class EngineBuilder(Protocol):
 
 @runtime_checkable
 class StandIn(Protocol):
-    """A backend that can take the place of a device's runtime, to check files where there is no such device."""
+    """A backend that can take the place of a device's runtime, to check files where there is no such device.
+
+    Attributes:
+        device: that the runtime needs, in the words of reports: `GPU`.
+    """
+
+    device: str
 
     @property
-    def emulated(self) -> bool:
-        """Whether it does: times then say nothing about the device."""
+    def stand_in(self) -> str:
+        """What runs files in its place (times then say nothing about the device); empty where the device is there."""
 
 
 @dataclass(frozen=True)
@@ -295,8 +301,3 @@ def _within(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
 def versions_of(backends: Iterable[Backend]) -> dict[str, str]:
     """Return the versions of several runtimes, by distribution name."""
     return {name: text for backend in backends for name, text in backend.versions().items()}
-
-
-def first_line(error: Exception | str) -> str:
-    """Return the first line of what a runtime says, which is the part for people; the kind of error if it is silent."""
-    return str(error).strip().split("\n", 1)[0].rstrip(".") or type(error).__name__

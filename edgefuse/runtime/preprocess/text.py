@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgefuse.bundle.spec import Modality, TextPreprocess
 from edgefuse.bundle.tokenizer.check import read_tokenizer
 from edgefuse.bundle.tokenizer.excerpt import MARGIN, excerpts
-from edgefuse.errors import BundleError, EdgefuseError, InputError, needing
+from edgefuse.errors import BundleError, EdgefuseError, InputError, cited, needing
 from edgefuse.runtime.backends.backend import Array
 from edgefuse.runtime.preprocess.tensor import delivered, with_length
 
@@ -132,13 +132,9 @@ def _refused(refusal: Callable[[str], EdgefuseError]) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # tokenizers raises plain `Exception`
-        raise refusal(_first_line(error)) from error
+        raise refusal(cited(error)) from error
     except BaseException as error:
         # A panic is no `Exception`, and its class cannot be imported.
         if type(error).__name__ != "PanicException":
             raise
-        raise refusal(_first_line(error)) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return f"'{str(error).strip().split(chr(10), 1)[0]}'"
+        raise refusal(cited(error)) from error

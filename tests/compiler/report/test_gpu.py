@@ -12,7 +12,7 @@ import pytest
 
 from edgefuse.compiler.recipe import recipe
 from edgefuse.compiler.recipe.gpu import read
-from edgefuse.compiler.report.schema import parse, spell
+from edgefuse.compiler.report.encoding import parse, spell
 from edgefuse.errors import RecipeError
 
 Shown = Callable[[dict[str, Any]], Any]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgefuse.compiler.report import html
-from edgefuse.compiler.report.schema import parse
+from edgefuse.compiler.report.encoding import parse
 from edgefuse.compiler.report.text import summary
 from edgefuse.errors import EdgefuseError
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgefuse.compiler.report.curves import curves
-from edgefuse.compiler.report.schema import parse
+from edgefuse.compiler.report.encoding import parse
 from edgefuse.compiler.report.tables import ladder, sensitivities, time_bars, totals
 from edgefuse.compiler.report.text import with_caution
 

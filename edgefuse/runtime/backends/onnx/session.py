@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from edgefuse.bundle.manifest import Binding
-from edgefuse.errors import BackendError
+from edgefuse.errors import BackendError, cited
 from edgefuse.runtime.backends.backend import (
     Array,
     InputPorts,
     OutputPorts,
     SessionOptions,
     check_tensors,
-    first_line,
 )
 from edgefuse.runtime.backends.denormals import Flushed
 from edgefuse.runtime.backends.onnx.api import onnxruntime
@@ -42,7 +41,7 @@ def opened(
     except Exception as error:  # ONNX Runtime's own errors have no other base, and bindings raise what they like
         raise BackendError(
             "ONNX Runtime cannot open a stage file",
-            got=first_line(error),
+            got=cited(error),
             fix="check that the bundle was made for this version of onnxruntime",
         ) from error
     # The session would keep the file's bytes for resetting itself, which is never asked of it: a second copy of
@@ -72,7 +71,7 @@ class OnnxSession:
             with self._flushed:
                 results = self._run(self._tensors, arranged)
         except Exception as error:
-            raise BackendError("ONNX Runtime cannot run a stage", got=first_line(error)) from error
+            raise BackendError("ONNX Runtime cannot run a stage", got=cited(error)) from error
         return self._outputs.named(results)
 
 

@@ -9,14 +9,14 @@ from functools import cache
 from typing import Any
 
 from edgefuse.bundle.manifest import Binding
-from edgefuse.errors import BackendError
+from edgefuse.errors import BackendError, cited
 from edgefuse.runtime.backends.backend import Array, InputPorts, OutputPorts, SessionOptions, check_tensors
 from edgefuse.runtime.backends.denormals import Flushed
 from edgefuse.runtime.backends.openvino.api import FrontEndManager, openvino
 from edgefuse.runtime.forks import outlive
 
 # Where in its source OpenVINO failed, in its messages.
-_WHERE = re.compile(r"Exception from \S+:\d+:|Check '.*' failed at \S+:\d+:")
+_WHERE = re.compile(r"^(Exception from|Check '.*' failed at) \S+:\d+:| Check '.*' failed at \S+:\d+(?=:)", re.MULTILINE)
 
 
 def read(data: bytes) -> Any:
@@ -149,13 +149,8 @@ def _frontend() -> Any:
 
 
 def said(error: Exception) -> str:
-    """Return the first line of an error that is for people, and the next where it breaks off."""
-    lines = [(bool(_WHERE.search(line)), _WHERE.sub("", line).strip()) for line in str(error).splitlines()]
-    spoken = [(cut, line.rstrip(".")) for cut, line in lines if line]
-    if not spoken:
-        return type(error).__name__
-    broken_off = spoken[0][0] and len(spoken) > 1
-    return f"{spoken[0][1]}: {spoken[1][1]}" if broken_off else spoken[0][1]
+    """Return what an error says, without where in OpenVINO's source."""
+    return cited(error, clean=lambda text: _WHERE.sub("", text))
 
 
 def cannot_open(got: str) -> BackendError:

@@ -26,6 +26,7 @@ class TensorrtBackend:
     name = "tensorrt"
     title = "TensorRT"
     suffix = ".onnx"
+    device = "GPU"
     build_seconds = 3600.0
 
     def __init__(self) -> None:
@@ -44,9 +45,9 @@ class TensorrtBackend:
         return self._runtime.prepare(data, inputs, options) if isinstance(self._runtime, EngineBuilder) else ""
 
     @property
-    def emulated(self) -> bool:
-        """Whether graphs run on the CPU: then times say nothing about a GPU."""
-        return isinstance(self._runtime, StandIn) and self._runtime.emulated
+    def stand_in(self) -> str:
+        """What runs graphs on the CPU, where there is no GPU."""
+        return self._runtime.stand_in if isinstance(self._runtime, StandIn) else ""
 
     def versions(self) -> dict[str, str]:
         """Return the versions of what was chosen, and where it runs."""

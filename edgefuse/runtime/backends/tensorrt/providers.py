@@ -30,14 +30,15 @@ class ProviderBackend(OnnxBackend):
 
     name = "tensorrt"
     title = "TensorRT"
+    device = "GPU"
 
     def __init__(self, provider: str | None = None) -> None:
         self.provider = provider or next(filter(_works, (TENSORRT, CUDA)), CPU)
 
     @property
-    def emulated(self) -> bool:
-        """Whether graphs run on the CPU."""
-        return self.provider == CPU
+    def stand_in(self) -> str:
+        """What runs graphs on the CPU, where no provider for GPUs works."""
+        return f"{OnnxBackend.title} on the CPU" if self.provider == CPU else ""
 
     def versions(self) -> dict[str, str]:
         """Return the version of ONNX Runtime, and the provider."""

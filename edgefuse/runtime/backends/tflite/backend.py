@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgefuse.bundle.manifest import Binding
-from edgefuse.errors import BackendError
+from edgefuse.errors import BackendError, cited
 from edgefuse.runtime.backends.backend import (
     Array,
     InputPorts,
@@ -16,7 +16,6 @@ from edgefuse.runtime.backends.backend import (
     OutputPorts,
     SessionOptions,
     check_tensors,
-    first_line,
 )
 from edgefuse.runtime.forks import outlive
 
@@ -57,7 +56,7 @@ class TfliteBackend:
         except Exception as error:  # LiteRT's bindings raise whatever they like
             raise BackendError(
                 "LiteRT cannot open a stage file",
-                got=first_line(error),
+                got=cited(error),
                 fix="check that the bundle was made for this version of ai-edge-litert",
             ) from error
         if wrong:
@@ -129,10 +128,13 @@ class TfliteSession:
             interpreter.invoke()
             results = [interpreter.get_tensor(index) for index in self._output_indices]
         except Exception as error:
-            said = str(error)  # after all that was said of earlier runs
-            news, self._said = said.removeprefix(self._said), said
-            raise BackendError("LiteRT cannot run a stage", got=first_line(news if news.strip() else error)) from error
+            raise BackendError("LiteRT cannot run a stage", got=cited(error, clean=self._news)) from error
         return self._outputs.named(results)
+
+    def _news(self, said: str) -> str:
+        """Return what was said of this run, which stands after all that was said of earlier ones."""
+        news, self._said = said.removeprefix(self._said), said
+        return news.strip() or said
 
 
 def _check_fixed(bindings: tuple[Binding, ...]) -> None:
