@@ -63,6 +63,8 @@ def crosses_as(value: object, batch: Any) -> int | None:
     """
     if not isinstance(value, Tensor) or value.dtype not in _FLOATS or value.dim() == 0:
         return None
+    if any(map(costs.is_data_dependent, value.shape)):
+        return None
     axes = [axis for axis, size in enumerate(value.shape) if str(size) in batch]
     if batch == {"1"} and axes[:1] == [0]:
         return 0
