@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch.nn.utils.rnn import PackedSequence
 
 from edgefuse.errors import EdgefuseError, cited
 
@@ -36,6 +37,25 @@ _BETWEEN = (
     *(_OWN / part for part in ("export", "stages", "compiler", "quantize", "prune")),
 )
 _PYTHON = Path(sysconfig.get_paths()["stdlib"])
+
+_NOT_TRACED = (
+    (
+        PackedSequence,
+        "sequences are not traced packed: run the layer on the padded sequence and mask what follows the valid steps, "
+        "as docs/recurrent.md shows",
+    ),
+    (
+        (torch.jit.ScriptModule, torch.jit.ScriptFunction),
+        "TorchScript is not traced: give the module that was scripted",
+    ),
+)
+"""What is no operator of torch's, and what to do about it."""
+
+_SIGNS = {
+    "data-dependent": "write the forward pass without Python branches on the values of tensors",
+    "numpy": "compute with torch alone inside of a stage",
+}
+_ANY_FIX = "mend that line; a model is traced without Python branches on the values of tensors"
 
 
 @contextlib.contextmanager
@@ -78,6 +98,18 @@ def first_words(error: BaseException) -> str:
             cut = line if len(line) <= _MAX_CHARACTERS else line[: _MAX_CHARACTERS - 1] + "…"
             return f"{type(one).__name__}: {cut}"
     return type(error).__name__
+
+
+def advice(error: BaseException) -> str:
+    """Return what to do about something that `torch.export` refuses: by what was called, else by what it says."""
+    chain = [one for one in (error, error.__cause__) if one is not None]
+    frames = [frame for one in chain for frame, _ in traceback.walk_tb(one.__traceback__)]
+    held = [value for frame in frames for value in frame.f_locals.values()]
+    for kind, fix in _NOT_TRACED:
+        if any(isinstance(value, kind) for value in held):
+            return fix
+    said = first_words(error)
+    return next((fix for sign, fix in _SIGNS.items() if sign in said), _ANY_FIX)
 
 
 def user_line(error: BaseException) -> str:

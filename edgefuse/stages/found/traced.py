@@ -19,7 +19,7 @@ from edgefuse.stages.found.calling import Called
 from edgefuse.stages.found.costs import value_of
 from edgefuse.stages.found.naming import Value, values_of
 from edgefuse.stages.recurrent import open_steps
-from edgefuse.stages.silence import at, first_words, quiet, user_line
+from edgefuse.stages.silence import advice, at, first_words, quiet, user_line
 
 _BATCH = 2
 """`torch.export` takes a size of 1 for a constant."""
@@ -91,13 +91,13 @@ def trace(module: Called, spec: ModelSpec, tensors: Sequence[Tensor], kept: Coll
         why = f"in batches torch.export refuses it{at(user_line(error))}: {first_words(error)}"
     try:
         program = _export(module, tensors, [_axes(value, batched=False) for value in values], kept)
+        return _canonical(program, module, values, unbatched=why)
     except Exception as error:  # torch.export raises whatever the module's own code raises
         raise ModelError(
             f"torch.export cannot trace the model {type(module.module).__name__}{at(user_line(error))}",
             got=first_words(error),
-            fix="mend that line: a model is traced without Python branches on the values of tensors",
+            fix=advice(error),
         ) from error
-    return _canonical(program, module, values, unbatched=why)
 
 
 def _axes(value: Value, *, batched: bool) -> dict[int, Any]:
@@ -143,7 +143,7 @@ def _is_free(size: object) -> bool:
 def _canonical(program: ExportedProgram, module: Called, values: Sequence[Value], unbatched: str = "") -> Traced:
     if any(_changes_in_place(node) for node in program.graph.nodes):
         _name_what_stays(program)
-        with quiet():
+        with quiet(), open_steps():
             program = program.run_decompositions({})
     graph = program.graph
     for node in list(graph.nodes):
