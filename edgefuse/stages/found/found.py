@@ -24,6 +24,7 @@ from edgefuse.stages.found.naming import keywords, takes_any, takes_positions, u
 from edgefuse.stages.found.parts import Part, Unsplittable, parts_of
 from edgefuse.stages.found.traced import Traced, trace
 from edgefuse.stages.found.wiring import order_inputs, wired
+from edgefuse.stages.parametrized import with_plain_weights
 from edgefuse.stages.silence import first_words, quiet
 from edgefuse.stages.stage import Feeds, InputValues, TorchStage, parameters_of, with_twins
 from edgefuse.stages.values import with_values
@@ -108,7 +109,7 @@ def find(module: nn.Module, spec: ModelSpec | None = None, values: Sequence[Inpu
     spec = spec or getattr(module, "spec", None)
     if not isinstance(spec, ModelSpec):
         raise undescribed(module, spec)
-    module = unwrapped(module)
+    module = with_plain_weights(unwrapped(module))
     if isinstance(module, FusionModel):
         if spec != module.spec:
             raise ModelError(
