@@ -56,7 +56,7 @@ def trace(
         raise ExportError(
             f"torch.export cannot trace the stage '{stage.spec.name}'{at(user_line(error))}",
             got=first_words(error),
-            fix=advice(error),
+            fix=advice(error, stage.module),
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Weights that a module computes anew whenever it is called, such as a weight norm's, as plain ones.
+"""Plain weights: those that a module computes anew whenever it is called, such as a weight norm's, and float32 ones.
 
 Outside of training they are constants. As plain weights they are computed once, prune, and get a precision of their
 own; a file would else compute them in every run. Wav2vec 2.0's positions and many convolutions over time are so.
@@ -33,6 +33,16 @@ def with_plain_weights(module: nn.Module) -> nn.Module:
             for remove in list(_removals(part)):
                 remove()
     return made
+
+
+def in_float32(module: nn.Module) -> tuple[nn.Module, str]:
+    """Return a module whose weights are float32, a copy if some were not, and a sentence that says so."""
+    tensors = (*module.parameters(), *module.buffers())
+    others = dict.fromkeys(t.dtype for t in tensors if t.is_floating_point() and t.dtype != torch.float32)
+    if not others:
+        return module, ""
+    names = ", ".join(str(dtype).removeprefix("torch.") for dtype in others)
+    return copy.deepcopy(module).float(), f"it has weights in {names}, which are taken as float32"
 
 
 def _removals(part: nn.Module) -> Iterator[Callable[[], object]]:

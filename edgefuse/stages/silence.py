@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from edgefuse.errors import EdgefuseError, cited
@@ -38,16 +39,15 @@ _BETWEEN = (
 )
 _PYTHON = Path(sysconfig.get_paths()["stdlib"])
 
+UNSCRIPTED = "give the module that was scripted"
+
 _NOT_TRACED = (
     (
         PackedSequence,
         "sequences are not traced packed: run the layer on the padded sequence and mask what follows the valid steps, "
         "as docs/recurrent.md shows",
     ),
-    (
-        (torch.jit.ScriptModule, torch.jit.ScriptFunction),
-        "TorchScript is not traced: give the module that was scripted",
-    ),
+    ((torch.jit.ScriptModule, torch.jit.ScriptFunction), f"TorchScript is not traced: {UNSCRIPTED}"),
 )
 """What is no operator of torch's, and what to do about it."""
 
@@ -100,11 +100,11 @@ def first_words(error: BaseException) -> str:
     return type(error).__name__
 
 
-def advice(error: BaseException) -> str:
-    """Return what to do about something that `torch.export` refuses: by what was called, else by what it says."""
+def advice(error: BaseException, module: nn.Module) -> str:
+    """Return what to do about a module that `torch.export` refuses: by what was called, else by what it says."""
     chain = [one for one in (error, error.__cause__) if one is not None]
     frames = [frame for one in chain for frame, _ in traceback.walk_tb(one.__traceback__)]
-    held = [value for frame in frames for value in frame.f_locals.values()]
+    held = [*module.modules(), *(value for frame in frames for value in frame.f_locals.values())]
     for kind, fix in _NOT_TRACED:
         if any(isinstance(value, kind) for value in held):
             return fix

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from edgefuse.bundle.spec import tensor
 from edgefuse.stages.found import find
 from edgefuse.stages.parametrized import with_plain_weights
-from tests.stages.found.models import MOTION, described
+from tests.stages.found.models import MOTION, SOUND, Plain, described
 
 
 def twice(layer: nn.Linear) -> nn.Module:
@@ -80,3 +80,12 @@ def test_stages_are_found_with_plain_weights() -> None:
     names = list(found.stages[0].module.state_dict())
     assert names
     assert not any("parametrizations" in name for name in names)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_in_another_precision_are_taken_as_float32_and_that_is_said(dtype: torch.dtype) -> None:
+    model = Plain().to(dtype)
+    found = find(model, described(SOUND, MOTION))
+    assert found.notes == (f"it has weights in {str(dtype).removeprefix('torch.')}, which are taken as float32",)
+    assert len(found.stages) == 3
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}

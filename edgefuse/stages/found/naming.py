@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -65,13 +65,27 @@ def keywords(module: nn.Module, spec: ModelSpec) -> dict[str, str] | None:
     wanted = [name for name, p in named.items() if p.default is p.empty and name not in found.values()]
     if not missing and not wanted:
         return found
-    if takes_positions(module) or _fits_positions(named, spec) or not found:
+    if takes_positions(module) or _fits_positions(named, spec):
+        return None
+    if len(wanted) == 1 and not found:
+        raise _one_argument(module, wanted[0], [_usual(value, spec) for value in _tensors(spec)])
+    if not found:
         return None
     raise ModelError(
         f"the inputs of {type(module).__name__}.forward do not match the spec '{spec.name}'",
         got=", ".join(wanted or named),
         expected=", ".join(missing) or f"only {', '.join(found.values())}",
         fix="name the modalities' tensors as the arguments of forward, or give the other arguments a default",
+    )
+
+
+def _one_argument(module: nn.Module, argument: str, names: Sequence[str]) -> ModelError:
+    held = ", ".join(f'"{name}": {name}' for name in names)
+    return ModelError(
+        f"{type(module).__name__}.forward takes all of its inputs as one argument",
+        got=argument,
+        expected=f"an argument for each tensor of the spec: {', '.join(names)}",
+        fix=f"hand on a module around it: def forward(self, {', '.join(names)}): return self.model({{{held}}})",
     )
 
 

@@ -99,7 +99,7 @@ def trace(module: Called, spec: ModelSpec, tensors: Sequence[Tensor], kept: Coll
         raise ModelError(
             f"torch.export cannot trace the model {type(module.module).__name__}{at(user_line(error))}",
             got=first_words(error),
-            fix=advice(error),
+            fix=advice(error, module),
         ) from error
 
 
@@ -216,9 +216,7 @@ def _name_picked(program: ExportedProgram, picks: Picks) -> None:
     for call, side, place, number in picks:
         named = getattr(program.module_call_graph[call].signature, side)
         source = nodes[named[place].name]
-        if (
-            source.target is operator.getitem
-        ):  # of which torch names the last
+        if source.target is operator.getitem:  # of which torch names the last
             (source,) = source.all_input_nodes
         users = [user for user in source.users if user.target is operator.getitem]
         found = next((user for user in users if user.args[1] == number), None)

@@ -102,3 +102,43 @@ def test_sizes_that_values_decide_are_no_traceback() -> None:
     )
     found = find(Mixed(), made)
     assert [stage.spec.name for stage in found.stages] == ["audio_encoder", "image_encoder", "fusion"], found.notes
+
+
+class Heads(nn.Module):
+    """A transformer's block written with `einsum`, and a feed-forward layer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.ff = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        x = x + self.out(torch.einsum("bij,bjd->bid", torch.einsum("bid,bjd->bij", q, k).softmax(-1), v))
+        y: Tensor = x + self.ff(x)
+        return y
+
+
+class Narrow(nn.Module):
+    """Three sequences, of which one is much narrower than what its blocks make of it."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.audio, self.motion, self.words = nn.Linear(20, width), nn.Conv1d(6, width, 5, 2, 2), nn.Linear(20, width)
+        self.blocks = nn.ModuleList(nn.Sequential(Heads(width), Heads(width)) for _ in range(3))
+        self.fusion, self.head = Heads(width), nn.Linear(width, 3)
+
+    def forward(self, audio: Tensor, motion: Tensor, words: Tensor) -> Tensor:
+        stems = self.audio(audio), self.motion(motion.transpose(1, 2)).transpose(1, 2), self.words(words)
+        x = torch.cat([block(stem) for block, stem in zip(self.blocks, stems, strict=True)], 1)
+        logits: Tensor = self.head(self.fusion(x).mean(1))
+        return logits
+
+
+def test_no_encoder_is_left_without_work() -> None:
+    shapes = {"audio": (1, 24, 20), "motion": (1, 32, 6), "words": (1, 12, 20)}
+    modalities = tuple(tensor(name, shape=shape) for name, shape in shapes.items())
+    made = ModelSpec(name="narrow", modalities=modalities, outputs=(ClassOutput(labels=("a", "b", "c")),))
+    found = find(Narrow(), made)
+    assert [work.stage for work in found.work] == ["audio_encoder", "motion_encoder", "words_encoder", "fusion"]
+    assert all(work.macs > 0.1 * sum(one.macs for one in found.work) for work in found.work), found.work

@@ -57,6 +57,32 @@ def test_what_is_no_operator_of_torch_is_told_with_what_to_do(module: type[nn.Mo
     assert line in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_model_that_is_torch_script_is_told_so() -> None:
+    with pytest.raises(ModelError, match=r"the model is TorchScript.*Fix: give the module that was scripted"):
+        find(torch.jit.script(nn.Linear(6, 4)), described(SERIES, MOTION))
+
+
+class Batched(nn.Module):
+    """Takes a batch as data loaders give it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        y: Tensor = self.layer(batch["motion"]).mean(1) + batch["series"].mean((1, 2), keepdim=True)[:, :, 0]
+        return y
+
+
+def test_a_model_that_takes_one_dict_is_told_what_to_write() -> None:
+    with pytest.raises(ModelError) as caught:
+        find(Batched(), described(SERIES, MOTION))
+    assert "Batched.forward takes all of its inputs as one argument: got batch" in str(caught.value)
+    assert "Fix: hand on a module around it: def forward(self, series, motion)" in str(caught.value)
+    assert 'return self.model({"series": series, "motion": motion})' in str(caught.value)
+
+
 class Sketched(nn.Module):
     """Compact bilinear pooling: features scattered in place, one of them the last state of a recurrent layer."""
 
