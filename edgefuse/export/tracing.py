@@ -18,17 +18,12 @@ from torch.export import ExportedProgram
 from edgefuse.errors import ExportError
 from edgefuse.export.torch.forms import COMMON, Table, apply_forms
 from edgefuse.export.torch.tables import without_projections
-from edgefuse.stages.silence import at, first_words, last_of_user, quiet, user_line
+from edgefuse.stages.silence import advice, at, first_words, last_of_user, quiet, user_line
 from edgefuse.stages.stage import TorchStage
 
 __all__ = ["first_words", "named_operators", "node_of", "quiet", "trace", "user_line"]
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
-_FIX = {
-    "data-dependent": "write the forward pass without Python branches on the values of tensors",
-    "numpy": "compute with torch alone inside of a stage",
-}
-_ANY_FIX = "mend that line; a stage is traced at fixed shapes, without branches on the values of tensors"
 
 
 def trace(
@@ -58,11 +53,10 @@ def trace(
     except ExportError:
         raise
     except Exception as error:  # torch.export raises whatever the module's own code raises
-        said = first_words(error)
         raise ExportError(
             f"torch.export cannot trace the stage '{stage.spec.name}'{at(user_line(error))}",
-            got=said,
-            fix=next((fix for sign, fix in _FIX.items() if sign in said), _ANY_FIX),
+            got=first_words(error),
+            fix=advice(error, stage.module),
         ) from error
 
 

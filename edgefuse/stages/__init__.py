@@ -7,6 +7,7 @@
 - `values`: what inputs look like;
 - `examples`: generated inputs;
 - `padding`: whether a stage depends on it;
+- `parametrized`: weights that are computed in every run as plain ones;
 - `recurrent`: layers over any number of steps, while torch traces them;
 - `silence`: libraries that trace kept quiet, and their errors as the user's own line;
 - `agreement`: a file against torch.

@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 
 from edgefuse.errors import cited
 
@@ -35,6 +37,24 @@ _BETWEEN = (
     *(_OWN / part for part in ("export", "stages", "compiler", "quantize", "prune")),
 )
 _PYTHON = Path(sysconfig.get_paths()["stdlib"])
+
+UNSCRIPTED = "give the module that was scripted"
+
+_NOT_TRACED = (
+    (
+        PackedSequence,
+        "sequences are not traced packed: run the layer on the padded sequence and mask what follows the valid steps, "
+        "as docs/recurrent.md shows",
+    ),
+    ((torch.jit.ScriptModule, torch.jit.ScriptFunction), f"TorchScript is not traced: {UNSCRIPTED}"),
+)
+"""What is no operator of torch's, and what to do about it."""
+
+_SIGNS = {
+    "data-dependent": "write the forward pass without Python branches on the values of tensors",
+    "numpy": "compute with torch alone inside of a stage",
+}
+_ANY_FIX = "mend that line; a model is traced without Python branches on the values of tensors"
 
 
 @contextlib.contextmanager
@@ -73,6 +93,18 @@ def first_words(error: BaseException) -> str:
         if said != type(one).__name__:
             return said
     return type(error).__name__
+
+
+def advice(error: BaseException, module: nn.Module) -> str:
+    """Return what to do about a module that `torch.export` refuses: by what was called, else by what it says."""
+    chain = [one for one in (error, error.__cause__) if one is not None]
+    frames = [frame for one in chain for frame, _ in traceback.walk_tb(one.__traceback__)]
+    held = [*module.modules(), *(value for frame in frames for value in frame.f_locals.values())]
+    for kind, fix in _NOT_TRACED:
+        if any(isinstance(value, kind) for value in held):
+            return fix
+    said = first_words(error)
+    return next((fix for sign, fix in _SIGNS.items() if sign in said), _ANY_FIX)
 
 
 def user_line(error: BaseException) -> str:

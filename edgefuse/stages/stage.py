@@ -33,6 +33,7 @@ class InputValues:
         deviation: the standard deviation.
         whole: whether all are whole numbers.
         steps: the fewest and the most along axis 1.
+        ordered: columns of which the first is never more than the second, as in boxes of two corners.
     """
 
     key: str
@@ -42,6 +43,7 @@ class InputValues:
     deviation: tuple[float, ...]
     whole: bool
     steps: tuple[int, int]
+    ordered: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,12 @@ _MOST_COLUMNS = 512
 _FEWEST_SAMPLES = 8
 """Below it the mean of a column would tell a sample."""
 
+_MOST_ORDERED = 8
+"""Columns of a box and the like; of more, too many pairs would seem to be in order by chance."""
+
+_FEWEST_ORDERED = 32
+"""Rows in which one column is never more than another: half of them would be if there were no order."""
+
 _PATCH = 8
 """Pixels of a generated picture that have one grey level: white noise has no edges, which networks look for."""
 
@@ -56,9 +62,10 @@ def generated(values: InputValues, shape: tuple[int, ...], dtype: str, rng: np.r
     if dtype == "uint8" and len(shape) == 4:
         return _picture(shape, float(low.min()), float(high.max()), rng)
     if values.whole:
-        return rng.integers(low.astype(np.int64), high.astype(np.int64), endpoint=True).astype(dtype)
-    noise = mean + deviation * rng.standard_normal(shape)
-    return np.clip(noise, low, high).astype(dtype)
+        drawn = rng.integers(low.astype(np.int64), high.astype(np.int64), endpoint=True).astype(dtype)
+    else:
+        drawn = np.clip(mean + deviation * rng.standard_normal(shape), low, high).astype(dtype)
+    return _in_order(drawn, values.ordered)
 
 
 def _of(key: str, arrays: Sequence[npt.NDArray[np.generic]]) -> InputValues:
@@ -75,7 +82,31 @@ def _of(key: str, arrays: Sequence[npt.NDArray[np.generic]]) -> InputValues:
         deviation=tuple(flat.std(axis=0).tolist()),
         whole=bool((flat == np.round(flat)).all()),
         steps=(min(steps), max(steps)),
+        ordered=_order(flat) if columns else (),
     )
+
+
+def _order(rows: npt.NDArray[np.float64]) -> tuple[tuple[int, int], ...]:
+    """Return the pairs of columns that are in order in every row, though their ranges alone do not say so."""
+    count, width = rows.shape
+    if count < _FEWEST_ORDERED or width > _MOST_ORDERED:
+        return ()
+    low, high = rows.min(axis=0), rows.max(axis=0)
+    pairs = ((first, second) for first in range(width) for second in range(width) if first != second)
+    return tuple(
+        (first, second)
+        for first, second in pairs
+        if high[first] > low[second] and (rows[:, first] <= rows[:, second]).all()
+    )
+
+
+def _in_order(drawn: Array, pairs: Sequence[tuple[int, int]]) -> Array:
+    """Exchange values of a row until each pair of columns is in order; ranges hold, for those of a pair overlap so."""
+    for _ in range(_MOST_ORDERED if pairs else 0):
+        for first, second in pairs:
+            small, large = drawn[..., first].copy(), drawn[..., second].copy()
+            drawn[..., first], drawn[..., second] = np.minimum(small, large), np.maximum(small, large)
+    return drawn
 
 
 def _fitting(numbers: tuple[float, ...], shape: tuple[int, ...]) -> npt.NDArray[np.float64]:

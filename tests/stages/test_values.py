@@ -49,6 +49,28 @@ def test_columns_of_a_table_keep_their_own_ranges() -> None:
     assert 0 <= made[1] <= 0.11
 
 
+def test_the_corners_of_boxes_stay_in_order() -> None:
+    """LiLT and LayoutLM look up the width and the height of each word's box: a negative one is no row of a table."""
+    random = rng()
+    corners = [random.integers(0, 60, (1, 24, 2, 2), np.int32) for _ in range(10)]
+    samples = [{"t.bbox": np.sort(corner, axis=2).reshape(1, 24, 4)} for corner in corners]
+    (values,) = observed(samples)
+    assert values.ordered == ((0, 2), (1, 3))
+    made = generated(values, (3, 24, 4), "int32", rng())
+    assert (made[..., 0] <= made[..., 2]).all()
+    assert (made[..., 1] <= made[..., 3]).all()
+    assert made.min() >= 0
+    assert made.max() < 60
+
+
+def test_columns_that_their_ranges_keep_apart_need_no_order() -> None:
+    rows: list[dict[str, Array]] = [
+        {"t.values": np.array([[[i, 5 * i % 40, 50 + i]]] * 4, np.float32)} for i in range(40)
+    ]
+    assert observed(rows)[0].ordered == ()
+    assert observed([{"t.values": rng().uniform(0, 1, (1, 64, 9)).cumsum(-1).astype(np.float32)}] * 9)[0].ordered == ()
+
+
 def test_few_samples_give_one_range_for_all_so_that_no_sample_is_told() -> None:
     (values,) = observed(boxes(1))
     assert len(values.mean) == 1

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import SymInt, Tensor
 from torch.fx import Node
 
 aten = torch.ops.aten
 
 
 def size_hint(size: Any) -> int:
-    """Return a size as a number: what a symbolic one was when it was traced."""
-    return int(size) if isinstance(size, int) else int(size.node.hint)
+    """Return a size as a number: what a symbolic one was when it was traced; 1 where values decide it."""
+    if isinstance(size, int):
+        return size
+    return 1 if is_data_dependent(size) else int(size.node.hint)
+
+
+def is_data_dependent(size: Any) -> bool:
+    """Tell whether a size follows from the values of a tensor, as that of `nonzero` does, and not from shapes."""
+    return isinstance(size, SymInt) and size.node.hint is None
 
 
 def elements(value: object) -> int:
@@ -66,6 +73,47 @@ def _attention(node: Node) -> int:
     return 2 * math.prod(query) * key[-2]  # scores, and their product with as many values
 
 
+def _bilinear(node: Node) -> int:
+    return elements(value_of(node)) * math.prod(_shape(node.args[2])[1:])
+
+
+def _tensordot(node: Node) -> int:
+    shape = _shape(node.args[0])
+    return elements(value_of(node)) * math.prod(shape[axis] for axis in node.args[2])  # type: ignore[union-attr, index, misc] # numbers
+
+
+def _einsum(node: Node) -> int:
+    """The products of the operands one after the other, as torch computes them; an ellipsis counts as one index."""
+    terms, arrow, result = str(node.args[0]).replace(" ", "").replace("...", ".").partition("->")
+    names = terms.split(",")
+    sizes: dict[str, int] = {}
+    for term, operand in zip(names, node.args[1], strict=True):  # type: ignore[arg-type] # a list of nodes
+        for index, size in _indices(term, _shape(operand)):
+            sizes[index] = max(size, sizes.get(index, 1))
+    wanted = set(result if arrow else (index for index in terms if terms.count(index) == 1 or index == "."))
+    count, held = 0, set(names[0])
+    for place, term in enumerate(names[1:], 2):
+        both = held | set(term)
+        count += math.prod(sizes.get(index, 1) for index in both)
+        held = both & wanted.union(*names[place:])
+    return count
+
+
+def _indices(term: str, shape: list[int]) -> Iterator[tuple[str, int]]:
+    """Yield the indices of an operand with their sizes; `.` stands for as many as the others leave."""
+    before, _, after = term.partition(".")
+    yield from zip(before, shape, strict=False)
+    yield from zip(reversed(after), reversed(shape), strict=False)
+    if "." in term:
+        yield ".", math.prod(shape[len(before) : len(shape) - len(after)])
+
+
+def _cell(node: Node) -> int:
+    """One step of a recurrent layer: the rows of the input times the matrices of weights, the last two of such."""
+    weights = [one for one in node.all_input_nodes if len(_shape(one)) == 2][-2:]
+    return _shape(node.args[0])[0] * sum(elements(value_of(one)) for one in weights)
+
+
 def _recurrent(node: Node) -> int:
     batch_and_steps = elements(value_of(node)[0]) // max(1, size_hint(value_of(node)[0].shape[-1]))
     weights = [one for one in node.all_input_nodes if one.op == "placeholder" and len(_shape(one)) == 2]
@@ -80,6 +128,11 @@ _COUNTS: dict[Any, Callable[[Node], int]] = {
     aten.mv: _inner,
     aten.addmm: _inner_second,
     aten.baddbmm: _inner_second,
+    aten.dot: _inner,
+    aten.inner: _inner,
+    aten.einsum: _einsum,
+    aten.tensordot: _tensordot,
+    aten.bilinear: _bilinear,
     aten.conv1d: _convolution,
     aten.conv2d: _convolution,
     aten.conv3d: _convolution,
@@ -92,6 +145,10 @@ _COUNTS: dict[Any, Callable[[Node], int]] = {
     aten.gru: _recurrent,
     aten.rnn_tanh: _recurrent,
     aten.rnn_relu: _recurrent,
+    aten.lstm_cell: _cell,
+    aten.gru_cell: _cell,
+    aten.rnn_tanh_cell: _cell,
+    aten.rnn_relu_cell: _cell,
 }
 """By the operator. (torch's own flop counter has no entry for operators that are not decomposed yet.)"""
 

@@ -63,6 +63,8 @@ def crosses_as(value: object, batch: Any) -> int | None:
     """
     if not isinstance(value, Tensor) or value.dtype not in _FLOATS or value.dim() == 0:
         return None
+    if any(map(costs.is_data_dependent, value.shape)):
+        return None
     axes = [axis for axis, size in enumerate(value.shape) if str(size) in batch]
     if batch == {"1"} and axes[:1] == [0]:
         return 0
@@ -77,20 +79,37 @@ def batch_sizes(labelled: Labelled) -> set[str]:
 def far_side(labelled: Labelled, group: Group) -> set[Node]:
     """Return the nodes of a group that the far side computes itself.
 
-    Raw inputs cross only if nothing else can. Where no cut goes around whole submodules, it goes through them.
+    Raw inputs cross only if nothing else can, or nothing would be left to do. Where no cut goes around whole
+    submodules, it goes through them.
     """
-    works = any(labelled.macs[node] or costs.is_lookup(node) for node in group.nodes)
+    works = {node for node in group.nodes if labelled.macs[node] or costs.is_lookup(node)}
     loose = replace(group, atoms={})
     for one, raw in ((group, not works), (loose, not works), (loose, True)):
         try:
-            return _cut(labelled, one, raw=raw)
+            far = _cut(labelled, one, raw=raw)
         except nx.NetworkXUnbounded:
             continue
+        return _not_idle(labelled, one, far, works) if not raw and works <= far else far
     return set(group.nodes) - set(group.fixed)
 
 
-def _cut(labelled: Labelled, group: Group, *, raw: bool) -> set[Node]:
-    network = _Network(labelled, group, raw=raw)
+def _not_idle(labelled: Labelled, group: Group, far: set[Node], works: set[Node]) -> set[Node]:
+    """Return another far side where the near one does nothing but move what it is given: what is large stays there.
+
+    Where nothing of the group is large, its inputs cross as they are.
+    """
+    for large, raw in ((_LARGE_SHARE / 2, False), (_LARGE_SHARE, True)):
+        try:
+            other = _cut(labelled, group, raw=raw, large=large)
+        except nx.NetworkXUnbounded:
+            continue
+        if raw or not works <= other:
+            return other
+    return far
+
+
+def _cut(labelled: Labelled, group: Group, *, raw: bool, large: float = _LARGE_SHARE) -> set[Node]:
+    network = _Network(labelled, group, raw=raw, large=large)
     _, (near, _) = nx.minimum_cut(network.graph, "near", "far")
     return {node for node in group.nodes if network.place(node) not in near}
 
@@ -98,11 +117,12 @@ def _cut(labelled: Labelled, group: Group, *, raw: bool) -> set[Node]:
 class _Network:
     """The flow network of a group: what is on the side of `near` is computed there."""
 
-    def __init__(self, labelled: Labelled, group: Group, *, raw: bool) -> None:
+    def __init__(self, labelled: Labelled, group: Group, *, raw: bool, large: float) -> None:
         self.graph = nx.DiGraph()
         self._labelled = labelled
         self._group = group
         self._raw = raw
+        self._large = large
         self._batch = batch_sizes(labelled)
         self._members = set(group.nodes)
         self.graph.add_edge("near", "start")
@@ -149,7 +169,7 @@ class _Network:
             places.setdefault(self.place(node), []).append(node)
         for place, nodes in places.items():
             macs = sum(self._labelled.macs[node] for node in nodes)
-            if macs > _LARGE_SHARE * whole and not self._raw:
+            if macs > self._large * whole and not self._raw:
                 self.graph.add_edge("near", place)
                 continue
             share = macs / max(1, self._labelled.total)

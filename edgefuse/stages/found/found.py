@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -20,11 +20,12 @@ from edgefuse.stages.found.calling import Called, called, whole_spec
 from edgefuse.stages.found.chain import dims, held_to_module
 from edgefuse.stages.found.dependence import Labelled, labelled
 from edgefuse.stages.found.lowering import Lowered, lower, name_of, wholes
-from edgefuse.stages.found.naming import keywords, values_of
+from edgefuse.stages.found.naming import keywords, takes_any, takes_positions, unwrapped, values_of
 from edgefuse.stages.found.parts import Part, Unsplittable, parts_of
 from edgefuse.stages.found.traced import Traced, trace
 from edgefuse.stages.found.wiring import order_inputs, wired
-from edgefuse.stages.silence import first_words, quiet
+from edgefuse.stages.parametrized import in_float32, with_plain_weights
+from edgefuse.stages.silence import UNSCRIPTED, first_words, quiet
 from edgefuse.stages.stage import Feeds, InputValues, TorchStage, parameters_of, with_twins
 from edgefuse.stages.values import with_values
 
@@ -108,6 +109,10 @@ def find(module: nn.Module, spec: ModelSpec | None = None, values: Sequence[Inpu
     spec = spec or getattr(module, "spec", None)
     if not isinstance(spec, ModelSpec):
         raise undescribed(module, spec)
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ModelError("the model is TorchScript, which is not traced", got=type(module).__name__, fix=UNSCRIPTED)
+    module, raised = in_float32(with_plain_weights(unwrapped(module)))
+    notes = (raised,) if raised else ()
     if isinstance(module, FusionModel):
         if spec != module.spec:
             raise ModelError(
@@ -117,21 +122,43 @@ def find(module: nn.Module, spec: ModelSpec | None = None, values: Sequence[Inpu
                 expected="its own, or none",
                 fix="build the FusionModel with this spec: its encoders and its stages follow it",
             )
-        return _as_it_says(module, module.spec, values, ())
+        return _as_it_says(module, module.spec, values, notes)
     check_spec(spec)
     if any(part.training for part in module.modules()):
         module = copy.deepcopy(module).eval()
     names = keywords(module, spec)
-    if names is None:
-        note = "forward is called by position, so it stays one stage; stages are found where it names its inputs"
-        return _as_it_says(module, spec, values, (note,))
+    search = _by_keyword(module, spec, names, values, notes) if names is not None else None
+    if search is not None:
+        return search.run()
+    note = "forward is called by position, so it stays one stage; stages are found where it names its inputs"
+    return _as_it_says(module, spec, values, (*notes, note))
+
+
+def _by_keyword(
+    module: nn.Module,
+    spec: ModelSpec,
+    names: Mapping[str, str],
+    values: Sequence[InputValues],
+    notes: tuple[str, ...],
+) -> _Search | None:
+    """Return the search for the stages of a module; None if it takes anything, but not by these names."""
     wanted = {value.source.key: str(value.tensor.dtype) for value in values_of(spec)}
     spec = in_files(spec)
-    notes: tuple[str, ...] = ()
     if "present" not in names and any(modality.optional for modality in spec.modalities):
-        spec, notes = _required(spec), ("forward takes no `present`, so every modality is required",)
+        spec, notes = (
+            _required(spec),
+            (
+                *notes,
+                "forward takes no `present`, so every modality is required",
+            ),
+        )
     feeds = next(example_feeds(known(TorchStage(whole_spec(spec), module), values)))
-    return _Search(called(module, spec, names, feeds, wanted), feeds, values, notes).run()
+    try:
+        return _Search(called(module, spec, names, feeds, wanted), feeds, values, notes)
+    except ModelError:
+        if takes_any(module) and takes_positions(module):
+            return None
+        raise
 
 
 def _as_it_says(module: nn.Module, spec: ModelSpec, values: Sequence[InputValues], notes: tuple[str, ...]) -> Found:

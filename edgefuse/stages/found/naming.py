@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -39,7 +39,8 @@ def keywords(module: nn.Module, spec: ModelSpec) -> dict[str, str] | None:
     A tensor goes by `<modality>_<tensor>`, by its modality's name where that has one tensor, or by its own name where
     no other modality has it; whichever `forward` has first. A length goes by `<modality>_length` or, if no other
     modality has one, `length`; the mask by `present`. Lengths and mask are left out where `forward` does not take them.
-    Where it takes keywords of any name and none by name, tensors go by their modality's name or, of several, their own.
+    Where it takes keywords of any name and none by name, tensors go by their modality's name or, of several, their own:
+    `takes_any`.
 
     Raises:
         ModelError: if `forward` names some tensors of the spec and others not, or wants what the spec does not have.
@@ -50,7 +51,7 @@ def keywords(module: nn.Module, spec: ModelSpec) -> dict[str, str] | None:
         for name, parameter in parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
-    if [parameter.kind for parameter in parameters.values()] == [inspect.Parameter.VAR_KEYWORD]:
+    if takes_any(module):
         return {value.source.key: _usual(value, spec) for value in _tensors(spec)}
     found: dict[str, str] = {}
     missing: list[str] = []
@@ -64,8 +65,11 @@ def keywords(module: nn.Module, spec: ModelSpec) -> dict[str, str] | None:
     wanted = [name for name, p in named.items() if p.default is p.empty and name not in found.values()]
     if not missing and not wanted:
         return found
-    variadic = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters.values())
-    if variadic or _fits_positions(named, spec) or not found:
+    if takes_positions(module) or _fits_positions(named, spec):
+        return None
+    if len(wanted) == 1 and not found:
+        raise _one_argument(module, wanted[0], [_usual(value, spec) for value in _tensors(spec)])
+    if not found:
         return None
     raise ModelError(
         f"the inputs of {type(module).__name__}.forward do not match the spec '{spec.name}'",
@@ -73,6 +77,37 @@ def keywords(module: nn.Module, spec: ModelSpec) -> dict[str, str] | None:
         expected=", ".join(missing) or f"only {', '.join(found.values())}",
         fix="name the modalities' tensors as the arguments of forward, or give the other arguments a default",
     )
+
+
+def _one_argument(module: nn.Module, argument: str, names: Sequence[str]) -> ModelError:
+    held = ", ".join(f'"{name}": {name}' for name in names)
+    return ModelError(
+        f"{type(module).__name__}.forward takes all of its inputs as one argument",
+        got=argument,
+        expected=f"an argument for each tensor of the spec: {', '.join(names)}",
+        fix=f"hand on a module around it: def forward(self, {', '.join(names)}): return self.model({{{held}}})",
+    )
+
+
+def takes_any(module: nn.Module) -> bool:
+    """Tell whether `forward` takes keywords of any name and no other, but for positions, as a wrapper's does."""
+    kinds = {parameter.kind for parameter in inspect.signature(module.forward).parameters.values()}
+    return inspect.Parameter.VAR_KEYWORD in kinds <= {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+
+
+def takes_positions(module: nn.Module) -> bool:
+    """Tell whether `forward` takes any number of positions."""
+    return any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values())
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return the module that `torch.compile`, or a module for several devices, stands for: it computes the same."""
+    while True:
+        parallel = isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel)
+        inner = module.module if parallel else getattr(module, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
 
 
 def _fits_positions(named: dict[str, inspect.Parameter], spec: ModelSpec) -> bool:

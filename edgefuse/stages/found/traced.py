@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from edgefuse.stages.found.calling import Called
 from edgefuse.stages.found.costs import value_of
 from edgefuse.stages.found.naming import Value, values_of
 from edgefuse.stages.recurrent import open_steps
-from edgefuse.stages.silence import at, first_words, quiet, user_line
+from edgefuse.stages.silence import advice, at, first_words, quiet, user_line
 
 _BATCH = 2
 """`torch.export` takes a size of 1 for a constant."""
@@ -63,6 +64,8 @@ class Traced:
 
     def calls_around(self, node: Node) -> tuple[Call, ...]:
         """Return the calls of submodules that a node belongs to, the outermost first, without the model's own."""
+        while node.target is operator.getitem:  # one of several results stands where these were computed
+            node = node.all_input_nodes[0]
         keys = tuple(_key(key) for key in node.meta.get("nn_module_stack") or {})
         own = [key for key in keys if key.startswith("module.") or key.startswith("module@")]
         return tuple(tuple(own[: depth + 1]) for depth in range(len(own)))
@@ -91,13 +94,13 @@ def trace(module: Called, spec: ModelSpec, tensors: Sequence[Tensor], kept: Coll
         why = f"in batches torch.export refuses it{at(user_line(error))}: {first_words(error)}"
     try:
         program = _export(module, tensors, [_axes(value, batched=False) for value in values], kept)
+        return _canonical(program, module, values, unbatched=why)
     except Exception as error:  # torch.export raises whatever the module's own code raises
         raise ModelError(
             f"torch.export cannot trace the model {type(module.module).__name__}{at(user_line(error))}",
             got=first_words(error),
-            fix="mend that line: a model is traced without Python branches on the values of tensors",
+            fix=advice(error, module),
         ) from error
-    return _canonical(program, module, values, unbatched=why)
 
 
 def _axes(value: Value, *, batched: bool) -> dict[int, Any]:
@@ -143,8 +146,10 @@ def _is_free(size: object) -> bool:
 def _canonical(program: ExportedProgram, module: Called, values: Sequence[Value], unbatched: str = "") -> Traced:
     if any(_changes_in_place(node) for node in program.graph.nodes):
         _name_what_stays(program)
-        with quiet():
+        picks = _name_their_sources(program)
+        with quiet(), open_steps():
             program = program.run_decompositions({})
+        _name_picked(program, picks)
     graph = program.graph
     for node in list(graph.nodes):
         packet = getattr(getattr(node.target, "overloadpacket", None), "__name__", "")
@@ -184,6 +189,38 @@ def _name_what_stays(program: ExportedProgram) -> None:
         for given in (*entry.signature.inputs, *entry.signature.outputs):
             if isinstance(given, TensorArgument) and given.name in nodes:
                 given.name = _without_casts(nodes[given.name]).name
+
+
+Picks = list[tuple[int, str, int, int]]
+"""Arguments in the signatures of calls that are one of several results: the call, which side, the place, and which."""
+
+
+def _name_their_sources(program: ExportedProgram) -> Picks:
+    """Let signatures name what gives several results in place of one of these, which torch would lose track of."""
+    nodes = {node.name: node for node in program.graph.nodes}
+    picks: Picks = []
+    for call, entry in enumerate(program.module_call_graph):
+        for side in ("inputs", "outputs") if entry.signature is not None else ():
+            for place, given in enumerate(getattr(entry.signature, side)):
+                node = nodes.get(given.name) if isinstance(given, TensorArgument) else None
+                if node is not None and node.target is operator.getitem:
+                    source, number = node.args
+                    given.name = source.name
+                    picks.append((call, side, place, number))
+    return picks
+
+
+def _name_picked(program: ExportedProgram, picks: Picks) -> None:
+    """Let signatures name the one of several results that they mean, once the graph is written anew."""
+    nodes = {node.name: node for node in program.graph.nodes}
+    for call, side, place, number in picks:
+        named = getattr(program.module_call_graph[call].signature, side)
+        source = nodes[named[place].name]
+        if source.target is operator.getitem:  # of which torch names the last
+            (source,) = source.all_input_nodes
+        users = [user for user in source.users if user.target is operator.getitem]
+        found = next((user for user in users if user.args[1] == number), None)
+        named[place] = ConstantArgument(name="", value=None) if found is None else TensorArgument(name=found.name)
 
 
 def _without_casts(node: Node) -> Node:

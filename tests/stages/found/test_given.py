@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from msgspec.structs import replace
@@ -66,6 +69,39 @@ class Anything(nn.Module):
 def test_keywords_of_any_name_are_those_of_the_modalities() -> None:
     made = find(Anything(), described(SOUND, MOTION))
     assert [stage.spec.name for stage in made.stages] == ["sound_encoder", "motion_encoder", "fusion"], made.notes
+
+
+class Wrapper(nn.Module):
+    """Hands on whatever it is given, as adapters and wrappers for training do."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.inner = module
+
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        y: Tensor = self.inner(*args, **kwargs)
+        return y
+
+
+@pytest.mark.parametrize("wrap", [partial(torch.compile, backend="eager"), nn.DataParallel, Wrapper])
+def test_a_model_is_found_inside_of_what_wraps_it(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    made = find(wrap(Plain().eval()), described(SOUND, MOTION))
+    assert [stage.spec.name for stage in made.stages] == ["sound_encoder", "motion_encoder", "fusion"], made.notes
+
+
+def test_a_wrapper_of_what_has_other_names_is_called_by_position() -> None:
+    made = find(Wrapper(Other()), described(SOUND, MOTION))
+    assert [stage.spec.name for stage in made.stages] == ["model"]
+    assert "by position" in made.notes[0]
+
+
+class Other(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = Plain()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.plain(x, y)["logits"]  # type: ignore[no-any-return] # a tensor
 
 
 class Flagged(nn.Module):
