@@ -6,6 +6,7 @@
 - `found`: takes any other module apart, by what each operation depends on;
 - `values`: what inputs look like;
 - `examples`: generated inputs;
+- `branches`: where a model decides on sizes;
 - `padding`: whether a stage depends on it;
 - `recurrent`: layers over any number of steps, while torch traces them;
 - `silence`: libraries that trace kept quiet, and their errors as the user's own line;
