@@ -13,6 +13,7 @@
     ├── QuantizeError       a scheme cannot be applied, or calibration went wrong
     ├── MeasureError        a measurement cannot be made as asked
     ├── DeviceError         a device cannot be reached, lacks something or went away
+    │   └── DeviceTaskError the runtime of a device cannot do what it was asked for
     ├── EngineError         workers cannot be started, die, or do not see the same files
     ├── CacheError          the cache folder cannot be used, or what was kept there changed under a compile
     └── CheckError          a check ran and was not met (exit code 1)
@@ -183,6 +184,10 @@ class MeasureError(EdgefuseError):
 
 class DeviceError(EdgefuseError):
     """A device cannot be reached, lacks something or went away."""
+
+
+class DeviceTaskError(DeviceError):
+    """The runtime of a device cannot do what it was asked for."""
 
 
 class EngineError(EdgefuseError):

@@ -45,10 +45,11 @@ from edgefuse.compiler.rungs.final import TestSplit
 from edgefuse.compiler.rungs.result import TargetResult, searched
 from edgefuse.compiler.rungs.rungs import Finished, choose, finish, measured_rungs, timed
 from edgefuse.compiler.timing import Timer, timer_of
+from edgefuse.compiler.timing.refusing import of_the_world
 from edgefuse.compiler.workers import Workers, in_one_thread
 from edgefuse.datasets.cache import Cache, open_cache
 from edgefuse.datasets.cache import cache_folder as default_folder
-from edgefuse.errors import BackendError, BundleError, EdgefuseError, MeasureError, RecipeError
+from edgefuse.errors import BundleError, EdgefuseError, RecipeError
 from edgefuse.files import reason
 from edgefuse.progress import Progress, silent
 
@@ -217,7 +218,9 @@ class _Compile:
             try:
                 note = partial(self.progress, 0, 0)
                 results[target] = searched(data, self.timer, machines[target], note, parts)
-            except (BackendError, MeasureError) as error:
+            except EdgefuseError as error:
+                if of_the_world(error):
+                    raise
                 logger.warning("%s is left out: %s", target, error)
                 failed[target] = error
         return results

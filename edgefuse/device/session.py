@@ -25,7 +25,7 @@ from edgefuse.device.archive import archive
 from edgefuse.device.device import TIMEOUT_SECONDS, Device, checked_timeout
 from edgefuse.device.tasks import Task
 from edgefuse.device.wire import End, Flood, Silence, Wire
-from edgefuse.errors import DeviceError, shown
+from edgefuse.errors import BackendError, DeviceError, DeviceTaskError, MeasureError, shown
 from edgefuse.progress import Progress, silent
 from edgefuse.typed_json import decode
 
@@ -42,6 +42,7 @@ _MAX_LINE = 1 << 16
 _MAX_PRINTED = 1 << 24  # by a login shell, before the agent greets
 _FRAMES, _FRAMES_A_SECOND = 1_000, 50  # an agent sends a handful a second, and what was held up comes at once
 _CHUNK = 1 << 20
+_OF_THE_RUNTIME = (BackendError.__name__, MeasureError.__name__)
 _WAIT = "check the device, or wait longer for it (--device-timeout, [device] timeout_seconds)"
 # One line, for the shell that the user logs in with may be any; it only starts ours. What the runtimes keep for later
 # goes into the folder, too. The shell stays until the agent has ended, however that was, and ends what it started then.
@@ -107,7 +108,8 @@ class DeviceSession:
             progress: is told what the device tells.
 
         Raises:
-            DeviceError: if the device goes away, falls silent, has no room, answers garbage or cannot do it.
+            DeviceTaskError: if its runtime cannot do it.
+            DeviceError: if the device goes away, falls silent, has no room, answers garbage or lacks something.
         """
         header = Request(task, tuple(_announced(name, content) for name, content in files.items()))
         with self._talking() as deadline:
@@ -129,7 +131,8 @@ class DeviceSession:
             if reply.full:
                 raise _no_room(reply.error[1] if reply.error else "")
             if reply.error is not None:
-                raise DeviceError(f"on the device: {reply.error[1].rstrip('.')}")
+                kind = DeviceTaskError if reply.error[0] in _OF_THE_RUNTIME else DeviceError
+                raise kind(f"on the device: {reply.error[1].rstrip('.')}")
             if reply.progress is None:
                 return reply
             known = reply.progress

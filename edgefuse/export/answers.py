@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 
 import numpy as np
 
@@ -11,11 +12,11 @@ from edgefuse.errors import BackendError, ExportError, cited
 from edgefuse.export.target import Lowered
 from edgefuse.measure.agreement import agreement, at_true_size
 from edgefuse.runtime.backends.backend import Backend, SessionOptions
-from edgefuse.stages.agreement import not_finite, spelled
+from edgefuse.stages.agreement import not_finite, spelled, verify
 from edgefuse.stages.examples import example_feeds, run_torch
 from edgefuse.stages.padding import Dependence, may_be_padded
 from edgefuse.stages.silence import quiet
-from edgefuse.stages.stage import TorchStage
+from edgefuse.stages.stage import Feeds, TorchStage
 
 _FEEDS = 2
 _SIZES = 4
@@ -27,6 +28,7 @@ def check_answers(
     backend: Backend,
     title: str,
     meant: Callable[[str], tuple[str, ...]] = lambda _: (),
+    more: Iterable[Feeds] = (),
 ) -> None:
     """Open a file and compare its answers with torch's.
 
@@ -36,6 +38,7 @@ def check_answers(
         backend: that opens it.
         title: of its format, for errors.
         meant: names the operators of the stage that a runtime's words mean.
+        more: feeds to compare at, after the usual ones.
 
     Raises:
         ExportError: if the runtime refuses the file, cannot run it, or its answers differ from torch's; or torch's own
@@ -52,7 +55,8 @@ def check_answers(
             got=_said(error, meant),
             fix=f"replace the operator that {backend.title} lacks, or leave this target out of the recipe",
         ) from error
-    for feeds in example_feeds(stage, count=_SIZES if may_be_padded(stage.spec) else _FEEDS):
+    usual = example_feeds(stage, count=_SIZES if may_be_padded(stage.spec) else _FEEDS)
+    for feeds in chain(usual, more):
         shapes, expected = spelled(feeds), run_torch(stage, feeds)
         for name, value in expected.items():
             if not np.isfinite(value).all():
@@ -72,6 +76,23 @@ def check_answers(
                 got=f"{found.reason}, at {shapes}",
                 fix="report this with the model; until then, replace the last operator that differs",
             )
+
+
+def answers_at(stage: TorchStage, lowered: Lowered, backend: Backend, feeds: Feeds) -> bool:
+    """Tell whether a file answers like torch to some feeds.
+
+    Args:
+        stage: that it was made of.
+        lowered: the file.
+        backend: that opens it.
+        feeds: to answer.
+    """
+    try:
+        with quiet():
+            session = backend.open(lowered.data, lowered.inputs, lowered.outputs, SessionOptions())
+            return verify(stage, session, feeds, Tolerance()).ok
+    except BackendError:
+        return False
 
 
 def padding_matters(dependence: Dependence, title: str) -> ExportError:

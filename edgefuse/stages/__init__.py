@@ -6,6 +6,7 @@
 - `found`: takes any other module apart, by what each operation depends on;
 - `values`: what inputs look like;
 - `examples`: generated inputs;
+- `branches`: where a model decides on sizes;
 - `padding`: whether a stage depends on it;
 - `parametrized`: weights that are computed in every run as plain ones;
 - `recurrent`: layers over any number of steps, while torch traces them;

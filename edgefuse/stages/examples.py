@@ -73,7 +73,7 @@ def samples_of(
     Args:
         stage: to feed.
         count: of feeds.
-        variant: of the sizes, from 0 for the largest.
+        variant: of the sizes, from 0 for the largest; see `size_of`.
         seed: of the values.
         masks: as for `example_feeds`.
     """
@@ -238,11 +238,15 @@ def size_of(dim: Dim, variant: int, fewest: int = 1) -> int:
 
     Args:
         dim: the dimension.
-        variant: from 0.
-        fewest: the smallest size to return, where the dimension allows it.
+        variant: from 0; a negative one is the size itself, or the next smaller that there is.
+        fewest: the smallest size to return, where the dimension allows it; nothing to a negative variant.
     """
     if variant == 0:
         return largest(dim)
+    if isinstance(dim, Bounded) and variant < 0:
+        return min(dim.max, -variant)
+    if isinstance(dim, Bucketed) and variant < 0:
+        return max((size for size in dim.sizes if size <= -variant), default=dim.sizes[0])
     if isinstance(dim, Bounded):
         return min(dim.max, max(fewest, dim.max - (variant % 3) * (dim.max // 4)))
     return dim.sizes[-1 - variant % len(dim.sizes)] if isinstance(dim, Bucketed) else dim
@@ -251,7 +255,13 @@ def size_of(dim: Dim, variant: int, fewest: int = 1) -> int:
 def _shape(tensor: TensorSpec, variant: int, values: InputValues | None = None) -> tuple[int, ...]:
     """Return a shape; the fourth variant is as short as anything that was observed."""
     shape = [size_of(dim, variant) for dim in tensor.shape]
-    if values is not None and variant % 4 == 3 and len(shape) > 1 and isinstance(tensor.shape[1], Bounded):
+    if (
+        values is not None
+        and variant > 0
+        and variant % 4 == 3
+        and len(shape) > 1
+        and isinstance(tensor.shape[1], Bounded)
+    ):
         shape[1] = min(values.steps[0], shape[1])
     return tuple(shape)
 

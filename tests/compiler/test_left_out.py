@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from edgefuse.bundle.manifest import Pruning, PruningStep
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.scheme import Scheme
+from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler import compile
 from edgefuse.compiler.candidates.build import Hold
 from edgefuse.compiler.candidates.golden import GoldenInputs, golden_inputs
@@ -24,8 +26,11 @@ from edgefuse.compiler.recovery.forms import Forms, Recovery
 from edgefuse.compiler.report.compiled import prunings
 from edgefuse.compiler.report.encoding import parse
 from edgefuse.compiler.report.schema import CandidateReport
+from edgefuse.compiler.timing import Contender, StageTime
+from edgefuse.compiler.timing.here import Here
+from edgefuse.compiler.timing.refusing import stage_times
 from edgefuse.datasets.cache import Cache
-from edgefuse.errors import BackendError, CheckError, ModelError
+from edgefuse.errors import BackendError, CheckError, DeviceError, DeviceTaskError, EdgefuseError, ModelError
 from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.export.target import Lowered
 from edgefuse.quantize.onnx.quantizer import OnnxQuantizer
@@ -136,6 +141,48 @@ def test_files_that_disagree_or_are_refused_cost_the_target_nothing_but_themselv
     assert set(found) == {"table_encoder.structured50-raw.float", "table_encoder.fp16"}
     assert found["table_encoder.structured50-raw.float"].startswith("broken: ")
     assert found["table_encoder.fp16"].startswith("ONNX Runtime cannot open")
+
+
+def test_a_file_that_cannot_be_timed_costs_the_target_nothing_but_itself(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Here.stage
+
+    def fails(self: Here, spec: StageSpec, contenders: Sequence[Contender], threads: int) -> Mapping[str, StageTime]:
+        """Time files, of which the runtime gives up one while they run."""
+        if any(one.built.id == "table_encoder.fp16" for one in contenders):
+            raise BackendError("ONNX Runtime gave up on the table")
+        return stage(self, spec, contenders, threads)
+
+    monkeypatch.setattr(Here, "stage", fails)
+    result = compile(recipe, tmp_path / "out", cache=tmp_path / "cache")
+    assert not result.failed
+    assert excluded(result.report_json) == {"table_encoder.fp16": "ONNX Runtime gave up on the table."}
+
+
+def test_without_the_time_of_its_float_file_a_target_ends_and_a_device_that_is_away_ends_more() -> None:
+    def contender(name: str) -> Any:
+        return SimpleNamespace(built=SimpleNamespace(id=name))
+
+    def timer(bad: str, error: EdgefuseError) -> Any:
+        def stage(spec: StageSpec, contenders: Sequence[Any], threads: int) -> dict[str, int]:
+            names = [one.built.id for one in contenders]
+            if bad in names:
+                raise error
+            return dict.fromkeys(names, len(names))
+
+        return SimpleNamespace(stage=stage)
+
+    files, refused = [contender(name) for name in "abcdef"], BackendError("no room for it")
+    times, why = stage_times(timer("d", refused), None, files, 1)  # type: ignore[arg-type] # no stage is read
+    assert times == dict.fromkeys("abcef", 5)
+    assert why == {"d": "no room for it."}
+    on_device = DeviceTaskError("on the device: no room for it")
+    assert stage_times(timer("d", on_device), None, files, 1)[1].keys() == {"d"}  # type: ignore[arg-type]
+    with pytest.raises(BackendError, match="no room"):
+        stage_times(timer("a", refused), None, files, 1)  # type: ignore[arg-type]
+    with pytest.raises(DeviceError, match="it went away"):
+        stage_times(timer("d", DeviceError("it went away")), None, files, 1)  # type: ignore[arg-type]
 
 
 class Reciprocal(nn.Module):

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from random import Random
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgefuse.compiler.search import Combination, Limits, Search, StageFigure, SubsetDrop
 from edgefuse.compiler.search.prediction import isotonic
+from edgefuse.compiler.search.space import repeated
 
 
 def figure(
@@ -38,6 +40,32 @@ FIGURES = [
     figure("text", "dynamic", 0.5, 110, 2.0),
     figure("text", "tiny", 1.5, 50, 0.67),
 ]
+
+
+def test_a_file_that_several_stages_run_is_stored_once() -> None:
+    sides = ("left", "middle", "right")
+    figures = [
+        msgspec.structs.replace(one, file=f"{one.scheme}.onnx", memory_bytes=2 * one.size_bytes)
+        for side in sides
+        for one in (figure(side, "float", 2.0, 400, 1.0), figure(side, "static", 1.0, 100, 2.0))
+    ] + [figure("text", "float", 1.0, 300, 1.0)]
+    limits = Limits(max_size_bytes=400, max_memory_bytes=200)
+    found = Search(figures, Judge({}), 0.01, ["all"], 24, limits=limits).run()
+    winner = found.winners["latency"]
+    assert set(winner.candidates.values()) == {*(f"{side}.static" for side in sides), "text.float"}
+    assert (winner.size_bytes, winner.memory_bytes, winner.within_budget) == (400, 200, True)
+    mixed = next(
+        one for one in found.judged if len({*one.candidates.values()} & {f"{s}.float" for s in sides}) in (1, 2)
+    )
+    assert mixed.size_bytes == 400 + 100 + 300
+    files = [one.file for one in figures]
+    sizes = np.array([[float(one.size_bytes)] for one in figures])
+    options = [[0, 1], [2, 3], [4, 5], [6]]
+    expected = [
+        sum(sizes[i, 0] for i in row) - sum({files[i]: sizes[i, 0] for i in row}.values())
+        for row in itertools.product(*options)
+    ]
+    assert repeated(options, sizes, files)[:, 0].tolist() == expected
 
 
 class Judge:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -13,12 +14,14 @@ from edgefuse.bundle import spec
 from edgefuse.errors import ExportError
 from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.export.target import Target
+from edgefuse.export.tflite.by_length import ended_by_length
 from edgefuse.export.tflite.target import TfliteTarget
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.stages.examples import example_feeds, run_torch
 from edgefuse.stages.explicit import split
 from edgefuse.stages.stage import TorchStage
+from edgefuse.stages.values import observed, with_values
 
 STEPS = spec.Bounded(max=20)
 
@@ -131,3 +134,96 @@ def test_a_size_that_the_model_fixes_is_named_with_its_line() -> None:
         r"expected any size that the spec allows",
     ):
         OnnxTarget().lower(stage_of(Frozen(), 4))
+
+
+class Deciding(nn.Module):
+    """A mean over steps, with a branch on how many there are; what it asks and does then is its subclass's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 6)
+
+
+class Long(Deciding):
+    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+        y: Tensor = self.first(x)
+        if y.shape[1] > 9:
+            y = y[:, ::2]
+        return y.mean(1)
+
+
+class Few(Deciding):
+    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+        y: Tensor = self.first(x)
+        if y.shape[1] < 4:
+            y = nn.functional.pad(y, (0, 0, 0, 4 - y.shape[1]))
+        return y.mean(1)
+
+
+class Odd(Deciding):
+    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+        y: Tensor = self.first(x)
+        if y.shape[1] % 2:
+            y = nn.functional.pad(y, (0, 0, 0, 1))
+        return y.reshape(y.shape[0], y.shape[1] // 2, 2, 6).amax(2).mean(1)
+
+
+class Cut(Deciding):
+    """Its branch is never taken, and what it asserts is always so."""
+
+    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+        y: Tensor = self.first(x)
+        assert y.shape[1] <= 20
+        if y.shape[1] > 40:
+            y = y[:, :40]
+        return y[:, : max(2, y.shape[1] // 2)].mean(1)
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "said"),
+    [
+        (Long, "shape[1] > 9", r"s_values \[1, \d, 4\]"),
+        (Few, "shape[1] < 4", r"s_values \[1, 3, 4\]"),
+        (Odd, "shape[1] % 2", "cannot be run"),
+    ],
+)
+def test_a_branch_on_a_size_is_named_with_its_line_at_whatever_sizes_it_decides(
+    module: Callable[..., nn.Module], line: str, said: str
+) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(
+        ExportError,
+        match=r"the stage 'model' decides on a size that its spec leaves open, at 'test_by_length\.py:\d+: if y\."
+        + re.escape(line)
+        + rf":', and a file can only hold .*{said}",
+    ):
+        OnnxTarget().lower(stage_of(module(), 6))
+
+
+def test_a_branch_that_no_size_takes_is_in_nobodys_way() -> None:
+    torch.manual_seed(0)
+    stage = stage_of(Cut(), 6)
+    assert answers_alike(OnnxTarget(), stage)
+
+
+def test_a_branch_below_what_inputs_were_seen_to_have_is_not_asked() -> None:
+    torch.manual_seed(0)
+    sequences = [{"s.values": np.zeros((1, steps, 4), np.float32) + steps} for steps in (5, 12)]
+    (stage,) = with_values([stage_of(Few(), 6)], observed(sequences))
+    assert OnnxTarget().lower(stage).data
+
+
+def test_a_module_that_cannot_do_with_layers_that_end_earlier_is_refused_as_before() -> None:
+    class Checked(State):
+        def forward(self, x: Tensor, length: Tensor) -> Tensor:
+            y, state = self.layer(x)
+            if not torch.equal(y[:, -1], state[-1]):
+                raise ValueError("the state is not that of the last step")
+            return torch.flatten(state.transpose(0, 1), 1)
+
+    torch.manual_seed(0)
+    stage = stage_of(Checked(nn.GRU), 6)
+    assert ended_by_length(stage) is None
+    assert TfliteTarget().mended(stage) is stage
+    with pytest.raises(ExportError, match="the stage 'model' depends on padding"):
+        TfliteTarget().lower(stage)

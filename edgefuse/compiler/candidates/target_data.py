@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
 
@@ -61,6 +61,13 @@ class Candidates:
     def by_id(self) -> dict[str, Built]:
         """Every candidate by its id."""
         return {built.id: built for stage in self.built.values() for built in stage}
+
+    def without(self, refused: Mapping[str, str]) -> Candidates:
+        """Return the candidates but some, which are refused: by id, with the reason of each."""
+        if not refused:
+            return self
+        kept = {stage: tuple(one for one in built if one.id not in refused) for stage, built in self.built.items()}
+        return replace(self, built=kept, refused={**self.refused, **refused})
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from edgefuse.bundle.spec import subset_name
 from edgefuse.compiler.check.data import SplitRead
 from edgefuse.compiler.check.record import Finding, FoundStage, LoweredStage, PrunedStage
 from edgefuse.compiler.model.subject import Model
-from edgefuse.compiler.recipe import max_drop
 from edgefuse.measure.metrics import is_share
 
 _FEWEST_BYTES = 0.5
@@ -31,10 +30,12 @@ def unholdable(model: Model, stages: Sequence[FoundStage], pruned: Sequence[Prun
     for one in pruned:
         if one.asked and not one.says:
             fewest[one.stage] = min(fewest[one.stage], one.parameters)
-    counted = {stage.name for stage in stages if stage.role != "frontend"}
+    files = {stage.spec.name: stage.file_name for stage in model.stages}  # one that stages share is stored once
+    once = {files[name]: min(fewest[other] for other in fewest if files[other] == files[name]) for name in fewest}
+    counted = {files[stage.name] for stage in stages if stage.role != "frontend"}
     sizes = (
-        ("max_size_bytes", search.max_size_bytes, sum(fewest[name] for name in counted)),
-        ("max_memory_bytes", search.max_memory_bytes, sum(fewest.values())),
+        ("max_size_bytes", search.max_size_bytes, sum(once[file] for file in counted)),
+        ("max_memory_bytes", search.max_memory_bytes, sum(once.values())),
     )
     for name, limit, parameters in sizes:
         least = int(_FEWEST_BYTES * parameters)
@@ -77,8 +78,7 @@ def _latency(model: Model, lowered: Sequence[LoweredStage]) -> Iterator[Finding]
 
 def _few_samples(model: Model, read: Sequence[SplitRead]) -> Iterator[Finding]:
     """Say where a single wrong answer is more than a budget allows."""
-    spec, search = model.spec, model.recipe.search
-    allowed = max_drop.read_for(model.path, search.max_drop, spec.metric)
+    spec, search, allowed = model.spec, model.recipe.search, model.max_drop
     names = [modality.name for modality in spec.modalities]
     judged = [subset for subset in spec.subsets() if not search.subsets or subset_name(subset) in search.subsets]
     for split in (split for split in read if split.name in ("validation", "test") and is_share(spec.metric)):

@@ -46,8 +46,8 @@ def take_apart(path: Path, recipe: Recipe) -> Model:
     _check_wiring(spec, stages)
     _check_names(path, recipe, spec, stages)
     Metric(spec.metric)  # refuses a name that it does not know
-    max_drop.read_for(path, recipe.search.max_drop, spec.metric)
-    return Model(recipe, path, found.module, spec, stages, assets, found, data)
+    allowed = max_drop.read_for(path, recipe.search.max_drop, spec.metric)
+    return Model(recipe, path, found.module, spec, stages, assets, found, data, allowed)
 
 
 def _made_data(path: Path, recipe: Recipe) -> Splits:

@@ -9,7 +9,6 @@ from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.model.data_checks import check_data
 from edgefuse.compiler.model.splits import SPLITS, TRAIN, load_split
 from edgefuse.compiler.model.subject import Model, Subject
-from edgefuse.compiler.recipe import max_drop
 from edgefuse.compiler.recipe.factory import users_code
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.datasets.cache import Cache
@@ -61,7 +60,7 @@ def prepare(model: Model, data: Splits, cache: Cache, progress: Progress) -> Sub
         assets=model.assets,
         splits=splits,
         provenance=provenance,
-        max_drop=max_drop.read_for(path, recipe.search.max_drop, model.spec.metric),
+        max_drop=model.max_drop,
         share=found.share,
         notes=found.notes,
     )

@@ -35,6 +35,7 @@ class Model:
         assets: files that preprocessing reads, by name.
         found: how the stages were found, and what was seen on the way.
         data: that the recipe names, as far as they were read to see what inputs look like.
+        max_drop: what the recipe allows to be lost of the model's metric.
     """
 
     recipe: Recipe
@@ -45,6 +46,7 @@ class Model:
     assets: Mapping[str, bytes]
     found: Found
     data: Splits
+    max_drop: MaxDrop
 
     def __post_init__(self) -> None:
         """Take all fingerprints now, before anything runs: see `fingerprint.once`."""

@@ -8,7 +8,7 @@ from edgefuse.bundle.manifest import Rung
 from edgefuse.bundle.spec import subset_name
 from edgefuse.compiler.report.compiled import Compiled
 from edgefuse.compiler.report.schema import Change, ModalityReport, StageCosts
-from edgefuse.compiler.search import Combination, Judged
+from edgefuse.compiler.search import Combination, Judged, once_a_file
 
 
 def modality_reports(made: Compiled, target: str) -> list[ModalityReport]:
@@ -54,7 +54,7 @@ def stage_costs(made: Compiled, target: str, stages: Sequence[str], combination:
     graphs = [made.graph(target, combination[stage]) for stage in stages]
     return StageCosts(
         p50=sum(figure.p50 for figure in figures),
-        size_bytes=sum(figure.size_bytes for figure in figures),
+        size_bytes=sum(figure.size_bytes for figure in once_a_file(figures)),
         mac=sum(graph.mac for graph in graphs),
         bytes_moved=sum(graph.bytes_moved for graph in graphs),
         activation_bytes=max((graph.peak_activation_bytes for graph in graphs), default=0),

@@ -164,18 +164,23 @@ def ladder(report: Report, bundle: BundleReport) -> list[Step]:
 
 
 def totals(report: Report) -> dict[str, tuple[StageCosts, StageCosts]]:
-    """Return, by target, the costs of all modalities and shared stages together, before and after."""
+    """Return, by target, the costs of all modalities and shared stages together, before and after.
+
+    Sizes are those of the bundle: a file that several modalities run is stored once.
+    """
     found = {}
+    bundles = {bundle.target: bundle for bundle in report.bundles}
     for target in dict.fromkeys(line.target for line in report.modalities):
-        mine = [line for line in report.modalities if line.target == target]
-        found[target] = (_sum([line.before for line in mine]), _sum([line.after for line in mine]))
+        mine, bundle = [line for line in report.modalities if line.target == target], bundles[target]
+        before, after = bundle.float_size_bytes, bundle.rungs[0].size_bytes
+        found[target] = (_sum([line.before for line in mine], before), _sum([line.after for line in mine], after))
     return found
 
 
-def _sum(costs: Sequence[StageCosts]) -> StageCosts:
+def _sum(costs: Sequence[StageCosts], size_bytes: int) -> StageCosts:
     return StageCosts(
         p50=sum(cost.p50 for cost in costs),
-        size_bytes=sum(cost.size_bytes for cost in costs),
+        size_bytes=size_bytes,
         mac=sum(cost.mac for cost in costs),
         bytes_moved=sum(cost.bytes_moved for cost in costs),
         activation_bytes=max(cost.activation_bytes for cost in costs),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgefuse.bundle.manifest import Machine
 from edgefuse.compiler.candidates.built import Built
@@ -11,7 +11,7 @@ from edgefuse.compiler.candidates.target_data import TargetData
 from edgefuse.compiler.evaluation.drops import drops
 from edgefuse.compiler.evaluation.evaluator import is_leaf
 from edgefuse.compiler.evaluation.runners import Runner, in_torch
-from edgefuse.compiler.search import Combination, Found, Search, StageFigure, SubsetDrop
+from edgefuse.compiler.search import Combination, Found, Search, StageFigure, SubsetDrop, once_a_file
 from edgefuse.compiler.timing import Timer
 from edgefuse.compiler.timing.figures import figures
 
@@ -46,9 +46,9 @@ class TargetResult:
         return {stage: self.data.runner(built[candidate]) for stage, candidate in combination.items()}
 
     def size_bytes(self, combination: Combination) -> int:
-        """Return the size of a combination's stage files, frontends apart."""
-        sizes = {figure.candidate: figure.size_bytes for figure in self.figures}
-        return sum(sizes[candidate] for candidate in combination.values())
+        """Return the size of a combination's stage files, frontends apart; one that several stages run counts once."""
+        figures = {figure.candidate: figure for figure in self.figures}
+        return sum(figure.size_bytes for figure in once_a_file(figures[name] for name in combination.values()))
 
     @property
     def float_p50(self) -> float:
@@ -82,13 +82,15 @@ def searched(
         parts: the results of the targets that it joins, if it does.
 
     Raises:
-        MeasureError, BackendError: if candidates cannot be timed.
+        EdgefuseError: if an unpruned float file cannot be timed.
     """
     subject, target = data.material.subject, data.candidates.target
     measured: list[StageFigure] = []
     for stage in subject.specs:
         note(f"{target}: measure {stage.name}")
-        measured += figures(data, stage, timer, machine)
+        found, refused = figures(data, stage, timer, machine)
+        measured += found
+        data = replace(data, candidates=data.candidates.without(refused))
     reference = data.validation.outputs(in_torch(subject))
     built = data.candidates.by_id
 

@@ -41,9 +41,10 @@ from edgefuse.compiler.search.figures import (
     Objective,
     StageFigure,
     SubsetDrop,
+    once_a_file,
 )
 from edgefuse.compiler.search.prediction import DropModel, Effects
-from edgefuse.compiler.search.space import position_of, sums, thinned
+from edgefuse.compiler.search.space import position_of, repeated, sums, thinned
 
 __all__ = [
     "Combination",
@@ -55,6 +56,7 @@ __all__ = [
     "Search",
     "StageFigure",
     "SubsetDrop",
+    "once_a_file",
 ]
 
 # An expected gain below this share of the float combination is not worth a pass.
@@ -222,7 +224,11 @@ class Search:
         figures = self._candidates.figures
         measured = np.array([[f.p50, f.size_bytes, f.memory_bytes] for f in figures], np.float64)
         bounds = np.array([self._max_latency(), self._max(self.limits.max_size_bytes), self._max_memory()])
-        shares = sums(options, measured) / np.maximum(bounds, 1e-12)
+        totals = sums(options, measured)
+        files = [f.file for f in figures]
+        if len(known := [file for file in files if file]) > len(set(known)):
+            totals = totals - repeated(options, measured * [0, 1, 1], files)
+        shares = totals / np.maximum(bounds, 1e-12)
         return np.asarray(np.maximum(shares - 1, 0).max(axis=1), np.float64)
 
     def _max_latency(self) -> float:
@@ -281,8 +287,8 @@ class Search:
         self._judged[indices] = Judged(
             candidates=dict(combination),
             p50=sum(f.p50 for f in figures),
-            size_bytes=sum(f.size_bytes for f in figures),
-            memory_bytes=sum(f.memory_bytes for f in figures),
+            size_bytes=sum(f.size_bytes for f in once_a_file(figures)),
+            memory_bytes=sum(f.memory_bytes for f in once_a_file(figures)),
             drops=drops,
             worst_drop=max(cautious),
             excess=max(cautious) - self.max_drop,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -38,6 +38,8 @@ class StageFigure(Record, frozen=True, kw_only=True):
         mac: multiply-accumulates of one inference.
         bytes_moved: read and written by one inference.
         pressure: what else the machine did while it was timed.
+        file: the hash of the file: stages that are one module share it, and it is stored and opened once; empty if it
+            is not known.
     """
 
     stage: str
@@ -55,6 +57,7 @@ class StageFigure(Record, frozen=True, kw_only=True):
     mac: int = 0
     bytes_moved: int = 0
     pressure: Pressure = msgspec.field(default_factory=Pressure)
+    file: str = ""
 
     @property
     def slower_than_float(self) -> bool:
@@ -65,6 +68,14 @@ class StageFigure(Record, frozen=True, kw_only=True):
     def noise(self) -> float:
         """The amplitude of the noise over that of the signal; 0 for the unpruned float file."""
         return 0.0 if self.is_float else float(10 ** (-self.snr_db / 20))
+
+
+def once_a_file(figures: Iterable[StageFigure]) -> list[StageFigure]:
+    """Return the figures of a combination without those of a file that an earlier stage runs, too."""
+    found: dict[str, StageFigure] = {}
+    for figure in figures:
+        found.setdefault(figure.file or figure.candidate, figure)
+    return list(found.values())
 
 
 class SubsetDrop(Record, frozen=True, kw_only=True):
@@ -87,7 +98,8 @@ class Judged(Record, frozen=True, kw_only=True):
     """A combination that got a fusion pass.
 
     Attributes:
-        p50, size_bytes, memory_bytes: sums over the stages (their sessions are open at the same time).
+        p50: the sum over the stages.
+        size_bytes, memory_bytes: sums over the files (their sessions are open at the same time).
         drops: by subset.
         excess: the largest cautious drop of a subset that the budget binds, less the budget.
         worst_drop: that largest cautious drop (drop plus one standard error, decision 015), in the unit of the budget.

@@ -29,6 +29,29 @@ def sums(options: Sequence[Sequence[int]], values: Floats) -> Floats:
     return total
 
 
+def repeated(options: Sequence[Sequence[int]], values: Floats, files: Sequence[str]) -> Floats:
+    """Add up the figures of parts whose file an earlier stage of the combination runs, too.
+
+    Args:
+        options: candidate indices by stage.
+        values: float64 [candidates, columns].
+        files: of the candidates; empty where it is not known.
+
+    Returns:
+        float64 [combinations, columns], the last stage varying fastest.
+    """
+    counts = [len(own) for own in options]
+    total = np.zeros((*counts, values.shape[1]))
+    for later, own in enumerate(options):
+        again = np.zeros(counts, bool)
+        for earlier, others in enumerate(options[:later]):
+            same = np.array([[bool(files[j]) and files[i] == files[j] for j in own] for i in others])
+            again |= same.reshape([count if at in (earlier, later) else 1 for at, count in enumerate(counts)])
+        part = values[list(own)].reshape([*(n if at == later else 1 for at, n in enumerate(counts)), -1])
+        total += again[..., None] * part
+    return np.asarray(total.reshape(-1, values.shape[1]), np.float64)
+
+
 def position_of(indices: Sequence[int], options: Sequence[Sequence[int]]) -> int:
     """Return the row of a combination in the result of `sums`."""
     position = 0

@@ -165,7 +165,7 @@ class Timer(Protocol):
             What each takes, by the candidate's id.
 
         Raises:
-            MeasureError, BackendError: if they cannot be timed.
+            MeasureError, BackendError, DeviceTaskError: if one of them cannot be timed.
         """
 
     def rungs(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch.export import Dim, ExportedProgram
@@ -14,15 +14,18 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.sym_node import SymNode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from edgefuse.bundle.spec import largest, spelled
+from edgefuse.bundle.spec import StageInput, largest, spelled
 from edgefuse.errors import ExportError
 from edgefuse.export.torch.forms import COMMON, Table
 from edgefuse.export.tracing import trace
+from edgefuse.stages.branches import Branch, branches, guards_by_line
 from edgefuse.stages.examples import example_inputs
 from edgefuse.stages.padding import may_be_padded
 from edgefuse.stages.recurrent import open_steps
 from edgefuse.stages.silence import users_line
 from edgefuse.stages.stage import TorchStage
+
+_BRANCHES = "edgefuse.branches"
 
 
 @open_steps()
@@ -41,17 +44,32 @@ def trace_with_open_sizes(stage: TorchStage, forms: Table = COMMON) -> ExportedP
     """
     inputs = example_inputs(stage)
     try:
-        return trace(stage, inputs, dynamic_shapes=_dynamic(stage, automatic=False), forms=forms)
+        with guards_by_line() as guards:
+            program = trace(stage, inputs, dynamic_shapes=_dynamic(stage, automatic=False), forms=forms)
+        return _with_branches(program, stage, guards)
     except ExportError as error:
         if not may_be_padded(stage.spec):
             raise
-        with _fixing_lines() as lines:
+        with _fixing_lines() as lines, guards_by_line() as guards:
             program = trace(stage, inputs, dynamic_shapes=_dynamic(stage, automatic=True), forms=forms)
         frozen = _frozen(program, stage)
         if not frozen:
-            return program
+            return _with_branches(program, stage, guards)
         line = next((line for line in lines if line), "")
         raise works_at_one_size(stage, line, frozen) from error
+
+
+def branches_of(program: ExportedProgram) -> tuple[Branch, ...]:
+    """Return the decisions on sizes of a stage that was traced here."""
+    found: tuple[Branch, ...] = program.graph_module.meta.get(_BRANCHES, ())
+    return found
+
+
+def _with_branches(program: ExportedProgram, stage: TorchStage, lines: Mapping[str, str]) -> ExportedProgram:
+    """Return a traced stage that knows its decisions on sizes."""
+    shapes = _input_shapes(program, stage)
+    program.graph_module.meta[_BRANCHES] = branches(((shape, port.tensor.shape) for port, shape in shapes), lines)
+    return program
 
 
 @open_steps()
@@ -81,6 +99,23 @@ def works_at_one_size(stage: TorchStage, line: str, got: str) -> ExportError:
     )
 
 
+def takes_another_way(stage: TorchStage, line: str, got: str) -> ExportError:
+    """Return why a stage that decides on a size has no file that is right at all of them.
+
+    Args:
+        stage: of which there is none.
+        line: of the model, that decides.
+        got: what was found.
+    """
+    return ExportError(
+        f"the stage '{stage.spec.name}' decides on a size that its spec leaves open, at {line!r}, and a file can only "
+        "hold what the largest size takes",
+        got=got,
+        expected="the same operations at every size that the spec allows",
+        fix="write that line without a branch (pad, slice or mask by the tensor's shape), or fix the size in the spec",
+    )
+
+
 def _dynamic(stage: TorchStage, *, automatic: bool) -> Any:
     """Return the dynamic dimensions of a stage, one dictionary per input.
 
@@ -98,15 +133,20 @@ def _dynamic(stage: TorchStage, *, automatic: bool) -> Any:
 
 def _frozen(program: ExportedProgram, stage: TorchStage) -> str:
     """Name the inputs whose open sizes torch has fixed."""
-    names = program.graph_signature.user_inputs
-    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
     wrong = [
-        f"'{port.tensor.name}' {spelled(port.tensor.shape)} only as {list(value.shape)}"
-        for port, name in zip(stage.spec.inputs, names, strict=True)
-        if (value := values.get(str(name))) is not None
-        and any(not isinstance(dim, int) and isinstance(value.shape[a], int) for a, dim in enumerate(port.tensor.shape))
+        f"'{port.tensor.name}' {spelled(port.tensor.shape)} only as {list(shape)}"
+        for port, shape in _input_shapes(program, stage)
+        if any(not isinstance(dim, int) and isinstance(shape[a], int) for a, dim in enumerate(port.tensor.shape))
     ]
     return ", ".join(wrong)
+
+
+def _input_shapes(program: ExportedProgram, stage: TorchStage) -> list[tuple[StageInput, Sequence[Any]]]:
+    """Return the inputs of a traced stage with their shapes there."""
+    names = program.graph_signature.user_inputs
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    pairs = ((port, values.get(str(name))) for port, name in zip(stage.spec.inputs, names, strict=True))
+    return [(port, value.shape) for port, value in pairs if value is not None]
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 
@@ -23,16 +23,24 @@ from torch.onnx._internal.exporter import _core, _dispatching, _fx_passes, _regi
 from edgefuse.bundle.manifest import Binding
 from edgefuse.bundle.spec import TensorSpec
 from edgefuse.errors import ExportError, cited
-from edgefuse.export.answers import check_answers
+from edgefuse.export.answers import answers_at, check_answers
 from edgefuse.export.cost_graph import CostGraph
 from edgefuse.export.onnx import costs
 from edgefuse.export.onnx.file import checked_bytes
 from edgefuse.export.onnx.ort.passes import apply_fast_forms
-from edgefuse.export.onnx.sizes import fixing_line, trace_with_open_sizes, works_at_one_size
+from edgefuse.export.onnx.sizes import (
+    branches_of,
+    fixing_line,
+    takes_another_way,
+    trace_with_open_sizes,
+    works_at_one_size,
+)
 from edgefuse.export.target import Lowered
 from edgefuse.export.torch.forms import ALL, COMMON, Table, first_that_agrees
 from edgefuse.export.tracing import first_words, named_operators, quiet
 from edgefuse.registry import create
+from edgefuse.runtime.backends.backend import Backend
+from edgefuse.stages.branches import Branch, feeds_at_branches
 from edgefuse.stages.padding import may_be_padded
 from edgefuse.stages.recurrent import open_steps
 from edgefuse.stages.stage import TorchStage
@@ -42,6 +50,9 @@ OPSET = 20
 
 _FOLD_LIMIT = 1 << 26
 """Constants up to this many elements are folded (a transposed weight), so that no run computes them again."""
+
+_BRANCHES = "branches"
+"""Where a graph keeps the decisions on sizes of its stage: no part of the file."""
 
 _REPLACE = "replace these operators, or move them out of the model"
 
@@ -108,9 +119,11 @@ def translated(stage: TorchStage, rewrite: Callable[[ir.Model], None], forms: Ta
     Raises:
         ExportError: if torch cannot trace the stage, or an operator has no translation.
     """
-    model = _translate(trace_with_open_sizes(stage, forms), stage)
+    program = trace_with_open_sizes(stage, forms)
+    model = _translate(program, stage)
     _simplify(model, rewrite)
     _name_by_module(model)
+    model.meta[_BRANCHES] = branches_of(program)
     return model
 
 
@@ -133,13 +146,26 @@ def finished(model: ir.Model, stage: TorchStage, backend: str = "onnx") -> Lower
         ),
         opset=f"ai.onnx {OPSET}",
     )
+    _hold(stage, lowered, create("backends", backend), model.meta.get(_BRANCHES, ()))
+    return lowered
+
+
+def _hold(stage: TorchStage, lowered: Lowered, backend: Backend, branches: Sequence[Branch]) -> None:
+    """Compare a file's answers with torch's, also at sizes where the model decides otherwise than at the largest.
+
+    Raises:
+        ExportError: if they differ; with the user's line that is why, if that can be found.
+    """
+    more = list(feeds_at_branches(stage, branches))
     try:
-        check_answers(stage, lowered, create("backends", backend), "ONNX")
+        check_answers(stage, lowered, backend, "ONNX", more=[feeds for _, feeds in more])
     except ExportError as error:
         if may_be_padded(stage.spec) and (line := fixing_line(stage)):
             raise works_at_one_size(stage, line, cited(error)) from error
+        for line, feeds in more:
+            if line and not answers_at(stage, lowered, backend, feeds):
+                raise takes_another_way(stage, line, cited(error)) from error
         raise
-    return lowered
 
 
 def _untranslatable(program: torch.export.ExportedProgram, stage: TorchStage) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from edgefuse.bundle.manifest import Tolerance
+from edgefuse.errors import ModelError
 from edgefuse.measure.agreement import agreement
 from edgefuse.stages.examples import example_feeds, run_torch
 from edgefuse.stages.padding import depends_on_padding
@@ -31,10 +32,15 @@ def ended_by_length(stage: TorchStage) -> TorchStage | None:
     if (found := _place(stage)) is None:
         return None
     ended = replace(stage, module=EndedByLength(stage.module, *found).eval())
-    if depends_on_padding(ended) is not None:
+    try:
+        return ended if depends_on_padding(ended) is None and _answers_like(stage, ended) else None
+    except ModelError:  # the module cannot do with layers that end so: what is wrong with itself, others have said
         return None
+
+
+def _answers_like(stage: TorchStage, ended: TorchStage) -> bool:
     pairs = ((run_torch(stage, feeds), run_torch(ended, feeds)) for feeds in example_feeds(stage, count=_TRIED))
-    return ended if agreement(pairs, Tolerance()).ok else None
+    return agreement(pairs, Tolerance()).ok
 
 
 def mended(stage: TorchStage) -> TorchStage:

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from edgefuse.bundle.spec import Bounded, Bucketed, ModelSpec, StageSpec
 from edgefuse.graph import StageGraph
 from edgefuse.models.fusion import masked
+from edgefuse.stages.branches import Branch, feeds_at_branches
 from edgefuse.stages.examples import Mask, columns_of, example_feeds, samples_of, sizes_to_show, variants_of
 from edgefuse.stages.explicit import dim_of
 from edgefuse.stages.found.parts import Unsplittable
+from edgefuse.stages.silence import at
 from edgefuse.stages.stage import Feeds, TorchStage, outputs_of
 
 _TOLERANCE = 1e-5
@@ -26,7 +28,12 @@ Shapes = dict[str, list[tuple[int, ...]]]
 
 
 def held_to_module(
-    stages: Sequence[tuple[StageSpec, nn.Module]], whole: TorchStage, masks: Sequence[Mask], *, batched: bool
+    stages: Sequence[tuple[StageSpec, nn.Module]],
+    whole: TorchStage,
+    masks: Sequence[Mask],
+    *,
+    batched: bool,
+    branches: Sequence[Branch] = (),
 ) -> Shapes:
     """Run stages and the module on generated inputs of several sizes, in batches, and with modalities absent.
 
@@ -35,6 +42,7 @@ def held_to_module(
         whole: the module as one stage.
         masks: the absences that the model admits.
         batched: whether the stages take several samples at a time.
+        branches: decisions on sizes that were traced as they fall at the largest.
 
     Returns:
         The shapes that the outputs of stages had.
@@ -43,6 +51,8 @@ def held_to_module(
         Unsplittable: if the stages do not answer as the module does.
     """
     chain = _Chain(stages, whole)
+    for line, feeds in feeds_at_branches(whole, branches):
+        chain.compare([feeds], f" at other sizes than the largest, which is decided{at(line)}" if line else "")
     for feeds in feeds_of_all_sizes(whole, masks):
         chain.compare([feeds], "")
     if batched:

@@ -219,7 +219,13 @@ class _Search:
             lowered = [lower(part, parts, model) for part in parts]
             drafts = list(zip(wired(parts, model.traced, self._spec), (one.module for one in lowered), strict=True))
             with quiet():
-                shapes = held_to_module(drafts, whole, masks_of(self._spec), batched=model.traced.batched)
+                shapes = held_to_module(
+                    drafts,
+                    whole,
+                    masks_of(self._spec),
+                    batched=model.traced.batched,
+                    branches=model.traced.branches,
+                )
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             raise Unsplittable(f"the stages cannot be run: {first_words(error)}") from error
         found = {key: dims(seen, self._spec) for key, seen in shapes.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch.fx import Graph, Node
 
 from edgefuse.bundle.spec import ModelSpec
 from edgefuse.errors import ModelError
+from edgefuse.stages.branches import Branch, branches, guards_by_line
 from edgefuse.stages.found.calling import Called
 from edgefuse.stages.found.costs import value_of
 from edgefuse.stages.found.naming import Value, values_of
@@ -45,6 +46,7 @@ class Traced:
         calls: the signature of each call of a submodule that was asked for, by its key.
         unbatched: why the graph is right for one sample alone, in words; empty where it takes any batch.
         constants: graphs that operators of a higher order call, and the like, by name.
+        branches: decisions on sizes that fall otherwise at other ones.
     """
 
     graph: Graph
@@ -56,6 +58,7 @@ class Traced:
     calls: Mapping[str, Any]
     unbatched: str
     constants: torch.nn.Module
+    branches: tuple[Branch, ...] = ()
 
     @property
     def batched(self) -> bool:
@@ -86,21 +89,28 @@ def trace(module: Called, spec: ModelSpec, tensors: Sequence[Tensor], kept: Coll
     values = values_of(spec)
     many = [torch.cat([tensor] * _BATCH) for tensor in tensors]
     try:
-        program = _export(module, many, [_axes(value, batched=True) for value in values], kept)
+        with guards_by_line() as lines:
+            program = _export(module, many, [_axes(value, batched=True) for value in values], kept)
         if _batch_sizes(program):
-            return _canonical(program, module, values)
+            return _with_branches(_canonical(program, module, values), lines)
         why = "it fixes the batch"
     except Exception as error:  # noqa: BLE001 - torch raises anything; what is wrong at batch 1, too, is raised below
         why = f"in batches torch.export refuses it{at(user_line(error))}: {first_words(error)}"
     try:
-        program = _export(module, tensors, [_axes(value, batched=False) for value in values], kept)
-        return _canonical(program, module, values, unbatched=why)
+        with guards_by_line() as lines:
+            program = _export(module, tensors, [_axes(value, batched=False) for value in values], kept)
+        return _with_branches(_canonical(program, module, values, unbatched=why), lines)
     except Exception as error:  # torch.export raises whatever the module's own code raises
         raise ModelError(
             f"torch.export cannot trace the model {type(module.module).__name__}{at(user_line(error))}",
             got=first_words(error),
             fix=advice(error, module),
         ) from error
+
+
+def _with_branches(traced: Traced, lines: Mapping[str, str]) -> Traced:
+    shapes = ((value_of(node).shape, value.tensor.shape) for node, value in traced.taken.items())
+    return replace(traced, branches=branches(shapes, lines))
 
 
 def _axes(value: Value, *, batched: bool) -> dict[int, Any]:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 import edgefuse
+from edgefuse.compiler.check.budget import unholdable
 from edgefuse.compiler.check.record import Check
+from edgefuse.compiler.check.sizes import found_stages
 from edgefuse.compiler.compilation import compile
 from edgefuse.errors import DataError, ModelError
 from edgefuse.export.onnx.target import OnnxTarget
+from edgefuse.stages.found import find
+from edgefuse.stages.stage import parameters_of
+from tests.stages.found.models import Siamese, siamese_spec
 
 PRUNE = """
 [[prune.variants]]
@@ -245,3 +253,15 @@ def test_the_library_has_the_same_check() -> None:
     from edgefuse.compiler.check.checking import check
 
     assert edgefuse.check is check
+
+
+def test_a_file_that_stages_share_takes_its_bytes_once() -> None:
+    torch.manual_seed(0)
+    made = find(Siamese(), siamese_spec())
+    weights = parameters_of(made.module)
+    search = SimpleNamespace(max_size_bytes=weights // 2, max_memory_bytes=weights // 2)
+    model: Any = SimpleNamespace(stages=made.stages, recipe=SimpleNamespace(search=search))
+    assert not list(unholdable(model, found_stages(made.stages, {}), ()))
+    search.max_size_bytes -= 1
+    (told,) = unholdable(model, found_stages(made.stages, {}), ())
+    assert f"where {weights} weights take" in told.says

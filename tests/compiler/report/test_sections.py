@@ -83,6 +83,8 @@ def test_a_modality_shows_what_it_costs_and_what_it_is_worth(full: dict[str, Any
     before, after = totals(parse(full))["onnx"]
     assert before.p50 == pytest.approx(3 * 1.2 + 0.24)
     assert after.mac == 4 * 40_000_000
+    full["bundles"][0]["float_size_bytes"] = 3_000_000  # of less than the lines together: a file that two of them run
+    assert totals(parse(full))["onnx"][0].size_bytes == 3_000_000
 
 
 def test_the_ladder_tells_the_price_of_every_step(full: dict[str, Any], outline: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -133,3 +135,29 @@ def test_a_recurrent_layer_is_an_encoder_though_a_mask_is_as_long_as_its_answers
     made = found(Heard().eval(), described)
     assert names(made) == ["sound_encoder", "question_encoder", "fusion"]
     assert not made.notes
+
+
+class Short(nn.Module):
+    """What is done to few steps stands between the layers: no layer holds it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sound, self.motion, self.head = nn.Linear(8, 16), nn.Linear(6, 16), nn.Linear(32, 4)
+
+    def forward(self, sound: Tensor, motion: Tensor) -> Tensor:
+        steps = self.sound(sound)
+        if steps.shape[1] < 4:
+            steps = nn.functional.pad(steps, (0, 0, 0, 4 - steps.shape[1]))
+        y: Tensor = self.head(torch.cat([steps.mean(1), self.motion(motion).mean(1)], 1))
+        return y
+
+
+def test_stages_are_held_to_the_module_at_sizes_that_it_decides_on_and_its_line_is_said() -> None:
+    made = found(Short(), described(SOUND, MOTION))
+    assert names(made) == ["model"]
+    (note,) = made.notes
+    assert re.fullmatch(
+        r"one stage, because the stages and the module differ by .* in '\w+' at other sizes than the largest, which is "
+        r"decided at 'test_batches\.py:\d+: if steps\.shape\[1\] < 4:'",
+        note,
+    )
