@@ -24,6 +24,12 @@ _NAME, _FLOAT, _INTEGER, _TENSOR, _SUBGRAPH, _FLOATS, _INTEGERS = 1, 2, 3, 5, 6,
 _TENSORS, _SUBGRAPHS, _SPARSE_ATTRIBUTES = 10, 11, (22, 23)
 _TYPE, _TENSOR_TYPE, _SHAPE, _DIMENSION, _SIZE = 2, 1, 2, 1, 1
 
+_AXES = frozenset(
+    {
+        *("axis", "axes", "batch_dims", "batch_axis", "time_axis", "gather_axis", "quantize_axis", "scan_input_axes"),
+        "scan_output_axes",
+    }
+)
 _REACHING = frozenset(
     {
         *("kernel_shape", "strides", "dilations", "pads", "output_padding", "output_shape", "blocksize", "block_size"),
@@ -68,7 +74,7 @@ def check_attributes(data: bytes, operator: str, attributes: Sequence[Message]) 
             raise RefusedError("has a sparse tensor")
         integers = (*attribute.signed(data, _INTEGER, 1), *attribute.signed(data, _INTEGERS, MAX_LISTED))
         far = name in _REACHING and operator != "Pad" and any(abs(each) > MAX_REACH for each in integers)
-        if far:
+        if far or (name in _AXES and any(abs(each) > MAX_RANK for each in integers)):
             raise RefusedError(f"has an operator {operator!a} whose {name} is {list(integers[:8])}")
 
 
