@@ -10,7 +10,7 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edgefuse.bundle.onnx import refuse_unsafe_onnx
-from edgefuse.bundle.onnx.inputs import MAY_LACK, OWN_MAY_LACK
+from edgefuse.bundle.onnx.inputs import MAY_LACK, OWN_MAY_LACK, READ
 from edgefuse.bundle.onnx.operators import MICROSOFT, OWN, RULES
 from edgefuse.errors import BundleError
 
@@ -34,7 +34,8 @@ def test_what_onnx_runtimes_own_operators_may_lack_is_what_their_schemas_say() -
     optional = {
         name: {p for p, each in enumerate(schemas[name].inputs) if "Optional" in str(each.option)} for name in OWN
     }
-    optional["Attention"] -= {2}  # which the kernel reads without a look
+    for name, count in READ.items():
+        optional[name] = {place for place in optional[name] if place >= count}
     assert {name: set(places) for name, places in OWN_MAY_LACK.items()} == {k: v for k, v in optional.items() if v}
 
 
@@ -57,7 +58,37 @@ _HOSTILE: dict[str, tuple[NodeProto, dict[str, Any], str]] = {
         kind: (node(kind, "x", ""), {}, f"'{kind}' which lacks its input 1, on inputs of the shapes [2, 3, 8], none")
         for kind in ("Max", "Min", "Mean", "Sum", "Concat", "Add")
     },
-    "no bias": (node("Attention", "x", "w", own=True, num_heads=2), {"w": _ZEROS}, "'Attention' without its input 2"),
+    "no bias": (
+        node("Attention", "x", "w", own=True, num_heads=2),
+        {"w": _ZEROS},
+        "'Attention' which lacks its input 2",
+    ),
+    "no zero point": (
+        node("QLinearLeakyRelu", "q", "s", "z", "s", own=True, alpha=0.1),
+        {"q": np.zeros((2, 3), np.uint8), "s": np.array(0.1, np.float32), "z": np.array(0, np.uint8)},
+        "'QLinearLeakyRelu' which lacks its input 4",
+    ),
+    "no depth": (
+        node("OneHot", "i", "d", "v"),
+        {"i": np.zeros(3, np.int64), "d": np.zeros(0, np.int64), "v": np.zeros(2, np.float32)},
+        "'OneHot' which takes nothing at all",
+    ),
+    "heads of nothing": (
+        node("Attention", "x", "x", "x", q_num_heads=2, kv_num_heads=0),
+        {},
+        "kv_num_heads is [0], where 1",
+    ),
+    "more parts than it names": (node("Split", "x", num_outputs=2), {}, "'Split' which makes 2 parts and names 1"),
+    "a window beyond": (
+        node("QLinearAveragePool", "q", "s", "z", "s", "z", own=True, kernel_shape=[2, 2]),
+        {"q": np.zeros((1, 1, 1, 3), np.uint8), "s": np.array(0.1, np.float32), "z": np.array(0, np.uint8)},
+        "'QLinearAveragePool' which finds no place for its window",
+    ),
+    "channels last": (
+        node("QLinearAveragePool", "q", "s", "z", "s", "z", own=True, kernel_shape=[2, 2], channels_last=1),
+        {"q": np.zeros((1, 1, 4, 3), np.uint8), "s": np.array(0.1, np.float32), "z": np.array(0, np.uint8)},
+        "'QLinearAveragePool' which has its channels last",
+    ),
     "an empty skip": (
         node("SkipSimplifiedLayerNormalization", "x", "w", "g", own=True),
         {"w": np.zeros((0, 3, 8), np.float32), "g": np.ones(8, np.float32)},
@@ -92,6 +123,13 @@ def test_what_runtimes_die_on_is_refused(case: str) -> None:
     with pytest.raises(BundleError) as caught:
         refuse_unsafe_onnx("x.onnx", file(made, **constants))
     assert said in str(caught.value)
+
+
+def test_an_input_of_nothing_is_refused() -> None:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [0, 3]) for name in "xy"]
+    graph = helper.make_graph([node("Neg", "x")], "g", ends[:1], ends[1:])
+    with pytest.raises(BundleError, match="has an input 'x' of nothing at all"):
+        refuse_unsafe_onnx("x.onnx", bytes(helper.make_model(graph).SerializeToString()))
 
 
 def test_what_may_be_left_out_passes() -> None:

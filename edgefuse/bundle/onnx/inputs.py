@@ -37,10 +37,8 @@ MAY_LACK: Mapping[str, tuple[int, ...]] = MappingProxyType(
 
 OWN_MAY_LACK: Mapping[str, tuple[int, ...]] = MappingProxyType(
     {
-        **dict.fromkeys(("DequantizeLinear", "QuantizeLinear", "QLinearSoftmax"), (2,)),
-        **dict.fromkeys(("QLinearAveragePool", "QLinearLeakyRelu", "QLinearSigmoid"), (2, 4)),
-        **dict.fromkeys(("QLinearAdd", "QLinearMul"), (2, 5, 7)),
-        "Attention": _MASKS,  # and a bias that may be left out by its schema, but is read without a look
+        **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), (2,)),
+        "Attention": _MASKS,
         "DynamicQuantizeLSTM": (*_MASKS, 7),
         "DynamicQuantizeMatMul": (3, 4),
         "FastGelu": (1,),
@@ -54,9 +52,24 @@ OWN_MAY_LACK: Mapping[str, tuple[int, ...]] = MappingProxyType(
         "SkipSimplifiedLayerNormalization": (3,),
     }
 )
-"""The same for ONNX Runtime's own."""
+"""The same for ONNX Runtime's own; see `READ` for those of which a kernel reads more than the schema wants."""
 
-_BIASED = frozenset({"Attention", "QAttention"})
+READ: Mapping[str, int] = MappingProxyType(
+    {
+        **dict.fromkeys(("QLinearAveragePool", "QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax"), 5),
+        **dict.fromkeys(("QLinearAdd", "QLinearMul"), 8),
+        "Attention": 3,
+    }
+)
+"""How many inputs kernels of ONNX Runtime's own read without a look, where schemas let some be left out."""
+
+_NEVER_EMPTY = frozenset(
+    {
+        *("Attention", "Col2Im", "DFT", "DeformConv", "Det", "GRU", "GridSample", "LSTM", "MaxUnpool", "OneHot", "RNN"),
+        *("RoiAlign", "RotaryEmbedding", "STFT", "TensorScatter", "Unique"),
+    }
+)
+"""Operators of `ai.onnx` whose kernels are at a loss with a size of zero."""
 
 
 def check_inputs(call: Call, *, own: bool) -> None:
@@ -70,7 +83,7 @@ def check_inputs(call: Call, *, own: bool) -> None:
     for place, value in enumerate(call.inputs):
         if value is None and place not in may_lack:
             raise call.refuse(f"lacks its input {place}")
-        if own and value is not None and not value.elements:
+        if (own or call.kind in _NEVER_EMPTY) and value is not None and not value.elements:
             raise call.refuse("takes nothing at all")
-    if own and call.kind in _BIASED:
-        call.input(2)
+    if own and len(call.inputs) < READ.get(call.kind, 0):
+        raise call.refuse(f"lacks its input {len(call.inputs)}")

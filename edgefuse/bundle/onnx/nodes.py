@@ -30,6 +30,13 @@ _AXES = frozenset(
         "scan_output_axes",
     }
 )
+_COUNTS = frozenset(
+    {
+        *("kernel_shape", "strides", "dilations", "blocksize", "hidden_size", "group", "num_groups", "num_outputs"),
+        *("q_num_heads", "kv_num_heads", "num_scan_inputs", "bits", "K", "N"),
+    }
+)
+"""Attributes that sizes are divided by or that count something."""
 _REACHING = frozenset(
     {
         *("kernel_shape", "strides", "dilations", "pads", "output_padding", "output_shape", "blocksize", "block_size"),
@@ -76,6 +83,10 @@ def check_attributes(data: bytes, operator: str, attributes: Sequence[Message]) 
         far = name in _REACHING and operator != "Pad" and any(abs(each) > MAX_REACH for each in integers)
         if far or (name in _AXES and any(abs(each) > MAX_RANK for each in integers)):
             raise RefusedError(f"has an operator {operator!a} whose {name} is {list(integers[:8])}")
+        if name in _COUNTS and min(integers, default=1) < 1:
+            raise RefusedError(
+                f"has an operator {operator!a} whose {name} is {list(integers[:8])}, where 1 is the least"
+            )
 
 
 def constant_of(data: bytes, attributes: Sequence[Message]) -> Value:
@@ -136,7 +147,10 @@ def declared(value: Message, open_size: int, *, wanted: bool = False) -> Value:
         if wanted:
             raise RefusedError(f"has an input {value.text(_NAME)!a} without a shape")
         return Value(())
-    sizes = [dimension.integer(_SIZE) for dimension in shapes[0].all(_DIMENSION)]
+    dimensions = shapes[0].all(_DIMENSION)
+    if any(dimension.integers(_SIZE) and not dimension.integer(_SIZE) for dimension in dimensions):
+        raise RefusedError(f"has an input {value.text(_NAME)!a} of nothing at all")
+    sizes = [dimension.integer(_SIZE) for dimension in dimensions]
     if len(sizes) > MAX_RANK:
         raise RefusedError(f"has an input {value.text(_NAME)!a} of more than {MAX_RANK} axes")
     return Value(tuple(min(size, MAX_SIZE) if size else open_size for size in sizes))

@@ -109,6 +109,8 @@ def split(call: Call) -> Shapes:
     """Take a tensor apart along an axis."""
     shape = call.shape(0, 1)
     axis = call.axis(call.integer("axis", 0), len(shape))
+    if call.integer("num_outputs", call.outputs) != call.outputs:
+        raise call.refuse(f"makes {call.integer('num_outputs', 0)} parts and names {call.outputs}")
     sizes = call.listed(1, "split")
     if sizes is None:
         return [shape] * call.outputs
