@@ -36,7 +36,9 @@ _COUNTS = frozenset(
         *("q_num_heads", "kv_num_heads", "num_scan_inputs", "bits", "K", "N"),
     }
 )
-"""Attributes that sizes are divided by or that count something."""
+"""Attributes that sizes are divided by or that count something: of 32 bits, where kernels work with so many."""
+_COUNTS_OR_NONE = frozenset({"num_heads", "rotary_embedding_dim", "block_size"})
+"""Such where 0 stands for what is found out."""
 _REACHING = frozenset(
     {
         *("kernel_shape", "strides", "dilations", "pads", "output_padding", "output_shape", "blocksize", "block_size"),
@@ -83,9 +85,10 @@ def check_attributes(data: bytes, operator: str, attributes: Sequence[Message]) 
         far = name in _REACHING and operator != "Pad" and any(abs(each) > MAX_REACH for each in integers)
         if far or (name in _AXES and any(abs(each) > MAX_RANK for each in integers)):
             raise RefusedError(f"has an operator {operator!a} whose {name} is {list(integers[:8])}")
-        if name in _COUNTS and min(integers, default=1) < 1:
+        least = 1 if name in _COUNTS else 0
+        if (least or name in _COUNTS_OR_NONE) and not all(least <= each < 2**31 for each in integers):
             raise RefusedError(
-                f"has an operator {operator!a} whose {name} is {list(integers[:8])}, where 1 is the least"
+                f"has an operator {operator!a} whose {name} is {list(integers[:8])}, of which {least} is the least"
             )
 
 

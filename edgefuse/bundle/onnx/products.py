@@ -260,6 +260,6 @@ _OTHERS: Mapping[str, Callable[[Call], int]] = MappingProxyType(
         **dict.fromkeys(("DFT", "STFT"), lambda _: 2**12),  # of lengths that are no power of two; measured
         "Det": lambda call: call.shape(0, 2)[-1] ** 3,
         "NonMaxSuppression": lambda call: call.shape(0, 2)[1],
-        "RoiAlign": lambda call: max(8, call.integer("sampling_ratio", 0)) ** 2,
+        "RoiAlign": lambda call: 16 * max(8, call.integer("sampling_ratio", 0)) ** 2,  # four places for each
     }
 )
