@@ -78,12 +78,12 @@ _HOSTILE: dict[str, tuple[NodeProto, dict[str, Any], str]] = {
     "heads of nothing": (
         node("Attention", "x", "x", "x", q_num_heads=2, kv_num_heads=0),
         {},
-        "kv_num_heads is [0], of which 1",
+        "kv_num_heads is [0], where 1 to 2147483647 may",
     ),
     "heads of 2³²": (
         node("Attention", "x", "x", "x", q_num_heads=2, kv_num_heads=2**32),
         {},
-        "kv_num_heads is [4294967296], of which 1 is the least",
+        "kv_num_heads is [4294967296], where 1 to 2147483647 may stand",
     ),
     "no shift": (
         node("LayerNormalization", "x", "w", ""),

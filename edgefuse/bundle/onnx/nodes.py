@@ -88,7 +88,7 @@ def check_attributes(data: bytes, operator: str, attributes: Sequence[Message]) 
         least = 1 if name in _COUNTS else 0
         if (least or name in _COUNTS_OR_NONE) and not all(least <= each < 2**31 for each in integers):
             raise RefusedError(
-                f"has an operator {operator!a} whose {name} is {list(integers[:8])}, of which {least} is the least"
+                f"has an operator {operator!a} whose {name} is {list(integers[:8])}, where {least} to {2**31 - 1} may stand"
             )
 
 
