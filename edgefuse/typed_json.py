@@ -21,14 +21,17 @@ def decode(data: bytes | str, kind: type[T]) -> T:
     it. So decoders are made one after the other, and kept.
 
     Raises:
-        msgspec.MsgspecError: the text is not JSON, or not of that type.
-        UnicodeDecodeError, RecursionError: a string is not UTF-8; the text is nested too deeply.
+        msgspec.MsgspecError: the text is not JSON in UTF-8, or not of that type.
+        RecursionError: the text is nested too deeply.
     """
     decoder = _decoders.get(kind)
     if decoder is None:
         with _making:
             decoder = _decoders.setdefault(kind, msgspec.json.Decoder(kind))
-    found: T = decoder.decode(data)
+    try:
+        found: T = decoder.decode(data)
+    except UnicodeDecodeError as error:  # which msgspec does not count among its own
+        raise msgspec.DecodeError(str(error)) from error
     return found
 
 

@@ -106,7 +106,7 @@ def _kept(folder: Path) -> _Seal:
         data = file.read(_MAX_LIST_BYTES)
     try:
         return decode(data, _Seal)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except msgspec.MsgspecError as error:
         raise Broken(f"'{SEAL}' is no list of its files") from error
 
 

@@ -273,7 +273,7 @@ def _message(header: Request, files: Mapping[str, Path | bytes]) -> Iterator[byt
 def _decoded(data: bytes, kind: type[Result]) -> Result:
     try:
         return decode(data, kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise _damaged(str(error)) from error
 
 

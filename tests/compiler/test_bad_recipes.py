@@ -185,6 +185,8 @@ def test_columns_become_samples_with_what_each_has() -> None:
     [
         ('assets = ["pipe"]', "cannot read the asset 'pipe' of "),
         ('assets = ["/dev/zero"]', "cannot read the asset '/dev/zero' of "),
+        ('assets = ["a\\u0000b"]', "cannot read the asset 'a\\x00b' of "),
+        ('weights = "a\\u0000b"', "cannot read the weights "),
         ('assets = ["pair.py", "./pair.py"]', "have one name: got 'pair.py'"),
         ('weights = "pipe"', "of the recipe: got it is a named pipe."),
         ('weights = "."', "of the recipe: got it is a folder."),

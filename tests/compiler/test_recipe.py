@@ -62,6 +62,13 @@ def test_a_wrong_recipe_is_one_sentence(tmp_path: Path, old: str, new: str, mess
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("deep", ["x" + ".a" * 3_000 + " = 1", "[schemes.x" + ".a" * 3_000 + "]\nb = 1"])
+def test_a_key_of_very_many_dots_is_one_sentence(tmp_path: Path, deep: str) -> None:
+    with pytest.raises(RecipeError, match=r"is wrong: got Expected `array`, got `object` - at `\$.schemes") as caught:
+        recipe.load(written(tmp_path, f"{_GOOD}{deep}\n"))
+    assert len(str(caught.value)) < 1_000
+
+
 def test_a_device_may_have_more_processors_than_this_machine(tmp_path: Path) -> None:
     found = recipe.load(
         written(tmp_path, _GOOD.replace("[search]", 'threads = 4096\n[device]\nuri = "adb:"\n[search]'))

@@ -169,7 +169,9 @@ def test_one_shard_of_several_names_the_index(tmp_path: Path) -> None:
     [
         ({"weight_map": {"first.weight": "../w.safetensors"}}, "names a shard elsewhere: got '../w.safetensors'"),
         ({"weight_map": {"first.weight": "gone.safetensors"}}, "are missing: got no file "),
-        ({"weight_map": {"first.weight": "w.safetensors.index.json"}}, "names itself as a shard"),
+        ({"weight_map": {"first.weight": "w.safetensors.index.json"}}, "names an index as a shard"),
+        ({"weight_map": {"first.weight": "other.index.json"}}, "names an index as a shard"),  # which names it again
+        ({"weight_map": {"first.weight": "a\0b"}}, "names a shard elsewhere: got "),
         ({"weight_map": {"nothing": "w.safetensors"}}, "lack what it lists: got nothing."),
         ({"weight_map": [1]}, "are no index of shards: got Expected `object`, got `array`"),
         ({"labels": ["a"]}, "are no index of shards: got Expected `object`, got `null`"),
@@ -178,7 +180,24 @@ def test_one_shard_of_several_names_the_index(tmp_path: Path) -> None:
 def test_an_index_that_leads_nowhere_is_refused(content: Any, message: str, tmp_path: Path) -> None:
     safe(net(0).state_dict(), tmp_path)
     (tmp_path / "w.safetensors.index.json").write_text(json.dumps(content))
+    (tmp_path / "other.index.json").write_text(json.dumps({"weight_map": {"first.weight": "w.safetensors.index.json"}}))
     assert message in refused(net(0), tmp_path / "w.safetensors.index.json")
+
+
+@pytest.mark.parametrize("opcode", [b"\x8d", b"\x8e", b"\x96"])  # text, bytes and a buffer of a length in 64 bits
+def test_a_length_beyond_all_memory_is_one_sentence(opcode: bytes, tmp_path: Path) -> None:
+    endless = b"\x80\x04" + opcode + (2**63 - 1).to_bytes(8, "little") + b"x."
+    torch.save({}, tmp_path / "whole.pt", _use_new_zipfile_serialization=False)
+    magic, _, _ = (tmp_path / "whole.pt").read_bytes().partition(b".")
+    (tmp_path / "legacy.pt").write_bytes(magic + b"." + endless)
+    with zipfile.ZipFile(tmp_path / "zip.pt", "w") as archive:
+        archive.writestr("x/data.pkl", endless)
+    for name in ("legacy.pt", "zip.pt"):
+        assert "are damaged or cut off" in refused(net(0), tmp_path / name)
+
+
+def test_a_name_with_a_null_character_is_one_sentence(tmp_path: Path) -> None:
+    assert "cannot read the weights " in refused(net(0), tmp_path / "a\0b")
 
 
 @pytest.mark.parametrize("new", [True, False])

@@ -85,6 +85,17 @@ def test_a_damaged_engine_is_refused(cache: EngineCache, kept: Path, position: i
         cache.read(KEY)
 
 
+@pytest.mark.parametrize("bit", [0, 7])  # with the last one set, a string is no UTF-8
+def test_no_flipped_bit_of_the_head_gets_through(cache: EngineCache, kept: Path, bit: int) -> None:
+    whole = kept.read_bytes()
+    for position in range(len(whole) - 2048):
+        data = bytearray(whole)
+        data[position] ^= 1 << bit
+        kept.write_bytes(data)
+        with pytest.raises(EngineFileError):
+            cache.read(KEY)
+
+
 def test_an_engine_with_something_behind_it_is_refused(cache: EngineCache, kept: Path) -> None:
     kept.write_bytes(kept.read_bytes() + b"\0")
     with pytest.raises(EngineFileError, match="has the wrong size: got 2049 bytes, expected 2048"):

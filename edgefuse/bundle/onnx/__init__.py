@@ -9,6 +9,7 @@ on, and what a run computes, holds at once and makes of constants is added up.
 - `tensors`: constants;
 - `values`: the numbers that say sizes;
 - `call`: an operator with what is known of its inputs;
+- `inputs`: which inputs may be left out;
 - `shapes`: rules of operators that move and choose values;
 - `products`: rules of operators that compute with weights;
 - `operators`: the rules by name;

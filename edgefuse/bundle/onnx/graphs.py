@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgefuse.bundle.onnx.call import Call, Value
+from edgefuse.bundle.onnx.inputs import check_inputs
 from edgefuse.bundle.onnx.messages import Message
 from edgefuse.bundle.onnx.nodes import (
     by_name,
@@ -227,6 +228,7 @@ class _Walk:
         call = Call(
             operator, inputs, len(outputs), by_name(attributes), self._data, filling(self._data, operator, attributes)
         )
+        check_inputs(call, own=domain == MICROSOFT)
         if operator in SEQUENCES and domain != MICROSOFT:
             sequences = sequence(call)
             self._follow(sum(len(each.parts or ()) for each in sequences) // _NAMED)
@@ -267,6 +269,7 @@ class _Walk:
         """Return what an operator makes that runs graphs; the steps of a loop stand in the file."""
         if domain == MICROSOFT or operator not in ("If", "Loop", "Scan"):
             raise RefusedError(f"has an operator {operator!a} that runs graphs")
+        check_inputs(Call(operator, inputs, 0, attributes, self._data), own=False)
         if operator == "If":
             return self._choose(graphs, scope)
         if operator == "Scan":

@@ -24,6 +24,21 @@ _NAME, _FLOAT, _INTEGER, _TENSOR, _SUBGRAPH, _FLOATS, _INTEGERS = 1, 2, 3, 5, 6,
 _TENSORS, _SUBGRAPHS, _SPARSE_ATTRIBUTES = 10, 11, (22, 23)
 _TYPE, _TENSOR_TYPE, _SHAPE, _DIMENSION, _SIZE = 2, 1, 2, 1, 1
 
+_AXES = frozenset(
+    {
+        *("axis", "axes", "batch_dims", "batch_axis", "time_axis", "gather_axis", "quantize_axis", "scan_input_axes"),
+        "scan_output_axes",
+    }
+)
+_COUNTS = frozenset(
+    {
+        *("kernel_shape", "strides", "dilations", "blocksize", "hidden_size", "group", "num_groups", "num_outputs"),
+        *("q_num_heads", "kv_num_heads", "num_scan_inputs", "bits", "K", "N"),
+    }
+)
+"""Attributes that sizes are divided by or that count something: of 32 bits, where kernels work with so many."""
+_COUNTS_OR_NONE = frozenset({"num_heads", "rotary_embedding_dim", "block_size"})
+"""Such where 0 stands for what is found out."""
 _REACHING = frozenset(
     {
         *("kernel_shape", "strides", "dilations", "pads", "output_padding", "output_shape", "blocksize", "block_size"),
@@ -68,8 +83,13 @@ def check_attributes(data: bytes, operator: str, attributes: Sequence[Message]) 
             raise RefusedError("has a sparse tensor")
         integers = (*attribute.signed(data, _INTEGER, 1), *attribute.signed(data, _INTEGERS, MAX_LISTED))
         far = name in _REACHING and operator != "Pad" and any(abs(each) > MAX_REACH for each in integers)
-        if far:
+        if far or (name in _AXES and any(abs(each) > MAX_RANK for each in integers)):
             raise RefusedError(f"has an operator {operator!a} whose {name} is {list(integers[:8])}")
+        least = 1 if name in _COUNTS else 0
+        if (least or name in _COUNTS_OR_NONE) and not all(least <= each < 2**31 for each in integers):
+            raise RefusedError(
+                f"has an operator {operator!a} whose {name} is {list(integers[:8])}, where {least} to {2**31 - 1} may stand"
+            )
 
 
 def constant_of(data: bytes, attributes: Sequence[Message]) -> Value:
@@ -130,7 +150,10 @@ def declared(value: Message, open_size: int, *, wanted: bool = False) -> Value:
         if wanted:
             raise RefusedError(f"has an input {value.text(_NAME)!a} without a shape")
         return Value(())
-    sizes = [dimension.integer(_SIZE) for dimension in shapes[0].all(_DIMENSION)]
+    dimensions = shapes[0].all(_DIMENSION)
+    if any(dimension.integers(_SIZE) and not dimension.integer(_SIZE) for dimension in dimensions):
+        raise RefusedError(f"has an input {value.text(_NAME)!a} of nothing at all")
+    sizes = [dimension.integer(_SIZE) for dimension in dimensions]
     if len(sizes) > MAX_RANK:
         raise RefusedError(f"has an input {value.text(_NAME)!a} of more than {MAX_RANK} axes")
     return Value(tuple(min(size, MAX_SIZE) if size else open_size for size in sizes))

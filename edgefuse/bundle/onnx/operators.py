@@ -24,13 +24,15 @@ MAX_SIZE = 2**62
 _SAME = (
     *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "Bernoulli", "BitwiseNot"),
     *("CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh", "CumProd", "CumSum", "DequantizeLinear", "Dropout"),
-    *("Elu", "Erf", "Exp", "EyeLike", "Floor", "Gelu", "GroupNormalization", "HardSigmoid", "HardSwish", "Hardmax"),
-    *("Identity", "InstanceNormalization", "IsInf", "IsNaN", "LRN", "LayerNormalization", "LeakyRelu", "Log"),
-    *("LogSoftmax", "LpNormalization", "MeanVarianceNormalization", "Mish", "Neg", "Not", "QuantizeLinear"),
-    *("RMSNormalization", "RandomNormalLike", "RandomUniformLike", "Reciprocal", "Relu", "ReverseSequence"),
-    *("RotaryEmbedding", "Round", "Scatter", "ScatterElements", "ScatterND", "Selu", "Shrink", "Sigmoid", "Sign"),
-    *("Sin", "Sinh", "Softmax", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "TensorScatter"),
-    *("ThresholdedRelu", "Trilu"),
+    *("Elu", "Erf", "Exp", "EyeLike", "Floor", "Gelu", "GroupNormalization", "HardSigmoid", "HardSwish"),
+    *("Identity", "InstanceNormalization", "IsInf", "IsNaN", "LRN", "LeakyRelu", "Log"),
+    *("MeanVarianceNormalization", "Mish", "Neg", "Not", "QuantizeLinear", "RandomNormalLike", "RandomUniformLike"),
+    *("Reciprocal", "Relu", "ReverseSequence", "RotaryEmbedding", "Round", "ScatterND", "Selu", "Shrink", "Sigmoid"),
+    *("Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Trilu"),
+)
+_ALONG = (
+    *("Hardmax", "LayerNormalization", "LogSoftmax", "LpNormalization", "RMSNormalization", "Scatter"),
+    *("ScatterElements", "Softmax", "TensorScatter"),
 )
 _ELEMENTWISE = (
     *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual"),
@@ -41,6 +43,7 @@ _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         **dict.fromkeys(_SAME, shapes.same),
+        **dict.fromkeys(_ALONG, shapes.along),
         **dict.fromkeys(_ELEMENTWISE, shapes.elementwise),
         **dict.fromkeys((f"Reduce{each}" for each in _REDUCTIONS), shapes.reduce),
         **dict.fromkeys(("Conv", "ConvInteger", "QLinearConv"), products.convolution),
@@ -95,7 +98,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Unique": shapes.unique,
         "Unsqueeze": shapes.unsqueeze,
         # of the domain `ai.onnx`, but ONNX Runtime's
-        "SimplifiedLayerNormalization": shapes.same,
+        "SimplifiedLayerNormalization": shapes.along,
     }
 )
 OWN: Mapping[str, Rule] = MappingProxyType(
@@ -104,10 +107,11 @@ OWN: Mapping[str, Rule] = MappingProxyType(
             (
                 *("BiasGelu", "FastGelu", "Gelu", "QuickGelu", "SkipLayerNormalization", "RotaryEmbedding"),
                 *("SkipSimplifiedLayerNormalization", "DequantizeLinear", "QuantizeLinear", "QLinearSigmoid"),
-                *("QLinearLeakyRelu", "QLinearSoftmax"),
+                "QLinearLeakyRelu",
             ),
             shapes.same,
         ),
+        "QLinearSoftmax": shapes.along,
         **dict.fromkeys(("QLinearAdd", "QLinearMul"), lambda call: [_pairwise(call)]),
         **dict.fromkeys(("FusedMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"), products.matrices),
         **dict.fromkeys(("MultiHeadAttention", "Attention", "QAttention"), products.joined_attention),
@@ -143,7 +147,7 @@ def made(call: Call, rule: Rule) -> list[Value]:
         exact = exact and all(each.values is not None for each in given[1:])
     constant = bool(given) and all(each.constant for each in given)
     values = fold(call)
-    alone = rule is not shapes.same  # its further outputs are statistics, and smaller
+    alone = rule not in (shapes.same, shapes.along)  # its further outputs are statistics, and smaller
     results = [
         Value(s, None, exact and (alone or not place), constant) for place, s in enumerate(found[: call.outputs])
     ]

@@ -113,7 +113,12 @@ def transposed(call: Call) -> Shapes:
 def pool(call: Call) -> Shapes:
     """Take the largest or the mean of each window; where the largest stood may be asked for, too."""
     batch, channels, *sizes = call.shape(0, 2)
-    return [(batch, channels, *_spatial(call, tuple(sizes), call.integers("kernel_shape")))] * call.outputs
+    if call.integer("channels_last", 0):
+        raise call.refuse("has its channels last")
+    found = _spatial(call, tuple(sizes), call.integers("kernel_shape"))
+    if call.kind == "QLinearAveragePool" and 0 in found:
+        raise call.refuse("finds no place for its window")
+    return [(batch, channels, *found)] * call.outputs
 
 
 def global_pool(call: Call) -> Shapes:
@@ -252,10 +257,9 @@ def multiplications(call: Call) -> int:
 
 _OTHERS: Mapping[str, Callable[[Call], int]] = MappingProxyType(
     {
-        "DFT": lambda _: 64,  # the logarithm of any length
+        **dict.fromkeys(("DFT", "STFT"), lambda _: 2**12),  # of lengths that are no power of two; measured
         "Det": lambda call: call.shape(0, 2)[-1] ** 3,
         "NonMaxSuppression": lambda call: call.shape(0, 2)[1],
-        "RoiAlign": lambda call: max(8, call.integer("sampling_ratio", 0)) ** 2,
-        "STFT": lambda _: 64,
+        "RoiAlign": lambda call: 16 * max(8, call.integer("sampling_ratio", 0)) ** 2,  # four places for each
     }
 )

@@ -18,8 +18,15 @@ _BEYOND = 2**62  # so many numbers that it does not matter how many
 
 
 def same(call: Call) -> Shapes:
-    """Values one by one, or along an axis: the shape stays."""
+    """Values one by one: the shape stays."""
     return [call.shape()] * call.outputs
+
+
+def along(call: Call) -> Shapes:
+    """Values along an axis: the shape stays."""
+    if "axis" in call.attributes:
+        call.axis(call.integer("axis", 0), max(1, len(call.shape())))
+    return same(call)
 
 
 def cast(call: Call) -> Shapes:
@@ -102,6 +109,8 @@ def split(call: Call) -> Shapes:
     """Take a tensor apart along an axis."""
     shape = call.shape(0, 1)
     axis = call.axis(call.integer("axis", 0), len(shape))
+    if call.integer("num_outputs", call.outputs) != call.outputs:
+        raise call.refuse(f"makes {call.integer('num_outputs', 0)} parts and names {call.outputs}")
     sizes = call.listed(1, "split")
     if sizes is None:
         return [shape] * call.outputs
@@ -243,7 +252,9 @@ def gather_nd(call: Call) -> Shapes:
     """Take the places that index vectors name out."""
     shape, indices = call.shape(0, 1), call.shape(1, 1)
     skipped = call.integer("batch_dims", 0)
-    return [(*indices[:-1], *shape[min(len(shape), max(0, skipped) + indices[-1]) :])]
+    if not 0 <= skipped < min(len(shape), len(indices)) or not 1 <= indices[-1] <= len(shape) - skipped:
+        raise call.refuse(f"has index vectors of {indices[-1]} numbers and {skipped} axes of batches")
+    return [(*indices[:-1], *shape[skipped + indices[-1] :])]
 
 
 def like_second(call: Call) -> Shapes:

@@ -71,7 +71,7 @@ def read_tokenizer(name: str, data: bytes, max_length: int) -> TokenizerFile:
         raise _refused(name, f"is too large: {len(data)} bytes, at most {MAX_TOKENIZER_BYTES} are taken")
     try:
         tokenizer = decode(data, TokenizerFile)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except msgspec.MsgspecError as error:
         raise BundleError(f"the tokenizer {quoted(name)} cannot be read", got=quoted(str(error)), fix=_FIX) from error
     except RecursionError as error:
         raise _refused(name, "is nested too deeply") from error

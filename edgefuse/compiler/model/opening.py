@@ -17,7 +17,7 @@ from edgefuse.compiler.recipe.factory import call_factory
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.datasets.sample import Splits
 from edgefuse.errors import BundleError, DataError, ModelError, RecipeError
-from edgefuse.files import read_regular
+from edgefuse.files import read_regular, reason
 from edgefuse.measure.metrics import Metric
 from edgefuse.stages.explicit import check_spec
 from edgefuse.stages.found import find
@@ -116,6 +116,6 @@ def _read_assets(path: Path, recipe: Recipe, model: nn.Module) -> dict[str, byte
     for name in recipe.model.assets:
         try:
             assets[Path(name).name] = read_regular(path.parent / name, _MAX_ASSET_BYTES)
-        except OSError as error:
-            raise RecipeError(f"cannot read the asset '{name}' of {path}", got=error.strerror) from error
+        except (OSError, ValueError) as error:  # ValueError: a name with a null character
+            raise RecipeError(f"cannot read the asset '{name}' of {path}", got=reason(error)) from error
     return assets

@@ -71,6 +71,11 @@ def read(path: Path) -> State:
     Raises:
         RecipeError: if it is missing, damaged, or of another kind.
     """
+    return _of_weights(path)
+
+
+def _of_weights(path: Path, index: Path | None = None) -> State:
+    """Read a file, which an index of shards may have named."""
     try:
         check_regular(path)
         with path.open("rb") as file:
@@ -79,8 +84,8 @@ def read(path: Path) -> State:
         raise RecipeError(
             "the weights of the recipe are missing", got=f"no file {path}", fix="correct [model] weights"
         ) from error
-    except OSError as error:
-        raise RecipeError(f"cannot read the weights {path} of the recipe", got=error.strerror) from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        raise RecipeError(f"cannot read the weights {path} of the recipe", got=reason(error)) from error
     if head.startswith(_ZIP):
         return _read_zip(path)
     if head[8:] == b"{":
@@ -90,6 +95,10 @@ def read(path: Path) -> State:
     if head.startswith(_PICKLE):
         raise _unreadable(path, "a plain pickle, or one that was cut off", f"pickle.load(open('{path.name}', 'rb'))")
     if head.lstrip().startswith(b"{"):
+        if index is not None:
+            raise RecipeError(
+                f"the index {index} names an index as a shard", got=path.name, expected="files of weights"
+            )
         return _of_index(path)
     raise RecipeError(
         f"the weights {path} are of no kind that can be read",
@@ -106,7 +115,7 @@ def _of_safetensors(path: Path) -> State:
 
 
 def _of_index(path: Path) -> State:
-    """Read the files that an index of shards names; they lie beside it."""
+    """Read the files that an index of shards names; they lie beside it, and are no indices: those could name it."""
     try:
         content = msgspec.json.decode(read_regular(path, _MAX_INDEX_BYTES), type=dict[str, Any])
         shards = msgspec.convert(content.get("weight_map"), dict[str, str])
@@ -124,9 +133,7 @@ def _of_index(path: Path) -> State:
             raise RecipeError(
                 f"the index {path} names a shard elsewhere", got=repr(shard), expected="files beside the index"
             )
-        if shard == path.name:
-            raise RecipeError(f"the index {path} names itself as a shard", expected="files of weights")
-        state |= read(path.with_name(shard))
+        state |= _of_weights(path.with_name(shard), index=path)
     if absent := [name for name in shards if name not in state]:
         raise RecipeError(f"the shards of {path} lack what it lists", got=some(absent))
     return state
@@ -148,7 +155,7 @@ def _read_zip(path: Path) -> State:
                 )
             _require_plain(path, entries, names["data.pkl"])
             objects = _classes_in(io.BytesIO(archive.read(names["data.pkl"])))
-    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError, OverflowError) as error:
         raise _damaged(path, error) from error
     return _of_torch(path, objects, mapped=True)
 
@@ -158,7 +165,7 @@ def _read_legacy(path: Path) -> State:
     try:
         with path.open("rb") as file:
             *_, objects = [_classes_in(file) for _ in range(4)]
-    except (OSError, ValueError, EOFError, IndexError, MemoryError) as error:
+    except (OSError, ValueError, EOFError, IndexError, MemoryError, OverflowError) as error:
         raise _damaged(path, error) from error
     return _of_torch(path, objects, mapped=False)
 

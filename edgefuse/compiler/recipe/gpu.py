@@ -13,6 +13,7 @@ import msgspec
 from edgefuse.bundle.spec import Record
 from edgefuse.errors import RecipeError
 from edgefuse.files import read_regular, reason
+from edgefuse.typed_json import decode
 
 SCHEMA = 1
 _MAX_BYTES = 1 << 20
@@ -158,7 +159,7 @@ class GpuReference(Record, frozen=True, kw_only=True):
 def parse(data: bytes, shown: str) -> GpuRecord:
     """Return a record as read from a file that is called `shown`; `RecipeError` if it is none."""
     try:
-        record = msgspec.json.decode(data, type=GpuRecord)
+        record = decode(data, GpuRecord)
     except (msgspec.DecodeError, RecursionError) as error:
         raise RecipeError(f"{shown} is no record of `make gpu`", got=str(error), fix=_FIX) from error
     if record.schema != SCHEMA:

@@ -19,7 +19,7 @@ from edgefuse.compiler.recipe.variants import check_variants
 from edgefuse.compiler.search.figures import Limits, Objective
 from edgefuse.device.device import TIMEOUT_SECONDS, checked_timeout, device_of
 from edgefuse.device.session import PYTHON
-from edgefuse.errors import InputError, RecipeError
+from edgefuse.errors import MAX_SHOWN, InputError, RecipeError
 from edgefuse.files import read_regular
 from edgefuse.prune.training import Keep, Precision, RecoverySettings
 from edgefuse.runtime.processor import checked_threads
@@ -235,7 +235,7 @@ def load(path: Path) -> Recipe:
     except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of numbers too long to be read
         raise RecipeError(f"the recipe {path} is not TOML", got=str(error)) from error
     _refuse_unknown_keys(path, table)
-    _refuse_large_integers(path, "", table)
+    _refuse_large_integers(path, table)
     try:
         recipe = msgspec.convert(table, Recipe)
     except msgspec.ValidationError as error:
@@ -244,16 +244,18 @@ def load(path: Path) -> Recipe:
     return recipe
 
 
-def _refuse_large_integers(path: Path, key: str, value: object) -> None:
+def _refuse_large_integers(path: Path, table: Mapping[str, object]) -> None:
     """Refuse an integer that TOML does not have: Python reads any, and neither reports nor keys of the cache can."""
-    if isinstance(value, Mapping):
-        for name, held in value.items():
-            _refuse_large_integers(path, f"{key}.{name}" if key else name, held)
-    elif isinstance(value, list):
-        for held in value:
-            _refuse_large_integers(path, key, held)
-    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise RecipeError(f"the integer '{key}' in {path} is out of range", got=value, expected="64 bits, as TOML has")
+    left: list[tuple[str, object]] = list(table.items())
+    while left:  # without recursion: a key of many dots is a table in a table in a table
+        key, value = left.pop()
+        if isinstance(value, Mapping):
+            left += [(f"{key[:MAX_SHOWN]}.{name}", held) for name, held in value.items()]
+        elif isinstance(value, list):
+            left += [(key, held) for held in value]
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            what = f"the integer '{key}' in {path} is out of range"
+            raise RecipeError(what, got=value, expected="64 bits, as TOML has")
 
 
 def _refuse_unknown_keys(path: Path, table: Mapping[str, Any]) -> None:

@@ -120,6 +120,14 @@ def test_a_wrong_record_is_one_sentence(changes: Any, message: str, tmp_path: Pa
     assert sentence.endswith("or leave the key out.")
 
 
+def test_a_record_that_is_not_utf_8_is_one_sentence(tmp_path: Path) -> None:
+    path = kept(tmp_path, record())
+    data = (tmp_path / "gpu.json").read_bytes()
+    (tmp_path / "gpu.json").write_bytes(data.replace(b"benchmarks", b"benchmar\xff", 1))
+    with pytest.raises(RecipeError, match="is no record of `make gpu`: got 'utf-8' codec can't decode byte 0xff"):
+        read(path, "gpu.json", "digits")
+
+
 @pytest.mark.parametrize("value", [0, -1.5, "3"])
 def test_a_time_that_is_none_is_refused(value: object, tmp_path: Path) -> None:
     content = record()
