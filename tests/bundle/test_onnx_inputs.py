@@ -65,6 +65,29 @@ _HOSTILE: dict[str, tuple[NodeProto, dict[str, Any], str]] = {
         {"w": _ZEROS},
         "'Attention' which lacks its input 2",
     ),
+    **{
+        kind: (node(kind, *inputs, **{bound: float("nan")}, **more), {}, f"'{kind}', which is none that edgefuse knows")
+        for kind, inputs, bound, more in (
+            ("RandomUniform", (), "high", {"shape": [2]}),
+            ("RandomNormal", (), "scale", {"shape": [2]}),
+            ("RandomUniformLike", ("x",), "low", {}),
+            ("RandomNormalLike", ("x",), "scale", {}),
+            ("Bernoulli", ("x",), "seed", {}),
+        )
+    },
+    "a vector for a matrix": (
+        node("DynamicQuantizeMatMul", "x", "w", "s", own=True),
+        {"w": np.zeros(8, np.int8), "s": np.array(0.1, np.float32)},
+        "'DynamicQuantizeMatMul' which needs 2 axes",
+    ),
+    "six scales": (
+        node("MatMulIntegerToFloat", "q", "w", "s", "t", own=True),
+        {
+            **{"q": np.zeros((1, 1), np.uint8), "w": np.zeros((1, 1), np.uint8)},
+            **{"s": np.ones((3, 2), np.float32), "t": np.ones((1, 1), np.float32)},
+        },
+        "'MatMulIntegerToFloat' which has 6 scales in its input 2",
+    ),
     "no zero point": (
         node("QLinearLeakyRelu", "q", "s", "z", "s", own=True, alpha=0.1),
         {"q": np.zeros((2, 3), np.uint8), "s": np.array(0.1, np.float32), "z": np.array(0, np.uint8)},

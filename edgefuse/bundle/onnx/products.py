@@ -33,6 +33,18 @@ def matrices(call: Call) -> Shapes:
     return [(*broadcast(rows[:-2], columns[:-2]), *ends)]
 
 
+def scaled_matrices(call: Call) -> Shapes:
+    """Multiply matrices of integers and scale the product, by one number or one for each column."""
+    call.shape(0, 2)
+    columns = call.shape(1, 2)[-1]
+    places = (2,) if call.kind == "DynamicQuantizeMatMul" else (2, 3)
+    for place in places:
+        scales = call.input(place).elements
+        if scales != 1 and (place != places[-1] or scales % columns):
+            raise call.refuse(f"has {scales} scales in its input {place}")
+    return matrices(call)
+
+
 def _turned(shape: Shape, turned: int) -> Shape:
     return (*shape[:-2], shape[-1], shape[-2]) if turned else shape
 
