@@ -38,7 +38,7 @@ _OWN = 1500  # attempts on files that are built here, before a process of its ow
 
 
 _CALLS = 0.4
-"""Of the attempts: one operator, as ONNX Runtime takes it, and then edited. OpenVINO trusts indices, and dies of some."""
+"""Of the attempts: one operator, as ONNX Runtime takes it, and then edited. OpenVINO trusts indices, dies of some."""
 
 
 @cache
