@@ -15,8 +15,8 @@ def longest_list(data: bytes) -> int:
     order = _ORDERS.get(data[:4])
     if order is None or len(data) < 16:
         return 0
-    # Offsets of 64 bits have another mark, which Pillow does not know in the second order: it may read them either way.
-    ways = (False, True) if b"+" in data[2:4] else (False,)
+    # Offsets of 64 bits have another mark, which Pillow overlooks in the second order: there it may read either way.
+    ways = {b"+\0": (True,), b"\0+": (False, True)}.get(data[2:4], (False,))
     return max((count for wide in ways for count in _lists(data, order, wide)), default=0)
 
 
