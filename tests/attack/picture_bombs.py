@@ -51,6 +51,9 @@ def bombs() -> Iterator[Bomb]:
         "one strip of LZW",
         lambda: flat("TIFF", 7_000, 7_000, compression="tiff_lzw", tiffinfo={278: 7_000}),
     )
+    yield "a TIFF of 20 million fractions", lambda: tiff_of_tag(282, 5, 20_000_000)
+    yield "a TIFF of 60 million strips", lambda: tiff_of_tag(273, 4, 60_000_000)
+    yield "a TIFF that is turned in 100 million ways", lambda: tiff_of_tag(274, 3, 100_000_000)
     yield "WebP of 16,383²", lambda: flat_header("WEBP", 16_383)
     yield "WebP of 6,000²", lambda: flat("WEBP", 6_000, 6_000, lossless=True)
     yield "JPEG 2000 of 4,090²", lambda: flat("JPEG2000", 4_090, 4_090)
@@ -104,6 +107,22 @@ def tiff_lab() -> bytes:
     buffer = io.BytesIO()
     Image.merge("LAB", lab.split()).save(buffer, "TIFF")
     return buffer.getvalue()
+
+
+def tiff_of_tag(tag: int, kind: int, count: int) -> bytes:
+    """Return a grey TIFF of 8 x 8 pixels, of which a tag lists very many numbers.
+
+    Args:
+        tag: its number.
+        kind: of its numbers, as TIFF numbers them.
+        count: how many.
+    """
+    whole = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 8, 279: 64}
+    tags = [(number, 4, 1, value) for number, value in whole.items() if number != tag]
+    begin, size = 72, {3: 2, 4: 4, 5: 8}[kind] * count
+    entries = b"".join(struct.pack("<HHII", *each) for each in sorted([*tags, (tag, kind, count, begin)]))
+    header = b"II*\0" + struct.pack("<I", begin + size) + bytes(64) + np.arange(size // 4, dtype="<u4").tobytes()
+    return header + bytes(size % 4) + struct.pack("<H", len(tags) + 1) + entries + bytes(4)
 
 
 def jpeg_segments(between: bytes) -> bytes:

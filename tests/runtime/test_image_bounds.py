@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 from edgefuse.bundle.spec import ImagePreprocess, image
 from edgefuse.errors import InputError
 from edgefuse.runtime.preprocess import Preprocessor, image_file
+from edgefuse.runtime.preprocess.tiff_directory import longest_list
 from tests.attack import picture_bombs
 
 Encode = Callable[..., bytes]
@@ -233,6 +234,8 @@ def test_memory_is_estimated_for_what_is_done(encode_png: Encode, monkeypatch: p
             lambda: picture_bombs.png(8, 8, 8, 0, picture_bombs.png_chunk(b"tEXt", b"a\0") * 90_000),
             "got more than we read",
         ),
+        (lambda: picture_bombs.tiff_of_tag(282, 5, 300_000), "got a tag that lists 300000 numbers in the picture"),
+        (lambda: picture_bombs.tiff_of_tag(273, 4, 300_000), "got a tag that lists 300000 numbers in the picture"),
         (lambda: picture_bombs.jpeg_segments(b"\xff\xe0\0\x02" * 150_000), "got more than we read"),
         (lambda: picture_bombs.gif(b"!\xfe\0" * 150_000), "got more than we read"),
         (lambda: b"P6 #" + b"x" * 300_000, "got more than we read"),
@@ -277,6 +280,19 @@ def test_text_in_a_png_is_not_taken_for_the_decoders_own(encode_png: Encode) -> 
     for keyword in (b"progressive", b"exif", b"Raw profile type exif", b"comment"):
         text = picture_bombs.png_chunk(b"tEXt", keyword + b"\0" + b"\xff\xda\0\0" * 500)
         np.testing.assert_array_equal(prepare(data[:33] + text + data[33:]), prepare(data))
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_longest_list_of_a_tiff_is_found(order: str, big: bool) -> None:
+    magic = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "H", 43 if big else 42)
+    number, entry = order + ("Q" if big else "H"), order + ("HHQQ" if big else "HHII")
+    header = magic + (struct.pack(order + "HHQ", 8, 0, 16) if big else struct.pack(order + "L", 8))
+    tags = [(256, 4, 7, 0), (700, 1, 10**9, 0), (282, 5, 9_000, 0), (270, 2, 10**9, 0), (34_377, 7, 10**9, 0)]
+    data = header + struct.pack(number, len(tags)) + b"".join(struct.pack(entry, *each) for each in tags)
+    assert longest_list(data) == 9_000
+    assert longest_list(data[:-1]) == 9_000
+    assert longest_list(data[:20]) == longest_list(b"") == longest_list(magic + b"\xff" * 30) == 0
 
 
 def test_a_text_that_unpacks_to_much_is_refused() -> None:

@@ -18,14 +18,13 @@ MAY_LACK: Mapping[str, tuple[int, ...]] = MappingProxyType(
         **dict.fromkeys((f"Reduce{each}" for each in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean")), (1,)),
         **dict.fromkeys((f"Reduce{each}" for each in ("Min", "Prod", "Sum", "SumSquare")), (1,)),
         **dict.fromkeys(("Split", "SplitToSequence", "Squeeze", "Trilu"), (1,)),
-        **dict.fromkeys(("Clip", "Dropout"), (1, 2)),
-        **dict.fromkeys(("Conv", "ConvTranspose", "DequantizeLinear", "Gemm"), (2,)),
+        **dict.fromkeys(("Clip", "DFT", "Dropout"), (1, 2)),
+        **dict.fromkeys(("Conv", "ConvTranspose", "DequantizeLinear", "Gemm", "LayerNormalization"), (2,)),
         **dict.fromkeys(("MaxUnpool", "QuantizeLinear", "TensorScatter"), (2,)),
         **dict.fromkeys(("ConvInteger", "MatMulInteger", "Pad", "STFT"), (2, 3)),
         **dict.fromkeys(("DeformConv", "Slice"), (3, 4)),
         **dict.fromkeys(("GRU", "RNN"), (3, 4, 5)),
         "Attention": _MASKS,
-        "DFT": (1,),  # not its axis, nor the shift of a LayerNormalization: an empty name at the end is taken for one
         "LSTM": (*_MASKS, 7),
         "Loop": (0, 1),
         "NonMaxSuppression": (2, 3, 4),
@@ -86,5 +85,7 @@ def check_inputs(call: Call, *, own: bool) -> None:
             raise call.refuse(f"lacks its input {place}")
         if (own or call.kind in _NEVER_EMPTY) and value is not None and not value.elements:
             raise call.refuse("takes nothing at all")
+    if call.inputs and call.inputs[-1] is None:  # which kernels take for one that is there
+        raise call.refuse("names no input last, instead of leaving it out")
     if own and len(call.inputs) < READ.get(call.kind, 0):
         raise call.refuse(f"lacks its input {len(call.inputs)}")

@@ -87,9 +87,8 @@ def check_attributes(data: bytes, operator: str, attributes: Sequence[Message]) 
             raise RefusedError(f"has an operator {operator!a} whose {name} is {list(integers[:8])}")
         least = 1 if name in _COUNTS else 0
         if (least or name in _COUNTS_OR_NONE) and not all(least <= each < 2**31 for each in integers):
-            raise RefusedError(
-                f"has an operator {operator!a} whose {name} is {list(integers[:8])}, where {least} to {2**31 - 1} may stand"
-            )
+            said = f"{list(integers[:8])}, where {least} to {2**31 - 1} may stand"
+            raise RefusedError(f"has an operator {operator!a} whose {name} is {said}")
 
 
 def constant_of(data: bytes, attributes: Sequence[Message]) -> Value:

@@ -1,7 +1,7 @@
 """The operators that an ONNX file may have, each with the rule that says the sizes of what it makes.
 
-Those of `ai.onnx` but for text, optional values, losses and what writes into sequences; of ONNX Runtime's own ones
-(`com.microsoft`), those that edgefuse or ONNX Runtime's optimizer writes. Graphs are run by `graphs.py`.
+Those of `ai.onnx` but for text, optional values, losses, chance and what writes into sequences; of ONNX Runtime's own
+ones (`com.microsoft`), those that edgefuse or ONNX Runtime's optimizer writes. Graphs are run by `graphs.py`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ MICROSOFT = "com.microsoft"
 MAX_SIZE = 2**62
 
 _SAME = (
-    *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "Bernoulli", "BitwiseNot"),
+    *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "BitwiseNot"),
     *("CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh", "CumProd", "CumSum", "DequantizeLinear", "Dropout"),
     *("Elu", "Erf", "Exp", "EyeLike", "Floor", "Gelu", "GroupNormalization", "HardSigmoid", "HardSwish"),
     *("Identity", "InstanceNormalization", "IsInf", "IsNaN", "LRN", "LeakyRelu", "Log"),
-    *("MeanVarianceNormalization", "Mish", "Neg", "Not", "QuantizeLinear", "RandomNormalLike", "RandomUniformLike"),
+    *("MeanVarianceNormalization", "Mish", "Neg", "Not", "QuantizeLinear"),
     *("Reciprocal", "Relu", "ReverseSequence", "RotaryEmbedding", "Round", "ScatterND", "Selu", "Shrink", "Sigmoid"),
     *("Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Trilu"),
 )
@@ -53,7 +53,6 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **dict.fromkeys(("LSTM", "GRU", "RNN"), products.recurrence),
         **dict.fromkeys(("ArgMax", "ArgMin"), shapes.arg_reduce),
         **dict.fromkeys(("HannWindow", "HammingWindow", "BlackmanWindow"), shapes.window),
-        **dict.fromkeys(("RandomNormal", "RandomUniform"), shapes.random),
         **dict.fromkeys(("Resize", "Upsample"), shapes.resize),
         **dict.fromkeys(("Size", "SequenceLength"), shapes.scalar),
         "AffineGrid": shapes.affine_grid,
@@ -113,7 +112,8 @@ OWN: Mapping[str, Rule] = MappingProxyType(
         ),
         "QLinearSoftmax": shapes.along,
         **dict.fromkeys(("QLinearAdd", "QLinearMul"), lambda call: [_pairwise(call)]),
-        **dict.fromkeys(("FusedMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"), products.matrices),
+        "FusedMatMul": products.matrices,
+        **dict.fromkeys(("DynamicQuantizeMatMul", "MatMulIntegerToFloat"), products.scaled_matrices),
         **dict.fromkeys(("MultiHeadAttention", "Attention", "QAttention"), products.joined_attention),
         "FusedConv": products.convolution,
         "QLinearGlobalAveragePool": products.global_pool,

@@ -33,6 +33,18 @@ def matrices(call: Call) -> Shapes:
     return [(*broadcast(rows[:-2], columns[:-2]), *ends)]
 
 
+def scaled_matrices(call: Call) -> Shapes:
+    """Multiply matrices of integers and scale the product, by one number or one for each column."""
+    call.shape(0, 2)
+    columns = call.shape(1, 2)[-1]
+    places = (2,) if call.kind == "DynamicQuantizeMatMul" else (2, 3)
+    for place in places:
+        scales = call.input(place).elements
+        if scales != 1 and (place != places[-1] or scales % columns):
+            raise call.refuse(f"has {scales} scales in its input {place}")
+    return matrices(call)
+
+
 def _turned(shape: Shape, turned: int) -> Shape:
     return (*shape[:-2], shape[-1], shape[-2]) if turned else shape
 
@@ -213,7 +225,7 @@ def spectrum(call: Call) -> Shapes:
     shape = list(call.shape(0, 2))
     given = call.sizes(2) if call.optional(2) else ()
     axis = call.axis(given[0] if given else call.integer("axis", 1) % len(shape), len(shape))
-    length = max(0, *call.sizes(1), 0) if call.optional(1) else 0
+    length = _positive(call, 1)[0] if call.optional(1) else 0
     if not call.integer("onesided", 0):
         shape[axis] = length or shape[axis]
         return [(*shape[:-1], 2)]
@@ -227,10 +239,20 @@ def spectrum(call: Call) -> Shapes:
 def short_spectrum(call: Call) -> Shapes:
     """Take the Fourier transform of one part after the other."""
     batch, samples, *_ = call.shape(0, 2)
-    step = max(1, *call.sizes(1))
-    window = call.shape(2, 1)[0] if call.optional(2) else max(1, *call.sizes(3), 1)
+    step, *lengths = _positive(call, *((1, 3) if call.optional(3) else (1,)))
+    if not lengths and not call.optional(2):
+        raise call.refuse("has frames of no length")
+    window = call.shape(2, 1)[0] if call.optional(2) else lengths[0]
     lines = window // 2 + 1 if call.integer("onesided", 1) else window
     return [(batch, max(0, samples - window) // step + 1, lines, 2)]
+
+
+def _positive(call: Call, *places: int) -> list[int]:
+    """Return inputs that each are one size, of 1 at the least."""
+    sizes = [size for place in places for size in call.sizes(place)]
+    if len(sizes) != len(places) or min(sizes) < 1:
+        raise call.refuse(f"has the sizes {sizes}")
+    return sizes
 
 
 def multiplications(call: Call) -> int:

@@ -179,11 +179,6 @@ def filled(call: Call) -> Shapes:
     return [tuple(max(0, size) for size in call.sizes(0))]
 
 
-def random(call: Call) -> Shapes:
-    """Make random numbers."""
-    return [tuple(max(0, size) for size in call.integers("shape"))]
-
-
 def tile(call: Call) -> Shapes:
     """Repeat along each axis."""
     shape, times = call.shape(), call.sizes(1)

@@ -3,6 +3,7 @@
 The same code serves calibration, evaluation and the device. A media library is imported when an input needs it.
 
 - `files`: paths and bytes, opened and bounded;
+- `tiff_directory`: how much a TIFF's tags list;
 - `image_file`: pictures, decoded;
 - `image`: pictures to pixels;
 - `sound_stream`: true lengths for streamed sounds;

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from edgefuse.errors import InputError, needing
 from edgefuse.runtime.preprocess.files import Encoded, cause, read
+from edgefuse.runtime.preprocess.tiff_directory import longest_list
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,6 +43,7 @@ _SLOW_SAMPLES = {"ppm": 1 << 20, "ppm_plain": 1 << 20, "bmp_rle": 1 << 22}
 _SLOW_PARTS = 1 << 20
 _MAX_COMMENTS = 1_000  # each of a plain PPM copies a megabyte
 _MAX_PARTS = 1 << 18  # chunks, markers and tags are read one by one, in Python
+_MAX_LISTED = 1 << 18  # numbers of a TIFF's tag: a strip for each of four times as many rows as a picture may have
 _MAX_EXIF_BYTES = 4 << 20
 _MAX_SCANNED_PIXELS = 5 << 28  # of a progressive JPEG, whose scans each touch the whole picture
 _JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
@@ -91,6 +93,13 @@ class Decoder:
     def decoded(self, raw: Encoded, where: str) -> Image.Image:
         """Return the picture in a file or in bytes, upright, and smaller than it is only where it must be."""
         data = read(raw, self.name, MAX_FILE_BYTES)
+        if (listed := longest_list(data)) > _MAX_LISTED:
+            raise InputError(
+                f"{self.what} has too many parts",
+                got=f"a tag that lists {listed} numbers in {where}",
+                expected=f"at most {_MAX_LISTED}",
+                fix="save it as a PNG",
+            )
         media = _Parts(data, f"{self.what} has too many parts", where)
         try:
             image = self._opened(media, where)
