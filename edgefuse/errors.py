@@ -10,6 +10,7 @@
     ├── ModelError          a torch model breaks the contract of `FusionModel`
     ├── DataError           a data set, a weight file or a package that carries one is wrong
     ├── ExportError         a stage cannot be lowered to a target
+    │   └── DisagreementError  a lowered file does not answer like torch
     ├── QuantizeError       a scheme cannot be applied, or calibration went wrong
     ├── MeasureError        a measurement cannot be made as asked
     ├── DeviceError         a device cannot be reached, lacks something or went away
@@ -23,7 +24,7 @@ Each message says what is wrong, what was found, what was expected and what to d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 MAX_SHOWN = 200
@@ -168,6 +169,34 @@ class DataError(EdgefuseError):
 
 class ExportError(EdgefuseError):
     """A stage cannot be lowered to a target."""
+
+
+class DisagreementError(ExportError):
+    """A lowered file does not answer like torch.
+
+    Args:
+        what: does not.
+        got: what was found.
+        shapes: of the inputs at which it does not, by name.
+        fix: what the user can do.
+
+    Attributes:
+        shapes: of the inputs.
+    """
+
+    def __init__(self, what: str, *, got: str, shapes: Mapping[str, Sequence[int]], fix: str) -> None:
+        super().__init__(what, got=got, fix=fix)
+        self.got = got
+        self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
+
+    def from_operator(self, named: str) -> DisagreementError:
+        """Return the error with the operator that it begins at."""
+        return DisagreementError(
+            f"{self.what} from the operator {named} on",
+            got=self.got,
+            shapes=self.shapes,
+            fix="write that operator in another way, and report it with the model",
+        )
 
 
 class QuantizeError(EdgefuseError):

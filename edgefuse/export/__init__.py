@@ -5,6 +5,7 @@
 - `torch`: traced stages in operators that every target has;
 - `tracing`: `torch.export` for all targets, and what exporters refuse as one sentence;
 - `answers`: a file held to torch when it is made;
+- `differing`: the operator at which answers begin to differ;
 - `onnx`: ONNX files;
 - `tflite`: TFLite files;
 - `tensorrt`: ONNX files with a plan to build TensorRT engines;

@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 
 from edgefuse.bundle.manifest import Tolerance
-from edgefuse.errors import BackendError, ExportError, cited
+from edgefuse.errors import BackendError, DisagreementError, ExportError, cited
 from edgefuse.export.target import Lowered
 from edgefuse.measure.agreement import agreement, at_true_size
 from edgefuse.runtime.backends.backend import Backend, SessionOptions
@@ -41,8 +41,8 @@ def check_answers(
         more: feeds to compare at, after the usual ones.
 
     Raises:
-        ExportError: if the runtime refuses the file, cannot run it, or its answers differ from torch's; or torch's own
-            answer is not finite.
+        DisagreementError: if its answers differ from torch's.
+        ExportError: if the runtime refuses the file or cannot run it, or torch's own answer is not finite.
         ModelError: if torch itself fails at a size.
     """
     where = f"the {title} file of the stage '{stage.spec.name}'"
@@ -71,10 +71,11 @@ def check_answers(
                 fix="give every output one shape, whatever the values of the inputs",
             ) from error
         if not found.ok:
-            raise ExportError(
+            raise DisagreementError(
                 f"{where} does not answer like torch",
                 got=f"{found.reason}, at {shapes}",
-                fix="report this with the model; until then, replace the last operator that differs",
+                shapes={name: value.shape for name, value in feeds.items()},
+                fix="report this with the model; until then, leave this target out of the recipe",
             )
 
 

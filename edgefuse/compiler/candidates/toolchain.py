@@ -17,6 +17,7 @@ from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.candidates.built import FLOAT, Built, candidate_id
 from edgefuse.datasets.cache import Cache
 from edgefuse.errors import ExportError, QuantizeError
+from edgefuse.export.differing import explained
 from edgefuse.export.target import Lowered, Target
 from edgefuse.quantize.quantizer import Quantizer
 from edgefuse.quantize.schemes import closer
@@ -95,7 +96,7 @@ class Toolchain:
         """
         key = ["float", self.target.name, stage.spec, stage.alike, fingerprint.once(stage.module), *self._tools()]
 
-        built = self._built(stage.spec.name, stage.pruning, FLOAT, key, lambda: self.target.lower(stage))
+        built = self._built(stage.spec.name, stage.pruning, FLOAT, key, lambda: explained(self.target.lower, stage))
         if isinstance(built, str):
             raise ExportError(built)
         return built
