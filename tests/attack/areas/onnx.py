@@ -16,8 +16,8 @@ import onnx.defs
 from google.protobuf.message import DecodeError
 
 from edgefuse.bundle.manifest import Binding
-from edgefuse.errors import BackendError
-from edgefuse.runtime.backends.backend import Backend, SessionOptions, first_line
+from edgefuse.errors import BackendError, cited
+from edgefuse.runtime.backends.backend import Backend, SessionOptions
 from edgefuse.runtime.backends.onnx.backend import OnnxBackend
 from tests import tiny
 from tests.attack.attempt import Area, Attempt
@@ -137,7 +137,7 @@ def _run(data: bytes, feeds: Mapping[str, Any]) -> None:
     try:
         session._run(None, feeds)  # type: ignore[attr-defined]  # all that it makes
     except Exception as error:
-        raise BackendError("refused in a run", got=first_line(error)) from error
+        raise BackendError("refused in a run", got=cited(error)) from error
 
 
 AREA = Area(name="onnx", attempts=attempts, tries=5000, short=120, least=(("edit", 2000), ("operator", 1500)))
