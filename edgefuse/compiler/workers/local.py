@@ -56,8 +56,8 @@ class LocalWorkers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for worker in self._workers:
-            worker.dismiss(at_once=kind is not None)
+        for worker in self._workers:  # idle, whatever happened: `map` has ended those that were busy
+            worker.dismiss(at_once=False)
         self._workers.clear()
 
     @property
