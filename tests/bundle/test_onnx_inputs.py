@@ -52,6 +52,14 @@ def node(kind: str, *inputs: str, own: bool = False, **attributes: Any) -> NodeP
     return helper.make_node(kind, inputs, ["y"], domain=MICROSOFT if own else "", **attributes)
 
 
+_NAN = float("nan")
+_CHANCE: tuple[tuple[str, tuple[str, ...], dict[str, Any]], ...] = (
+    ("RandomUniform", (), {"high": _NAN, "shape": [2]}),
+    ("RandomNormal", (), {"scale": _NAN, "shape": [2]}),
+    ("RandomUniformLike", ("x",), {"low": _NAN}),
+    ("RandomNormalLike", ("x",), {"scale": _NAN}),
+    ("Bernoulli", ("x",), {"seed": _NAN}),
+)
 _ZEROS = np.zeros((8, 24), np.float32)
 _HOSTILE: dict[str, tuple[NodeProto, dict[str, Any], str]] = {
     **{
@@ -64,14 +72,8 @@ _HOSTILE: dict[str, tuple[NodeProto, dict[str, Any], str]] = {
         "'Attention' which lacks its input 2",
     ),
     **{
-        kind: (node(kind, *inputs, **{bound: float("nan")}, **more), {}, f"'{kind}', which is none that edgefuse knows")
-        for kind, inputs, bound, more in (
-            ("RandomUniform", (), "high", {"shape": [2]}),
-            ("RandomNormal", (), "scale", {"shape": [2]}),
-            ("RandomUniformLike", ("x",), "low", {}),
-            ("RandomNormalLike", ("x",), "scale", {}),
-            ("Bernoulli", ("x",), "seed", {}),
-        )
+        kind: (node(kind, *inputs, **bounds), {}, f"'{kind}', which is none that edgefuse knows")
+        for kind, inputs, bounds in _CHANCE
     },
     "a vector for a matrix": (
         node("DynamicQuantizeMatMul", "x", "w", "s", own=True),
