@@ -113,6 +113,8 @@ _HOSTILE: dict[str, tuple[NodeProto, dict[str, Any], str]] = {
         {"w": np.ones(8, np.float32)},
         "'LayerNormalization' which names no input last",
     ),
+    "an axis of a sum beyond": (node("CumSum", "x", "i"), {"i": np.array(7)}, "'CumSum' which has the axis 7"),
+    "an axis of a sum that is made": (node("CumSum", "x", "x"), {}, "'CumSum' which has an axis that only a run says"),
     "no steps": (
         node("Slice", "x", "i", "i", "i", ""),
         {"i": np.zeros(1, np.int64)},

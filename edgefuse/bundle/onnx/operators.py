@@ -23,7 +23,7 @@ MAX_SIZE = 2**62
 
 _SAME = (
     *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "BitwiseNot"),
-    *("CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh", "CumProd", "CumSum", "DequantizeLinear", "Dropout"),
+    *("CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh", "DequantizeLinear", "Dropout"),
     *("Elu", "Erf", "Exp", "EyeLike", "Floor", "Gelu", "GroupNormalization", "HardSigmoid", "HardSwish"),
     *("Identity", "InstanceNormalization", "IsInf", "IsNaN", "LRN", "LeakyRelu", "Log"),
     *("MeanVarianceNormalization", "Mish", "Neg", "Not", "QuantizeLinear"),
@@ -44,6 +44,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     {
         **dict.fromkeys(_SAME, shapes.same),
         **dict.fromkeys(_ALONG, shapes.along),
+        **dict.fromkeys(("CumProd", "CumSum"), shapes.cumulative),
         **dict.fromkeys(_ELEMENTWISE, shapes.elementwise),
         **dict.fromkeys((f"Reduce{each}" for each in _REDUCTIONS), shapes.reduce),
         **dict.fromkeys(("Conv", "ConvInteger", "QLinearConv"), products.convolution),

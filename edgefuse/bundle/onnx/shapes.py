@@ -29,6 +29,15 @@ def along(call: Call) -> Shapes:
     return same(call)
 
 
+def cumulative(call: Call) -> Shapes:
+    """Sum up, or multiply, from place to place along the axis that an input says."""
+    axes = call.listed(1, "axis")
+    if axes is None or len(axes) != 1:
+        raise call.refuse("has an axis that only a run says")
+    call.axis(axes[0], len(call.shape()))
+    return same(call)
+
+
 def cast(call: Call) -> Shapes:
     """Turn numbers into others, but not into text."""
     if call.integer("to", 0) == _TEXT:
