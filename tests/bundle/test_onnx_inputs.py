@@ -115,6 +115,11 @@ _HOSTILE: dict[str, tuple[NodeProto, dict[str, Any], str]] = {
     ),
     "an axis of a sum beyond": (node("CumSum", "x", "i"), {"i": np.array(7)}, "'CumSum' which has the axis 7"),
     "an axis of a sum that is made": (node("CumSum", "x", "x"), {}, "'CumSum' which has an axis that only a run says"),
+    "slopes that do not fit": (
+        node("PRelu", "x", "s"),
+        {"s": np.zeros((48, 1), np.float32)},
+        "'PRelu' which has slopes that do not fit, on inputs of the shapes [2, 3, 8], [48, 1]",
+    ),
     "no steps": (
         node("Slice", "x", "i", "i", "i", ""),
         {"i": np.zeros(1, np.int64)},

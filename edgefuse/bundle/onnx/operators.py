@@ -36,7 +36,7 @@ _ALONG = (
 )
 _ELEMENTWISE = (
     *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual"),
-    *("Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
+    *("Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where", "Xor"),
 )
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
 
@@ -82,6 +82,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "NonMaxSuppression": shapes.suppressed,
         "NonZero": shapes.nonzero,
         "OneHot": shapes.one_hot,
+        "PRelu": shapes.sloped,
         "Pad": shapes.pad,
         "Range": shapes.range_,
         "Reshape": shapes.reshape,

@@ -50,6 +50,15 @@ def elementwise(call: Call) -> Shapes:
     return [broadcast(*(each.shape for each in call.inputs if each))]
 
 
+def sloped(call: Call) -> Shapes:
+    """Give what is below zero a slope, which is repeated to the shape of the values."""
+    shape, slope = call.shape(), call.shape(1)
+    fits = all(size in (1, wanted) for size, wanted in zip(slope[::-1], shape[::-1], strict=False))
+    if len(slope) > len(shape) or not fits:
+        raise call.refuse("has slopes that do not fit")
+    return [shape]
+
+
 def scalar(call: Call) -> Shapes:
     """One number, or one for each that is asked for."""
     return [()] * call.outputs
