@@ -160,7 +160,10 @@ def _array(said: Mapping[str, Any]) -> Array:
     if "values" in said:
         return np.array(said["values"], dtype).reshape(said.get("shape", [-1]))
     source = np.random.default_rng(0)
+    values: Array
     if dtype.kind == "f":
-        values = source.normal(0, 1, said["shape"]).astype(dtype)
-        return np.abs(values) if said.get("positive") else values
-    return source.integers(-127 if dtype.kind == "i" else 0, 128, said["shape"]).astype(dtype)
+        values = source.normal(0, 1, said["shape"])
+        values = np.abs(values) if said.get("positive") else values
+    else:
+        values = source.integers(-127 if dtype.kind == "i" else 0, 128, said["shape"])
+    return values.astype(dtype)

@@ -52,6 +52,14 @@ def node(kind: str, *inputs: str, own: bool = False, **attributes: Any) -> NodeP
     return helper.make_node(kind, inputs, ["y"], domain=MICROSOFT if own else "", **attributes)
 
 
+_NAN = float("nan")
+_CHANCE: tuple[tuple[str, tuple[str, ...], dict[str, Any]], ...] = (
+    ("RandomUniform", (), {"high": _NAN, "shape": [2]}),
+    ("RandomNormal", (), {"scale": _NAN, "shape": [2]}),
+    ("RandomUniformLike", ("x",), {"low": _NAN}),
+    ("RandomNormalLike", ("x",), {"scale": _NAN}),
+    ("Bernoulli", ("x",), {"seed": _NAN}),
+)
 _ZEROS = np.zeros((8, 24), np.float32)
 _HOSTILE: dict[str, tuple[NodeProto, dict[str, Any], str]] = {
     **{
@@ -64,14 +72,8 @@ _HOSTILE: dict[str, tuple[NodeProto, dict[str, Any], str]] = {
         "'Attention' which lacks its input 2",
     ),
     **{
-        kind: (node(kind, *inputs, **{bound: float("nan")}, **more), {}, f"'{kind}', which is none that edgefuse knows")
-        for kind, inputs, bound, more in (
-            ("RandomUniform", (), "high", {"shape": [2]}),
-            ("RandomNormal", (), "scale", {"shape": [2]}),
-            ("RandomUniformLike", ("x",), "low", {}),
-            ("RandomNormalLike", ("x",), "scale", {}),
-            ("Bernoulli", ("x",), "seed", {}),
-        )
+        kind: (node(kind, *inputs, **bounds), {}, f"'{kind}', which is none that edgefuse knows")
+        for kind, inputs, bounds in _CHANCE
     },
     "a vector for a matrix": (
         node("DynamicQuantizeMatMul", "x", "w", "s", own=True),
@@ -110,6 +112,13 @@ _HOSTILE: dict[str, tuple[NodeProto, dict[str, Any], str]] = {
         node("LayerNormalization", "x", "w", ""),
         {"w": np.ones(8, np.float32)},
         "'LayerNormalization' which names no input last",
+    ),
+    "an axis of a sum beyond": (node("CumSum", "x", "i"), {"i": np.array(7)}, "'CumSum' which has the axis 7"),
+    "an axis of a sum that is made": (node("CumSum", "x", "x"), {}, "'CumSum' which has an axis that only a run says"),
+    "slopes that do not fit": (
+        node("PRelu", "x", "s"),
+        {"s": np.zeros((48, 1), np.float32)},
+        "'PRelu' which has slopes that do not fit, on inputs of the shapes [2, 3, 8], [48, 1]",
     ),
     "no steps": (
         node("Slice", "x", "i", "i", "i", ""),

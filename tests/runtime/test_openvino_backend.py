@@ -160,3 +160,43 @@ def test_placement_names_what_stayed_float() -> None:
 def test_int8_is_clipped_without_vnni(scheme: str, features: tuple[str, ...] | None, clipped: bool) -> None:
     cpu = Processor("a CPU", "x86_64", 2, 2, features)
     assert OpenvinoBackend().saturates(scheme, cpu) == clipped
+
+
+@pytest.mark.parametrize(
+    "operator", ["GatherND(x, i)", "ScatterElements<axis = 0>(x, i, u)", "GatherND<batch_dims = 1>(x, j)"]
+)
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+def test_an_index_that_points_nowhere_ends_no_process(operator: str, kind: str) -> None:
+    shape = {"G": (1,), "S": (4, 3)}[operator[0]] if "batch" not in operator else (4,)
+    cast = "i = Cast<to = 7>(k)" if kind == "int64" else "i = Identity(k)"
+    text = f"""g (float[4,3] x, int32[1,2] k, float[1,2] u) => (float[{",".join(map(str, shape))}] y)
+        <float[1] zero = {{0}}, int64[2] turned = {{2, 1}}, int64[2] many = {{2, 1}}> {{
+            {cast}
+            m = Reshape(i, turned)
+            j = Concat<axis = 0>(m, m)
+            z = {operator}
+            s = ReduceSum<keepdims = 0>(u)
+            n = Mul(s, zero)
+            y = Add(z, n)
+        }}"""
+    inputs = binding("x", (4, 3)), binding("k", (1, 2), "int32"), binding("u", (1, 2))
+    session = session_of(text, inputs, (binding("y", shape),))
+    x, u = np.arange(12, dtype=np.float32).reshape(4, 3), np.full((1, 2), -1, np.float32)
+    answers = [
+        session.run({"x": x, "k": np.array([[place, 1]], np.int32), "u": u})["y"].tolist()
+        for place in (1, -2, 10**9, -(10**9), 2 - 2**31)
+    ]
+    if operator.startswith("S"):
+        assert [np.argwhere(np.array(each) == -1).tolist()[0][0] for each in answers] == [1, 1, 1, 0, 0]
+    else:
+        assert len(answers) == 5
+        assert np.isfinite(answers).all()
+        assert answers[3:] == [answers[3]] * 2
+
+
+def test_indices_within_bounds_stay_what_they_are() -> None:
+    text = """g (float[4,3] x, int32[2,2] k) => (float[2] y) { y = GatherND(x, k) }"""
+    session = session_of(text, (binding("x", (4, 3)), binding("k", (2, 2), "int32")), (binding("y", (2,)),))
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    for indices in ([[0, 0], [3, 2]], [[-4, -3], [-1, -1]]):
+        assert session.run({"x": x, "k": np.array(indices, np.int32)})["y"].tolist() == [0, 11]

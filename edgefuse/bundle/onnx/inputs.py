@@ -85,7 +85,8 @@ def check_inputs(call: Call, *, own: bool) -> None:
             raise call.refuse(f"lacks its input {place}")
         if (own or call.kind in _NEVER_EMPTY) and value is not None and not value.elements:
             raise call.refuse("takes nothing at all")
-    if call.inputs and call.inputs[-1] is None:  # which kernels take for one that is there
+    # Kernels take it for one that is there; a loop that carries nothing ends so.
+    if call.inputs and call.inputs[-1] is None and call.kind != "Loop":
         raise call.refuse("names no input last, instead of leaving it out")
     if own and len(call.inputs) < READ.get(call.kind, 0):
         raise call.refuse(f"lacks its input {len(call.inputs)}")

@@ -23,7 +23,7 @@ MAX_SIZE = 2**62
 
 _SAME = (
     *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "BitwiseNot"),
-    *("CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh", "CumProd", "CumSum", "DequantizeLinear", "Dropout"),
+    *("CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh", "DequantizeLinear", "Dropout"),
     *("Elu", "Erf", "Exp", "EyeLike", "Floor", "Gelu", "GroupNormalization", "HardSigmoid", "HardSwish"),
     *("Identity", "InstanceNormalization", "IsInf", "IsNaN", "LRN", "LeakyRelu", "Log"),
     *("MeanVarianceNormalization", "Mish", "Neg", "Not", "QuantizeLinear"),
@@ -36,7 +36,7 @@ _ALONG = (
 )
 _ELEMENTWISE = (
     *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual"),
-    *("Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
+    *("Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where", "Xor"),
 )
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
 
@@ -44,6 +44,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     {
         **dict.fromkeys(_SAME, shapes.same),
         **dict.fromkeys(_ALONG, shapes.along),
+        **dict.fromkeys(("CumProd", "CumSum"), shapes.cumulative),
         **dict.fromkeys(_ELEMENTWISE, shapes.elementwise),
         **dict.fromkeys((f"Reduce{each}" for each in _REDUCTIONS), shapes.reduce),
         **dict.fromkeys(("Conv", "ConvInteger", "QLinearConv"), products.convolution),
@@ -81,6 +82,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "NonMaxSuppression": shapes.suppressed,
         "NonZero": shapes.nonzero,
         "OneHot": shapes.one_hot,
+        "PRelu": shapes.sloped,
         "Pad": shapes.pad,
         "Range": shapes.range_,
         "Reshape": shapes.reshape,

@@ -29,6 +29,15 @@ def along(call: Call) -> Shapes:
     return same(call)
 
 
+def cumulative(call: Call) -> Shapes:
+    """Sum up, or multiply, from place to place along the axis that an input says."""
+    axes = call.listed(1, "axis")
+    if axes is None or len(axes) != 1:
+        raise call.refuse("has an axis that only a run says")
+    call.axis(axes[0], len(call.shape()))
+    return same(call)
+
+
 def cast(call: Call) -> Shapes:
     """Turn numbers into others, but not into text."""
     if call.integer("to", 0) == _TEXT:
@@ -39,6 +48,15 @@ def cast(call: Call) -> Shapes:
 def elementwise(call: Call) -> Shapes:
     """Tensors that are repeated to one shape."""
     return [broadcast(*(each.shape for each in call.inputs if each))]
+
+
+def sloped(call: Call) -> Shapes:
+    """Give what is below zero a slope, which is repeated to the shape of the values."""
+    shape, slope = call.shape(), call.shape(1)
+    fits = all(size in (1, wanted) for size, wanted in zip(slope[::-1], shape[::-1], strict=False))
+    if len(slope) > len(shape) or not fits:
+        raise call.refuse("has slopes that do not fit")
+    return [shape]
 
 
 def scalar(call: Call) -> Shapes:

@@ -28,6 +28,7 @@ def unreported() -> Iterator[None]:
 
 with unreported():
     import openvino
+    from openvino import opset13 as operators
     from openvino.frontend import FrontEndManager
 
-__all__ = ["FrontEndManager", "openvino", "unreported"]
+__all__ = ["FrontEndManager", "openvino", "operators", "unreported"]

@@ -13,6 +13,7 @@ from edgefuse.errors import BackendError, cited
 from edgefuse.runtime.backends.backend import Array, InputPorts, OutputPorts, SessionOptions, check_tensors
 from edgefuse.runtime.backends.denormals import Flushed
 from edgefuse.runtime.backends.openvino.api import FrontEndManager, openvino
+from edgefuse.runtime.backends.openvino.indices import hold
 from edgefuse.runtime.forks import outlive
 
 # Where in its source OpenVINO failed, in its messages.
@@ -30,6 +31,7 @@ def read(data: bytes) -> Any:
     try:
         frontend = _frontend()
         model = frontend.convert(frontend.load(io.BytesIO(data)))
+        hold(model)
     except Exception as error:  # OpenVINO's errors have no base of their own
         raise cannot_open(said(error)) from error
     if not model.outputs:
