@@ -23,7 +23,7 @@ from edgefuse.stages.silence import quiet
 from edgefuse.stages.stage import TorchStage
 
 _SECONDS = 20.0
-"""For a search: what is known by then is said."""
+"""For a search: what is known by then is said, and nothing is lowered after it."""
 
 
 def explained(lower: Callable[[TorchStage], Lowered], stage: TorchStage) -> Lowered:
@@ -66,7 +66,7 @@ def first_that_differs(
     if high == len(nodes):
         return ""
     (name,) = named_operators(nodes[high : high + 1], stage)
-    return name if high - low == 1 else f"{name}, or one before it"
+    return name if high - low == 1 else f"{name}, or one before it,"
 
 
 def _differs(lower: Callable[[TorchStage], Lowered], part: TorchStage) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from edgefuse.bundle import spec
 from edgefuse.compiler.candidates.toolchain import Toolchain
 from edgefuse.datasets.cache import Cache
 from edgefuse.errors import DisagreementError, ExportError
+from edgefuse.export import differing
 from edgefuse.export.answers import check_answers
 from edgefuse.export.differing import explained
 from edgefuse.export.onnx.target import OnnxTarget
@@ -87,6 +90,12 @@ def wrong(operator: object) -> Callable[[TorchStage], Lowered]:
     return lower
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, a search ends where it should."""
+    monkeypatch.setattr(differing, "_SECONDS", math.inf)
+
+
 @pytest.fixture
 def stage() -> TorchStage:
     torch.manual_seed(0)
@@ -105,6 +114,14 @@ def test_the_operator_that_differs_is_named_with_its_line(stage: TorchStage) -> 
 
 def test_the_first_of_several_is(stage: TorchStage) -> None:
     with pytest.raises(DisagreementError, match=r"from the operator aten\.tanh\.default .*torch\.tanh\(self\.first\(x"):
+        explained(wrong(torch.ops.aten.tanh.default), stage)
+
+
+def test_what_is_not_narrowed_down_in_time_is_said(stage: TorchStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(differing, "_SECONDS", 1.5)
+    monkeypatch.setattr(differing, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    with pytest.raises(DisagreementError, match=r"from the operator aten\.\w+\.default .*, or one before it, on: got"):
         explained(wrong(torch.ops.aten.tanh.default), stage)
 
 
