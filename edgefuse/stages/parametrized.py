@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -48,15 +49,15 @@ def in_float32(module: nn.Module) -> tuple[nn.Module, str]:
 def _removals(part: nn.Module) -> Iterator[Callable[[], object]]:
     """Yield what makes each computed weight of a module a plain one."""
     if parametrize.is_parametrized(part):
-        for name in part.parametrizations:  # type: ignore[union-attr] # a ModuleDict
-            yield lambda name=name: _without_parametrization(part, name)
+        for name, _ in part.get_submodule("parametrizations").named_children():
+            yield partial(_without_parametrization, part, name)
     for hook in part._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm):
-            yield lambda name=hook.name: remove_weight_norm(part, name)
+            yield partial(remove_weight_norm, part, hook.name)
         elif isinstance(hook, SpectralNorm):
-            yield lambda name=hook.name: remove_spectral_norm(part, name)
+            yield partial(remove_spectral_norm, part, hook.name)
         elif isinstance(hook, prune.BasePruningMethod):
-            yield lambda name=hook._tensor_name: prune.remove(part, name)  # type: ignore[no-untyped-call]
+            yield partial(prune.remove, part, hook._tensor_name)
 
 
 def _without_parametrization(part: nn.Module, name: str) -> None:

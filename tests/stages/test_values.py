@@ -56,7 +56,7 @@ def test_the_corners_of_boxes_stay_in_order() -> None:
     samples = [{"t.bbox": np.sort(corner, axis=2).reshape(1, 24, 4)} for corner in corners]
     (values,) = observed(samples)
     assert values.ordered == ((0, 2), (1, 3))
-    made = generated(values, (3, 24, 4), "int32", rng())
+    made = np.asarray(generated(values, (3, 24, 4), "int32", rng()), np.int32)
     assert (made[..., 0] <= made[..., 2]).all()
     assert (made[..., 1] <= made[..., 3]).all()
     assert made.min() >= 0

@@ -28,7 +28,8 @@ def lstm_cell(x: Tensor, state: Tensor, *weights: Tensor) -> Tensor:
     return torch.lstm_cell(x, (state, state), *weights)[1]
 
 
-PRODUCTS = {
+Shapes = list[tuple[int, ...]]
+PRODUCTS: dict[str, tuple[Callable[..., Tensor], Shapes, Shapes, int]] = {
     "attention": (
         lambda q, k: torch.einsum("bihd, bjhd -> bhij", q, k),
         [(B, N, H, D), (B, M, H, D)],
