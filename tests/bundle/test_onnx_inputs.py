@@ -28,7 +28,7 @@ def test_what_may_be_left_out_is_what_the_schemas_say() -> None:
 
 
 def test_what_onnx_runtimes_own_operators_may_lack_is_what_their_schemas_say() -> None:
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
+    from edgefuse.runtime.backends.onnx.api import state
 
     schemas = {each.name: each for each in state.get_all_operator_schema() if each.domain == MICROSOFT}
     optional = {
