@@ -82,8 +82,9 @@ def _differs(lower: Callable[[TorchStage], Lowered], part: TorchStage) -> bool:
 def _is_a_value(node: fx.Node) -> bool:
     """Tell whether a node gives what a stage may give."""
     value = node.meta.get("val")
-    tensor = node.op == "call_function" and isinstance(value, torch.Tensor) and value.dtype == torch.float32
-    return tensor and value.dim() > 0 and value.shape[0] == 1
+    if node.op != "call_function" or not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
+        return False
+    return value.dim() > 0 and value.shape[0] == 1
 
 
 def _part(whole: fx.GraphModule, last: fx.Node, stage: TorchStage) -> TorchStage:

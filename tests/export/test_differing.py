@@ -46,11 +46,11 @@ class Layers(nn.Module):
         return mean
 
 
-class Off(TorchDispatchMode):
+class Off(TorchDispatchMode):  # type: ignore[no-untyped-call] # as torch has it
     """Torch in which an operator gives something else, as a converter may write it."""
 
     def __init__(self, operator: object) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._operator = operator
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
