@@ -255,13 +255,8 @@ def size_of(dim: Dim, variant: int, fewest: int = 1) -> int:
 def _shape(tensor: TensorSpec, variant: int, values: InputValues | None = None) -> tuple[int, ...]:
     """Return a shape; the fourth variant is as short as anything that was observed."""
     shape = [size_of(dim, variant) for dim in tensor.shape]
-    if (
-        values is not None
-        and variant > 0
-        and variant % 4 == 3
-        and len(shape) > 1
-        and isinstance(tensor.shape[1], Bounded)
-    ):
+    as_seen = values is not None and variant > 0 and variant % 4 == 3
+    if values is not None and as_seen and len(shape) > 1 and isinstance(tensor.shape[1], Bounded):
         shape[1] = min(values.steps[0], shape[1])
     return tuple(shape)
 

@@ -175,7 +175,7 @@ def test_without_the_time_of_its_float_file_a_target_ends_and_a_device_that_is_a
 
     files, refused = [contender(name) for name in "abcdef"], BackendError("no room for it")
     times, why = stage_times(timer("d", refused), None, files, 1)  # type: ignore[arg-type] # no stage is read
-    assert {**times} == dict.fromkeys("abcef", 5)
+    assert set(times) == set("abcef")
     assert why == {"d": "no room for it."}
     on_device = DeviceTaskError("on the device: no room for it")
     assert stage_times(timer("d", on_device), None, files, 1)[1].keys() == {"d"}  # type: ignore[arg-type]

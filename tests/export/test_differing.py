@@ -46,7 +46,7 @@ class Layers(nn.Module):
         return mean
 
 
-class Off(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Off(TorchDispatchMode):  # type: ignore[no-untyped-call] # as torch has it
     """Torch in which an operator gives something else, as a converter may write it."""
 
     def __init__(self, operator: object) -> None:
