@@ -227,7 +227,7 @@ def test_every_module_imports_without_a_backend(bare: Python) -> None:
         ("tflite.backend", "tflite.placement"),
     )
     of_tensorrt = tuple(f"tensorrt.{name}" for name in ("edition", "build", "api", "providers"))
-    of_openvino = tuple(f"openvino.{name}" for name in ("api", "backend", "placement", "session"))
+    of_openvino = tuple(f"openvino.{name}" for name in ("api", "backend", "indices", "placement", "session"))
     backends = (*of_onnx, *of_tflite, *of_openvino, *of_tensorrt)
     vendors = tuple(f"edgefuse.runtime.backends.{name}" for name in backends)
     modules = [name for name in device_modules() if name not in vendors]
