@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -31,15 +31,15 @@ def start() -> None:
     from multiprocessing import forkserver
 
     CONTEXT.set_forkserver_preload(_IMPORTED)
-    with _environment(ONE_THREAD):
+    with one_thread():
         forkserver.ensure_running()
 
 
 @contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables within the block: a new process inherits them, and libraries read them early."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+def one_thread() -> Iterator[None]:
+    """Let processes that start within the block inherit `ONE_THREAD`: libraries read it when they are loaded."""
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
     try:
         yield
     finally:

@@ -164,10 +164,10 @@ class _Worker:
         self.connection, theirs = started.Pipe()
         self.reports, reporting = started.Pipe(duplex=False)
         self._function = b""
-        environment = {**os.environ, **forkserver.ONE_THREAD}
-        given = (theirs, reporting, tuple(paths), environment)
-        self._process = started.Process(target=_work, args=given, daemon=True)
-        self._process.start()
+        with forkserver.one_thread():
+            given = (theirs, reporting, tuple(paths), dict(os.environ))
+            self._process = started.Process(target=_work, args=given, daemon=True)
+            self._process.start()
         for end in (theirs, reporting):
             end.close()  # the end of a pipe tells that the process is dead only if nobody else holds it open
 
