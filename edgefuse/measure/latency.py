@@ -158,22 +158,19 @@ class Latencies:
         known = all(name in self.processor for name in names)
         clock = [self.processor[name] for name in names] if known else wall
         found, other = estimate(*wall), estimate(*clock)
-        each = [figure(*one) for one in zip(*map(self._by_opening, wall), strict=True)]
-        found = found.reaching(other.low, other.high, *each)
+
+        def each(at: int | Sequence[int]) -> list[float]:
+            return [figure(*one) for one in zip(*(self._parts(series, at) for series in wall), strict=True)]
+
+        found = found.reaching(other.low, other.high, *(each(self.openings) if self.openings else ()))
         if not self.pressure.busy:
             return found
         fastest = figure(*(float(np.quantile(series, _FASTEST)) for series in clock))
-        parts = [figure(*one) for one in zip(*map(self._parts, wall), strict=True)]
-        return replace(found.reaching(fastest, *parts), marked=True)
+        return replace(found.reaching(fastest, *each(_PARTS)), marked=True)
 
-    def _parts(self, series: Nanoseconds) -> list[float]:
-        """Return the median of each third of the rounds, those that there are."""
-        return [float(np.median(part)) for part in np.array_split(self._by_round(series), _PARTS) if len(part)]
-
-    def _by_opening(self, series: Nanoseconds) -> list[float]:
-        """Return the median of the rounds of each opening; nothing where there is one."""
-        parts = np.split(self._by_round(series), self.openings) if self.openings else []
-        return [float(np.median(part)) for part in parts]
+    def _parts(self, series: Nanoseconds, at: int | Sequence[int] = _PARTS) -> list[float]:
+        """Return the median of each of so many parts of the rounds, those that there are, or of what begins at some."""
+        return [float(np.median(part)) for part in np.array_split(self._by_round(series), at) if len(part)]
 
     def _by_round(self, series: Nanoseconds) -> statistics.Floats:
         medians: statistics.Floats = np.median(series.reshape(-1, self.burst), axis=1)

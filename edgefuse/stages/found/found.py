@@ -145,13 +145,8 @@ def _by_keyword(
     wanted = {value.source.key: str(value.tensor.dtype) for value in values_of(spec)}
     spec = in_files(spec)
     if "present" not in names and any(modality.optional for modality in spec.modalities):
-        spec, notes = (
-            _required(spec),
-            (
-                *notes,
-                "forward takes no `present`, so every modality is required",
-            ),
-        )
+        spec = _required(spec)
+        notes = (*notes, "forward takes no `present`, so every modality is required")
     feeds = next(example_feeds(known(TorchStage(whole_spec(spec), module), values)))
     try:
         return _Search(called(module, spec, names, feeds, wanted), feeds, values, notes)
