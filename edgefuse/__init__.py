@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edgefuse.compiler.check.checking import check
     from edgefuse.compiler.compilation import compile
+    from edgefuse.compiler.exporting import export
     from edgefuse.errors import (
         BackendError,
         BundleError,
@@ -98,6 +99,7 @@ __all__ = [
     "RecipeError",
     "check",
     "compile",
+    "export",
     "load",
 ]
 
@@ -107,6 +109,7 @@ _HOMES = {
     "Prediction": "edgefuse.runtime.prediction",
     "check": "edgefuse.compiler.check.checking",
     "compile": "edgefuse.compiler.compilation",
+    "export": "edgefuse.compiler.exporting",
     "load": "edgefuse.runtime.pipeline",
 }
 """Where public names live; those that are not listed here are errors."""

@@ -33,6 +33,8 @@ def public(body: list[ast.stmt], within: str = "") -> Iterator[tuple[str, ast.Cl
     """Give the public functions of a module and the public methods of its public classes."""
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+            if "overload" in map(ast.unparse, node.decorator_list):  # the last one of the name explains all forms
+                continue
             yield within + node.name, None, node
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             for name, _, method in public(node.body, f"{within}{node.name}."):

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,20 @@ def test_the_verbs_exist() -> None:
     named = set(re.findall(r"^ {4}edgefuse (\w+)", README, re.MULTILINE))
     assert named
     assert named <= set(VERBS)
+
+
+@pytest.mark.slow
+def test_the_own_model_compiles_and_exports_from_python(project: Path) -> None:
+    hurry = "from tests.compiler.hurry import hurried\nwith hurried():\n"  # what it measures is not looked at
+    code = hurry + textwrap.indent(blocks("python")[1], "    ")
+    variables = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "EDGEFUSE_CACHE": str(project / "cache")}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=project, env=variables, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert (project / "out" / "machine-onnx.edgefuse").is_file()
+    assert re.search(r"^machine.edgefuse: digest \w{64}$", result.stdout, re.MULTILINE)
+    assert re.search(r"^  camera_encoder.static_wi8_ai8.u8: [\d.]+ dB", result.stdout, re.MULTILINE)
 
 
 @pytest.mark.slow

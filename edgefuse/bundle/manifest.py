@@ -12,7 +12,7 @@ from edgefuse.bundle.spec import DType, ModelSpec, Record, StageSpec
 from edgefuse.errors import BundleError
 
 SCHEMA_MAJOR = 2
-SCHEMA_MINOR = 0
+SCHEMA_MINOR = 1
 
 # How many entries a list or an object has at most where nothing else counts them: before anything walks through them.
 _FEW, _SUBSETS = msgspec.Meta(max_length=1024), msgspec.Meta(max_length=2**16)
@@ -168,17 +168,19 @@ class Rung(Record, frozen=True, kw_only=True):
 
     Attributes:
         candidates: stage name to candidate id.
-        accuracy: metric by subset of modalities, on the test split.
+        objective: what it is best at; `fixed` where its candidates were named and nothing was searched.
+        accuracy: metric by subset of modalities, on the test split; none where it was not measured.
         drop_ci95: the 95 % interval of the paired difference reference - rung, by subset (fractions).
+        within_budget: whether it met the budget; None where nothing was measured that could tell.
         cost: counted from the files where no device was measured; it ranks rungs and predicts no time.
     """
 
     name: str
-    objective: Literal["latency", "size", "memory", "accuracy", "float"]
+    objective: Literal["latency", "size", "memory", "accuracy", "float", "fixed"]
     candidates: dict[str, str]
     accuracy: Annotated[dict[str, float], _SUBSETS]
     drop_ci95: Annotated[dict[str, tuple[float, float]], _SUBSETS]
-    within_budget: bool
+    within_budget: bool | None
     size_bytes: int
     figures: Annotated[tuple[Figure, ...], _FEW] = ()
     cost: float | None = None

@@ -82,11 +82,14 @@ def _print(bundle: Bundle, here: Sequence[Entry]) -> None:
     if pruned := _pruned(manifest):
         console.write("", "pruned stages")
         console.write(pruned)
-    console.write(
-        "",
-        f"{manifest.model.metric} in percent by subset of the inputs (lost against the reference, 95 % interval)",
-    )
-    console.write(_accuracy(manifest))
+    if any(rung.accuracy for rung in manifest.rungs):
+        console.write(
+            "",
+            f"{manifest.model.metric} in percent by subset of the inputs (lost against the reference, 95 % interval)",
+        )
+        console.write(_accuracy(manifest))
+    else:
+        console.write("", manifest.model.metric, "  not measured: an export reads no labels")
     console.write("", "latency")
     console.write(_figures(manifest, here) or "  not measured yet: edgefuse prepare measures it here")
     if costs := [(rung.name, f"{rung.cost:.3f}") for rung in manifest.rungs if rung.cost is not None]:
@@ -118,7 +121,7 @@ def _rungs(manifest: Manifest) -> list[str]:
             rung.name,
             rung.objective,
             console.size(rung.size_bytes),
-            _yes(rung.within_budget),
+            "not measured" if rung.within_budget is None else _yes(rung.within_budget),
             "default" if rung.name == manifest.default_rung else "",
         )
         for rung in manifest.rungs

@@ -1,6 +1,7 @@
 """The compiler: from a recipe to candidates, a search and checked bundles.
 
 - `compilation`: the schedule: the list of all steps;
+- `exporting`: a bundle with schemes that are named, by the same steps without a search;
 - `check`: what would stand in the way, before any long work;
 - `recipe`: the recipe file;
 - `model`: the model taken apart, and its data;
@@ -26,8 +27,9 @@ from edgefuse.compiler.evaluation.inductor import use_own_folder
 
 if TYPE_CHECKING:
     from edgefuse.compiler.compilation import CompileResult, compile
+    from edgefuse.compiler.exporting import ExportResult, export
 
-__all__ = ["CompileResult", "compile"]
+__all__ = ["CompileResult", "ExportResult", "compile", "export"]
 
 use_own_folder()  # before anything imports torch's compiler, which makes its folder at once
 
@@ -35,4 +37,5 @@ use_own_folder()  # before anything imports torch's compiler, which makes its fo
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'edgefuse.compiler' has no attribute '{name}'")
-    return getattr(import_module("edgefuse.compiler.compilation"), name)
+    home = "exporting" if name in ("ExportResult", "export") else "compilation"
+    return getattr(import_module(f"edgefuse.compiler.{home}"), name)

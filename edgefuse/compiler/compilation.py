@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any, Unpack, overload
+
+from torch import nn
 
 from edgefuse.bundle.manifest import Machine, members
+from edgefuse.bundle.spec import ModelSpec
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.compiler import workers as worker_kinds
 from edgefuse.compiler.candidates.build import Builder
@@ -33,11 +38,13 @@ from edgefuse.compiler.evaluation.budget import budget
 from edgefuse.compiler.evaluation.evaluator import Evaluator
 from edgefuse.compiler.evaluation.passes import Passes
 from edgefuse.compiler.evaluation.runners import in_torch
+from edgefuse.compiler.model.given import Given, given, is_of_model
 from edgefuse.compiler.model.opening import take_apart
 from edgefuse.compiler.model.preparation import prepare
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recipe import gpu
 from edgefuse.compiler.recipe import recipe as recipes
+from edgefuse.compiler.recipe.keywords import Keywords, call_of, recipe_of
 from edgefuse.compiler.recipe.wanted import recipe_for
 from edgefuse.compiler.recovery.forms import recovered
 from edgefuse.compiler.report import report
@@ -49,6 +56,7 @@ from edgefuse.compiler.timing.refusing import of_the_world
 from edgefuse.compiler.workers import Workers, in_one_thread
 from edgefuse.datasets.cache import Cache, open_cache
 from edgefuse.datasets.cache import cache_folder as default_folder
+from edgefuse.datasets.sample import Splits
 from edgefuse.errors import BundleError, EdgefuseError, RecipeError
 from edgefuse.files import reason
 from edgefuse.progress import Progress, silent
@@ -77,27 +85,47 @@ class CompileResult:
     busy: tuple[str, ...] = ()
 
 
-@in_one_thread()
+@overload
 def compile(  # noqa: A001 - the verb of the tool
     recipe: Path | str,
     out: Path | str,
     *,
     targets: Sequence[str] | None = None,
-    cache: Path | None = None,
+    cache: Path | str | None = None,
     progress: Progress = silent,
     jobs: int = 1,
     engine: str = "local",
-) -> CompileResult:
-    """Compile a recipe: prune, quantize, export, search, verify, bundle and report.
+) -> CompileResult: ...
+
+
+@overload
+def compile(  # noqa: A001
+    model: nn.Module,
+    spec: ModelSpec,
+    splits: Splits,
+    *,
+    out: Path | str,
+    cache: Path | str | None = None,
+    progress: Progress = silent,
+    jobs: int = 1,
+    engine: str = "local",
+    **keywords: Unpack[Keywords],
+) -> CompileResult: ...
+
+
+def compile(*subject: Any, **keywords: Any) -> CompileResult:  # noqa: A001
+    """Compile a recipe, or a model with its data: prune, quantize, export, search, verify, bundle and report.
+
+    `compile(recipe, out)` takes a TOML file. `compile(model, spec, splits, out=…)` takes the same as objects, and the
+    recipe's keys as keywords (`edgefuse.compiler.recipe.keywords`). Both take the same steps, and find each other's
+    files in the cache.
 
     Args:
-        recipe: a TOML file.
-        out: the folder for bundles and report.
-        targets: instead of the recipe's.
-        cache: the folder of the cache; the user's by default.
-        progress: is told what is going on.
-        jobs: how many recoveries or candidates are made at the same time; the result is the same for any number.
-        engine: where jobs run, `local` or `ray`. Latency is measured here, when all jobs are done.
+        subject: `recipe` and `out`; or `model`, a torch module, which stays as it is, its `spec`, and its `splits`.
+        keywords: of both forms: `out`, the folder for bundles and report; `targets`, instead of the recipe's; `cache`,
+            a folder, by default the user's; `progress`, which is told what is going on; `jobs`, how many recoveries or
+            candidates are made at the same time, with the same result for any number; `engine`, where jobs run,
+            `local` or `ray`: latency is measured here, when all are done. Of the second form: all keys of a recipe.
 
     Raises:
         RecipeError, ModelError, DataError: what the user gave is wrong; nothing was written.
@@ -105,16 +133,52 @@ def compile(  # noqa: A001 - the verb of the tool
         CacheError: the cache cannot be written, or has no room.
         EngineError, MissingExtraError: jobs cannot run as asked.
     """
+    return (_of_model if is_of_model(subject, keywords) else _of_recipe)(*subject, **keywords)
+
+
+def _of_recipe(
+    recipe: Path | str, out: Path | str, *, targets: Sequence[str] | None = None, **settings: Any
+) -> CompileResult:
+    path = Path(recipe)
+    return _compiled(path, recipe_for(path, targets), None, out, **settings)
+
+
+def _of_model(
+    model: nn.Module,
+    spec: ModelSpec,
+    splits: Splits,
+    *,
+    out: Path | str,
+    cache: Path | str | None = None,
+    progress: Progress = silent,
+    jobs: int = 1,
+    engine: str = "local",
+    **keywords: Any,
+) -> CompileResult:
+    call = call_of("compile")
+    recipe, at_hand = recipe_of(call, keywords), given(call, model, spec, splits)
+    return _compiled(call, recipe, at_hand, out, cache, progress, jobs, engine)
+
+
+@in_one_thread()
+def _compiled(
+    path: Path,
+    wanted: recipes.Recipe,
+    at_hand: Given | None,
+    out: Path | str,
+    cache: Path | str | None = None,
+    progress: Progress = silent,
+    jobs: int = 1,
+    engine: str = "local",
+) -> CompileResult:
     started = time.perf_counter()
-    path, folder = Path(recipe), Path(out).absolute()
-    wanted = recipe_for(path, targets)
+    folder = Path(out).absolute()
     _check_output(folder)
-    store = open_cache(cache or default_folder())
-    settings = worker_kinds.Settings(
-        shared=store.folder, jobs=jobs, paths=(str(path.resolve().parent),), progress=progress
-    )
+    store = open_cache(Path(cache) if cache else default_folder())
+    imports = tuple(sys.path) if at_hand else (str(path.resolve().parent),)
+    settings = worker_kinds.Settings(shared=store.folder, jobs=jobs, paths=imports, progress=progress)
     with worker_kinds.create(engine, settings) as workers:
-        made = _Compile(path, wanted, store, progress, timer_of(wanted), workers).run(started)
+        made = _Compile(path, wanted, at_hand, store, progress, timer_of(wanted), workers).run(started)
     folder.mkdir(parents=True, exist_ok=True)
     return _write(folder, *made)
 
@@ -143,6 +207,7 @@ class _Compile:
 
     path: Path
     recipe: recipes.Recipe
+    given: Given | None
     cache: Cache
     progress: Progress
     timer: Timer
@@ -151,7 +216,7 @@ class _Compile:
     def run(self, started: float) -> tuple[Sequence[Finished], report.Compiled]:
         """Take all steps; return the targets' rungs, and the results for the report."""
         targets = self.recipe.compile.targets
-        model = take_apart(self.path, self.recipe)
+        model = take_apart(self.path, self.recipe, self.given)
         reference = gpu.read(self.path, self.recipe.report.gpu, model.spec.name)
         check_schemes(self.recipe, [stage.spec for stage in model.stages])
         machines = {target: self._machine(target) for target in dict.fromkeys((*self.recipe.compile.members, *targets))}
@@ -176,7 +241,7 @@ class _Compile:
         return finished, report.Compiled(
             subject=subject,
             forms=forms,
-            results={f.target: f.assembly.result for f in finished},
+            results={f.target: f.result for f in finished},
             rungs={f.target: measured_rungs(f, timings) for f in finished},
             timings=timings,
             reference=test.reference(),

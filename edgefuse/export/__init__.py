@@ -11,4 +11,22 @@
 - `tensorrt`: ONNX files with a plan to build TensorRT engines;
 - `openvino`: ONNX files for OpenVINO;
 - `costs`: what a file costs, counted.
+
+The package can be called: `edgefuse.export(model, spec, target, …)` is a verb of the library, and makes a bundle. It
+stands in `edgefuse.compiler.exporting`, above this package, and has the name that the package has as an attribute.
 """
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+
+class _Verb(ModuleType):
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        return import_module("edgefuse.compiler.exporting").export(*arguments, **keywords)
+
+
+sys.modules[__name__].__class__ = _Verb

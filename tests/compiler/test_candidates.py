@@ -19,7 +19,7 @@ from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import DType, Source, StageInput, StageOutput, StageSpec, TensorSpec
 from edgefuse.compiler import compile
 from edgefuse.compiler.candidates.built import FLOAT, Built, candidate_id
-from edgefuse.compiler.candidates.schemes import wanted_schemes
+from edgefuse.compiler.candidates.schemes import calibrated, wanted_schemes
 from edgefuse.compiler.candidates.toolchain import Calibration, Quantizable, Toolchain
 from edgefuse.compiler.report.encoding import parse
 from edgefuse.datasets.cache import Cache
@@ -38,6 +38,14 @@ def encoder(dtype: DType) -> StageSpec:
     tensor = TensorSpec(name="x", dtype=dtype, shape=(1, 8))
     port = StageInput(tensor=tensor, source=Source(kind="modality", owner="own", tensor="x"))
     return StageSpec(name="own_encoder", role="encoder", inputs=(port,), outputs=(), modality="own")
+
+
+def test_what_is_found_by_calibration_samples() -> None:
+    assert [calibrated(Scheme(name=name)) for name in ("float", "fp16", "dynamic_wi8_af32", "dynamic_wi8_ai8")] == [
+        False
+    ] * 4
+    assert [calibrated(scheme) for scheme in (STATIC, Scheme(name="nncf_wi8_ai8"))] == [True] * 2
+    assert calibrated(Scheme(name="dynamic_wi8_af32", balanced=True))
 
 
 def test_for_size_weights_in_four_bits_are_tried_and_tables_alone_where_ids_come_in() -> None:

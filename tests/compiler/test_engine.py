@@ -155,6 +155,14 @@ def test_what_cannot_travel_is_one_sentence(parallel: tuple[Workers, Steps], job
         engine.map(jobs.Return(), [1], "return")
 
 
+def test_what_another_process_cannot_make_is_one_sentence() -> None:
+    """A class of a notebook travels by its name, which no other process knows."""
+    for travelled in (b"c__main__\nNobodyKnowsIt\n.", b"cno_such_module\nNet\n."):
+        outcome = pickle.loads(engines.attempt(pickle.dumps(str), travelled))
+        with pytest.raises(EngineError, match=r"^a job cannot be made in a worker: got .*Fix: put the classes and fun"):
+            outcome.result()
+
+
 def test_a_ray_worker_that_does_not_see_the_cache_says_so(tmp_path: Path) -> None:
     ray_engine = importlib.import_module("edgefuse.compiler.workers.ray")
     outcome = pickle.loads(ray_engine.run(b"", b"", (), tmp_path / "probe"))

@@ -39,6 +39,14 @@ def of_module(module: nn.Module) -> str:
     return state.hexdigest()
 
 
+def of_value(value: object) -> str:
+    """Return a hash of any value, as a module may hold it, or a sample."""
+    state = hashlib.sha256()
+    for piece in _of_value(value, _Seen()):
+        state.update(piece)
+    return state.hexdigest()
+
+
 def once(module: nn.Module) -> str:
     """Return the hash of a module as it was when it was first asked for, in whatever process.
 
@@ -106,8 +114,8 @@ def _of_parts(module: nn.Module, seen: _Seen) -> str:
 
 
 def _of_reached(seen: _Seen) -> Iterator[bytes]:
-    """Yield the user's own files that code reaches, and what its global names hold."""
-    found, told, values = Reached(), 0, set[str]()
+    """Yield the user's own files and typed functions that code reaches, and what its global names hold."""
+    found, told, typed, values = Reached(), 0, 0, set[str]()
     while told < len(seen.code):  # what a global holds has code, too
         found.add(seen.code[told:])
         told = len(seen.code)
@@ -115,6 +123,9 @@ def _of_reached(seen: _Seen) -> Iterator[bytes]:
             values.add(name)
             yield name.encode()
             yield from _of_value(found.values[name], seen)
+        for function in found.typed[typed:]:
+            yield from _of_value(function, seen)
+        typed = len(found.typed)
     yield from sorted(path.read_bytes() for path in found.files)
 
 

@@ -1,7 +1,8 @@
 """What a user's code reaches from a module's classes and functions: further files, and values under global names.
 
 A file is the user's own unless a library or Python brought it: those change with their versions. A name counts where a
-function uses it, so a file that only other parts of a program import is no part of a module.
+function uses it, so a file that only other parts of a program import is no part of a module. What was typed into a
+session, as into a notebook, has no file: its functions are known by their code.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ _OF_LIBRARIES = {"site-packages", "dist-packages"}
 
 @dataclass
 class Reached:
-    """What was reached: files of the user's own, and values by the name that a function uses."""
+    """What was reached: files of the user's own, functions without a file, values by the name that a function uses."""
 
     files: set[Path] = field(default_factory=set)
+    typed: list[FunctionType] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
     _met: dict[int, object] = field(default_factory=dict)
 
@@ -42,9 +44,12 @@ class Reached:
     def _of(self, thing: object) -> Iterator[object]:
         """Take note of a thing's file, and yield what it uses, if it is the user's own."""
         path = file_of(thing)
-        if path is None or not _is_own(path):
+        if path is None and _is_of_session(thing):
+            self._note_typed(thing)
+        elif path is not None and _is_own(path):
+            self.files.add(path)
+        else:
             return
-        self.files.add(path)
         if isinstance(thing, type):
             yield from thing.__mro__[1:]
             yield from (part for held in vars(thing).values() for part in _functions(held))
@@ -55,6 +60,20 @@ class Reached:
                     yield value
                 else:
                     self.values.setdefault(name, value)
+
+    def _note_typed(self, thing: object) -> None:
+        """Take note of a function that has no file, or of what a class without one holds besides functions."""
+        if isinstance(thing, FunctionType):
+            self.typed.append(thing)
+        elif isinstance(thing, type):
+            held = {name: value for name, value in vars(thing).items() if not name.startswith(("__", "_abc_"))}
+            plain = {name: value for name, value in held.items() if not [*_functions(value)]}
+            self.values |= {f"{thing.__qualname__}.{name}": value for name, value in plain.items()}
+
+
+def _is_of_session(thing: object) -> bool:
+    """Tell whether a class or function was made in the session itself, not in a library's `exec`."""
+    return isinstance(thing, type | FunctionType) and thing.__module__ == "__main__"
 
 
 def _used(function: FunctionType) -> Iterator[tuple[str, Any]]:

@@ -18,6 +18,7 @@ from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.candidates.built import FLOAT, Built, candidate_id
 from edgefuse.compiler.candidates.golden import Checked, GoldenInputs, check
+from edgefuse.compiler.candidates.schemes import calibrated
 from edgefuse.compiler.candidates.target_data import Candidates, Material, TargetData, note, stages_of
 from edgefuse.compiler.candidates.toolchain import Toolchain
 from edgefuse.compiler.evaluation.runners import Runner
@@ -85,8 +86,13 @@ class Builder:
             if later:
                 self._leave_out(target.name, padding_matters(later[0], target.title))
 
-    def build(self, material: Material) -> None:
-        """Add the forms of all stages, and the quantized candidates, and keep what they answer."""
+    def build(self, material: Material, *, judged: bool = True) -> None:
+        """Add the forms of all stages, and the quantized candidates, and keep what they answer.
+
+        Args:
+            material: what they are made of.
+            judged: whether they are run over the validation set.
+        """
         specs = material.subject.specs
         pruned = [form for spec in specs for form in material.forms.of(spec.name)[1:]]
         self._lower([(target, form) for target in self.live for form in pruned])
@@ -95,10 +101,15 @@ class Builder:
             self._calibrate(material, group)
             self._quantize(material, group)
             self._hold(group, material.golden)
-            jobs = [(t, s, one) for t, made in self.live.items() for s in group for one in made.built[s.name]]
-            for (target, _, one), refused in self._run(Evaluate(material, dict(self.live)), jobs, "run candidates"):
-                if refused:
-                    self._drop(target, one, refused)
+            if judged:
+                self._evaluate(material, group)
+
+    def _evaluate(self, material: Material, group: Sequence[StageSpec]) -> None:
+        """Run candidates over the validation set; leave out those that fail there."""
+        jobs = [(t, s, one) for t, made in self.live.items() for s in group for one in made.built[s.name]]
+        for (target, _, one), refused in self._run(Evaluate(material, dict(self.live)), jobs, "run candidates"):
+            if refused:
+                self._drop(target, one, refused)
 
     def _lower(self, jobs: Sequence[tuple[str, TorchStage]]) -> None:
         for (target, form), one in self._run(Lower(self._cache), jobs, "lower"):
@@ -110,6 +121,7 @@ class Builder:
             (target, leaf, chain)
             for target, made in self.live.items()
             for stage in group
+            if any(calibrated(scheme) for _, scheme in TargetData(material, made).pairs(stage))
             for leaf, chain in TargetData(material, made).calibration_chains(stage)
         ]
         self._run(Calibrate(material, dict(self.live)), jobs, "run calibration")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -16,6 +17,9 @@ from edgefuse.compiler.search.figures import Objective
 from edgefuse.errors import RecipeError
 from edgefuse.quantize.quantizer import Quantizer
 from edgefuse.quantize.schemes import INT4, INT4_TABLE
+
+_RANGES = re.compile(r"^(?!dynamic_).*_ai[0-9]")
+"""Names of schemes that quantize activations, and not by what each run sees: see `edgefuse.bundle.scheme`."""
 
 
 def check_schemes(recipe: Recipe, stages: Sequence[StageSpec]) -> None:
@@ -68,6 +72,11 @@ def wanted_schemes(
                 fix=f"did you mean '{close[0]}'?" if close else None,
             )
     return tuple(by_id[name] for name in asked[stage.name] if name in by_id)
+
+
+def calibrated(scheme: Scheme) -> bool:
+    """Tell whether a scheme is found by calibration samples: by ranges of activations, or by what weights meet."""
+    return bool(_RANGES.search(scheme.name)) or scheme.balanced or scheme.fitted or scheme.corrected
 
 
 def _looks_up(stage: StageSpec) -> bool:

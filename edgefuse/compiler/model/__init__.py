@@ -5,6 +5,8 @@
 - `observation`: what inputs look like;
 - `weight_files`: files of weights, of all kinds that people have;
 - `weights`: fits them to a model;
+- `given`: a model and data at hand, in place of what a recipe names;
+- `calibration`: samples at hand, without labels and without a digest;
 - `opening`: builds the model and takes it apart;
 - `samples`: checks of one sample;
 - `splits`: splits preprocessed and kept on disk;

@@ -9,6 +9,7 @@ from torch import nn
 from edgefuse.bundle.layout import twice
 from edgefuse.bundle.spec import ModelSpec, in_files, subset_name
 from edgefuse.bundle.wiring import check_model, check_stages
+from edgefuse.compiler.model.given import Given
 from edgefuse.compiler.model.observation import input_values
 from edgefuse.compiler.model.subject import Model
 from edgefuse.compiler.model.weights import load_weights
@@ -27,20 +28,25 @@ _MAX_ASSET_BYTES = 1 << 28
 """Of a file that travels in a bundle: a tokenizer, a list of labels."""
 
 
-def take_apart(path: Path, recipe: Recipe) -> Model:
+def take_apart(path: Path, recipe: Recipe, given: Given | None = None) -> Model:
     """Build the model that a recipe names and take it apart.
 
     What its inputs look like is seen in the first calibration samples, as far as they can be read: what is wrong with
     data is told when all of them are.
 
+    Args:
+        path: of the recipe.
+        recipe: what is asked for.
+        given: the model and its data, in place of the recipe's factories.
+
     Raises:
         RecipeError, ModelError: recipe and model do not fit together.
         RecipeError, DataError: the factory of the data fails, or returns something else.
     """
-    module, described = _build_model(path, recipe)
+    module, described = _build_model(path, recipe, given)
     check_spec(described)
     assets = _read_assets(path, recipe, module)
-    data = _made_data(path, recipe)
+    data = given.data if given else _made_data(path, recipe)
     found = find(module, described, input_values(in_files(described), assets, data))
     spec, stages = found.spec, found.stages
     _check_wiring(spec, stages)
@@ -61,9 +67,9 @@ def _made_data(path: Path, recipe: Recipe) -> Splits:
     return data
 
 
-def _build_model(path: Path, recipe: Recipe) -> tuple[nn.Module, ModelSpec]:
+def _build_model(path: Path, recipe: Recipe, given: Given | None) -> tuple[nn.Module, ModelSpec]:
     """Return what the factory builds, a module with a `spec` or both as a pair, with its weights."""
-    made = call_factory(path, recipe.model.factory)
+    made = (given.module, given.spec) if given else call_factory(path, recipe.model.factory)
     pair = made if isinstance(made, tuple) and len(made) == 2 else (made, getattr(made, "spec", None))
     model, spec = pair
     if not isinstance(model, nn.Module) or not isinstance(spec, ModelSpec):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+import msgspec
 
 from edgefuse.bundle.manifest import Provenance
 from edgefuse.compiler.cache import fingerprint
-from edgefuse.compiler.model.data_checks import check_data
-from edgefuse.compiler.model.splits import SPLITS, TRAIN, load_split
+from edgefuse.compiler.model.data_checks import check_data, coverage_faults
+from edgefuse.compiler.model.splits import CALIBRATION, SPLITS, TRAIN, SplitData, load_split
 from edgefuse.compiler.model.subject import Model, Subject
 from edgefuse.compiler.recipe.factory import users_code
 from edgefuse.compiler.recipe.recipe import Recipe
@@ -43,17 +45,40 @@ def prepare(model: Model, data: Splits, cache: Cache, progress: Progress) -> Sub
     Raises:
         DataError, MeasureError: model and data do not fit together.
     """
-    path, recipe = model.path, model.recipe
-    splits = {n: load_split(n, data, model.spec, model.assets, cache, progress) for n in wanted_splits(recipe)}
+    names = wanted_splits(model.recipe)
+    subject = _subject(model, {n: load_split(n, data, model.spec, model.assets, cache, progress) for n in names})
+    check_data(subject)
+    return subject
+
+
+def prepare_calibration(model: Model, cache: Cache, progress: Progress) -> Subject:
+    """Preprocess the calibration samples of a model, which may be none, and nothing else; see `prepare`.
+
+    Args:
+        model: taken apart.
+        cache: that keeps preprocessed samples.
+        progress: is told how many samples are done.
+
+    Raises:
+        DataError: a sample does not fit the model, or no sample has one of the modalities.
+    """
+    split = load_split(CALIBRATION, model.data, model.spec, model.assets, cache, progress)
+    for fault in coverage_faults(CALIBRATION, split.present, model.spec) if len(split) else ():
+        raise fault
+    return _subject(model, {CALIBRATION: split})
+
+
+def _subject(model: Model, splits: Mapping[str, SplitData]) -> Subject:
+    data = "".join(part.digest for part in splits.values() if len(part))
     provenance = Provenance(
         weights_sha256=fingerprint.once(model.module),
-        data_sha256=fingerprint.of_bytes("".join(part.digest for part in splits.values()).encode()),
-        recipe_sha256=fingerprint.of_bytes(path.read_bytes()),
+        data_sha256=fingerprint.of_bytes(data.encode()) if data else "",
+        recipe_sha256=fingerprint.of_bytes(msgspec.json.encode(model.recipe, order="sorted")),
         tools={},
     )
     found = model.found
-    subject = Subject(
-        recipe=recipe,
+    return Subject(
+        recipe=model.recipe,
         module=model.module,
         spec=model.spec,
         stages=model.stages,
@@ -64,8 +89,6 @@ def prepare(model: Model, data: Splits, cache: Cache, progress: Progress) -> Sub
         share=found.share,
         notes=found.notes,
     )
-    check_data(subject)
-    return subject
 
 
 def wanted_splits(recipe: Recipe) -> tuple[str, ...]:

@@ -26,7 +26,8 @@ from edgefuse.runtime.preprocess import Preprocessor
 
 Array: TypeAlias = npt.NDArray[np.generic]
 
-SPLITS = ("calibration", "validation", "test")
+CALIBRATION = "calibration"
+SPLITS = (CALIBRATION, "validation", "test")
 TRAIN = "train"
 _SOURCES = (  # no more than that: recoveries that take hours depend on a split
     "runtime/preprocess",
@@ -100,6 +101,8 @@ def load_split(
 
     folder = cache.entry("split", key, make)
     values = ArrayStore(folder)
+    if not len(values):
+        return SplitData(values, np.empty(0), np.empty((0, len(spec.modalities)), bool), folder.name)
     targets = values.stacked(_TARGET)
     targets = targets[:, 0] if targets.shape[1] == 1 else targets
     return SplitData(values, targets, values.stacked(_PRESENT).astype(bool), folder.name)

@@ -2,6 +2,7 @@
 
 - `variants`: the prunings that are asked for, checked;
 - `recipe`: the sections of the file, read and checked;
+- `keywords`: the same sections as keywords of a call, where there is no file;
 - `max_drop`: the budget: a number, or a share of the reference's metric;
 - `wanted`: the same for the targets that a command line names;
 - `gpu`: a record of `make gpu`, read and checked;

@@ -234,6 +234,20 @@ def load(path: Path) -> Recipe:
         ) from error
     except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of numbers too long to be read
         raise RecipeError(f"the recipe {path} is not TOML", got=str(error)) from error
+    return read(path, table)
+
+
+def read(path: Path, table: Mapping[str, Any]) -> Recipe:
+    """Read the table that a recipe is.
+
+    Args:
+        path: of its file; what stands for it in errors where there is none.
+        table: its sections by name.
+
+    Raises:
+        RecipeError: if it has unknown keys, or values out of range.
+        DeviceError: errors of `check`.
+    """
     _refuse_unknown_keys(path, table)
     _refuse_large_integers(path, table)
     try:

@@ -142,7 +142,7 @@ def _bundle(made: Compiled, target: str, path: Path, written: bool) -> BundleRep
         target=target,
         path=path.name,
         size_bytes=path.stat().st_size if written else 0,
-        within_budget=default.within_budget and not any(c.excess > 0 for c in limits if c.rung == default.name),
+        within_budget=default.within_budget is True and not any(c.excess > 0 for c in limits if c.rung == default.name),
         float_p50=timings[FLOAT_RUNG].p50,
         float_size_bytes=float_size,
         rungs=tuple(_rung(made, target, rung, float_size) for rung in made.rungs[target]),

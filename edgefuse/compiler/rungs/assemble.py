@@ -10,8 +10,8 @@ import msgspec
 
 from edgefuse.bundle.manifest import GoldenCase, Manifest, Rung
 from edgefuse.compiler.candidates import golden
+from edgefuse.compiler.candidates.target_data import TargetData
 from edgefuse.compiler.model.subject import Subject
-from edgefuse.compiler.rungs.result import TargetResult
 from edgefuse.compiler.search import Combination
 
 
@@ -20,25 +20,25 @@ class Assembly:
     """The content of a target's bundle, but for the figures and the report.
 
     Attributes:
-        result: of compiling for the target.
+        data: the target's candidates.
         chosen: rung name to combination, the default rung first.
     """
 
-    result: TargetResult
+    data: TargetData
     chosen: Mapping[str, Combination]
 
     @property
     def subject(self) -> Subject:
         """The model and its data."""
-        return self.result.data.material.subject
+        return self.data.material.subject
 
     def manifest(self, rungs: Sequence[Rung]) -> Manifest:
         """Return the manifest of a bundle with these rungs; the first one is the default."""
-        result, subject, data = self.result, self.subject, self.result.data
-        built, checked = result.built, data.candidates.checked
+        subject, data = self.subject, self.data
+        built, checked = data.candidates.by_id, data.candidates.checked
         used = sorted({candidate for rung in rungs for candidate in rung.candidates.values()})
         return Manifest(
-            target=result.target,
+            target=data.candidates.target,
             model=subject.spec,
             stages=subject.specs,
             candidates=tuple(built[id_].record(data.target(built[id_]), checked[id_].tolerance) for id_ in used),
@@ -51,7 +51,7 @@ class Assembly:
 
     def contents(self, rungs: Sequence[Rung]) -> dict[str, bytes]:
         """Return the files of a bundle with these rungs."""
-        built, data = self.result.built, self.result.data
+        built, data = self.data.candidates.by_id, self.data
         files = self._golden_cases[1] | {f"assets/{name}": data for name, data in self.subject.assets.items()}
         for rung in rungs:
             for candidate in rung.candidates.values():
@@ -62,7 +62,7 @@ class Assembly:
     @cached_property
     def _golden_cases(self) -> tuple[tuple[GoldenCase, ...], dict[str, bytes]]:
         """The golden cases of all forms of stages that some rung uses, and of the unpruned ones."""
-        material, built = self.result.data.material, self.result.built
+        material, built = self.data.material, self.data.candidates.by_id
         used = {built[candidate].form for combination in self.chosen.values() for candidate in combination.values()}
         forms = [form for spec in self.subject.specs for form in material.forms.of(spec.name)]
         kept = [form for form in forms if form.pruning is None or golden.form(form) in used]

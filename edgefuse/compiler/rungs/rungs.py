@@ -33,17 +33,18 @@ _FAST = NAMES["latency"]
 class Finished:
     """One target, ready to be bundled: its rungs, and the metric of each on the test split."""
 
+    result: TargetResult
     assembly: Assembly
     accuracies: Mapping[str, RungAccuracy]
 
     @property
     def target(self) -> str:
         """The name of the target."""
-        return self.assembly.result.target
+        return self.result.target
 
     def drafts(self) -> list[Rung]:
         """Return the rungs to be timed: the chosen ones, and the float files."""
-        chosen = {**self.assembly.chosen, FLOAT_RUNG: self.assembly.result.floats}
+        chosen = {**self.assembly.chosen, FLOAT_RUNG: self.result.floats}
         return [plain_rung(name, combination) for name, combination in chosen.items()]
 
 
@@ -59,7 +60,9 @@ def choose(result: TargetResult) -> dict[str, Combination]:
 def finish(result: TargetResult, test: TestSplit) -> Finished:
     """Choose the rungs of a target and judge them on the test split."""
     chosen = choose(result)
-    return Finished(Assembly(result, chosen), {rung: test.judge(result, one) for rung, one in chosen.items()})
+    return Finished(
+        result, Assembly(result.data, chosen), {rung: test.judge(result, one) for rung, one in chosen.items()}
+    )
 
 
 def timed(
@@ -84,10 +87,10 @@ def _slow(timing: RungTiming) -> bool:
 
 def _timings(finished: Sequence[Finished], cache: Cache, progress: Progress, timer: Timer) -> Timings:
     """Time all rungs of all targets, and the float stages, against the reference: end to end, from bundles."""
-    subject = finished[0].assembly.result.data.material.subject
-    machines = {f.target: f.assembly.result.machine for f in finished}
+    subject = finished[0].result.data.material.subject
+    machines = {f.target: f.result.machine for f in finished}
     files = [
-        [rung.name, [f.assembly.result.built[c].sha256 for c in rung.candidates.values()]]
+        [rung.name, [f.result.built[c].sha256 for c in rung.candidates.values()]]
         for f in finished
         for rung in f.drafts()
     ]
@@ -103,7 +106,7 @@ def _timings(finished: Sequence[Finished], cache: Cache, progress: Progress, tim
 
 def _drafted(finished: Finished, folder: Path) -> Iterator[DraftRung]:
     """Write a bundle of all rungs to be timed."""
-    path, result, rungs = folder / f"{finished.target}.edgefuse", finished.assembly.result, finished.drafts()
+    path, result, rungs = folder / f"{finished.target}.edgefuse", finished.result, finished.drafts()
     write_bundle(path, finished.assembly.manifest(rungs), finished.assembly.contents(rungs))
     for rung in rungs:
         built = {stage: result.built[candidate] for stage, candidate in rung.candidates.items()}
@@ -120,12 +123,12 @@ def _never_slower(finished: Sequence[Finished], timings: Timings, test: TestSpli
     rungs = {target: dict(of_target) for target, of_target in timings.rungs.items()}
     for f in finished:
         here, chosen, accuracies = rungs[f.target], dict(f.assembly.chosen), dict(f.accuracies)
-        settle(f.assembly.result, chosen, accuracies, here)
-        floats = f.assembly.result.floats
+        settle(f.result, chosen, accuracies, here)
+        floats = f.result.floats
         if chosen.get(_FAST, floats) != floats and _slow(here[_FAST]):
             logger.warning("%s: no combination is faster than float end to end", f.target)
             here[_FAST], chosen[_FAST] = here[FLOAT_RUNG], floats
-            accuracies[_FAST] = test.judge(f.assembly.result, floats)
+            accuracies[_FAST] = test.judge(f.result, floats)
         give_to_fast(chosen, accuracies, here)
         limit = min((here[name].p50 for name in chosen if not reduced(name)), default=0.0)
         for name in [name for name in chosen if reduced(name)]:
@@ -164,7 +167,7 @@ def give_to_fast(
 
 def measured_rungs(finished: Finished, timings: Timings) -> tuple[Rung, ...]:
     """Return the rungs of a bundle with everything that was measured of them."""
-    subject = finished.assembly.result.data.material.subject
+    subject = finished.result.data.material.subject
     rungs = []
     for name, combination in finished.assembly.chosen.items():
         judged, timing = finished.accuracies[name], timings.rungs[finished.target][name]
@@ -179,7 +182,7 @@ def measured_rungs(finished: Finished, timings: Timings) -> tuple[Rung, ...]:
                     judged.drops[subset].drop <= subject.budget.limit("test", subset)
                     for subset in subject.budget_subsets
                 ),
-                size_bytes=finished.assembly.result.size_bytes(combination),
+                size_bytes=finished.result.size_bytes(combination),
                 figures=(timing.figure,) if timing.figure else (),
                 cost=timing.cost,
             )

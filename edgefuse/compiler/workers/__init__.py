@@ -224,7 +224,8 @@ def attempt(function: bytes, item: bytes) -> bytes:
     """Run a job in a worker and return its pickled `Outcome`, whatever happens."""
     with _recorded() as records:
         try:
-            value, error, trace = pickle.loads(function)(pickle.loads(item)), None, ""
+            call, given = _unpickled(function), _unpickled(item)
+            value, error, trace = call(given), None, ""
         except Exception as raised:  # noqa: BLE001 - travels to the caller, who raises it
             value, error, trace = None, raised, traceback.format_exc()
     try:
@@ -236,6 +237,19 @@ def attempt(function: bytes, item: bytes) -> bytes:
             Outcome(None, EngineError("the result of a job cannot be sent from its worker", got=spoken), trace)
         )
     return data
+
+
+def _unpickled(data: bytes) -> Any:
+    """Return what has travelled here, if it can be made here: a class of a notebook is in no other process."""
+    try:
+        return pickle.loads(data)
+    except (AttributeError, ImportError) as error:
+        raise EngineError(
+            "a job cannot be made in a worker",
+            got=cited(error),
+            expected="a model of classes that another process can import",
+            fix="put the classes and functions of the model into a module, or compile with one job",
+        ) from error
 
 
 @contextmanager
