@@ -172,7 +172,8 @@ class _Compile:
         _require_one(failed, targets)
         results = self._joined(material, results, machines, failed)
         _require_one(failed, targets)
-        finished, timings, test = self._judged(material, [results[t] for t in targets if t in results])
+        finished, timings, test = self._judged(material, [results[t] for t in targets if t in results], failed)
+        _require_one(failed, targets)
         return finished, report.Compiled(
             subject=subject,
             forms=forms,
@@ -243,9 +244,9 @@ class _Compile:
         return found
 
     def _judged(
-        self, material: Material, results: Sequence[TargetResult]
+        self, material: Material, results: Sequence[TargetResult], failed: dict[str, EdgefuseError]
     ) -> tuple[list[Finished], report.Timings, TestSplit]:
-        """Judge the rungs of all targets on the test split, and time them."""
+        """Judge the rungs of all targets on the test split, and time them; one that cannot be timed is left out."""
         leaves = [stage for stage in material.subject.specs if stage.role == "encoder"]
         chosen = [result.runners(combination) for result in results for combination in choose(result).values()]
         passes = Passes(material.subject, self.cache, self.workers)
@@ -253,7 +254,8 @@ class _Compile:
         passes.keep_outputs([("test", runners) for runners in chosen], "judge")
         test = TestSplit(material.subject, self.cache, lambda what: self.progress(0, 0, f"test: {what}"))
         finished = [finish(result, test) for result in results]
-        kept, timings = timed(finished, test, self.cache, self.progress, self.timer)
+        kept, timings, untimed = timed(finished, test, self.cache, self.progress, self.timer)
+        failed |= untimed
         return kept, timings, test
 
 

@@ -18,7 +18,7 @@ from edgefuse.compiler.report.layers import float_layers
 from edgefuse.compiler.report.limits import constraints
 from edgefuse.compiler.report.modalities import modality_reports
 from edgefuse.compiler.report.schema import (
-    Budget,
+    BudgetReport,
     BundleReport,
     Gain,
     MachineReport,
@@ -83,10 +83,10 @@ def write(folder: Path, report: Report) -> tuple[Path, Path]:
     return paths
 
 
-def _budget(made: Compiled) -> Budget:
+def _budget(made: Compiled) -> BudgetReport:
     subject, budget = made.subject, made.subject.budget
     bound = [budget.limit("test", subset) for subset in subject.budget_subsets]
-    return Budget(
+    return BudgetReport(
         max_drop=min(bound),
         objective=subject.recipe.search.objective,
         share=budget.share,

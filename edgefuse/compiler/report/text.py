@@ -117,6 +117,12 @@ def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
         ]
     found += [f"Stages: {note}." for note in made.subject.notes]
     found += [f"{target}: no bundle. {reason}" for target, reason in made.failed.items()]
+    for target in made.rungs:
+        refused = made.timings.refused.get(target, {})
+        found += [
+            f"{target}, {rung}: what was chosen cannot be timed, and is left out: {why}"
+            for rung, why in refused.items()
+        ]
     for target, rungs in made.rungs.items():
         for rung in rungs:
             timing = made.timings.rungs[target][rung.name].speedup_over_float
