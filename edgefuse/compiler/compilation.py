@@ -27,7 +27,7 @@ from edgefuse.compiler.candidates.golden import golden_inputs
 from edgefuse.compiler.candidates.joined import join
 from edgefuse.compiler.candidates.schemes import check_schemes
 from edgefuse.compiler.candidates.target_data import Material, TargetData
-from edgefuse.compiler.candidates.toolchain import Toolchain
+from edgefuse.compiler.candidates.toolchain import Toolchains
 from edgefuse.compiler.check.checking import Examination
 from edgefuse.compiler.evaluation.budget import budget
 from edgefuse.compiler.evaluation.evaluator import Evaluator
@@ -189,8 +189,7 @@ class _Compile:
 
     def _machine(self, target: str) -> Machine:
         """Return what a target's figures are of; what a device lacks is told now, not when all is made."""
-        backends = [Toolchain.of(member, self.cache).backend for member in members(target)]
-        return self.timer.describe(backends, self.recipe.compile.threads)
+        return self.timer.describe(Toolchains.of(target, self.cache).backends, self.recipe.compile.threads)
 
     def _with_budget(self, subject: Subject) -> Subject:
         """Run the model in torch over the splits that every drop is measured on; what it reaches gives the budget."""

@@ -64,7 +64,7 @@ def build(made: Compiled, paths: Mapping[str, Path], *, written: bool = True) ->
         prunings=prunings(made.forms),
         timings=timing_reports(made),
         failed=dict(made.failed),
-        titles={target: result.data.title for target, result in made.results.items()},
+        titles={target: result.data.toolchains.title for target, result in made.results.items()},
         unit=made.timings.unit,
         gpu=made.gpu,
     )

@@ -92,7 +92,9 @@ def _counted(made: Compiled) -> tuple[str, ...]:
 
 def _stand_ins(made: Compiled) -> dict[str, StandIn]:
     """Return what ran files in place of a device's runtime, by target."""
-    backends = ((target, backend) for target, result in made.results.items() for backend in result.data.backends)
+    backends = (
+        (target, backend) for target, result in made.results.items() for backend in result.data.toolchains.backends
+    )
     return {target: backend for target, backend in backends if is_emulated(backend)}
 
 
