@@ -38,6 +38,7 @@ from edgefuse.compiler.model.preparation import prepare
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recipe import gpu
 from edgefuse.compiler.recipe import recipe as recipes
+from edgefuse.compiler.recipe.max_drop import MaxDrop
 from edgefuse.compiler.recipe.wanted import recipe_for
 from edgefuse.compiler.recovery.forms import recovered
 from edgefuse.compiler.report import report
@@ -155,12 +156,12 @@ class _Compile:
         reference = gpu.read(self.path, self.recipe.report.gpu, model.spec.name)
         check_schemes(self.recipe, [stage.spec for stage in model.stages])
         machines = {target: self._machine(target) for target in dict.fromkeys((*self.recipe.compile.members, *targets))}
-        head = Examination(model, self.cache, self.workers, self.progress).head()
-        builder = Builder(self.recipe.compile.members, self.cache, self.workers, head.failed)
+        out = Examination(model, self.cache, self.workers, self.progress).head()
+        builder = Builder(self.recipe.compile.members, self.cache, self.workers, out)
         _require_one(_with_joined(builder.failed, targets), targets)
         builder.lower(model.stages, golden_inputs(model.stages, model.spec))
         _require_one(_with_joined(builder.failed, targets), targets)
-        subject = self._with_budget(prepare(model, model.data, self.cache, self.progress))
+        subject = self._with_budget(prepare(model, self.cache, self.progress), model.max_drop)
         forms = recovered(subject, self.cache, self.workers)
         golden = golden_inputs(subject.stages, subject.spec, forms.all_pruned)
         forms = forms.without(golden.refused)
@@ -191,7 +192,7 @@ class _Compile:
         """Return what a target's figures are of; what a device lacks is told now, not when all is made."""
         return self.timer.describe(Toolchains.of(target, self.cache).backends, self.recipe.compile.threads)
 
-    def _with_budget(self, subject: Subject) -> Subject:
+    def _with_budget(self, subject: Subject, asked: MaxDrop) -> Subject:
         """Run the model in torch over the splits that every drop is measured on; what it reaches gives the budget."""
         chain = in_torch(subject)
         encoders = [stage for stage in subject.specs if stage.role == "encoder"]
@@ -202,7 +203,7 @@ class _Compile:
             split: Evaluator(subject, subject.splits[split], self.cache, partial(self.progress, 0, 0)).outputs(chain)
             for split in splits
         }
-        return replace(subject, budget=budget(subject, answers))
+        return replace(subject, budget=budget(subject, asked, answers))
 
     def _searched(
         self,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+import numpy.typing as npt
+
 from edgefuse.bundle.manifest import Provenance
+from edgefuse.bundle.spec import ModelSpec, subset_name
 from edgefuse.compiler.cache import fingerprint
-from edgefuse.compiler.model.data_checks import check_data
 from edgefuse.compiler.model.splits import SPLITS, TRAIN, load_split
 from edgefuse.compiler.model.subject import Model, Subject
 from edgefuse.compiler.recipe.factory import users_code
@@ -16,55 +19,32 @@ from edgefuse.datasets.sample import Splits
 from edgefuse.errors import DataError
 from edgefuse.progress import Progress
 
-_OBSERVED = 32
-"""Samples that ranges are found in."""
 
-
-def open_data(model: Model) -> Splits:
-    """Return the data of a model, of which only what inputs look like was read.
-
-    Raises:
-        DataError: a split that is needed is empty.
-    """
-    for fault in split_faults(model, model.data):
-        raise fault
-    return model.data
-
-
-def prepare(model: Model, data: Splits, cache: Cache, progress: Progress) -> Subject:
+def prepare(model: Model, cache: Cache, progress: Progress) -> Subject:
     """Preprocess the data of a model (or find them in the cache), and check that they fit it.
 
     Args:
-        model: taken apart.
-        data: of the recipe.
+        model: taken apart, with its data.
         cache: that keeps preprocessed samples.
         progress: is told how many samples are done.
 
     Raises:
-        DataError, MeasureError: model and data do not fit together.
+        DataError: model and data do not fit together.
     """
-    path, recipe = model.path, model.recipe
-    splits = {n: load_split(n, data, model.spec, model.assets, cache, progress) for n in wanted_splits(recipe)}
+    for fault in split_faults(model):
+        raise fault
+    names = wanted_splits(model.recipe)
+    splits = {name: load_split(name, model.data, model.spec, model.assets, cache, progress) for name in names}
     provenance = Provenance(
         weights_sha256=fingerprint.once(model.module),
         data_sha256=fingerprint.of_bytes("".join(part.digest for part in splits.values()).encode()),
-        recipe_sha256=fingerprint.of_bytes(path.read_bytes()),
+        recipe_sha256=fingerprint.of_bytes(model.path.read_bytes()),
         tools={},
     )
-    found = model.found
-    subject = Subject(
-        recipe=recipe,
-        module=model.module,
-        spec=model.spec,
-        stages=model.stages,
-        assets=model.assets,
-        splits=splits,
-        provenance=provenance,
-        max_drop=model.max_drop,
-        share=found.share,
-        notes=found.notes,
-    )
-    check_data(subject)
+    subject = Subject(model.recipe, model.found, model.assets, splits, provenance)
+    for name, data in splits.items():
+        for fault in coverage_faults(name, data.present, subject.spec):
+            raise fault
     return subject
 
 
@@ -73,9 +53,9 @@ def wanted_splits(recipe: Recipe) -> tuple[str, ...]:
     return (*SPLITS, TRAIN) if recipe.prune.wanted else SPLITS
 
 
-def split_faults(model: Model, data: Splits) -> Iterator[DataError]:
+def split_faults(model: Model) -> Iterator[DataError]:
     """Yield what is wrong with the splits as such; their samples are not read."""
-    path, recipe = model.path, model.recipe
+    path, recipe, data = model.path, model.recipe, model.data
     if not isinstance(data.digest, str) or not data.digest or not data.digest.isprintable():
         yield DataError(
             f"the data of '{recipe.data.factory}' have no digest",
@@ -99,6 +79,32 @@ def split_faults(model: Model, data: Splits) -> Iterator[DataError]:
             expected="samples to recover on (labels are not used)",
             fix="fill Splits.train, or leave [prune] out",
         )
+
+
+def coverage_faults(name: str, present: npt.NDArray[np.bool_], spec: ModelSpec) -> Iterator[DataError]:
+    """Yield what no sample of a split has.
+
+    Args:
+        name: of the split.
+        present: [items, modalities], which modalities each sample has.
+        spec: of the model.
+    """
+    for modality, count in zip(spec.modalities, present.sum(axis=0), strict=True):
+        if not count:
+            yield DataError(
+                f"no sample of the split '{name}' has the modality '{modality.name}'",
+                got=f"0 of {len(present)}",
+                expected="at least one",
+                fix="check how the modalities are paired: edgefuse.datasets.samples pairs columns",
+            )
+    names = [modality.name for modality in spec.modalities]
+    for subset in spec.subsets() if name in ("validation", "test") else ():
+        if not present[:, [names.index(one) for one in subset]].all(axis=1).any():
+            yield DataError(
+                f"no sample of the split '{name}' has all of {subset_name(subset)}, which is judged",
+                got=f"0 of {len(present)}",
+                expected="at least one",
+            )
 
 
 def _length(name: str, data: Splits, factory: str) -> int:

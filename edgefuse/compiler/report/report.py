@@ -110,15 +110,15 @@ def _reference(made: Compiled) -> Reference:
 
 
 def _model(made: Compiled) -> ModelReport:
-    subject, count = made.subject, len(made.subject.stages)
-    alone = f", {subject.share:.0%} of the arithmetic sees one modality" if subject.share is not None else ""
+    subject, share, count = made.subject, made.subject.found.share, len(made.subject.stages)
+    alone = f", {share:.0%} of the arithmetic sees one modality" if share is not None else ""
     return ModelReport(
         name=subject.spec.name,
         description=f"{subset_name(subject.subsets[0])}, {count} stage{'s' * (count != 1)}{alone}",
         stages=tuple(stage.name for stage in subject.specs),
         parameters=sum(parameter.numel() for parameter in subject.module.parameters()),
-        single_modality_share=subject.share,
-        notes=subject.notes,
+        single_modality_share=share,
+        notes=subject.found.notes,
     )
 
 

@@ -117,7 +117,7 @@ def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
             f"Latency and memory were measured on the device, {machine.cpu}; accuracy was judged on the machine that "
             "compiled. The torch reference did not run on the device, so nothing is compared with its speed."
         ]
-    found += [f"Stages: {note}." for note in made.subject.notes]
+    found += [f"Stages: {note}." for note in made.subject.found.notes]
     found += [f"{target}: no bundle. {reason}" for target, reason in made.failed.items()]
     for target in made.rungs:
         refused = made.timings.refused.get(target, {})
