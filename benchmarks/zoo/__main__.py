@@ -1,9 +1,9 @@
 """Compile architectures as their libraries ship them: `python -m benchmarks.zoo`, to out/zoo.json.
 
-Each gets a factory, a spec and made-up data, and nothing else; weights are random and small. One that fails leaves the
-others. First the files of all models are made, `--jobs` at a time; then they are timed, one model after another, while
-nothing else runs: as it was split, in float, and as one stage. After a whole run the exit code is 1 if the zoo does not
-show what it must.
+Each gets a factory, a spec and made-up data, and nothing else; weights are random. One that fails leaves the others.
+First the files of all models are made, `--jobs` at a time; then they are timed, one model after another, while nothing
+else runs: as it was split, in float, and as one stage. After a whole run the exit code is 1 if the zoo does not show
+what it must.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _in_words(one: Target) -> str:
 def summary(rows: Sequence[Row]) -> str:
     """Return what the rows show, with a verdict on each."""
     busy = sum(bool(one.busy) for row in rows for one in row.targets.values())
-    lines = [f"{len(rows)} models with random, small weights", *map(str, verdicts(rows))]
+    lines = [f"{len(rows)} models with random weights", *map(str, verdicts(rows))]
     return "\n".join([*lines, *([f"{busy} timings of a busy machine: they are not to be trusted"] if busy else [])])
 
 

@@ -37,6 +37,7 @@ Random: TypeAlias = np.random.Generator
 LABELS = ClassOutput(labels=tuple("abcdefgh"))
 # A budget of one point needs more than a hundred samples; all are drawn from the clusters in turn.
 _FITTED, _CALIBRATION, _VALIDATION, _TEST = 96, 40, 104, 104
+_SETTLED = 32
 _CLUSTERS = 8
 _RIDGE = 1e-2
 
@@ -178,7 +179,7 @@ class Entry:
         runs = [self.sample(index) for index in range(_FITTED, _FITTED + _CALIBRATION + _VALIDATION + _TEST)]
         items = [Sample(inputs, self._target(inputs)) for inputs in runs]
         calibration, rest = items[:_CALIBRATION], items[_CALIBRATION:]
-        return Splits(calibration, rest[:_VALIDATION], rest[_VALIDATION:], digest=f"zoo-2 {self.name}")
+        return Splits(calibration, rest[:_VALIDATION], rest[_VALIDATION:], digest=f"zoo-3 {self.name}")
 
     @cached_property
     def _budget(self) -> float:
@@ -200,6 +201,7 @@ class Entry:
         module.requires_grad_(False)
         module.eval()
         self.__dict__["_spec"] = spec
+        _settle(module, spec, [self.sample(i) for i in range(_SETTLED)])
         for head in self.heads:
             _fit(module, head, spec, [(self.sample(i), i % self._clusters) for i in range(_FITTED)])
         return module, spec
@@ -265,6 +267,21 @@ def _run(module: Called, spec: ModelSpec, inputs: Mapping[str, Any]) -> tuple[Te
     with torch.inference_mode():
         answers = module(*(torch.from_numpy(array) for array in _feeds(spec, inputs).values()))
     return answers if isinstance(answers, tuple) else (answers,)
+
+
+def _settle(module: nn.Module, spec: ModelSpec, samples: Sequence[dict[str, Any]]) -> None:
+    """Let batch normalizations learn what comes to them, as training would: else signals fade from layer to layer."""
+    layers = [one for one in module.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    if not layers:
+        return
+    run = _callable(module, spec, samples[0])
+    for layer in layers:
+        layer.train().momentum = None  # the mean of what was seen
+    feeds = [_feeds(spec, inputs) for inputs in samples]
+    batch = [torch.from_numpy(np.concatenate([feed[port] for feed in feeds])) for port in feeds[0]]
+    with torch.no_grad():
+        run(*batch)
+    module.eval()
 
 
 def _fit(module: nn.Module, head: str, spec: ModelSpec, samples: Sequence[tuple[dict[str, Any], int]]) -> None:

@@ -10,6 +10,8 @@ from benchmarks.zoo.entry import LABELS, Entry, Ids, arrays, described
 from benchmarks.zoo.transformers_models import Made
 from edgefuse.bundle.spec import ClassOutput, EmbeddingOutput, Modality, ValuesOutput, tensor
 
+WIDTH = 192
+
 
 def sequence(name: str, steps: int, width: int) -> Modality:
     """Describe a sequence of features."""
@@ -19,7 +21,7 @@ def sequence(name: str, steps: int, width: int) -> Modality:
 class Encoder(nn.Module):
     """A transformer of torch's own layers over a sequence."""
 
-    def __init__(self, width_in: int, width: int = 96, layers: int = 2) -> None:
+    def __init__(self, width_in: int, width: int = WIDTH, layers: int = 3) -> None:
         super().__init__()
         self.enter = nn.Linear(width_in, width)
         layer = nn.TransformerEncoderLayer(width, 4, 4 * width, batch_first=True)
@@ -55,7 +57,7 @@ class Film(nn.Module):
 
 
 def film() -> Made:
-    picture = arrays("image", ("pixels", "float32", (3, 64, 64)))
+    picture = arrays("image", ("pixels", "float32", (3, 128, 128)))
     return Film(), described("film", picture, arrays("question", ("ids", "int32", (16,))))
 
 
@@ -65,8 +67,8 @@ class Gated(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.sound, self.motion = Encoder(40), Encoder(24)
-        self.left, self.right, self.gate = nn.Linear(96, 96), nn.Linear(96, 96), nn.Linear(192, 96)
-        self.head = nn.Linear(96, 8)
+        self.left, self.right, self.gate = (nn.Linear(size, WIDTH) for size in (WIDTH, WIDTH, 2 * WIDTH))
+        self.head = nn.Linear(WIDTH, 8)
 
     def forward(self, sound: Tensor, motion: Tensor) -> Tensor:
         heard, felt = self.sound(sound).mean(1), self.motion(motion).mean(1)
@@ -84,10 +86,10 @@ class TensorFusion(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.text = nn.LSTM(64, 64, batch_first=True)
+        self.text = nn.LSTM(300, 128, batch_first=True)
         self.audio = nn.Sequential(nn.Linear(74, 128), nn.ReLU(), nn.Linear(128, 16))
         self.video = nn.Sequential(nn.Linear(35, 128), nn.ReLU(), nn.Linear(128, 16))
-        self.narrow, self.hidden, self.head = nn.Linear(64, 16), nn.Linear(17**3, 64), nn.Linear(64, 8)
+        self.narrow, self.hidden, self.head = nn.Linear(128, 32), nn.Linear(33 * 17 * 17, 128), nn.Linear(128, 8)
 
     def forward(self, text: Tensor, audio: Tensor, video: Tensor) -> Tensor:
         read = self.narrow(self.text(text)[1][0][0])
@@ -100,7 +102,7 @@ class TensorFusion(nn.Module):
 
 
 def tensor_fusion() -> Made:
-    modalities = (sequence("text", 20, 64), sequence("audio", 50, 74), sequence("video", 30, 35))
+    modalities = (sequence("text", 50, 300), sequence("audio", 50, 74), sequence("video", 50, 35))
     return TensorFusion(), described("tensor_fusion", *modalities)
 
 
@@ -125,13 +127,13 @@ class Across(nn.Module):
 class CrossModal(nn.Module):
     """Three sequences, each of which attends to both others, and then to itself (MulT)."""
 
-    def __init__(self, width: int = 48) -> None:
+    def __init__(self, width: int = 64) -> None:
         super().__init__()
         self.enter = nn.ModuleDict(
             {name: nn.Conv1d(size, width, 3, padding=1) for name, size in (("text", 64), ("audio", 74), ("video", 35))}
         )
         names = tuple(self.enter)
-        self.pairs = nn.ModuleDict({f"{a}_{b}": Across(width, 2) for a in names for b in names if a != b})
+        self.pairs = nn.ModuleDict({f"{a}_{b}": Across(width, 4) for a in names for b in names if a != b})
         self.memories = nn.ModuleDict({name: Encoder(2 * width, 2 * width, 1) for name in names})
         self.hidden, self.head = nn.Linear(6 * width, 6 * width), nn.Linear(6 * width, 8)
 
@@ -155,7 +157,7 @@ def cross_modal_transformer() -> Made:
 class Bottleneck(nn.Module):
     """Two transformers that exchange what fits into four tokens, layer by layer (attention bottlenecks)."""
 
-    def __init__(self, width: int = 96) -> None:
+    def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
         self.image, self.audio = nn.Conv2d(3, width, 16, 16), nn.Linear(128, width)
         self.alone = nn.ModuleList(self._layer(width) for _ in range(2))
@@ -181,7 +183,7 @@ class Bottleneck(nn.Module):
 
 
 def bottleneck_fusion() -> Made:
-    picture = arrays("image", ("pixels", "float32", (3, 64, 64)))
+    picture = arrays("image", ("pixels", "float32", (3, 96, 96)))
     sound = arrays("audio", ("spectrogram", "float32", (48, 128)))
     return Bottleneck(), described("bottleneck_fusion", picture, sound)
 
@@ -192,7 +194,7 @@ class Siamese(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for inner, outer in ((3, 32), (32, 64), (64, 128)):
+        for inner, outer in ((3, 32), (32, 64), (64, 128), (128, 128)):
             layers += [nn.Conv2d(inner, outer, 3, 2, 1), nn.BatchNorm2d(outer), nn.ReLU()]
         self.encoder = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 64))
         self.hidden, self.head = nn.Linear(128, 64), nn.Linear(64, 2)
@@ -204,7 +206,7 @@ class Siamese(nn.Module):
 
 
 def siamese() -> Made:
-    pictures = [tensor(name, shape=(1, 3, 64, 64)) for name in ("left", "right")]
+    pictures = [tensor(name, shape=(1, 3, 128, 128)) for name in ("left", "right")]
     return Siamese(), described("siamese", *pictures, outputs=(ClassOutput(labels=("other", "same")),))
 
 
@@ -216,7 +218,7 @@ class TwoHeads(nn.Module):
         self.picture = nn.Sequential(
             nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU(), nn.Conv2d(64, 96, 3, 2, 1)
         )
-        self.signal, self.trunk = Encoder(40), nn.Linear(192, 128)
+        self.signal, self.trunk = Encoder(40), nn.Linear(96 + WIDTH, 128)
         self.classes, self.amounts, self.space = nn.Linear(128, 8), nn.Linear(128, 2), nn.Linear(96, 32)
 
     def forward(self, picture: Tensor, signal: Tensor) -> dict[str, Tensor]:
@@ -228,7 +230,7 @@ class TwoHeads(nn.Module):
 
 def two_heads() -> Made:
     outputs = (LABELS, ValuesOutput(name="amounts", labels=("mass", "volume")), EmbeddingOutput(size=32))
-    modalities = (tensor("picture", shape=(1, 3, 64, 64)), sequence("signal", 48, 40))
+    modalities = (tensor("picture", shape=(1, 3, 128, 128)), sequence("signal", 48, 40))
     return TwoHeads(), described("two_heads", *modalities, outputs=outputs)
 
 
@@ -255,7 +257,7 @@ class Block(nn.Module):
 class Blocks(nn.Module):
     """Sound and words in blocks of their own, and one over both."""
 
-    def __init__(self, width: int = 96) -> None:
+    def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
         self.audio, self.table = nn.Linear(40, width), nn.Embedding(500, width)
         self.heard, self.read = (nn.Sequential(*(Block(width, 4) for _ in range(2))) for _ in range(2))
@@ -268,7 +270,7 @@ class Blocks(nn.Module):
 
 
 def plain_blocks() -> Made:
-    return Blocks(), described("plain_blocks", sequence("audio", 40, 40), arrays("text", ("ids", "int32", (16,))))
+    return Blocks(), described("plain_blocks", sequence("audio", 64, 40), arrays("text", ("ids", "int32", (24,))))
 
 
 ENTRIES = (

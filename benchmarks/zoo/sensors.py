@@ -43,7 +43,7 @@ class PointsAndPicture(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lidar, self.camera = Points(), convolutions(3, 32, 64, 128)
+        self.lidar, self.camera = Points(), convolutions(3, 32, 64, 128, 128)
         self.hidden, self.head = nn.Linear(256 + 128, 128), nn.Linear(128, 8)
 
     def forward(self, points: Tensor, camera: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class PointsAndPicture(nn.Module):
 
 
 def pointnet_image() -> Made:
-    lidar, camera = arrays("lidar", ("points", "float32", (256, 3))), tensor("camera", shape=(1, 3, 64, 64))
+    lidar, camera = arrays("lidar", ("points", "float32", (1024, 3))), tensor("camera", shape=(1, 3, 128, 128))
     return PointsAndPicture(), described("pointnet_image", lidar, camera)
 
 
@@ -65,7 +65,7 @@ class TableAndPicture(nn.Module):
         self.columns = nn.ModuleList(nn.Embedding(20, 8) for _ in range(4))
         self.norm = nn.BatchNorm1d(10)
         self.table = nn.Sequential(nn.Linear(10 + 4 * 8, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU())
-        self.picture = convolutions(3, 32, 64, 128)
+        self.picture = convolutions(3, 32, 64, 128, 128)
         self.hidden, self.head = nn.Linear(128 + 64, 64), nn.Linear(64, 8)
 
     def forward(self, numbers: Tensor, categories: Tensor, picture: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class TableAndPicture(nn.Module):
 
 def tabular_image() -> Made:
     table = arrays("table", ("numbers", "float32", (10,)), ("categories", "int32", (4,)))
-    return TableAndPicture(), described("tabular_image", table, tensor("picture", shape=(1, 3, 64, 64)))
+    return TableAndPicture(), described("tabular_image", table, tensor("picture", shape=(1, 3, 128, 128)))
 
 
 class MotionAndSound(nn.Module):
@@ -100,7 +100,7 @@ class MotionAndSound(nn.Module):
 
 
 def imu_audio() -> Made:
-    motion, sound = tensor("motion", shape=(1, 100, 6)), tensor("sound", shape=(1, 64, 64))
+    motion, sound = tensor("motion", shape=(1, 200, 6)), tensor("sound", shape=(1, 128, 96))
     return MotionAndSound(), described("imu_audio", motion, sound)
 
 
@@ -124,7 +124,7 @@ class TwoStreams(nn.Module):
 
 
 def two_stream_video() -> Made:
-    frames, flow = tensor("frames", shape=(1, 3, 8, 48, 48)), tensor("flow", shape=(1, 16, 48, 48))
+    frames, flow = tensor("frames", shape=(1, 3, 8, 64, 64)), tensor("flow", shape=(1, 16, 96, 96))
     return TwoStreams(), described("two_stream_video", frames, flow)
 
 
@@ -152,7 +152,7 @@ class Readings(nn.Module):
 
 
 def sensor_clocks() -> Made:
-    fast, slow = tensor("fast", shape=(1, 3, 256)), tensor("slow", shape=(1, 5, 64))
+    fast, slow = tensor("fast", shape=(1, 3, 1024)), tensor("slow", shape=(1, 5, 256))
     states = ClassOutput(labels=("healthy", "worn", "broken"))
     return Readings(), described("sensor_clocks", fast, slow, outputs=(states,))
 

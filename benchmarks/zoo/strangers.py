@@ -8,7 +8,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 from benchmarks.zoo.entry import Entry, Ids, arrays, described, words
-from benchmarks.zoo.transformers_models import PATCHES, SIZE, WORDS, Made, picture
+from benchmarks.zoo.transformers_models import PATCHES, SIZE, WIDTH, WORDS, Made, picture
 from edgefuse.bundle.spec import tensor
 
 
@@ -75,7 +75,7 @@ class MobileNetAndLstm(nn.Module):
 
 
 def mobilenet_lstm() -> Made:
-    return MobileNetAndLstm(), described("mobilenet_lstm", tensor("image", shape=(1, 3, 96, 96)), words(20))
+    return MobileNetAndLstm(), described("mobilenet_lstm", tensor("image", shape=(1, 3, 160, 160)), words(20))
 
 
 class Conformer(nn.Module):
@@ -106,7 +106,7 @@ class Conformer(nn.Module):
 class SpeechAndTable(nn.Module):
     """Conformer blocks over subsampled filterbanks, pooled by attention, beside a table of numbers and categories."""
 
-    def __init__(self, width: int = 96) -> None:
+    def __init__(self, width: int = 144) -> None:
         super().__init__()
         self.subsample = nn.Sequential(nn.Conv2d(1, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 16, 3, 2), nn.ReLU())
         self.project = nn.Linear(16 * 9, width)
@@ -133,13 +133,13 @@ class SpeechAndTable(nn.Module):
 
 def conformer_tabular() -> Made:
     table = arrays("table", ("numbers", "float32", (6,)), ("categories", "int32", (3,)))
-    return SpeechAndTable(), described("conformer_tabular", tensor("fbank", shape=(1, 96, 40)), table)
+    return SpeechAndTable(), described("conformer_tabular", tensor("fbank", shape=(1, 200, 40)), table)
 
 
 class QFormer(nn.Module):
     """Learned queries beside the words of a question attend to a vision transformer's patches (BLIP-2)."""
 
-    def __init__(self, width: int = 128, queries: int = 8) -> None:
+    def __init__(self, width: int = WIDTH, queries: int = 8) -> None:
         super().__init__()
         self.vision = hf.ViTModel(hf.ViTConfig(**SIZE, **PATCHES), add_pooling_layer=False)
         self.queries = nn.Parameter(torch.zeros(1, queries, width).normal_(0, 0.02))

@@ -7,7 +7,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 from benchmarks.zoo.entry import Entry, Ids, Mask, arrays, described, words
-from benchmarks.zoo.transformers_models import SIZE, Made
+from benchmarks.zoo.transformers_models import SIZE, WIDTH, Made
 from edgefuse.bundle.spec import ClassOutput, image, tensor
 
 FEELINGS = ClassOutput(labels=("negative", "neutral", "positive", "mixed"))
@@ -108,7 +108,7 @@ class Classifier(nn.Module):
         self.audio = nn.Sequential(
             nn.Conv1d(1, 32, 16, 8), nn.ReLU(), nn.Conv1d(32, 64, 8, 4), nn.ReLU(), nn.Conv1d(64, 128, 4, 4), nn.ReLU()
         )
-        self.head = nn.Linear(3 * 128, 8)
+        self.head = nn.Linear(128 + WIDTH + 128, 8)
 
     def forward(self, image: Tensor, input_ids: Tensor, attention_mask: Tensor, audio: Tensor) -> Tensor:
         first = self.text(input_ids, attention_mask).last_hidden_state[:, 0]
@@ -173,7 +173,7 @@ class Answering(nn.Module):
 
 
 def question_answering() -> Made:
-    pictures = arrays("image", ("pixel_values", "float32", (3, 64, 64)))
+    pictures = arrays("image", ("pixel_values", "float32", (3, 128, 128)))
     return Answering(), described("question_answering", pictures, arrays("question", ("ids", "int32", (16,))))
 
 
@@ -193,7 +193,7 @@ class Sequences(nn.Module):
 
 
 def sequence_to_sequence() -> Made:
-    frames = arrays("video", ("frames", "uint8", (6, 32, 32, 3)))
+    frames = arrays("video", ("frames", "uint8", (6, 64, 64, 3)))
     return Sequences(), described("sequence_to_sequence", frames, arrays("text", ("ids", "int32", (6,))))
 
 

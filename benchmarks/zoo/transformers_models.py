@@ -13,20 +13,21 @@ from edgefuse.bundle.spec import ClassOutput, EmbeddingOutput, ModelSpec, tensor
 
 Made = tuple[nn.Module, ModelSpec]
 
+WIDTH = 256
 SIZE: dict[str, Any] = {
-    "hidden_size": 128,
-    "intermediate_size": 512,
-    "num_hidden_layers": 3,
+    "hidden_size": WIDTH,
+    "intermediate_size": 4 * WIDTH,
+    "num_hidden_layers": 4,
     "num_attention_heads": 4,
 }
 EIGHT: dict[str, Any] = {"num_labels": 8}
 EMBEDDINGS = tuple(EmbeddingOutput(name=name, size=64) for name in ("image_embeds", "text_embeds"))
 WORDS: dict[str, Draw] = {"input_ids": Ids(1000), "attention_mask": Mask()}
 CLIP_WORDS: dict[str, Draw] = {"input_ids": Ids(999, last=999), "attention_mask": Mask(whole=True)}
-PATCHES: dict[str, Any] = {"image_size": 64, "patch_size": 16}
+PATCHES: dict[str, Any] = {"image_size": 96, "patch_size": 16}
 
 
-def picture(size: int = 64) -> Any:
+def picture(size: int = PATCHES["image_size"]) -> Any:
     """Describe a picture as the library's processors give it."""
     return arrays("image", ("pixel_values", "float32", (3, size, size)))
 
@@ -38,9 +39,9 @@ def clip() -> Made:
 
 
 def siglip() -> Made:
-    text = SIZE | {"vocab_size": 1000, "max_position_embeddings": 24, "projection_size": 128}
+    text = SIZE | {"vocab_size": 1000, "max_position_embeddings": 24, "projection_size": WIDTH}
     config = hf.SiglipConfig(text_config=text, vision_config=SIZE | PATCHES)
-    outputs = tuple(EmbeddingOutput(name=output.name, size=128) for output in EMBEDDINGS)
+    outputs = tuple(EmbeddingOutput(name=output.name, size=WIDTH) for output in EMBEDDINGS)
     ids = arrays("text", ("input_ids", "int32", (24,)))
     return hf.SiglipModel(config), described("siglip", picture(), ids, outputs=outputs)
 
@@ -54,7 +55,7 @@ def chinese_clip() -> Made:
 def clap() -> Made:
     text = SIZE | {"vocab_size": 1000, "max_position_embeddings": 32, "projection_dim": 64}
     audio = {
-        "spec_size": 64, "num_mel_bins": 32, "patch_embeds_hidden_size": 32, "hidden_size": 64, "depths": [2, 2],
+        "spec_size": 128, "num_mel_bins": 32, "patch_embeds_hidden_size": 48, "hidden_size": 96, "depths": [2, 2],
         "num_attention_heads": [2, 4], "window_size": 4, "projection_dim": 64,
     }  # fmt: skip
     config = hf.ClapConfig(text_config=text, audio_config=audio, projection_dim=64)
@@ -64,7 +65,7 @@ def clap() -> Made:
 
 
 def blip_retrieval() -> Made:
-    text = SIZE | {"vocab_size": 1000, "max_position_embeddings": 24, "encoder_hidden_size": 128}
+    text = SIZE | {"vocab_size": 1000, "max_position_embeddings": 24, "encoder_hidden_size": WIDTH}
     config = hf.BlipConfig(text_config=text, vision_config=SIZE | PATCHES, image_text_hidden_size=64)
     match = ClassOutput(name="itm_score", labels=("other", "match"))
     return hf.BlipForImageTextRetrieval(config), described("blip_retrieval", picture(), words(24), outputs=(match,))
@@ -94,7 +95,7 @@ class Flava(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        self.flava, self.head = hf.FlavaModel(config), nn.Linear(128, 8)
+        self.flava, self.head = hf.FlavaModel(config), nn.Linear(WIDTH, 8)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor) -> Tensor:
         found = self.flava(input_ids=input_ids, attention_mask=attention_mask, pixel_values=pixel_values)
@@ -105,7 +106,7 @@ class Flava(nn.Module):
 def flava() -> Made:
     text = SIZE | {"vocab_size": 1000, "max_position_embeddings": 24}
     fused = SIZE | {"num_hidden_layers": 1}
-    config = hf.FlavaConfig(text_config=text, image_config=SIZE | PATCHES, multimodal_config=fused, hidden_size=128)
+    config = hf.FlavaConfig(text_config=text, image_config=SIZE | PATCHES, multimodal_config=fused, hidden_size=WIDTH)
     return Flava(config), described("flava", picture(), words(24))
 
 
@@ -127,7 +128,7 @@ def x_clip() -> Made:
     vision |= {"mit_num_hidden_layers": 1, "mit_num_attention_heads": 2}
     config = hf.XCLIPConfig(text_config=text, vision_config=vision, projection_dim=64, prompt_num_attention_heads=4)
     config.prompt_layers = 1
-    frames = arrays("video", ("pixel_values", "float32", (4, 3, 64, 64)))
+    frames = arrays("video", ("pixel_values", "float32", (4, 3, 96, 96)))
     outputs = tuple(EmbeddingOutput(name=name, size=64) for name in ("video_embeds", "text_embeds"))
     return VideoAndText(config), described("x_clip", frames, words(24), outputs=outputs)
 
@@ -162,7 +163,7 @@ def wav2vec2_bert() -> Made:
     speech = hf.Wav2Vec2Model(hf.Wav2Vec2Config(**SIZE, **convolutions))
     text = hf.BertModel(hf.BertConfig(**SIZE, vocab_size=1000, max_position_embeddings=24))
     spoken = tensor("speech", shape=(1, 8000))
-    return SpeechAndText(speech, text, 256), described("wav2vec2_bert", spoken, words(24))
+    return SpeechAndText(speech, text, 2 * WIDTH), described("wav2vec2_bert", spoken, words(24))
 
 
 class PictureAndText(Pair):
@@ -175,15 +176,15 @@ class PictureAndText(Pair):
 
 def mobilevit_distilbert() -> Made:
     widths: dict[str, Any] = {"hidden_sizes": [64, 80, 96], "neck_hidden_sizes": [16, 16, 24, 48, 64, 80, 320]}
-    vision = hf.MobileViTModel(hf.MobileViTConfig(image_size=64, **widths))
-    small: dict[str, Any] = {"dim": 128, "hidden_dim": 512, "n_layers": 3, "n_heads": 4}
+    vision = hf.MobileViTModel(hf.MobileViTConfig(image_size=96, **widths))
+    small: dict[str, Any] = {"dim": WIDTH, "hidden_dim": 4 * WIDTH, "n_layers": 4, "n_heads": 4}
     text = hf.DistilBertModel(hf.DistilBertConfig(**small, vocab_size=1000, max_position_embeddings=24))
-    return PictureAndText(vision, text, 320 + 128), described("mobilevit_distilbert", picture(), words(24))
+    return PictureAndText(vision, text, 320 + WIDTH), described("mobilevit_distilbert", picture(), words(24))
 
 
 def whisper_encoder() -> Made:
     config = hf.WhisperConfig(
-        d_model=128, encoder_layers=3, encoder_attention_heads=4, encoder_ffn_dim=512, decoder_layers=1,
+        d_model=WIDTH, encoder_layers=3, encoder_attention_heads=4, encoder_ffn_dim=4 * WIDTH, decoder_layers=1,
         decoder_attention_heads=4, decoder_ffn_dim=128, num_mel_bins=40, max_source_positions=100, vocab_size=100,
         pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1, **EIGHT,
     )  # fmt: skip

@@ -29,12 +29,14 @@ class Agreement:
         ok: whether the tolerance holds.
         max_abs_error: the largest |error|; infinite where an answer is unusable.
         snr_db: 10 log10 of the reference's energy over the error's, all cases together; infinite when equal.
+        lowest_db: the same of the worst output by itself, of those that are beyond the tolerance; `snr_db` if none is.
         reason: why it is not ok, as the middle of a sentence; empty when it is.
     """
 
     ok: bool
     max_abs_error: float
     snr_db: float
+    lowest_db: float
     reason: str = ""
 
 
@@ -44,23 +46,40 @@ def agreement(cases: Iterable[tuple[Outputs, Outputs]], tolerance: Tolerance) ->
     The tolerance: |error| <= absolute + relative * max|y| for every output of every case or, where `min_snr_db` is
     given, a signal-to-noise ratio of at least that.
     """
-    largest, signal, noise, breach = 0.0, 0.0, 0.0, ""
+    largest, breach = 0.0, ""
+    energies: dict[str, _Energy] = {}
     for reference, answer in cases:
         for port, expected in reference.items():
             actual = answer.get(port)
             if actual is None or actual.shape != expected.shape or not np.isfinite(actual).all():
-                return Agreement(False, math.inf, -math.inf, _unusable(port, expected, actual))
+                return Agreement(False, math.inf, -math.inf, -math.inf, _unusable(port, expected, actual))
             error = np.subtract(actual, expected, dtype=np.float64)
             worst = float(np.abs(error).max(initial=0.0))
             largest = max(largest, worst)
-            signal += float(np.square(expected, dtype=np.float64).sum())
-            noise += float(np.square(error).sum())
-            breach = breach or _excess(port, worst, expected, tolerance)
-    snr_db = signal_to_noise_db(signal, noise)
+            excess = _excess(port, worst, expected, tolerance)
+            energies.setdefault(port, _Energy()).add(expected, error, beyond=bool(excess))
+            breach = breach or excess
+    every = energies.values()
+    snr_db = signal_to_noise_db(sum(one.signal for one in every), sum(one.noise for one in every))
+    lowest_db = min((signal_to_noise_db(one.signal, one.noise) for one in every if one.beyond), default=snr_db)
     if tolerance.min_snr_db is not None:
         kept = snr_db >= tolerance.min_snr_db
         breach = "" if kept else f"a signal-to-noise ratio of {snr_db:.1f} dB, below {tolerance.min_snr_db:.1f} dB"
-    return Agreement(not breach, largest, snr_db, breach)
+    return Agreement(not breach, largest, snr_db, lowest_db, breach)
+
+
+@dataclass
+class _Energy:
+    """The energies of an output and of its error, and whether any case was beyond the tolerance."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    beyond: bool = False
+
+    def add(self, expected: Array, error: npt.NDArray[np.float64], *, beyond: bool) -> None:
+        self.signal += float(np.square(expected, dtype=np.float64).sum())
+        self.noise += float(np.square(error).sum())
+        self.beyond |= beyond
 
 
 def at_true_size(answers: Outputs, reference: Outputs) -> dict[str, Array]:

@@ -10,6 +10,7 @@ import numpy as np
 from edgefuse.bundle.spec import StageSpec, TensorSpec
 from edgefuse.graph import Plan, StageGraph, Zeros
 from edgefuse.runtime.backends.backend import Array, Session
+from edgefuse.runtime.backends.denormals import Flushed
 
 Subset = tuple[str, ...]
 """Names of the modalities that are present."""
@@ -28,12 +29,13 @@ class Graph:
 
     A stage of an absent modality is skipped: its outputs are zeros of the largest shape, and so are the modality's
     tensors where another stage asks for them. A stage without a session is not run: whoever needs its outputs finds
-    them among the given values (features that were kept).
+    them among the given values (features that were kept). Not safe for concurrent calls; an open bundle holds its lock.
     """
 
     def __init__(self, stages: StageGraph, sessions: Mapping[str, Session]) -> None:
         self._stages = stages
         self._sessions = dict(sessions)
+        self._flushed = Flushed()
         self._given = [stage.name for stage in stages.stages if stage.name not in sessions]
         self._prepared: dict[Subset, _Prepared] = {}
 
@@ -58,7 +60,8 @@ class Graph:
         """
         prepared = self._prepared.get(present) or self._prepare(present)
         # What is absent stays zero, whatever was given.
-        return self._stages.run(prepared.plan, self._run_stage, {**values, **prepared.constants}, state)
+        with self._flushed:
+            return self._stages.run(prepared.plan, self._run_stage, {**values, **prepared.constants}, state)
 
     def initial_state(self) -> dict[str, Array]:
         """Return the state before the first step."""

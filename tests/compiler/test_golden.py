@@ -79,3 +79,24 @@ def test_static_int8_of_a_stage_that_takes_boxes_is_not_called_broken_for_what_n
     assert alike.ok
     assert alike.snr_db is not None
     assert alike.snr_db > 15
+
+
+class Faint(Near):
+    """Answers numbers so small that a file's rounding is as large, as encoders of random weights do."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return super().forward(values) * 1e-7
+
+
+@pytest.mark.parametrize("target", STATIC)
+def test_what_agrees_as_float_files_have_to_is_not_called_broken(target: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    described = spec.ModelSpec(name="faint", modalities=(BOXES,), outputs=(spec.EmbeddingOutput(size=64),))
+    model = FusionModel(described, {"boxes": Faint()}, Answer()).eval()
+    tools, stages = Toolchain.of(target, Cache(tmp_path)), split(model)
+    source = tools.lower(stages[0])
+    built = tools.quantize(Quantizable(stages[0], source, Calibration(feeds, "boxes")), STATIC[target])
+    assert isinstance(built, Built), built
+    found = held(tools, model, stages, built)
+    assert found.row.ok
+    assert found.tolerance.min_snr_db is None

@@ -51,3 +51,13 @@ def test_one_bad_case_is_enough_for_a_float_file() -> None:
 def test_unusable_answers_never_agree(answer: dict[str, np.ndarray], reason: str, tolerance: Tolerance) -> None:
     found = agreement([({"y": ONES}, answer)], tolerance)
     assert (found.ok, found.reason, found.max_abs_error, found.snr_db) == (False, reason, math.inf, -math.inf)
+
+
+def test_the_worst_output_is_told_beside_the_ratio_of_all() -> None:
+    mask, features = np.ones((1, 64), np.float32), 0.1 * ONES
+    noisy = features * np.float32(1.1)
+    found = agreement([({"mask": mask, "y": features}, {"mask": mask, "y": noisy})], Tolerance())
+    assert found.snr_db > 50
+    assert found.lowest_db == pytest.approx(20, abs=1e-3)
+    silent = agreement([({"mask": mask, "y": 0 * ONES}, {"mask": mask, "y": 1e-6 * ONES})], Tolerance())
+    assert silent.lowest_db == silent.snr_db  # all that differs is within the tolerance

@@ -29,3 +29,16 @@ def test_the_mode_comes_back_after_an_error() -> None:
     with pytest.raises(ValueError, match="inside"), Flushed():
         raise ValueError("inside")
     assert denormal() > 0
+
+
+@pytest.mark.skipif(not known, reason="denormals are flushed on Linux, x86-64 and arm64 only: not checked here")
+def test_a_context_within_another_leaves_the_mode_to_it() -> None:
+    inner = Flushed()
+    with Flushed():
+        with inner:
+            assert denormal() == 0
+        assert denormal() == 0
+    assert denormal() > 0
+    with inner:  # and is whole by itself again
+        assert denormal() == 0
+    assert denormal() > 0

@@ -105,6 +105,8 @@ class TargetData:
     def snr_db(self, stage: StageSpec, candidate: Built, against: Built | None = None) -> float:
         """Return the signal-to-noise of a candidate over the validation set against a float file, or else torch.
 
+        Where a stage gives several tensors, it is that of the worst: a mask is exact, whatever becomes of the features.
+
         Args:
             stage: of the candidate.
             candidate: its file.
@@ -113,14 +115,15 @@ class TargetData:
         floats = self.floats()  # of all stages before it
         reference = in_torch(self.material.subject) if against is None else floats | {stage.name: self.runner(against)}
         theirs, ours = (self._given(stage, c) for c in (reference, floats | {stage.name: self.runner(candidate)}))
-        ratio = agreement([({"": theirs}, {"": ours})], Tolerance()).snr_db
+        ratio = agreement([(theirs, ours)], Tolerance()).lowest_db
         return min(max(ratio, -_EXACT_DB), _EXACT_DB)
 
-    def _given(self, stage: StageSpec, chain: Mapping[str, Runner]) -> Array:
-        """Return the first output of a stage, or of all if others follow another, over the validation set."""
+    def _given(self, stage: StageSpec, chain: Mapping[str, Runner]) -> dict[str, Array]:
+        """Return the outputs of a stage, or that of the model if others follow, over the validation set."""
         if is_leaf(stage):
-            return self.validation.features(stage, chain).flat(stage.key(stage.outputs[0].tensor.name))
-        return self.validation.outputs(chain)[subset_name(self.material.subject.subsets[0])]
+            kept = self.validation.features(stage, chain)
+            return {key: kept.flat(key) for key in (stage.key(port.tensor.name) for port in stage.outputs)}
+        return {"": self.validation.outputs(chain)[subset_name(self.material.subject.subsets[0])]}
 
     @cached_property
     def validation(self) -> Evaluator:

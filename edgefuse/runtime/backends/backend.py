@@ -280,7 +280,9 @@ class OutputPorts:
         """
         named: dict[str, Array] = {}
         for (port, dtype, shape), value in zip(self._plan, results, strict=True):
-            if not isinstance(value, np.ndarray) or value.dtype != dtype or not _within(value.shape, shape):
+            if not (isinstance(value, np.ndarray) and value.dtype == dtype) or not (
+                value.shape == shape or _within(value.shape, shape)
+            ):
                 found = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
                 raise BackendError(
                     f"the output '{port}' of a stage is not what the manifest says",
@@ -293,9 +295,7 @@ class OutputPorts:
 
 
 def _within(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    return found == shape or (
-        len(found) == len(shape) and all(w in (-1, size) for size, w in zip(found, shape, strict=True))
-    )
+    return len(found) == len(shape) and all(wanted in (-1, size) for size, wanted in zip(found, shape, strict=True))
 
 
 def versions_of(backends: Iterable[Backend]) -> dict[str, str]:
