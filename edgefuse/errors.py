@@ -24,7 +24,7 @@ Each message says what is wrong, what was found, what was expected and what to d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 MAX_SHOWN = 200
@@ -67,6 +67,13 @@ def cited(error: BaseException, limit: int = MAX_SHOWN, clean: Callable[[str], s
     words = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
     kind = type(error).__name__
     return shown(f"{kind}: {words.rstrip('.')}", limit) if words else kind
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """Return the first of some names, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
 
 
 class EdgefuseError(Exception):

@@ -82,9 +82,9 @@ def test_the_pruning_that_is_shown_needs_nothing_but_training_samples(project: P
         "from pathlib import Path\n"
         "from edgefuse.compiler.recipe import recipe\nfrom edgefuse.datasets.cache import Cache\n"
         "from edgefuse.compiler.model.opening import take_apart\n"
-        "from edgefuse.compiler.model.preparation import open_data, prepare\nfrom edgefuse.progress import silent\n"
+        "from edgefuse.compiler.model.preparation import prepare\nfrom edgefuse.progress import silent\n"
         "path = Path('recipe.toml')\nmodel = take_apart(path, recipe.load(path))\n"
-        "print(sorted(prepare(model, open_data(model), Cache(Path('cache')), silent).splits))"
+        "print(sorted(prepare(model, Cache(Path('cache')), silent).splits))"
     )
     prepared = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=False)
     assert "'train'" in prepared.stdout, prepared.stderr

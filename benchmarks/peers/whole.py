@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from benchmarks.peers.subject import PRESENT, Array, Description, Input, Subject, write
 from edgefuse.bundle.spec import ModelSpec, Source, StageInput, StageSpec, TensorSpec
 from edgefuse.compiler.model.opening import take_apart
-from edgefuse.compiler.model.preparation import open_data, prepare
+from edgefuse.compiler.model.preparation import prepare
 from edgefuse.compiler.model.splits import SplitData
+from edgefuse.compiler.model.subject import Model
 from edgefuse.compiler.model.subject import Subject as Compiled
 from edgefuse.compiler.recipe.recipe import load
 from edgefuse.datasets.cache import Cache
@@ -78,9 +79,9 @@ def make(recipe: Path, folder: Path, progress: Progress) -> Subject:
         EdgefuseError: if the recipe, the model or the data are wrong, or the model cannot be exported.
     """
     model = take_apart(recipe, load(recipe))
-    compiled = prepare(model, open_data(model), Cache(default_folder()), progress)
+    compiled = prepare(model, Cache(default_folder()), progress)
     stage = whole_stage(compiled)
-    about = _described(recipe, compiled, stage)
+    about = _described(model, compiled, stage)
     subject = Subject(folder.absolute())  # workers stand elsewhere
     if (folder / "subject.json").is_file() and subject.about.digest == about.digest:
         return subject
@@ -108,7 +109,7 @@ def _with_lasting_buffers(module: nn.Module) -> nn.Module:
     return copied
 
 
-def _described(recipe: Path, compiled: Compiled, stage: TorchStage) -> Description:
+def _described(model: Model, compiled: Compiled, stage: TorchStage) -> Description:
     inputs = tuple(
         Input(port.tensor.name, port.source.key, port.tensor.dtype, port.tensor.max_shape) for port in stage.spec.inputs
     )
@@ -121,13 +122,13 @@ def _described(recipe: Path, compiled: Compiled, stage: TorchStage) -> Descripti
     ]
     return Description(
         model=compiled.spec.name,
-        recipe=str(recipe.resolve()),
+        recipe=str(model.path.resolve()),
         inputs=inputs,
         outputs=tuple(port.tensor.name for port in stage.spec.outputs),
         modalities=tuple(modality.name for modality in compiled.spec.modalities),
         subsets=compiled.subsets,
         metric=compiled.spec.metric,
-        max_drop=compiled.max_drop.limit(1.0),
+        max_drop=model.max_drop.limit(1.0),
         digest=hashlib.sha256(repr(identity).encode()).hexdigest(),
     )
 

@@ -26,7 +26,7 @@ _COMPILERS = ("c++", "g++", "clang++")
 
 
 @dataclass(frozen=True)
-class Found:
+class BackendState:
     """A backend: the versions behind it and what else it says of itself, or why it is not to be had.
 
     Attributes:
@@ -55,7 +55,7 @@ class Diagnosis:
     processor: Processor
     int8: tuple[str, ...]
     condition: Condition
-    backends: dict[str, Found]
+    backends: dict[str, BackendState]
     packages: dict[str, dict[str, str | None]]
     cxx_compiler: str | None
 
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     return 0
 
 
-def int8_here(cpu: Processor, backends: Mapping[str, Found]) -> tuple[str, ...]:
+def int8_here(cpu: Processor, backends: Mapping[str, BackendState]) -> tuple[str, ...]:
     """Say what follows from a CPU's features for int8 (decision 055).
 
     Args:
@@ -105,7 +105,7 @@ def int8_here(cpu: Processor, backends: Mapping[str, Found]) -> tuple[str, ...]:
     return ("no dot product (asimddp): int8 is exact but gains little over float: measure before you choose it",)
 
 
-def _int8_on_x86(cpu: Processor, backends: Mapping[str, Found]) -> tuple[str, ...]:
+def _int8_on_x86(cpu: Processor, backends: Mapping[str, BackendState]) -> tuple[str, ...]:
     if cpu.has(*VNNI):
         return (
             "VNNI: nothing saturates; u8 activations (static_wi8_ai8.u8) are fast where uint8 is multiplied by int8",
@@ -120,13 +120,13 @@ def _int8_on_x86(cpu: Processor, backends: Mapping[str, Found]) -> tuple[str, ..
     )
 
 
-def _backend(name: str) -> Found:
+def _backend(name: str) -> BackendState:
     try:
         backend: Backend = registry.create("backends", name)
         about = backend.about() if isinstance(backend, Describing) else {}
-        return Found(backend.versions(), about=about, saturating=isinstance(backend, Saturating))
+        return BackendState(backend.versions(), about=about, saturating=isinstance(backend, Saturating))
     except (MissingExtraError, BackendError) as error:
-        return Found({}, str(error))
+        return BackendState({}, str(error))
 
 
 def _packages() -> dict[str, dict[str, str | None]]:
@@ -191,7 +191,7 @@ def _memory(state: Condition) -> str | None:
     return f"{console.size(state.memory_bytes)}, {console.size(state.available_bytes)} of it available"
 
 
-def _spelled(found: Found) -> str:
+def _spelled(found: BackendState) -> str:
     versions = ", ".join(f"{distribution} {number}" for distribution, number in found.versions.items())
     return found.missing or versions or "built in"
 

@@ -32,7 +32,7 @@ from edgefuse.compiler.candidates.golden import golden_inputs
 from edgefuse.compiler.candidates.joined import join
 from edgefuse.compiler.candidates.schemes import check_schemes
 from edgefuse.compiler.candidates.target_data import Material, TargetData
-from edgefuse.compiler.candidates.toolchain import Toolchain
+from edgefuse.compiler.candidates.toolchain import Toolchains
 from edgefuse.compiler.check.checking import Examination
 from edgefuse.compiler.evaluation.budget import budget
 from edgefuse.compiler.evaluation.evaluator import Evaluator
@@ -45,6 +45,7 @@ from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recipe import gpu
 from edgefuse.compiler.recipe import recipe as recipes
 from edgefuse.compiler.recipe.keywords import Keywords, call_of, recipe_of
+from edgefuse.compiler.recipe.max_drop import MaxDrop
 from edgefuse.compiler.recipe.wanted import recipe_for
 from edgefuse.compiler.recovery.forms import recovered
 from edgefuse.compiler.report import report
@@ -220,12 +221,12 @@ class _Compile:
         reference = gpu.read(self.path, self.recipe.report.gpu, model.spec.name)
         check_schemes(self.recipe, [stage.spec for stage in model.stages])
         machines = {target: self._machine(target) for target in dict.fromkeys((*self.recipe.compile.members, *targets))}
-        head = Examination(model, self.cache, self.workers, self.progress).head()
-        builder = Builder(self.recipe.compile.members, self.cache, self.workers, head.failed)
+        out = Examination(model, self.cache, self.workers, self.progress).head()
+        builder = Builder(self.recipe.compile.members, self.cache, self.workers, out)
         _require_one(_with_joined(builder.failed, targets), targets)
         builder.lower(model.stages, golden_inputs(model.stages, model.spec))
         _require_one(_with_joined(builder.failed, targets), targets)
-        subject = self._with_budget(prepare(model, model.data, self.cache, self.progress))
+        subject = self._with_budget(prepare(model, self.cache, self.progress), model.max_drop)
         forms = recovered(subject, self.cache, self.workers)
         golden = golden_inputs(subject.stages, subject.spec, forms.all_pruned)
         forms = forms.without(golden.refused)
@@ -237,7 +238,8 @@ class _Compile:
         _require_one(failed, targets)
         results = self._joined(material, results, machines, failed)
         _require_one(failed, targets)
-        finished, timings, test = self._judged(material, [results[t] for t in targets if t in results])
+        finished, timings, test = self._judged(material, [results[t] for t in targets if t in results], failed)
+        _require_one(failed, targets)
         return finished, report.Compiled(
             subject=subject,
             forms=forms,
@@ -253,10 +255,9 @@ class _Compile:
 
     def _machine(self, target: str) -> Machine:
         """Return what a target's figures are of; what a device lacks is told now, not when all is made."""
-        backends = [Toolchain.of(member, self.cache).backend for member in members(target)]
-        return self.timer.describe(backends, self.recipe.compile.threads)
+        return self.timer.describe(Toolchains.of(target, self.cache).backends, self.recipe.compile.threads)
 
-    def _with_budget(self, subject: Subject) -> Subject:
+    def _with_budget(self, subject: Subject, asked: MaxDrop) -> Subject:
         """Run the model in torch over the splits that every drop is measured on; what it reaches gives the budget."""
         chain = in_torch(subject)
         encoders = [stage for stage in subject.specs if stage.role == "encoder"]
@@ -267,7 +268,7 @@ class _Compile:
             split: Evaluator(subject, subject.splits[split], self.cache, partial(self.progress, 0, 0)).outputs(chain)
             for split in splits
         }
-        return replace(subject, budget=budget(subject, answers))
+        return replace(subject, budget=budget(subject, asked, answers))
 
     def _searched(
         self,
@@ -308,9 +309,9 @@ class _Compile:
         return found
 
     def _judged(
-        self, material: Material, results: Sequence[TargetResult]
+        self, material: Material, results: Sequence[TargetResult], failed: dict[str, EdgefuseError]
     ) -> tuple[list[Finished], report.Timings, TestSplit]:
-        """Judge the rungs of all targets on the test split, and time them."""
+        """Judge the rungs of all targets on the test split, and time them; one that cannot be timed is left out."""
         leaves = [stage for stage in material.subject.specs if stage.role == "encoder"]
         chosen = [result.runners(combination) for result in results for combination in choose(result).values()]
         passes = Passes(material.subject, self.cache, self.workers)
@@ -318,7 +319,8 @@ class _Compile:
         passes.keep_outputs([("test", runners) for runners in chosen], "judge")
         test = TestSplit(material.subject, self.cache, lambda what: self.progress(0, 0, f"test: {what}"))
         finished = [finish(result, test) for result in results]
-        kept, timings = timed(finished, test, self.cache, self.progress, self.timer)
+        kept, timings, untimed = timed(finished, test, self.cache, self.progress, self.timer)
+        failed |= untimed
         return kept, timings, test
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import chain
 
-import numpy as np
-
 from edgefuse.bundle.manifest import Tolerance
 from edgefuse.errors import BackendError, DisagreementError, ExportError, cited
 from edgefuse.export.target import Lowered
 from edgefuse.measure.agreement import agreement, at_true_size
-from edgefuse.runtime.backends.backend import Backend, SessionOptions
-from edgefuse.stages.agreement import not_finite, spelled, verify
-from edgefuse.stages.examples import example_feeds, run_torch
+from edgefuse.runtime.backends.backend import Backend, Session, SessionOptions
+from edgefuse.stages.agreement import finite_answer, spelled, verify
+from edgefuse.stages.examples import example_feeds
 from edgefuse.stages.padding import Dependence, may_be_padded
 from edgefuse.stages.silence import quiet
 from edgefuse.stages.stage import Feeds, TorchStage
@@ -47,8 +45,7 @@ def check_answers(
     """
     where = f"the {title} file of the stage '{stage.spec.name}'"
     try:
-        with quiet():  # a runtime may greet on the standard error when it is first used
-            session = backend.open(lowered.data, lowered.inputs, lowered.outputs, SessionOptions())
+        session = _opened(lowered, backend)
     except BackendError as error:
         raise ExportError(
             f"{where} cannot be opened",
@@ -57,11 +54,7 @@ def check_answers(
         ) from error
     usual = example_feeds(stage, count=_SIZES if may_be_padded(stage.spec) else _FEEDS)
     for feeds in chain(usual, more):
-        shapes, expected = spelled(feeds), run_torch(stage, feeds)
-        for name, value in expected.items():
-            if not np.isfinite(value).all():
-                what, details = not_finite(stage, name, feeds)
-                raise ExportError(what, **details)
+        shapes, expected = spelled(feeds), finite_answer(stage, feeds, ExportError)
         try:
             found = agreement([(expected, at_true_size(session.run(feeds), expected))], Tolerance())
         except BackendError as error:
@@ -89,11 +82,14 @@ def answers_at(stage: TorchStage, lowered: Lowered, backend: Backend, feeds: Fee
         feeds: to answer.
     """
     try:
-        with quiet():
-            session = backend.open(lowered.data, lowered.inputs, lowered.outputs, SessionOptions())
-            return verify(stage, session, feeds, Tolerance()).ok
+        return verify(stage, _opened(lowered, backend), feeds, Tolerance()).ok
     except BackendError:
         return False
+
+
+def _opened(lowered: Lowered, backend: Backend) -> Session:
+    with quiet():  # a runtime may greet on the standard error when it is first used
+        return backend.open(lowered.data, lowered.inputs, lowered.outputs, SessionOptions())
 
 
 def padding_matters(dependence: Dependence, title: str) -> ExportError:

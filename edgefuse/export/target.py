@@ -41,11 +41,8 @@ class Target(Protocol):
     accelerator: str
     pads: bool
 
-    def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
-        """Name the operators of a stage that this target cannot lower, without lowering it."""
-
     def lower(self, stage: TorchStage) -> Lowered:
-        """Lower a stage in float32, or raise `ExportError`."""
+        """Lower a stage in float32, or raise `ExportError`, which names the operators that cannot be lowered."""
 
     def operations(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> CostGraph:
         """Return the operations of a file with what they read and write, from which costs are counted.

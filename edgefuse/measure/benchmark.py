@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -115,7 +115,6 @@ class Settings:
         """
         rung_of = {rung.name: rung for rung in bundle.manifest.rungs}
         names = [bundle.manifest.rung(name).name for name in dict.fromkeys(self.rungs or rung_of)]
-        cold: dict[str, ColdStart] = {}
         reference: Baseline | None = None
         with ExitStack() as stack:
 
@@ -128,9 +127,7 @@ class Settings:
                 return calls
 
             calls = opened()
-            for name in names:
-                cold[name] = cold_start(bundle.path, inputs, rung=name, threads=self.threads, backend=self.backend)
-                progress(len(cold), len(names), "cold starts")
+            cold = self._cold(bundle, inputs, names, progress)
             timing = single_stream(rounds=self.rounds, max_seconds=_MAX_SECONDS, seed=self.seed)
             latencies = timing(calls, progress, opened=opened)
         floats = next((name for name in names if rung_of[name].objective == "float"), None)
@@ -148,6 +145,13 @@ class Settings:
             placement=self._placement(bundle, names),
             pressure=latencies.pressure,
         )
+
+    def _cold(self, bundle: Bundle, inputs: Inputs, names: Sequence[str], progress: Progress) -> dict[str, ColdStart]:
+        found: dict[str, ColdStart] = {}
+        for name in names:
+            found[name] = cold_start(bundle.path, inputs, rung=name, threads=self.threads, backend=self.backend)
+            progress(len(found), len(names), "cold starts")
+        return found
 
     def _placement(self, bundle: Bundle, names: Iterable[str]) -> tuple[Placement, ...]:
         if self.backend == NOTHING:

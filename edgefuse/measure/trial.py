@@ -55,23 +55,11 @@ def check(
     """
     backend_of = {candidate.file: candidate.backend for candidate in bundle.manifest.candidates}
     files, limit = list(backend_of), seconds or _longest(bundle)
-    task = {
-        "path": str(bundle.path.absolute()),
-        "digest": bundle.digest,
-        "threads": options.threads,
-        "spinning": options.spinning,
-    }
-    reading, writing = os.pipe()  # of our own: libraries write to stdout and stderr
-    command = [sys.executable, "-c", _CHILD, os.pathsep.join(sys.path), os.pathsep, json.dumps(task), str(writing)]
-    nowhere = subprocess.DEVNULL
     try:
-        child = subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, pass_fds=(writing,))
+        child, reading = _started(bundle, options)
     except (OSError, ValueError) as error:
-        os.close(reading)
         _log.warning("stage files are opened in this process, untried: no other can be started here (%s)", error)
         return
-    finally:
-        os.close(writing)
     begun, done = "", False
     try:
         for count, message in enumerate(_messages(reading, limit)):
@@ -91,6 +79,27 @@ def check(
         raise BackendError(what, got=ending, fix=_FIX)
     if not done:
         _log.warning("stage files are opened in this process, untried: the one that tries them ended by %s", ending)
+
+
+def _started(bundle: Bundle, options: SessionOptions) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the process that tries the files; return it with the pipe on which it speaks."""
+    task = {
+        "path": str(bundle.path.absolute()),
+        "digest": bundle.digest,
+        "threads": options.threads,
+        "spinning": options.spinning,
+    }
+    reading, writing = os.pipe()  # of our own: libraries write to stdout and stderr
+    command = [sys.executable, "-c", _CHILD, os.pathsep.join(sys.path), os.pathsep, json.dumps(task), str(writing)]
+    nowhere = subprocess.DEVNULL
+    try:
+        child = subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, pass_fds=(writing,))
+    except (OSError, ValueError):
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    return child, reading
 
 
 def _longest(bundle: Bundle) -> float:

@@ -68,8 +68,7 @@ def recover(
         judge: returns the validation accuracy by subset of the modalities with a module in the place of the stage.
         settings: how to train.
         role: whether the stage gives features, or results of the model.
-        checkpoint: a file that is written after every epoch, used when the same recovery starts again, and removed at
-            the end.
+        checkpoint: a file that is written after every epoch, read when it starts again, removed at its end.
         progress: told after every step.
         name: of the stage, for messages.
         outputs: what the results are, in order; class scores if it is empty.
@@ -83,10 +82,7 @@ def recover(
         hold_tables(student, teacher)
     inputs, goals = examples.batch(first_indices(name, examples))
     kinds = _kinds(name, role, outputs, len(goals))
-    distances = [
-        distance(kind, variance=variance_of(goal), temperature=settings.temperature)
-        for kind, goal in zip(kinds, goals, strict=True)
-    ]
+    distances = _distances(kinds, goals, settings.temperature)
 
     def loss(indices: Sequence[int]) -> Tensor:
         given, wanted = examples.batch(indices)
@@ -125,6 +121,12 @@ def _kinds(name: str, role: Literal["feature", "result"], outputs: Sequence[Outp
             expected=f"{len(outputs)} ({', '.join(output.name for output in outputs)})",
         )
     return [kind_of(output) for output in outputs]
+
+
+def _distances(kinds: Sequence[Kind], goals: Sequence[Tensor], temperature: float) -> list[Distance]:
+    """Return how far each output is from its goal."""
+    pairs = zip(kinds, goals, strict=True)
+    return [distance(kind, variance=variance_of(goal), temperature=temperature) for kind, goal in pairs]
 
 
 def _total(

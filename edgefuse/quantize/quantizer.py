@@ -13,8 +13,6 @@ from edgefuse.stages.stage import FeedSource
 class Quantizer(Protocol):
     """Applies schemes to the files of one target."""
 
-    target: str
-
     def schemes(self, stage: StageSpec) -> tuple[Scheme, ...]:
         """Return the schemes worth trying on a stage, `float` not among them. A frontend gets none."""
 

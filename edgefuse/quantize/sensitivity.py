@@ -61,7 +61,7 @@ def mixed(
     whole_db, order = trial.snr_db(scheme), _most_sensitive_first(trial, scheme)
     reached: dict[int, float] = {0: whole_db}
     numbers = [_fewest(trial, scheme, order, whole_db + gain_db, reached) for gain_db in gains_db]
-    return tuple(_first_float(scheme, order, number) for number in dict.fromkeys(numbers) if number is not None)
+    return tuple(_without(scheme, order[:number]) for number in dict.fromkeys(numbers) if number is not None)
 
 
 def _fewest(
@@ -72,13 +72,9 @@ def _fewest(
     while high - low > 1:
         number = (low + high) // 2
         if number not in reached:
-            reached[number] = trial.snr_db(_first_float(scheme, order, number))
+            reached[number] = trial.snr_db(_without(scheme, order[:number]))
         low, high = (low, number) if reached[number] >= goal_db else (number, high)
     return None if high == len(order) else high
-
-
-def _first_float(scheme: Scheme, order: Sequence[str], number: int) -> Scheme:
-    return _without(scheme, order[:number])
 
 
 class _Trial:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from edgefuse.bundle.manifest import Tolerance
+from edgefuse.errors import EdgefuseError, ModelError
 from edgefuse.measure.agreement import Agreement, agreement, at_true_size
 from edgefuse.runtime.backends.backend import Session
 from edgefuse.stages.examples import run_torch
-from edgefuse.stages.stage import Feeds, TorchStage
+from edgefuse.stages.stage import Array, Feeds, TorchStage
 
 
 def verify(stage: TorchStage, session: Session, feeds: Feeds, tolerance: Tolerance) -> Agreement:
@@ -29,16 +32,21 @@ def spelled(feeds: Feeds) -> str:
     return ", ".join(shapes + there)
 
 
-def not_finite(stage: TorchStage, output: str, feeds: Feeds) -> tuple[str, dict[str, str]]:
-    """Return what is wrong with a stage whose own answer is NaN or infinite, in the words of an error.
+def finite_answer(stage: TorchStage, feeds: Feeds, error: type[EdgefuseError] = ModelError) -> dict[str, Array]:
+    """Return what torch makes of generated feeds.
 
     Args:
         stage: in torch.
-        output: that is not finite.
-        feeds: that it answered so.
+        feeds: arrays by port, batch first.
+        error: that is raised if an output is NaN or infinite.
     """
-    return f"the output '{output}' of {stage.said} is not finite on generated inputs", {
-        "got": f"NaN or infinity in torch itself at {spelled(feeds)}",
-        "expected": "finite numbers at every size, whichever inputs are absent",
-        "fix": "look for means over nothing, logarithms, and attention that nothing is left for",
-    }
+    answers = run_torch(stage, feeds)
+    for name, answer in answers.items():
+        if not np.isfinite(answer).all():
+            raise error(
+                f"the output '{name}' of {stage.said} is not finite on generated inputs",
+                got=f"NaN or infinity in torch itself at {spelled(feeds)}",
+                expected="finite numbers at every size, whichever inputs are absent",
+                fix="look for means over nothing, logarithms, and attention that nothing is left for",
+            )
+    return answers

@@ -19,7 +19,7 @@ from edgefuse.bundle.spec import ClassOutput, ModelSpec, Record, tensor
 from edgefuse.compiler.cache.arrays import ArrayStore, write_arrays
 from edgefuse.compiler.candidates.toolchain import Toolchain
 from edgefuse.compiler.model.splits import load_split
-from edgefuse.compiler.recovery.kept import curve, read_form, write_form
+from edgefuse.compiler.recovery.kept import read_form, read_history, write_form
 from edgefuse.datasets import Sample, Splits, packages
 from edgefuse.datasets.cache import Cache
 from edgefuse.datasets.digits.speech import Clips
@@ -107,7 +107,7 @@ def pruned(cache: Cache) -> object:
     )
     pruning = Pruning(steps=(PruningStep(method="structured", ratio=0.5),))
     form = read_form(entry, stage(), pruning)
-    return [value.tolist() for value in form.module.state_dict().values()], curve(entry)
+    return [value.tolist() for value in form.module.state_dict().values()], read_history(entry)
 
 
 def recovering(cache: Cache) -> object:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgefuse.commands.doctor import Found, int8_here
+from edgefuse.commands.doctor import BackendState, int8_here
 from edgefuse.runtime.processor import Processor
 
 Cli = Callable[..., Any]
@@ -52,9 +52,9 @@ def test_what_follows_for_int8_is_said_in_words(
     architecture: str, features: tuple[str, ...] | None, words: str
 ) -> None:
     backends = {
-        "onnx": Found({}, saturating=True),
-        "openvino": Found({}, saturating=True),
-        "tensorrt": Found({}, missing="is not installed"),
-        "tflite": Found({}),
+        "onnx": BackendState({}, saturating=True),
+        "openvino": BackendState({}, saturating=True),
+        "tensorrt": BackendState({}, missing="is not installed"),
+        "tflite": BackendState({}),
     }
     assert words in " ".join(int8_here(Processor("cpu", architecture, 1, 1, features), backends))

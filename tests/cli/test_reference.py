@@ -178,9 +178,9 @@ def test_it_keeps_the_faster_of_the_two(monkeypatch: pytest.MonkeyPatch) -> None
         ("math:gone", "the module 'math' has no 'gone'"),
         (
             "math:pi",
-            "returns no model: got float, expected a torch module with a ModelSpec as its attribute 'spec', or",
+            "returns no model that can be compiled: got float, expected a torch module with a ModelSpec as its attri",
         ),
-        ("torch.nn:Identity", "the model Identity does not describe itself: got spec = NoneType"),
+        ("torch.nn:Identity", "'torch.nn:Identity' returns no model that can be compiled: got Identity, expected a"),
     ],
 )
 def test_a_wrong_factory_is_one_sentence(

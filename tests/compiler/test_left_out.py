@@ -26,9 +26,9 @@ from edgefuse.compiler.recovery.forms import Forms, Recovery
 from edgefuse.compiler.report.compiled import prunings
 from edgefuse.compiler.report.encoding import parse
 from edgefuse.compiler.report.schema import CandidateReport
-from edgefuse.compiler.timing import Contender, StageTime
+from edgefuse.compiler.timing import Contender, DraftRung, RungTimes, StageTime
 from edgefuse.compiler.timing.here import Here
-from edgefuse.compiler.timing.refusing import stage_times
+from edgefuse.compiler.timing.refusing import rung_times, stage_times
 from edgefuse.datasets.cache import Cache
 from edgefuse.errors import BackendError, CheckError, DeviceError, DeviceTaskError, EdgefuseError, ModelError
 from edgefuse.export.onnx.target import OnnxTarget
@@ -183,6 +183,71 @@ def test_without_the_time_of_its_float_file_a_target_ends_and_a_device_that_is_a
         stage_times(timer("a", refused), None, files, 1)  # type: ignore[arg-type]
     with pytest.raises(DeviceError, match="it went away"):
         stage_times(timer("d", DeviceError("it went away")), None, files, 1)  # type: ignore[arg-type]
+
+
+def refuse_rungs(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """Let the runtime give up whenever a rung is timed."""
+    rungs = Here.rungs
+
+    def fails(self: Here, drafts: Sequence[DraftRung], *arguments: Any) -> RungTimes:
+        if any(draft.key == key for draft in drafts):
+            raise BackendError(f"the runtime gave up on {key}")
+        return rungs(self, drafts, *arguments)
+
+    monkeypatch.setattr(Here, "rungs", fails)
+
+
+def test_a_default_rung_that_cannot_be_timed_gives_its_place_to_the_float_files(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_rungs(monkeypatch, "onnx/fast")
+    result = compile(recipe, tmp_path / "out", cache=tmp_path / "cache")
+    assert not result.failed
+    with open_bundle(result.bundles[0]) as bundle:
+        assert bundle.manifest.default_rung == "fast"
+        floats = {"table_encoder": "table_encoder.float", "fusion": "fusion.float"}
+        assert bundle.manifest.rung("fast").candidates == floats
+    notes = parse(json.loads(result.report_json.read_bytes())).notes
+    assert "onnx, fast: what was chosen cannot be timed, and is left out: the runtime gave up on onnx/fast." in notes
+
+
+def test_a_target_whose_float_rung_cannot_be_timed_costs_the_others_nothing(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe.write_text(RECIPE.replace('["onnx"]', '["onnx", "tflite"]').partition("[[prune")[0])
+    refuse_rungs(monkeypatch, "tflite/float")
+    result = compile(recipe, tmp_path / "out", cache=tmp_path / "cache")
+    assert [path.name for path in result.bundles] == ["tabular-onnx.edgefuse"]
+    why = "the float files of 'tflite' cannot be timed together: the runtime gave up on tflite/float."
+    assert dict(result.failed) == {"tflite": why}
+
+
+def test_rungs_that_cannot_be_timed_are_found_among_those_of_all_targets() -> None:
+    def draft(key: str) -> Any:
+        target, _, _ = key.partition("/")
+        return SimpleNamespace(key=key, float_key=f"{target}/float")
+
+    def times(bad: str, error: EdgefuseError) -> Callable[[Sequence[Any]], Any]:
+        def time(drafts: Sequence[Any]) -> list[str]:
+            keys = [one.key for one in drafts]
+            assert {one.float_key for one in drafts} <= set(keys), "a rung is compared with its float files"
+            if bad in keys:
+                raise error
+            return keys
+
+        return time
+
+    drafts, gone = [draft(f"{t}/{name}") for t in ("a", "b") for name in ("fast", "small", "float")], "no room for it"
+    found, why = rung_times(times("b/small", BackendError(gone)), drafts)
+    assert why == {"b/small": f"{gone}."}
+    assert sorted(found) == ["a/fast", "a/float", "a/small", "b/fast", "b/float"]  # type: ignore[call-overload]
+    found, why = rung_times(times("b/float", BackendError(gone)), drafts)
+    assert sorted(why) == ["b/fast", "b/float", "b/small"]
+    assert sorted(found) == ["a/fast", "a/float", "a/small"]  # type: ignore[call-overload]
+    with pytest.raises(BackendError, match=gone):
+        rung_times(times("a/float", BackendError(gone)), drafts[:3])
+    with pytest.raises(DeviceError, match="it went away"):
+        rung_times(times("a/fast", DeviceError("it went away")), drafts)
 
 
 class Reciprocal(nn.Module):

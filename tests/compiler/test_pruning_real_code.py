@@ -248,7 +248,7 @@ def test_a_stage_that_cannot_be_trained_is_refused_with_a_sentence(subject: Subj
     stages = tuple(replace(one, module=module) if one is stage else one for one in subject.stages)
     pruning = Pruning(steps=(PruningStep(method="structured", ratio=0.5),), recovery="alone")
     with pytest.raises(edgefuse.EdgefuseError, match=r"'sensor_encoder' cannot be pruned by structured50: got Runtime"):
-        Rehearse(replace(subject, stages=stages), cache)(("sensor_encoder", pruning))
+        Rehearse(replace(subject, found=replace(subject.found, stages=stages)), cache)(("sensor_encoder", pruning))
 
 
 def test_it_compiles_and_the_report_says_what_is_not_pruned(recipe: Path, cache: Cache, tmp_path: Path) -> None:

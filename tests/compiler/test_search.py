@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgefuse.compiler.search import Combination, Limits, Search, StageFigure, SubsetDrop
+from edgefuse.compiler.search.choices import Choices
 from edgefuse.compiler.search.prediction import isotonic
 from edgefuse.compiler.search.space import repeated
 
@@ -40,6 +41,29 @@ FIGURES = [
     figure("text", "dynamic", 0.5, 110, 2.0),
     figure("text", "tiny", 1.5, 50, 0.67),
 ]
+
+
+def test_what_a_file_takes_counts_once_among_the_costs_of_combinations() -> None:
+    """Two stages that share a file may store one of 60 for both, and no other file; else 60 twice."""
+    figures = [
+        msgspec.structs.replace(one, file=file, memory_bytes=one.size_bytes)
+        for side in ("left", "right")
+        for one, file in (
+            (figure(side, "float", 2.0, 100, 1.0), "float.onnx"),
+            (figure(side, "static", 1.0, 60, 2.0), "static.onnx"),
+            (figure(side, "fp16", 1.0, 50, 2.0), f"{side}.onnx"),
+        )
+    ]
+    choices = Choices(figures)
+    for objective in ("size", "memory"):
+        options = choices.options(objective)
+        costs = {
+            tuple(choices.figures[i].scheme for i in indices): cost
+            for indices, cost in zip(itertools.product(*options), choices.costs(objective, options), strict=True)
+        }
+        assert costs["float", "float"] == pytest.approx(1.0, abs=0.01)
+        assert costs["static", "static"] == pytest.approx(0.6, abs=0.01)
+        assert costs["fp16", "fp16"] == pytest.approx(1.0, abs=0.01)
 
 
 def test_a_file_that_several_stages_run_is_stored_once() -> None:

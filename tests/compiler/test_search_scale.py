@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgefuse.compiler.search import Combination, Found, Search, StageFigure, SubsetDrop
+from edgefuse.compiler.search import Combination, Search, SearchResult, StageFigure, SubsetDrop
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -96,7 +96,7 @@ class World:
             for subset, drop, error in zip(self.subsets, drops, errors, strict=True)
         }
 
-    def search(self, cap: int = 24) -> Found:
+    def search(self, cap: int = 24) -> SearchResult:
         return Search(self.figures, self.judge, BUDGET, self.subsets, cap, leaves=self.stages[:-1]).run()
 
     def optimum_ms(self) -> float:

@@ -107,7 +107,6 @@ class Unknown(nn.Module):
 
 def test_unsupported_operators_are_named() -> None:
     stage = one_stage(Unknown(), (1, 3), 3)
-    assert len(OpenvinoTarget().unsupported(stage)) == 1
     with pytest.raises(ExportError, match=r"'model' cannot be lowered to ONNX: got operators .* aten\.i0\.default"):
         OpenvinoTarget().lower(stage)
 

@@ -275,14 +275,10 @@ def test_what_loops_cannot_do_is_one_sentence(module: nn.Module, message: str) -
 
 def test_another_litert_torch_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = ears()
-    TfliteTarget().unsupported(stage)
+    TfliteTarget().load_tools()
     monkeypatch.delattr(sys.modules["litert_torch.backend.lowerings"], "lower")
     with pytest.raises(ExportError, match=r"cannot hand recurrent layers.*got litert-torch 0\.10.*Fix: install the"):
         TfliteTarget().lower(stage)
-
-
-def test_loops_are_supported() -> None:
-    assert TfliteTarget().unsupported(ears()) == ()
 
 
 def test_the_operator_holds_what_torch_demands_of_operators() -> None:

@@ -73,7 +73,6 @@ def test_costs_are_counted_and_operators_told_apart(target: Target, lowered: Low
 def test_every_scheme_that_is_offered_gives_a_file_that_answers(
     quantizer: Quantizer, backend: Backend, target: Target, lowered: Lowered, cnn_stage: TorchStage
 ) -> None:
-    assert quantizer.target == target.name
     known = {scheme.id for scheme in quantizer.known()}
     offered = quantizer.schemes(cnn_stage.spec)
     assert offered

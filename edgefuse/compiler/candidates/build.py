@@ -16,10 +16,11 @@ from typing import Any, TypeAlias
 from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.cache import fingerprint
+from edgefuse.compiler.candidates import calibrating
 from edgefuse.compiler.candidates.built import FLOAT, Built, candidate_id
 from edgefuse.compiler.candidates.golden import Checked, GoldenInputs, check
 from edgefuse.compiler.candidates.schemes import calibrated
-from edgefuse.compiler.candidates.target_data import Candidates, Material, TargetData, note, stages_of
+from edgefuse.compiler.candidates.target_data import Candidates, Material, TargetData, note
 from edgefuse.compiler.candidates.toolchain import Toolchain
 from edgefuse.compiler.evaluation.runners import Runner
 from edgefuse.compiler.workers import Tried, Workers
@@ -97,7 +98,7 @@ class Builder:
         pruned = [form for spec in specs for form in material.forms.of(spec.name)[1:]]
         self._lower([(target, form) for target in self.live for form in pruned])
         self._hold(specs, material.golden)  # a pruned file that is broken is neither quantized nor timed
-        for group in stages_of(specs):
+        for group in calibrating.stages_of(specs):
             self._calibrate(material, group)
             self._quantize(material, group)
             self._hold(group, material.golden)
@@ -121,8 +122,8 @@ class Builder:
             (target, leaf, chain)
             for target, made in self.live.items()
             for stage in group
-            if any(calibrated(scheme) for _, scheme in TargetData(material, made).pairs(stage))
-            for leaf, chain in TargetData(material, made).calibration_chains(stage)
+            if any(calibrated(scheme) for _, scheme in calibrating.pairs(TargetData(material, made), stage))
+            for leaf, chain in calibrating.chains(TargetData(material, made), stage)
         ]
         self._run(Calibrate(material, dict(self.live)), jobs, "run calibration")
 
@@ -135,7 +136,7 @@ class Builder:
             (target, stage, source, scheme)
             for target, made in self.live.items()
             for stage in group
-            for source, scheme in TargetData(material, made).pairs(stage)
+            for source, scheme in calibrating.pairs(TargetData(material, made), stage)
         ]
         made = self._run(Quantize(material, dict(self.live)), jobs, "quantize")
         goals_db = material.subject.recipe.quantize.goals_db
@@ -288,7 +289,7 @@ class Calibrate(_OnData):
     def __call__(self, job: tuple[str, StageSpec, Mapping[str, Runner]]) -> None:
         """Take a target, the stage, and what runs it and those before it."""
         target, stage, chain = job
-        self.data(target).calibrate(stage, chain)
+        self.data(target).evaluator("calibration").features(stage, chain)
 
 
 @dataclass(frozen=True)
@@ -301,7 +302,7 @@ class Quantize(_OnData):
         note(f"{target}: quantize {candidate_id(stage.name, source.pruning, scheme)}")
         data = self.data(target)
         try:
-            return data.tools.quantize(data.quantizable(stage, source), scheme)
+            return data.tools(source).quantize(calibrating.quantizable(data, stage, source), scheme)
         except (QuantizeError, ExportError) as error:  # some schemes lower a stage that was changed in torch
             return str(error)
 
@@ -314,10 +315,10 @@ class Closer(_OnData):
         """Take a target, a stage, its file and the scheme."""
         target, stage, source, scheme = job
         data = self.data(target)
-        item = data.quantizable(stage, source)
+        item = calibrating.quantizable(data, stage, source)
         goals_db = self.material.subject.recipe.quantize.goals_db
         try:
-            found = data.tools.closer(item, scheme, goals_db, partial(data.snr_db, stage, against=source))
+            found = data.tools(source).closer(item, scheme, goals_db, partial(data.snr_db, stage, against=source))
         except (BackendError, ExportError) as error:  # of a file in one of the schemes; it is held to torch later
             logger.warning("%s: no closer schemes for %s: %s", target, source.id, error)
             return []

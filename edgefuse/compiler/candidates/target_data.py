@@ -1,29 +1,24 @@
-"""A target's candidates on the data of a compile: their calibration, their features and their answers."""
+"""A target's candidates on the data of a compile: their features and their answers."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 
-from edgefuse.bundle.manifest import Tolerance, members
-from edgefuse.bundle.scheme import Scheme
+from edgefuse.bundle.manifest import Tolerance
 from edgefuse.bundle.spec import StageSpec, subset_name
 from edgefuse.compiler.candidates.built import Built, FileRunner
 from edgefuse.compiler.candidates.golden import Checked, GoldenInputs
-from edgefuse.compiler.candidates.schemes import wanted_schemes
-from edgefuse.compiler.candidates.toolchain import Calibration, Quantizable, Toolchain
-from edgefuse.compiler.evaluation.evaluator import Evaluator, is_leaf, leaves_of
+from edgefuse.compiler.candidates.toolchain import Toolchain, Toolchains
+from edgefuse.compiler.evaluation.evaluator import Evaluator, is_leaf
 from edgefuse.compiler.evaluation.runners import Array, Runner, in_torch
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recovery.forms import Forms
 from edgefuse.compiler.workers import report
 from edgefuse.datasets.cache import Cache
-from edgefuse.export.target import Target
 from edgefuse.measure.agreement import agreement
-from edgefuse.runtime.backends.backend import Backend
 from edgefuse.stages.stage import Feeds
 
 _TIMED_FEEDS = 16
@@ -78,94 +73,21 @@ class TargetData:
     candidates: Candidates
 
     @cached_property
-    def toolchains(self) -> dict[str, Toolchain]:
-        """The tools of the target, or of each that it joins, by name."""
-        return {name: Toolchain.of(name, self.material.cache) for name in members(self.candidates.target)}
+    def toolchains(self) -> Toolchains:
+        """The tools of the target, or of each that it joins."""
+        return Toolchains.of(self.candidates.target, self.material.cache)
 
-    @property
-    def tools(self) -> Toolchain:
-        """The tools of a target that joins no others."""
-        return self.toolchains[self.candidates.target]
-
-    @property
-    def title(self) -> str:
-        """The target as its makers call it."""
-        return " + ".join(tools.target.title for tools in self.toolchains.values())
-
-    @property
-    def backends(self) -> list[Backend]:
-        """The runtimes of the target."""
-        return [tools.backend for tools in self.toolchains.values()]
-
-    def versions(self) -> dict[str, str]:
-        """Return the versions of every tool that has a say in the result."""
-        return {name: text for tools in self.toolchains.values() for name, text in tools.versions().items()}
-
-    def target(self, built: Built) -> Target:
-        """Return the target of a candidate's file."""
-        return self.toolchains[built.target].target
-
-    def backend(self, built: Built) -> Backend:
-        """Return what opens a candidate's file."""
-        return self.toolchains[built.target].backend
+    def tools(self, built: Built) -> Toolchain:
+        """Return the tools that a candidate was made with."""
+        return self.toolchains.members[built.target]
 
     def runner(self, built: Built) -> FileRunner:
         """Return what runs a candidate."""
-        return FileRunner(built, self.backend(built), self.material.subject.recipe.compile.threads)
+        return FileRunner(built, self.tools(built).backend, self.material.subject.recipe.compile.threads)
 
     def floats(self) -> dict[str, Runner]:
         """Return what runs each stage in float."""
         return {stage: self.runner(built[0]) for stage, built in self.candidates.built.items()}
-
-    def pairs(self, stage: StageSpec) -> list[tuple[Built, Scheme]]:
-        """Return what may be tried on a stage: its float files, each with every scheme."""
-        recipe = self.material.subject.recipe
-        wanted = recipe.search.objective, recipe.schemes, recipe.compile.device
-        schemes = wanted_schemes(self.tools.quantizer, stage, *wanted)
-        return list(itertools.product(self.candidates.built[stage.name], schemes))
-
-    def quantizable(self, stage: StageSpec, source: Built) -> Quantizable:
-        """Return what schemes are applied to.
-
-        Args:
-            stage: of the file.
-            source: the float file.
-        """
-        form = self.material.forms.form(stage.name, source.pruning)
-        return Quantizable(form, source, self._calibration(stage))
-
-    def _calibration(self, stage: StageSpec) -> Calibration:
-        """Return the calibration of a stage by what the candidates of the stages before it really give."""
-        subject, floats = self.material.subject, self.floats()
-        combinations = [floats] if is_leaf(stage) else self._leaf_combinations()
-        leaves = [spec.name for spec in subject.specs if is_leaf(spec)]
-        runs = [[combination[name].identity for name in leaves] for combination in combinations]
-        feeds = partial(self._evaluator("calibration").calibration_feeds, stage, combinations, floats)
-        return Calibration(feeds, [subject.splits["calibration"].digest, stage.name, runs])
-
-    def calibration_chains(self, stage: StageSpec) -> list[tuple[StageSpec, Mapping[str, Runner]]]:
-        """Return the leaves that a stage is calibrated behind, each of their candidates once, with what runs it."""
-        if is_leaf(stage):
-            return []
-        found = self._evaluator("calibration").calibration_chains(self._leaf_combinations())
-        own = partial(leaves_of, self.material.subject.specs)
-        return list(
-            {(leaf.name, *(chain[o].identity for o in own(leaf))): (leaf, chain) for leaf, chain in found}.values()
-        )
-
-    def calibrate(self, stage: StageSpec, chain: Mapping[str, Runner]) -> None:
-        """Run a leaf over the calibration set and keep what it gives."""
-        self._evaluator("calibration").features(stage, chain)
-
-    def _leaf_combinations(self) -> list[dict[str, Runner]]:
-        """Return combinations in which every candidate of every leaf stage appears."""
-        leaves = {s.name: self.candidates.built[s.name] for s in self.material.subject.specs if is_leaf(s)}
-        count = max((len(built) for built in leaves.values()), default=1)
-        floats = self.floats()
-        return [
-            floats | {name: self.runner(built[number % len(built)]) for name, built in leaves.items()}
-            for number in range(count)
-        ]
 
     def evaluate(self, stage: StageSpec, candidate: Built) -> None:
         """Run a candidate over the validation set, all other stages in float, and keep what it gives."""
@@ -206,9 +128,10 @@ class TargetData:
     @cached_property
     def validation(self) -> Evaluator:
         """Evaluates on the split that the search sees."""
-        return self._evaluator("validation")
+        return self.evaluator("validation")
 
-    def _evaluator(self, split: str) -> Evaluator:
+    def evaluator(self, split: str) -> Evaluator:
+        """Return what evaluates on a split."""
         subject = self.material.subject
         return Evaluator(subject, subject.splits[split], self.material.cache, note)
 
@@ -216,8 +139,3 @@ class TargetData:
 def note(what: str) -> None:
     """Report a step of a job."""
     report(0, 0, what)
-
-
-def stages_of(specs: Sequence[StageSpec]) -> list[list[StageSpec]]:
-    """Return the stages in groups that depend on earlier groups alone: the leaves, then each other stage by itself."""
-    return [[spec for spec in specs if is_leaf(spec)], *([spec] for spec in specs if not is_leaf(spec))]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from edgefuse import registry
-from edgefuse.bundle.manifest import Binding, BuildPlan, Pruning
+from edgefuse.bundle.manifest import Binding, BuildPlan, Pruning, members
 from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import Record
 from edgefuse.compiler.cache import fingerprint
@@ -85,7 +85,7 @@ class Toolchain:
         return cls(target, registry.create("quantizers", name), registry.create("backends", target.backend), cache)
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of every tool that has a say in the result."""
+        """Return the versions of all three."""
         return self.target.versions() | self.quantizer.versions() | self.backend.versions()
 
     def lower(self, stage: TorchStage) -> Built:
@@ -216,3 +216,29 @@ class Toolchain:
             pruning=pruning,
             plan=found.plan,
         )
+
+
+@dataclass(frozen=True)
+class Toolchains:
+    """The tools of a target, or of each that it joins, by name."""
+
+    members: Mapping[str, Toolchain]
+
+    @classmethod
+    def of(cls, target: str, cache: Cache) -> Toolchains:
+        """Find what belongs to a target, or to those that it joins."""
+        return cls({name: Toolchain.of(name, cache) for name in members(target)})
+
+    @property
+    def title(self) -> str:
+        """The target as its makers call it."""
+        return " + ".join(tools.target.title for tools in self.members.values())
+
+    @property
+    def backends(self) -> list[Backend]:
+        """The runtimes of the target."""
+        return [tools.backend for tools in self.members.values()]
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of every tool that has a say in the result."""
+        return {name: text for tools in self.members.values() for name, text in tools.versions().items()}

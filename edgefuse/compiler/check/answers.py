@@ -6,12 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from edgefuse.bundle.spec import ModelSpec
 from edgefuse.compiler.check.data import Probe
-from edgefuse.compiler.model.data_checks import answered, judge
 from edgefuse.compiler.model.subject import Model
 from edgefuse.errors import DataError, EdgefuseError, MeasureError
+from edgefuse.graph import StageGraph
+from edgefuse.measure.metrics import Metric
+from edgefuse.runtime.graph import constants_of, zeros_of_tensor
+from edgefuse.stages.examples import run_torch
 from edgefuse.stages.silence import first_words
-from edgefuse.stages.stage import Array
+from edgefuse.stages.stage import Array, TorchStage
 
 
 def unanswered(model: Model, samples: Sequence[Probe]) -> Iterator[EdgefuseError]:
@@ -24,7 +28,7 @@ def unanswered(model: Model, samples: Sequence[Probe]) -> Iterator[EdgefuseError
     judged: list[tuple[Mapping[str, Array], Array]] = []
     for sample in samples:
         try:
-            results = answered(model.stages, model.spec, sample.values, sample.present)
+            results = _answered(model.stages, model.spec, sample.values, sample.present)
         except EdgefuseError as error:
             yield DataError(
                 f"the model fails on sample {sample.index} of '{sample.split}'",
@@ -46,6 +50,50 @@ def unanswered(model: Model, samples: Sequence[Probe]) -> Iterator[EdgefuseError
     try:
         if judged:
             targets = np.stack([target for _, target in judged])
-            judge(model.spec, [results for results, _ in judged], targets[:, 0] if targets.shape[1] == 1 else targets)
+            _judge(model.spec, [results for results, _ in judged], targets[:, 0] if targets.shape[1] == 1 else targets)
     except MeasureError as error:
         yield error
+
+
+def _judge(spec: ModelSpec, answers: Sequence[Mapping[str, Array]], targets: Array) -> None:
+    """Let the metric of a model judge answers.
+
+    Args:
+        spec: of the model.
+        answers: the results by name, one after the other.
+        targets: of the same samples.
+
+    Raises:
+        MeasureError: if the metric does not fit the outputs, or an output or the metric is not finite.
+    """
+    try:
+        found = Metric(spec.metric).aggregate(np.concatenate([one[spec.outputs[0].name] for one in answers]), targets)
+    except MeasureError as error:
+        raise MeasureError(f"the metric '{spec.metric}' cannot judge '{spec.name}': {error}") from error
+    if not np.isfinite(found):
+        raise MeasureError(
+            f"the metric '{spec.metric}' of '{spec.name}' over {len(answers)} samples is not finite",
+            got=found,
+            expected="a finite number",
+        )
+
+
+def _answered(
+    stages: Sequence[TorchStage], spec: ModelSpec, sample: Mapping[str, Array], present: Sequence[str]
+) -> dict[str, Array]:
+    """Return the results of one sample through the model in torch, by name.
+
+    Args:
+        stages: of the model.
+        spec: of the model.
+        sample: its tensors by key, of every modality.
+        present: the names of the modalities that it has.
+    """
+    by_name = {stage.spec.name: stage for stage in stages}
+    graph = StageGraph(tuple(stage.spec for stage in stages), spec.modalities)
+    plan = graph.plan(present)
+    values = {**sample, **constants_of(plan)}
+    results, _ = graph.run(
+        plan, lambda stage, feeds: run_torch(by_name[stage.name], feeds), values, graph.initial(zeros_of_tensor)
+    )
+    return results

@@ -96,17 +96,6 @@ def _jobs(model: Model) -> int:
 
 
 @dataclass(frozen=True)
-class Head:
-    """What a compile goes on with.
-
-    Attributes:
-        failed: the error of each target that is out.
-    """
-
-    failed: Mapping[str, EdgefuseError]
-
-
-@dataclass(frozen=True)
 class Examination:
     """Looks at a model and its data, from what is cheap to what takes seconds."""
 
@@ -134,8 +123,15 @@ class Examination:
         pruned = trials(model.recipe, model.stages, self.cache, self.workers)
         findings = [
             *stopping,
-            *(_not_lowered(target, error) for target, error in lowered.errors.items()),
-            *(_not_pruned(one.stage, one.says) for one in pruned if one.asked and one.says),
+            *(
+                Finding(about="target", target=target, says=str(error), stops=True)
+                for target, error in lowered.errors.items()
+            ),
+            *(
+                Finding(about="pruning", stage=one.stage, says=f"'{one.stage}' is left unpruned: {one.says}")
+                for one in pruned
+                if one.asked and one.says
+            ),
             *padding_findings(model.stages, model.recipe.compile.members),
             *unholdable(model, stages, pruned),
             *doubtful(model, lowered.stages, read),
@@ -155,8 +151,8 @@ class Examination:
             estimate=None if stopping else estimate(known),
         )
 
-    def head(self) -> Head:
-        """Look at what a compile would stumble over, and stop at what concerns all targets.
+    def head(self) -> Mapping[str, EdgefuseError]:
+        """Return the error of each target of which nothing can come, and stop at what concerns all of them.
 
         Raises:
             ModelError, DataError, MeasureError: what stands in the way of every target. The others like it are logged.
@@ -177,12 +173,12 @@ class Examination:
             known += unholdable(model, found_stages(model.stages, lowered.files), ())
         for finding in known:
             logger.warning("%s", finding.says)
-        return Head(lowered.errors)
+        return lowered.errors
 
     def _read(self, seconds: float) -> tuple[list[SplitRead], list[EdgefuseError]]:
         """Read samples; return what is wrong with them, or with what torch makes of them."""
-        read = read_splits(self.model, self.model.data, seconds, self.progress)
-        errors = list(faults_of(self.model, self.model.data, read))
+        read = read_splits(self.model, seconds, self.progress)
+        errors = list(faults_of(self.model, read))
         if not errors:
             self.progress(0, 0, "check: answer samples")
             errors = list(unanswered(self.model, [one for split in read for one in split.samples]))
@@ -203,11 +199,3 @@ def _refuse(errors: Sequence[EdgefuseError]) -> None:
     for other in errors[1:]:
         logger.warning("%s", other)
     raise errors[0]
-
-
-def _not_lowered(target: str, error: EdgefuseError) -> Finding:
-    return Finding(about="target", target=target, says=str(error), stops=True)
-
-
-def _not_pruned(stage: str, says: str) -> Finding:
-    return Finding(about="pruning", stage=stage, says=f"'{stage}' is left unpruned: {says}")

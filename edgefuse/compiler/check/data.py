@@ -18,20 +18,20 @@ import numpy as np
 
 from edgefuse.bundle.spec import ClassOutput, ModelSpec
 from edgefuse.compiler.check.record import Finding
-from edgefuse.compiler.model.data_checks import TRIED, coverage_faults
-from edgefuse.compiler.model.preparation import split_faults, wanted_splits
+from edgefuse.compiler.model.preparation import coverage_faults, split_faults, wanted_splits
 from edgefuse.compiler.model.samples import checked_target, read_sample
 from edgefuse.compiler.model.splits import SPLITS, preprocessors_of
 from edgefuse.compiler.model.subject import Model
 from edgefuse.compiler.recipe.factory import users_code
-from edgefuse.datasets.sample import Splits
-from edgefuse.errors import DataError, EdgefuseError
+from edgefuse.errors import DataError, EdgefuseError, some
 from edgefuse.graph.stage_graph import zeros_of
 from edgefuse.progress import Progress
 from edgefuse.runtime.graph import zeros
 from edgefuse.runtime.preprocess import Preprocessor
 from edgefuse.stages.stage import Array
 
+_TRIED = 8
+"""Validation samples that the metric judges."""
 _MAX_LISTED = 5
 _FEW = 8
 """Samples below which nothing can be said about what they have in common."""
@@ -123,12 +123,11 @@ def _scores(value: Array) -> dict[str, float]:
     return {"high": top, "low": -float(value.min()) if value.dtype.kind == "i" else -top}
 
 
-def read_splits(model: Model, data: Splits, seconds: float, progress: Progress) -> list[SplitRead]:
+def read_splits(model: Model, seconds: float, progress: Progress) -> list[SplitRead]:
     """Read the samples of all splits that a compile reads.
 
     Args:
-        model: that they are for.
-        data: of the recipe.
+        model: with its data.
         seconds: after which no more samples are read; of each split at least a few are.
         progress: is told how many are done.
     """
@@ -140,11 +139,11 @@ def read_splits(model: Model, data: Splits, seconds: float, progress: Progress) 
         until = max(until, time.monotonic()) + seconds / len(names)
         try:
             with users_code(f"the split '{name}' has no length", DataError):
-                total = len(getattr(data, name))
+                total = len(getattr(model.data, name))
         except DataError:
             continue  # `split_faults` says so
         split = SplitRead(name, total)
-        _read(split, getattr(data, name), model.spec, preprocessors, until, progress)
+        _read(split, getattr(model.data, name), model.spec, preprocessors, until, progress)
         found.append(split)
     return found
 
@@ -204,21 +203,20 @@ def _sample(
     if not faults:
         split.add(index, values, target, list(sample.inputs))
         whole = split.name == "validation" and len(sample.inputs) == len(spec.modalities)
-        if whole and len(split.probes) < TRIED:
+        if whole and len(split.probes) < _TRIED:
             split.probes.append(Probe(split.name, index, values, target, tuple(sample.inputs)))
 
 
-def faults(model: Model, data: Splits, read: Sequence[SplitRead]) -> Iterator[EdgefuseError]:
+def faults(model: Model, read: Sequence[SplitRead]) -> Iterator[EdgefuseError]:
     """Yield all faults that stand in the way of a compile, in the order in which it would meet them.
 
     Faults of one kind in one split are told once, with the samples that have them.
 
     Args:
-        model: that the data are for.
-        data: of the recipe.
+        model: with its data.
         read: what was read of them.
     """
-    yield from split_faults(model, data)
+    yield from split_faults(model)
     for split in read:
         yield from _grouped(split)
     for split in read:
@@ -232,9 +230,8 @@ def _grouped(split: SplitRead) -> Iterator[EdgefuseError]:
         groups[re.sub(r"-?\d+(\.\d+)?", "#", str(fault))].append((index, fault))
     for (_, first), *others in groups.values():
         if others:
-            named = ", ".join(str(index) for index, _ in others[:_MAX_LISTED])
-            more = f" and {len(others) - _MAX_LISTED} more" if len(others) > _MAX_LISTED else ""
-            yield DataError(f"{str(first).rstrip('.')}; so have samples {named}{more}")
+            named = some((str(index) for index, _ in others), _MAX_LISTED)
+            yield DataError(f"{str(first).rstrip('.')}; so have samples {named}")
         else:
             yield first
 
@@ -272,9 +269,8 @@ def _of_split(spec: ModelSpec, split: SplitRead) -> Iterator[Finding]:
     if isinstance(output, ClassOutput) and split.name in SPLITS[1:] and split.read == split.total and split.classes:
         missing = [label for number, label in enumerate(output.labels) if number not in split.classes]
         if missing:
-            named = ", ".join(repr(label) for label in missing[:_MAX_LISTED])
-            more = f" and {len(missing) - _MAX_LISTED} more" if len(missing) > _MAX_LISTED else ""
-            yield _odd(f"no sample of '{split.name}' is of {named}{more}: nothing is known about these classes")
+            named = some(map(repr, missing), _MAX_LISTED)
+            yield _odd(f"no sample of '{split.name}' is of {named}: nothing is known about these classes")
 
 
 def _odd(says: str) -> Finding:

@@ -28,17 +28,18 @@ _HARDLY_ANYTHING = 1e-3
 """Of what the reference reaches: quantized models lose more."""
 
 
-def budget(subject: Subject, answers: Mapping[str, Outputs]) -> Budget:
+def budget(subject: Subject, asked: MaxDrop, answers: Mapping[str, Outputs]) -> Budget:
     """Return the budget in numbers, by split and subset.
 
     Args:
         subject: the model and its data.
+        asked: what the recipe allows to be lost.
         answers: of the reference, by split and subset.
 
     Raises:
         RecipeError: if it is a share of nothing.
     """
-    asked, metric = subject.max_drop, subject.spec.metric
+    metric = subject.spec.metric
     reached = {split: accuracy(subject, split, answers[split]) for split in SPLITS}
     first = next(iter(subject.budget_subsets))
     whole = 1.0 if is_share(metric) else abs(reached["validation"][first]) or 1.0

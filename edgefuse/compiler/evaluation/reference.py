@@ -16,12 +16,14 @@ from torch._dynamo.exc import TorchDynamoException
 
 from edgefuse.bundle.spec import ModelSpec
 from edgefuse.compiler.evaluation.inductor import building
+from edgefuse.compiler.model.opening import described
 from edgefuse.compiler.recipe.factory import imported, staying_here, users_code
 from edgefuse.errors import ModelError, cited
 from edgefuse.measure.latency import Interleaved
 from edgefuse.models.fusion import FusionModel
 from edgefuse.runtime.backends.denormals import Flushed
 from edgefuse.runtime.processor import checked_threads
+from edgefuse.stages.explicit import undescribed
 from edgefuse.stages.found import find
 from edgefuse.stages.stage import outputs_of
 
@@ -56,11 +58,7 @@ class TorchReference:
     def __init__(self, model: nn.Module, threads: int = 1) -> None:
         spec = getattr(model, "spec", None)
         if not isinstance(spec, ModelSpec):
-            raise ModelError(
-                f"the model {type(model).__name__} does not describe itself",
-                got=f"spec = {type(spec).__name__}",
-                expected="an attribute `spec` of type ModelSpec",
-            )
+            raise undescribed(model, spec)
         torch.set_num_threads(checked_threads(threads))
         self.spec = spec
         self.threads = threads
@@ -172,11 +170,4 @@ def open_reference(factory: str, threads: int = 1) -> TorchReference:
     build = imported(factory, Path.cwd(), kind=ModelError)
     with staying_here(), users_code(f"the factory '{factory}' failed", ModelError):
         made = build() if callable(build) else build
-    module, spec = made if isinstance(made, tuple) and len(made) == 2 else (made, getattr(made, "spec", None))
-    if not isinstance(module, nn.Module):
-        raise ModelError(
-            f"the factory '{factory}' returns no model",
-            got=", ".join(type(part).__name__ for part in (made if isinstance(made, tuple) else (made,))),
-            expected="a torch module with a ModelSpec as its attribute 'spec', or the pair (module, spec)",
-        )
-    return TorchReference(find(module, spec).module if isinstance(spec, ModelSpec) else module, threads)
+    return TorchReference(find(*described(factory, made)).module, threads)

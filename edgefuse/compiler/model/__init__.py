@@ -10,6 +10,5 @@
 - `opening`: builds the model and takes it apart;
 - `samples`: checks of one sample;
 - `splits`: splits preprocessed and kept on disk;
-- `data_checks`: checks of the data as a whole;
-- `preparation`: all of that in order.
+- `preparation`: checks of the data as a whole, and all of that in order.
 """

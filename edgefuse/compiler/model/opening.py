@@ -21,8 +21,7 @@ from edgefuse.errors import BundleError, DataError, ModelError, RecipeError
 from edgefuse.files import read_regular, reason
 from edgefuse.measure.metrics import Metric
 from edgefuse.stages.explicit import check_spec
-from edgefuse.stages.found import find
-from edgefuse.stages.stage import TorchStage
+from edgefuse.stages.found import Found, find
 
 _MAX_ASSET_BYTES = 1 << 28
 """Of a file that travels in a bundle: a tokenizer, a list of labels."""
@@ -48,12 +47,11 @@ def take_apart(path: Path, recipe: Recipe, given: Given | None = None) -> Model:
     assets = _read_assets(path, recipe, module)
     data = given.data if given else _made_data(path, recipe)
     found = find(module, described, input_values(in_files(described), assets, data))
-    spec, stages = found.spec, found.stages
-    _check_wiring(spec, stages)
-    _check_names(path, recipe, spec, stages)
-    Metric(spec.metric)  # refuses a name that it does not know
-    allowed = max_drop.read_for(path, recipe.search.max_drop, spec.metric)
-    return Model(recipe, path, found.module, spec, stages, assets, found, data, allowed)
+    _check_wiring(found)
+    _check_names(path, recipe, found)
+    Metric(found.spec.metric)  # refuses a name that it does not know
+    allowed = max_drop.read_for(path, recipe.search.max_drop, found.spec.metric)
+    return Model(recipe, found, assets, path, data, allowed)
 
 
 def _made_data(path: Path, recipe: Recipe) -> Splits:
@@ -68,44 +66,58 @@ def _made_data(path: Path, recipe: Recipe) -> Splits:
 
 
 def _build_model(path: Path, recipe: Recipe, given: Given | None) -> tuple[nn.Module, ModelSpec]:
-    """Return what the factory builds, a module with a `spec` or both as a pair, with its weights."""
-    made = (given.module, given.spec) if given else call_factory(path, recipe.model.factory)
-    pair = made if isinstance(made, tuple) and len(made) == 2 else (made, getattr(made, "spec", None))
-    model, spec = pair
-    if not isinstance(model, nn.Module) or not isinstance(spec, ModelSpec):
-        raise ModelError(
-            f"the factory '{recipe.model.factory}' returns no model that can be compiled",
-            got=", ".join(type(part).__name__ for part in (made if isinstance(made, tuple) else (made,))),
-            expected="a torch module with a ModelSpec as its attribute 'spec', or the pair (module, spec)",
-        )
+    """Return what the factory builds, or what is at hand, with its weights."""
+    factory = recipe.model.factory
+    made = (given.module, given.spec) if given else call_factory(path, factory)
+    model, spec = described(factory, made)
     if recipe.model.weights is not None:
         load_weights(model, path.parent / recipe.model.weights)
     return model.eval(), spec
 
 
-def _check_wiring(spec: ModelSpec, stages: tuple[TorchStage, ...]) -> None:
+def described(factory: str, made: object) -> tuple[nn.Module, ModelSpec]:
+    """Return the module and the spec that a factory made: a module with a `spec`, or both as a pair.
+
+    Args:
+        factory: its name.
+        made: what it returned.
+
+    Raises:
+        ModelError: if it is neither.
+    """
+    model, spec = made if isinstance(made, tuple) and len(made) == 2 else (made, getattr(made, "spec", None))
+    if not isinstance(model, nn.Module) or not isinstance(spec, ModelSpec):
+        raise ModelError(
+            f"the factory '{factory}' returns no model that can be compiled",
+            got=", ".join(type(part).__name__ for part in (made if isinstance(made, tuple) else (made,))),
+            expected="a torch module with a ModelSpec as its attribute 'spec', or the pair (module, spec)",
+        )
+    return model, spec
+
+
+def _check_wiring(found: Found) -> None:
     """Refuse now what no bundle could hold later."""
     try:
-        check_model(spec)
-        check_stages(spec, [stage.spec for stage in stages])
+        check_model(found.spec)
+        check_stages(found.spec, [stage.spec for stage in found.stages])
     except BundleError as error:
-        raise ModelError(f"the model '{spec.name}' does not fit into a bundle: {error}") from error
+        raise ModelError(f"the model '{found.spec.name}' does not fit into a bundle: {error}") from error
 
 
-def _check_names(path: Path, recipe: Recipe, spec: ModelSpec, stages: tuple[TorchStage, ...]) -> None:
-    subsets = [subset_name(subset) for subset in spec.subsets()]
+def _check_names(path: Path, recipe: Recipe, found: Found) -> None:
+    subsets = [subset_name(subset) for subset in found.spec.subsets()]
     for name in recipe.search.subsets:
         if name not in subsets:
             raise RecipeError(
                 f"[search] subsets in {path} names an unknown subset", got=repr(name), expected=" or ".join(subsets)
             )
-    known = [stage.spec.name for stage in stages]
+    known = [stage.spec.name for stage in found.stages]
     for name in recipe.schemes:
         if name not in known:
             raise RecipeError(
                 f"[schemes] in {path} names an unknown stage", got=repr(name), expected=" or ".join(known)
             )
-    trained = [stage.spec.name for stage in stages if stage.spec.role != "frontend"]
+    trained = [stage.spec.name for stage in found.stages if stage.spec.role != "frontend"]
     for name in (name for variant in recipe.prune.variants for name in variant.stages):
         if name not in trained:
             raise RecipeError(

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+import numpy as np
+import numpy.typing as npt
+
 from edgefuse.bundle.manifest import Provenance
+from edgefuse.bundle.spec import ModelSpec, subset_name
 from edgefuse.compiler.cache import fingerprint
-from edgefuse.compiler.model.data_checks import check_data, coverage_faults
 from edgefuse.compiler.model.splits import CALIBRATION, SPLITS, TRAIN, SplitData, load_split
 from edgefuse.compiler.model.subject import Model, Subject
 from edgefuse.compiler.recipe.factory import users_code
@@ -18,37 +21,22 @@ from edgefuse.datasets.sample import Splits
 from edgefuse.errors import DataError
 from edgefuse.progress import Progress
 
-_OBSERVED = 32
-"""Samples that ranges are found in."""
 
-
-def open_data(model: Model) -> Splits:
-    """Return the data of a model, of which only what inputs look like was read.
-
-    Raises:
-        DataError: a split that is needed is empty.
-    """
-    for fault in split_faults(model, model.data):
-        raise fault
-    return model.data
-
-
-def prepare(model: Model, data: Splits, cache: Cache, progress: Progress) -> Subject:
+def prepare(model: Model, cache: Cache, progress: Progress) -> Subject:
     """Preprocess the data of a model (or find them in the cache), and check that they fit it.
 
     Args:
-        model: taken apart.
-        data: of the recipe.
+        model: taken apart, with its data.
         cache: that keeps preprocessed samples.
         progress: is told how many samples are done.
 
     Raises:
-        DataError, MeasureError: model and data do not fit together.
+        DataError: model and data do not fit together.
     """
+    for fault in split_faults(model):
+        raise fault
     names = wanted_splits(model.recipe)
-    subject = _subject(model, {n: load_split(n, data, model.spec, model.assets, cache, progress) for n in names})
-    check_data(subject)
-    return subject
+    return _subject(model, {n: load_split(n, model.data, model.spec, model.assets, cache, progress) for n in names})
 
 
 def prepare_calibration(model: Model, cache: Cache, progress: Progress) -> Subject:
@@ -63,12 +51,13 @@ def prepare_calibration(model: Model, cache: Cache, progress: Progress) -> Subje
         DataError: a sample does not fit the model, or no sample has one of the modalities.
     """
     split = load_split(CALIBRATION, model.data, model.spec, model.assets, cache, progress)
-    for fault in coverage_faults(CALIBRATION, split.present, model.spec) if len(split) else ():
-        raise fault
     return _subject(model, {CALIBRATION: split})
 
 
 def _subject(model: Model, splits: Mapping[str, SplitData]) -> Subject:
+    for name, part in splits.items():
+        for fault in coverage_faults(name, part.present, model.spec) if len(part) else ():
+            raise fault
     data = "".join(part.digest for part in splits.values() if len(part))
     provenance = Provenance(
         weights_sha256=fingerprint.once(model.module),
@@ -76,19 +65,7 @@ def _subject(model: Model, splits: Mapping[str, SplitData]) -> Subject:
         recipe_sha256=fingerprint.of_bytes(msgspec.json.encode(model.recipe, order="sorted")),
         tools={},
     )
-    found = model.found
-    return Subject(
-        recipe=model.recipe,
-        module=model.module,
-        spec=model.spec,
-        stages=model.stages,
-        assets=model.assets,
-        splits=splits,
-        provenance=provenance,
-        max_drop=model.max_drop,
-        share=found.share,
-        notes=found.notes,
-    )
+    return Subject(model.recipe, model.found, model.assets, splits, provenance)
 
 
 def wanted_splits(recipe: Recipe) -> tuple[str, ...]:
@@ -96,9 +73,9 @@ def wanted_splits(recipe: Recipe) -> tuple[str, ...]:
     return (*SPLITS, TRAIN) if recipe.prune.wanted else SPLITS
 
 
-def split_faults(model: Model, data: Splits) -> Iterator[DataError]:
+def split_faults(model: Model) -> Iterator[DataError]:
     """Yield what is wrong with the splits as such; their samples are not read."""
-    path, recipe = model.path, model.recipe
+    path, recipe, data = model.path, model.recipe, model.data
     if not isinstance(data.digest, str) or not data.digest or not data.digest.isprintable():
         yield DataError(
             f"the data of '{recipe.data.factory}' have no digest",
@@ -122,6 +99,32 @@ def split_faults(model: Model, data: Splits) -> Iterator[DataError]:
             expected="samples to recover on (labels are not used)",
             fix="fill Splits.train, or leave [prune] out",
         )
+
+
+def coverage_faults(name: str, present: npt.NDArray[np.bool_], spec: ModelSpec) -> Iterator[DataError]:
+    """Yield what no sample of a split has.
+
+    Args:
+        name: of the split.
+        present: [items, modalities], which modalities each sample has.
+        spec: of the model.
+    """
+    for modality, count in zip(spec.modalities, present.sum(axis=0), strict=True):
+        if not count:
+            yield DataError(
+                f"no sample of the split '{name}' has the modality '{modality.name}'",
+                got=f"0 of {len(present)}",
+                expected="at least one",
+                fix="check how the modalities are paired: edgefuse.datasets.samples pairs columns",
+            )
+    names = [modality.name for modality in spec.modalities]
+    for subset in spec.subsets() if name in ("validation", "test") else ():
+        if not present[:, [names.index(one) for one in subset]].all(axis=1).any():
+            yield DataError(
+                f"no sample of the split '{name}' has all of {subset_name(subset)}, which is judged",
+                got=f"0 of {len(present)}",
+                expected="at least one",
+            )
 
 
 def _length(name: str, data: Splits, factory: str) -> int:

@@ -23,28 +23,46 @@ from edgefuse.stages.stage import TorchStage
 
 
 @dataclass(frozen=True)
-class Model:
-    """A model taken apart, as the recipe names it.
+class _TakenApart:
+    """What a recipe asks for, and the model that it names, taken apart.
 
     Attributes:
         recipe: what is asked for.
-        path: of the recipe.
-        module: the torch module, called by position where the user's takes keywords.
-        spec: how it describes itself.
-        stages: in an order in which they can run.
+        found: the stages, how they were found, and what was seen on the way.
         assets: files that preprocessing reads, by name.
-        found: how the stages were found, and what was seen on the way.
+    """
+
+    recipe: Recipe
+    found: Found
+    assets: Mapping[str, bytes]
+
+    @property
+    def module(self) -> nn.Module:
+        """The torch module, called by position where the user's takes keywords."""
+        return self.found.module
+
+    @property
+    def spec(self) -> ModelSpec:
+        """How the model describes itself."""
+        return self.found.spec
+
+    @property
+    def stages(self) -> tuple[TorchStage, ...]:
+        """In an order in which they can run."""
+        return self.found.stages
+
+
+@dataclass(frozen=True)
+class Model(_TakenApart):
+    """A model taken apart, as the recipe names it.
+
+    Attributes:
+        path: of the recipe.
         data: that the recipe names, as far as they were read to see what inputs look like.
         max_drop: what the recipe allows to be lost of the model's metric.
     """
 
-    recipe: Recipe
     path: Path
-    module: nn.Module
-    spec: ModelSpec
-    stages: tuple[TorchStage, ...]
-    assets: Mapping[str, bytes]
-    found: Found
     data: Splits
     max_drop: MaxDrop
 
@@ -55,25 +73,18 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model under compilation, and its data.
+class Subject(_TakenApart):
+    """A model under compilation, and its data; it travels to workers.
 
-    `splits` has the three that every compile reads, and `train` where stages are to be pruned and recover. `max_drop`
-    is what the recipe allows to be lost, `budget` the same in numbers, once the reference has answered. `share` is that
-    of the multiply-accumulates which see one modality, if it is known; `notes` says how the model was taken apart.
+    Attributes:
+        splits: the three that every compile reads, and `train` where stages are to be pruned and recover.
+        provenance: of the bundles.
+        budget: what may be lost, in numbers, once the reference has answered.
     """
 
-    recipe: Recipe
-    module: nn.Module
-    spec: ModelSpec
-    stages: tuple[TorchStage, ...]
-    assets: Mapping[str, bytes]
     splits: Mapping[str, SplitData]
     provenance: Provenance
-    max_drop: MaxDrop
     budget: Budget = field(default_factory=Budget)
-    share: float | None = None
-    notes: tuple[str, ...] = ()
 
     @property
     def specs(self) -> tuple[StageSpec, ...]:

@@ -21,10 +21,8 @@ import safetensors.torch
 import torch
 from torch.serialization import safe_globals
 
-from edgefuse.errors import RecipeError, cited
+from edgefuse.errors import RecipeError, cited, some
 from edgefuse.files import check_regular, read_regular, reason
-
-_SHOWN = 3
 
 State: TypeAlias = dict[str, Any]
 """Values by the names of a state dict, not looked at yet."""
@@ -252,13 +250,6 @@ def _refused(path: Path, message: str) -> RecipeError:
 
 
 # Refusals.
-
-
-def some(names: Iterable[str], separator: str = ", ") -> str:
-    """Spell the first of some names, and how many more there are."""
-    listed = list(names)
-    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return separator.join(listed[:_SHOWN]) + more
 
 
 def _damaged(path: Path, error: Exception) -> RecipeError:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from edgefuse.compiler.model.weight_files import State, read, some
-from edgefuse.errors import RecipeError, cited
+from edgefuse.compiler.model.weight_files import State, read
+from edgefuse.errors import RecipeError, cited, some
 
 WRAPPINGS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights", "params")
 """Under which names checkpoints keep the state of the model, beside those of optimizers and schedulers."""
@@ -95,7 +95,7 @@ def _require_numbers(path: Path, state: State, wanted: Mapping[str, Tensor]) -> 
         if name in wanted and _family(value) != _family(wanted[name])
     ]
     if odd:
-        raise RecipeError(_misfit(path, [some(odd, ", ")]))
+        raise RecipeError(_misfit(path, [some(odd)]))
     if not any(isinstance(value, Tensor) for value in state.values()):
         held = f"only {some(state)}" if state else "nothing"
         raise RecipeError(
@@ -121,7 +121,7 @@ def _differing_shapes(state: State, wanted: Mapping[str, Tensor]) -> list[str]:
         for name, value in state.items()
         if name in wanted and isinstance(value, Tensor) and value.shape != wanted[name].shape
     ]
-    return [f"other shapes: {some(found, ', ')}"] if found else []
+    return [f"other shapes: {some(found)}"] if found else []
 
 
 def _require_all(path: Path, model: nn.Module, state: State, missing: Iterable[str], unexpected: Iterable[str]) -> None:

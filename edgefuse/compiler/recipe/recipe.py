@@ -186,17 +186,7 @@ class RecoverSection(Record, frozen=True, kw_only=True):
     @property
     def settings(self) -> RecoverySettings:
         """The settings as the recovery code takes them."""
-        return RecoverySettings(
-            epochs=max(1, self.epochs),
-            batch=self.batch,
-            learning_rate=self.learning_rate,
-            patience=self.patience,
-            settled=self.settled,
-            threads=self.threads,
-            seed=self.seed,
-            keep=self.keep,
-            precision=self.precision,
-        )
+        return RecoverySettings(**{**msgspec.structs.asdict(self), "epochs": max(1, self.epochs)})
 
 
 class ReportSection(Record, frozen=True, kw_only=True):

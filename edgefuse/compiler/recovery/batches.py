@@ -271,6 +271,10 @@ class ThroughTorch:
         """The validation accuracy by subset, with some stages replaced."""
         return SubsetTable(self._of("validation"))
 
+    def stage(self, name: str) -> TorchStage:
+        """Return an unpruned stage by name."""
+        return next(stage for stage in self.subject.stages if stage.spec.name == name)
+
     def _of(self, split: str) -> TrainingData:
         data = self.subject.splits[split]
         note = lambda what: report(0, 0, f"{split}: {what}")  # noqa: E731

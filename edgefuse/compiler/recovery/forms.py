@@ -13,7 +13,7 @@ from pathlib import Path
 from edgefuse.bundle.manifest import Pruning
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recipe.recipe import Recipe
-from edgefuse.compiler.recovery.kept import curve, read_form
+from edgefuse.compiler.recovery.kept import read_form, read_history
 from edgefuse.compiler.recovery.recover import Recover
 from edgefuse.compiler.recovery.rehearsal import Rehearse, Rehearsed
 from edgefuse.compiler.workers import Tried, Workers
@@ -116,7 +116,7 @@ def recovered(subject: Subject, cache: Cache, workers: Workers) -> Forms:
     for (name, pruning, _), entry in zip(taken, entries, strict=True):
         if isinstance(entry, Path):
             pruned[name] = (*pruned.get(name, ()), read_form(entry, stages[name], pruning))
-            recoveries.append(Recovery(name, pruning, curve(entry)))
+            recoveries.append(Recovery(name, pruning, read_history(entry)))
         else:
             refused[name, pruning.id] = _left_out(name, pruning, entry)
     return Forms(subject.stages, pruned, tuple(recoveries), refused, {key: why for key, why in kept.items() if why})

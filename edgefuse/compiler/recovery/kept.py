@@ -17,14 +17,14 @@ from edgefuse.stages.stage import TorchStage
 from edgefuse.typed_json import decode
 
 
-class Curve(Record, frozen=True, kw_only=True):
+class _History(Record, frozen=True, kw_only=True):
     """How a form recovered: one point per epoch, from before recovery on."""
 
     points: tuple[Epoch, ...] = ()
 
 
 def write_form(folder: Path, module: nn.Module, history: tuple[Epoch, ...]) -> None:
-    """Keep a pruned module and its curve in a folder.
+    """Keep a pruned module and its history in a folder.
 
     Args:
         folder: of the cache entry.
@@ -32,12 +32,12 @@ def write_form(folder: Path, module: nn.Module, history: tuple[Epoch, ...]) -> N
         history: one entry per epoch.
     """
     (folder / "module").write_bytes(save(module))
-    (folder / "curve.json").write_bytes(msgspec.json.encode(Curve(points=history)))
+    (folder / "curve.json").write_bytes(msgspec.json.encode(_History(points=history)))
 
 
-def curve(folder: Path) -> tuple[Epoch, ...]:
-    """Return the curve that `write_form` kept."""
-    return decode((folder / "curve.json").read_bytes(), Curve).points
+def read_history(folder: Path) -> tuple[Epoch, ...]:
+    """Return the history that `write_form` kept."""
+    return decode((folder / "curve.json").read_bytes(), _History).points
 
 
 def read_form(folder: Path, stage: TorchStage, pruning: Pruning) -> TorchStage:

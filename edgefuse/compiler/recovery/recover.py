@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -14,11 +13,10 @@ from edgefuse.bundle.manifest import Pruning, PruningStep
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.evaluation.evaluator import is_leaf
 from edgefuse.compiler.model.splits import TRAIN
-from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recovery.batches import ThroughTorch, examples
 from edgefuse.compiler.recovery.kept import write_form
 from edgefuse.compiler.workers import report
-from edgefuse.datasets.cache import Cache, digest
+from edgefuse.datasets.cache import digest
 from edgefuse.prune.pruner import Examples, apply_steps, method
 from edgefuse.prune.recovery import Epoch, recover
 from edgefuse.prune.schedule import gradually
@@ -34,17 +32,8 @@ _SOURCES = (
 """What a recovery is computed by."""
 
 
-@dataclass(frozen=True)
-class Recover:
+class Recover(ThroughTorch):
     """Prunes one stage and lets it recover against the unpruned one, or finds it in the cache."""
-
-    subject: Subject
-    cache: Cache
-
-    @functools.cached_property
-    def data(self) -> ThroughTorch:
-        """The data of a recovery."""
-        return ThroughTorch(self.subject, self.cache)
 
     def __call__(self, job: tuple[str, Pruning, str]) -> Path:
         """Take a stage's name, how to prune it, and the digest of its rehearsal; return the cache entry of the form.
@@ -53,14 +42,14 @@ class Recover:
             PruneError: if the stage cannot be pruned so.
         """
         name, pruning, rehearsed = job
-        stage = next(stage for stage in self.subject.stages if stage.spec.name == name)
+        stage = self.stage(name)
         key = self._key(stage, pruning, rehearsed)
         return self.cache.entry("pruned", key, lambda folder: self._alone(folder, stage, pruning, key))
 
     def _alone(self, folder: Path, stage: TorchStage, pruning: Pruning, key: Sequence[object]) -> None:
         settings = self.subject.recipe.recover.settings
         recovers = pruning.recovery != "none"
-        data = examples(self.data.training, stage)
+        data = examples(self.training, stage)
         name = f"{stage.spec.name} {pruning.id}"
 
         def train(student: nn.Module, reached: float, share: float) -> tuple[nn.Module, tuple[Epoch, ...]]:
@@ -68,7 +57,7 @@ class Recover:
             found = recover(
                 student,
                 data,
-                lambda module: self.data.table({stage.spec.name: module}),
+                lambda module: self.table({stage.spec.name: module}),
                 replace(settings, epochs=epochs),
                 role="feature" if is_leaf(stage.spec) else "result",
                 checkpoint=self._checkpoint([*key, reached, share]),

@@ -5,8 +5,7 @@ So what a stage does not take is known in seconds, and not after the hours of th
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -15,11 +14,9 @@ from edgefuse.bundle.manifest import Pruning
 from edgefuse.bundle.spec import Record
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.model.splits import TRAIN
-from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recovery.batches import ThroughTorch, examples
 from edgefuse.compiler.recovery.recover import take_step
 from edgefuse.compiler.workers import report
-from edgefuse.datasets.cache import Cache
 from edgefuse.errors import PruneError, cited
 from edgefuse.prune.attention import FAILURES
 from edgefuse.prune.persist import restore, save
@@ -42,17 +39,8 @@ class Rehearsed(Record, frozen=True, kw_only=True):
     kept: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Rehearse:
+class Rehearse(ThroughTorch):
     """Prunes one stage as it will be pruned, with nothing in between, or finds what came of that in the cache."""
-
-    subject: Subject
-    cache: Cache
-
-    @functools.cached_property
-    def data(self) -> ThroughTorch:
-        """The data that importances are measured on."""
-        return ThroughTorch(self.subject, self.cache)
 
     def __call__(self, job: tuple[str, Pruning]) -> Rehearsed:
         """Take a stage's name and how to prune it.
@@ -61,7 +49,7 @@ class Rehearse:
             PruneError: if the stage cannot be pruned so.
         """
         name, pruning = job
-        stage = next(stage for stage in self.subject.stages if stage.spec.name == name)
+        stage = self.stage(name)
         key = [
             [stage.spec, fingerprint.once(stage.module), stage.pruning],
             pruning,
@@ -72,7 +60,7 @@ class Rehearse:
 
     def _made(self, stage: TorchStage, pruning: Pruning) -> Rehearsed:
         report(0, 0, f"try {stage.spec.name} {pruning.id}")
-        module, verdicts = rehearsed(stage, pruning, examples(self.data.training, stage))
+        module, verdicts = rehearsed(stage, pruning, examples(self.training, stage))
         kept = dict.fromkeys(one.reason for by_step in verdicts for one in by_step if one.is_stuck)
         return Rehearsed(digest=fingerprint.of_bytes(save(module)), kept=tuple(kept))
 

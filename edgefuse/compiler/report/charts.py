@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from edgefuse.compiler.report.schema import Budget, JudgedReport, RungReport
+from edgefuse.compiler.report.schema import BudgetReport, JudgedReport, RungReport
 
 WIDTH, HEIGHT = 520.0, 360.0
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 16.0, 22.0, 46.0
@@ -110,7 +110,7 @@ def frontier(points: Iterable[tuple[float, float]]) -> tuple[tuple[float, float]
     return tuple(best)
 
 
-def scatter(judged: Sequence[JudgedReport], rungs: Sequence[RungReport], budget: Budget | None) -> Scatter:
+def scatter(judged: Sequence[JudgedReport], rungs: Sequence[RungReport], budget: BudgetReport | None) -> Scatter:
     """Lay out the judged combinations of one target, at least one; rungs mark those with their schemes as chosen.
 
     Args:
@@ -149,7 +149,7 @@ def scatter(judged: Sequence[JudgedReport], rungs: Sequence[RungReport], budget:
     )
 
 
-def _lost_most(drop: dict[str, float], budget: Budget | None) -> tuple[str, float]:
+def _lost_most(drop: dict[str, float], budget: BudgetReport | None) -> tuple[str, float]:
     """Return the subset that lost most of what it may lose, and what is drawn of it."""
     if budget is None or budget.share is None:
         return worst(drop)

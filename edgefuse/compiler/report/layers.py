@@ -14,10 +14,10 @@ from edgefuse.compiler.report.format import amount
 from edgefuse.compiler.report.schema import FloatLayers
 from edgefuse.compiler.search import Judged
 from edgefuse.export.cost_graph import CostGraph, Family, Operation
+from edgefuse.quantize.schemes import SMALLEST_PRODUCT
 
 WHOLE_STAGE = "whole stage"
 
-_FEW_WEIGHTS = 4096
 _REASONS: Mapping[Family, str] = {
     "norm": "normalization: no 8-bit kernel, and 8 bits cost it accuracy",
     "softmax": "softmax: 8 bits cost accuracy",
@@ -89,8 +89,8 @@ def _product_reason(graph: CostGraph, operation: Operation, scheme: Scheme) -> s
         return "product of two activations: it has no weights"
     if operation.family == "convolution" and scheme.name.startswith("dynamic"):
         return "convolution: no fast kernel with ranges found at run time"
-    if max(constants) / 4 < _FEW_WEIGHTS:
-        return f"fewer than {_FEW_WEIGHTS:,} weights: converting would cost more than it saves"
+    if max(constants) / 4 < SMALLEST_PRODUCT:
+        return f"fewer than {SMALLEST_PRODUCT:,} weights: converting would cost more than it saves"
     return "the quantizer has no 8-bit form of it"
 
 
@@ -113,7 +113,7 @@ def _whole_stage(made: Compiled, target: str, built: Built) -> str:
     budget = made.subject.budget
     alone = [
         _lost(budget, one)
-        for one in result.found.judged
+        for one in result.search.judged
         if one.candidates.get(built.stage) in names
         and one.candidates == {**result.floats, built.stage: one.candidates[built.stage]}
     ]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from edgefuse.bundle.manifest import Rung
 from edgefuse.compiler.report.compiled import Compiled
 from edgefuse.compiler.report.schema import Constraint
+from edgefuse.compiler.search import once_a_file
 from edgefuse.compiler.timing.timer import FLOAT_RUNG
 
 # Accuracies are multiples of 1/items: a drop of exactly the budget must not exceed it by rounding.
@@ -51,5 +52,6 @@ def _found(made: Compiled, target: str, rung: Rung) -> Iterator[tuple[str, str, 
     if limits.max_size_bytes is not None:
         yield "size", "bytes", rung.size_bytes, limits.max_size_bytes
     if limits.max_memory_bytes is not None:
-        memory = sum(made.figure(target, candidate).memory_bytes for candidate in rung.candidates.values())
+        parts = once_a_file(made.figure(target, candidate) for candidate in rung.candidates.values())
+        memory = sum(part.memory_bytes for part in parts)
         yield "memory of the stages (estimated)", "bytes", memory, limits.max_memory_bytes

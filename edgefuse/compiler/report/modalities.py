@@ -25,7 +25,7 @@ def _line(made: Compiled, target: str, modality: str) -> ModalityReport:
     names = tuple(other.name for other in made.subject.spec.modalities)
     rest = tuple(name for name in names if name != modality)
     graphs = [made.graph(target, rung.candidates[stage]) for stage in stages]
-    alone = judged_alone(made.results[target].found.judged, stages, floats, rung.candidates)
+    alone = judged_alone(made.results[target].search.judged, stages, floats, rung.candidates)
     return ModalityReport(
         target=target,
         modality=modality,

@@ -18,7 +18,7 @@ from edgefuse.compiler.report.layers import float_layers
 from edgefuse.compiler.report.limits import constraints
 from edgefuse.compiler.report.modalities import modality_reports
 from edgefuse.compiler.report.schema import (
-    Budget,
+    BudgetReport,
     BundleReport,
     Gain,
     MachineReport,
@@ -64,7 +64,7 @@ def build(made: Compiled, paths: Mapping[str, Path], *, written: bool = True) ->
         prunings=prunings(made.forms),
         timings=timing_reports(made),
         failed=dict(made.failed),
-        titles={target: result.data.title for target, result in made.results.items()},
+        titles={target: result.data.toolchains.title for target, result in made.results.items()},
         unit=made.timings.unit,
         gpu=made.gpu,
     )
@@ -83,10 +83,10 @@ def write(folder: Path, report: Report) -> tuple[Path, Path]:
     return paths
 
 
-def _budget(made: Compiled) -> Budget:
+def _budget(made: Compiled) -> BudgetReport:
     subject, budget = made.subject, made.subject.budget
     bound = [budget.limit("test", subset) for subset in subject.budget_subsets]
-    return Budget(
+    return BudgetReport(
         max_drop=min(bound),
         objective=subject.recipe.search.objective,
         share=budget.share,
@@ -110,15 +110,15 @@ def _reference(made: Compiled) -> Reference:
 
 
 def _model(made: Compiled) -> ModelReport:
-    subject, count = made.subject, len(made.subject.stages)
-    alone = f", {subject.share:.0%} of the arithmetic sees one modality" if subject.share is not None else ""
+    subject, share, count = made.subject, made.subject.found.share, len(made.subject.stages)
+    alone = f", {share:.0%} of the arithmetic sees one modality" if share is not None else ""
     return ModelReport(
         name=subject.spec.name,
         description=f"{subset_name(subject.subsets[0])}, {count} stage{'s' * (count != 1)}{alone}",
         stages=tuple(stage.name for stage in subject.specs),
         parameters=sum(parameter.numel() for parameter in subject.module.parameters()),
-        single_modality_share=subject.share,
-        notes=subject.notes,
+        single_modality_share=share,
+        notes=subject.found.notes,
     )
 
 

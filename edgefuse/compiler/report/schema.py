@@ -331,7 +331,7 @@ class MachineReport(Part, frozen=True, kw_only=True):
     threads: int | None = None
 
 
-class Budget(Part, frozen=True, kw_only=True):
+class BudgetReport(Part, frozen=True, kw_only=True):
     """The budget of the recipe, in the metric's own unit.
 
     Attributes:
@@ -368,7 +368,7 @@ class Report(Part, frozen=True, kw_only=True):
     golden: tuple[GoldenRow, ...] = ()
     model: ModelReport | None = None
     machine: MachineReport | None = None
-    budget: Budget | None = None
+    budget: BudgetReport | None = None
     stages: tuple[CandidateReport, ...] = ()
     method: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

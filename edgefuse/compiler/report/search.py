@@ -15,8 +15,8 @@ def search_report(made: Compiled) -> SearchReport:
     results = made.results.values()
     return SearchReport(
         candidates=sum(len(result.built) for result in results),
-        encoder_passes=sum(result.found.encoder_passes for result in results),
-        fusion_passes=sum(result.found.passes for result in results),
+        encoder_passes=sum(result.search.encoder_passes for result in results),
+        fusion_passes=sum(result.search.passes for result in results),
         cap=made.subject.recipe.search.max_fusion_passes * len(made.results),
         seconds=round(made.seconds, 3),
         judged=tuple(one for target in made.results for one in _judged(made, target)),
@@ -36,12 +36,12 @@ def _judged(made: Compiled, target: str) -> list[JudgedReport]:
             drop={subset: drop.drop for subset, drop in one.drops.items()},
             within_budget=one.within_budget,
         )
-        for one in result.found.judged
+        for one in result.search.judged
     ]
 
 
 def _front(made: Compiled, target: str) -> list[FrontPoint]:
-    judged = front(made.results[target].found.judged)
+    judged = front(made.results[target].search.judged)
     worst = [made.subject.budget.worst("validation", {s: drop.drop for s, drop in j.drops.items()}) for j in judged]
     return [
         FrontPoint(

@@ -92,7 +92,9 @@ def _counted(made: Compiled) -> tuple[str, ...]:
 
 def _stand_ins(made: Compiled) -> dict[str, StandIn]:
     """Return what ran files in place of a device's runtime, by target."""
-    backends = ((target, backend) for target, result in made.results.items() for backend in result.data.backends)
+    backends = (
+        (target, backend) for target, result in made.results.items() for backend in result.data.toolchains.backends
+    )
     return {target: backend for target, backend in backends if is_emulated(backend)}
 
 
@@ -115,8 +117,14 @@ def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
             f"Latency and memory were measured on the device, {machine.cpu}; accuracy was judged on the machine that "
             "compiled. The torch reference did not run on the device, so nothing is compared with its speed."
         ]
-    found += [f"Stages: {note}." for note in made.subject.notes]
+    found += [f"Stages: {note}." for note in made.subject.found.notes]
     found += [f"{target}: no bundle. {reason}" for target, reason in made.failed.items()]
+    for target in made.rungs:
+        refused = made.timings.refused.get(target, {})
+        found += [
+            f"{target}, {rung}: what was chosen cannot be timed, and is left out: {why}"
+            for rung, why in refused.items()
+        ]
     for target, rungs in made.rungs.items():
         for rung in rungs:
             timing = made.timings.rungs[target][rung.name].speedup_over_float

@@ -41,12 +41,12 @@ class Assembly:
             target=data.candidates.target,
             model=subject.spec,
             stages=subject.specs,
-            candidates=tuple(built[id_].record(data.target(built[id_]), checked[id_].tolerance) for id_ in used),
+            candidates=tuple(built[id_].record(data.tools(built[id_]).target, checked[id_].tolerance) for id_ in used),
             rungs=tuple(rungs),
             default_rung=rungs[0].name,
             golden=self._golden_cases[0],
             files=(),
-            provenance=msgspec.structs.replace(subject.provenance, tools=data.versions()),
+            provenance=msgspec.structs.replace(subject.provenance, tools=data.toolchains.versions()),
         )
 
     def contents(self, rungs: Sequence[Rung]) -> dict[str, bytes]:
@@ -56,7 +56,7 @@ class Assembly:
         for rung in rungs:
             for candidate in rung.candidates.values():
                 one = built[candidate]
-                files[one.file(data.target(one))] = one.read()
+                files[one.file(data.tools(one).target)] = one.read()
         return files
 
     @cached_property

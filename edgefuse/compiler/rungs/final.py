@@ -19,6 +19,7 @@ from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.rungs.result import TargetResult
 from edgefuse.compiler.search import Combination, SubsetDrop
 from edgefuse.compiler.timing import DraftRung, Timer
+from edgefuse.compiler.timing.refusing import rung_times
 from edgefuse.compiler.timing.timer import Unit
 from edgefuse.datasets.cache import Cache
 from edgefuse.measure.latency import Interleaved, Latencies
@@ -77,7 +78,8 @@ class Timings(Record, frozen=True, kw_only=True):
     """The times of the reference and of all rungs of all targets (target, then rung); `unit` is that of the rungs.
 
     `pressure` is what else the machine did while the rungs were timed, `reference_stages_pressure` the same of the
-    stages in torch.
+    stages in torch. `refused` says why a rung could not be timed (target, then rung); if it is the float one, none of
+    its target could.
     """
 
     reference: str
@@ -87,6 +89,7 @@ class Timings(Record, frozen=True, kw_only=True):
     unit: Unit = "ms"
     pressure: Pressure = msgspec.field(default_factory=Pressure)
     reference_stages_pressure: Pressure = msgspec.field(default_factory=Pressure)
+    refused: dict[str, dict[str, str]] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,22 +129,30 @@ class TestSplit:
 
 
 def time_rungs(subject: Subject, drafts: Sequence[DraftRung], timer: Timer, note: Callable[[str], None]) -> Timings:
-    """Time the reference and every rung of every target, all together.
+    """Time the reference and every rung of every target, all together; rungs that cannot be timed are left out.
 
     Args:
         subject: the model.
         drafts: the rungs, with bundles that have them.
         timer: compares them.
         note: is told what is going on.
+
+    Raises:
+        EdgefuseError: if no target's float rung can be timed.
     """
     threads = subject.recipe.compile.threads
     note("choose the torch reference")
     reference = TorchReference(subject.module, min(threads, available_processors()))  # a device may have more
     inputs = _test_inputs(subject)
     note("time all rungs against the reference")
-    times = timer.rungs(drafts, inputs, lambda item: reference.run(item.values, item.present), threads)
+    in_reference = lambda item: reference.run(item.values, item.present)  # noqa: E731
+    times, why = rung_times(lambda some: timer.rungs(some, inputs, in_reference, threads), drafts)
     rungs: dict[str, dict[str, RungTiming]] = {draft.target: {} for draft in drafts}
+    refused: dict[str, dict[str, str]] = {}
     for draft in drafts:
+        if draft.key in why:
+            refused.setdefault(draft.target, {})[draft.name] = why[draft.key]
+            continue
         time = times.rungs[draft.key]
         rungs[draft.target][draft.name] = RungTiming(
             figure=time.figure,
@@ -159,6 +170,7 @@ def time_rungs(subject: Subject, drafts: Sequence[DraftRung], timer: Timer, note
         unit=timer.unit,
         pressure=times.pressure,
         reference_stages_pressure=stages.pressure if stages else Pressure(),
+        refused=refused,
     )
 
 

@@ -28,12 +28,12 @@ def alternatives(result: TargetResult, rungs: Mapping[str, Mapping[str, Combinat
         rungs: of each member, the default one first.
     """
     objective = result.data.material.subject.recipe.search.objective
-    held = result.found.winners[objective].within_budget
+    held = result.search.winners[objective].within_budget
     return {
         joined_id(name, part.target): {stage: joined_id(one, part.target) for stage, one in combination.items()}
         for part in result.parts
         for name, combination in rungs[part.target].items()
-        if not reduced(name) and part.found.winners[objective_of(name)].within_budget >= held
+        if not reduced(name) and part.search.winners[objective_of(name)].within_budget >= held
     }
 
 

@@ -11,7 +11,7 @@ from edgefuse.compiler.candidates.target_data import TargetData
 from edgefuse.compiler.evaluation.drops import drops
 from edgefuse.compiler.evaluation.evaluator import is_leaf
 from edgefuse.compiler.evaluation.runners import Runner, in_torch
-from edgefuse.compiler.search import Combination, Found, Search, StageFigure, SubsetDrop, once_a_file
+from edgefuse.compiler.search import Combination, Search, SearchResult, StageFigure, SubsetDrop, once_a_file
 from edgefuse.compiler.timing import Timer
 from edgefuse.compiler.timing.figures import figures
 
@@ -27,7 +27,7 @@ class TargetResult:
     data: TargetData
     machine: Machine
     figures: Sequence[StageFigure]
-    found: Found
+    search: SearchResult
     parts: Sequence[TargetResult] = ()
 
     @property

@@ -22,6 +22,7 @@ from edgefuse.compiler.search.frontier import NAMES, ladder, objective_of, reduc
 from edgefuse.compiler.timing import DraftRung, Timer, kept
 from edgefuse.compiler.timing.timer import FLOAT_RUNG
 from edgefuse.datasets.cache import Cache
+from edgefuse.errors import EdgefuseError, MeasureError
 from edgefuse.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Finished:
 
 def choose(result: TargetResult) -> dict[str, Combination]:
     """Return the rungs that a search gives, the default one first; for a joined target those of its members, too."""
-    found, subject = result.found, result.data.material.subject
+    found, subject = result.search, result.data.material.subject
     objective, largest = subject.recipe.search.objective, subject.budget.largest_drop
     rungs = ladder(found.judged, found.winners, default=objective, largest_drop=largest)
     chosen = {rung: one.candidates for rung, one in rungs}
@@ -67,8 +68,8 @@ def finish(result: TargetResult, test: TestSplit) -> Finished:
 
 def timed(
     finished: Sequence[Finished], test: TestSplit, cache: Cache, progress: Progress, timer: Timer
-) -> tuple[list[Finished], Timings]:
-    """Time all rungs end to end, and hold the fast ones to it.
+) -> tuple[list[Finished], Timings, dict[str, EdgefuseError]]:
+    """Time all rungs end to end, and hold the fast ones to it; a target whose float rung cannot be timed is left out.
 
     Args:
         finished: the targets with their rungs.
@@ -76,8 +77,20 @@ def timed(
         cache: that keeps timings.
         progress: is told what is timed.
         timer: that compares them.
+
+    Returns:
+        The targets that are left, all timings, and the error of each of the others.
     """
-    return _never_slower(finished, _timings(finished, cache, progress, timer), test)
+    timings = _timings(finished, cache, progress, timer)
+    failed: dict[str, EdgefuseError] = {}
+    for target, refused in timings.refused.items():
+        for rung, why in refused.items():
+            logger.warning("%s: the rung '%s' cannot be timed: %s", target, rung, why)
+        if FLOAT_RUNG in refused:
+            why = refused[FLOAT_RUNG].rstrip(".")
+            failed[target] = MeasureError(f"the float files of '{target}' cannot be timed together: {why}")
+    kept, timings = _never_slower([f for f in finished if f.target not in failed], timings, test)
+    return kept, timings, failed
 
 
 def _slow(timing: RungTiming) -> bool:
@@ -116,15 +129,21 @@ def _drafted(finished: Finished, folder: Path) -> Iterator[DraftRung]:
 def _never_slower(finished: Sequence[Finished], timings: Timings, test: TestSplit) -> tuple[list[Finished], Timings]:
     """Hold the rungs to what was measured of them end to end.
 
-    The rung `fast` gets its float stages where it was not shown to be faster than them, and a reduced rung that is
-    not faster than the rung before it is left out.
+    The rung `fast` gets its float stages where it was not shown to be faster than them, as does a default one that
+    cannot be timed; another that cannot, and a reduced rung that is not faster than the rung before it, are left out.
     """
     kept: list[Finished] = []
     rungs = {target: dict(of_target) for target, of_target in timings.rungs.items()}
     for f in finished:
         here, chosen, accuracies = rungs[f.target], dict(f.assembly.chosen), dict(f.accuracies)
+        floats, default = f.result.floats, next(iter(chosen))
+        for name in timings.refused.get(f.target, ()):
+            if name == default:
+                here[name], chosen[name] = here[FLOAT_RUNG], floats
+                accuracies[name] = test.judge(f.result, floats)
+            else:
+                del chosen[name]
         settle(f.result, chosen, accuracies, here)
-        floats = f.result.floats
         if chosen.get(_FAST, floats) != floats and _slow(here[_FAST]):
             logger.warning("%s: no combination is faster than float end to end", f.target)
             here[_FAST], chosen[_FAST] = here[FLOAT_RUNG], floats

@@ -16,44 +16,43 @@
 The modules:
 
 - `figures`: what the search reads and gives back;
-- `candidates`: ties, float twins, dominated candidates;
 - `space`: all combinations as arrays;
+- `choices`: ties, float twins, dominated candidates, costs;
 - `prediction`: the drop of a combination, predicted;
 - `frontier`: the Pareto front, and the rungs.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 
-from edgefuse.compiler.search.candidates import Candidates
+from edgefuse.compiler.search.choices import Choices
 from edgefuse.compiler.search.figures import (
     Combination,
     Drops,
     Floats,
-    Found,
     Judged,
     Limits,
     Objective,
+    SearchResult,
     StageFigure,
     SubsetDrop,
     once_a_file,
 )
 from edgefuse.compiler.search.prediction import DropModel, Effects
-from edgefuse.compiler.search.space import position_of, repeated, sums, thinned
+from edgefuse.compiler.search.space import position_of, sums, thinned
 
 __all__ = [
     "Combination",
     "Drops",
-    "Found",
     "Judged",
     "Limits",
     "Objective",
     "Search",
+    "SearchResult",
     "StageFigure",
     "SubsetDrop",
     "once_a_file",
@@ -61,8 +60,6 @@ __all__ = [
 
 # An expected gain below this share of the float combination is not worth a pass.
 _WORTH_A_PASS = 1e-4
-# What counts as a large drop where the budget is (nearly) nothing.
-_SMALLEST_SCALE = 0.005
 # Shares of the passes: at the most for stages alone, and at the least for all objectives but the first.
 _PROBING, _OTHERS = 0.15, 0.25
 # The normal distribution function is the logistic one of 1.702 times its argument, within 0.01.
@@ -107,21 +104,20 @@ class Search:
     relaxed: Sequence[float] = (3.0,)
     caution: float = 1.0
     weights: Mapping[str, float] = field(default_factory=dict)
-    smallest_scale: float = _SMALLEST_SCALE
+    smallest_scale: float = 0.005
     leaves: Collection[str] | None = None
     _floor: dict[str, float] = field(default_factory=dict, init=False)
     _judged: dict[tuple[int, ...], Judged] = field(default_factory=dict, init=False)
     _cautious: list[list[float]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self._candidates = Candidates(self.figures)
-        self._scale = max(self.max_drop, self.smallest_scale)
-        self._model = DropModel(self._candidates.figures, self._scale)
-        self._floats = self._candidates.indices(self._candidates.floats())
+        self._choices = Choices(self.figures)
+        self._model = DropModel(self._choices.figures, max(self.max_drop, self.smallest_scale))
+        self._bounds = self.limits.bounds(self._choices.float_p50)
 
-    def run(self) -> Found:
+    def run(self) -> SearchResult:
         """Judge the float combination, stages alone, and then combinations by expected gain."""
-        self._judge(self._floats)
+        self._judge(self._choices.floats)
         first, *others = self._goals()
         self._probe(1 + int(_PROBING * (self.max_passes - 1)))
         self._walk([first], self.max_passes - int(_OTHERS * self.max_passes) if others else self.max_passes)
@@ -129,11 +125,11 @@ class Search:
         self._walk([first], self.max_passes)
         ran = [f for f in self.figures if self.leaves is None or f.stage in self.leaves]
         winners = {objective: self._winner(objective) for objective in self.objectives}
-        return Found(winners, list(self._judged.values()), len(self._judged), len(ran))
+        return SearchResult(winners, list(self._judged.values()), len(self._judged), len(ran))
 
     def _goals(self) -> list[_Goal]:
         """Return what to look for, the most important first."""
-        lossless = max(self._judged[self._floats].worst_drop, 0.0)
+        lossless = max(self._judged[self._choices.floats].worst_drop, 0.0)
         goals = [_Goal(o, lossless if o == "accuracy" else self.max_drop) for o in self.objectives]
         return goals + [_Goal("latency", self.max_drop * multiple) for multiple in self.relaxed]
 
@@ -151,9 +147,9 @@ class Search:
 
     def _probe(self, limit: int) -> None:
         """Bisect the frontiers of all stages in turn, the slowest stage first."""
-        members = self._candidates.members
-        order = sorted(range(len(members)), key=lambda s: (-self._candidates.figures[self._floats[s]].p50, s))
-        probes = [self._bisect(stage, self._frontier(members[stage])) for stage in order]
+        members = self._choices.members
+        order = sorted(range(len(members)), key=lambda s: (-self._choices.figures[self._choices.floats[s]].p50, s))
+        probes = [self._bisect(stage, self._choices.frontier(members[stage])) for stage in order]
         while probes and len(self._judged) < limit:
             probe = probes.pop(0)
             if next(probe, None) is not None:
@@ -161,10 +157,10 @@ class Search:
 
     def _bisect(self, stage: int, frontier: Sequence[int]) -> Iterator[Judged]:
         """Judge the fastest candidate, and then halve the frontier between what breaks half the budget and what not."""
-        broken, held = -1, len(frontier)
+        floats, broken, held = self._choices.floats, -1, len(frontier)
         position = 0
         while held - broken > 1:
-            judged = self._judge((*self._floats[:stage], frontier[position], *self._floats[stage + 1 :]))
+            judged = self._judge((*floats[:stage], frontier[position], *floats[stage + 1 :]))
             if judged.worst_drop <= self.max_drop / 2:
                 held = position
             else:
@@ -172,30 +168,21 @@ class Search:
             yield judged
             position = (broken + held) // 2
 
-    def _frontier(self, members: Sequence[int]) -> list[int]:
-        """Return the candidates of a stage on the front of latency and noise, the fastest first, without float."""
-        figures, tied = self._candidates.figures, self._candidates.tied
-        usable = [i for i in members if self._candidates.fast[i] and not figures[i].is_float]
-        frontier: list[int] = []
-        for i in sorted(usable, key=lambda i: (tied[i], figures[i].noise, i)):
-            if not frontier or figures[i].noise < figures[frontier[-1]].noise:
-                frontier.append(i)
-        return frontier
-
     # Together: which combination is worth a pass?
 
     def _most_promising(self, goal: _Goal) -> tuple[int, ...] | None:
         """Return the combination with the largest expected gain, or `None` if no gain is worth a pass."""
         effects = self._effects()
-        cost = self._candidates.cost(goal.objective)
-        options = thinned(self._candidates.options(goal.objective), cost, effects.mean.max(axis=1))
-        costs, chance = sums(options, cost[:, None])[:, 0], self._chance(goal, effects, options)
-        overruns = self._overruns(options)
+        choices, objective = self._choices, goal.objective
+        options = thinned(choices.options(objective), choices.cost(objective), effects.mean.max(axis=1))
+        costs, chance = choices.costs(objective, options), self._chance(goal, effects, options)
+        overruns = choices.overruns(options, self._bounds)
         for known in self._judged:
             if all(i in own for i, own in zip(known, options, strict=True)):
                 chance[position_of(known, options)] = 0.0
         chance[overruns > max(float(overruns.min()), 0.0)] = 0.0
-        best = min((cost[list(k)].sum() for k, j in self._judged.items() if self._reaches(goal, k, j)), default=None)
+        reaching = [[[i] for i in k] for k, judged in self._judged.items() if self._reaches(goal, k, judged)]
+        best = min((choices.costs(objective, alone)[0] for alone in reaching), default=None)
         # Where nothing reaches the goal yet: what is most likely to, and the cheapest of those.
         gain = 1.0 + _WORTH_A_PASS * (costs.max() - costs) if best is None else best - costs
         score = chance * gain
@@ -211,7 +198,7 @@ class Search:
 
     def _chance(self, goal: _Goal, effects: Effects, options: Sequence[Sequence[int]]) -> Floats:
         """Return the probability that each combination holds the goal's budget in its worst subset."""
-        is_part = np.array([[0.0 if figure.is_float else 1.0] for figure in self._candidates.figures])
+        is_part = np.array([[0.0 if figure.is_float else 1.0] for figure in self._choices.figures])
         parts = sums(options, is_part)[:, 0]
         mean, variance = sums(options, effects.mean), sums(options, effects.variance[:, None])[:, 0]
         ratio = np.where(parts > 1, effects.ratio, 1.0)
@@ -219,44 +206,15 @@ class Search:
         margin = goal.budget - np.array(self._cautious[0]) - ratio[:, None] * mean
         return np.asarray(1 / (1 + np.exp(-np.clip(_LOGISTIC * margin.min(axis=1) / spread, -50, 50))))
 
-    def _overruns(self, options: Sequence[Sequence[int]]) -> Floats:
-        """Return how far combinations miss the limits, as the largest share."""
-        figures = self._candidates.figures
-        measured = np.array([[f.p50, f.size_bytes, f.memory_bytes] for f in figures], np.float64)
-        bounds = np.array([self._max_latency(), self._max(self.limits.max_size_bytes), self._max_memory()])
-        totals = sums(options, measured)
-        files = [f.file for f in figures]
-        if len(known := [file for file in files if file]) > len(set(known)):
-            totals = totals - repeated(options, measured * [0, 1, 1], files)
-        shares = totals / np.maximum(bounds, 1e-12)
-        return np.asarray(np.maximum(shares - 1, 0).max(axis=1), np.float64)
-
-    def _max_latency(self) -> float:
-        share = self._max(self.limits.max_latency_share)
-        floats = sum(self._candidates.figures[i].p50 for i in self._floats)
-        return min(self._max(self.limits.max_latency_ms), share * floats)
-
-    def _max_memory(self) -> float:
-        return self._max(self.limits.max_memory_bytes)
-
-    @staticmethod
-    def _max(limit: float | None) -> float:
-        return math.inf if limit is None else float(limit)
-
     # What was found.
 
     def _reaches(self, goal: _Goal, indices: Sequence[int], judged: Judged) -> bool:
-        return judged.worst_drop <= goal.budget and judged.overrun <= 0 and self._allowed(goal.objective, indices)
-
-    def _allowed(self, objective: Objective, indices: Sequence[int]) -> bool:
-        """Whether an objective may choose it: what is slower than float is for size and memory only."""
-        if objective == "latency":
-            return all(self._candidates.fast[i] for i in indices)
-        floats = sum(self._candidates.figures[i].p50 for i in self._floats)
-        return objective != "accuracy" or sum(self._candidates.figures[i].p50 for i in indices) <= floats
+        return (
+            judged.worst_drop <= goal.budget and judged.overrun <= 0 and self._choices.allowed(goal.objective, indices)
+        )
 
     def _winner(self, objective: Objective) -> Judged:
-        allowed = {k: judged for k, judged in self._judged.items() if self._allowed(objective, k)}
+        allowed = {k: judged for k, judged in self._judged.items() if self._choices.allowed(objective, k)}
         within = {k: judged for k, judged in allowed.items() if judged.within_budget}
         if within:
             return within[min(within, key=lambda k: self._rank(objective, k))]
@@ -265,7 +223,7 @@ class Search:
     def _rank(self, objective: Objective, indices: Sequence[int]) -> tuple[float, float, float, str]:
         """Return what orders judged combinations: the objective, then the other figures, then the name."""
         judged = self._judged[tuple(indices)]
-        latency, size = float(self._candidates.tied[list(indices)].sum()), float(judged.size_bytes)
+        latency, size = float(self._choices.tied[list(indices)].sum()), float(judged.size_bytes)
         loss = max(judged.worst_drop, 0.0)
         order: dict[Objective, tuple[float, float, float]] = {
             "latency": (latency, size, loss),
@@ -278,21 +236,21 @@ class Search:
     def _judge(self, indices: tuple[int, ...]) -> Judged:
         if indices in self._judged:
             return self._judged[indices]
-        combination = self._candidates.combination(indices)
+        combination = self._choices.combination(indices)
         drops = dict(self.judge(combination))
         self._floor = self._floor or {subset: drop.standard_error for subset, drop in drops.items()}
         cautious = [self._with_caution(subset, drops[subset]) for subset in self.subsets]
         self._cautious.append(cautious)
-        figures = [self._candidates.figures[i] for i in indices]
+        figures = [self._choices.figures[i] for i in indices]
         self._judged[indices] = Judged(
             candidates=dict(combination),
-            p50=sum(f.p50 for f in figures),
+            p50=self._choices.p50(indices),
             size_bytes=sum(f.size_bytes for f in once_a_file(figures)),
             memory_bytes=sum(f.memory_bytes for f in once_a_file(figures)),
             drops=drops,
             worst_drop=max(cautious),
             excess=max(cautious) - self.max_drop,
-            overrun=float(self._overruns([[i] for i in indices])[0]),
+            overrun=float(self._choices.overruns([[i] for i in indices], self._bounds)[0]),
         )
         return self._judged[indices]
 

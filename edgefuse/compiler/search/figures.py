@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -147,9 +148,21 @@ class Limits:
     max_size_bytes: int | None = None
     max_memory_bytes: int | None = None
 
+    def bounds(self, float_p50: float) -> tuple[float, float, float]:
+        """Return the limits of latency, size and memory, infinite where there is none.
+
+        Args:
+            float_p50: the latency of the float combination.
+        """
+        latency, share, size, memory = (
+            math.inf if limit is None else float(limit)
+            for limit in (self.max_latency_ms, self.max_latency_share, self.max_size_bytes, self.max_memory_bytes)
+        )
+        return min(latency, share * float_p50), size, memory
+
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The result of a search.
 
     Attributes:

@@ -4,7 +4,7 @@
 - `here`: measures on this machine;
 - `remote`: measures on a device;
 - `proxy`: counts a cost where nothing can be measured;
-- `refusing`: files that cannot be timed are left out;
+- `refusing`: files and rungs that cannot be timed are left out;
 - `kept`: timings in the cache;
 - `figures`: figures of every candidate alone.
 """

@@ -57,7 +57,7 @@ def figures(
 
 def _measured(data: TargetData, stage: StageSpec, timer: Timer) -> _Figures:
     built, feeds = data.candidates.built[stage.name], data.timing_feeds(stage)
-    contenders = [Contender(one, feeds, data.backend(one)) for one in built]
+    contenders = [Contender(one, feeds, data.tools(one).backend) for one in built]
     times, refused = stage_times(timer, stage, contenders, data.material.subject.recipe.compile.threads)
     found = []
     for candidate in (one for one in built if one.id in times):

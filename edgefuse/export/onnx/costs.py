@@ -16,7 +16,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 from onnxscript.optimizer import fold_constants
 
 from edgefuse.export.cost_graph import CostGraph, Family, Operation
-from edgefuse.export.onnx.shapes import complete_shapes
+from edgefuse.export.onnx.shapes import complete_shapes, static_shape
 
 _VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "DequantizeLinear"})
 _TABLES = frozenset({"Gather", "GatherBlockQuantized"})
@@ -160,7 +160,7 @@ def _absorbs(maker: Operation, node: ir.Node, data: ir.Value, others: list[ir.Va
     if maker.mac == 0 or len(maker.writes) != 1:
         return False
     if node.op_type in ("Add", "Mul"):  # a bias or a scale: one number, or one per channel of the last axis
-        channels = _shape(data)[-1] if _shape(data) else 1
+        channels = static_shape(data)[-1] if static_shape(data) else 1
         return all((_size(value) or 0) <= channels for value in others)
     return node.op_type in ("Relu", "Clip") or (node.op_type == "Cast" and data.dtype == ir.DataType.INT32)
 
@@ -175,14 +175,14 @@ def _mac(node: ir.Node) -> int:
     """Return the multiply-accumulates of a node whose shapes are known."""
     kind = node.op_type
     if kind in _CONVOLUTIONS:
-        return _count(node.outputs[0]) * math.prod(_shape(node.inputs[_CONVOLUTIONS[kind]])[1:])
+        return _count(node.outputs[0]) * math.prod(static_shape(node.inputs[_CONVOLUTIONS[kind]])[1:])
     if kind == "ConvTranspose":
-        return _count(node.inputs[0]) * math.prod(_shape(node.inputs[1])[1:])
+        return _count(node.inputs[0]) * math.prod(static_shape(node.inputs[1])[1:])
     if kind in _PRODUCTS:
-        shape = _shape(node.inputs[0])
+        shape = static_shape(node.inputs[0])
         return _count(node.outputs[0]) * shape[-2 if node.attributes.get_int("transA", 0) else -1]
     if kind in _RECURRENT:
-        steps, batch, _ = _shape(node.inputs[0])
+        steps, batch, _ = static_shape(node.inputs[0])
         return steps * batch * (_count(node.inputs[1]) + _count(node.inputs[2]))
     if kind in _ATTENTION:
         return _attention_mac(node)
@@ -193,23 +193,19 @@ def _attention_mac(node: ir.Node) -> int:
     """Return the products of queries with keys, and of their softmax with values."""
     queries, keys = node.inputs[0], node.inputs[1]
     if node.op_type == "Attention" and node.domain == "com.microsoft":  # the projections stand in its weights
-        batch, steps, width = _shape(queries)
-        columns = _shape(keys)[1]
+        batch, steps, width = static_shape(queries)
+        columns = static_shape(keys)[1]
         return batch * steps * (width * columns + 2 * steps * columns // 3)
-    return (_count(queries) + _count(node.outputs[0])) * _shape(keys)[-2]
-
-
-def _shape(value: ir.Value | None) -> tuple[int, ...]:
-    return tuple(int(d) for d in value.shape) if value is not None and value.shape is not None else ()  # type: ignore[arg-type]
+    return (_count(queries) + _count(node.outputs[0])) * static_shape(keys)[-2]
 
 
 def _size(value: ir.Value) -> int | None:
     """Return the number of elements, or None if it is not known."""
-    return math.prod(_shape(value)) if value.shape is not None and value.shape.is_static() else None
+    return math.prod(static_shape(value)) if value.shape is not None and value.shape.is_static() else None
 
 
 def _count(value: ir.Value | None) -> int:
-    return math.prod(_shape(value))
+    return math.prod(static_shape(value))
 
 
 def _bytes(value: ir.Value) -> float:

@@ -36,7 +36,7 @@ from edgefuse.export.onnx.sizes import (
     works_at_one_size,
 )
 from edgefuse.export.target import Lowered
-from edgefuse.export.torch.forms import ALL, COMMON, Table, first_that_agrees
+from edgefuse.export.torch.forms import COMMON, Table, first_that_agrees
 from edgefuse.export.tracing import first_words, named_operators, quiet
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import Backend
@@ -73,14 +73,6 @@ class OnnxTarget:
         """Load what torch's exporter translates by."""
         _registry()
 
-    def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
-        """Name the operators of a stage that ONNX has no translation for, with the module each comes from.
-
-        Raises:
-            ExportError: if torch cannot trace the stage.
-        """
-        return untranslatable(stage)
-
     def lower(self, stage: TorchStage) -> Lowered:
         """Lower a stage in float32 and compare the file with torch.
 
@@ -97,15 +89,6 @@ class OnnxTarget:
     def versions(self) -> dict[str, str]:
         """Return the versions of torch, of the exporter's libraries and of the runtime that checks."""
         return {tool: version(tool) for tool in TOOLS}
-
-
-def untranslatable(stage: TorchStage) -> tuple[str, ...]:
-    """Name the operators of a stage that ONNX has no translation for, with the module each comes from.
-
-    Raises:
-        ExportError: if torch cannot trace the stage.
-    """
-    return _untranslatable(trace_with_open_sizes(stage, ALL), stage)
 
 
 def translated(stage: TorchStage, rewrite: Callable[[ir.Model], None], forms: Table = COMMON) -> ir.Model:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from edgefuse.export.cost_graph import CostGraph
 from edgefuse.export.onnx import costs
 from edgefuse.export.onnx.forms import apply_common_forms
-from edgefuse.export.onnx.target import TOOLS, finished, translated, untranslatable
+from edgefuse.export.onnx.target import TOOLS, finished, translated
 from edgefuse.export.target import Lowered
 from edgefuse.export.torch.forms import first_that_agrees
 from edgefuse.stages.stage import TorchStage
@@ -25,14 +25,6 @@ class OpenvinoTarget:
     suffix = ".onnx"
     accelerator = "cpu"
     pads = False
-
-    def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
-        """Name the operators of a stage that ONNX has no translation for, with the module each comes from.
-
-        Raises:
-            ExportError: if torch cannot trace the stage.
-        """
-        return untranslatable(stage)
 
     def lower(self, stage: TorchStage) -> Lowered:
         """Lower a stage in float32 and compare the file, as OpenVINO runs it, with torch.

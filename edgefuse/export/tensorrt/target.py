@@ -21,7 +21,7 @@ from edgefuse.errors import ExportError, ModelError
 from edgefuse.export.cost_graph import CostGraph, Roofline
 from edgefuse.export.onnx import costs
 from edgefuse.export.onnx.forms import apply_common_forms
-from edgefuse.export.onnx.target import TOOLS, finished, translated, untranslatable
+from edgefuse.export.onnx.target import TOOLS, finished, translated
 from edgefuse.export.target import Lowered
 from edgefuse.export.tensorrt import builder
 from edgefuse.export.tensorrt.bounds import name_single_bounds
@@ -48,14 +48,6 @@ class TensorrtTarget:
     accelerator = "gpu"
     pads = False
     roofline = JETSON
-
-    def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
-        """Name the operators of a stage that ONNX or TensorRT does not have, with the module each comes from.
-
-        Raises:
-            ExportError: if torch cannot trace the stage.
-        """
-        return untranslatable(stage) or refused(translated(stage, prepare))
 
     def lower(self, stage: TorchStage) -> Lowered:
         """Lower a stage in float32, compare the file with torch, plan the engine, and build one where that is possible.

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
+from edgefuse.export.torch.inlining import argument
+
 aten = torch.ops.aten
 
 # The most pieces that a window over raw samples is cut into; beyond it the copies cost more than they save.
@@ -41,7 +43,7 @@ def fold_batch_norm(module: GraphModule) -> None:
     """Fold each batch norm that follows a convolution into its weights and bias."""
     for norm in _calls(module, aten.batch_norm.default):
         conv, gamma, beta, mean, variance, training, _, eps = norm.args[:8]
-        bias = _argument(conv, 2, None)
+        bias = argument(conv, 2, None)
         if training or conv.target not in (aten.conv1d.default, aten.conv2d.default) or len(conv.users) > 1:
             continue
         if not _are_constants(conv.args[1], bias, gamma, beta, mean, variance):
@@ -64,10 +66,10 @@ def fold_batch_norm(module: GraphModule) -> None:
 def lower_conv1d(module: GraphModule) -> None:
     """Turn convolutions over [B, C, T] into ones with channels last: matrix products where they are that."""
     for conv in _calls(module, aten.conv1d.default):
-        bias = _argument(conv, 2, None)
-        if conv.meta["val"].dim() != 3 or _argument(conv, 6, 1) != 1 or not _are_constants(conv.args[1], bias):
+        bias = argument(conv, 2, None)
+        if conv.meta["val"].dim() != 3 or argument(conv, 6, 1) != 1 or not _are_constants(conv.args[1], bias):
             continue
-        stride, padding, dilation = (_argument(conv, position, [default])[0] for position, default in _CONV1D_SIZES)
+        stride, padding, dilation = (argument(conv, position, [default])[0] for position, default in _CONV1D_SIZES)
         x, weight = conv.args[0], _constant(module, conv.args[1])
         kernel = weight.shape[2]
         with module.graph.inserting_before(conv):
@@ -91,14 +93,14 @@ def lower_layer_norm(module: GraphModule) -> None:
         x, shape = norm.args[:2]
         if len(shape) != 1:
             continue
-        gamma, beta = (_argument(norm, position, None) for position in (2, 3))
+        gamma, beta = (argument(norm, position, None) for position in (2, 3))
         graph = module.graph
         with graph.inserting_before(norm):
             centred = _call(graph, aten.sub.Tensor, x, _call(graph, aten.mean.dim, x, [-1], True))
             squares = _call(graph, aten.mul.Tensor, centred, centred)
             variance = _call(graph, aten.mean.dim, squares, [-1], True)
             deviation = _call(
-                graph, aten.rsqrt.default, _call(graph, aten.add.Tensor, variance, _argument(norm, 4, 1e-5))
+                graph, aten.rsqrt.default, _call(graph, aten.add.Tensor, variance, argument(norm, 4, 1e-5))
             )
             y = _call(graph, aten.mul.Tensor, centred, deviation)
         if not _move_into_linear(module, norm, gamma, beta):
@@ -168,10 +170,10 @@ def _move_into_linear(module: GraphModule, norm: Node, gamma: Node | None, beta:
     users = list(norm.users)
     if not users or any(user.target is not aten.linear.default or user.args[0] is not norm for user in users):
         return False
-    if not all(_are_constants(gamma, beta, user.args[1], _argument(user, 2, None)) for user in users):
+    if not all(_are_constants(gamma, beta, user.args[1], argument(user, 2, None)) for user in users):
         return False
     for linear in users:
-        weight, bias = _constant(module, linear.args[1]), _argument(linear, 2, None)
+        weight, bias = _constant(module, linear.args[1]), argument(linear, 2, None)
         with module.graph.inserting_before(linear):
             if beta is not None:
                 shift = weight @ _constant(module, beta)
@@ -194,10 +196,6 @@ def _calls(module: GraphModule, target: Callable[..., Any]) -> Iterator[Any]:
 
 def _call(graph: Graph, target: Callable[..., Any], *args: Any) -> Any:
     return graph.call_function(target, args)
-
-
-def _argument(node: Node, position: int, default: Any) -> Any:
-    return node.args[position] if len(node.args) > position else default
 
 
 def _replace(node: Any, result: Any) -> None:

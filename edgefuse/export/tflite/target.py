@@ -60,14 +60,6 @@ class TfliteTarget:
             import litert_torch  # noqa: F401
             from litert_torch.backend import lowerings  # noqa: F401
 
-    def unsupported(self, stage: TorchStage) -> tuple[str, ...]:
-        """Name the operators of a stage that litert-torch has no lowering for, without lowering it.
-
-        Raises:
-            ExportError: if `torch.export` cannot trace the stage.
-        """
-        return _unsupported(_trace(stage), stage)
-
     def lower(self, stage: TorchStage) -> Lowered:
         """Lower a stage in float32; the same stage gives the same bytes.
 

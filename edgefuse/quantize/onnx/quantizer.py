@@ -36,8 +36,6 @@ _TOOLS = ("onnx", "onnx-ir", "onnxruntime", "numpy")
 class OnnxQuantizer:
     """Applies schemes to ONNX files; ports, types and shapes of the interface stay as they are."""
 
-    target = "onnx"
-
     def schemes(self, stage: StageSpec) -> tuple[Scheme, ...]:
         """Return what is worth trying, the likely best first.
 

@@ -39,8 +39,6 @@ class OpenvinoQuantizer:
     has it. `nncf_wi8_ai8` has NNCF's ranges and its corrected biases.
     """
 
-    target = "openvino"
-
     def schemes(self, stage: StageSpec) -> tuple[Scheme, ...]:
         """Return what is worth trying, the likely best first: they are equally fast, so the closest to float."""
         if stage.role == "frontend":

@@ -36,8 +36,6 @@ _TOOLS = ("onnx", "onnx-ir", "onnxruntime", "numpy")
 class TensorrtQuantizer:
     """Applies schemes to files of the target `tensorrt`; ports, types and shapes of the interface stay as they are."""
 
-    target = "tensorrt"
-
     def schemes(self, stage: StageSpec) -> tuple[Scheme, ...]:
         """Return what is worth trying, the likely best first: int8 where it pays in float16, and float16 alone."""
         if stage.role == "frontend":

@@ -23,7 +23,7 @@ from edgefuse.export.tracing import quiet
 from edgefuse.quantize import schemes
 from edgefuse.quantize.calibration.calibrators import CALIBRATORS
 from edgefuse.quantize.calibration.ranges import Range
-from edgefuse.quantize.tflite import selection as selection
+from edgefuse.quantize.tflite import selection
 from edgefuse.quantize.tflite.calibration import observe
 from edgefuse.quantize.tflite.selection import Operator, TfliteGraph
 from edgefuse.stages.stage import FeedSource
@@ -41,13 +41,11 @@ Rules: TypeAlias = list[dict[str, Any]]
 class TfliteQuantizer:
     """Applies schemes to LiteRT files; the interface of a file stays as it is, float32 and by the same names.
 
-    `static_wi8_ai8` quantizes what `tflite_selection.static` chooses (activations signed: XNNPACK has no other
+    `static_wi8_ai8` quantizes what `selection.static` chooses (activations signed: XNNPACK has no other
     kernels), `dynamic_wi8_af32` matrix products and plain convolutions; both store embedding tables in int8 with a
     scale per row, or in int4 with a scale per block (`table_bits`). `dynamic_wi4_af32` has matrix products and tables
     in int4, and convolutions in int8. `fp16` stores weights in half precision and computes in float32.
     """
-
-    target = "tflite"
 
     def schemes(self, stage: StageSpec) -> tuple[Scheme, ...]:
         """Return the schemes worth trying, the most promising first. A frontend gets none.

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from edgefuse.compiler.report.charts import HEIGHT, LEFT, RIGHT, TOP, WIDTH, frontier, round_values, scatter
-from edgefuse.compiler.report.schema import Budget, Gain, JudgedReport, RungReport, StageChoice
+from edgefuse.compiler.report.schema import BudgetReport, Gain, JudgedReport, RungReport, StageChoice
 
-POINT = Budget(max_drop=0.01)
+POINT = BudgetReport(max_drop=0.01)
 finite = st.floats(-1e6, 1e6)
 
 
@@ -63,7 +63,7 @@ def test_a_hopeless_combination_stands_at_the_edge_and_flattens_nothing() -> Non
 
 
 def test_a_share_of_the_reference_is_drawn_as_such() -> None:
-    budget = Budget(max_drop=2.0, share=0.02, limits={"all": 2.0}, search_limits={"all": 4.0, "half": 100.0})
+    budget = BudgetReport(max_drop=2.0, share=0.02, limits={"all": 2.0}, search_limits={"all": 4.0, "half": 100.0})
     item = replace(combination("static", 1.0, 0.0), drop={"all": 2.0, "half": 60.0})
     plot = scatter([item], [], budget)
     (mark,) = plot.marks
