@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from edgefuse.bundle.manifest import Pruning
 from edgefuse.bundle.spec import StageSpec
 
+TORCH, ONNX = "torch", "onnx"
+"""What a stage may have been made of."""
+
 Array: TypeAlias = npt.NDArray[np.generic]
 Feeds: TypeAlias = Mapping[str, Array]
 """Port name to array, with the batch dimension."""
@@ -67,6 +70,11 @@ class TorchStage:
     def file_name(self) -> str:
         """The name that a file of the stage bears inside."""
         return self.alike or self.spec.name
+
+    @property
+    def origin(self) -> str:
+        """What the stage was made of, as targets name it: `torch`, or `onnx` for a graph of an ONNX file."""
+        return getattr(self.module, "origin", TORCH)
 
     @property
     def said(self) -> str:

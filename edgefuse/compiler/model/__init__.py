@@ -5,6 +5,7 @@
 - `observation`: what inputs look like;
 - `weight_files`: files of weights, of all kinds that people have;
 - `weights`: fits them to a model;
+- `onnx_file`: an ONNX file in place of a torch module, with its spec;
 - `opening`: builds the model and takes it apart;
 - `samples`: checks of one sample;
 - `splits`: splits preprocessed and kept on disk;
