@@ -9,6 +9,7 @@
 - `branches`: where a model decides on sizes;
 - `padding`: whether a stage depends on it;
 - `parametrized`: weights that are computed in every run as plain ones;
+- `lengths`: `len(x)` as a size that may be open, while torch traces it;
 - `recurrent`: layers over any number of steps, while torch traces them;
 - `silence`: libraries that trace kept quiet, and their errors as the user's own line;
 - `agreement`: a file against torch.

@@ -12,7 +12,7 @@ from edgefuse.bundle.spec import Bounded, Bucketed, ModelSpec, StageSpec
 from edgefuse.graph import StageGraph
 from edgefuse.models.fusion import masked
 from edgefuse.stages.branches import Branch, feeds_at_branches
-from edgefuse.stages.examples import Mask, columns_of, example_feeds, samples_of, sizes_to_show, variants_of
+from edgefuse.stages.examples import FAILURES, Mask, columns_of, example_feeds, samples_of, sizes_to_show, variants_of
 from edgefuse.stages.explicit import dim_of
 from edgefuse.stages.found.parts import Unsplittable
 from edgefuse.stages.silence import at
@@ -32,7 +32,7 @@ def held_to_module(
     whole: TorchStage,
     masks: Sequence[Mask],
     *,
-    batched: bool,
+    unbatched: str = "",
     branches: Sequence[Branch] = (),
 ) -> Shapes:
     """Run stages and the module on generated inputs of several sizes, in batches, and with modalities absent.
@@ -41,7 +41,7 @@ def held_to_module(
         stages: in order; of what passes between them, names alone are known.
         whole: the module as one stage.
         masks: the absences that the model admits.
-        batched: whether the stages take several samples at a time.
+        unbatched: why the stages were traced for one sample, in words; empty where they take several at a time.
         branches: decisions on sizes that were traced as they fall at the largest.
 
     Returns:
@@ -55,11 +55,19 @@ def held_to_module(
         chain.compare([feeds], f" at other sizes than the largest, which is decided{at(line)}" if line else "")
     for feeds in feeds_of_all_sizes(whole, masks):
         chain.compare([feeds], "")
-    if batched:
-        for variant in variants_of([whole]):
-            count = max(_BATCH, len(masks))
-            samples = list(samples_of(whole, count=count, variant=variant, masks=masks))
+    for variant in variants_of([whole]):
+        count = max(_BATCH, len(masks))
+        samples = list(samples_of(whole, count=count, variant=variant, masks=masks))
+        if unbatched and not chain.module_takes(samples):
+            break
+        try:
             chain.compare(samples, f" in a batch of {count}" + (" short ones" if variant else ""))
+        except FAILURES as error:
+            if unbatched:
+                raise Unsplittable(
+                    f"it takes batches, and torch traces it for one sample alone: {unbatched}"
+                ) from error
+            raise
     return chain.shapes
 
 
@@ -99,16 +107,27 @@ class _Chain:
         Raises:
             Unsplittable: if the stages do not answer as the module does.
         """
-        pool = {
-            port.source.key: torch.from_numpy(np.concatenate([sample[port.tensor.name] for sample in samples]))
-            for port in self._whole.spec.inputs
-        }
+        pool = self._pool(samples)
 
         def run_stage(spec: StageSpec, given: dict[str, Tensor]) -> dict[str, Tensor]:
             return self._run(spec, given, pool.get("present"))
 
         found, _ = self._graph.run(self._graph.plan(()), run_stage, pool)
         _compare(_call(self._whole.module, list(pool.values())), found, self._whole, where)
+
+    def module_takes(self, samples: Sequence[Feeds]) -> bool:
+        """Tell whether the module takes samples as one batch."""
+        try:
+            _call(self._whole.module, list(self._pool(samples).values()))
+        except FAILURES:
+            return False
+        return True
+
+    def _pool(self, samples: Sequence[Feeds]) -> dict[str, Tensor]:
+        return {
+            port.source.key: torch.from_numpy(np.concatenate([sample[port.tensor.name] for sample in samples]))
+            for port in self._whole.spec.inputs
+        }
 
     def _run(self, spec: StageSpec, given: Mapping[str, Tensor], present: Tensor | None) -> dict[str, Tensor]:
         """Run a stage; what others read of an absent modality is zeros, as on a device."""

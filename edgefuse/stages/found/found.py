@@ -152,7 +152,7 @@ class _Search:
                     drafts,
                     whole,
                     masks_of(self._spec),
-                    batched=model.traced.batched,
+                    unbatched=model.traced.unbatched,
                     branches=model.traced.branches,
                 )
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:

@@ -20,6 +20,7 @@ from edgefuse.stages.branches import Branch, branches, guards_by_line
 from edgefuse.stages.found.calling import Called
 from edgefuse.stages.found.costs import value_of
 from edgefuse.stages.found.naming import Value, values_of
+from edgefuse.stages.lengths import open_lengths
 from edgefuse.stages.recurrent import open_steps
 from edgefuse.stages.silence import advice, at, first_words, quiet, user_line
 
@@ -121,7 +122,7 @@ def _axes(value: Value, *, batched: bool) -> dict[int, Any]:
 def _export(
     module: Called, tensors: Sequence[Tensor], axes: list[dict[int, Any]], kept: Collection[str]
 ) -> ExportedProgram:
-    with quiet(), _without_fast_path(), open_steps(), torch.no_grad():
+    with quiet(), _without_fast_path(), open_steps(), open_lengths(), torch.no_grad():
         return torch.export.export(
             module,
             tuple(tensors),
@@ -149,7 +150,7 @@ def _batch_sizes(program: ExportedProgram) -> bool:
 
 
 def _is_free(size: object) -> bool:
-    """Tell whether a size was left open: `len(x)` in the model fixes it, and its symbol then stands for a number."""
+    """Tell whether a size was left open: a loop over it fixes it, and its symbol then stands for a number."""
     return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
 
 

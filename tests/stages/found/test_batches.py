@@ -75,10 +75,10 @@ def test_stages_are_held_to_the_module_in_short_batches_too() -> None:
     made = found(models.Plain(), spec)
     whole = TorchStage(whole_spec(made.spec), made.module)
     stages = [(stage.spec, stage.module) for stage in made.stages]
-    assert held_to_module(stages, whole, (), batched=True)
+    assert held_to_module(stages, whole, ())
     stages[0] = (stages[0][0], _Mixing(stages[0][1], 12))
     with pytest.raises(Unsplittable, match="in a batch of 3 short ones"):
-        held_to_module(stages, whole, (), batched=True)
+        held_to_module(stages, whole, ())
 
 
 class _Unmasked(nn.Module):
@@ -99,10 +99,10 @@ def test_stages_are_held_to_the_module_in_batches_of_which_some_modalities_are_a
     stages = [(stage.spec, stage.module) for stage in made.stages]
     masks = masks_of(made.spec)
     assert masks == ((1.0, 1.0), (1.0, 0.0))
-    assert held_to_module(stages, whole, masks, batched=True)
+    assert held_to_module(stages, whole, masks)
     stages[-1] = (stages[-1][0], _Unmasked(stages[-1][1]))
     with pytest.raises(Unsplittable, match=r"in a batch of 3$"):
-        held_to_module(stages, whole, masks, batched=True)
+        held_to_module(stages, whole, masks)
 
 
 def test_a_shared_encoder_has_one_file() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.bundle.spec import Bounded, EmbeddingOutput, ModelSpec, image, tensor
 from edgefuse.bundle.wiring import check_model, check_stages
+from edgefuse.compiler.check.batches import mixing
 from edgefuse.errors import ModelError
 from edgefuse.prune.persist import restore, save
 from edgefuse.prune.structured import StructuredPruner
@@ -241,7 +242,7 @@ def test_a_module_called_by_position_stays_one_stage() -> None:
 
 
 class _Counted(nn.Module):
-    """Attention to learned tokens, as many as `len` says: a number, where the batch is a symbol."""
+    """Learned tokens beside what was heard and felt, for as many samples as `len` says."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -255,10 +256,29 @@ class _Counted(nn.Module):
         return logits
 
 
-def test_a_batch_that_the_model_counts_is_no_other_than_one() -> None:
+class _Looped(_Counted):
+    """Goes through the samples one by one, which torch writes out for as many as it traces."""
+
+    def forward(self, sound: Tensor, motion: Tensor) -> Tensor:
+        tokens = torch.stack([self.tokens[0] for _ in range(len(sound))])
+        heard, felt = (torch.cat([y, tokens], 1).relu().mean(1) for y in (self.sound(sound), self.motion(motion)))
+        logits: Tensor = self.head(torch.cat([heard, felt], 1))
+        return logits
+
+
+def test_a_batch_that_the_model_counts_stays_open() -> None:
     made = find(_Counted(), described(SOUND, MOTION))
     assert [stage.spec.name for stage in made.stages] == ["sound_encoder", "motion_encoder", "fusion"]
-    assert made.notes == ("the model was traced for one sample: it fixes the batch",)
+    assert made.notes == ()
+    assert not mixing(made.stages)
+
+
+def test_stages_of_a_model_that_takes_batches_take_them_too() -> None:
+    made = find(_Looped(), described(SOUND, MOTION))
+    assert made.notes[-1] == (
+        "one stage, because it takes batches, and torch traces it for one sample alone: it fixes the batch"
+    )
+    assert not mixing(made.stages)
 
 
 class _Pooled(nn.Module):
