@@ -23,8 +23,7 @@ from edgefuse.models.fusion import FusionModel
 from edgefuse.runtime.backends.denormals import Flushed
 from edgefuse.runtime.processor import checked_threads
 from edgefuse.stages.found import find
-from edgefuse.stages.onnx.module import runtime_of
-from edgefuse.stages.stage import outputs_of
+from edgefuse.stages.stage import outputs_of, runtime_of
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Forward: TypeAlias = Callable[..., Any]
@@ -46,7 +45,7 @@ class TorchReference:
         threads: that torch may use.
 
     Attributes:
-        runtime: what runs the model in place of torch; empty if torch does.
+        runtime: what runs the model in place of torch; None if torch does.
         device: `cpu` or `cuda`.
         mode: `eager` or `torch.compile`; empty before the first run.
         p50_ms: what was measured by mode when choosing.

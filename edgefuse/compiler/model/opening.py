@@ -12,7 +12,6 @@ from edgefuse.bundle.layout import twice
 from edgefuse.bundle.spec import ModelSpec, in_files, subset_name
 from edgefuse.bundle.wiring import check_model, check_stages
 from edgefuse.compiler.model.observation import input_values
-from edgefuse.compiler.model.onnx_file import open_onnx
 from edgefuse.compiler.model.subject import Model
 from edgefuse.compiler.model.weights import load_weights
 from edgefuse.compiler.recipe import max_drop
@@ -24,7 +23,6 @@ from edgefuse.files import read_regular, reason
 from edgefuse.measure.metrics import Metric
 from edgefuse.stages.explicit import check_spec
 from edgefuse.stages.found import Found, find
-from edgefuse.stages.onnx import find as find_in_onnx
 from edgefuse.stages.stage import InputValues, TorchStage
 
 Search: TypeAlias = Callable[[Sequence[InputValues]], Found]
@@ -60,6 +58,9 @@ def take_apart(path: Path, recipe: Recipe) -> Model:
 def _opened(path: Path, recipe: Recipe) -> tuple[ModelSpec, Mapping[str, bytes], Search]:
     """Return the spec of the model that a recipe names, the assets that it brings, and what takes it apart."""
     if recipe.model.onnx:
+        from edgefuse.compiler.model.onnx_file import open_onnx  # which takes tools that a torch module does not need
+        from edgefuse.stages.onnx import find as find_in_onnx
+
         onnx = open_onnx(path, recipe)
         return onnx.spec, {}, lambda values: find_in_onnx(onnx.file, onnx.spec, values, onnx.names)
     module, spec = _build_model(path, recipe)

@@ -12,6 +12,7 @@ from edgefuse.stages.onnx.ports import renamed_result
 from edgefuse.stages.onnx.traced import OnnxTraced
 
 _LOOKUPS = ("Gather",)
+_SIZES = ("Shape", "Size")
 
 
 def extracted(part: Part, spec: StageSpec, onnx: OnnxTraced, model: ir.Model) -> OnnxModule:
@@ -45,19 +46,31 @@ def extracted(part: Part, spec: StageSpec, onnx: OnnxTraced, model: ir.Model) ->
 
 
 def tables_of(graph: ir.Graph) -> tuple[int, ...]:
-    """Return the rows of the tables that a graph looks up by what it is given."""
-    return tuple(
-        int(node.inputs[0].shape[0])
-        for node in graph
-        if node.op_type in _LOOKUPS
-        and node.attributes.get_int("axis", 0) == 0
-        and (table := node.inputs[0]) is not None
-        and table.is_initializer()
-        and table.shape is not None
-        and len(table.shape) == 2
-        and node.inputs[1] is not None
-        and not node.inputs[1].is_initializer()
-    )
+    """Return the rows of the tables that a graph looks up by numbers that it is given."""
+    rows: list[int] = []
+    for node in graph:
+        if node.op_type not in _LOOKUPS or node.attributes.get_int("axis", 0) != 0:
+            continue
+        table, index = node.inputs[0], node.inputs[1]
+        held = table.const_value if table is not None else None
+        if held is not None and len(held.shape) == 2 and index is not None and _follows_an_input(index):
+            rows.append(int(held.shape[0]))
+    return tuple(rows)
+
+
+def _follows_an_input(value: ir.Value) -> bool:
+    """Tell whether a value is computed from the values of an input, and not from its size alone."""
+    waiting, seen = [value], {value}
+    while waiting:
+        node = waiting.pop().producer()
+        if node is None or node.op_type in _SIZES:
+            continue
+        read = [one for one in node.inputs if one is not None and one not in seen]
+        if any(one.is_graph_input() and not one.is_initializer() for one in read):
+            return True
+        seen.update(read)
+        waiting += read
+    return value.is_graph_input()
 
 
 def _free(graph: ir.Graph, names: set[str]) -> None:
@@ -88,8 +101,8 @@ def _take(graph: ir.Graph, value: ir.Value, name: str, *, crosses: bool) -> None
     graph.inputs.append(given)
     inside: ir.Value = given
     if cast:
-        node = ir.node("Cast", [given], {"to": value.dtype}, name=f"{name}/Cast")
-        node.outputs[0].name = f"{name}/Cast:0"
+        node = ir.node("Cast", [given], {"to": value.dtype}, name=f"{name}:Cast")
+        node.outputs[0].name = f"{name}:Cast:0"
         inside = node.outputs[0]
         graph.insert_before(next(iter(graph)), node)
     for use in list(value.uses()):

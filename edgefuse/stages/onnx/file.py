@@ -6,13 +6,20 @@ before any tool sees it.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass, InlinePass, TopologicalSortPass
+from onnx_ir.passes.common import (
+    ClearMetadataAndDocStringPass,
+    InlinePass,
+    RemoveUnusedFunctionsPass,
+    TopologicalSortPass,
+)
 from onnxscript.version_converter import convert_version
 
 from edgefuse.bundle.onnx.graphs import check_model
@@ -32,6 +39,7 @@ _MAX_BYTES = 2**31 - 2**16
 """Of the file with its external data: what one message of protobuf can hold."""
 
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_QUOTED = re.compile("'([^']*)'")
 _AI_ONNX = ("", "ai.onnx")
 
 
@@ -59,10 +67,11 @@ def read(path: Path) -> OnnxFile:
         raise ModelError(f"cannot read the ONNX file {path}", got=reason(error)) from error
     try:
         model = ir.from_proto(onnx.load_model_from_string(data))
-        model = InlinePass()(model).model
+        model = RemoveUnusedFunctionsPass()(InlinePass()(model).model).model
     except Exception as error:  # of protobuf and of onnx-ir, which raise what they like about a damaged file
         raise ModelError(f"the file {path} is no ONNX file, or damaged", got=cited(error)) from error
     _load_external(model, path)
+    _without_empty_ends(model)
     _check(model, path)
     _require_float(model, path)
     TopologicalSortPass()(model)
@@ -142,6 +151,15 @@ def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
                     yield from attribute.value
 
 
+def _without_empty_ends(model: ir.Model) -> None:
+    """Leave out optional inputs that are named as absent at the end, as torch's older exporter writes them."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        count = len(node.inputs)
+        while count and node.inputs[count - 1] is None and node.op_type != "Loop":
+            count -= 1
+        node.resize_inputs(count)
+
+
 def _check(model: ir.Model, path: Path) -> None:
     """Hold the file to what bundles may hold, which device and tools rely on."""
     try:
@@ -159,7 +177,7 @@ def _check(model: ir.Model, path: Path) -> None:
 def _require_float(model: ir.Model, path: Path) -> None:
     """Refuse a file that was compressed before: what a compile loses is told against float32."""
     kinds = {node.op_type for node in ir.traversal.RecursiveGraphIterator(model.graph)}
-    quantized = sorted(kind for kind in kinds if "Quantize" in kind or kind.startswith(("QLinear", "MatMulN")))
+    quantized = sorted(kind for kind in kinds if "uantize" in kind or kind.startswith(("QLinear", "MatMulN")))
     half = any(tensor.dtype in _HALF for tensor in _tensors(model))
     if quantized or half:
         raise ModelError(
@@ -171,7 +189,16 @@ def _require_float(model: ir.Model, path: Path) -> None:
 
 
 def _named_plainly(model: ir.Model) -> None:
-    """Drop what exporters leave for people, and give names to nodes: reports and schemes name layers by them."""
-    ClearMetadataAndDocStringPass()(model)
+    """Give names to nodes, by which reports and schemes name layers, and drop what exporters leave for people besides.
+
+    Torch's newer exporter numbers nodes, and says in their metadata which module each comes from.
+    """
+    seen: Counter[str] = Counter()
     for node in model.graph:
-        node.name = node.name or node.op_type
+        scopes = _QUOTED.findall(node.metadata_props.get("pkg.torch.onnx.name_scopes", ""))
+        module = scopes[-2] if len(scopes) > 1 else ""
+        if module:
+            name = f"{module}/{node.op_type}"
+            node.name = f"{name}_{seen[name]}" if seen[name] else name
+            seen[name] += 1
+    ClearMetadataAndDocStringPass()(model)

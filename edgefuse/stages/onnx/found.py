@@ -118,7 +118,7 @@ class _Search:
             specs = wired(parts, onnx.traced, self.spec)
             drafts = [(spec, extracted(part, spec, onnx, plain)) for part, spec in zip(parts, specs, strict=True)]
             with quiet(), torch.no_grad():
-                shapes = held_to_module(drafts, whole, masks_of(self.spec), batched=False)
+                shapes = held_to_module(drafts, whole, masks_of(self.spec))
         except FAILURES as error:
             raise Unsplittable(f"the stages cannot be run: {first_words(error)}") from error
         found = {key: dims(seen, self.spec) for key, seen in shapes.items()}

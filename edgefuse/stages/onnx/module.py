@@ -13,18 +13,13 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from edgefuse.bundle.manifest import Binding
-from edgefuse.bundle.spec import DType
-from edgefuse.errors import BackendError, InputError, cited
-from edgefuse.runtime.backends.backend import Session, SessionOptions
-from edgefuse.runtime.backends.onnx.backend import OnnxBackend
-from edgefuse.stages.stage import ONNX
+from edgefuse.errors import cited
+from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.runtime.backends.denormals import Flushed
+from edgefuse.runtime.backends.onnx.api import onnxruntime
+from edgefuse.runtime.backends.onnx.session import create, session_options
+from edgefuse.runtime.processor import available_processors
 
-_DTYPES: dict[int, DType] = {
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.INT32: "int32",
-    onnx.TensorProto.UINT8: "uint8",
-}
 _FEWEST_WEIGHTS = 64
 """Numbers in a float tensor that counts as weights; what is less stays in the graph."""
 
@@ -40,12 +35,9 @@ class OnnxModule(nn.Module):
         rows_looked_up: rows of the tables that ids are looked up in.
 
     Attributes:
-        origin: what the module was made of, as targets name it.
-        runtime: what runs it, for reports.
+        edgefuse_runtime: what runs it in place of torch, with its version.
         rows_looked_up: rows of the tables that ids are looked up in.
     """
-
-    origin = ONNX
 
     def __init__(self, model: ir.Model, rows_looked_up: tuple[int, ...] = ()) -> None:
         super().__init__()
@@ -59,16 +51,16 @@ class OnnxModule(nn.Module):
         kept = [one for one in proto.graph.initializer if not _is_weight(one)]
         del proto.graph.initializer[:]
         proto.graph.initializer.extend(kept)
-        self.inputs = tuple(map(_binding, proto.graph.input))
-        self.outputs = tuple(map(_binding, proto.graph.output))
+        self.inputs = tuple(value.name for value in proto.graph.input)
+        self.outputs = tuple(value.name for value in proto.graph.output)
         self.graph = bytes(proto.SerializeToString(deterministic=True))
         self.rows_looked_up = rows_looked_up
-        self.runtime = " ".join(next(iter(OnnxBackend().versions().items())))
+        self.edgefuse_runtime = f"onnxruntime {onnxruntime.__version__}"
         self.eval()
 
     def extra_repr(self) -> str:
         """Spell what runs it: a part of cache keys."""
-        return self.runtime
+        return self.edgefuse_runtime
 
     def proto(self) -> onnx.ModelProto:
         """Return the graph with its weights."""
@@ -97,49 +89,39 @@ class OnnxModule(nn.Module):
         Raises:
             RuntimeError: if ONNX Runtime cannot run the graph on them.
         """
-        given = dict(zip((port.port for port in self.inputs), tensors, strict=False)) | named
+        given = dict(zip(self.inputs, tensors, strict=False)) | named
         arrays = {name: np.ascontiguousarray(tensor.detach().cpu().numpy()) for name, tensor in given.items()}
-        session, count = _session(self), len(next(iter(arrays.values())))
+        count = len(next(iter(arrays.values())))
         try:
-            samples = [
-                session.run({name: array[index : index + 1] for name, array in arrays.items()})
-                for index in range(count)
-            ]
-        except (BackendError, InputError) as error:
+            session = _session(self)
+            with _FLUSHED:
+                samples = [
+                    session.run(list(self.outputs), {name: array[i : i + 1] for name, array in arrays.items()})
+                    for i in range(count)
+                ]
+            results = tuple(torch.from_numpy(np.concatenate(values)) for values in zip(*samples, strict=True))
+        except Exception as error:  # ONNX Runtime's own errors have no other base
             raise RuntimeError(cited(error)) from error
-        results = tuple(
-            torch.from_numpy(np.concatenate([sample[port.port] for sample in samples])) for port in self.outputs
-        )
         return results if len(results) > 1 else results[0]
-
-
-def runtime_of(module: nn.Module) -> str:
-    """Return what runs a module in place of torch; empty if torch does."""
-    return next((part.runtime for part in module.modules() if isinstance(part, OnnxModule)), "")
 
 
 def _is_weight(tensor: onnx.TensorProto) -> bool:
     return bool(tensor.data_type == onnx.TensorProto.FLOAT and np.prod(tensor.dims) >= _FEWEST_WEIGHTS)
 
 
-def _binding(value: onnx.ValueInfoProto) -> Binding:
-    """Return how a tensor is called; its sizes are left to ONNX Runtime, so that nothing is padded."""
-    kind = value.type.tensor_type
-    dtype = _DTYPES[kind.elem_type]
-    return Binding(port=value.name, tensor=value.name, dtype=dtype, shape=(-1,) * len(kind.shape.dim))
-
+_FLUSHED = Flushed()
 
 # No attribute of the module, which is copied, hashed and sent to other processes.
-_sessions: weakref.WeakKeyDictionary[nn.Module, tuple[int, Session]] = weakref.WeakKeyDictionary()
+_sessions: weakref.WeakKeyDictionary[nn.Module, tuple[int, Any]] = weakref.WeakKeyDictionary()
 
 
-def _session(module: OnnxModule) -> Session:
+def _session(module: OnnxModule) -> Any:
     """Return the opened graph: opened once for as many threads as torch has."""
     threads = torch.get_num_threads()
-    kept: Any = _sessions.get(module)
+    kept = _sessions.get(module)
     if kept is None or kept[0] != threads:
-        data = module.proto().SerializeToString()
-        kept = threads, OnnxBackend().open(data, module.inputs, module.outputs, SessionOptions(threads=threads))
-        _sessions[module] = kept
-    session: Session = kept[1]
-    return session
+        options = session_options(SessionOptions(threads=min(threads, available_processors())))
+        opened = create(module.proto().SerializeToString(), ["CPUExecutionProvider"], options)
+        opened._model_bytes = None  # a second copy of all weights, kept for resetting the session
+        kept = _sessions[module] = threads, opened
+    return kept[1]

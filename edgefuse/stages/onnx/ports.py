@@ -154,7 +154,7 @@ def cast_from(graph: ir.Graph, given: ir.Value, wanted: ir.DataType) -> ir.Value
         wanted: the type to cast to; Identity where it is the input's.
     """
     uses = list(given.uses())
-    cast = _node("Cast", given, f"{given.name}/Cast", to=wanted)
+    cast = _node("Cast", given, f"{given.name}:Cast", to=wanted)
     for use in uses:
         use.node.replace_input_with(use.idx, cast.outputs[0])
     if uses:
@@ -171,9 +171,9 @@ def renamed_result(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
         name: of the output.
     """
     if value.dtype == ir.DataType.FLOAT or value.dtype is None:
-        node = _node("Identity", value, f"{name}/Identity")
+        node = _node("Identity", value, f"{name}:Identity")
     else:
-        node = _node("Cast", value, f"{name}/Cast", to=ir.DataType.FLOAT)
+        node = _node("Cast", value, f"{name}:Cast", to=ir.DataType.FLOAT)
     graph.append(node)
     result = node.outputs[0]
     result.name, result.type, result.shape = name, ir.TensorType(ir.DataType.FLOAT), value.shape
@@ -219,7 +219,7 @@ def _input(graph: ir.Graph, value: ir.Value, wanted: Value) -> ir.Value:
     graph.inputs.append(given)
     inside: ir.Value = given
     if value.dtype != TYPES[tensor.dtype]:
-        cast = _node("Cast", given, f"{wanted.port}/Cast", to=value.dtype)
+        cast = _node("Cast", given, f"{wanted.port}:Cast", to=value.dtype)
         graph.insert_before(next(iter(graph)), cast)
         inside = cast.outputs[0]
     for use in uses:

@@ -43,7 +43,9 @@ def test_external_data_stay_in_the_folder(tmp_path: Path, location: str) -> None
     folder.mkdir()
     (tmp_path / "secret.bin").write_bytes(bytes(64 * 128 * 4))
     (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
-    with pytest.raises(ModelError, match=r"external data of the ONNX file .* cannot be read.*outside the base"):
+    with pytest.raises(
+        ModelError, match=r"external data of the ONNX file .* cannot be read.*(outside the base|via symlink)"
+    ):
         read(with_external(folder, location))
 
 
@@ -92,7 +94,7 @@ SOUND, MOTION = files.BY_HAND.modalities
     ("given", "message"),
     [
         (described(SOUND), r"do not match the modalities of 'm': got motion, expected only sound"),
-        (described(SOUND, spec.tensor("light", shape=(1, 3))), r"got motion, expected light_values or light or values"),
+        (described(SOUND, spec.tensor("light", shape=(1, 3))), r"got motion, expected light_values or light\."),
         (
             described(SOUND, spec.tensor("motion", shape=(1, 7))),
             r"'motion' .* has another shape .*32.*expected \[1, 7\]",
