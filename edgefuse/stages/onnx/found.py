@@ -55,7 +55,8 @@ def find(
         ModelError: if the file cannot be run, or does not match the spec.
     """
     check_spec(spec)
-    spec, notes = in_files(spec), ()
+    spec = in_files(spec)
+    notes: tuple[str, ...] = ()
     inputs = taken(file.model, spec, names)
     if not any(one.value.source.kind == "present" for one in inputs) and any(m.optional for m in spec.modalities):
         spec, notes = required(spec), ("the file takes no `present`, so every modality is required",)

@@ -76,13 +76,13 @@ class OnnxModule(nn.Module):
             inputs: their names, in order.
             outputs: their names, in order.
         """
-        model = ir.from_proto(self.proto())
+        model: ir.Model = ir.from_proto(self.proto())
         graph = model.graph
         for value, name in zip((*graph.inputs, *graph.outputs), (*inputs, *outputs), strict=True):
             value.name = name
         return model
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Take tensors in the order of the inputs, or by their names; batch first.
 

@@ -71,7 +71,8 @@ def _inputs(model: ir.Model) -> tuple[ir.Value, ...]:
 
 def _declared(value: ir.Value) -> Input:
     held = list(value.shape or ())
-    shape = (1, *held[1:]) if held and all(isinstance(size, int) for size in held[1:]) else None
+    fixed = [size for size in held[1:] if isinstance(size, int)]
+    shape = (1, *fixed) if held and len(fixed) == len(held) - 1 else None
     dtypes = {kind: dtype for dtype, kinds in _TAKES.items() for kind in kinds}
     return Input(
         name=str(value.name),

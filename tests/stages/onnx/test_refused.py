@@ -137,7 +137,6 @@ def test_nothing_is_changed_by_reading(tmp_path: Path) -> None:
     find(file, files.BY_HAND)
     assert [value.name for value in file.model.graph.inputs] == names
     assert path.read_bytes() == before
-    assert np.array_equal(
-        file.model.graph.initializers["head"].const_value.numpy(),
-        onnx.numpy_helper.to_array(onnx.load(path).graph.initializer[-1]),
-    )
+    held = file.model.graph.initializers["head"].const_value
+    assert held is not None
+    assert np.array_equal(held.numpy(), onnx.numpy_helper.to_array(onnx.load(path).graph.initializer[-1]))
