@@ -32,6 +32,7 @@ class Target(Protocol):
         suffix: the end of the files' names.
         accelerator: where the files run: `cpu`, or `gpu`.
         pads: whether the files have fixed shapes, to which the runtime pads inputs of variable size.
+        reads: what it lowers stages from: `torch` modules, and `onnx` if also graphs of an ONNX file.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Target(Protocol):
     suffix: str
     accelerator: str
     pads: bool
+    reads: tuple[str, ...]
 
     def lower(self, stage: TorchStage) -> Lowered:
         """Lower a stage in float32, or raise `ExportError`, which names the operators that cannot be lowered."""

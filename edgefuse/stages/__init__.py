@@ -4,6 +4,7 @@
 - `typed`: modules called with the types that they want;
 - `explicit`: takes a `FusionModel` apart;
 - `found`: takes any other module apart, by what each operation depends on;
+- `onnx`: takes an ONNX file apart by the same rule;
 - `values`: what inputs look like;
 - `examples`: generated inputs;
 - `branches`: where a model decides on sizes;

@@ -388,7 +388,9 @@ def _id_limits(stages: Sequence[TorchStage]) -> dict[str, int]:
     """Return how many ids each int32 input may hold: the smallest embedding table of the stage that takes it."""
     limits: dict[str, int] = {}
     for stage in stages:
-        tables = [module.num_embeddings for module in stage.module.modules() if isinstance(module, nn.Embedding)]
+        modules = list(stage.module.modules())
+        tables = [module.num_embeddings for module in modules if isinstance(module, nn.Embedding)]
+        tables += [rows for module in modules for rows in getattr(module, "rows_looked_up", ())]  # of an ONNX graph
         for port in stage.spec.inputs:
             if port.source.kind == "modality" and tables:
                 limits[port.source.key] = min(tables)

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from edgefuse.bundle.manifest import Pruning
 from edgefuse.bundle.spec import StageSpec
 
+TORCH, ONNX = "torch", "onnx"
+"""What a stage may have been made of."""
+
 Array: TypeAlias = npt.NDArray[np.generic]
 Feeds: TypeAlias = Mapping[str, Array]
 """Port name to array, with the batch dimension."""
@@ -69,9 +72,19 @@ class TorchStage:
         return self.alike or self.spec.name
 
     @property
+    def origin(self) -> str:
+        """What the stage was made of, as targets name it: `torch`, or `onnx` for a graph of an ONNX file."""
+        return TORCH if runtime_of(self.module) is None else ONNX
+
+    @property
     def said(self) -> str:
         """The stage in the words of an error."""
         return f"the stage '{self.spec.name}'" + (f", pruned by {self.pruning.id}," if self.pruning else "")
+
+
+def runtime_of(module: nn.Module) -> str | None:
+    """Return what runs a module in place of torch, with its version; None if torch does."""
+    return next((str(part.edgefuse_runtime) for part in module.modules() if hasattr(part, "edgefuse_runtime")), None)
 
 
 def with_twins(stages: Sequence[TorchStage]) -> tuple[TorchStage, ...]:

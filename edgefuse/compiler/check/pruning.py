@@ -19,7 +19,7 @@ from edgefuse.datasets.cache import Cache
 from edgefuse.errors import PruneError
 from edgefuse.prune.generated import GeneratedExamples
 from edgefuse.prune.structured import StructuredPruner
-from edgefuse.stages.stage import TorchStage, parameters_of
+from edgefuse.stages.stage import TORCH, TorchStage, parameters_of
 
 _SHOWN = Pruning(steps=(PruningStep(method=StructuredPruner.name, ratio=0.5),))
 """What is tried where the recipe prunes nothing, to show what could be."""
@@ -40,7 +40,7 @@ def trials(recipe: Recipe, stages: Sequence[TorchStage], cache: Cache, workers: 
     asked = [(name, pruning) for name, prunings in wanted(recipe).items() for pruning in prunings if name in by_name]
     jobs = [(by_name[name], pruning, True) for name, pruning in asked]
     if not jobs:
-        jobs = [(stage, _SHOWN, False) for stage in stages if stage.spec.role != "frontend"]
+        jobs = [(s, _SHOWN, False) for s in stages if s.spec.role != "frontend" and s.origin == TORCH]
     return tuple(workers.map(TryPruning(cache), jobs, "check: narrow stages"))
 
 

@@ -25,7 +25,7 @@ from edgefuse.runtime.backends.denormals import Flushed
 from edgefuse.runtime.processor import checked_threads
 from edgefuse.stages.explicit import undescribed
 from edgefuse.stages.found import find
-from edgefuse.stages.stage import outputs_of
+from edgefuse.stages.stage import outputs_of, runtime_of
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Forward: TypeAlias = Callable[..., Any]
@@ -36,6 +36,8 @@ _CHOICE = Interleaved(min_rounds=31, min_seconds=0.0, max_seconds=10.0)
 class TorchReference:
     """A model in eval and inference mode, on the threads of the edge, as the faster of eager and torch.compile.
 
+    A model that torch does not run, an ONNX file, is what its own runtime makes of it.
+
     Which one is faster is measured at the first call of `run`, which therefore takes long. It runs on CUDA where there
     is a device, as a copy, else on the CPU. The number of torch's threads is set for the whole process.
 
@@ -45,6 +47,7 @@ class TorchReference:
         threads: that torch may use.
 
     Attributes:
+        runtime: what runs the model in place of torch; None if torch does.
         device: `cpu` or `cuda`.
         mode: `eager` or `torch.compile`; empty before the first run.
         p50_ms: what was measured by mode when choosing.
@@ -62,7 +65,8 @@ class TorchReference:
         torch.set_num_threads(checked_threads(threads))
         self.spec = spec
         self.threads = threads
-        self.device = _device()
+        self.runtime = runtime_of(model)
+        self.device = "cpu" if self.runtime else _device()
         self.mode = ""
         self.p50_ms: dict[str, float] = {}
         self.note = ""
@@ -75,7 +79,7 @@ class TorchReference:
     def description(self) -> str:
         """The reference in words, for a report: versions, device, threads, the mode, and the time of the other one."""
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
-        facts = [f"torch {torch.__version__}", self.mode or "not measured yet", self.device, threads]
+        facts = [self.runtime or f"torch {torch.__version__}", self.mode or "not measured yet", self.device, threads]
         measured = ", ".join(f"{mode} {value:.2f} ms" for mode, value in self.p50_ms.items())
         facts += [f"measured to choose: {measured}"] if len(self.p50_ms) > 1 else []
         return ", ".join(facts) + (f" ({self.note})" if self.note else "")
@@ -122,6 +126,9 @@ class TorchReference:
     def _choose(self, arguments: tuple[Any, ...]) -> None:
         """Measure eager against torch.compile on these arguments and keep the faster one."""
         modes: dict[str, Forward] = {"eager": self._model}
+        if self.runtime:
+            self.mode = "the float file"
+            return
         compiled = self._compiled(arguments)
         if compiled is not None:
             modes["torch.compile"] = compiled

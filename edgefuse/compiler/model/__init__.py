@@ -7,6 +7,7 @@
 - `weights`: fits them to a model;
 - `given`: a model and data at hand, in place of what a recipe names;
 - `calibration`: samples at hand, without labels and without a digest;
+- `onnx_file`: an ONNX file in place of a torch module, with its spec;
 - `opening`: builds the model and takes it apart;
 - `samples`: checks of one sample;
 - `splits`: splits preprocessed and kept on disk;

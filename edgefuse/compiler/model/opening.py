@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from torch import nn
 
@@ -22,6 +24,10 @@ from edgefuse.files import read_regular, reason
 from edgefuse.measure.metrics import Metric
 from edgefuse.stages.explicit import check_spec
 from edgefuse.stages.found import Found, find
+from edgefuse.stages.stage import InputValues
+
+Search: TypeAlias = Callable[[Sequence[InputValues]], Found]
+"""Takes a model apart, knowing what its inputs look like."""
 
 _MAX_ASSET_BYTES = 1 << 28
 """Of a file that travels in a bundle: a tokenizer, a list of labels."""
@@ -42,16 +48,28 @@ def take_apart(path: Path, recipe: Recipe, given: Given | None = None) -> Model:
         RecipeError, ModelError: recipe and model do not fit together.
         RecipeError, DataError: the factory of the data fails, or returns something else.
     """
-    module, described = _build_model(path, recipe, given)
+    described, brought, search = _opened(path, recipe, given)
     check_spec(described)
-    assets = _read_assets(path, recipe, module)
+    assets = _read_assets(path, recipe, brought)
     data = given.data if given else _made_data(path, recipe)
-    found = find(module, described, input_values(in_files(described), assets, data))
+    found = search(input_values(in_files(described), assets, data))
     _check_wiring(found)
     _check_names(path, recipe, found)
     Metric(found.spec.metric)  # refuses a name that it does not know
     allowed = max_drop.read_for(path, recipe.search.max_drop, found.spec.metric)
     return Model(recipe, found, assets, path, data, allowed)
+
+
+def _opened(path: Path, recipe: Recipe, given: Given | None) -> tuple[ModelSpec, Mapping[str, bytes], Search]:
+    """Return the spec of the model that a recipe names, the assets that it brings, and what takes it apart."""
+    if recipe.model.onnx:
+        from edgefuse.compiler.model.onnx_file import open_onnx  # which takes tools that a torch module does not need
+        from edgefuse.stages.onnx import find as find_in_onnx
+
+        onnx = open_onnx(path, recipe)
+        return onnx.spec, {}, lambda values: find_in_onnx(onnx.file, onnx.spec, values, onnx.names)
+    module, spec = _build_model(path, recipe, given)
+    return spec, getattr(module, "assets", {}), lambda values: find(module, spec, values)
 
 
 def _made_data(path: Path, recipe: Recipe) -> Splits:
@@ -127,8 +145,8 @@ def _check_names(path: Path, recipe: Recipe, found: Found) -> None:
             )
 
 
-def _read_assets(path: Path, recipe: Recipe, model: nn.Module) -> dict[str, bytes]:
-    assets: dict[str, bytes] = dict(getattr(model, "assets", {}))
+def _read_assets(path: Path, recipe: Recipe, brought: Mapping[str, bytes]) -> dict[str, bytes]:
+    assets = dict(brought)
     if name := twice(Path(name).name for name in recipe.model.assets):
         raise RecipeError(f"two assets of {path} have one name", got=repr(name), expected="names that differ")
     for name in recipe.model.assets:

@@ -15,6 +15,7 @@ from edgefuse import registry
 from edgefuse.bundle.manifest import PruningStep, members
 from edgefuse.bundle.spec import Record
 from edgefuse.compiler.recipe import max_drop
+from edgefuse.compiler.recipe.described import ModelSection, check_source
 from edgefuse.compiler.recipe.variants import check_variants
 from edgefuse.compiler.search.figures import Limits, Objective
 from edgefuse.device.device import TIMEOUT_SECONDS, checked_timeout, device_of
@@ -28,21 +29,6 @@ DEVICES = ("host", "arm64")
 
 _MAX_BYTES = 1 << 20
 """Of a recipe."""
-
-
-class ModelSection(Record, frozen=True, kw_only=True):
-    """Where the model comes from.
-
-    Attributes:
-        factory: `module:callable` that returns the torch model; the module may lie beside the recipe.
-        weights: a file beside the recipe, loaded into the model: safetensors, the index of their shards, or a state
-            dict or checkpoint that `torch.save` wrote.
-        assets: files beside the recipe that preprocessing needs (a tokenizer), besides those the model brings.
-    """
-
-    factory: str
-    weights: str | None = None
-    assets: tuple[str, ...] = ()
 
 
 class DataSection(Record, frozen=True, kw_only=True):
@@ -307,6 +293,7 @@ def check(path: Path, recipe: Recipe) -> None:
         DeviceError: if the URI of the device is none, or its time limit is no such.
     """
     wanted = recipe.compile
+    check_source(path, recipe.model, prunes=recipe.prune.wanted)
     _check_search(path, recipe.search)
     for goal_db in recipe.quantize.goals_db:
         if not (math.isfinite(goal_db) and goal_db > 0):

@@ -13,6 +13,11 @@ from edgefuse.measure.metrics import is_share
 _DIGITS = 4
 
 
+def reference_name(runtime: str) -> str:
+    """Return what the reference is called, of its runtime in full: `torch`, or `the file` for an ONNX file."""
+    return "the file" if runtime.startswith("onnxruntime") else "torch"
+
+
 def milliseconds(value: float) -> str:
     """Return milliseconds with three significant digits and at least two decimals: `0.684`, `12.31`."""
     return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"

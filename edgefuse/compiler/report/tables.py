@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from edgefuse.compiler.report.charts import worst
+from edgefuse.compiler.report.format import reference_name
 from edgefuse.compiler.report.schema import BundleReport, CandidateReport, Interval, Report, RungReport, StageCosts
 
 # Without a budget, a drop of one point gives a cell the full colour.
@@ -240,11 +241,13 @@ def stage_names(report: Report) -> tuple[str, ...]:
 
 
 def time_bars(report: Report) -> list[TimeBar]:
-    """Return, for torch, each target in float and each of its rungs, the time of every stage measured alone."""
+    """Return, for the reference, each target in float and each of its rungs, the time of every stage measured alone."""
     bars = []
     eager = report.reference.stages_ms
     if eager:
-        bars.append(("torch eager", "", [(stage, "fp32", eager[stage]) for stage in stage_names(report)]))
+        name = reference_name(report.reference.runtime)
+        label = "torch eager" if name == "torch" else name
+        bars.append((label, "", [(stage, "fp32", eager[stage]) for stage in stage_names(report)]))
     for bundle in report.bundles:
         mine = [item for item in report.stages if item.target == bundle.target]
         bars.append(("float", bundle.target, _parts(report, mine, None)))

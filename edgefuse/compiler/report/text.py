@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from edgefuse.bundle.spec import ClassOutput
 from edgefuse.compiler.report.compiled import Compiled
-from edgefuse.compiler.report.format import amount, verdict
+from edgefuse.compiler.report.format import amount, reference_name, verdict
 from edgefuse.compiler.report.schema import BundleReport, Report, RungReport
 from edgefuse.compiler.report.tables import worst_drop
 from edgefuse.compiler.report.timings import busy
@@ -66,7 +66,7 @@ def _timed(made: Compiled) -> tuple[str, ...]:
     threads = made.subject.recipe.compile.threads
     figure = next(iter(next(iter(made.timings.rungs.values())).values())).figure
     runs = figure.runs if figure else 0
-    reference = "" if made.subject.recipe.device.uri else "of the torch reference, "
+    reference = "" if made.subject.recipe.device.uri else "of the reference, "
     return (
         f"Latency: {runs} timed calls over real test items, {threads} thread(s), batch 1, feature cache off; every "
         f"round times {BURST} calls {reference}of the float stages and of every rung of every target, in random order, "
@@ -115,7 +115,7 @@ def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
     if made.subject.recipe.device.uri:
         found = [
             f"Latency and memory were measured on the device, {machine.cpu}; accuracy was judged on the machine that "
-            "compiled. The torch reference did not run on the device, so nothing is compared with its speed."
+            "compiled. The reference did not run on the device, so nothing is compared with its speed."
         ]
     found += [f"Stages: {note}." for note in made.subject.found.notes]
     found += [f"{target}: no bundle. {reason}" for target, reason in made.failed.items()]
@@ -142,13 +142,14 @@ def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
 
 def _others(made: Compiled, bundle: BundleReport, rung: RungReport) -> Iterator[str]:
     """Say where the outputs after the first, which no metric judges, are not torch's."""
+    name = reference_name(made.timings.reference)
     for output in made.subject.spec.outputs[1:]:
         off = rung.other_outputs.get(output.name, 0.0)
         where = f"{bundle.target}, {rung.name}: the output '{output.name}', which the metric does not judge,"
         if isinstance(output, ClassOutput) and off > 0:
-            yield f"{where} is another class than torch's for {off:.1%} of the test items."
+            yield f"{where} is another class than {name}'s for {off:.1%} of the test items."
         elif off >= _WORTH_SAYING:
-            yield f"{where} is {off:.1%} off torch's values on the test items."
+            yield f"{where} is {off:.1%} off {name}'s values on the test items."
 
 
 def slower_than_torch(made: Compiled, target: str) -> str:
@@ -163,7 +164,8 @@ def slower_than_torch(made: Compiled, target: str) -> str:
         if one.is_float and one.p50 > theirs.get(one.stage, math.inf)
     ]
     where = f": {', '.join(stages)}" if stages else ""
-    return f"{target}: the float files are slower than torch ({timing.speedup.ratio:.2f} times as fast){where}."
+    name = reference_name(made.timings.reference)
+    return f"{target}: the float files are slower than {name} ({timing.speedup.ratio:.2f} times as fast){where}."
 
 
 def _price(made: Compiled, target: str) -> str:
@@ -199,10 +201,11 @@ def summary(report: Report) -> str:
     reference = report.reference
     width = max(8, max((len(bundle.target) for bundle in report.bundles), default=0))
     unit = "p50 ms" if report.unit == "ms" else "cost"
-    header = ("target", "rung", unit, "x torch", "x float", "size kB", "smaller", "worst drop")
+    name = reference_name(reference.runtime).removeprefix("the ")
+    header = ("target", "rung", unit, f"x {name}", "x float", "size kB", "smaller", "worst drop")
     lines = [
         _COLUMNS.format(*header, width=width),
-        _line(width, "torch", "fp32", reference.p50_ms, reference.size_bytes),
+        _line(width, name, "fp32", reference.p50_ms, reference.size_bytes),
     ]
     for bundle in report.bundles:
         lines.append(_line(width, bundle.target, "float", bundle.float_p50, bundle.float_size_bytes))

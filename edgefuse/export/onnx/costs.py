@@ -16,16 +16,11 @@ from onnx_ir.passes.common import ShapeInferencePass
 from onnxscript.optimizer import fold_constants
 
 from edgefuse.export.cost_graph import CostGraph, Family, Operation
-from edgefuse.export.onnx.shapes import complete_shapes, static_shape
+from edgefuse.export.onnx.shapes import complete_shapes
+from edgefuse.stages.onnx.products import macs, shape_of
 
 _VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "DequantizeLinear"})
 _TABLES = frozenset({"Gather", "GatherBlockQuantized"})
-_PRODUCTS = frozenset(
-    {"MatMul", "MatMulInteger", "MatMulIntegerToFloat", "FusedMatMul", "DynamicQuantizeMatMul", "QLinearMatMul"}
-    | {"Gemm", "QGemm", "MatMulNBits"}
-)
-# The position of the weights: [channels out, channels in / group, *kernel].
-_CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "FusedConv": 1, "QLinearConv": 3}
 _FAMILIES: Mapping[str, Family] = {
     **dict.fromkeys(("LayerNormalization", "SkipLayerNormalization", "RMSNormalization"), "norm"),
     **dict.fromkeys(("SimplifiedLayerNormalization", "InstanceNormalization", "GroupNormalization"), "norm"),
@@ -37,8 +32,6 @@ _FAMILIES: Mapping[str, Family] = {
     **dict.fromkeys(("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MaxPool"), "pool"),
     **dict.fromkeys(("Conv", "ConvTranspose"), "convolution"),
 }
-_RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
-_ATTENTION = frozenset({"Attention", "MultiHeadAttention"})
 
 
 def read(data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> CostGraph:
@@ -122,7 +115,7 @@ class _Reader:
         self._makers |= dict.fromkeys(writes, len(self._operations))
         family = _FAMILIES.get(node.op_type, "")
         self._operations.append(
-            Operation(node.op_type, name, reads, writes, _mac(node), integer, table, half, family=family)
+            Operation(node.op_type, name, reads, writes, macs(node), integer, table, half, family=family)
         )
 
     def _absorbed(self, node: ir.Node, inputs: list[ir.Value]) -> bool:
@@ -160,7 +153,7 @@ def _absorbs(maker: Operation, node: ir.Node, data: ir.Value, others: list[ir.Va
     if maker.mac == 0 or len(maker.writes) != 1:
         return False
     if node.op_type in ("Add", "Mul"):  # a bias or a scale: one number, or one per channel of the last axis
-        channels = static_shape(data)[-1] if static_shape(data) else 1
+        channels = shape_of(data)[-1] if shape_of(data) else 1
         return all((_size(value) or 0) <= channels for value in others)
     return node.op_type in ("Relu", "Clip") or (node.op_type == "Cast" and data.dtype == ir.DataType.INT32)
 
@@ -171,41 +164,9 @@ def _has_graphs(node: ir.Node) -> bool:
     )
 
 
-def _mac(node: ir.Node) -> int:
-    """Return the multiply-accumulates of a node whose shapes are known."""
-    kind = node.op_type
-    if kind in _CONVOLUTIONS:
-        return _count(node.outputs[0]) * math.prod(static_shape(node.inputs[_CONVOLUTIONS[kind]])[1:])
-    if kind == "ConvTranspose":
-        return _count(node.inputs[0]) * math.prod(static_shape(node.inputs[1])[1:])
-    if kind in _PRODUCTS:
-        shape = static_shape(node.inputs[0])
-        return _count(node.outputs[0]) * shape[-2 if node.attributes.get_int("transA", 0) else -1]
-    if kind in _RECURRENT:
-        steps, batch, _ = static_shape(node.inputs[0])
-        return steps * batch * (_count(node.inputs[1]) + _count(node.inputs[2]))
-    if kind in _ATTENTION:
-        return _attention_mac(node)
-    return 0
-
-
-def _attention_mac(node: ir.Node) -> int:
-    """Return the products of queries with keys, and of their softmax with values."""
-    queries, keys = node.inputs[0], node.inputs[1]
-    if node.op_type == "Attention" and node.domain == "com.microsoft":  # the projections stand in its weights
-        batch, steps, width = static_shape(queries)
-        columns = static_shape(keys)[1]
-        return batch * steps * (width * columns + 2 * steps * columns // 3)
-    return (_count(queries) + _count(node.outputs[0])) * static_shape(keys)[-2]
-
-
 def _size(value: ir.Value) -> int | None:
     """Return the number of elements, or None if it is not known."""
-    return math.prod(static_shape(value)) if value.shape is not None and value.shape.is_static() else None
-
-
-def _count(value: ir.Value | None) -> int:
-    return math.prod(static_shape(value))
+    return math.prod(shape_of(value)) if value.shape is not None and value.shape.is_static() else None
 
 
 def _bytes(value: ir.Value) -> float:

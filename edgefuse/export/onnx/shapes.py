@@ -8,6 +8,8 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from edgefuse.stages.onnx.products import shape_of
+
 _DOMAIN = "com.microsoft"
 Shape: TypeAlias = tuple[int, ...]
 Rule: TypeAlias = Callable[[ir.Node, Sequence[Shape]], Shape]
@@ -21,7 +23,7 @@ def complete_shapes(graph: ir.Graph) -> bool:
         if node.domain != _DOMAIN or node.op_type not in _RULES or output.shape is not None:
             continue
         if all(value is None or (value.shape is not None and value.shape.is_static()) for value in node.inputs):
-            shapes = [static_shape(value) for value in node.inputs]
+            shapes = [shape_of(value) for value in node.inputs]
             output.shape = ir.Shape(_RULES[node.op_type](node, shapes))
             first = node.inputs[0]
             output.type = (
@@ -29,11 +31,6 @@ def complete_shapes(graph: ir.Graph) -> bool:
             )
             found = True
     return found
-
-
-def static_shape(value: ir.Value | None) -> Shape:
-    """Return the shape of a value, which is static; nothing of a value that is not given or not known."""
-    return tuple(int(d) for d in value.shape) if value is not None and value.shape is not None else ()  # type: ignore[arg-type]
 
 
 def _like_first(node: ir.Node, shapes: Sequence[Shape]) -> Shape:

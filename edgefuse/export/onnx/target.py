@@ -6,6 +6,7 @@ The files are self-contained and free of metadata: the same module gives the sam
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -41,15 +42,12 @@ from edgefuse.export.tracing import first_words, named_operators, quiet
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import Backend
 from edgefuse.stages.branches import Branch, feeds_at_branches
+from edgefuse.stages.onnx.file import OPSET
+from edgefuse.stages.onnx.found import FOLD_LIMIT
+from edgefuse.stages.onnx.module import OnnxModule
 from edgefuse.stages.padding import may_be_padded
 from edgefuse.stages.recurrent import open_steps
-from edgefuse.stages.stage import TorchStage
-
-OPSET = 20
-"""The newest operator set whose int8 graphs ONNX Runtime fuses; 21 adds types that older devices do not load."""
-
-_FOLD_LIMIT = 1 << 26
-"""Constants up to this many elements are folded (a transposed weight), so that no run computes them again."""
+from edgefuse.stages.stage import ONNX, TORCH, TorchStage
 
 _BRANCHES = "branches"
 """Where a graph keeps the decisions on sizes of its stage: no part of the file."""
@@ -68,6 +66,7 @@ class OnnxTarget:
     suffix = ".onnx"
     accelerator = "cpu"
     pads = False
+    reads = (TORCH, ONNX)
 
     def load_tools(self) -> None:
         """Load what torch's exporter translates by."""
@@ -92,7 +91,7 @@ class OnnxTarget:
 
 
 def translated(stage: TorchStage, rewrite: Callable[[ir.Model], None], forms: Table = COMMON) -> ir.Model:
-    """Return a stage as a graph whose nodes are named by the module that each comes from.
+    """Return a stage as a graph whose nodes are named by the module that each comes from, or as in its ONNX file.
 
     Args:
         stage: what to translate.
@@ -102,10 +101,15 @@ def translated(stage: TorchStage, rewrite: Callable[[ir.Model], None], forms: Ta
     Raises:
         ExportError: if torch cannot trace the stage, or an operator has no translation.
     """
+    if isinstance(stage.module, OnnxModule):
+        model = stage.module.model([port.tensor.name for port in stage.spec.inputs], _outputs_of(stage))
+        _simplify(model, rewrite)
+        _name_nodes(model, _name_in_file)
+        return model
     program = trace_with_open_sizes(stage, forms)
     model = _translate(program, stage)
     _simplify(model, rewrite)
-    _name_by_module(model)
+    _name_nodes(model, _name_by_module)
     model.meta[_BRANCHES] = branches_of(program)
     return model
 
@@ -143,7 +147,7 @@ def _hold(stage: TorchStage, lowered: Lowered, backend: Backend, branches: Seque
     try:
         check_answers(stage, lowered, backend, "ONNX", more=[feeds for _, feeds in more])
     except ExportError as error:
-        if may_be_padded(stage.spec) and (line := fixing_line(stage)):
+        if stage.origin == TORCH and may_be_padded(stage.spec) and (line := fixing_line(stage)):
             raise works_at_one_size(stage, line, cited(error)) from error
         for line, feeds in more:
             if line and not answers_at(stage, lowered, backend, feeds):
@@ -219,25 +223,39 @@ def _translate(program: torch.export.ExportedProgram, stage: TorchStage) -> ir.M
 
 def _simplify(model: ir.Model, rewrite: Callable[[ir.Model], None]) -> None:
     """Fold constants and batch norms, remove what has no effect, keep one copy of equal weights."""
-    onnxscript.optimizer.optimize_ir(model, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT)
+    onnxscript.optimizer.optimize_ir(model, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT)
     rewrite(model)
     RemoveUnusedNodesPass()(model)
-    DeduplicateInitializersPass(size_limit=_FOLD_LIMIT)(model)
+    DeduplicateInitializersPass(size_limit=FOLD_LIMIT)(model)
 
 
-def _name_by_module(model: ir.Model) -> None:
-    """Name nodes and what they compute after the torch module they come from, then drop all metadata.
+def _name_by_module(node: ir.Node) -> str:
+    """Return a node's name after the torch module it comes from.
 
     `blocks.0.attention.qkv/MatMul` says more than `node_MatMul_34`, and it holds no counter of the process.
     """
+    scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['']"))
+    module = scopes[-2] if len(scopes) > 1 else ""
+    return f"{module}/{node.op_type}" if module else node.op_type
+
+
+def _name_in_file(node: ir.Node) -> str:
+    """Return a node's name in the file it comes from, in letters that a scheme can name; what has none is its kind."""
+    return re.sub(r"[^\w./-]+", "_", (node.name or "").strip("/"), flags=re.ASCII) or node.op_type
+
+
+def _name_nodes(model: ir.Model, name_of: Callable[[ir.Node], str]) -> None:
+    """Name nodes and what they compute, each once, then drop all metadata."""
     outputs = {value.name for value in model.graph.outputs}
+    taken = {str(value.name).rpartition(":")[0] for value in model.graph.initializers.values()}
     seen: Counter[str] = Counter()
     for node in model.graph:
-        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['']"))
-        module = scopes[-2] if len(scopes) > 1 else ""
-        name = f"{module}/{node.op_type}" if module else node.op_type
-        seen[name] += 1
-        node.name = name if seen[name] == 1 else f"{name}_{seen[name] - 1}"
+        name = name_of(node)
+        node.name = name
+        while node.name in taken:
+            seen[name] += 1
+            node.name = f"{name}_{seen[name]}"
+        taken.add(node.name)
         for index, value in enumerate(node.outputs):
             if value.name not in outputs:
                 value.name = f"{node.name}:{index}"

@@ -13,7 +13,7 @@ from edgefuse.export.onnx.forms import apply_common_forms
 from edgefuse.export.onnx.target import TOOLS, finished, translated
 from edgefuse.export.target import Lowered
 from edgefuse.export.torch.forms import first_that_agrees
-from edgefuse.stages.stage import TorchStage
+from edgefuse.stages.stage import ONNX, TORCH, TorchStage
 
 
 class OpenvinoTarget:
@@ -25,6 +25,7 @@ class OpenvinoTarget:
     suffix = ".onnx"
     accelerator = "cpu"
     pads = False
+    reads = (TORCH, ONNX)
 
     def lower(self, stage: TorchStage) -> Lowered:
         """Lower a stage in float32 and compare the file, as OpenVINO runs it, with torch.

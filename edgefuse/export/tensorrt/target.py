@@ -29,7 +29,7 @@ from edgefuse.export.tensorrt.operators import refused
 from edgefuse.export.tensorrt.sparsity import has_two_of_four
 from edgefuse.export.torch.forms import Table, first_that_agrees
 from edgefuse.stages.examples import example_feeds, run_torch
-from edgefuse.stages.stage import Array, Feeds, TorchStage
+from edgefuse.stages.stage import ONNX, TORCH, Array, Feeds, TorchStage
 
 JETSON = Roofline("the GPU of a Jetson AGX Orin", "aarch64", float32=2_048, float16=16_384, int8=32_768, bytes=157)
 """2,048 CUDA cores and 64 tensor cores of 256 float16 or 512 int8 products at 1.3 GHz, and 204.8 GB/s.
@@ -47,6 +47,7 @@ class TensorrtTarget:
     suffix = ".onnx"
     accelerator = "gpu"
     pads = False
+    reads = (TORCH, ONNX)
     roofline = JETSON
 
     def lower(self, stage: TorchStage) -> Lowered:

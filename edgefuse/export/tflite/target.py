@@ -34,7 +34,7 @@ from edgefuse.export.torch.forms import ALL
 from edgefuse.export.tracing import first_words, named_operators, node_of, quiet, trace
 from edgefuse.registry import create
 from edgefuse.stages.padding import depends_on_padding
-from edgefuse.stages.stage import TorchStage
+from edgefuse.stages.stage import TORCH, TorchStage
 
 # Checks that tracing leaves behind and litert-torch removes, and loops that are lowered here.
 _DROPPED = {
@@ -53,6 +53,7 @@ class TfliteTarget:
     suffix = ".tflite"
     accelerator = "cpu"
     pads = True
+    reads = (TORCH,)
 
     def load_tools(self) -> None:
         """Load the converter."""

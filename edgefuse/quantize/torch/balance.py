@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from edgefuse.errors import QuantizeError
 from edgefuse.stages.examples import call_torch, example_feeds
-from edgefuse.stages.stage import FeedSource, TorchStage
+from edgefuse.stages.stage import TORCH, FeedSource, TorchStage
 
 STRENGTH = 0.5
 """SmoothQuant's alpha: 0 leaves all the difficulty in the activations, 1 moves all of it into the weights."""
@@ -90,7 +90,12 @@ def balance(stage: TorchStage, feeds: FeedSource, strength: float = STRENGTH) ->
 
 
 def links(stage: TorchStage) -> tuple[Link, ...]:
-    """Return the places of a stage where a factor per channel can move, in the order of execution."""
+    """Return the places of a stage where a factor per channel can move, in the order of execution.
+
+    There is none in a graph of an ONNX file: what its operators share is not traced.
+    """
+    if stage.origin != TORCH:
+        return ()
     feed = next(example_feeds(stage))
     inputs = tuple(torch.from_numpy(feed[port.tensor.name]) for port in stage.spec.inputs)
     program = torch.export.export(stage.module, inputs, strict=False)

@@ -10,9 +10,11 @@
 - `wiring`: names of ports, and where each value comes from;
 - `lowering`: a part as a module, whole submodules kept;
 - `chain`: the parts run one after the other, and held to the module;
-- `found`: the steps in order, and the record of what was found.
+- `record`: what was found, and what is decided alike wherever it is searched for;
+- `found`: the steps in order.
 """
 
-from edgefuse.stages.found.found import Found, find
+from edgefuse.stages.found.found import find
+from edgefuse.stages.found.record import Found
 
 __all__ = ["Found", "find"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,8 +38,30 @@ def value_of(node: Node) -> Any:
     return node.meta.get("val")
 
 
+@dataclass(frozen=True)
+class Foreign:
+    """What a node computes in a graph that is not torch's: nobody calls it.
+
+    Attributes:
+        __name__: the operator.
+        macs: its multiply-accumulates.
+        is_lookup: whether it looks rows up in a table.
+        is_spectrum: whether it is a Fourier transform.
+    """
+
+    __name__: str
+    macs: int = 0
+    is_lookup: bool = False
+    is_spectrum: bool = False
+
+    def __call__(self) -> None:
+        """Do nothing: a graph of torch's wants its targets to be callable."""
+
+
 def macs(node: Node) -> int:
     """Return the multiply-accumulates of a node; 0 where it is not a product."""
+    if isinstance(node.target, Foreign):
+        return node.target.macs
     count = _COUNTS.get(getattr(node.target, "overloadpacket", None))
     return count(node) if count else 0
 
@@ -155,9 +178,13 @@ _COUNTS: dict[Any, Callable[[Node], int]] = {
 
 def is_lookup(node: Node) -> bool:
     """Tell whether a node looks rows up in a table."""
+    if isinstance(node.target, Foreign):
+        return node.target.is_lookup
     return getattr(node.target, "overloadpacket", None) in (aten.embedding, aten.embedding_bag)
 
 
 def is_spectrum(node: Node) -> bool:
     """Tell whether a node is a Fourier transform."""
+    if isinstance(node.target, Foreign):
+        return node.target.is_spectrum
     return getattr(node.target, "overloadpacket", None) in (aten.stft, aten._fft_r2c, aten._fft_c2c, aten.fft_rfft)

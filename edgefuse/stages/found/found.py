@@ -5,13 +5,11 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-import msgspec
 import torch
 from torch import nn
 
-from edgefuse.bundle.spec import Dim, ModelSpec, StageSpec, TensorSpec, in_files
+from edgefuse.bundle.spec import ModelSpec, in_files
 from edgefuse.errors import ModelError
 from edgefuse.models.fusion import FusionModel
 from edgefuse.stages.examples import example_feeds, masks_of
@@ -21,7 +19,8 @@ from edgefuse.stages.found.chain import dims, held_to_module
 from edgefuse.stages.found.dependence import Labelled, labelled
 from edgefuse.stages.found.lowering import Lowered, lower, name_of, wholes
 from edgefuse.stages.found.naming import keywords, takes_any, takes_positions, unwrapped, values_of
-from edgefuse.stages.found.parts import Part, Unsplittable, parts_of
+from edgefuse.stages.found.parts import Unsplittable, parts_of
+from edgefuse.stages.found.record import Found, Work, crossings_of, require_gain, required, shaped, share_of
 from edgefuse.stages.found.traced import Traced, trace
 from edgefuse.stages.found.wiring import order_inputs, wired
 from edgefuse.stages.parametrized import in_float32, with_plain_weights
@@ -30,66 +29,6 @@ from edgefuse.stages.stage import Feeds, InputValues, TorchStage, parameters_of,
 from edgefuse.stages.values import with_values
 
 logger = logging.getLogger(__name__)
-
-_LEAST_SHARE = 0.1
-"""Of the multiply-accumulates: with less than this before fusion, stages would cost more than they bring."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """A found stage in numbers.
-
-    Attributes:
-        stage: its name.
-        parameters: of its module, shared ones once.
-        macs: multiply-accumulates for one sample of the largest size.
-        modules: submodules that stay modules; the whole stage is one where this is its only entry and it has no more.
-    """
-
-    stage: str
-    parameters: int
-    macs: int
-    modules: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Crossing:
-    """A tensor that passes from one stage to others.
-
-    Attributes:
-        source: the stage that makes it.
-        tensor: its name there.
-        shape: of one sample.
-        size_bytes: of one sample of the largest size, in float32.
-    """
-
-    source: str
-    tensor: str
-    shape: tuple[Dim, ...]
-    size_bytes: int
-
-
-@dataclass(frozen=True)
-class Found:
-    """A model taken apart.
-
-    Attributes:
-        module: what stands for the model: it takes all tensors, then lengths, then the mask, in the order of the spec.
-        spec: of the model; modalities that cannot be absent are required in it, whatever the user's says.
-        stages: in an order in which they can run.
-        work: of each stage; empty where nothing was searched for (a `FusionModel`, a module called by position).
-        crossings: what passes between the stages.
-        share: of the multiply-accumulates that see one modality; None where nothing was searched for.
-        notes: sentences about what was decided and why.
-    """
-
-    module: nn.Module
-    spec: ModelSpec
-    stages: tuple[TorchStage, ...]
-    work: tuple[Work, ...] = ()
-    crossings: tuple[Crossing, ...] = ()
-    share: float | None = None
-    notes: tuple[str, ...] = ()
 
 
 def find(module: nn.Module, spec: ModelSpec | None = None, values: Sequence[InputValues] = ()) -> Found:
@@ -145,7 +84,7 @@ def _by_keyword(
     wanted = {value.source.key: str(value.tensor.dtype) for value in values_of(spec)}
     spec = in_files(spec)
     if "present" not in names and any(modality.optional for modality in spec.modalities):
-        spec = _required(spec)
+        spec = required(spec)
         notes = (*notes, "forward takes no `present`, so every modality is required")
     feeds = next(example_feeds(known(TorchStage(whole_spec(spec), module), values)))
     try:
@@ -159,11 +98,6 @@ def _by_keyword(
 def _as_it_says(module: nn.Module, spec: ModelSpec, values: Sequence[InputValues], notes: tuple[str, ...]) -> Found:
     module = as_called(module, spec, values)
     return Found(module, in_files(spec), apart(module, values), notes=notes)
-
-
-def _required(spec: ModelSpec) -> ModelSpec:
-    modalities = tuple(msgspec.structs.replace(modality, optional=False) for modality in spec.modalities)
-    return msgspec.structs.replace(spec, modalities=modalities)
 
 
 class _Search:
@@ -200,13 +134,13 @@ class _Search:
 
     def _one(self, whole: TorchStage, reason: str, model: Labelled | None = None) -> Found:
         work = (Work("model", parameters_of(whole.module), _per_sample(model, model.total)),) if model else ()
-        share = _share(model) if model else None
+        share = share_of(model) if model else None
         return Found(
             self._module, self._spec, (whole,), work, share=share, notes=(*self._notes, f"one stage, because {reason}")
         )
 
     def _divided(self, whole: TorchStage, first: Labelled) -> Found:
-        _require_gain(parts_of(first, self._spec), first)
+        require_gain(parts_of(first, self._spec), first)
         model = self._with_calls(first)
         parts = parts_of(model, self._spec)
         order_inputs(parts, model.traced, self._spec)
@@ -224,7 +158,7 @@ class _Search:
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             raise Unsplittable(f"the stages cannot be run: {first_words(error)}") from error
         found = {key: dims(seen, self._spec) for key, seen in shapes.items()}
-        stages = with_twins([TorchStage(_shaped(spec, found), module) for spec, module in drafts])
+        stages = with_twins([TorchStage(shaped(spec, found), module) for spec, module in drafts])
         stages = with_values(stages, tuple(self._values))
         why = model.traced.unbatched
         batch = (f"the model was traced for one sample: {why}",) if why else ()
@@ -233,8 +167,8 @@ class _Search:
             spec=self._spec,
             stages=stages,
             work=tuple(_work(one, model) for one in lowered),
-            crossings=_crossings(stages),
-            share=_share(model),
+            crossings=crossings_of(stages),
+            share=share_of(model),
             notes=(*self._notes, *batch),
         )
 
@@ -251,20 +185,6 @@ class _Search:
             return first
 
 
-def _require_gain(parts: Sequence[Part], model: Labelled) -> None:
-    if len(parts) == 1:
-        raise Unsplittable("every operation sees all modalities")
-    alone = [node for part in parts if part.name != "fusion" for node in part.nodes]
-    share = sum(model.macs[node] for node in set(alone)) / max(1, model.total)
-    if model.total and share < _LEAST_SHARE:
-        raise Unsplittable(f"{share:.1%} of the multiply-accumulates come before fusion")
-
-
-def _share(model: Labelled) -> float:
-    alone = sum(count for node, count in model.macs.items() if len(model.labels[node]) <= 1)
-    return alone / model.total if model.total else 1.0
-
-
 def _per_sample(model: Labelled, macs: int) -> int:
     return macs // 2 if model.traced.batched else macs
 
@@ -272,31 +192,3 @@ def _per_sample(model: Labelled, macs: int) -> int:
 def _work(lowered: Lowered, model: Labelled) -> Work:
     macs = sum(model.macs[node] for node in lowered.part.nodes)
     return Work(lowered.part.name, parameters_of(lowered.module), _per_sample(model, macs), lowered.kept)
-
-
-def _shaped(spec: StageSpec, found: dict[str, tuple[Dim, ...]]) -> StageSpec:
-    """Return a wiring with the shapes of what passes between stages."""
-
-    def shaped(tensor: TensorSpec, key: str) -> TensorSpec:
-        return msgspec.structs.replace(tensor, shape=found[key])
-
-    inputs = tuple(
-        msgspec.structs.replace(port, tensor=shaped(port.tensor, port.source.key))
-        if port.source.kind == "stage"
-        else port
-        for port in spec.inputs
-    )
-    outputs = tuple(
-        msgspec.structs.replace(port, tensor=shaped(port.tensor, spec.key(port.tensor.name))) for port in spec.outputs
-    )
-    return msgspec.structs.replace(spec, inputs=inputs, outputs=outputs)
-
-
-def _crossings(stages: Sequence[TorchStage]) -> tuple[Crossing, ...]:
-    read = {port.source.key for stage in stages for port in stage.spec.inputs if port.source.kind == "stage"}
-    return tuple(
-        Crossing(stage.spec.name, port.tensor.name, port.tensor.shape, port.tensor.size_bytes)
-        for stage in stages
-        for port in stage.spec.outputs
-        if stage.spec.key(port.tensor.name) in read
-    )

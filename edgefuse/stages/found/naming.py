@@ -56,7 +56,7 @@ def keywords(module: nn.Module, spec: ModelSpec) -> dict[str, str] | None:
     found: dict[str, str] = {}
     missing: list[str] = []
     for value in values_of(spec):
-        names = list(_candidates(value, spec))
+        names = list(candidates(value, spec))
         name = next((name for name in names if name in named and name not in found.values()), None)
         if name is not None:
             found[value.source.key] = name
@@ -119,11 +119,12 @@ def _fits_positions(named: dict[str, inspect.Parameter], spec: ModelSpec) -> boo
 
 def _usual(value: Value, spec: ModelSpec) -> str:
     """Return the shortest name that people give a tensor: its modality's, its own, or both."""
-    longest, *others = _candidates(value, spec)
+    longest, *others = candidates(value, spec)
     return others[0] if others else longest
 
 
-def _candidates(value: Value, spec: ModelSpec) -> Iterator[str]:
+def candidates(value: Value, spec: ModelSpec) -> Iterator[str]:
+    """Yield the names that a value may go by, the longest first: see `keywords`."""
     source = value.source
     if source.kind == "present":
         yield "present"
