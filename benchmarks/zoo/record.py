@@ -64,10 +64,9 @@ class Target(msgspec.Struct, kw_only=True):
         self.speedup_single_stage_ci95 = round(found.low, 3), round(found.high, 3)
         self.p50_ms, self.single_stage_p50_ms = (round(latencies.p50_ms(name), 4) for name in (SPLIT, SINGLE))
 
-    @property
-    def slower(self) -> bool:
-        """Whether it was shown to be slower than as one stage: the whole interval is below 1."""
-        return self.speedup_single_stage_ci95 is not None and self.speedup_single_stage_ci95[1] < 1
+    def slower_by(self, share: float) -> bool:
+        """Tell whether it was shown to be slower than as one stage by more than a share: the whole interval says so."""
+        return self.speedup_single_stage_ci95 is not None and self.speedup_single_stage_ci95[1] < 1 - share
 
     def timed(self, later: Target) -> Target:
         """Return what is known once the files that were made are timed."""
