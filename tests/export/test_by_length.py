@@ -200,6 +200,46 @@ def test_a_branch_on_a_size_is_named_with_its_line_at_whatever_sizes_it_decides(
         OnnxTarget().lower(stage_of(module(), 6))
 
 
+class Marked(Deciding):
+    """The sum of the valid steps, and a mark where their number is odd: at even sizes, padding changes nothing."""
+
+    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+        valid = (torch.arange(x.shape[1]) < length.unsqueeze(1)).unsqueeze(2)
+        y: Tensor = (self.first(x) * valid).sum(1)
+        if x.shape[1] % 2:
+            y = y + 1
+        return y
+
+
+class Short(Marked):
+    """The same, with a mark where there are few steps."""
+
+    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+        valid = (torch.arange(x.shape[1]) < length.unsqueeze(1)).unsqueeze(2)
+        y: Tensor = (self.first(x) * valid).sum(1)
+        if x.shape[1] < 12:
+            y = y + 1
+        return y
+
+
+@pytest.mark.parametrize(("module", "line"), [(Marked, "shape[1] % 2"), (Short, "shape[1] < 12")])
+def test_a_branch_on_a_size_is_named_where_files_pad_too(module: Callable[..., nn.Module], line: str) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(
+        ExportError,
+        match=r"the stage 'model' decides on a size that its spec leaves open, at 'test_by_length\.py:\d+: if x\."
+        + re.escape(line)
+        + r":', and a file can only hold .* % off where \d+ steps are padded to 20",
+    ):
+        TfliteTarget().lower(stage_of(module(), 6))
+
+
+def test_padding_that_matters_at_every_size_is_no_branchs_fault() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(ExportError, match="the stage 'model' depends on padding"):
+        TfliteTarget().lower(stage_of(Few(), 6))
+
+
 def test_a_branch_that_no_size_takes_is_in_nobodys_way() -> None:
     torch.manual_seed(0)
     stage = stage_of(Cut(), 6)
