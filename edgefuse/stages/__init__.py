@@ -2,6 +2,7 @@
 
 - `stage`: one stage in torch;
 - `typed`: modules called with the types that they want;
+- `repeated`: whether a stage answers alike each time;
 - `explicit`: takes a `FusionModel` apart;
 - `found`: takes any other module apart, by what each operation depends on;
 - `values`: what inputs look like;
