@@ -136,6 +136,47 @@ def test_a_size_that_the_model_fixes_is_named_with_its_line() -> None:
         OnnxTarget().lower(stage_of(Frozen(), 4))
 
 
+class Pooled(nn.Module):
+    """A pool over all steps, as text CNNs write it: its kernel is as large as its input."""
+
+    def __init__(self, pool: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.first, self.pool = nn.Linear(4, 6), pool
+
+    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+        y = self.first(x).transpose(1, 2)
+        return self.pool(y, y.size(2)).squeeze(2)
+
+
+class PooledPlane(nn.Module):
+    """The same over two axes."""
+
+    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+        y = torch.stack([x, x * x, x.abs()], 1)
+        return nn.functional.avg_pool2d(y, kernel_size=y.size()[2:]).flatten(1)
+
+
+class Products(nn.Module):
+    """A product of three tensors, of which one order is the best."""
+
+    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+        return torch.einsum("btc,btd,bte->bcde", x, x, x).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("module", "width"),
+    [
+        (Pooled(nn.functional.max_pool1d), 6),
+        (Pooled(nn.functional.avg_pool1d), 6),
+        (PooledPlane(), 3),
+        (Products(), 64),
+    ],
+)
+def test_sizes_that_torch_makes_numbers_of_stay_open(module: nn.Module, width: int) -> None:
+    torch.manual_seed(0)
+    assert answers_alike(OnnxTarget(), stage_of(module, width))
+
+
 class Deciding(nn.Module):
     """A mean over steps, with a branch on how many there are; what it asks and does then is its subclass's."""
 
