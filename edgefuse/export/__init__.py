@@ -4,6 +4,7 @@
 - `target`: the protocol of a target;
 - `torch`: traced stages in operators that every target has;
 - `tracing`: `torch.export` for all targets, and what exporters refuse as one sentence;
+- `sizes`: what stays open in a traced stage;
 - `answers`: a file held to torch when it is made;
 - `differing`: the operator at which answers begin to differ;
 - `onnx`: ONNX files;

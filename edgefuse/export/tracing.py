@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from edgefuse.errors import ExportError
 from edgefuse.export.torch.forms import COMMON, Table, apply_forms
 from edgefuse.export.torch.tables import without_projections
+from edgefuse.stages.openness import kept_open
 from edgefuse.stages.silence import advice, at, first_words, last_of_user, quiet, user_line
 from edgefuse.stages.stage import TorchStage
 
@@ -46,7 +47,7 @@ def trace(
         ExportError: if `torch.export` cannot trace the stage, with the user's line that it gave up at.
     """
     try:
-        with quiet(), around or nullcontext():
+        with quiet(), kept_open(), around or nullcontext():
             module = without_projections(stage.module)
             program = torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes, strict=False)
             return apply_forms(program, forms)

@@ -108,6 +108,14 @@ def opened(module: nn.Module) -> None:
     for part in list(module.modules()):
         if is_packed(part):
             open_one(part)
+    without_nesting(module)
+
+
+def without_nesting(module: nn.Module) -> None:
+    """Keep torch's encoders from packing what is masked, in place: opened layers do not take it so."""
+    for part in module.modules():
+        if isinstance(part, nn.TransformerEncoder) and any(isinstance(one, Multihead) for one in part.modules()):
+            part.use_nested_tensor = False
 
 
 def open_one(module: nn.Module) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from edgefuse.errors import PruneError
 from edgefuse.prune.depth import Skipped
 from edgefuse.prune.leaves import is_attention
-from edgefuse.prune.multihead import Multihead, is_packed, open_one
+from edgefuse.prune.multihead import Multihead, is_packed, open_one, without_nesting
 from edgefuse.prune.sizes import Pin, Pinned, pin
 from edgefuse.prune.vocabulary import CompactEmbedding
 from edgefuse.typed_json import decode
@@ -110,6 +110,7 @@ def _rebuild(module: nn.Module, structure: _Structure, tensors: Mapping[str, Ten
         if is_packed(attention):
             open_one(attention)
         attention.heads, attention.head_width = heads, head_width  # type: ignore[assignment]
+    without_nesting(module)
     for name, rounds in structure.pins.items():
         pin(module.get_submodule(name), *(dict(pins) for pins in rounds))
 

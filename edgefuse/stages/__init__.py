@@ -2,6 +2,7 @@
 
 - `stage`: one stage in torch;
 - `typed`: modules called with the types that they want;
+- `repeated`: whether a stage answers alike each time;
 - `explicit`: takes a `FusionModel` apart;
 - `found`: takes any other module apart, by what each operation depends on;
 - `onnx`: takes an ONNX file apart by the same rule;
@@ -11,6 +12,7 @@
 - `padding`: whether a stage depends on it;
 - `parametrized`: weights that are computed in every run as plain ones;
 - `lengths`: `len(x)` as a size that may be open, while torch traces it;
+- `openness`: what torch would trace otherwise than it is computed;
 - `recurrent`: layers over any number of steps, while torch traces them;
 - `silence`: libraries that trace kept quiet, and their errors as the user's own line;
 - `agreement`: a file against torch.

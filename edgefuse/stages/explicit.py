@@ -39,6 +39,7 @@ from edgefuse.stages.examples import (
     run_torch,
     sizes_to_show,
 )
+from edgefuse.stages.repeated import check_repeated
 from edgefuse.stages.stage import Feeds, InputValues, TorchStage, with_twins
 from edgefuse.stages.typed import TYPES, WHOLE, Typed, first_that_works
 from edgefuse.stages.values import with_values
@@ -318,7 +319,9 @@ def _output_shapes(
         chain = chained_feeds((*before, stage), count=count, seed=seed, masks=masks, unrun=[stage.spec.name])
         return (feeds[stage.spec.name] for feeds in chain)
 
-    shapes = [_probe(stage, one) for one in feeds(sizes_to_show(stage.spec, 2), 0)]
+    probed = list(feeds(sizes_to_show(stage.spec, 2), 0))
+    shapes = [_probe(stage, one) for one in probed]
+    check_repeated(stage, probed[0])
     again = _probe(stage, next(feeds(1, 1)))
     if again != shapes[0]:
         raise ModelError(

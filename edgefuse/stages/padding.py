@@ -6,9 +6,9 @@ state of a recurrent layer, or attention without a mask then give another answer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 
@@ -70,12 +70,25 @@ def depends_on_padding(stage: TorchStage, examples: Iterable[Feeds] | None = Non
     """
     if not may_be_padded(stage.spec):
         return None
-    found: list[Dependence] = []
-    for feeds in islice(example_feeds(stage, count=_TRIED) if examples is None else examples, 2 * _TRIED):
+    found = _at_shorter(stage, example_feeds(stage, count=_TRIED) if examples is None else examples)
+    return max(chain.from_iterable(found), key=lambda one: one.error, default=None)
+
+
+def right_when_shorter(stage: TorchStage) -> bool:
+    """Tell whether a stage does not depend on padding at some generated size below the largest.
+
+    Raises:
+        ModelError: if the module fails at a size.
+    """
+    return any(not found for found in _at_shorter(stage, example_feeds(stage, count=_TRIED)))
+
+
+def _at_shorter(stage: TorchStage, examples: Iterable[Feeds]) -> Iterator[list[Dependence]]:
+    """Yield how the outputs of a stage depend on padding, for each example that is shorter than the largest."""
+    for feeds in islice(examples, 2 * _TRIED):
         longer = {p.tensor.name: padded(feeds[p.tensor.name], p.tensor.max_shape) for p in stage.spec.inputs}
         if any(longer[name].shape != value.shape for name, value in feeds.items()):
-            found += _compared(stage, feeds, run_torch(stage, feeds), run_torch(stage, longer))
-    return max(found, key=lambda one: one.error, default=None)
+            yield _compared(stage, feeds, run_torch(stage, feeds), run_torch(stage, longer))
 
 
 def dependences(stages: Sequence[TorchStage]) -> dict[str, Dependence]:

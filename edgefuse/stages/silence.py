@@ -30,7 +30,16 @@ logger = logging.getLogger(__name__)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _OWN = Path(__file__).parents[1]
 _SITES = {Path(sysconfig.get_paths()[scheme]) for scheme in ("purelib", "platlib")} | {Path(torch.__file__).parents[1]}
-_LIBRARIES = ("torch", "litert_torch", "litert_converter", "onnxscript", "onnx_ir", "jax", "torch_pruning")
+_LIBRARIES = (
+    "torch",
+    "litert_torch",
+    "litert_converter",
+    "onnxscript",
+    "onnx_ir",
+    "jax",
+    "opt_einsum",
+    "torch_pruning",
+)
 # Code between a user's module and an error: of the tools, of Python and of edgefuse, whose models are like a user's.
 _BETWEEN = (
     *(site / library for site in _SITES for library in _LIBRARIES),

@@ -136,6 +136,47 @@ def test_a_size_that_the_model_fixes_is_named_with_its_line() -> None:
         OnnxTarget().lower(stage_of(Frozen(), 4))
 
 
+class Pooled(nn.Module):
+    """A pool over all steps, as text CNNs write it: its kernel is as large as its input."""
+
+    def __init__(self, pool: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.first, self.pool = nn.Linear(4, 6), pool
+
+    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+        y = self.first(x).transpose(1, 2)
+        return self.pool(y, y.size(2)).squeeze(2)
+
+
+class PooledPlane(nn.Module):
+    """The same over two axes."""
+
+    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+        y = torch.stack([x, x * x, x.abs()], 1)
+        return nn.functional.avg_pool2d(y, kernel_size=y.size()[2:]).flatten(1)
+
+
+class Products(nn.Module):
+    """A product of three tensors, of which one order is the best."""
+
+    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+        return torch.einsum("btc,btd,bte->bcde", x, x, x).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("module", "width"),
+    [
+        (Pooled(nn.functional.max_pool1d), 6),
+        (Pooled(nn.functional.avg_pool1d), 6),
+        (PooledPlane(), 3),
+        (Products(), 64),
+    ],
+)
+def test_sizes_that_torch_makes_numbers_of_stay_open(module: nn.Module, width: int) -> None:
+    torch.manual_seed(0)
+    assert answers_alike(OnnxTarget(), stage_of(module, width))
+
+
 class Deciding(nn.Module):
     """A mean over steps, with a branch on how many there are; what it asks and does then is its subclass's."""
 
@@ -198,6 +239,46 @@ def test_a_branch_on_a_size_is_named_with_its_line_at_whatever_sizes_it_decides(
         + rf":', and a file can only hold .*{said}",
     ):
         OnnxTarget().lower(stage_of(module(), 6))
+
+
+class Marked(Deciding):
+    """The sum of the valid steps, and a mark where their number is odd: at even sizes, padding changes nothing."""
+
+    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+        valid = (torch.arange(x.shape[1]) < length.unsqueeze(1)).unsqueeze(2)
+        y: Tensor = (self.first(x) * valid).sum(1)
+        if x.shape[1] % 2:
+            y = y + 1
+        return y
+
+
+class Short(Marked):
+    """The same, with a mark where there are few steps."""
+
+    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+        valid = (torch.arange(x.shape[1]) < length.unsqueeze(1)).unsqueeze(2)
+        y: Tensor = (self.first(x) * valid).sum(1)
+        if x.shape[1] < 12:
+            y = y + 1
+        return y
+
+
+@pytest.mark.parametrize(("module", "line"), [(Marked, "shape[1] % 2"), (Short, "shape[1] < 12")])
+def test_a_branch_on_a_size_is_named_where_files_pad_too(module: Callable[..., nn.Module], line: str) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(
+        ExportError,
+        match=r"the stage 'model' decides on a size that its spec leaves open, at 'test_by_length\.py:\d+: if x\."
+        + re.escape(line)
+        + r":', and a file can only hold .* % off where \d+ steps are padded to 20",
+    ):
+        TfliteTarget().lower(stage_of(module(), 6))
+
+
+def test_padding_that_matters_at_every_size_is_no_branchs_fault() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(ExportError, match="the stage 'model' depends on padding"):
+        TfliteTarget().lower(stage_of(Few(), 6))
 
 
 def test_a_branch_that_no_size_takes_is_in_nobodys_way() -> None:

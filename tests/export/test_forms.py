@@ -62,6 +62,15 @@ def reduced(x: Tensor, way: str) -> Tensor:
     return torch.cat([one, other], 1)
 
 
+TURNS = torch.polar(torch.ones(40, 2), torch.arange(80.0).reshape(40, 2))
+
+
+def rotated(x: Tensor) -> Tensor:
+    """Turn pairs of a sequence by a table of complex numbers, as rotary positions are first written."""
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(pairs * TURNS[: x.shape[1]][None]).flatten(2)
+
+
 class Spectral(nn.Module):
     """Mixes channels of each frequency by complex weights."""
 
@@ -180,6 +189,10 @@ for name, options in UNEVEN.items():
         lambda b, x, offsets=offsets: b(x.flatten(), offsets).flatten()[None],
         (lambda o=options: nn.EmbeddingBag(9, 4, **o),),  # type: ignore[misc]
     )
+CASES["rotary positions"] = (SEQUENCE, rotated, ())
+CASES["bilinear"] = (SEQUENCE, lambda b, x: b(x, x * x), (lambda: nn.Bilinear(4, 4, 5),))
+CASES["bilinear without a bias"] = (SEQUENCE, lambda b, x: b(x, x * x), (lambda: nn.Bilinear(4, 4, 5, bias=False),))
+CASES["limits of two kinds"] = (SEQUENCE, lambda x: x.clamp(-1, 0.5) + torch.clamp(x, max=1, min=0.25), ())
 for name, options in TURNED.items():
     CASES[f"transposed, {name}"] = (IMAGE, lambda c, x: c(x), (lambda o=options: nn.ConvTranspose2d(3, 6, **o),))  # type: ignore[misc]
 for name, options in BAGS.items():
@@ -193,6 +206,7 @@ LACKING = {
     *(aten.stft.default, aten.fft_rfft.default, aten.complex.default, aten.eye.default, aten.sort.default),
     *(aten.adaptive_max_pool2d.default, aten.adaptive_max_pool1d.default, aten.embedding_bag.padding_idx),
     *(aten.quantile.scalar, aten.quantile.default, aten.upsample_nearest2d.vec, aten._upsample_nearest_exact2d.vec),
+    aten.bilinear.default,
     *(aten.median.dim, aten.kthvalue.default, aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool1d.default),
 }
 

@@ -218,6 +218,33 @@ def test_an_opened_attention_answers_as_torchs_own_does(batch_first: bool, alone
     torch.testing.assert_close(got, expected)
 
 
+class Padded(nn.Module):
+    """Torch's own encoder as it comes, under a mask of what is padded: in eval mode it packs the rest by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Linear(6, WIDTH)
+        self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(WIDTH, HEADS, 64, batch_first=True), 2)
+        self.head = nn.Linear(WIDTH, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        absent = (torch.arange(x.shape[1]) > 4).expand(x.shape[0], -1)
+        y: Tensor = self.layers(self.enter(x), src_key_padding_mask=absent)
+        return self.head(y[:, 0])  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning")
+def test_torchs_encoder_is_pruned_under_a_mask_of_what_is_padded(stage_of: Any, examples_of: Any) -> None:
+    stage = stage_of(Padded(), (1, 7, 6))
+    pruned: Any = apply_steps(stage, [step("structured")], examples_of(stage))
+    assert pruned.layers.layers[0].linear1.out_features == 32
+    assert pruned.layers.layers[1].self_attn.heads == HEADS // 2
+    inputs, (expected,) = examples_of(stage).batch(range(5))
+    with torch.no_grad():
+        assert pruned(*inputs).shape == expected.shape
+        assert torch.equal(restore(stage.module, save(pruned))(*inputs), pruned(*inputs))
+
+
 def test_what_is_pruned_twice_and_copied_runs(stage_of: Any, examples_of: Any) -> None:
     stage = stage_of(FromTheStream(), (1, 7, 6))
     pruned: Any = apply_steps(stage, [step("hidden"), step("structured"), step("structured", 0.0)], examples_of(stage))

@@ -1,6 +1,5 @@
 """Stages as ONNX files.
 
-- `sizes`: what stays open in a traced stage;
 - `spectrum`: log-mel spectra in fewer operations;
 - `attention`: packed attention projections;
 - `forms`: rewrites for every runtime;

@@ -29,7 +29,7 @@ from edgefuse.export.cost_graph import CostGraph
 from edgefuse.export.onnx import costs
 from edgefuse.export.onnx.file import checked_bytes
 from edgefuse.export.onnx.ort.passes import apply_fast_forms
-from edgefuse.export.onnx.sizes import (
+from edgefuse.export.sizes import (
     branches_of,
     fixing_line,
     takes_another_way,

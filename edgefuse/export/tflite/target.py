@@ -22,6 +22,7 @@ from edgefuse.bundle.spec import StageSpec, TensorSpec
 from edgefuse.errors import ExportError
 from edgefuse.export.answers import check_answers, padding_matters
 from edgefuse.export.cost_graph import CostGraph
+from edgefuse.export.sizes import decisions, takes_another_way
 from edgefuse.export.target import Lowered
 from edgefuse.export.tflite import by_length, costs
 from edgefuse.export.tflite import recurrent as tflite_recurrent
@@ -33,7 +34,8 @@ from edgefuse.export.tflite.suspects import meant_by
 from edgefuse.export.torch.forms import ALL
 from edgefuse.export.tracing import first_words, named_operators, node_of, quiet, trace
 from edgefuse.registry import create
-from edgefuse.stages.padding import depends_on_padding
+from edgefuse.stages.branches import feeds_at_branches
+from edgefuse.stages.padding import depends_on_padding, right_when_shorter
 from edgefuse.stages.stage import TORCH, TorchStage
 
 # Checks that tracing leaves behind and litert-torch removes, and loops that are lowered here.
@@ -71,8 +73,11 @@ class TfliteTarget:
         if dependence := depends_on_padding(stage):
             ended = by_length.ended_by_length(stage)
             if ended is None:
-                raise padding_matters(dependence, self.title)
-            return self._lower(ended)
+                told = _wrong_at_some_sizes(stage) if right_when_shorter(stage) else None
+                raise told or padding_matters(dependence, self.title)
+            stage = ended
+        if wrong := _wrong_at_some_sizes(stage):
+            raise wrong
         return self._lower(stage)
 
     def mended(self, stage: TorchStage) -> TorchStage:
@@ -117,6 +122,16 @@ def _example_inputs(spec: StageSpec) -> tuple[Tensor, ...]:
     """Return zeros of the largest shapes; tracing looks at their types and shapes alone."""
     tensors = [port.tensor for port in spec.inputs]
     return tuple(torch.zeros(tensor.max_shape, dtype=_DTYPES[tensor.dtype]) for tensor in tensors)
+
+
+def _wrong_at_some_sizes(stage: TorchStage) -> ExportError | None:
+    """Return why a stage is wrong where it decides otherwise than at its largest size; None if it is right there."""
+    for line, feeds in feeds_at_branches(stage, decisions(stage)):
+        if dependence := depends_on_padding(stage, [feeds]):
+            if line:
+                return takes_another_way(stage, line, str(dependence))
+            return padding_matters(dependence, TfliteTarget.title)
+    return None
 
 
 def _trace(stage: TorchStage) -> ExportedProgram:

@@ -8,6 +8,7 @@
 - `transposed`: transposed convolutions;
 - `scattering`: sums at the places of an index, rows of ones and zeros;
 - `tables`: bags of embeddings, projected LSTMs;
+- `arithmetic`: limits of two kinds of numbers, products of two vectors by a tensor;
 - `masks`: attention with nothing to attend to, types that meet, constant matrices;
 - `spectra`: short-time Fourier transforms, and back, as convolutions;
 - `transforms`: Fourier transforms along axes as matrix products;

@@ -96,7 +96,7 @@ def _pair(program: ExportedProgram, node: Any, pairs: dict[Node, Pair]) -> Pair 
         return _two(inline(program, node, polar))
     if node.target is aten.view_as_complex.default:
         return _two(inline(program, node, Form(lambda x: (x[..., 0], x[..., 1]), (node.args[0],))))
-    source = pairs.get(node.args[0]) if isinstance(node.args[0], Node) else None
+    source = _parts(program, node, node.args[0], pairs) if node.args else None
     if source is not None and node.target in _MOVES:
         return tuple(_moved(program, node, part) for part in source)  # type: ignore[return-value]
     return _computed(program, node, pairs)

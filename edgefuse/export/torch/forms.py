@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from edgefuse.errors import ExportError
-from edgefuse.export.torch import masks, order, placing, pools, resizing, scattering, tables, transposed
+from edgefuse.export.torch import arithmetic, masks, order, placing, pools, resizing, scattering, tables, transposed
 from edgefuse.export.torch.complex_numbers import has_complex_numbers, pair_complex_numbers
 from edgefuse.export.torch.inlining import Prepare, inline, only_first_is_used, replace, replace_first
 from edgefuse.export.torch.outputs import part_outputs
@@ -23,10 +23,18 @@ T = TypeVar("T")
 Table: TypeAlias = Mapping[Any, Prepare]
 """What may stand in place of a node, by operator."""
 
-COMMON: Table = {**pools.FORMS, **tables.FORMS, **masks.FORMS}
+COMMON: Table = {**pools.FORMS, **tables.FORMS, **masks.FORMS, **arithmetic.FORMS}
 """Forms that every target gains by."""
 
-ALL: Table = {**COMMON, **placing.FORMS, **resizing.FORMS, **transposed.FORMS, **scattering.FORMS, **order.FORMS}
+ALL: Table = {
+    **COMMON,
+    **placing.FORMS,
+    **resizing.FORMS,
+    **transposed.FORMS,
+    **scattering.FORMS,
+    **order.FORMS,
+    **arithmetic.LACKING,
+}
 """The same, and those of operators that ONNX has and TFLite has not."""
 
 _REFUSED = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from edgefuse.stages.found.calling import Called
 from edgefuse.stages.found.costs import value_of
 from edgefuse.stages.found.naming import Value, values_of
 from edgefuse.stages.lengths import open_lengths
+from edgefuse.stages.openness import kept_open
 from edgefuse.stages.recurrent import open_steps
 from edgefuse.stages.silence import advice, at, first_words, quiet, user_line
 
@@ -48,6 +50,7 @@ class Traced:
         unbatched: why the graph is right for one sample alone, in words; empty where it takes any batch.
         constants: graphs that operators of a higher order call, and the like, by name.
         branches: decisions on sizes that fall otherwise at other ones.
+        before: nodes that a call is given and that torch wrote within it, by its key.
     """
 
     graph: Graph
@@ -60,6 +63,7 @@ class Traced:
     unbatched: str
     constants: torch.nn.Module
     branches: tuple[Branch, ...] = ()
+    before: Mapping[str, frozenset[Node]] = field(default_factory=dict)
 
     @property
     def batched(self) -> bool:
@@ -72,6 +76,7 @@ class Traced:
             node = node.all_input_nodes[0]
         keys = tuple(_key(key) for key in node.meta.get("nn_module_stack") or {})
         own = [key for key in keys if key.startswith("module.") or key.startswith("module@")]
+        own = list(takewhile(lambda key: node not in self.before.get(key, ()), own))
         return tuple(tuple(own[: depth + 1]) for depth in range(len(own)))
 
 
@@ -122,7 +127,7 @@ def _axes(value: Value, *, batched: bool) -> dict[int, Any]:
 def _export(
     module: Called, tensors: Sequence[Tensor], axes: list[dict[int, Any]], kept: Collection[str]
 ) -> ExportedProgram:
-    with quiet(), _without_fast_path(), open_steps(), open_lengths(), torch.no_grad():
+    with quiet(), _without_fast_path(), open_steps(), open_lengths(), kept_open(), torch.no_grad():
         return torch.export.export(
             module,
             tuple(tensors),
@@ -158,9 +163,11 @@ def _canonical(program: ExportedProgram, module: Called, values: Sequence[Value]
     if any(_changes_in_place(node) for node in program.graph.nodes):
         _name_what_stays(program)
         picks = _name_their_sources(program)
+        readers = _name_their_readers(program)
         with quiet(), open_steps():
             program = program.run_decompositions({})
         _name_picked(program, picks)
+        _name_read(program, readers)
     graph = program.graph
     for node in list(graph.nodes):
         packet = getattr(getattr(node.target, "overloadpacket", None), "__name__", "")
@@ -171,6 +178,7 @@ def _canonical(program: ExportedProgram, module: Called, values: Sequence[Value]
     outputs.args = (tuple(results.values()),)
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     state, names, inputs = _placeholders(program)
+    calls = {entry.fqn: entry.signature for entry in program.module_call_graph if entry.signature is not None}
     return Traced(
         graph=graph,
         module=module,
@@ -178,10 +186,26 @@ def _canonical(program: ExportedProgram, module: Called, values: Sequence[Value]
         state=state,
         names=names,
         results=results,
-        calls={entry.fqn: entry.signature for entry in program.module_call_graph if entry.signature is not None},
+        calls=calls,
         unbatched=unbatched,
         constants=program.graph_module,
+        before=dict(_before(graph, calls)),
     )
+
+
+def _before(graph: Graph, calls: Mapping[str, Any]) -> Iterator[tuple[str, frozenset[Node]]]:
+    """Yield the key of each call with what it is given, where torch wrote that within it: views that it wrote anew."""
+    nodes = {node.name: node for node in graph.nodes}
+    for key, signature in calls.items():
+        waiting = [nodes[given.name] for given in signature.inputs if getattr(given, "name", None) in nodes]
+        found: set[Node] = set()
+        while waiting:
+            node = waiting.pop()
+            if node not in found and key in map(_key, node.meta.get("nn_module_stack") or {}):
+                found.add(node)
+                waiting += node.all_input_nodes
+        if found:
+            yield key, frozenset(found)
 
 
 def _name_what_stays(program: ExportedProgram) -> None:
@@ -232,6 +256,49 @@ def _name_picked(program: ExportedProgram, picks: Picks) -> None:
         users = [user for user in source.users if user.target is operator.getitem]
         found = next((user for user in users if user.args[1] == number), None)
         named[place] = ConstantArgument(name="", value=None) if found is None else TensorArgument(name=found.name)
+
+
+def _name_their_readers(program: ExportedProgram) -> Picks:
+    """Let signatures name what reads a view in place of the view, which torch writes anew where its base changes.
+
+    What a call is given is read within it, what it returns may be read behind all changes.
+    """
+    nodes = {node.name: node for node in program.graph.nodes}
+    readers: Picks = []
+    for call, entry in enumerate(program.module_call_graph):
+        for side in ("inputs", "outputs") if entry.signature is not None else ():
+            for place, given in enumerate(getattr(entry.signature, side)):
+                node = nodes.get(given.name) if isinstance(given, TensorArgument) else None
+                if node is None or not _is_view(node):
+                    continue
+                found = [user for user in node.users if _keeps(user, node)]
+                within = [user for user in found if entry.fqn in map(_key, user.meta.get("nn_module_stack") or {})]
+                for reader in within[:1] if side == "inputs" and within else found[-1:]:
+                    given.name = reader.name
+                    readers.append((call, side, place, reader.args.index(node)))
+    return readers
+
+
+def _name_read(program: ExportedProgram, readers: Picks) -> None:
+    """Let signatures name what their readers read, once the graph is written anew."""
+    nodes = {node.name: node for node in program.graph.nodes}
+    for call, side, place, number in readers:
+        named = getattr(program.module_call_graph[call].signature, side)
+        source = nodes[named[place].name].args[number]
+        if not isinstance(source, Node):
+            raise ValueError("a view is read otherwise than it was")
+        named[place] = TensorArgument(name=source.name)
+
+
+def _is_view(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and not schema.is_mutable and any(one.alias_info is not None for one in schema.returns)
+
+
+def _keeps(user: Node, node: Node) -> bool:
+    """Tell whether a user of a node is there as it is without changes in place, and reads it by position."""
+    is_operator = isinstance(user.target, torch._ops.OpOverload)
+    return is_operator and not _is_view(user) and not _changes_in_place(user) and node in user.args
 
 
 def _without_casts(node: Node) -> Node:

@@ -61,6 +61,16 @@ def trace_with_open_sizes(stage: TorchStage, forms: Table = COMMON) -> ExportedP
         raise works_at_one_size(stage, line, frozen) from error
 
 
+def decisions(stage: TorchStage) -> tuple[Branch, ...]:
+    """Return the decisions on sizes of a stage; none where torch does not keep its sizes open."""
+    if not may_be_padded(stage.spec):
+        return ()
+    try:
+        return branches_of(trace_with_open_sizes(stage))
+    except ExportError:
+        return ()
+
+
 def branches_of(program: ExportedProgram) -> tuple[Branch, ...]:
     """Return the decisions on sizes of a stage that was traced here."""
     found: tuple[Branch, ...] = program.graph_module.meta.get(_BRANCHES, ())
