@@ -68,7 +68,8 @@ def _pooled_whole(func: Any, args: Sequence[Any], given: Mapping[str, Any]) -> T
     if any(str(size) != str(whole) for size, whole in zip(kernel, x.shape[-axes:], strict=True)):
         return None
     over = tuple(range(-axes, 0))
-    return x.amax(over, keepdim=True) if largest else x.mean(over, keepdim=True)
+    pooled: Tensor = x.amax(over, keepdim=True) if largest else x.mean(over, keepdim=True)
+    return pooled
 
 
 def _products(args: Sequence[Any]) -> Tensor | None:
@@ -105,11 +106,11 @@ def _without_look_at_masks() -> Iterator[None]:
 def _without_idle_autocast() -> Iterator[None]:
     """Let `torch.autocast` that is off, also for want of a GPU, leave no trace."""
     enter, leave = autocast.__enter__, autocast.__exit__
-    idle: list[autocast] = []
+    idle: list[Any] = []
 
     def entered(self: autocast) -> Any:
         if self._enabled or torch.is_autocast_enabled(self.device):
-            return enter(self)
+            return enter(self)  # type: ignore[no-untyped-call]
         idle.append(self)
         return self
 

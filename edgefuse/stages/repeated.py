@@ -56,7 +56,7 @@ def _difference(first: Tensor, second: Tensor) -> float:
     return float((first - second).abs().max()) / largest if first.numel() else 0.0
 
 
-class _Draws(TorchDispatchMode):
+class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within it, the user's line that draws random numbers first is noted.
 
     Attributes:
@@ -65,7 +65,7 @@ class _Draws(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.any = False
         self.line = ""
 

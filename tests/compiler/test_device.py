@@ -138,7 +138,8 @@ def test_milliseconds_need_a_device(own_recipe: Path, tmp_path: Path) -> None:
 
 
 def test_the_host_is_measured_and_another_architecture_counted() -> None:
-    from edgefuse.compiler.recipe.recipe import CompileSection, DataSection, ModelSection, Recipe
+    from edgefuse.compiler.recipe.described import ModelSection
+    from edgefuse.compiler.recipe.recipe import CompileSection, DataSection, Recipe
 
     def recipe(device: str) -> Recipe:
         return Recipe(

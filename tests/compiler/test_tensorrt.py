@@ -13,11 +13,11 @@ from edgefuse.bundle.manifest import BuildPlan, Manifest, Profile
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.cli import main
 from edgefuse.compiler import CompileResult, compile
+from edgefuse.compiler.recipe.described import ModelSection
 from edgefuse.compiler.recipe.recipe import (
     CompileSection,
     DataSection,
     DeviceSection,
-    ModelSection,
     Recipe,
     SearchSection,
 )

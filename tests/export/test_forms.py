@@ -67,7 +67,7 @@ TURNS = torch.polar(torch.ones(40, 2), torch.arange(80.0).reshape(40, 2))
 
 def rotated(x: Tensor) -> Tensor:
     """Turn pairs of a sequence by a table of complex numbers, as rotary positions are first written."""
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
+    pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * TURNS[: x.shape[1]][None]).flatten(2)
 
 

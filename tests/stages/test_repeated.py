@@ -101,6 +101,6 @@ def test_an_encoder_of_a_fusion_model_that_draws_is_named() -> None:
     spec = ModelSpec(
         name="m", modalities=(tensor("motion", shape=(1, 6)),), outputs=(EmbeddingOutput(name="space", size=4),)
     )
-    model = FusionModel(spec, nn.ModuleDict({"motion": Noisy()}), Only()).eval()
+    model = FusionModel(spec, {"motion": Noisy()}, Only()).eval()
     with pytest.raises(ModelError, match=r"the stage 'motion_encoder' answers .* draws random numbers at .*bernoulli"):
         split(model)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import msgspec
-
 import numpy as np
 import numpy.typing as npt
 

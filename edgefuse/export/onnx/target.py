@@ -66,7 +66,7 @@ class OnnxTarget:
     suffix = ".onnx"
     accelerator = "cpu"
     pads = False
-    reads = (TORCH, ONNX)
+    reads: tuple[str, ...] = (TORCH, ONNX)
 
     def load_tools(self) -> None:
         """Load what torch's exporter translates by."""

@@ -25,7 +25,7 @@ class OpenvinoTarget:
     suffix = ".onnx"
     accelerator = "cpu"
     pads = False
-    reads = (TORCH, ONNX)
+    reads: tuple[str, ...] = (TORCH, ONNX)
 
     def lower(self, stage: TorchStage) -> Lowered:
         """Lower a stage in float32 and compare the file, as OpenVINO runs it, with torch.

@@ -47,7 +47,7 @@ class TensorrtTarget:
     suffix = ".onnx"
     accelerator = "gpu"
     pads = False
-    reads = (TORCH, ONNX)
+    reads: tuple[str, ...] = (TORCH, ONNX)
     roofline = JETSON
 
     def lower(self, stage: TorchStage) -> Lowered:

@@ -55,7 +55,7 @@ class TfliteTarget:
     suffix = ".tflite"
     accelerator = "cpu"
     pads = True
-    reads = (TORCH,)
+    reads: tuple[str, ...] = (TORCH,)
 
     def load_tools(self) -> None:
         """Load the converter."""

@@ -31,7 +31,7 @@ def bilinear(_program: ExportedProgram, node: Any) -> Form | None:
     def product(x: Tensor, y: Tensor, weight: Tensor, *added: Tensor) -> Tensor:
         out, left, right = weight.shape
         rows = x @ weight.permute(1, 0, 2).reshape(left, out * right)
-        found = (rows.unflatten(-1, (out, right)) @ y.unsqueeze(-1)).squeeze(-1)
+        found: Tensor = (rows.reshape(*rows.shape[:-1], out, right) @ y.unsqueeze(-1)).squeeze(-1)
         return found + added[0] if added else found
 
     return Form(product, (first, second, weight, *([] if bias is None else [bias])))

@@ -96,16 +96,13 @@ def far_side(labelled: Labelled, group: Group) -> set[Node]:
 def _not_idle(labelled: Labelled, group: Group, far: set[Node], works: set[Node]) -> set[Node]:
     """Return another far side where the near one does nothing but move what it is given: what is large stays there.
 
-    Where nothing of the group is large, its inputs cross as they are.
+    Where nothing of the group is large, its inputs cross as they are, and all is done on the far side.
     """
-    for large, raw in ((_LARGE_SHARE / 2, False), (_LARGE_SHARE, True)):
-        try:
-            other = _cut(labelled, group, raw=raw, large=large)
-        except nx.NetworkXUnbounded:
-            continue
-        if raw or not works <= other:
-            return other
-    return far
+    try:
+        other = _cut(labelled, group, raw=False, large=_LARGE_SHARE / 2)
+    except nx.NetworkXUnbounded:
+        other = far
+    return other if not works <= other else set(group.nodes) - set(group.fixed)
 
 
 def _cut(labelled: Labelled, group: Group, *, raw: bool, large: float = _LARGE_SHARE) -> set[Node]:
@@ -207,9 +204,13 @@ def atoms(labelled: Labelled, label: Label, nodes: Iterable[Node]) -> dict[Node,
 
 
 def inside_of_mixed(labelled: Labelled, nodes: Iterable[Node]) -> set[Node]:
-    """Return the nodes that stand inside a submodule which sees more than one label."""
+    """Return the nodes that stand inside a submodule which sees other modalities than theirs, too."""
     return {
         node
         for node in nodes
-        if any(len(labelled.inside.get(call, ())) > 1 for call in labelled.traced.calls_around(node))
+        if any(
+            other - labelled.labels[node]
+            for call in labelled.traced.calls_around(node)
+            for other in labelled.inside.get(call, ())
+        )
     }
