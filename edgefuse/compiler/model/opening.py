@@ -19,6 +19,7 @@ from edgefuse.datasets.sample import Splits
 from edgefuse.errors import BundleError, DataError, ModelError, RecipeError
 from edgefuse.files import read_regular, reason
 from edgefuse.measure.metrics import Metric
+from edgefuse.models import pretrained
 from edgefuse.stages.explicit import check_spec
 from edgefuse.stages.found import find
 from edgefuse.stages.stage import TorchStage
@@ -62,13 +63,16 @@ def _made_data(path: Path, recipe: Recipe) -> Splits:
 
 
 def _build_model(path: Path, recipe: Recipe) -> tuple[nn.Module, ModelSpec]:
-    """Return what the factory builds, a module with a `spec` or both as a pair, with its weights."""
-    made = call_factory(path, recipe.model.factory)
+    """Return what the factory builds, a module with a `spec` or a pair, with its weights, or what a folder holds."""
+    factory = recipe.model.factory
+    if factory is None:
+        return pretrained.build(path.parent / str(recipe.model.pretrained))
+    made = call_factory(path, factory)
     pair = made if isinstance(made, tuple) and len(made) == 2 else (made, getattr(made, "spec", None))
     model, spec = pair
     if not isinstance(model, nn.Module) or not isinstance(spec, ModelSpec):
         raise ModelError(
-            f"the factory '{recipe.model.factory}' returns no model that can be compiled",
+            f"the factory '{factory}' returns no model that can be compiled",
             got=", ".join(type(part).__name__ for part in (made if isinstance(made, tuple) else (made,))),
             expected="a torch module with a ModelSpec as its attribute 'spec', or the pair (module, spec)",
         )

@@ -35,12 +35,14 @@ class ModelSection(Record, frozen=True, kw_only=True):
 
     Attributes:
         factory: `module:callable` that returns the torch model; the module may lie beside the recipe.
+        pretrained: instead of that, a folder of a model of Hugging Face's, which has weights and assets of its own.
         weights: a file beside the recipe, loaded into the model: safetensors, the index of their shards, or a state
             dict or checkpoint that `torch.save` wrote.
         assets: files beside the recipe that preprocessing needs (a tokenizer), besides those the model brings.
     """
 
-    factory: str
+    factory: str | None = None
+    pretrained: str | None = None
     weights: str | None = None
     assets: tuple[str, ...] = ()
 
@@ -303,6 +305,7 @@ def check(path: Path, recipe: Recipe) -> None:
         DeviceError: if the URI of the device is none, or its time limit is no such.
     """
     wanted = recipe.compile
+    _check_model(path, recipe.model)
     _check_search(path, recipe.search)
     for goal_db in recipe.quantize.goals_db:
         if not (math.isfinite(goal_db) and goal_db > 0):
@@ -339,6 +342,16 @@ def check(path: Path, recipe: Recipe) -> None:
             got=list(wanted.targets),
             expected="each target once",
         )
+
+
+def _check_model(path: Path, model: ModelSection) -> None:
+    """Refuse a model that comes from nowhere, or from two places."""
+    given = [name for name in ("factory", "pretrained") if getattr(model, name) is not None]
+    if len(given) != 1:
+        got = " and ".join(given) or "neither"
+        raise RecipeError(f"[model] in {path} names no model, or two", got=got, expected="a factory or pretrained")
+    if given == ["pretrained"] and model.weights is not None:
+        raise RecipeError(f"[model] in {path} has weights for a pretrained model, which has its own", fix="remove them")
 
 
 def _check_threads(where: str, threads: int) -> None:
