@@ -268,6 +268,18 @@ def test_a_damaged_tokenizer(folder: Path) -> None:
     assert "the tokenizer of the pretrained model" in refusal(folder)
 
 
+def test_a_list_of_parts_that_is_none(tmp_path: Path) -> None:
+    folder = made("sentence_encoder", tmp_path / "sentence")
+    (folder / "modules.json").write_text("{}")
+    assert "has a modules.json that holds something else: got dict, expected list" in refusal(folder)
+
+
+def test_a_sentence_encoder_with_a_part_that_is_not_known(tmp_path: Path) -> None:
+    folder = made("sentence_encoder", tmp_path / "sentence")
+    (folder / "modules.json").write_text('[{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]')
+    assert "has a part that is not known here: got Dense in modules.json" in refusal(folder)
+
+
 def test_a_folder_without_a_processor(tmp_path: Path) -> None:
     folder = made("vit", tmp_path / "vit")
     (folder / "preprocessor_config.json").unlink()
@@ -280,6 +292,10 @@ def test_a_folder_without_a_processor(tmp_path: Path) -> None:
         ({"size": {"height": 40, "width": 40}}, "takes pictures of another size than its processor makes: got 40 x 40"),
         ({"size": {"shortest_edge": 32}}, "has a processor that makes pictures of no fixed size"),
         ({"resample": 5}, "has a processor that resizes in a way which is not taken: got resample"),
+        (
+            {"do_pad": True, "pad_size": {"height": 40, "width": 40}},
+            "that does something else than its numbers say: got [",
+        ),
         ({"do_resize": False}, "has a processor that resizes in a way which is not taken: got no resizing"),
     ],
 )

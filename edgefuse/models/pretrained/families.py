@@ -181,7 +181,7 @@ def _text(folder: Folder) -> Made:
         model = model_of(folder, "AutoModel", unused=("pooler.",))
         pooling, normalized = _pooling(folder)
         module, output = Sentence(model, pooling, normalized=normalized), EmbeddingOutput(size=_width(model.config))
-    sentence = folder.json("sentence_bert_config.json") or {}
+    sentence = folder.json("sentence_bert_config.json", dict)
     if sentence.get("do_lower_case"):
         raise folder.refused("lowers the case of texts before its tokenizer", got="do_lower_case")
     positions = _positions(model.config, counted_from_padding=folder.kind in _COUNTED_FROM_PADDING)
@@ -193,12 +193,15 @@ def _text(folder: Folder) -> Made:
 
 def _pooling(folder: Folder) -> tuple[Pooling, bool]:
     """Return how a sentence encoder pools its tokens, by the mean unless it says so, and whether it normalises."""
-    modules = folder.json("modules.json") or []
-    kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
+    modules = {
+        str(module.get("type")): module for module in folder.json("modules.json", list) if isinstance(module, dict)
+    }
+    kinds = [kind.rpartition(".")[2] for kind in modules]
     if unknown := [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]:
         raise folder.refused("has a part that is not known here", got=f"{unknown[0]} in modules.json")
-    place = next((str(module.get("path")) for module in modules if str(module["type"]).endswith("Pooling")), "")
-    settings = (folder.json(f"{place}/config.json") if place else None) or {"pooling_mode_mean_tokens": True}
+    place = next((str(module.get("path")) for kind, module in modules.items() if kind.endswith("Pooling")), "")
+    settings = folder.json(f"{place}/config.json", dict) if place else {}
+    settings = settings or {"pooling_mode_mean_tokens": True}
     chosen = [name for name, value in settings.items() if name.startswith("pooling_mode_") and value]
     known: Mapping[str, Pooling] = {"mean_tokens": "mean", "cls_token": "cls", "max_tokens": "max"}
     names = [name.removeprefix("pooling_mode_") for name in chosen] or [f"{settings.get('pooling_mode')}_tokens"]

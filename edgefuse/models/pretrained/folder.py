@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,6 +24,7 @@ PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _MAX_JSON_BYTES = 1 << 24
 _SHOWN = 3
+T = TypeVar("T", dict[str, Any], list[Any])
 FACTORY = "write a factory that returns the module and a ModelSpec, and name it as [model] factory"
 
 
@@ -50,13 +51,24 @@ class Folder:
         names = self.settings.get("architectures")
         return str(names[0]) if isinstance(names, list) and names else ""
 
-    def json(self, name: str) -> Any:
-        """Return what a JSON file of the folder holds; None if there is no such file.
+    def json(self, name: str, kind: type[T]) -> T:
+        """Return what a JSON file of the folder holds, or an empty object or list if there is no such file.
+
+        Args:
+            name: of the file, below the folder.
+            kind: of what it holds: `dict` or `list`.
 
         Raises:
-            ModelError: if it cannot be read.
+            ModelError: if it cannot be read, or holds something else.
         """
-        return _json(self.path / name)
+        found = _json(self.path / name)
+        if found is None:
+            return kind()
+        if not isinstance(found, kind):
+            raise self.refused(
+                f"has a {name} that holds something else", got=type(found).__name__, expected=kind.__name__
+            )
+        return found
 
     def refused(self, what: str, *, got: object = None, expected: object = None, fix: str = FACTORY) -> ModelError:
         """Return the error that says why this model is not taken.
