@@ -44,7 +44,14 @@ class Case:
     processors: dict[str, Any]
 
 
-@pytest.fixture(scope="module", params=list(FOLDERS))
+_FURTHER = ("vit_embedding", "distilbert", "roberta", "wav2vec2_embedding", "ast_embedding", "whisper_classifier")
+"""Other heads of a family that another folder is of."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.exhaustive] * (name in _FURTHER)) for name in FOLDERS],
+)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     """A folder of each family, built without a network."""
     folder = made(request.param, tmp_path_factory.mktemp("folders") / request.param)
