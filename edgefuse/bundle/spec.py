@@ -85,8 +85,14 @@ class ImagePreprocess(Record, frozen=True, kw_only=True, tag_field="kind", tag="
     height: int
     width: int
     channels: Literal[1, 3] = 3
-    resample: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     fit: Literal["stretch", "contain", "cover"] = "stretch"
+
+
+class CroppedImagePreprocess(ImagePreprocess, frozen=True, kw_only=True, tag="cropped_image"):
+    """Resize a picture to a shorter edge, the longer one rounded down, and cut out its centre."""
+
+    shortest_edge: int
 
 
 class AudioPreprocess(Record, frozen=True, kw_only=True, tag_field="kind", tag="audio"):
@@ -97,6 +103,10 @@ class AudioPreprocess(Record, frozen=True, kw_only=True, tag_field="kind", tag="
 
     sample_rate_hz: int
     samples: int
+
+
+class RepeatedAudioPreprocess(AudioPreprocess, frozen=True, kw_only=True, tag="repeated_audio"):
+    """The same, with a shorter clip repeated as often as it fits."""
 
 
 class TextPreprocess(Record, frozen=True, kw_only=True, tag_field="kind", tag="text"):
@@ -111,7 +121,14 @@ class TensorPreprocess(Record, frozen=True, kw_only=True, tag_field="kind", tag=
     """Take an array as it is, after checking its type, shape and that it is finite."""
 
 
-Preprocess: TypeAlias = ImagePreprocess | AudioPreprocess | TextPreprocess | TensorPreprocess
+Preprocess: TypeAlias = (
+    ImagePreprocess
+    | CroppedImagePreprocess
+    | AudioPreprocess
+    | RepeatedAudioPreprocess
+    | TextPreprocess
+    | TensorPreprocess
+)
 
 
 class Modality(Record, frozen=True, kw_only=True):

@@ -160,6 +160,7 @@ def _check_preprocess(modality: Modality, where: str) -> None:
     delivered: _Form
     if isinstance(preprocess, ImagePreprocess):
         delivered = "uint8", (1, preprocess.height, preprocess.width, preprocess.channels)
+        require(getattr(preprocess, "shortest_edge", 1) >= 1, f"the shortest edge of {where}")
     elif isinstance(preprocess, AudioPreprocess):
         rate_hz = preprocess.sample_rate_hz
         require(1 <= rate_hz <= MAX_SAMPLE_RATE_HZ, f"the sample rate of {where}", got=f"{rate_hz} Hz")

@@ -1,6 +1,7 @@
 """What a model is to the compiler.
 
 - `fusion`: `FusionModel`;
+- `pretrained`: folders of pretrained models;
 - `digits`: the reference model `digits`;
 - `assistant`: the reference model `assistant`.
 """

@@ -152,7 +152,7 @@ def test_check_shows_its_stages(folder: Path, tmp_path: Path) -> None:
             [("[search]", f"{PRUNED}[search]")],
             r"prunes an ONNX file, which cannot recover.* Fix: give the model by a factory, or leave \[prune\] out",
         ),
-        ([('onnx = "model.onnx"', 'onnx = "model.onnx"\nfactory = "a:b"')], r"names both a factory and an ONNX file"),
+        ([('onnx = "model.onnx"', 'onnx = "model.onnx"\nfactory = "a:b"')], r"more than one: got factory and onnx"),
         ([('onnx = "model.onnx"\n', "")], r"\[model\] in .* names no model"),
         ([('onnx = "model.onnx"\n', 'onnx = "model.onnx"\nweights = "w.pt"\n')], r"names weights for an ONNX file"),
         ([('tensors = ["pixel_values"]', 'tensor = ["pixel_values"]')], r"unknown field `tensor`"),

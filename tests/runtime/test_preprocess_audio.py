@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefuse.bundle.spec import Bucketed, audio
+from edgefuse.bundle.spec import Bucketed, RepeatedAudioPreprocess, audio
 from edgefuse.errors import InputError, MissingExtraError
 from edgefuse.runtime.preprocess import Preprocessor
 
@@ -184,3 +184,14 @@ def test_any_clip_gives_the_declared_shape(samples: int, rate_hz: int, variable:
     assert 1 <= pcm.size <= 1600
     assert variable or pcm.size == 1600
     assert np.isfinite(pcm).all()
+
+
+@pytest.mark.parametrize(("length", "times"), [(1, 10), (3, 3), (5, 2), (6, 1), (10, 1), (12, 1)])
+def test_a_short_clip_is_repeated_where_the_modality_says_so(length: int, times: int) -> None:
+    preprocess = RepeatedAudioPreprocess(sample_rate_hz=RATE_HZ, samples=10)
+    modality = msgspec.structs.replace(audio("mic", sample_rate_hz=RATE_HZ, samples=10), preprocess=preprocess)
+    clip = np.arange(1, length + 1, dtype=np.float32) / 16
+    expected = np.zeros(10, np.float32)
+    repeated = np.concatenate([clip] * times)[:10]
+    expected[: len(repeated)] = repeated
+    np.testing.assert_array_equal(Preprocessor(modality, lambda name: b"")(clip)["mic.samples"][0], expected)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from edgefuse.bundle.spec import ImagePreprocess, image
+from edgefuse.bundle.spec import CroppedImagePreprocess, ImagePreprocess, image
 from edgefuse.errors import InputError, MissingExtraError
 from edgefuse.runtime.preprocess import Preprocessor
 
@@ -27,7 +27,8 @@ COLOUR: Pixels = RNG.integers(0, 256, (8, 6, 3), dtype=np.uint8)
 
 def prepare(raw: object, channels: Any = 3, **options: Any) -> Pixels:
     modality = image("camera", height=8, width=6, channels=channels)
-    preprocess = ImagePreprocess(height=8, width=6, channels=channels, **options)
+    kind = CroppedImagePreprocess if "shortest_edge" in options else ImagePreprocess
+    preprocess = kind(height=8, width=6, channels=channels, **options)
     tensors = Preprocessor(msgspec.structs.replace(modality, preprocess=preprocess), lambda name: b"")(raw)
     assert list(tensors) == ["camera.pixels"]
     pixels = tensors["camera.pixels"]
@@ -153,3 +154,32 @@ def test_a_truncated_file_is_one_error(encode_png: Encode, kind: str, kept: floa
 def test_what_is_no_picture_is_refused(raw: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         prepare(raw)
+
+
+@pytest.mark.parametrize(("edge", "size"), [(9, (31, 14)), (9, (14, 31)), (11, (8, 6)), (8, (8, 8)), (8, (6, 8))])
+def test_a_cropped_picture_is_resized_by_its_shorter_edge(edge: int, size: tuple[int, int]) -> None:
+    picture = Image.fromarray(RNG.integers(0, 256, (*size, 3), dtype=np.uint8))
+    scaled = {9: {(31, 14): (9, 19), (14, 31): (19, 9)}, 11: {(8, 6): (11, 14)}, 8: {(8, 8): (8, 8), (6, 8): (10, 8)}}
+    whole = np.asarray(picture.resize(scaled[edge][size], Image.Resampling.BICUBIC))
+    top, left = (whole.shape[0] - 8) // 2, (whole.shape[1] - 6) // 2
+    found = prepare(picture, shortest_edge=edge, resample="bicubic")[0]
+    np.testing.assert_array_equal(found, whole[top : top + 8, left : left + 6])
+
+
+def test_what_is_smaller_than_the_crop_is_centred_on_black() -> None:
+    picture = Image.fromarray(np.full((3, 3, 3), 200, np.uint8))
+    expected = np.zeros((8, 6), np.uint8)
+    expected[3:6, 2:5] = 200
+    np.testing.assert_array_equal(prepare(picture, shortest_edge=3)[0, :, :, 0], expected)
+
+
+def test_a_picture_that_is_too_long_to_be_resized_is_refused() -> None:
+    picture = Image.new("L", (40_000, 2))
+    with pytest.raises(InputError, match=r"is too elongated: got \(40000, 2\) in the picture"):
+        prepare(picture, shortest_edge=512)
+
+
+def test_lanczos_is_pillows() -> None:
+    picture = Image.fromarray(RNG.integers(0, 256, (31, 14, 3), dtype=np.uint8))
+    expected = np.asarray(picture.resize((6, 8), Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(prepare(picture, resample="lanczos")[0], expected)

@@ -22,6 +22,7 @@ from edgefuse.datasets.sample import Splits
 from edgefuse.errors import BundleError, DataError, ModelError, RecipeError
 from edgefuse.files import read_regular, reason
 from edgefuse.measure.metrics import Metric
+from edgefuse.models import pretrained
 from edgefuse.stages.explicit import check_spec
 from edgefuse.stages.found import Found, find
 from edgefuse.stages.stage import InputValues
@@ -84,7 +85,9 @@ def _made_data(path: Path, recipe: Recipe) -> Splits:
 
 
 def _build_model(path: Path, recipe: Recipe, given: Given | None) -> tuple[nn.Module, ModelSpec]:
-    """Return what the factory builds, or what is at hand, with its weights."""
+    """Return what the factory builds, or what is at hand, with its weights; or what a folder holds."""
+    if recipe.model.pretrained:
+        return pretrained.build(path.parent / recipe.model.pretrained)
     factory = recipe.model.factory
     made = (given.module, given.spec) if given else call_factory(path, factory)
     model, spec = described(factory, made)

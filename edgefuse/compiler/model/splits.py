@@ -12,7 +12,15 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.bundle.spec import AudioPreprocess, ImagePreprocess, ModelSpec, TensorPreprocess, TextPreprocess
+from edgefuse.bundle.spec import (
+    AudioPreprocess,
+    CroppedImagePreprocess,
+    ImagePreprocess,
+    ModelSpec,
+    RepeatedAudioPreprocess,
+    TensorPreprocess,
+    TextPreprocess,
+)
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.cache.arrays import ArrayStore, write_arrays
 from edgefuse.compiler.model.samples import checked_target, read_sample
@@ -39,7 +47,9 @@ _SOURCES = (  # no more than that: recoveries that take hours depend on a split
 )
 _LIBRARIES = {
     ImagePreprocess: ("pillow",),
+    CroppedImagePreprocess: ("pillow",),
     AudioPreprocess: ("soxr", "soundfile"),
+    RepeatedAudioPreprocess: ("soxr", "soundfile"),
     TextPreprocess: ("tokenizers",),
     TensorPreprocess: (),
 }

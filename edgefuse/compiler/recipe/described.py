@@ -45,7 +45,8 @@ class ModelSection(Record, frozen=True, kw_only=True):
 
     Attributes:
         factory: `module:callable` that returns the torch model; the module may lie beside the recipe.
-        onnx: in its place, an ONNX file beside the recipe, which these describe:
+        pretrained: in its place, a folder of a model of Hugging Face's, which has weights and assets of its own.
+        onnx: in their place, an ONNX file beside the recipe, which these describe:
         modalities: its inputs, by the name of the modality.
         outputs: what it gives, by the names in the file.
         name: of the model; the file's by default.
@@ -56,6 +57,7 @@ class ModelSection(Record, frozen=True, kw_only=True):
     """
 
     factory: str = ""
+    pretrained: str = ""
     onnx: str = ""
     modalities: dict[str, ModalitySection] = {}  # noqa: RUF012 - msgspec copies empty defaults
     outputs: tuple[Output, ...] = ()
@@ -76,31 +78,35 @@ def check_source(path: Path, model: ModelSection, *, prunes: bool) -> None:
     Raises:
         RecipeError: if it does not.
     """
-    if bool(model.factory) == bool(model.onnx):
+    given = [key for key in ("factory", "pretrained", "onnx") if getattr(model, key)]
+    if len(given) != 1:
         raise RecipeError(
-            f"[model] in {path} names {'both a factory and an ONNX file' if model.onnx else 'no model'}",
-            expected="factory = 'module:callable', or onnx = 'model.onnx'",
+            f"[model] in {path} names no model, or more than one",
+            got=" and ".join(given) or "none",
+            expected="factory = 'module:callable', pretrained = 'folder' or onnx = 'model.onnx'",
         )
-    described = {"modalities": model.modalities, "outputs": model.outputs}
-    if model.factory:
-        for key in (
-            key for key, value in (*described.items(), ("name", model.name), ("metric", model.metric)) if value
-        ):
-            raise RecipeError(
-                f"[model] {key} in {path} describes a model that a factory makes",
-                expected="a description by the factory, in its ModelSpec",
-                fix="leave it out",
-            )
+    if model.weights is not None and not model.factory:
+        raise RecipeError(
+            f"[model] in {path} names weights for a model that has its own", got=given[0], fix="leave weights out"
+        )
+    if model.onnx:
+        _check_onnx(path, model, prunes=prunes)
         return
-    for key in (key for key, value in described.items() if not value):
+    keys = ("modalities", "outputs", "name", "metric")
+    for key in (key for key in keys if getattr(model, key)):
+        raise RecipeError(
+            f"[model] {key} in {path} describes a model that a {'factory' if model.factory else 'folder'} describes",
+            expected="a description in its ModelSpec" if model.factory else "what the folder says",
+            fix="leave it out",
+        )
+
+
+def _check_onnx(path: Path, model: ModelSection, *, prunes: bool) -> None:
+    for key in (key for key in ("modalities", "outputs") if not getattr(model, key)):
         raise RecipeError(
             f"[model] in {path} does not describe the ONNX file {model.onnx}",
             got=f"no {key}",
             expected="[model.modalities.NAME] for its inputs, and outputs = [{type = 'classes', name = …, labels = …}]",
-        )
-    if model.weights is not None:
-        raise RecipeError(
-            f"[model] in {path} names weights for an ONNX file, which has its own", fix="leave weights out"
         )
     if prunes:
         raise RecipeError(

@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.bundle.spec import AudioPreprocess, Modality
+from edgefuse.bundle.spec import AudioPreprocess, Modality, RepeatedAudioPreprocess
 from edgefuse.errors import InputError, needing, shown
 from edgefuse.runtime.backends.backend import Array
 from edgefuse.runtime.preprocess.audio_file import MAX_CHANNELS, MAX_FRAMES, Pcm, decoded, mixed
@@ -38,6 +38,7 @@ class AudioReader:
         self._key = f"{modality.name}.{tensor.name}"
         self._rate_hz = preprocess.sample_rate_hz
         self._samples = preprocess.samples
+        self._repeats = isinstance(preprocess, RepeatedAudioPreprocess)
         self._dim = tensor.shape[1]
         self._length = modality.length
 
@@ -58,6 +59,8 @@ class AudioReader:
         if rate_hz != self._rate_hz:
             pcm = self._resampled(pcm, rate_hz, where)
         pcm = pcm[: self._samples]
+        if self._repeats:
+            pcm = np.tile(pcm, self._samples // pcm.size)
         values = fill(pcm[None], delivered(self._dim, pcm.size))
         return with_length(self._name, self._key, values, pcm.size, self._length)
 

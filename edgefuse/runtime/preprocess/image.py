@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.bundle.spec import ImagePreprocess, Modality
+from edgefuse.bundle.spec import CroppedImagePreprocess, ImagePreprocess, Modality
 from edgefuse.errors import InputError
 from edgefuse.runtime.backends.backend import Array
 from edgefuse.runtime.preprocess.files import ENCODED, decoding, origin
-from edgefuse.runtime.preprocess.image_file import A_WHOLE_PICTURE, Decoder, pillow
+from edgefuse.runtime.preprocess.image_file import A_WHOLE_PICTURE, MAX_PIXELS, Decoder, pillow
 from edgefuse.runtime.preprocess.tensor import plain
 
 if TYPE_CHECKING:
@@ -89,8 +89,14 @@ class ImageReader:
         preprocess = self._preprocess
         image = self._converted(image, where)
         size = (preprocess.width, preprocess.height)
-        if image.size != size:
-            resample = Image.Resampling[preprocess.resample.upper()]
+        resample = Image.Resampling[preprocess.resample.upper()]
+        if isinstance(preprocess, CroppedImagePreprocess):
+            width, height = (preprocess.shortest_edge * side // min(image.size) for side in image.size)
+            if width * height > MAX_PIXELS:
+                raise InputError(f"{self._what} is too elongated", got=f"{image.size} in {where}")
+            left, top = (width - size[0]) // 2, (height - size[1]) // 2
+            image = image.resize((width, height), resample).crop((left, top, left + size[0], top + size[1]))
+        elif image.size != size:
             if preprocess.fit == "contain":
                 image = ImageOps.pad(image, size, resample)
             elif preprocess.fit == "cover":
