@@ -22,7 +22,7 @@ from edgefuse.stages.found.parts import Part, Unsplittable, parts_of
 from edgefuse.stages.found.record import Found, Work, crossings_of, require_gain, required, shaped, share_of
 from edgefuse.stages.found.wiring import order_inputs, wired
 from edgefuse.stages.onnx.extraction import extracted, tables_of
-from edgefuse.stages.onnx.file import OnnxFile, converted
+from edgefuse.stages.onnx.file import OnnxFile, check, converted
 from edgefuse.stages.onnx.module import OnnxModule
 from edgefuse.stages.onnx.ports import Taken, taken, with_ports
 from edgefuse.stages.onnx.traced import OnnxTraced, trace
@@ -76,6 +76,7 @@ class _Search:
     def run(self) -> Found:
         """Return the stages, or one with the reason."""
         original = with_ports(self.file.model, self.inputs, self.spec)
+        check(original, self.file.path)
         reference = OnnxModule(original, tables_of(original.graph))
         whole = checked_whole(known(TorchStage(self._whole_spec(), reference), self.values), self.spec)
         called = Called(reference, self.spec, self._arguments()).eval()
