@@ -38,7 +38,7 @@ def not_finite(stage: TorchStage, output: str, feeds: Feeds) -> tuple[str, dict[
         feeds: that it answered so.
     """
     return f"the output '{output}' of {stage.said} is not finite on generated inputs", {
-        "got": f"NaN or infinity in torch itself at {spelled(feeds)}",
+        "got": f"NaN or infinity in {stage.reference} itself at {spelled(feeds)}",
         "expected": "finite numbers at every size, whichever inputs are absent",
         "fix": "look for means over nothing, logarithms, and attention that nothing is left for",
     }
