@@ -65,7 +65,7 @@ def check_answers(
             ) from error
         if not found.ok:
             raise DisagreementError(
-                f"{where} does not answer like torch",
+                f"{where} does not answer like {stage.reference}",
                 got=f"{found.reason}, at {shapes}",
                 shapes={name: value.shape for name, value in feeds.items()},
                 fix="report this with the model; until then, leave this target out of the recipe",

@@ -45,7 +45,7 @@ def finite_answer(stage: TorchStage, feeds: Feeds, error: type[EdgefuseError] = 
         if not np.isfinite(answer).all():
             raise error(
                 f"the output '{name}' of {stage.said} is not finite on generated inputs",
-                got=f"NaN or infinity in torch itself at {spelled(feeds)}",
+                got=f"NaN or infinity in {stage.reference} itself at {spelled(feeds)}",
                 expected="finite numbers at every size, whichever inputs are absent",
                 fix="look for means over nothing, logarithms, and attention that nothing is left for",
             )

@@ -77,6 +77,11 @@ class TorchStage:
         return TORCH if runtime_of(self.module) is None else ONNX
 
     @property
+    def reference(self) -> str:
+        """What files of the stage are held to, in the words of an error."""
+        return "torch" if self.origin == TORCH else "the ONNX file that it is of"
+
+    @property
     def said(self) -> str:
         """The stage in the words of an error."""
         return f"the stage '{self.spec.name}'" + (f", pruned by {self.pruning.id}," if self.pruning else "")

@@ -54,7 +54,11 @@ def test_a_recipe_is_read(tmp_path: Path) -> None:
         ("[search]", 'threads = 0\n[device]\nuri = "adb:"\n[search]', "got 0, expected 1"),
         ('[data]\nfactory = "my_module:data"', "", "missing required field `data`"),
         ('factory = "my_module:build"', "", "names no model, or more than one: got none, expected factory = "),
-        ("[data]", 'pretrained = "clip"\n[data]', "names no model, or more than one: got factory and pretrained, expected"),
+        (
+            "[data]",
+            'pretrained = "clip"\n[data]',
+            "names no model, or more than one: got factory and pretrained, expected",
+        ),
         (
             'factory = "my_module:build"',
             'pretrained = "clip"\nweights = "a.pt"',

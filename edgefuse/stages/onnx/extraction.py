@@ -8,7 +8,7 @@ from torch import Tensor
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.stages.found.parts import Part
 from edgefuse.stages.onnx.module import OnnxModule
-from edgefuse.stages.onnx.ports import renamed_result
+from edgefuse.stages.onnx.ports import renamed_result, unary
 from edgefuse.stages.onnx.traced import OnnxTraced
 
 _LOOKUPS = ("Gather",)
@@ -101,8 +101,7 @@ def _take(graph: ir.Graph, value: ir.Value, name: str, *, crosses: bool) -> None
     graph.inputs.append(given)
     inside: ir.Value = given
     if cast:
-        node = ir.node("Cast", [given], {"to": value.dtype}, name=f"{name}:Cast")
-        node.outputs[0].name = f"{name}:Cast:0"
+        node = unary("Cast", given, f"{name}:Cast", to=value.dtype)
         inside = node.outputs[0]
         graph.insert_before(next(iter(graph)), node)
     for use in list(value.uses()):

@@ -1,7 +1,7 @@
 """An ONNX file that somebody else exported: read with its external data, checked, and brought to one set of operators.
 
 The file may come from a stranger: nothing is read outside its folder, and what a bundle could not hold is refused
-before any tool sees it.
+before any tool in C++ sees it.
 """
 
 from __future__ import annotations
@@ -58,8 +58,7 @@ def read(path: Path) -> OnnxFile:
         path: of the file; external data lie in its folder, or below.
 
     Raises:
-        ModelError: if it cannot be read, is damaged, leaves its folder, asks for operators that no bundle may have, or
-            is no float32 model.
+        ModelError: if it cannot be read, is damaged, leaves its folder, or is no float32 model.
     """
     try:
         data = read_regular(path, _MAX_BYTES)
@@ -73,7 +72,6 @@ def read(path: Path) -> OnnxFile:
         raise ModelError(f"the file {path} is no ONNX file, or damaged", got=cited(error)) from error
     _load_external(model, path)
     _without_empty_ends(model)
-    _check(model, path)
     _require_float(model, path)
     TopologicalSortPass()(model)
     _named_plainly(model)
@@ -161,8 +159,16 @@ def _without_empty_ends(model: ir.Model) -> None:
         node.resize_inputs(count)
 
 
-def _check(model: ir.Model, path: Path) -> None:
-    """Hold the file to what bundles may hold, which device and tools rely on."""
+def check(model: ir.Model, path: Path) -> None:
+    """Hold a file to what bundles may hold, which devices and tools in C++ rely on.
+
+    Args:
+        model: for one sample: of a batch without a bound, any model needs too much.
+        path: of the file, for errors.
+
+    Raises:
+        ModelError: if it asks for operators or amounts that no bundle may have.
+    """
     try:
         data = ir.to_proto(model).SerializeToString()
         check_model(read_messages(data), data)

@@ -12,6 +12,7 @@ import torch
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass, ShapeInferencePass
 
 from edgefuse.bundle.spec import ModelSpec, StageSpec, in_files
+from edgefuse.errors import ModelError
 from edgefuse.stages.examples import FAILURES, example_feeds, masks_of
 from edgefuse.stages.explicit import check_spec, checked_whole, known
 from edgefuse.stages.found.calling import Argument, Called, whole_spec
@@ -22,7 +23,7 @@ from edgefuse.stages.found.parts import Part, Unsplittable, parts_of
 from edgefuse.stages.found.record import Found, Work, crossings_of, require_gain, required, shaped, share_of
 from edgefuse.stages.found.wiring import order_inputs, wired
 from edgefuse.stages.onnx.extraction import extracted, tables_of
-from edgefuse.stages.onnx.file import OnnxFile, converted
+from edgefuse.stages.onnx.file import OPSET, OnnxFile, check, converted
 from edgefuse.stages.onnx.module import OnnxModule
 from edgefuse.stages.onnx.ports import Taken, taken, with_ports
 from edgefuse.stages.onnx.traced import OnnxTraced, trace
@@ -76,12 +77,14 @@ class _Search:
     def run(self) -> Found:
         """Return the stages, or one with the reason."""
         original = with_ports(self.file.model, self.inputs, self.spec)
+        check(original, self.file.path)
         reference = OnnxModule(original, tables_of(original.graph))
         whole = checked_whole(known(TorchStage(self._whole_spec(), reference), self.values), self.spec)
         called = Called(reference, self.spec, self._arguments()).eval()
         plain = with_ports(converted(self.file), self.inputs, self.spec)
         simplify(plain)
         one = TorchStage(whole.spec, OnnxModule(plain, reference.rows_looked_up), values=whole.values)
+        self._hold(one, whole)
         if len(self.spec.modalities) == 1:
             return self._one(called, one, "it has one modality")
         search: Labelled | None = None
@@ -92,6 +95,22 @@ class _Search:
             return self._divided(called, whole, onnx, plain, search)
         except Unsplittable as reason:
             return self._one(called, one, str(reason), search)
+
+    def _hold(self, made: TorchStage, whole: TorchStage) -> None:
+        """Hold what the file became to the file itself.
+
+        Raises:
+            ModelError: if it does not answer alike.
+        """
+        try:
+            with quiet():
+                held_to_module([(made.spec, made.module)], whole, masks_of(self.spec))
+        except (Unsplittable, *FAILURES) as error:
+            raise ModelError(
+                f"the ONNX file {self.file.path} answers otherwise in operator set {OPSET}",
+                got=str(error) if isinstance(error, Unsplittable) else first_words(error),
+                fix=f"export it with opset_version={OPSET}",
+            ) from error
 
     def _whole_spec(self) -> StageSpec:
         keys = {one.value.source.key for one in self.inputs}

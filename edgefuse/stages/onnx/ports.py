@@ -146,23 +146,6 @@ def with_ports(model: ir.Model, values: Sequence[Taken], spec: ModelSpec) -> ir.
     return copy
 
 
-def cast_from(graph: ir.Graph, given: ir.Value, wanted: ir.DataType) -> ir.Value:
-    """Put a cast behind an input, and let all that uses the input use what is cast; return that.
-
-    Args:
-        graph: that has the input.
-        given: the input.
-        wanted: the type to cast to; Identity where it is the input's.
-    """
-    uses = list(given.uses())
-    cast = _node("Cast", given, f"{given.name}:Cast", to=wanted)
-    for use in uses:
-        use.node.replace_input_with(use.idx, cast.outputs[0])
-    if uses:
-        graph.insert_before(next(iter(graph)), cast)
-    return cast.outputs[0]
-
-
 def renamed_result(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
     """Return an output of a graph that is a value as float32, under another name.
 
@@ -172,16 +155,24 @@ def renamed_result(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
         name: of the output.
     """
     if value.dtype == ir.DataType.FLOAT or value.dtype is None:
-        node = _node("Identity", value, f"{name}:Identity")
+        node = unary("Identity", value, f"{name}:Identity")
     else:
-        node = _node("Cast", value, f"{name}:Cast", to=ir.DataType.FLOAT)
+        node = unary("Cast", value, f"{name}:Cast", to=ir.DataType.FLOAT)
     graph.append(node)
     result = node.outputs[0]
     result.name, result.type, result.shape = name, ir.TensorType(ir.DataType.FLOAT), value.shape
     return result
 
 
-def _node(kind: str, value: ir.Value, name: str, to: ir.DataType | None = None) -> ir.Node:
+def unary(kind: str, value: ir.Value, name: str, to: ir.DataType | None = None) -> ir.Node:
+    """Return a node that casts a value, or hands it on; it is in no graph yet.
+
+    Args:
+        kind: `Cast` or `Identity`.
+        value: that the node takes.
+        name: of the node.
+        to: the type to cast to.
+    """
     made = ir.node(kind, [value], {} if to is None else {"to": to}, name=name)
     made.outputs[0].name = f"{name}:0"
     made.outputs[0].type = value.type if to is None else ir.TensorType(to)
@@ -220,7 +211,7 @@ def _input(graph: ir.Graph, value: ir.Value, wanted: Value) -> ir.Value:
     graph.inputs.append(given)
     inside: ir.Value = given
     if value.dtype != TYPES[tensor.dtype]:
-        cast = _node("Cast", given, f"{wanted.port}:Cast", to=value.dtype)
+        cast = unary("Cast", given, f"{wanted.port}:Cast", to=value.dtype)
         graph.insert_before(next(iter(graph)), cast)
         inside = cast.outputs[0]
     for use in uses:

@@ -62,7 +62,7 @@ def test_operators_of_an_unknown_domain(tmp_path: Path) -> None:
     nodes = [node("Fuse", ["a", "b"], ["sum"], domain="com.acme"), node("MatMul", ["sum", "head"], ["score"])]
     path = files.by_hand(tmp_path / "m.onnx", nodes, extra=(onnx.helper.make_opsetid("com.acme", 1),))
     with pytest.raises(ModelError, match=r"an operator 'Fuse' of the unknown domain 'com\.acme'"):
-        read(path)
+        find(read(path), files.BY_HAND)
 
 
 def test_a_file_that_was_quantized_before(tmp_path: Path) -> None:
