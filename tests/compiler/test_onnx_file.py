@@ -154,7 +154,7 @@ def test_check_shows_its_stages(folder: Path, tmp_path: Path) -> None:
         ),
         ([('onnx = "model.onnx"', 'onnx = "model.onnx"\nfactory = "a:b"')], r"more than one: got factory and onnx"),
         ([('onnx = "model.onnx"\n', "")], r"\[model\] in .* names no model"),
-        ([('onnx = "model.onnx"\n', 'onnx = "model.onnx"\nweights = "w.pt"\n')], r"names weights for a model that has its own"),
+        ([('onnx = "model.onnx"\n', 'onnx = "model.onnx"\nweights = "w.pt"\n')], r"for a model that has its own"),
         ([('tensors = ["pixel_values"]', 'tensor = ["pixel_values"]')], r"unknown field `tensor`"),
         ([('{ type = "classes", name = "logits", labels = ["cat", "dog", "bird", "fish"] }', "")], r"got no outputs"),
     ],

@@ -52,7 +52,8 @@ def test_the_readmes_folder_becomes_a_bundle_that_answers_like_clip(
     answered = json.loads(capsys.readouterr().out)["outputs"]
     with offline("no model"), torch.inference_mode():
         model = transformers.CLIPModel.from_pretrained(folder)
-        seen = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")(picture, return_tensors="pt")
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")  # type: ignore[no-untyped-call]
+        seen = processor(picture, return_tensors="pt")
         read = transformers.AutoTokenizer.from_pretrained(folder)([TEXT], return_tensors="pt")
         wanted = model(**seen, **read)
     for name in ("image_embeds", "text_embeds"):
