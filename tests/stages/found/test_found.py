@@ -327,3 +327,49 @@ def test_the_batch_of_another_input_is_that_of_ones_own() -> None:
     made = find(_Borrowed(), described(SOUND, MOTION))
     assert [stage.spec.name for stage in made.stages] == ["sound_encoder", "motion_encoder", "fusion"], made.notes
     assert made.notes == ()
+
+
+class _Across(nn.Module):
+    """Layers in which one sequence attends to another."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.attention = nn.ModuleList(nn.MultiheadAttention(width, 2, batch_first=True) for _ in range(layers))
+        self.wide = nn.ModuleList(nn.Linear(width, 4 * width) for _ in range(layers))
+        self.narrow = nn.ModuleList(nn.Linear(4 * width, width) for _ in range(layers))
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        for attention, wide, narrow in zip(self.attention, self.wide, self.narrow, strict=True):
+            x = x + attention(x, other, other, need_weights=False)[0]
+            x = x + narrow(wide(x).relu())
+        return x
+
+
+class _Pairs(nn.Module):
+    """Three sequences, each of which attends to both others before all meet; one of them comes as it is."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.enter = nn.ModuleDict({name: nn.Linear(size, width) for name, size in (("sound", 8), ("motion", 6))})
+        self.names = ("sound", "motion", "depth")
+        self.pairs = nn.ModuleDict({f"{a}_{b}": _Across(width, 3) for a in self.names for b in self.names if a != b})
+        self.head = nn.Linear(6 * width, 4)
+
+    def forward(self, sound: Tensor, motion: Tensor, depth: Tensor) -> Tensor:
+        given = {"sound": self.enter["sound"](sound), "motion": self.enter["motion"](motion), "depth": depth.flip(1)}
+        ends = [self.pairs[f"{a}_{b}"](given[a], given[b]).mean(1) for a in given for b in given if a != b]
+        logits: Tensor = self.head(torch.cat(ends, 1))
+        return logits
+
+
+def test_what_pairs_of_modalities_meet_in_stays_whole_and_what_does_nothing_is_no_stage() -> None:
+    made = find(_Pairs(), described(SOUND, MOTION, tensor("depth", shape=(1, 9, 32))))
+    modules = {work.stage: work.modules for work in made.work}
+    assert modules == {
+        "sound_encoder": ("enter.sound",),
+        "motion_encoder": ("enter.motion",),
+        "sound_motion_fusion": ("pairs.sound_motion", "pairs.motion_sound"),
+        "sound_depth_fusion": ("pairs.sound_depth", "pairs.depth_sound"),
+        "motion_depth_fusion": ("pairs.motion_depth", "pairs.depth_motion"),
+        "fusion": ("head",),
+    }
