@@ -64,9 +64,9 @@ class Target(msgspec.Struct, kw_only=True):
         self.speedup_single_stage_ci95 = round(found.low, 3), round(found.high, 3)
         self.p50_ms, self.single_stage_p50_ms = (round(latencies.p50_ms(name), 4) for name in (SPLIT, SINGLE))
 
-    def slower_by(self, share: float) -> bool:
-        """Tell whether it was shown to be slower than as one stage by more than a share: the whole interval says so."""
-        return self.speedup_single_stage_ci95 is not None and self.speedup_single_stage_ci95[1] < 1 - share
+    def slower_than(self, ratio: float) -> bool:
+        """Tell whether its speed over the single stage was shown to be below a ratio: the whole interval is."""
+        return self.speedup_single_stage_ci95 is not None and self.speedup_single_stage_ci95[1] < ratio
 
     def timed(self, later: Target) -> Target:
         """Return what is known once the files that were made are timed."""

@@ -14,8 +14,11 @@ COMPILE = {"onnx": 0.90, "tflite": 0.85}
 SHARE = 0.8
 """Of the multiply-accumulates that see one modality: with so much, a model is split."""
 
-COST = 0.03
-"""What splitting may cost at the most: calls of sessions, which the first feature that is reused pays back."""
+COST, CALL_MS = 0.03, 0.010
+"""What splitting may cost: a share of the time, and so much for each stage more, which is a call of a session more.
+
+The first feature that is reused pays it back.
+"""
 
 GAIN = 1.5
 """Of the default rung over float files, the median at the least."""
@@ -73,16 +76,24 @@ def _split(rows: Sequence[Row]) -> Verdict:
 
 
 def _slower(rows: Sequence[Row], target: str) -> Iterator[Verdict]:
-    """Say what was shown to be slower than as one stage by more than `COST`, and how many are slower at all."""
-    told = {row.model: row.targets[target] for row in rows if target in row.targets}
-    known = {model: one.speedup_single_stage for model, one in told.items() if one.speedup_single_stage is not None}
+    """Say what was shown to lose more by splitting than that may cost, and how many are slower at all."""
+    told = {row.model: (row, row.targets[target]) for row in rows if target in row.targets}
+    known = {name: one.speedup_single_stage for name, (_, one) in told.items() if one.speedup_single_stage is not None}
     if not known:
         return
-    slower = [f"{model} {known[model]:.2f}{_longer(told[model])}" for model in known if told[model].slower_by(COST)]
-    any_slower = sum(told[model].slower_by(0.0) for model in known)
-    median = statistics.median(known.values())
-    figure = f"{len(known) - len(slower)} of {len(known)}, median {median:.2f} x, {any_slower} slower"
-    yield Verdict(f"{target}: not {COST:.0%} slower than as one stage", figure + _but(slower), not slower)
+    lost = [f"{name} {known[name]:.2f}{_longer(told[name][1])}" for name in known if _loses(*told[name])]
+    slower = sum(told[name][1].slower_than(1.0) for name in known)
+    figure = (
+        f"{len(known) - len(lost)} of {len(known)}, median {statistics.median(known.values()):.2f} x, {slower} slower"
+    )
+    allowed = f"{COST:.0%} and {1000 * CALL_MS:.0f} us a stage"
+    yield Verdict(f"{target}: not slower than as one stage but for {allowed}", figure + _but(lost), not lost)
+
+
+def _loses(row: Row, one: Target) -> bool:
+    """Tell whether splitting was shown to cost more than it may."""
+    alone = one.single_stage_p50_ms or 0.0
+    return one.slower_than(alone / (alone * (1 + COST) + CALL_MS * (len(row.stages) - 1)) if alone else 1.0)
 
 
 def _longer(one: Target) -> str:
