@@ -21,8 +21,8 @@ from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import BundleError
 
 FORMS = ("bundle", "bundle.edgefuse")
-DIGEST = "07be88be5819cb9a7b98b92a36558572da31188bd75656eed917fcf268655a99"
-ARCHIVE_SHA256 = "113ba63b32a97bedd4d51f0a77bfd4c56373eb9243570f09f51bbd5780a919cf"
+DIGEST = "e1f042096120d444b2dd1a78797181582c7c7d55d1bce67602ebcc1f81e3b91c"
+ARCHIVE_SHA256 = "298fae9cd096d74994c69ac9c5d7e854baf4e50102a673735fc52fce3220f4d5"
 
 
 def _tree(folder: Path) -> dict[str, bytes]:

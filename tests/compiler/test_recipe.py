@@ -62,7 +62,7 @@ def test_a_recipe_is_read(tmp_path: Path) -> None:
         (
             'factory = "my_module:build"',
             'pretrained = "clip"\nweights = "a.pt"',
-            "for a pretrained model, which has its",
+            "weights for a model that has its own: got pretrained",
         ),
     ],
 )

@@ -15,7 +15,12 @@ import ctypes
 import platform
 import sys
 import threading
+from collections.abc import Callable
+from functools import cache
 from types import TracebackType
+from typing import TypeAlias
+
+_Change: TypeAlias = Callable[[object], int]
 
 _FTZ_DAZ = 1 << 15 | 1 << 6  # MXCSR: flush results to zero, take denormal operands as zero
 _FZ = 1 << 24  # FPCR: both
@@ -30,6 +35,9 @@ class _Thread(threading.local):
     flushing = False
 
 
+_THREAD = _Thread()
+
+
 class Flushed:
     """A context in which the calling thread flushes denormal numbers; not shared by threads.
 
@@ -40,10 +48,10 @@ class Flushed:
         words = ctypes.c_uint32 * _WORDS
         self._saved, self._flushing = words(), words()
         self._outermost = False
-        self._get, self._set = _FEGETENV, _FESETENV
+        self._get, self._set, layout = _environment()
         self._get(self._flushing)
-        if _LAYOUT is not None:
-            word, bits = _LAYOUT
+        if layout is not None:
+            word, bits = layout
             self._flushing[word] |= bits
 
     def __enter__(self) -> None:
@@ -61,14 +69,15 @@ class Flushed:
             self._set(self._saved)
 
 
+@cache
+def _environment() -> tuple[_Change, _Change, tuple[int, int] | None]:
+    """Return what reads and sets the environment, and where the mode is in it; functions that do nothing elsewhere."""
+    layout = _LAYOUTS.get(platform.machine()) if sys.platform == "linux" else None
+    if layout is None:
+        return _nothing, _nothing, None
+    library = ctypes.CDLL(None)  # the interpreter is linked with the mathematical library
+    return library.fegetenv, library.fesetenv, layout
+
+
 def _nothing(_: object) -> int:
     return 0
-
-
-_THREAD = _Thread()
-_LAYOUT = _LAYOUTS.get(platform.machine()) if sys.platform == "linux" else None
-if _LAYOUT is not None:
-    _LIBRARY = ctypes.CDLL(None)  # the interpreter is linked with the mathematical library
-    _FEGETENV, _FESETENV = _LIBRARY.fegetenv, _LIBRARY.fesetenv
-else:
-    _FEGETENV, _FESETENV = _nothing, _nothing  # type: ignore[assignment]

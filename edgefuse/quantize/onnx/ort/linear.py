@@ -72,7 +72,7 @@ def _compute_on_rows(graph: ir.Graph, node: ir.Node) -> None:
     before = [(value, _rows_behind(value)) for value in data]
     shape, result = _static_shape(data[0]), node.outputs[0]
     if (
-        shape is None
+        not shape  # unknown, or one number
         or shape[-1] < 1
         or all(rows is None for _, rows in before)
         or any(value.shape != data[0].shape for value in data)
