@@ -134,37 +134,18 @@ def _of_model(
     spec: ModelSpec,
     target: str,
     *,
-    out: Path | str,
-    schemes: Mapping[str, str] | None = None,
     calibration: Sequence[Any] = (),
     assets: Sequence[str] = (),
-    cache: Path | str | None = None,
-    progress: Progress = silent,
+    **settings: Any,
 ) -> ExportResult:
     recipe = recipe_of(_CALL, {"targets": [target], "assets": assets})
     at_hand = given(_CALL, model, spec, calibration_of(_CALL, calibration, spec))
-    return _exported(
-        _CALL,
-        recipe,
-        at_hand,
-        schemes or {},
-        Path(out),
-        open_cache(Path(cache) if cache else default_folder()),
-        progress,
-    )
+    return _exported(_CALL, recipe, at_hand, **settings)
 
 
-def _of_recipe(
-    recipe: Path | str,
-    target: str,
-    *,
-    out: Path | str,
-    schemes: Mapping[str, str] | None = None,
-    cache: Path | str | None = None,
-    progress: Progress = silent,
-) -> ExportResult:
-    path, store = Path(recipe), open_cache(Path(cache) if cache else default_folder())
-    return _exported(path, recipe_for(path, [target]), None, schemes or {}, Path(out), store, progress)
+def _of_recipe(recipe: Path | str, target: str, **settings: Any) -> ExportResult:
+    path = Path(recipe)
+    return _exported(path, recipe_for(path, [target]), None, **settings)
 
 
 @in_one_thread()
@@ -172,27 +153,30 @@ def _exported(
     path: Path,
     recipe: Recipe,
     at_hand: Given | None,
-    schemes: Mapping[str, str],
-    out: Path,
-    cache: Cache,
-    progress: Progress,
+    *,
+    out: Path | str,
+    schemes: Mapping[str, str] | None = None,
+    cache: Path | str | None = None,
+    progress: Progress = silent,
 ) -> ExportResult:
+    bundle, schemes = Path(out), schemes or {}
+    store = open_cache(Path(cache) if cache else default_folder())
     target = recipe.compile.targets[0]
     _check_asked(target, schemes)
     named = {stage: (scheme,) for stage, scheme in schemes.items()}
     progress(0, 0, "take the model apart")
     model = take_apart(path, msgspec.structs.replace(recipe, schemes=named), at_hand)
-    chosen = _chosen(model, target, cache)
+    chosen = _chosen(model, target, store)
     fixed = {stage: (scheme.id,) for stage, scheme in chosen.items()}
     model = replace(model, recipe=msgspec.structs.replace(model.recipe, schemes=fixed))
-    with worker_kinds.create("local", worker_kinds.Settings(shared=cache.folder, progress=progress)) as workers:
-        data = _built(model, target, cache, workers, progress)
+    with worker_kinds.create("local", worker_kinds.Settings(shared=store.folder, progress=progress)) as workers:
+        data = _built(model, target, store, workers, progress)
     combination = {stage: _made(data, stage, scheme) for stage, scheme in chosen.items()}
     rung = _rung(data, combination)
     assembly = Assembly(data, {rung.name: combination})
-    digest = write_bundle(out, assembly.manifest([rung]), assembly.contents([rung]))
+    digest = write_bundle(bundle, assembly.manifest([rung]), assembly.contents([rung]))
     checked = data.candidates.checked
-    return ExportResult(out, digest, tuple(checked[candidate].row for candidate in combination.values()))
+    return ExportResult(bundle, digest, tuple(checked[candidate].row for candidate in combination.values()))
 
 
 def _check_asked(target: str, schemes: object) -> None:

@@ -20,7 +20,6 @@ from edgefuse.export.torch.forms import COMMON, Table
 from edgefuse.export.tracing import trace
 from edgefuse.stages.branches import Branch, branches, guards_by_line
 from edgefuse.stages.examples import example_inputs
-from edgefuse.stages.lengths import open_lengths
 from edgefuse.stages.padding import may_be_padded
 from edgefuse.stages.recurrent import open_steps
 from edgefuse.stages.silence import users_line
@@ -30,7 +29,6 @@ _BRANCHES = "edgefuse.branches"
 
 
 @open_steps()
-@open_lengths()
 def trace_with_open_sizes(stage: TorchStage, forms: Table = COMMON) -> ExportedProgram:
     """Trace a stage with its bounded and bucketed dimensions dynamic.
 
@@ -85,7 +83,6 @@ def _with_branches(program: ExportedProgram, stage: TorchStage, lines: Mapping[s
 
 
 @open_steps()
-@open_lengths()
 def fixing_line(stage: TorchStage) -> str:
     """Return the user's line that makes a number of an open size, such as `range(x.shape[1])`; empty if none does.
 

@@ -11,7 +11,6 @@
 - `branches`: where a model decides on sizes;
 - `padding`: whether a stage depends on it;
 - `parametrized`: weights that are computed in every run as plain ones;
-- `lengths`: `len(x)` as a size that may be open, while torch traces it;
 - `openness`: what torch would trace otherwise than it is computed;
 - `recurrent`: layers over any number of steps, while torch traces them;
 - `silence`: libraries that trace kept quiet, and their errors as the user's own line;

@@ -3,11 +3,13 @@
 A pool over all of its input is written with a kernel as large as that, and torch takes a kernel's size for a constant;
 the order of a product of three tensors is chosen by their sizes, which makes numbers of them, too. `torch.autocast`
 that is switched off becomes an operator that hides what is computed within it. Torch's transformers look at the values
-of a mask to see whether it is causal, which is a hint alone.
+of a mask to see whether it is causal, which is a hint alone. And Python makes a plain number of whatever `len` returns,
+which fixes the size for all calls to come: most often that of the batch, in `expand(len(x), -1, -1)`.
 """
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,8 +25,23 @@ from torch.overrides import TorchFunctionMode
 @contextmanager
 def kept_open() -> Iterator[None]:
     """Within it, torch traces what is computed, and keeps open what it can."""
-    with _without_idle_autocast(), _without_look_at_masks(), _Open():
+    with _open_lengths(), _without_idle_autocast(), _without_look_at_masks(), _Open():
         yield
+
+
+@contextmanager
+def _open_lengths() -> Iterator[None]:
+    """Let `len` of a tensor be its first size."""
+    plain = builtins.len
+
+    def length(given: Any, /) -> Any:
+        return given.shape[0] if isinstance(given, Tensor) and given.ndim else plain(given)
+
+    builtins.len = length
+    try:
+        yield
+    finally:
+        builtins.len = plain
 
 
 class _Open(TorchFunctionMode):

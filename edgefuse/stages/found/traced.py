@@ -21,7 +21,6 @@ from edgefuse.stages.branches import Branch, branches, guards_by_line
 from edgefuse.stages.found.calling import Called
 from edgefuse.stages.found.costs import value_of
 from edgefuse.stages.found.naming import Value, values_of
-from edgefuse.stages.lengths import open_lengths
 from edgefuse.stages.openness import kept_open
 from edgefuse.stages.recurrent import open_steps
 from edgefuse.stages.silence import advice, at, first_words, quiet, user_line
@@ -127,7 +126,7 @@ def _axes(value: Value, *, batched: bool) -> dict[int, Any]:
 def _export(
     module: Called, tensors: Sequence[Tensor], axes: list[dict[int, Any]], kept: Collection[str]
 ) -> ExportedProgram:
-    with quiet(), _without_fast_path(), open_steps(), open_lengths(), kept_open(), torch.no_grad():
+    with quiet(), _without_fast_path(), open_steps(), kept_open(), torch.no_grad():
         return torch.export.export(
             module,
             tuple(tensors),
