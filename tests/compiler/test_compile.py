@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,19 +105,34 @@ def test_an_impossible_budget_still_writes_the_best_there_is(compiled: Compiled,
         assert result.within_budget == bundle.manifest.rung().within_budget
 
 
+def kill_after(process: subprocess.Popen[bytes], cache: Path, entries: int, seconds: float) -> bool:
+    """Kill a compile some time after it has made so many entries of a cache; False if it ended before that.
+
+    Args:
+        process: the compile; ended when this returns.
+        cache: the cache it writes to.
+        entries: how many entries it has to make first: work, since a fast machine has done all of it in seconds.
+        seconds: how long to wait then, so that kills fall between and within entries.
+    """
+    before = sum(1 for _ in cache.glob("*/*"))
+    while process.poll() is None and sum(1 for _ in cache.glob("*/*")) < before + entries:
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.kill()
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
 @pytest.mark.exhaustive
 def test_killed_compiles_leave_no_half_bundle_and_the_next_one_completes(own_recipe: Path, tmp_path: Path) -> None:
     out, cache = tmp_path / "out", tmp_path / "cache"
     rng = random.Random(0)
     killed = 0
     for _ in range(_KILLS):
-        process = subprocess.Popen(command(own_recipe, out, cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        try:
-            process.communicate(timeout=rng.uniform(1.0, 8.0))
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.communicate()
-            killed += 1
+        with subprocess.Popen(
+            command(own_recipe, out, cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as one:
+            killed += kill_after(one, cache, rng.randrange(1, 6), rng.uniform(0.0, 0.1))
         for bundle in out.glob("*.edgefuse"):
             open_bundle(bundle).close()  # whole, or not there
     assert killed >= 3
