@@ -7,6 +7,7 @@ from a bundle's manifest). They import nothing but msgspec.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Literal, TypeAlias
 
@@ -245,28 +246,100 @@ def _in_files(tensor: TensorSpec, kept: tuple[str, ...] = ()) -> TensorSpec:
     return msgspec.structs.replace(tensor, dtype="int32") if wide else tensor
 
 
-class ClassOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="classes"):
-    """Logits over named classes: float32 [1, len(labels)]."""
+class _Labelled(Record, frozen=True, kw_only=True):
+    """The base of outputs with a number per label, float32 [1, len(labels)]; `metric` is explained by `ModelSpec`."""
+
+    labels: tuple[str, ...]
+    metric: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one item, without the batch."""
+        return (len(self.labels),)
+
+
+class ClassOutput(_Labelled, frozen=True, kw_only=True, tag_field="type", tag="classes"):
+    """Logits over named classes, of which one is right: float32 [1, len(labels)]."""
 
     name: str = "logits"
-    labels: tuple[str, ...]
 
 
-class EmbeddingOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="embedding"):
-    """A point in an embedding space: float32 [1, size]."""
+class LabelsOutput(_Labelled, frozen=True, kw_only=True, tag_field="type", tag="labels"):
+    """A logit for each of several labels, any of which may be right: float32 [1, len(labels)].
 
-    name: str = "embedding"
-    size: int
+    A label is given where its probability, the logistic function of its logit, is above `threshold`.
+    """
+
+    name: str = "logits"
+    threshold: float = 0.5
 
 
-class ValuesOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="values"):
+class ValuesOutput(_Labelled, frozen=True, kw_only=True, tag_field="type", tag="values"):
     """Plain numbers: float32 [1, len(labels)], one per name."""
 
     name: str = "values"
+
+
+class EmbeddingOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="embedding"):
+    """A point in an embedding space: float32 [1, size].
+
+    Attributes:
+        pair: the embedding of the same item that it is to find among those of all items, if there is one: the text of
+            a picture. That is what it is judged by, and takes no targets.
+    """
+
+    name: str = "embedding"
+    size: int
+    metric: str = ""
+    pair: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one item, without the batch."""
+        return (self.size,)
+
+
+class TokensOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="tokens"):
+    """Logits over a vocabulary at each of some steps: float32 [1, steps, len(labels)].
+
+    Attributes:
+        labels: what each token spells.
+        separator: between tokens, in text: a space between words, nothing between letters.
+        blank: of a model trained with connectionist temporal classification: the token that spells nothing, so that
+            one that comes twice in a row is told once.
+        end: the token that ends a text.
+    """
+
+    name: str = "tokens"
+    steps: int
     labels: tuple[str, ...]
+    separator: str = ""
+    blank: int | None = None
+    end: int | None = None
+    metric: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one item, without the batch."""
+        return self.steps, len(self.labels)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return what tokens spell."""
+        told = list(ids[: ids.index(self.end)] if self.end in ids else ids)  # type: ignore[arg-type] # None is no id
+        if self.blank is not None:
+            told = [one for one, before in zip(told, [None, *told], strict=False) if one not in (before, self.blank)]
+        return self.separator.join(self.labels[one] for one in told)
 
 
-Output: TypeAlias = ClassOutput | EmbeddingOutput | ValuesOutput
+class ArrayOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="array"):
+    """Numbers without names, as of a map of depths: float32 [1, *shape]; `shape` is of one item."""
+
+    name: str = "array"
+    shape: tuple[int, ...]
+    metric: str = ""
+
+
+Output: TypeAlias = ClassOutput | LabelsOutput | EmbeddingOutput | ValuesOutput | TokensOutput | ArrayOutput
 
 
 class ModelSpec(Record, frozen=True, kw_only=True):
@@ -275,14 +348,16 @@ class ModelSpec(Record, frozen=True, kw_only=True):
     Attributes:
         name: used in file names: lower-case letters, digits, '-' and '_'.
         modalities: in the order of the columns of `present`.
-        outputs: the first one is what the metric judges.
-        metric: the name of a metric in `edgefuse.measure.metrics`.
+        outputs: each is judged by its `metric` where samples have targets for it, and else by how far it is from the
+            reference's.
+        metric: of the first output. One is named as in `edgefuse.compiler.metrics`, such as `accuracy` or `recall@10`,
+            or as the user's own `module:callable`; where none is, the kind of the output decides.
     """
 
     name: str
     modalities: tuple[Modality, ...]
     outputs: tuple[Output, ...]
-    metric: str = "accuracy"
+    metric: str = ""
 
     def modality(self, name: str) -> Modality:
         """Return the modality of that name, or raise `ModelError`."""

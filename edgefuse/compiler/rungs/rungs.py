@@ -10,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from edgefuse.bundle.manifest import Rung
+from edgefuse.bundle.manifest import OutputFigures, Rung
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.compiler.cache import fingerprint
+from edgefuse.compiler.evaluation.drops import by_subset
 from edgefuse.compiler.rungs.assemble import Assembly, plain_rung
 from edgefuse.compiler.rungs.final import RungAccuracy, RungTiming, TestSplit, Timings, time_rungs
 from edgefuse.compiler.rungs.mixing import alternatives, settle
@@ -187,6 +188,7 @@ def give_to_fast(
 def measured_rungs(finished: Finished, timings: Timings) -> tuple[Rung, ...]:
     """Return the rungs of a bundle with everything that was measured of them."""
     subject = finished.result.data.material.subject
+    first, *others = subject.judged
     rungs = []
     for name, combination in finished.assembly.chosen.items():
         judged, timing = finished.accuracies[name], timings.rungs[finished.target][name]
@@ -195,11 +197,18 @@ def measured_rungs(finished: Finished, timings: Timings) -> tuple[Rung, ...]:
                 name=name,
                 objective=objective_of(name),
                 candidates=dict(combination),
-                accuracy=dict(judged.accuracy),
-                drop_ci95={subset: (drop.low, drop.high) for subset, drop in judged.drops.items()},
+                accuracy=by_subset(subject, first, judged.figures),
+                drop_ci95=by_subset(subject, first, intervals := {k: (d.low, d.high) for k, d in judged.drops.items()}),
+                outputs={
+                    name: OutputFigures(
+                        metric=subject.metrics[name].name,
+                        accuracy=by_subset(subject, name, judged.figures),
+                        drop_ci95=by_subset(subject, name, intervals),
+                    )
+                    for name in others
+                },
                 within_budget=all(
-                    judged.drops[subset].drop <= subject.budget.limit("test", subset)
-                    for subset in subject.budget_subsets
+                    judged.drops[key].drop <= subject.budget.limit("test", key) for key in subject.budget_keys
                 ),
                 size_bytes=finished.result.size_bytes(combination),
                 figures=(timing.figure,) if timing.figure else (),

@@ -1,0 +1,107 @@
+"""Metrics of tokens: logits over a vocabulary at each step, [n, steps, tokens], against ids or text.
+
+Ids, int [n, steps], are filled up with -100, which counts for nothing. Text is what the ids spell: see `TokensOutput`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
+
+import numpy as np
+
+from edgefuse.bundle.spec import TokensOutput
+from edgefuse.compiler.metrics.metric import Array, Asked, Metric, Rows
+from edgefuse.errors import MeasureError
+
+FILLING = -100
+"""What fills up a shorter row of ids: torch's losses leave it out, too."""
+
+
+def right_steps(outputs: Array, targets: Array, asked: Asked) -> Rows:
+    """Return how many steps of each item have the right token, and how many have a target."""
+    told = _told(outputs, targets)
+    return ((outputs.argmax(axis=2) == targets) & told).sum(axis=1), told.sum(axis=1)
+
+
+def surprise(outputs: Array, targets: Array, asked: Asked) -> Rows:
+    """Return the negative log-likelihood of each item's targets, summed, and how many there are."""
+    told = _told(outputs, targets)
+    exact = outputs.astype(np.float64)
+    top = exact.max(axis=2, keepdims=True)
+    logs = exact - top - np.log(np.exp(exact - top).sum(axis=2, keepdims=True))
+    own = np.take_along_axis(logs, np.where(told, targets, 0)[:, :, None], axis=2)[:, :, 0]
+    return -np.where(told, own, 0.0).sum(axis=1), told.sum(axis=1)
+
+
+def edits(outputs: Array, targets: Array, asked: Asked, *, words: bool) -> Rows:
+    """Return the edits from each item's text to its target, and the length of the target, in words or characters."""
+    from torchmetrics.functional.text import char_error_rate, word_error_rate
+
+    rate = word_error_rate if words else char_error_rate
+    lengths = [len(text.split()) if words else len(text) for text in targets.tolist()]
+    # A target of nothing has no rate: each word there is one edit.
+    mistakes = [
+        round(float(rate([found], [wanted])) * length) if length else len(found.split() if words else found)
+        for found, wanted, length in zip(texts(outputs, asked), targets.tolist(), lengths, strict=True)
+    ]
+    return np.array(mistakes), np.array(lengths)
+
+
+def spelled(outputs: Array, targets: Array, asked: Asked) -> Rows:
+    """Return the texts and their targets."""
+    return np.array(texts(outputs, asked), object), targets.astype(object)
+
+
+def bleu(found: Array, wanted: Array) -> float:
+    """Return the BLEU score of a corpus, from 0 to 1."""
+    from torchmetrics.functional.text import bleu_score
+
+    return float(bleu_score(found.tolist(), [[text] for text in wanted.tolist()]))
+
+
+def texts(outputs: Array, asked: Asked) -> list[str]:
+    """Return what the likeliest tokens spell."""
+    if not isinstance(asked.output, TokensOutput) or outputs.ndim != 3:
+        raise MeasureError(
+            "a metric of text needs tokens", got=f"outputs {outputs.shape}", expected="[n, steps, tokens]"
+        )
+    return [asked.output.text(ids) for ids in outputs.argmax(axis=2).tolist()]
+
+
+def ratio(part: Array, whole: Array) -> float:
+    """Return the share that a part makes up over all items."""
+    return float(part.sum() / max(whole.sum(), 1))
+
+
+def perplexity(surprises: Array, counts: Array) -> float:
+    """Return the exponential of the mean negative log-likelihood."""
+    return float(np.exp(surprises.sum() / max(counts.sum(), 1)))
+
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        "token_accuracy": Metric(right_steps, ratio),
+        "perplexity": Metric(surprise, perplexity, lower_is_better=True),
+        "bleu": Metric(spelled, bleu, against="text"),
+        "character_error_rate": Metric(partial(edits, words=False), ratio, lower_is_better=True, against="text"),
+        "word_error_rate": Metric(partial(edits, words=True), ratio, lower_is_better=True, against="text"),
+    }
+)
+
+
+def _told(outputs: Array, targets: Array) -> Array:
+    """Return at which steps there is a target, bool [n, steps]."""
+    if outputs.ndim != 3 or targets.shape != outputs.shape[:2] or not np.issubdtype(targets.dtype, np.integer):
+        raise MeasureError(
+            "a metric of tokens needs logits at each step and ids",
+            got=f"outputs {outputs.shape} and targets {targets.dtype} {targets.shape}",
+            expected="[n, steps, tokens] and integers [n, steps]",
+        )
+    told: Array = targets != FILLING
+    if told.any() and (targets[told].min() < 0 or targets[told].max() >= outputs.shape[2]):
+        raise MeasureError(
+            "a target is not a token", got=f"up to {targets.max()}", expected=f"0 to {outputs.shape[2] - 1}"
+        )
+    return told

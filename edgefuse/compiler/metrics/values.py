@@ -1,0 +1,74 @@
+"""Metrics of numbers and arrays, [n, ...], against numbers of the same shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from edgefuse.compiler.metrics.metric import Array, Asked, Metric, Rows
+from edgefuse.errors import MeasureError
+
+
+def absolute(outputs: Array, targets: Array, asked: Asked) -> Rows:
+    """Return the mean absolute error of each item."""
+    found, wanted = pairs(outputs, targets, asked)
+    return (np.abs(found - wanted).mean(axis=1),)
+
+
+def squared(outputs: Array, targets: Array, asked: Asked) -> Rows:
+    """Return the mean squared error of each item."""
+    found, wanted = pairs(outputs, targets, asked)
+    return (((found - wanted) ** 2).mean(axis=1),)
+
+
+def negative_absolute(outputs: Array, targets: Array, asked: Asked) -> Rows:
+    """Return the mean absolute error of each item with a minus, so that greater is better."""
+    return (-absolute(outputs, targets, asked)[0],)
+
+
+def negative_squared(outputs: Array, targets: Array, asked: Asked) -> Rows:
+    """Return the mean squared error of each item with a minus, so that greater is better."""
+    return (-squared(outputs, targets, asked)[0],)
+
+
+def pairs(outputs: Array, targets: Array, asked: Asked) -> Rows:
+    """Return outputs and targets as float64 [n, values]."""
+    if outputs.size != targets.size or not np.isfinite(targets).all():
+        raise MeasureError(
+            "a metric of values needs finite targets like the outputs",
+            got=f"outputs {outputs.shape} and targets {targets.shape}",
+        )
+    width = math.prod(outputs.shape[1:])
+    return outputs.reshape(-1, width).astype(np.float64), targets.reshape(-1, width).astype(np.float64)
+
+
+def root_of_mean(squares: Array) -> float:
+    """Return the root of the mean of squared errors."""
+    return math.sqrt(squares.mean())
+
+
+def concordance(found: Array, wanted: Array) -> float:
+    """Return Lin's concordance correlation coefficient, the mean over the values; NaN where nothing varies."""
+    import torch
+    from torchmetrics.functional.regression import concordance_corrcoef
+
+    told = (found.std(axis=0) > 0) | (wanted.std(axis=0) > 0)
+    if len(found) < 2 or not told.any():
+        return float("nan")
+    one, other = (torch.from_numpy(np.ascontiguousarray(values[:, told])) for values in (found, wanted))
+    return float(concordance_corrcoef(one, other).mean())
+
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        "mae": Metric(absolute, lower_is_better=True),
+        "mse": Metric(squared, lower_is_better=True),
+        "rmse": Metric(squared, root_of_mean, lower_is_better=True),
+        "negative_mae": Metric(negative_absolute),
+        "negative_mse": Metric(negative_squared),
+        "concordance": Metric(pairs, concordance),
+    }
+)
