@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgefuse.bundle.reader import open_bundle
+from edgefuse.cli import main
 from edgefuse.compiler.report.encoding import parse
 from edgefuse.compiler.report.schema import Report
 from tests.compiler.hurry import hurried
@@ -50,7 +52,7 @@ def report_of(section: str, folder: Path, **settings: Any) -> Report:
     return parse(json.loads(task.made.report_json.read_bytes()))
 
 
-def test_several_labels(folder: Path) -> None:
+def test_several_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = report_of("Several labels", folder)
     assert found.reference.metric == "macro_f1"
     assert 0.8 < found.reference.accuracy["x"] < 1
@@ -58,6 +60,10 @@ def test_several_labels(folder: Path) -> None:
     assert max(rung.size_ratio for rung in found.bundles[0].rungs) > 2
     with open_bundle(folder / "out" / "labels" / "labels-onnx.edgefuse") as bundle:
         assert bundle.manifest.model.outputs[0].threshold == 0.4  # type: ignore[union-attr]
+    np.save(folder / "x.npy", np.full((1, 32), 0.5, np.float32))
+    assert main(["run", "out/labels/labels-onnx.edgefuse", "--x", "x.npy", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert all(chance > 0.4 for chance in answer["labels"].values())
 
 
 def test_a_regression_in_millimetres(folder: Path) -> None:
@@ -77,7 +83,7 @@ def test_a_regression_in_millimetres(folder: Path) -> None:
     assert rungs[0].drop_ci95["x"][0] <= drop.value <= rungs[0].drop_ci95["x"][1]
 
 
-def test_two_outputs_each_with_a_budget(folder: Path) -> None:
+def test_two_outputs_each_with_a_budget(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = report_of("Two outputs", folder, objective="size")
     depth = found.reference.outputs["depth"]
     assert (found.reference.metric, depth.metric, depth.lower_is_better) == ("accuracy", "rmse", True)
@@ -90,6 +96,11 @@ def test_two_outputs_each_with_a_budget(folder: Path) -> None:
         (figures,) = (rung.outputs["depth"] for rung in opened.manifest.rungs[:1])
     assert figures.metric == "rmse"
     assert figures.accuracy == bundle.rungs[0].outputs["depth"].accuracy
+    capsys.readouterr()
+    assert main(["inspect", "out/two/two-onnx.edgefuse"]) == 0
+    shown = capsys.readouterr().out
+    assert "accuracy in percent by subset of the inputs" in shown
+    assert "rmse of depth by subset of the inputs" in shown
     page = (folder / "out" / "two" / "report.html").read_text(encoding="utf-8")
     assert "The output “depth”" in page
     assert found.search is not None

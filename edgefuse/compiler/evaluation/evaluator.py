@@ -85,7 +85,8 @@ class Evaluator:
         for subset in self._subject.subsets:
             folder = self.run(subset, combination)
             for number, by_subset in enumerate(found.values()):
-                by_subset[subset_name(subset)] = np.load(folder / _file(number))
+                # Mapped: maps of depths, which nothing judges, may be larger than memory.
+                by_subset[subset_name(subset)] = np.load(folder / _file(number), mmap_mode="r")
         return found
 
     def run(self, subset: tuple[str, ...], combination: Mapping[str, Runner]) -> Path:
