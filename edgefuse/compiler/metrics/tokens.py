@@ -5,7 +5,8 @@ Ids, int [n, steps], are filled up with -100, which counts for nothing. Text is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
@@ -49,16 +50,28 @@ def edits(outputs: Array, targets: Array, asked: Asked, *, words: bool) -> Rows:
     return np.array(mistakes), np.array(lengths)
 
 
-def spelled(outputs: Array, targets: Array, asked: Asked) -> Rows:
-    """Return the texts and their targets."""
-    return np.array(texts(outputs, asked), object), targets.astype(object)
+def n_grams(outputs: Array, targets: Array, asked: Asked) -> Rows:
+    """Return how many n-grams of one to four words each item's text has, how many are its target's, and both lengths."""
+    matches, totals, lengths = [], [], []
+    for found, wanted in zip(texts(outputs, asked), targets.tolist(), strict=True):
+        counts = [(_counted(found.split(), n), _counted(wanted.split(), n)) for n in range(1, 5)]
+        matches.append([(one & other).total() for one, other in counts])
+        totals.append([one.total() for one, _ in counts])
+        lengths.append([len(found.split()), len(wanted.split())])
+    return np.array(matches), np.array(totals), np.array(lengths)
 
 
-def bleu(found: Array, wanted: Array) -> float:
-    """Return the BLEU score of a corpus, from 0 to 1."""
-    from torchmetrics.functional.text import bleu_score
+def _counted(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
+    return Counter(zip(*(words[start:] for start in range(n)), strict=False))
 
-    return float(bleu_score(found.tolist(), [[text] for text in wanted.tolist()]))
+
+def bleu(matches: Array, totals: Array, lengths: Array) -> float:
+    """Return the BLEU score of a corpus, from 0 to 1 (Papineni et al., ACL 2002), without smoothing."""
+    right, all_of_them = matches.sum(axis=0), totals.sum(axis=0)
+    if not right.all():
+        return 0.0
+    found, wanted = lengths.sum(axis=0)
+    return float(np.exp(np.log(right / all_of_them).mean() + min(0.0, 1 - wanted / found)))
 
 
 def texts(outputs: Array, asked: Asked) -> list[str]:
@@ -84,7 +97,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         "token_accuracy": Metric(right_steps, ratio),
         "perplexity": Metric(surprise, perplexity, lower_is_better=True),
-        "bleu": Metric(spelled, bleu, against="text"),
+        "bleu": Metric(n_grams, bleu, against="text"),
         "character_error_rate": Metric(partial(edits, words=False), ratio, lower_is_better=True, against="text"),
         "word_error_rate": Metric(partial(edits, words=True), ratio, lower_is_better=True, against="text"),
     }

@@ -14,6 +14,7 @@ from edgefuse.bundle.manifest import OutputFigures, Rung
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.evaluation.drops import by_subset
+from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.rungs.assemble import Assembly, plain_rung
 from edgefuse.compiler.rungs.final import RungAccuracy, RungTiming, TestSplit, Timings, time_rungs
 from edgefuse.compiler.rungs.mixing import alternatives, settle
@@ -188,25 +189,18 @@ def give_to_fast(
 def measured_rungs(finished: Finished, timings: Timings) -> tuple[Rung, ...]:
     """Return the rungs of a bundle with everything that was measured of them."""
     subject = finished.result.data.material.subject
-    first, *others = subject.judged
     rungs = []
     for name, combination in finished.assembly.chosen.items():
         judged, timing = finished.accuracies[name], timings.rungs[finished.target][name]
+        first, *others = (_figures(subject, output, judged) for output in subject.judged)
         rungs.append(
             Rung(
                 name=name,
                 objective=objective_of(name),
                 candidates=dict(combination),
-                accuracy=by_subset(subject, first, judged.figures),
-                drop_ci95=by_subset(subject, first, intervals := {k: (d.low, d.high) for k, d in judged.drops.items()}),
-                outputs={
-                    name: OutputFigures(
-                        metric=subject.metrics[name].name,
-                        accuracy=by_subset(subject, name, judged.figures),
-                        drop_ci95=by_subset(subject, name, intervals),
-                    )
-                    for name in others
-                },
+                accuracy=first.accuracy,
+                drop_ci95=first.drop_ci95,
+                outputs=dict(zip(subject.judged[1:], others, strict=True)),
                 within_budget=all(
                     judged.drops[key].drop <= subject.budget.limit("test", key) for key in subject.budget_keys
                 ),
@@ -216,3 +210,12 @@ def measured_rungs(finished: Finished, timings: Timings) -> tuple[Rung, ...]:
             )
         )
     return tuple(rungs)
+
+
+def _figures(subject: Subject, output: str, judged: RungAccuracy) -> OutputFigures:
+    intervals = {key: (drop.low, drop.high) for key, drop in judged.drops.items()}
+    return OutputFigures(
+        metric=subject.metrics[output].name,
+        accuracy=by_subset(subject, output, judged.figures),
+        drop_ci95=by_subset(subject, output, intervals),
+    )
