@@ -51,7 +51,7 @@ def edits(outputs: Array, targets: Array, asked: Asked, *, words: bool) -> Rows:
 
 
 def n_grams(outputs: Array, targets: Array, asked: Asked) -> Rows:
-    """Return how many n-grams of one to four words each item's text has, how many are its target's, and both lengths."""
+    """Return of each text its n-grams of one to four words that the target has, all of them, and both lengths."""
     matches, totals, lengths = [], [], []
     for found, wanted in zip(texts(outputs, asked), targets.tolist(), strict=True):
         counts = [(_counted(found.split(), n), _counted(wanted.split(), n)) for n in range(1, 5)]
