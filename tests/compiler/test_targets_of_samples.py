@@ -12,7 +12,7 @@ import torch
 from edgefuse.bundle import spec
 from edgefuse.compiler.metrics.named import metric_of, metrics_of
 from edgefuse.compiler.model.splits import SplitData, load_split
-from edgefuse.compiler.model.targets import checked
+from edgefuse.compiler.model.targets import checked, missing
 from edgefuse.datasets.cache import open_cache
 from edgefuse.datasets.sample import Sample, Splits
 from edgefuse.errors import DataError
@@ -74,6 +74,20 @@ def test_each_output_has_targets_of_its_own_and_some_samples_have_none(tmp_path:
         DataError, match="for the output 'image', which is held against 'embedding': got 1, expected no"
     ):
         read((IMAGE, EMBEDDING), [1], tmp_path)
+
+
+def test_outputs_that_lack_targets_are_told() -> None:
+    metrics = {"kind": metric_of(CLASSES), "depth": metric_of(VALUES), "image": metric_of(IMAGE)}
+    full = {"kind": 2, "depth": 3}
+    assert not list(missing({"validation": full, "test": full}, metrics))
+    assert not list(missing({"validation": {"kind": 1}, "test": {"kind": 2}}, metrics))
+    told = [str(fault) for fault in missing({"validation": {"depth": 1}, "test": {"kind": 1}}, metrics)]
+    assert told == [
+        "no sample of 'validation' has a target for the output 'kind', which 'accuracy' is to judge. "
+        "Fix: give samples targets, or name a metric that needs none.",
+        "no sample of 'test' has a target for the output 'depth', which 'mae' is to judge. "
+        "Fix: give samples targets, or leave those of 'depth' out.",
+    ]
 
 
 @pytest.mark.parametrize(

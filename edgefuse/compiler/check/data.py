@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -62,6 +62,7 @@ class SplitRead:
         faults: by index.
         present: which modalities each sample has that could be read.
         content: a hash of each sample's tensors, by index.
+        targets: how many samples have one, by output.
         classes: that occur.
         modalities: hashes of each modality's tensors.
         longest: the valid steps of each modality that has a length.
@@ -77,6 +78,7 @@ class SplitRead:
     faults: list[tuple[int, EdgefuseError]] = field(default_factory=list)
     present: list[list[bool]] = field(default_factory=list)
     content: dict[int, bytes] = field(default_factory=dict)
+    targets: Counter[str] = field(default_factory=Counter)
     classes: set[int] = field(default_factory=set)
     modalities: dict[str, set[bytes]] = field(default_factory=lambda: defaultdict(set))
     longest: dict[str, int] = field(default_factory=dict)
@@ -202,6 +204,7 @@ def _sample(
     except DataError as error:
         yield error
         return
+    split.targets.update(output for output in model.metrics if given[targets.column(output)].size)
     first = given[targets.column(spec.outputs[0].name)]
     if isinstance(spec.outputs[0], ClassOutput) and first.size:
         split.classes.add(int(first[0]))
@@ -224,6 +227,8 @@ def faults(model: Model, read: Sequence[SplitRead]) -> Iterator[EdgefuseError]:
     yield from split_faults(model)
     for split in read:
         yield from _grouped(split)
+    judged = [split for split in read if split.name in SPLITS[1:] and split.read == split.total and not split.faults]
+    yield from targets.missing({split.name: split.targets for split in judged}, model.metrics)
     for split in read:
         if split.read == split.total and split.present and not split.faults:
             yield from coverage_faults(split.name, np.array(split.present, bool), model.spec)

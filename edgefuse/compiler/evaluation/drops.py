@@ -74,7 +74,6 @@ def judgements(subject: Subject, split: str) -> dict[str, Judgement]:
                 raise DataError(
                     f"no sample of '{split}' that has {name} has a target for the output '{output.name}'",
                     expected="at least one",
-                    fix=f"give it some, or leave the targets of '{output.name}' out everywhere",
                 )
             found[key_of(subject.spec, output.name, name)] = Judgement(output, name, metric, places, targets)
     return found

@@ -13,6 +13,7 @@ from edgefuse.bundle.spec import ModelSpec, subset_name
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.model.splits import CALIBRATION, SPLITS, TRAIN, SplitData, load_split
 from edgefuse.compiler.model.subject import Model, Subject
+from edgefuse.compiler.model.targets import missing
 from edgefuse.compiler.recipe.factory import users_code
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.datasets.cache import Cache
@@ -34,8 +35,11 @@ def prepare(model: Model, cache: Cache, progress: Progress) -> Subject:
     """
     for fault in split_faults(model):
         raise fault
-    names = wanted_splits(model.recipe)
-    return _subject(model, {name: _loaded(name, model, cache, progress) for name in names})
+    splits = {name: _loaded(name, model, cache, progress) for name in wanted_splits(model.recipe)}
+    counts = {name: {output: len(one.items) for output, one in splits[name].targets.items()} for name in SPLITS[1:]}
+    for fault in missing(counts, model.metrics):
+        raise fault
+    return _subject(model, splits)
 
 
 def prepare_calibration(model: Model, cache: Cache, progress: Progress) -> Subject:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -82,6 +82,25 @@ def read(values: ArrayStore, metrics: Mapping[str, Metric]) -> dict[str, Targets
         if items:
             found[name] = Targets(np.array(items, np.intp), stacked([arrays[index] for index in items]))
     return found
+
+
+def missing(counts: Mapping[str, Mapping[str, int]], metrics: Mapping[str, Metric]) -> Iterator[DataError]:
+    """Yield which outputs lack targets: the first one must have some, another in both splits or in none.
+
+    Args:
+        counts: by split, of those that are judged, and output: of the samples that have a target.
+        metrics: what judges each output, the first one first.
+    """
+    first = next(iter(metrics))
+    for output in (name for name, metric in metrics.items() if metric.needs_targets):
+        lacking = [split for split, by_output in counts.items() if not by_output.get(output)]
+        if lacking and (output == first or len(lacking) < len(counts)):
+            yield DataError(
+                f"no sample of '{lacking[0]}' has a target for the output '{output}', "
+                f"which '{metrics[output].name}' is to judge",
+                fix="give samples targets"
+                + (", or name a metric that needs none" if output == first else f", or leave those of '{output}' out"),
+            )
 
 
 def checked(where: str, target: Any, metric: Metric) -> Array:
