@@ -91,7 +91,7 @@ class TokensOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="tok
 
     def text(self, ids: Sequence[int]) -> str:
         """Return what tokens spell."""
-        told = list(ids[: ids.index(self.end)] if self.end in ids else ids)  # type: ignore[arg-type] # None is no id
+        told = list(ids[: ids.index(self.end)] if self.end in ids else ids)
         if self.blank is not None:
             told = [one for one, before in zip(told, [None, *told], strict=False) if one not in (before, self.blank)]
         return self.separator.join(self.labels[one] for one in told)

@@ -25,6 +25,7 @@ from edgefuse.bundle.manifest import (
     FileEntry,
     GoldenTensor,
     Manifest,
+    OutputFigures,
     Profile,
     Provenance,
     Rung,
@@ -228,6 +229,7 @@ def _check_subsets(subsets: Iterable[str], model: ModelSpec, where: str) -> None
 
 
 def _check_prices(rung: Rung, where: str) -> None:
+    found: Rung | OutputFigures
     for found in (rung, *rung.outputs.values()):
         _check_numbers(found.accuracy.values(), f"an accuracy of {where}", low=-MAX_NUMBER)
         for low, high in found.drop_ci95.values():

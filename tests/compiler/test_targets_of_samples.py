@@ -31,7 +31,7 @@ DEPTHS = spec.ArrayOutput(name="depths", shape=(2, 2))
 def read(outputs: tuple[Any, ...], given: list[Any], folder: Path) -> SplitData:
     described = spec.ModelSpec(name="one", modalities=(spec.tensor("sensor", shape=(1, 2)),), outputs=outputs)
     samples = [Sample({"sensor": np.ones((1, 2), np.float32)}, target) for target in given]
-    data = Splits(calibration=samples, validation=samples, test=samples, digest="mixed")
+    data = Splits(calibration=samples, validation=samples, test=samples, digest=repr(given))
     metrics = metrics_of(described, folder)
     return load_split("test", data, described, metrics, {}, open_cache(folder / "cache"), lambda *_: None)
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from edgefuse.compiler.metrics.metric import Array, Asked, Metric, Rows
+from edgefuse.compiler.metrics.ranking import mean_area
 from edgefuse.errors import MeasureError
 
 
@@ -58,8 +59,6 @@ def of_ranking(wanted: Array, logits: Array, *, what: str) -> float:
         logits: float [n, classes].
         what: `auroc` or `average_precision`.
     """
-    from edgefuse.compiler.metrics.ranking import mean_area  # torchmetrics takes a second to import
-
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True).astype(np.float64))
     return mean_area(what, wanted[:, None] == np.arange(logits.shape[1]), shifted / shifted.sum(axis=1, keepdims=True))
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgefuse.bundle.spec import LabelsOutput
 from edgefuse.compiler.metrics.metric import Array, Asked, Metric, Rows
+from edgefuse.compiler.metrics.ranking import mean_area
 from edgefuse.errors import MeasureError
 
 
@@ -60,9 +61,7 @@ def of_counts(wanted: Array, found: Array, *, what: str, each: bool) -> float:
 
 def of_ranking(wanted: Array, logits: Array, *, what: str) -> float:
     """Return the mean area under a curve over the labels that occur and fail to; see `ranking.mean_area`."""
-    from edgefuse.compiler.metrics.ranking import mean_area  # torchmetrics takes a second to import
-
-    return mean_area(what, wanted, 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -500, 500))))
+    return mean_area(what, wanted, logits)
 
 
 METRICS: Mapping[str, Metric] = MappingProxyType(

@@ -84,7 +84,7 @@ class _Call:
         return scores
 
 
-def _torchmetric(function: Callable[..., Any]) -> Callable[..., Any]:
+def _torchmetric(function: Any) -> Callable[..., Any]:
     """Let a metric of torchmetrics take arrays; it keeps nothing from one call to the next."""
     import torch
 

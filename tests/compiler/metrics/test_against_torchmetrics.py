@@ -30,7 +30,7 @@ CLASS = ClassOutput(labels=tuple("abcde"))
 LABELS = LabelsOutput(labels=tuple("abcde"), threshold=0.3)
 VALUES = ValuesOutput(labels=tuple("abcde"))
 EMBEDDING = EmbeddingOutput(size=8)
-WORDS = TokensOutput(steps=6, labels=tuple("abcde "))
+WORDS = TokensOutput(steps=6, labels=tuple("abcdef"), separator=" ")
 
 INDICES = RNG.integers(0, CLASSES, ITEMS)
 LOGITS = (2.0 * np.eye(CLASSES)[INDICES] + RNG.normal(0, 1, (ITEMS, CLASSES))).astype(np.float32)
@@ -43,7 +43,7 @@ POINTS = (RNG.normal(0, 1, (ITEMS // 3, 8))[GROUPS] + RNG.normal(0, 0.7, (ITEMS,
 IDS = RNG.integers(0, 6, (ITEMS, 6))
 IDS[::3, 4:] = -100
 STEPS = (2.0 * np.eye(6)[np.maximum(IDS, 0)] + RNG.normal(0, 1, (ITEMS, 6, 6))).astype(np.float32)
-SPELLED = np.array([WORDS.text(ids[ids >= 0].tolist()) or "a" for ids in IDS])
+SPELLED = np.array([WORDS.text(ids[ids >= 0].tolist()) for ids in IDS])
 DATA: dict[type[Output], tuple[Output, Array, Array]] = {
     ClassOutput: (CLASS, LOGITS, INDICES),
     LabelsOutput: (LABELS, CHANCES, TRUTHS),

@@ -17,7 +17,7 @@ import numpy as np
 import torchmetrics
 
 def near(outputs, targets):
-    return np.abs(outputs[:, 0] - targets) < 1
+    return np.abs(outputs[:, 0] - targets) < 1.5
 
 def spread(outputs, targets):
     return float(np.std(outputs[:, 0] - targets))
@@ -80,7 +80,7 @@ def test_a_metric_of_torchmetrics_may_be_named(folder: Path) -> None:
     classes = np.arange(30) % 3
     logits = np.eye(3, dtype=np.float32)[classes]
     assert kappa.aggregate(logits, classes) == 1
-    assert kappa.aggregate(logits[::-1].copy(), classes) < 0  # nothing is kept from the call before
+    assert kappa.aggregate(np.roll(logits, 1, axis=0), classes) == -0.5  # nothing is kept from the call before
 
 
 @pytest.mark.parametrize(
