@@ -229,8 +229,8 @@ def _check_subsets(subsets: Iterable[str], model: ModelSpec, where: str) -> None
 
 
 def _check_prices(rung: Rung, where: str) -> None:
-    found: Rung | OutputFigures
-    for found in (rung, *rung.outputs.values()):
+    both: tuple[Rung | OutputFigures, ...] = (rung, *rung.outputs.values())
+    for found in both:
         _check_numbers(found.accuracy.values(), f"an accuracy of {where}", low=-MAX_NUMBER)
         for low, high in found.drop_ci95.values():
             if not -MAX_NUMBER <= low <= high <= MAX_NUMBER:

@@ -44,14 +44,14 @@ def read(outputs: tuple[Any, ...], given: list[Any], folder: Path) -> SplitData:
         (VALUES, [torch.tensor([3.0, 4.0]), [1, 2]], [[3, 4], [1, 2]]),
         (CLASSES, [1, np.uint8(2)], [1, 2]),
         (CLASSES, [torch.tensor(2), np.array([1], np.int32), 0], [2, 1, 0]),
-        (LABELS, [[True, False, True], np.float32([0, 0, 1])], [[1, 0, 1], [0, 0, 1]]),
+        (LABELS, [[True, False, True], np.array([0, 0, 1], np.float32)], [[1, 0, 1], [0, 0, 1]]),
         (EMBEDDING, [[0.5, 1], [0, 1]], [[0.5, 1], [0, 1]]),
         (FOUND, [7, np.int32(7)], [7, 7]),
         (DEPTHS, [np.ones((2, 2)), np.zeros((2, 2), int)], [[[1, 1], [1, 1]], [[0, 0], [0, 0]]]),
         (WORDS, [[1, 2], [3, 3, 2, 1]], [[1, 2, -100, -100], [3, 3, 2, 1]]),
         (SPOKEN, ["a b", [1, 2], ""], ["a b", "ab", ""]),
     ],
-    ids=lambda value: value.name if isinstance(value, spec.Record) else "",
+    ids=lambda value: getattr(value, "name", ""),
 )
 def test_targets_come_back_as_they_were(output: Any, given: list[Any], expected: list[Any], tmp_path: Path) -> None:
     found = read((output,), given, tmp_path).targets[output.name]

@@ -52,7 +52,8 @@ def among_first(outputs: Array, targets: Array, asked: Asked) -> Rows:
 def unit(vectors: Array) -> Array:
     """Return vectors of length 1, float64 [n, size]; zero stays zero."""
     exact = vectors.reshape(len(vectors), -1).astype(np.float64)
-    return exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-30)
+    long: Array = exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-30)
+    return long
 
 
 def _places(found: Array, others: Array, targets: Array, start: int, grouped: bool) -> Array:

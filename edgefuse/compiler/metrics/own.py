@@ -84,19 +84,17 @@ class _Call:
         return scores
 
 
-def _torchmetric(function: Any) -> Callable[..., Any]:
+def _torchmetric(function: Any) -> Callable[[Array, Array], Any]:
     """Let a metric of torchmetrics take arrays; it keeps nothing from one call to the next."""
     import torch
 
-    if not isinstance(function, torch.nn.Module):
-        return function
-
     def called(outputs: Array, targets: Array) -> Any:
-        tensors = (torch.from_numpy(np.array(one)) for one in (outputs, targets))
+        if not isinstance(function, torch.nn.Module):
+            return function(outputs, targets)
         with torch.no_grad():
-            found = function(*tensors)
-        if hasattr(function, "reset"):
-            function.reset()
+            found = torch.nn.Module.__call__(function, *(torch.from_numpy(np.array(one)) for one in (outputs, targets)))
+        if callable(reset := getattr(function, "reset", None)):
+            reset()
         return found.numpy()
 
     return called
