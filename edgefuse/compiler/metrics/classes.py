@@ -13,7 +13,7 @@ from edgefuse.compiler.metrics.ranking import mean_area
 from edgefuse.errors import MeasureError
 
 
-def correct(outputs: Array, targets: Array, asked: Asked) -> Rows:
+def _correct(outputs: Array, targets: Array, asked: Asked) -> Rows:
     """Tell of each item whether its target is among the `k` largest logits; of equal ones the first is larger."""
     wanted = _classes(outputs, targets)[:, None]
     own = np.take_along_axis(outputs, wanted, axis=1)
@@ -22,12 +22,12 @@ def correct(outputs: Array, targets: Array, asked: Asked) -> Rows:
     return ((rank < asked.k).astype(np.float64),)
 
 
-def decided(outputs: Array, targets: Array, asked: Asked) -> Rows:
+def _decided(outputs: Array, targets: Array, asked: Asked) -> Rows:
     """Return the targets, and the classes with the largest logits."""
     return _classes(outputs, targets), outputs.argmax(axis=1)
 
 
-def scored(outputs: Array, targets: Array, asked: Asked) -> Rows:
+def _scored(outputs: Array, targets: Array, asked: Asked) -> Rows:
     """Return the targets and the logits."""
     return _classes(outputs, targets), outputs
 
@@ -65,14 +65,14 @@ def of_ranking(wanted: Array, logits: Array, *, what: str) -> float:
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
-        "accuracy": Metric(correct),
-        "accuracy@k": Metric(correct),
-        "balanced_accuracy": Metric(decided, partial(of_confusion, what="balanced")),
-        "macro_precision": Metric(decided, partial(of_confusion, what="precision")),
-        "macro_recall": Metric(decided, partial(of_confusion, what="recall")),
-        "macro_f1": Metric(decided, partial(of_confusion, what="f1")),
-        "average_precision": Metric(scored, partial(of_ranking, what="average_precision")),
-        "auroc": Metric(scored, partial(of_ranking, what="auroc")),
+        "accuracy": Metric(_correct),
+        "accuracy@k": Metric(_correct),
+        "balanced_accuracy": Metric(_decided, partial(of_confusion, what="balanced")),
+        "macro_precision": Metric(_decided, partial(of_confusion, what="precision")),
+        "macro_recall": Metric(_decided, partial(of_confusion, what="recall")),
+        "macro_f1": Metric(_decided, partial(of_confusion, what="f1")),
+        "average_precision": Metric(_scored, partial(of_ranking, what="average_precision")),
+        "auroc": Metric(_scored, partial(of_ranking, what="auroc")),
     }
 )
 

@@ -20,7 +20,7 @@ _BLOCK = 1024
 """Items that are compared with all others at a time."""
 
 
-def ranks(outputs: Array, targets: Array, asked: Asked) -> Rows:
+def _ranks(outputs: Array, targets: Array, asked: Asked) -> Rows:
     """Return the place of the nearest like of each item among all that it could be taken for, from 1; float64 [m].
 
     An item of a group that has no other is found by nobody: it has no row.
@@ -43,9 +43,9 @@ def ranks(outputs: Array, targets: Array, asked: Asked) -> Rows:
     return (rank[np.isfinite(rank)],)
 
 
-def among_first(outputs: Array, targets: Array, asked: Asked) -> Rows:
+def _among_first(outputs: Array, targets: Array, asked: Asked) -> Rows:
     """Tell of each item whether one of its like is among the `k` nearest."""
-    (rank,) = ranks(outputs, targets, asked)
+    (rank,) = _ranks(outputs, targets, asked)
     return ((rank <= asked.k).astype(np.float64),)
 
 
@@ -72,8 +72,8 @@ def _places(found: Array, others: Array, targets: Array, start: int, grouped: bo
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
-        "recall@k": Metric(among_first, against="index"),
-        "mean_rank": Metric(ranks, lower_is_better=True, against="index"),
+        "recall@k": Metric(_among_first, against="index"),
+        "mean_rank": Metric(_ranks, lower_is_better=True, against="index"),
         **VALUES,
     }
 )

@@ -14,26 +14,26 @@ from edgefuse.compiler.metrics.ranking import mean_area
 from edgefuse.errors import MeasureError
 
 
-def decisions(outputs: Array, targets: Array, asked: Asked) -> Rows:
+def _decisions(outputs: Array, targets: Array, asked: Asked) -> Rows:
     """Return the truths, and which labels are above the threshold of the output, both bool [n, labels]."""
-    wanted, logits = scored(outputs, targets, asked)
+    wanted, logits = _scored(outputs, targets, asked)
     threshold = asked.output.threshold if isinstance(asked.output, LabelsOutput) else 0.5
     return wanted, logits > np.log(threshold / (1 - threshold))
 
 
-def right(outputs: Array, targets: Array, asked: Asked) -> Rows:
+def _right(outputs: Array, targets: Array, asked: Asked) -> Rows:
     """Return the share of the labels that is right, for each item."""
-    wanted, found = decisions(outputs, targets, asked)
+    wanted, found = _decisions(outputs, targets, asked)
     return ((wanted == found).mean(axis=1),)
 
 
-def all_right(outputs: Array, targets: Array, asked: Asked) -> Rows:
+def _all_right(outputs: Array, targets: Array, asked: Asked) -> Rows:
     """Tell of each item whether all its labels are right."""
-    wanted, found = decisions(outputs, targets, asked)
+    wanted, found = _decisions(outputs, targets, asked)
     return ((wanted == found).all(axis=1).astype(np.float64),)
 
 
-def scored(outputs: Array, targets: Array, asked: Asked) -> Rows:
+def _scored(outputs: Array, targets: Array, asked: Asked) -> Rows:
     """Return the truths and the logits."""
     if outputs.ndim != 2 or targets.shape != outputs.shape or not np.isin(targets, (0, 1)).all():
         raise MeasureError(
@@ -60,19 +60,25 @@ def of_counts(wanted: Array, found: Array, *, what: str, each: bool) -> float:
 
 
 def of_ranking(wanted: Array, logits: Array, *, what: str) -> float:
-    """Return the mean area under a curve over the labels that occur and fail to; see `ranking.mean_area`."""
+    """Return the mean area under a curve over the labels that are true of some items and false of others.
+
+    Args:
+        wanted: truths, bool [n, labels].
+        logits: float [n, labels].
+        what: see `ranking.mean_area`.
+    """
     return mean_area(what, wanted, logits)
 
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
-        "accuracy": Metric(right),
-        "exact_match": Metric(all_right),
-        "average_precision": Metric(scored, partial(of_ranking, what="average_precision")),
-        "auroc": Metric(scored, partial(of_ranking, what="auroc")),
+        "accuracy": Metric(_right),
+        "exact_match": Metric(_all_right),
+        "average_precision": Metric(_scored, partial(of_ranking, what="average_precision")),
+        "auroc": Metric(_scored, partial(of_ranking, what="auroc")),
     }
     | {
-        f"{name}_{what}": Metric(decisions, partial(of_counts, what=what, each=name == "macro"))
+        f"{name}_{what}": Metric(_decisions, partial(of_counts, what=what, each=name == "macro"))
         for name in ("macro", "micro")
         for what in ("precision", "recall", "f1")
     }

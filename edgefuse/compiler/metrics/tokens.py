@@ -20,13 +20,13 @@ FILLING = -100
 """What fills up a shorter row of ids: torch's losses leave it out, too."""
 
 
-def right_steps(outputs: Array, targets: Array, asked: Asked) -> Rows:
+def _right_steps(outputs: Array, targets: Array, asked: Asked) -> Rows:
     """Return how many steps of each item have the right token, and how many have a target."""
     told = _told(outputs, targets)
     return ((outputs.argmax(axis=2) == targets) & told).sum(axis=1), told.sum(axis=1)
 
 
-def surprise(outputs: Array, targets: Array, asked: Asked) -> Rows:
+def _surprise(outputs: Array, targets: Array, asked: Asked) -> Rows:
     """Return the negative log-likelihood of each item's targets, summed, and how many there are."""
     told = _told(outputs, targets)
     exact = outputs.astype(np.float64)
@@ -36,7 +36,7 @@ def surprise(outputs: Array, targets: Array, asked: Asked) -> Rows:
     return -np.where(told, own, 0.0).sum(axis=1), told.sum(axis=1)
 
 
-def edits(outputs: Array, targets: Array, asked: Asked, *, words: bool) -> Rows:
+def _edits(outputs: Array, targets: Array, asked: Asked, *, words: bool) -> Rows:
     """Return the edits from each item's text to its target, and the length of the target, in words or characters."""
     from torchmetrics.functional.text import char_error_rate, word_error_rate
 
@@ -50,7 +50,7 @@ def edits(outputs: Array, targets: Array, asked: Asked, *, words: bool) -> Rows:
     return np.array(mistakes), np.array(lengths)
 
 
-def n_grams(outputs: Array, targets: Array, asked: Asked) -> Rows:
+def _n_grams(outputs: Array, targets: Array, asked: Asked) -> Rows:
     """Return of each text its n-grams of one to four words that the target has, all of them, and both lengths."""
     matches, totals, lengths = [], [], []
     for found, wanted in zip(texts(outputs, asked), targets.tolist(), strict=True):
@@ -66,7 +66,13 @@ def _counted(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
 
 
 def bleu(matches: Array, totals: Array, lengths: Array) -> float:
-    """Return the BLEU score of a corpus, from 0 to 1 (Papineni et al., ACL 2002), without smoothing."""
+    """Return the BLEU score of a corpus, from 0 to 1 (Papineni et al., ACL 2002), without smoothing.
+
+    Args:
+        matches: how many n-grams of each text its target has, int [n, 4], of one to four words.
+        totals: how many n-grams there are, int [n, 4].
+        lengths: words of each text and of its target, int [n, 2].
+    """
     right, all_of_them = matches.sum(axis=0), totals.sum(axis=0)
     if not right.all():
         return 0.0
@@ -95,11 +101,11 @@ def perplexity(surprises: Array, counts: Array) -> float:
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
-        "token_accuracy": Metric(right_steps, ratio),
-        "perplexity": Metric(surprise, perplexity, lower_is_better=True),
-        "bleu": Metric(n_grams, bleu, against="text"),
-        "character_error_rate": Metric(partial(edits, words=False), ratio, lower_is_better=True, against="text"),
-        "word_error_rate": Metric(partial(edits, words=True), ratio, lower_is_better=True, against="text"),
+        "token_accuracy": Metric(_right_steps, ratio),
+        "perplexity": Metric(_surprise, perplexity, lower_is_better=True),
+        "bleu": Metric(_n_grams, bleu, against="text"),
+        "character_error_rate": Metric(partial(_edits, words=False), ratio, lower_is_better=True, against="text"),
+        "word_error_rate": Metric(partial(_edits, words=True), ratio, lower_is_better=True, against="text"),
     }
 )
 

@@ -12,29 +12,29 @@ from edgefuse.compiler.metrics.metric import Array, Asked, Metric, Rows
 from edgefuse.errors import MeasureError
 
 
-def absolute(outputs: Array, targets: Array, asked: Asked) -> Rows:
+def _absolute(outputs: Array, targets: Array, asked: Asked) -> Rows:
     """Return the mean absolute error of each item."""
-    found, wanted = pairs(outputs, targets, asked)
+    found, wanted = _pairs(outputs, targets, asked)
     return (np.abs(found - wanted).mean(axis=1),)
 
 
-def squared(outputs: Array, targets: Array, asked: Asked) -> Rows:
+def _squared(outputs: Array, targets: Array, asked: Asked) -> Rows:
     """Return the mean squared error of each item."""
-    found, wanted = pairs(outputs, targets, asked)
+    found, wanted = _pairs(outputs, targets, asked)
     return (((found - wanted) ** 2).mean(axis=1),)
 
 
-def negative_absolute(outputs: Array, targets: Array, asked: Asked) -> Rows:
+def _negative_absolute(outputs: Array, targets: Array, asked: Asked) -> Rows:
     """Return the mean absolute error of each item with a minus, so that greater is better."""
-    return (-absolute(outputs, targets, asked)[0],)
+    return (-_absolute(outputs, targets, asked)[0],)
 
 
-def negative_squared(outputs: Array, targets: Array, asked: Asked) -> Rows:
+def _negative_squared(outputs: Array, targets: Array, asked: Asked) -> Rows:
     """Return the mean squared error of each item with a minus, so that greater is better."""
-    return (-squared(outputs, targets, asked)[0],)
+    return (-_squared(outputs, targets, asked)[0],)
 
 
-def pairs(outputs: Array, targets: Array, asked: Asked) -> Rows:
+def _pairs(outputs: Array, targets: Array, asked: Asked) -> Rows:
     """Return outputs and targets as float64 [n, values]."""
     if outputs.size != targets.size or not np.isfinite(targets).all():
         raise MeasureError(
@@ -65,11 +65,11 @@ def concordance(found: Array, wanted: Array) -> float:
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
-        "mae": Metric(absolute, lower_is_better=True),
-        "mse": Metric(squared, lower_is_better=True),
-        "rmse": Metric(squared, root_of_mean, lower_is_better=True),
-        "negative_mae": Metric(negative_absolute),
-        "negative_mse": Metric(negative_squared),
-        "concordance": Metric(pairs, concordance),
+        "mae": Metric(_absolute, lower_is_better=True),
+        "mse": Metric(_squared, lower_is_better=True),
+        "rmse": Metric(_squared, root_of_mean, lower_is_better=True),
+        "negative_mae": Metric(_negative_absolute),
+        "negative_mse": Metric(_negative_squared),
+        "concordance": Metric(_pairs, concordance),
     }
 )
