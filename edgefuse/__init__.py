@@ -36,9 +36,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgefuse.bundle.spec import ModelSpec
     from edgefuse.compiler.check.checking import check
     from edgefuse.compiler.compilation import compile
     from edgefuse.compiler.exporting import export
+    from edgefuse.datasets.sample import Sample, Splits
     from edgefuse.errors import (
         BackendError,
         BundleError,
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
         QuantizeError,
         RecipeError,
     )
+    from edgefuse.models.fusion import FusionModel
     from edgefuse.runtime.pipeline import Inputs, Pipeline, load
     from edgefuse.runtime.prediction import Prediction
 
@@ -87,16 +90,20 @@ __all__ = [
     "EdgefuseError",
     "EngineError",
     "ExportError",
+    "FusionModel",
     "InputError",
     "Inputs",
     "MeasureError",
     "MissingExtraError",
     "ModelError",
+    "ModelSpec",
     "Pipeline",
     "Prediction",
     "PruneError",
     "QuantizeError",
     "RecipeError",
+    "Sample",
+    "Splits",
     "check",
     "compile",
     "export",
@@ -104,9 +111,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "FusionModel": "edgefuse.models.fusion",
     "Inputs": "edgefuse.runtime.pipeline",
+    "ModelSpec": "edgefuse.bundle.spec",
     "Pipeline": "edgefuse.runtime.pipeline",
     "Prediction": "edgefuse.runtime.prediction",
+    "Sample": "edgefuse.datasets.sample",
+    "Splits": "edgefuse.datasets.sample",
     "check": "edgefuse.compiler.check.checking",
     "compile": "edgefuse.compiler.compilation",
     "export": "edgefuse.compiler.exporting",

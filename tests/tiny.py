@@ -161,6 +161,7 @@ def spec() -> ModelSpec:
     """The modalities and the output of the tiny model."""
     return ModelSpec(
         name="tiny",
+        metric="accuracy",
         modalities=(
             image("image", height=8, width=8, channels=1, optional=True),
             text("text", tokenizer="tokenizer.json", max_length=6, optional=True),

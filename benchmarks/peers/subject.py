@@ -45,7 +45,7 @@ class Description:
         outputs: the names of the whole graph's outputs; the first one is judged.
         modalities: in the order of the columns of `present`.
         subsets: the subsets of modalities that accuracy is measured for; the first one is the full set.
-        metric: by name, as in `edgefuse.measure.metrics`.
+        metric: by name, as in `edgefuse.compiler.metrics`.
         max_drop: the budget, as a fraction.
         digest: identifies weights, data and the tools that made the float files.
     """

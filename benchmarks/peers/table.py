@@ -8,8 +8,10 @@ from typing import Any
 from benchmarks.peers.catalogue import REFERENCE
 from benchmarks.peers.contender import Contender
 from benchmarks.peers.subject import Array, Subject
+from edgefuse.bundle.spec import ClassOutput
+from edgefuse.compiler.metrics.metric import Metric
+from edgefuse.compiler.metrics.named import metric_of
 from edgefuse.measure.latency import Latencies
-from edgefuse.measure.metrics import Metric
 from edgefuse.measure.statistics import Drop
 
 Row = dict[str, Any]
@@ -46,7 +48,7 @@ def row(
         against: the row of edgefuse's that `edgefuse_speedup` compares with (how many times faster that one is); empty
             if there is none.
     """
-    metric, judged = Metric(subject.about.metric), _targets(subject, answers)
+    metric, judged = _metric(subject), _targets(subject, answers)
     worst, drop = worst_drop(subject, answers, reference)
     found: Row = {
         "model": subject.about.model,
@@ -75,8 +77,11 @@ def row(
 
 def worst_drop(subject: Subject, answers: Answers, reference: Answers) -> tuple[str, Drop]:
     """Return the subset that lost most, and what it lost."""
-    metric, judged = Metric(subject.about.metric), _targets(subject, answers)
-    drops = {name: metric.drop(reference[name], answers[name], judged[name]) for name in answers}
+    metric, judged = _metric(subject), _targets(subject, answers)
+    drops = {
+        name: metric.drop(metric.rows(reference[name], judged[name]), metric.rows(answers[name], judged[name]))
+        for name in answers
+    }
     worst = max(drops, key=lambda name: drops[name].drop)
     return worst, drops[worst]
 
@@ -84,6 +89,11 @@ def worst_drop(subject: Subject, answers: Answers, reference: Answers) -> tuple[
 def holds_budget(subject: Subject, drop: Drop) -> bool:
     """Tell whether no more was lost than the recipe allows."""
     return drop.drop <= subject.about.max_drop + _ROUNDING
+
+
+def _metric(subject: Subject) -> Metric:
+    """Return what judges a subject's answers, which are classes."""
+    return metric_of(ClassOutput(labels=()), subject.about.metric)
 
 
 def _targets(subject: Subject, answers: Answers) -> dict[str, Array]:

@@ -128,10 +128,11 @@ def _described(model: Model, compiled: Compiled, stage: TorchStage) -> Descripti
         modalities=tuple(modality.name for modality in compiled.spec.modalities),
         subsets=compiled.subsets,
         metric=compiled.spec.metric,
-        max_drop=model.max_drop.limit(1.0),
+        max_drop=model.max_drops[model.spec.outputs[0].name].limit(1.0),
         digest=hashlib.sha256(repr(identity).encode()).hexdigest(),
     )
 
 
 def _arrays(data: SplitData, keys: tuple[str, ...]) -> Mapping[str, Array]:
-    return {**{key: data.values.stacked(key) for key in keys}, "#target": data.targets, "#present": data.present}
+    (targets,) = (one.values for one in data.targets.values())
+    return {**{key: data.values.stacked(key) for key in keys}, "#target": targets, "#present": data.present}

@@ -12,7 +12,7 @@ from edgefuse.bundle.spec import DType, ModelSpec, Record, StageSpec
 from edgefuse.errors import BundleError
 
 SCHEMA_MAJOR = 2
-SCHEMA_MINOR = 1
+SCHEMA_MINOR = 2
 
 # How many entries a list or an object has at most where nothing else counts them: before anything walks through them.
 _FEW, _SUBSETS = msgspec.Meta(max_length=1024), msgspec.Meta(max_length=2**16)
@@ -163,14 +163,23 @@ class Figure(Record, frozen=True, kw_only=True):
     peak_rss_bytes: int | None = None
 
 
+class OutputFigures(Record, frozen=True, kw_only=True):
+    """The metric of an output after the first, as a `Rung` has them of the first."""
+
+    metric: str
+    accuracy: Annotated[dict[str, float], _SUBSETS]
+    drop_ci95: Annotated[dict[str, tuple[float, float]], _SUBSETS]
+
+
 class Rung(Record, frozen=True, kw_only=True):
     """An operating point: one candidate per stage, with its price.
 
     Attributes:
         candidates: stage name to candidate id.
         objective: what it is best at; `fixed` where its candidates were named and nothing was searched.
-        accuracy: metric by subset of modalities, on the test split; none where it was not measured.
-        drop_ci95: the 95 % interval of the paired difference reference - rung, by subset (fractions).
+        accuracy: the first output's metric by subset of modalities, on the test split; none where it was not measured.
+        drop_ci95: the 95 % interval of what was lost of it, paired, by subset.
+        outputs: the same of the other outputs that a metric judges, by name.
         within_budget: whether it met the budget; None where nothing was measured that could tell.
         cost: counted from the files where no device was measured; it ranks rungs and predicts no time.
     """
@@ -184,6 +193,7 @@ class Rung(Record, frozen=True, kw_only=True):
     size_bytes: int
     figures: Annotated[tuple[Figure, ...], _FEW] = ()
     cost: float | None = None
+    outputs: Annotated[dict[str, OutputFigures], _FEW] = {}  # noqa: RUF012 - msgspec copies empty defaults
 
 
 class GoldenTensor(Record, frozen=True, kw_only=True):

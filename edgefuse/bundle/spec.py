@@ -12,16 +12,20 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from edgefuse.bundle.outputs import ArrayOutput as ArrayOutput
+from edgefuse.bundle.outputs import ClassOutput as ClassOutput
+from edgefuse.bundle.outputs import EmbeddingOutput as EmbeddingOutput
+from edgefuse.bundle.outputs import LabelsOutput as LabelsOutput
+from edgefuse.bundle.outputs import Output as Output
+from edgefuse.bundle.outputs import Record as Record
+from edgefuse.bundle.outputs import TokensOutput as TokensOutput
+from edgefuse.bundle.outputs import ValuesOutput as ValuesOutput
 from edgefuse.errors import ModelError
 
 DType: TypeAlias = Literal["float32", "uint8", "int32"]
 Declared: TypeAlias = DType | Literal["int64", "bool"]
 """What a user may say of an input: truth values and torch's int64 are int32 in files and on devices."""
 Role: TypeAlias = Literal["frontend", "encoder", "fusion", "decoder", "model"]
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The base of everything that a manifest holds: immutable, keyword-only, strict about unknown fields."""
 
 
 class Bounded(Record, frozen=True, kw_only=True, tag_field="dim", tag="bounded"):
@@ -245,44 +249,22 @@ def _in_files(tensor: TensorSpec, kept: tuple[str, ...] = ()) -> TensorSpec:
     return msgspec.structs.replace(tensor, dtype="int32") if wide else tensor
 
 
-class ClassOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="classes"):
-    """Logits over named classes: float32 [1, len(labels)]."""
-
-    name: str = "logits"
-    labels: tuple[str, ...]
-
-
-class EmbeddingOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="embedding"):
-    """A point in an embedding space: float32 [1, size]."""
-
-    name: str = "embedding"
-    size: int
-
-
-class ValuesOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="values"):
-    """Plain numbers: float32 [1, len(labels)], one per name."""
-
-    name: str = "values"
-    labels: tuple[str, ...]
-
-
-Output: TypeAlias = ClassOutput | EmbeddingOutput | ValuesOutput
-
-
 class ModelSpec(Record, frozen=True, kw_only=True):
     """The user's description of a model: its modalities, its outputs, and its metric.
 
     Attributes:
         name: used in file names: lower-case letters, digits, '-' and '_'.
         modalities: in the order of the columns of `present`.
-        outputs: the first one is what the metric judges.
-        metric: the name of a metric in `edgefuse.measure.metrics`.
+        outputs: each is judged by its `metric` where samples have targets for it, and else by how far it is from the
+            reference's.
+        metric: of the first output. One is named as in `edgefuse.compiler.metrics`, such as `accuracy` or `recall@10`,
+            or as the user's own `module:callable`; where none is, the kind of the output decides.
     """
 
     name: str
     modalities: tuple[Modality, ...]
     outputs: tuple[Output, ...]
-    metric: str = "accuracy"
+    metric: str = ""
 
     def modality(self, name: str) -> Modality:
         """Return the modality of that name, or raise `ModelError`."""

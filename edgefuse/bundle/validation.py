@@ -25,6 +25,7 @@ from edgefuse.bundle.manifest import (
     FileEntry,
     GoldenTensor,
     Manifest,
+    OutputFigures,
     Profile,
     Provenance,
     Rung,
@@ -195,6 +196,10 @@ def _check_rungs(manifest: Manifest) -> None:
         _check_choice(rung, stages, owners, where)
         # A name of a subset is looked at once, however many rungs have it.
         new = (rung.accuracy.keys() | rung.drop_ci95.keys()) - subsets
+        for output, found in rung.outputs.items():
+            if output not in (one.name for one in manifest.model.outputs):
+                raise invalid(f"{where} has figures of an unknown output", got=quoted(output))
+            new |= (found.accuracy.keys() | found.drop_ci95.keys()) - subsets
         _check_subsets(new, manifest.model, where)
         subsets |= new
         _check_prices(rung, where)
@@ -224,11 +229,13 @@ def _check_subsets(subsets: Iterable[str], model: ModelSpec, where: str) -> None
 
 
 def _check_prices(rung: Rung, where: str) -> None:
-    _check_numbers(rung.accuracy.values(), f"an accuracy of {where}", low=-MAX_NUMBER)
-    for low, high in rung.drop_ci95.values():
-        if not -MAX_NUMBER <= low <= high <= MAX_NUMBER:
-            _check_numbers((low, high), f"an interval of {where}", low=-MAX_NUMBER)
-            raise invalid(f"an interval of {where} is empty", got=f"[{low}, {high}]")
+    both: tuple[Rung | OutputFigures, ...] = (rung, *rung.outputs.values())
+    for found in both:
+        _check_numbers(found.accuracy.values(), f"an accuracy of {where}", low=-MAX_NUMBER)
+        for low, high in found.drop_ci95.values():
+            if not -MAX_NUMBER <= low <= high <= MAX_NUMBER:
+                _check_numbers((low, high), f"an interval of {where}", low=-MAX_NUMBER)
+                raise invalid(f"an interval of {where} is empty", got=f"[{low}, {high}]")
     require(rung.size_bytes >= 0, f"the size of {where}", got=rung.size_bytes, expected="0 or more")
     _check_numbers(() if rung.cost is None else (rung.cost,), f"the cost of {where}")
     for figure in rung.figures:

@@ -15,11 +15,9 @@ from edgefuse.bundle.spec import (
     Bucketed,
     Dim,
     DType,
-    EmbeddingOutput,
     ImagePreprocess,
     Modality,
     ModelSpec,
-    Output,
     Source,
     StageInput,
     StageSpec,
@@ -96,7 +94,7 @@ def check_model(model: ModelSpec) -> None:
     require_distinct(outputs, "outputs", MAX_PORTS)
     _check_names(outputs, "an output")
     for output in model.outputs:
-        require(1 <= width(output) <= MAX_ELEMENTS, f"the size of the output '{output.name}'", got=width(output))
+        _check_shape(TensorSpec(name=output.name, shape=(1, *output.shape)), "the outputs")
 
 
 def check_stages(model: ModelSpec, stages: Sequence[StageSpec]) -> None:
@@ -118,11 +116,6 @@ def check_stages(model: ModelSpec, stages: Sequence[StageSpec]) -> None:
             _check_source(stage, port, states if port.source.kind == "state" else offered)
         offered |= _made(stage, "stage")
     _check_results(model, stages)
-
-
-def width(output: Output) -> int:
-    """Return the number of values in one output of a model."""
-    return output.size if isinstance(output, EmbeddingOutput) else len(output.labels)
 
 
 def fits(dim: Dim, size: int) -> bool:
@@ -251,9 +244,9 @@ def _check_results(model: ModelSpec, stages: Sequence[StageSpec]) -> None:
     if names != expected:
         what = "the results of the stages are not the outputs of the model"
         raise invalid(what, got=", ".join(names) or "none", expected=", ".join(expected))
-    widths = {output.name: width(output) for output in model.outputs}
+    shapes = {output.name: output.shape for output in model.outputs}
     for tensor in results:
-        wanted = "float32", (1, widths[tensor.name])
+        wanted = "float32", (1, *shapes[tensor.name])
         if _form(tensor) != wanted:
             what = f"the result '{tensor.name}' is not of the output's type and shape"
             raise invalid(what, got=_form(tensor), expected=wanted)

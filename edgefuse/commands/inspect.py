@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
 from edgefuse.bundle.manifest import Machine, Manifest
 from edgefuse.bundle.reader import Bundle, open_bundle
-from edgefuse.bundle.spec import Modality, spelled, subset_name
+from edgefuse.bundle.spec import Modality, Output, spelled, subset_name
 from edgefuse.commands import console
 from edgefuse.errors import shown
 from edgefuse.measure import placement
+from edgefuse.measure.metrics import is_share
 from edgefuse.measure.placement import Placement
 from edgefuse.runtime import signals
 from edgefuse.runtime.signals import Entry
@@ -83,11 +85,14 @@ def _print(bundle: Bundle, here: Sequence[Entry]) -> None:
         console.write("", "pruned stages")
         console.write(pruned)
     if any(rung.accuracy for rung in manifest.rungs):
-        console.write(
-            "",
-            f"{manifest.model.metric} in percent by subset of the inputs (lost against the reference, 95 % interval)",
-        )
-        console.write(_accuracy(manifest))
+        of_first = [(rung.accuracy, rung.drop_ci95) for rung in manifest.rungs]
+        _print_metric(manifest, manifest.model.metric, "", of_first)
+        for output in dict.fromkeys(output for rung in manifest.rungs for output in rung.outputs):
+            found = [rung.outputs.get(output) for rung in manifest.rungs]
+            metric = next(one.metric for one in found if one)
+            _print_metric(
+                manifest, metric, f" of {output}", [(o.accuracy, o.drop_ci95) if o else ({}, {}) for o in found]
+            )
     else:
         console.write("", manifest.model.metric, "  not measured: an export reads no labels")
     console.write("", "latency")
@@ -107,11 +112,11 @@ def _modality_row(modality: Modality) -> tuple[str, ...]:
     return modality.name, kind, tensors + (" + length" if modality.length else ""), steps, _yes(modality.optional)
 
 
-def _output(output: msgspec.Struct) -> str:
+def _output(output: Output) -> str:
     fields = msgspec.to_builtins(output)
     kind, labels = fields["type"], fields.get("labels", ())
     shown = ", ".join(labels[:12]) + (", …" if len(labels) > 12 else "")
-    return f"{len(labels)} {kind}: {shown}" if labels else f"{kind} [{fields['size']}]"
+    return f"{len(labels)} {kind}: {shown}" if labels else f"{kind} {list(output.shape)}"
 
 
 def _rungs(manifest: Manifest) -> list[str]:
@@ -162,15 +167,26 @@ def _pruned(manifest: Manifest) -> list[str]:
     return _table(("candidate", "removed", "recovered", "rungs"), rows) if rows else []
 
 
-def _accuracy(manifest: Manifest) -> list[str]:
-    rows = []
+_Figures: TypeAlias = tuple[Mapping[str, float], Mapping[str, tuple[float, float]]]
+"""A metric by subset, and the intervals of its drops."""
+
+
+def _print_metric(manifest: Manifest, metric: str, whose: str, found: Sequence[_Figures]) -> None:
+    """Print a metric of an output, rung by rung."""
+    unit = " in percent" if is_share(metric) else ""
+    console.write("", f"{metric}{whose}{unit} by subset of the inputs (lost against the reference, 95 % interval)")
+    console.write(_accuracy(manifest, found, 100 if unit else 1))
+
+
+def _accuracy(manifest: Manifest, figures: Sequence[_Figures], scale: int) -> list[str]:
+    rows, form = [], ".1f" if scale > 1 else ".4g"
     subsets = [subset_name(subset) for subset in manifest.model.subsets()]
     for subset in subsets[:_MAX_SUBSETS]:
         cells = []
-        for rung in manifest.rungs:
-            found, drop = rung.accuracy.get(subset), rung.drop_ci95.get(subset)
-            interval = f" ({100 * drop[0]:+.1f} to {100 * drop[1]:+.1f})" if drop else ""
-            cells.append("-" if found is None else console.percent(found) + interval)
+        for accuracy, drops in figures:
+            found, drop = accuracy.get(subset), drops.get(subset)
+            interval = f" ({scale * drop[0]:+{form}} to {scale * drop[1]:+{form}})" if drop else ""
+            cells.append("-" if found is None else f"{scale * found:{form}}{interval}")
         rows.append((subset, *cells))
     if more := subsets[_MAX_SUBSETS:]:
         rows.append((f"and {len(more)} more (--json)", *("" for _ in manifest.rungs)))

@@ -6,14 +6,14 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from edgefuse.bundle.reader import open_bundle
-from edgefuse.bundle.spec import ClassOutput, ValuesOutput
+from edgefuse.bundle.spec import ClassOutput, LabelsOutput, TokensOutput, ValuesOutput
 from edgefuse.commands import console, modalities
 from edgefuse.errors import InputError
 from edgefuse.runtime.pipeline import Inputs, Pipeline, load
@@ -103,13 +103,18 @@ def _overflow(inputs: Inputs) -> InputError:
     )
 
 
+_VIEWS: Mapping[type, str] = {LabelsOutput: "labels", ValuesOutput: "values", TokensOutput: "text"}
+"""The view of a prediction that shows an output of a kind, classes apart."""
+
+
 def _answer(prediction: Prediction) -> dict[str, object]:
     """Return the typed views that this model's outputs have."""
     answer: dict[str, object] = {}
     if any(isinstance(output, ClassOutput) for output in prediction.spec):
         answer |= {"label": prediction.label, "score": prediction.score, "scores": prediction.scores}
-    if any(isinstance(output, ValuesOutput) for output in prediction.spec):
-        answer["values"] = prediction.values
+    for kind, view in _VIEWS.items():
+        if any(isinstance(output, kind) for output in prediction.spec):
+            answer[view] = getattr(prediction, view)
     return answer
 
 
@@ -118,10 +123,15 @@ def _print(prediction: Prediction, present: tuple[str, ...], rung: str, latency:
     if "label" in answer:
         console.write(f"{prediction.label}  {console.percent(prediction.score)} %")
         console.write(console.table(("label", "%"), [(n, console.percent(p)) for n, p in prediction.top(_SHOWN)]))
+    if "labels" in answer:
+        rows = [(name, console.percent(chance)) for name, chance in prediction.labels.items()]
+        console.write(console.table(("label", "%"), rows) if rows else "no label")
     if "values" in answer:
         console.write(console.pairs([(name, f"{value:.6g}") for name, value in prediction.values.items()]))
+    if "text" in answer:
+        console.write(prediction.text)
     for output in prediction.spec:
-        if output.name in prediction.outputs and not isinstance(output, ClassOutput | ValuesOutput):
+        if output.name in prediction.outputs and not isinstance(output, (ClassOutput, *_VIEWS)):
             console.write(f"{output.name}: {prediction.outputs[output.name].ravel().tolist()}")
     spent = ", ".join(f"{name.removesuffix('_ms')} {console.milliseconds(ms)} ms" for name, ms in latency.items())
     console.write(f"from {' + '.join(present)}, rung '{rung}'; first call: {spent}")

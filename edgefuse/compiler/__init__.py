@@ -4,6 +4,7 @@
 - `exporting`: a bundle with schemes that are named, by the same steps without a search;
 - `check`: what would stand in the way, before any long work;
 - `recipe`: the recipe file;
+- `metrics`: how good answers are, by kind of output;
 - `model`: the model taken apart, and its data;
 - `recovery`: pruned forms of stages;
 - `candidates`: files that could run a stage;

@@ -226,7 +226,7 @@ class _Compile:
         _require_one(_with_joined(builder.failed, targets), targets)
         builder.lower(model.stages, golden_inputs(model.stages, model.spec))
         _require_one(_with_joined(builder.failed, targets), targets)
-        subject = self._with_budget(prepare(model, self.cache, self.progress), model.max_drop)
+        subject = self._with_budget(prepare(model, self.cache, self.progress), model.max_drops)
         forms = recovered(subject, self.cache, self.workers)
         golden = golden_inputs(subject.stages, subject.spec, forms.all_pruned)
         forms = forms.without(golden.refused)
@@ -257,7 +257,7 @@ class _Compile:
         """Return what a target's figures are of; what a device lacks is told now, not when all is made."""
         return self.timer.describe(Toolchains.of(target, self.cache).backends, self.recipe.compile.threads)
 
-    def _with_budget(self, subject: Subject, asked: MaxDrop) -> Subject:
+    def _with_budget(self, subject: Subject, asked: Mapping[str, MaxDrop]) -> Subject:
         """Run the model in torch over the splits that every drop is measured on; what it reaches gives the budget."""
         chain = in_torch(subject)
         encoders = [stage for stage in subject.specs if stage.role == "encoder"]
@@ -265,7 +265,7 @@ class _Compile:
         passes.keep_features([(split, stage, chain) for split in splits for stage in encoders], "run the reference")
         passes.keep_outputs([(split, chain) for split in splits], "run the reference")
         answers = {
-            split: Evaluator(subject, subject.splits[split], self.cache, partial(self.progress, 0, 0)).outputs(chain)
+            split: Evaluator(subject, subject.splits[split], self.cache, partial(self.progress, 0, 0)).answers(chain)
             for split in splits
         }
         return replace(subject, budget=budget(subject, asked, answers))

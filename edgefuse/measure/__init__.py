@@ -3,7 +3,7 @@
 - `statistics`: intervals and percentiles;
 - `latency`: interleaved timings;
 - `memory`: resident memory and cold start;
-- `metrics`: accuracy and other metrics;
+- `metrics`: how the figures of a metric read;
 - `agreement`: answers against a reference, golden vectors;
 - `trial`: stage files opened in a process of their own;
 - `placement`: where operators ran;

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgefuse.bundle.spec import ClassOutput, EmbeddingOutput, Output
+from edgefuse.bundle.spec import ClassOutput, EmbeddingOutput, Output, TokensOutput
 
 Kind: TypeAlias = Literal["feature", "classes", "embedding", "values"]
 """What an output is: a feature for other stages, or a result as `ModelSpec.outputs` describes it."""
@@ -24,7 +24,7 @@ Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 def kind_of(output: Output) -> Kind:
     """Return the kind of a result of the model."""
-    if isinstance(output, ClassOutput):
+    if isinstance(output, ClassOutput | TokensOutput):
         return "classes"
     return "embedding" if isinstance(output, EmbeddingOutput) else "values"
 
@@ -50,10 +50,11 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     The factor keeps gradients at the same size for any temperature (arXiv:1503.02531, section 2).
 
     Args:
-        student: logits, float32 [B, classes].
+        student: logits, float32 [B, classes], or [B, steps, classes].
         teacher: logits of the same shape.
         temperature: logits are divided by it.
     """
+    student, teacher = student.flatten(end_dim=-2), teacher.flatten(end_dim=-2)
     guess = functional.log_softmax(student / temperature, dim=-1)
     goal = functional.log_softmax(teacher / temperature, dim=-1)
     return functional.kl_div(guess, goal, reduction="batchmean", log_target=True) * temperature**2

@@ -10,21 +10,22 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.bundle.spec import ClassOutput, EmbeddingOutput, Output, ValuesOutput
+from edgefuse.bundle.spec import ClassOutput, EmbeddingOutput, LabelsOutput, Output, TokensOutput, ValuesOutput
 from edgefuse.errors import InputError
 from edgefuse.runtime.backends.backend import Array
 
-_O = TypeVar("_O", ClassOutput, EmbeddingOutput, ValuesOutput)
+_O = TypeVar("_O", ClassOutput, LabelsOutput, EmbeddingOutput, ValuesOutput, TokensOutput)
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The outputs of a model for one set of inputs.
 
-    `label`, `score`, `scores` and `top` view the first output of classes, `embedding` the first embedding, `values`
-    the first plain numbers; each raises `InputError` if the model has no such output, or if it is not finite: inputs
-    that overflow inside the model give no label, but `outputs` can still be looked at. They are views of one item: of
-    outputs that hold several, made by hand, they raise `InputError`, too.
+    `label`, `score`, `scores` and `top` view the first output of classes, `labels` the first of several labels,
+    `embedding` the first embedding, `values` the first plain numbers, `text` the first tokens; each raises `InputError`
+    if the model has no such output, or if it is not finite: inputs that overflow inside the model give no label, but
+    `outputs` can still be looked at. They are views of one item: of outputs that hold several, made by hand, they raise
+    `InputError`, too.
 
     Attributes:
         outputs: float32 arrays with the batch first, by output name.
@@ -63,6 +64,20 @@ class Prediction:
         return [(self._classes.labels[i], float(self._probabilities[i])) for i in best]
 
     @property
+    def labels(self) -> dict[str, float]:
+        """The labels that are above the threshold, with their probabilities."""
+        output = self._first(LabelsOutput, "several labels")
+        chances = 1 / (1 + np.exp(-np.clip(self._item(output).astype(np.float64), -500, 500)))
+        told = zip(output.labels, chances.tolist(), strict=True)
+        return {label: chance for label, chance in told if chance > output.threshold}
+
+    @property
+    def text(self) -> str:
+        """What the most probable tokens spell."""
+        output = self._first(TokensOutput, "tokens")
+        return output.text(self._item(output).argmax(axis=1).tolist())
+
+    @property
     def embedding(self) -> npt.NDArray[np.float32]:
         """The embedding, float32 [size]."""
         return self._item(self._first(EmbeddingOutput, "embedding"))
@@ -86,11 +101,11 @@ class Prediction:
     def _item(self, output: Output) -> npt.NDArray[np.float32]:
         """Return the one item of an output, without the batch."""
         values = self._array(output)
-        if values.ndim != 2 or len(values) != 1:
+        if values.ndim != 1 + len(output.shape) or len(values) != 1:
             raise InputError(
                 f"the answer '{output.name}' is not that of one item",
                 got=f"the shape {list(values.shape)}",
-                expected="[1, size]",
+                expected="[1, size]" if len(output.shape) == 1 else f"{[1, *output.shape]}",
                 fix="make one prediction of each item, as pipeline.batch does",
             )
         value: npt.NDArray[np.float32] = values[0]

@@ -26,7 +26,6 @@ from edgefuse.bundle.spec import (
     in_files,
     spelled,
 )
-from edgefuse.bundle.wiring import width
 from edgefuse.errors import ModelError, cited
 from edgefuse.models.fusion import FusionModel
 from edgefuse.stages.examples import (
@@ -273,7 +272,7 @@ def _feature_stage(draft: TorchStage, before: Sequence[TorchStage]) -> TorchStag
 
 def _result_spec(name: str, role: Role, inputs: tuple[StageInput, ...], spec: ModelSpec) -> StageSpec:
     outputs = tuple(
-        StageOutput(tensor=TensorSpec(name=output.name, shape=(1, width(output))), kind="result")
+        StageOutput(tensor=TensorSpec(name=output.name, shape=(1, *output.shape)), kind="result")
         for output in spec.outputs
     )
     return StageSpec(name=name, role=role, inputs=inputs, outputs=outputs)

@@ -18,6 +18,7 @@ from edgefuse.bundle.manifest import Pruning, PruningStep
 from edgefuse.bundle.spec import ClassOutput, ModelSpec, Record, tensor
 from edgefuse.compiler.cache.arrays import ArrayStore, write_arrays
 from edgefuse.compiler.candidates.toolchain import Toolchain
+from edgefuse.compiler.metrics.named import metrics_of
 from edgefuse.compiler.model.splits import load_split
 from edgefuse.compiler.recovery.kept import read_form, read_history, write_form
 from edgefuse.datasets import Sample, Splits, packages
@@ -91,8 +92,13 @@ def features(cache: Cache) -> object:
 def split(cache: Cache) -> object:
     spec = ModelSpec(name="m", modalities=(tensor("x", shape=(1, 3)),), outputs=(ClassOutput(labels=("a", "b")),))
     samples = [Sample({"x": np.full((1, 3), value, np.float32)}, value % 2) for value in range(5)]
-    found = load_split("test", Splits(samples, samples, samples, digest="five"), spec, {}, cache, silent)
-    return found.targets.tolist(), found.present.tolist(), [found.values[i]["x.values"].tolist() for i in range(5)]
+    metrics = metrics_of(spec, Path())
+    found = load_split("test", Splits(samples, samples, samples, digest="five"), spec, metrics, {}, cache, silent)
+    return (
+        found.targets["logits"].values.tolist(),
+        found.present.tolist(),
+        [found.values[i]["x.values"].tolist() for i in range(5)],
+    )
 
 
 def stage_file(cache: Cache) -> object:

@@ -52,7 +52,7 @@ def _refusal(path: Path) -> str:
         (lambda t: t.replace(b'"image": 0.75', b'"image": 0.75, "\\u0069mage": 1'), "has the key 'image' twice"),
         (lambda t: b'{"a": ' * 100_000 + b"1" + b"}" * 100_000, "is nested too deeply"),
         (
-            lambda t: t.replace(b'"schema": [\n    2,\n    1', b'"schema": [\n    3,\n    0'),
+            lambda t: t.replace(b'"schema": [\n    2,\n    2', b'"schema": [\n    3,\n    0'),
             "got version 3.0, expected 1.x or 2.x",
         ),
         (lambda t: t.replace(b'"schema"', b'"scheme"'), "missing required field `schema`"),
@@ -129,7 +129,7 @@ CHANGES: list[tuple[Callable[[Json], object], str]] = [
     (lambda m: _image(m).update(name="text"), "two modalities have one name"),
     (lambda m: m["model"].update(modalities=[]), "the number of modalities: got 0, expected 1 to 16"),
     (lambda m: m["model"].update(outputs=[]), "the number of outputs"),
-    (lambda m: m["model"]["outputs"][0].update(labels=[]), "the size of the output 'logits': got 0"),
+    (lambda m: m["model"]["outputs"][0].update(labels=[]), "the shape of 'logits' of the outputs"),
     (lambda m: m["model"]["outputs"][0].update(name="\u001b[2J"), "an output has an unusable name"),
     # tensors and preprocessing
     (lambda m: _image(m).update(tensors=[]), "the number of tensors of the modality 'image'"),

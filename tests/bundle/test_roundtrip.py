@@ -21,8 +21,8 @@ from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import BundleError
 
 FORMS = ("bundle", "bundle.edgefuse")
-DIGEST = "e1f042096120d444b2dd1a78797181582c7c7d55d1bce67602ebcc1f81e3b91c"
-ARCHIVE_SHA256 = "298fae9cd096d74994c69ac9c5d7e854baf4e50102a673735fc52fce3220f4d5"
+DIGEST = "379b6d87b2b08d00ffc9ed84598eccb54540d5cfd32425c411cbbf4ac2a405f4"
+ARCHIVE_SHA256 = "20ae8c20846ac930fcfdda3c86b10877bf9f912c4d00f364db235a166e35d0c4"
 
 
 def _tree(folder: Path) -> dict[str, bytes]:

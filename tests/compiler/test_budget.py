@@ -143,10 +143,28 @@ def test_what_is_no_budget_is_a_sentence(written: float | str, sentence: str) ->
 def test_a_budget_of_all_is_none_for_a_share_of_the_items_alone() -> None:
     for metric, written in (("accuracy", 1.0), ("macro_f1", "100 %")):
         with pytest.raises(RecipeError, match=f"allows all of the metric '{metric}' to be lost: got "):
-            max_drop.read_for(RECIPE, written, metric)
-    assert max_drop.read_for(RECIPE, 40.0, "negative_mae") == MaxDrop(40.0)
-    assert max_drop.read_for(RECIPE, None, "accuracy") == MaxDrop(0.01, implied=True)
-    assert max_drop.read_for(RECIPE, None, "negative_mae") == MaxDrop(0.01, of_reference=True, implied=True)
+            max_drop.read_for(RECIPE, written, {"first": metric})
+    assert max_drop.read_for(RECIPE, 40.0, {"mm": "negative_mae"}) == {"mm": MaxDrop(40.0)}
+    point, hundredth = MaxDrop(0.01, implied=True), MaxDrop(0.01, of_reference=True, implied=True)
+    assert max_drop.read_for(RECIPE, None, {"a": "accuracy", "b": "mae"}) == {"a": point, "b": hundredth}
+
+
+def test_each_output_has_a_budget_of_its_own() -> None:
+    metrics = {"kind": "accuracy", "mm": "mae"}
+    found = max_drop.read_for(RECIPE, {"mm": "2 %"}, metrics)
+    assert found == {"kind": MaxDrop(0.01, implied=True), "mm": MaxDrop(0.02, of_reference=True)}
+    with pytest.raises(RecipeError) as caught:
+        max_drop.read_for(RECIPE, {"depth": 1.0}, metrics)
+    assert str(caught.value).endswith("is for an unknown output: got 'depth', expected kind or mm.")
+    parts = {"kind": Budget(0.0), "mm": Budget(0.2, limits={"test": {"mm: x": 0.3}}, whole=10.0, of_items=False)}
+    budget = Budget.of_several(parts, {"kind": ["x"], "mm": ["mm: x"]})
+    assert budget.limit("test", "x") == 0
+    assert budget.limit("test", "mm: x") == 0.3
+    # All drops come to one unit: an answer more that is wrong is over a budget of nothing, beside any other.
+    assert budget.max_drop == 0.2
+    assert budget.weight("test", "mm: x") * 0.3 == pytest.approx(0.2)
+    assert budget.weight("test", "x") * 0.001 > 0.2
+    assert budget.worst("test", {"x": 0.001, "mm: x": 0.29}) == "x"
 
 
 def test_a_subset_in_which_the_reference_errs_more_may_lose_more() -> None:

@@ -76,7 +76,7 @@ def test_passes_depend_on_what_runs_them(path: str, monkeypatch: pytest.MonkeyPa
         leaf = next(stage for stage in specs if stage.modality)
         return (
             key_of(lambda: evaluator.features(leaf, runners)),
-            key_of(lambda: evaluator.subset_outputs(("sensor",), runners)),
+            key_of(lambda: evaluator.run(("sensor",), runners)),
         )
 
     before = keys()
@@ -102,7 +102,7 @@ def test_a_split_depends_on_the_libraries_that_it_goes_through(
 
     def key(**versions: str) -> str:
         monkeypatch.setattr(splits, "version", lambda name: versions.get(name, "1"))
-        return key_of(lambda: splits.load_split("test", data, described, {}, Asked(tmp_path), lambda *_: None))
+        return key_of(lambda: splits.load_split("test", data, described, {}, {}, Asked(tmp_path), lambda *_: None))
 
     everything = {"pillow", "soxr", "soundfile", "tokenizers"}
     assert {name for name in everything if key(**{name: "2"}) != key()} == libraries

@@ -119,7 +119,7 @@ def test_a_wrong_factory_is_one_sentence(tmp_path: Path, reference: str, message
         ('"size"', '"size"\nmax_latency_ms = 0', "[search] max_latency_ms in PATH is out of range: got 0.0, expected "),
         ("0.02", "-1", "[search] max_drop in PATH is out of range: got -1.0, expected zero or more."),
         ("0.02", "inf", "[search] max_drop in PATH is out of range: got inf, expected zero or more."),
-        ("0.02", "true", "the recipe PATH is wrong: got Expected `float | str | null`, got `bool` - at "),
+        ("0.02", "true", "the recipe PATH is wrong: got Expected `float | str | object | null`, got `bool` - at "),
         ("[search]", "device = 'moon'\n[search]", "[compile] device in PATH is unknown: got 'moon', expected host or "),
         (
             '"tflite"]',

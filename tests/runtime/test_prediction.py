@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgefuse.bundle.spec import ClassOutput, EmbeddingOutput, ValuesOutput
+from edgefuse.bundle.spec import ClassOutput, EmbeddingOutput, LabelsOutput, TokensOutput, ValuesOutput
 from edgefuse.errors import InputError
 from edgefuse.runtime.prediction import Prediction
 
@@ -43,6 +43,22 @@ def test_embedding_and_values() -> None:
     assert prediction.values == {"valence": 0.5, "arousal": 2.0}
     with pytest.raises(InputError, match=r"predict classes: got 'embedding' \(embedding\), 'values' \(values\)"):
         _ = prediction.label
+
+
+def test_several_labels_are_those_above_the_threshold() -> None:
+    output = LabelsOutput(labels=("dog", "cat", "car"), threshold=0.4)
+    prediction = Prediction({"logits": np.array([[2, -0.1, -1e4]], np.float32)}, (output,))
+    assert prediction.labels == pytest.approx({"dog": 1 / (1 + np.exp(-2)), "cat": 1 / (1 + np.exp(0.1))})
+    with pytest.raises(InputError, match=r"does not predict several labels: got 'logits' \(class\)"):
+        _ = CLASSES.labels
+
+
+def test_tokens_are_text() -> None:
+    output = TokensOutput(steps=3, labels=("", "h", "i"), blank=0)
+    logits = np.eye(3, dtype=np.float32)[[1, 0, 2]][None]
+    assert Prediction({"tokens": logits}, (output,)).text == "hi"
+    with pytest.raises(InputError, match=r"not that of one item: got the shape \[3, 3\], expected \[1, 3, 3\]"):
+        _ = Prediction({"tokens": logits[0]}, (output,)).text
 
 
 @pytest.mark.parametrize("view", ["embedding", "values"])

@@ -31,7 +31,7 @@ const std::map<std::string, std::set<std::string>> kFields = {
                    "size_bytes", "inputs", "outputs", "opset", "tolerance", "pruning", "plan"}},
     {"Binding", {"port", "tensor", "dtype", "shape"}},
     {"Rung", {"name", "objective", "candidates", "accuracy", "drop_ci95", "within_budget", "size_bytes", "figures",
-              "cost"}},
+              "cost", "outputs"}},
 };
 
 void check_fields(const json& object, const std::string& kind) {

@@ -95,7 +95,7 @@ class TargetData:
         if is_leaf(stage):
             self.validation.features(stage, chain)
         else:
-            self.validation.outputs(chain)
+            self.validation.answers(chain)
 
     def timing_feeds(self, stage: StageSpec) -> list[Feeds]:
         """Return real feeds of a stage, every modality present, from the validation set."""
@@ -119,11 +119,12 @@ class TargetData:
         return min(max(ratio, -_EXACT_DB), _EXACT_DB)
 
     def _given(self, stage: StageSpec, chain: Mapping[str, Runner]) -> dict[str, Array]:
-        """Return the outputs of a stage, or that of the model if others follow, over the validation set."""
+        """Return the outputs of a stage, or the model's that are judged if others follow, over the validation set."""
         if is_leaf(stage):
             kept = self.validation.features(stage, chain)
             return {key: kept.flat(key) for key in (stage.key(port.tensor.name) for port in stage.outputs)}
-        return {"": self.validation.outputs(chain)[subset_name(self.material.subject.subsets[0])]}
+        subject, answers = self.material.subject, self.validation.answers(chain)
+        return {name: answers[name][subset_name(subject.subsets[0])] for name in subject.judged}
 
     @cached_property
     def validation(self) -> Evaluator:

@@ -8,10 +8,11 @@ import numpy as np
 
 from edgefuse.bundle.spec import ModelSpec
 from edgefuse.compiler.check.data import Probe
+from edgefuse.compiler.metrics.metric import Metric
 from edgefuse.compiler.model.subject import Model
+from edgefuse.compiler.model.targets import column, stacked
 from edgefuse.errors import DataError, EdgefuseError, MeasureError
 from edgefuse.graph import StageGraph
-from edgefuse.measure.metrics import Metric
 from edgefuse.runtime.graph import constants_of, zeros_of_tensor
 from edgefuse.stages.examples import run_torch
 from edgefuse.stages.silence import first_words
@@ -25,7 +26,7 @@ def unanswered(model: Model, samples: Sequence[Probe]) -> Iterator[EdgefuseError
         model: taken apart.
         samples: a few of the data, the extreme ones among them.
     """
-    judged: list[tuple[Mapping[str, Array], Array]] = []
+    judged: list[tuple[Mapping[str, Array], Mapping[str, Array]]] = []
     for sample in samples:
         try:
             results = _answered(model.stages, model.spec, sample.values, sample.present)
@@ -38,7 +39,7 @@ def unanswered(model: Model, samples: Sequence[Probe]) -> Iterator[EdgefuseError
             )
             return
         if sample.split == "validation" and len(sample.present) == len(model.spec.modalities):
-            judged.append((results, sample.target))
+            judged.append((results, sample.targets))
         elif not all(np.isfinite(result).all() for result in results.values()):
             yield DataError(
                 f"the model's answer to sample {sample.index} of '{sample.split}' is not finite",
@@ -48,32 +49,45 @@ def unanswered(model: Model, samples: Sequence[Probe]) -> Iterator[EdgefuseError
             )
             return
     try:
-        if judged:
-            targets = np.stack([target for _, target in judged])
-            _judge(model.spec, [results for results, _ in judged], targets[:, 0] if targets.shape[1] == 1 else targets)
+        for output, metric in model.metrics.items():
+            there = [one for one in judged if one[1][column(output)].size or not metric.needs_targets]
+            if there:
+                _judge(model.spec, metric, output, there)
     except MeasureError as error:
         yield error
 
 
-def _judge(spec: ModelSpec, answers: Sequence[Mapping[str, Array]], targets: Array) -> None:
-    """Let the metric of a model judge answers.
+def _judge(
+    spec: ModelSpec, metric: Metric, output: str, answers: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]]
+) -> None:
+    """Let the metric of an output judge answers.
 
     Args:
         spec: of the model.
-        answers: the results by name, one after the other.
-        targets: of the same samples.
+        metric: of the output.
+        output: its name.
+        answers: the results by name, and the targets by key, one sample after the other.
 
     Raises:
         MeasureError: if the metric does not fit the outputs, or an output or the metric is not finite.
     """
+    found, against = (
+        np.concatenate([results[name] for results, _ in answers])
+        for name in (output, getattr(metric.asked.output, "pair", "") or output)
+    )
+    if metric.needs_targets:
+        against = stacked([targets[column(output)] for _, targets in answers])
+    whose = f"'{spec.name}'" if output == spec.outputs[0].name else f"the output '{output}' of '{spec.name}'"
     try:
-        found = Metric(spec.metric).aggregate(np.concatenate([one[spec.outputs[0].name] for one in answers]), targets)
+        figure = metric.aggregate(found, against)
     except MeasureError as error:
-        raise MeasureError(f"the metric '{spec.metric}' cannot judge '{spec.name}': {error}") from error
-    if not np.isfinite(found):
+        if metric.against == "index":  # so few may have nothing to find
+            return
+        raise MeasureError(f"the metric '{metric.name}' cannot judge {whose}: {error}") from error
+    if not np.isfinite(figure) and metric.figure_of is None:  # a figure over all may need more than these
         raise MeasureError(
-            f"the metric '{spec.metric}' of '{spec.name}' over {len(answers)} samples is not finite",
-            got=found,
+            f"the metric '{metric.name}' of {whose} over {len(answers)} samples is not finite",
+            got=figure,
             expected="a finite number",
         )
 

@@ -78,7 +78,7 @@ def _latency(model: Model, lowered: Sequence[LoweredStage]) -> Iterator[Finding]
 
 def _few_samples(model: Model, read: Sequence[SplitRead]) -> Iterator[Finding]:
     """Say where a single wrong answer is more than a budget allows."""
-    spec, search, allowed = model.spec, model.recipe.search, model.max_drop
+    spec, search, allowed = model.spec, model.recipe.search, model.max_drops[model.spec.outputs[0].name]
     names = [modality.name for modality in spec.modalities]
     judged = [subset for subset in spec.subsets() if not search.subsets or subset_name(subset) in search.subsets]
     for split in (split for split in read if split.name in ("validation", "test") and is_share(spec.metric)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -18,8 +18,9 @@ import numpy as np
 
 from edgefuse.bundle.spec import ClassOutput, ModelSpec
 from edgefuse.compiler.check.record import Finding
+from edgefuse.compiler.model import targets
 from edgefuse.compiler.model.preparation import coverage_faults, split_faults, wanted_splits
-from edgefuse.compiler.model.samples import checked_target, read_sample
+from edgefuse.compiler.model.samples import read_sample
 from edgefuse.compiler.model.splits import SPLITS, preprocessors_of
 from edgefuse.compiler.model.subject import Model
 from edgefuse.compiler.recipe.factory import users_code
@@ -41,12 +42,12 @@ _SHORT = 0.25
 
 @dataclass(frozen=True)
 class Probe:
-    """A sample that torch is to answer: its place, its tensors by key, its target, and the modalities that it has."""
+    """A sample that torch is to answer: its place, its tensors and targets by key, and the modalities that it has."""
 
     split: str
     index: int
     values: Mapping[str, Array]
-    target: Array
+    targets: Mapping[str, Array]
     present: tuple[str, ...]
 
 
@@ -61,6 +62,7 @@ class SplitRead:
         faults: by index.
         present: which modalities each sample has that could be read.
         content: a hash of each sample's tensors, by index.
+        targets: how many samples have one, by output.
         classes: that occur.
         modalities: hashes of each modality's tensors.
         longest: the valid steps of each modality that has a length.
@@ -76,6 +78,7 @@ class SplitRead:
     faults: list[tuple[int, EdgefuseError]] = field(default_factory=list)
     present: list[list[bool]] = field(default_factory=list)
     content: dict[int, bytes] = field(default_factory=dict)
+    targets: Counter[str] = field(default_factory=Counter)
     classes: set[int] = field(default_factory=set)
     modalities: dict[str, set[bytes]] = field(default_factory=lambda: defaultdict(set))
     longest: dict[str, int] = field(default_factory=dict)
@@ -89,17 +92,19 @@ class SplitRead:
         extremes = [one for _, one in self.extremes.values()]
         return list({one.index: one for one in (*self.probes, *extremes)}.values())
 
-    def add(self, index: int, values: Mapping[str, Array], target: Array, present: Sequence[str]) -> None:
+    def add(
+        self, index: int, values: Mapping[str, Array], targets: Mapping[str, Array], present: Sequence[str]
+    ) -> None:
         """Take note of a sample without a fault.
 
         Args:
             index: of the sample.
             values: its tensors by key.
-            target: as an array.
+            targets: as columns.
             present: its modalities.
         """
         digests = {name: hashlib.blake2b(digest_size=16) for name in present}
-        one = Probe(self.name, index, values, target, tuple(present))
+        one = Probe(self.name, index, values, targets, tuple(present))
         for key, value in values.items():
             owner, _, tensor = key.partition(".")
             if owner not in digests:
@@ -143,7 +148,7 @@ def read_splits(model: Model, seconds: float, progress: Progress) -> list[SplitR
         except DataError:
             continue  # `split_faults` says so
         split = SplitRead(name, total)
-        _read(split, getattr(model.data, name), model.spec, preprocessors, until, progress)
+        _read(split, getattr(model.data, name), model, preprocessors, until, progress)
         found.append(split)
     return found
 
@@ -151,21 +156,21 @@ def read_splits(model: Model, seconds: float, progress: Progress) -> list[SplitR
 def _read(
     split: SplitRead,
     samples: Sequence[object],
-    spec: ModelSpec,
+    model: Model,
     preprocessors: Mapping[str, Preprocessor],
     until: float,
     progress: Progress,
 ) -> None:
     """Read samples in an order that a part of stands for all of them."""
     began = time.monotonic()
-    absent = zeros(zero for modality in spec.modalities for zero in zeros_of(modality))
+    absent = zeros(zero for modality in model.spec.modalities for zero in zeros_of(modality))
     order = np.random.default_rng(0).permutation(split.total)
     for index in map(int, order):
         if split.read >= min(_FEW, split.total) and time.monotonic() > until:
             break
         split.read += 1
         progress(split.read, split.total, f"check: read {split.name}")
-        faults = list(_sample(split, index, samples, spec, preprocessors, absent))
+        faults = list(_sample(split, index, samples, model, preprocessors, absent))
         split.faults += [(index, fault) for fault in faults]
     split.faults.sort(key=lambda one: one[0])
     split.seconds = time.monotonic() - began
@@ -175,11 +180,12 @@ def _sample(
     split: SplitRead,
     index: int,
     samples: Sequence[object],
-    spec: ModelSpec,
+    model: Model,
     preprocessors: Mapping[str, Preprocessor],
     absent: Mapping[str, Array],
 ) -> Iterator[EdgefuseError]:
     """Read a sample and yield every fault of it."""
+    spec = model.spec
     try:
         sample = read_sample(split.name, index, samples, spec)
     except DataError as error:
@@ -194,17 +200,19 @@ def _sample(
             faults += 1
             yield DataError(f"sample {index} of '{split.name}' is wrong: {error}")
     try:
-        target = checked_target(split.name, index, sample.target, spec)
+        given = targets.columns(f"sample {index} of '{split.name}'", sample.target, model.metrics)
     except DataError as error:
         yield error
         return
-    if isinstance(spec.outputs[0], ClassOutput):
-        split.classes.add(int(target.flat[0]))
+    split.targets.update(output for output in model.metrics if given[targets.column(output)].size)
+    first = given[targets.column(spec.outputs[0].name)]
+    if isinstance(spec.outputs[0], ClassOutput) and first.size:
+        split.classes.add(int(first[0]))
     if not faults:
-        split.add(index, values, target, list(sample.inputs))
+        split.add(index, values, given, list(sample.inputs))
         whole = split.name == "validation" and len(sample.inputs) == len(spec.modalities)
         if whole and len(split.probes) < _TRIED:
-            split.probes.append(Probe(split.name, index, values, target, tuple(sample.inputs)))
+            split.probes.append(Probe(split.name, index, values, given, tuple(sample.inputs)))
 
 
 def faults(model: Model, read: Sequence[SplitRead]) -> Iterator[EdgefuseError]:
@@ -219,6 +227,8 @@ def faults(model: Model, read: Sequence[SplitRead]) -> Iterator[EdgefuseError]:
     yield from split_faults(model)
     for split in read:
         yield from _grouped(split)
+    judged = [split for split in read if split.name in SPLITS[1:] and split.read == split.total and not split.faults]
+    yield from targets.missing({split.name: split.targets for split in judged}, model.metrics)
     for split in read:
         if split.read == split.total and split.present and not split.faults:
             yield from coverage_faults(split.name, np.array(split.present, bool), model.spec)

@@ -3,7 +3,7 @@
 - `runners`: what runs a stage over samples: a file, or torch;
 - `passes`: passes of encoders over a split, by workers;
 - `evaluator`: features of encoders, and fusion passes over them;
-- `drops`: the metric by subset, and its drop against the reference;
+- `drops`: the metric of each output by subset, and its drop against the reference;
 - `budget`: what may be lost, in numbers, by what the reference reaches;
 - `reference`: the full-precision reference in torch;
 - `inductor`: the folder of torch's compiler.

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from edgefuse.compiler.evaluation.drops import accuracy
-from edgefuse.compiler.evaluation.evaluator import Outputs
-from edgefuse.compiler.evaluation.runners import Array
+from edgefuse.compiler.evaluation.drops import Judgement, judgements
+from edgefuse.compiler.evaluation.evaluator import Answers
+from edgefuse.compiler.metrics.metric import Metric
 from edgefuse.compiler.model.budget import Budget
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recipe.max_drop import MaxDrop
 from edgefuse.errors import RecipeError
-from edgefuse.measure.metrics import Metric, is_share
 
 logger = logging.getLogger(__name__)
 
@@ -28,39 +28,64 @@ _HARDLY_ANYTHING = 1e-3
 """Of what the reference reaches: quantized models lose more."""
 
 
-def budget(subject: Subject, asked: MaxDrop, answers: Mapping[str, Outputs]) -> Budget:
-    """Return the budget in numbers, by split and subset.
+def budget(subject: Subject, asked: Mapping[str, MaxDrop], answers: Mapping[str, Answers]) -> Budget:
+    """Return the budget in numbers, by split, output and subset.
 
     Args:
         subject: the model and its data.
-        asked: what the recipe allows to be lost.
-        answers: of the reference, by split and subset.
+        asked: what the recipe allows to be lost, by output.
+        answers: of the reference, by split.
 
     Raises:
         RecipeError: if it is a share of nothing.
     """
-    metric = subject.spec.metric
-    reached = {split: accuracy(subject, split, answers[split]) for split in SPLITS}
-    first = next(iter(subject.budget_subsets))
-    whole = 1.0 if is_share(metric) else abs(reached["validation"][first]) or 1.0
-    of_nothing = [
-        (split, subset)
-        for split in SPLITS
-        for subset in subject.budget_subsets
-        if abs(reached[split][subset]) <= _rounding(metric, answers[split][subset])
-    ]
-    if not asked.of_reference or (asked.implied and of_nothing):
-        if not is_share(metric) and not asked.implied and 0 < asked.value < _HARDLY_ANYTHING * whole:
-            logger.warning("%s", _hardly_anything(asked, metric, whole))
-        return Budget(asked.value, whole=whole, of_items=is_share(metric))
-    if of_nothing:
-        split, subset = of_nothing[0]
-        raise _share_of_nothing(asked, f"the {metric} of '{subset}' on '{split}'", reached[split][subset])
-    limits = {
-        split: {subset: asked.limit(value) for subset, value in by_subset.items() if value}
-        for split, by_subset in reached.items()
+    reached: dict[str, list[_Reached]] = {output: [] for output in subject.judged if subject.bound_keys_of(output)}
+    for split in SPLITS:
+        for key, one in judgements(subject, split).items():
+            value = one.metric.figure(one.rows(answers[split], answers[split]))
+            known = _Reached(split, key, value, abs(value) <= _rounding(one, answers[split]))
+            reached.get(one.output.name, []).append(known)
+    parts = {
+        output: _part(subject.metrics[output], asked[output], subject.bound_keys_of(output), found)
+        for output, found in reached.items()
     }
-    return Budget(limits["validation"][first], share=asked.value, limits=limits, whole=whole, of_items=is_share(metric))
+    return Budget.of_several(parts, {output: [one.key for one in found] for output, found in reached.items()})
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """What the reference reaches of a metric, and whether that is nothing but rounding."""
+
+    split: str
+    key: str
+    value: float
+    nothing: bool
+
+
+def _part(metric: Metric, asked: MaxDrop, bound: Sequence[str], reached: Sequence[_Reached]) -> Budget:
+    """Return the budget of one output.
+
+    Args:
+        metric: of the output.
+        asked: what may be lost of it.
+        bound: the keys of its figures that the budget binds.
+        reached: by the reference.
+    """
+    first = next(one for one in reached if (one.split, one.key) == ("validation", bound[0]))
+    whole = 1.0 if metric.share else abs(first.value) or 1.0
+    of_nothing = [one for one in reached if one.key in bound and one.nothing]
+    if not asked.of_reference or (asked.implied and of_nothing):
+        if not metric.share and not asked.implied and 0 < asked.value < _HARDLY_ANYTHING * whole:
+            logger.warning("%s", _hardly_anything(asked, metric.name, whole))
+        return Budget(asked.value, whole=whole, of_items=metric.share)
+    if of_nothing:
+        one = of_nothing[0]
+        raise _share_of_nothing(asked, f"the {metric.name} of '{one.key}' on '{one.split}'", one.value)
+    limits = {
+        split: {one.key: asked.limit(one.value) for one in reached if one.split == split and one.value}
+        for split in SPLITS
+    }
+    return Budget(limits["validation"][bound[0]], share=asked.value, limits=limits, whole=whole, of_items=metric.share)
 
 
 def _share_of_nothing(asked: MaxDrop, what: str, value: float) -> RecipeError:
@@ -73,12 +98,14 @@ def _share_of_nothing(asked: MaxDrop, what: str, value: float) -> RecipeError:
     )
 
 
-def _rounding(metric: str, answers: Array) -> float:
-    """Return what the reference misses of a metric of values if its answers are the targets, but for rounding."""
-    if is_share(metric):
+def _rounding(one: Judgement, answers: Answers) -> float:
+    """Return what the reference misses of an error of values if its answers are the targets, but for rounding."""
+    if one.metric.share or one.metric.against != "targets" or ":" in one.metric.name:
         return 0.0
-    exact = answers.astype(np.float64)
-    return abs(Metric(metric).aggregate(exact * (1 + _FLOAT32), exact))
+    exact = answers[one.output.name][one.subset][one.places].astype(np.float64)
+    if one.targets is None or exact.size != one.targets.size:
+        return 0.0
+    return abs(one.metric.aggregate(exact * (1 + _FLOAT32), exact))
 
 
 def _hardly_anything(asked: MaxDrop, metric: str, whole: float) -> str:

@@ -25,8 +25,8 @@ from edgefuse.graph import Plan
 from edgefuse.runtime.graph import constants_of, zeros_of_tensor
 from edgefuse.stages.stage import Feeds
 
-Outputs: TypeAlias = Mapping[str, Array]
-"""Subset name to the first result of every item that has the subset's modalities: [items, ...]."""
+Answers: TypeAlias = Mapping[str, Mapping[str, Array]]
+"""Name of an output, then of a subset, to the results of every item that has the subset's modalities: [items, ...]."""
 
 _SOURCES = (
     "runtime/backends",
@@ -79,25 +79,17 @@ class Evaluator:
 
         return ArrayStore(self._cache.entry("features", key, make))
 
-    def outputs(self, combination: Mapping[str, Runner]) -> Outputs:
+    def answers(self, combination: Mapping[str, Runner]) -> Answers:
         """Return the outputs of a combination of candidates, for every subset of modalities."""
-        return {subset_name(subset): self.subset_outputs(subset, combination) for subset in self._subject.subsets}
-
-    def subset_outputs(self, subset: tuple[str, ...], combination: Mapping[str, Runner]) -> Array:
-        """Return the first output of a combination for the items that have a subset of the modalities: [items, ...]."""
-        answers: Array = np.load(self._kept(subset, combination) / _file(0))
-        return answers
-
-    def other_outputs(self, combination: Mapping[str, Runner]) -> dict[str, dict[str, Array]]:
-        """Return the outputs after the first, by name and subset, as `outputs` returns the first."""
-        found: dict[str, dict[str, Array]] = {output.name: {} for output in self._subject.spec.outputs[1:]}
-        for subset in self._subject.subsets if found else ():
-            folder = self._kept(subset, combination)
-            for number, by_subset in enumerate(found.values(), 1):
-                by_subset[subset_name(subset)] = np.load(folder / _file(number))
+        found: dict[str, dict[str, Array]] = {output.name: {} for output in self._subject.spec.outputs}
+        for subset in self._subject.subsets:
+            folder = self.run(subset, combination)
+            for number, by_subset in enumerate(found.values()):
+                # Mapped: maps of depths, which nothing judges, may be larger than memory.
+                by_subset[subset_name(subset)] = np.load(folder / _file(number), mmap_mode="r")
         return found
 
-    def _kept(self, subset: tuple[str, ...], combination: Mapping[str, Runner]) -> Path:
+    def run(self, subset: tuple[str, ...], combination: Mapping[str, Runner]) -> Path:
         """Run what comes after the leaves, once, and return the folder that has a file per output."""
         plan = self._after(subset)
         leaves = [stage for stage in self._leaves if stage.modality in subset]

@@ -89,4 +89,4 @@ class _Outputs(_OnSplit):
     def __call__(self, job: tuple[str, tuple[str, ...], Mapping[str, Runner]]) -> None:
         """Take the split, the subset and the combination."""
         split, subset, combination = job
-        self.evaluator(split).subset_outputs(subset, combination)
+        self.evaluator(split).run(subset, combination)

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from edgefuse.bundle.spec import ClassOutput, ModelSpec, TextPreprocess
-from edgefuse.bundle.wiring import width
+from edgefuse.bundle.spec import ModelSpec, TextPreprocess
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.model.samples import read_sample
 from edgefuse.datasets.sample import MadeSamples, Sample, Splits
@@ -23,10 +20,9 @@ _MAX_FILE_BYTES = 2**31 - 1
 
 @dataclass(frozen=True)
 class _Unlabelled(MadeSamples):
-    """Samples, or their inputs alone, with a target that nobody reads."""
+    """Samples, or their inputs alone; a label is not read."""
 
     given: Sequence[Any]
-    target: Any
 
     def __len__(self) -> int:
         return len(self.given)
@@ -34,7 +30,7 @@ class _Unlabelled(MadeSamples):
     def _sample(self, index: int) -> Sample:
         one = self.given[index]
         inputs = one.inputs if isinstance(one, Sample) else one
-        return Sample(inputs, self.target) if isinstance(inputs, Mapping) else one
+        return Sample(inputs, None) if isinstance(inputs, Mapping) else one
 
 
 def calibration_of(call: Path, samples: object, spec: object) -> Splits:
@@ -57,9 +53,7 @@ def calibration_of(call: Path, samples: object, spec: object) -> Splits:
         )
     if not isinstance(spec, ModelSpec):
         return Splits((), (), (), "none")
-    output = spec.outputs[0]
-    target = 0 if isinstance(output, ClassOutput) else np.zeros(width(output))
-    unlabelled = _Unlabelled(samples, target)  # type: ignore[arg-type] # what can be indexed will do
+    unlabelled = _Unlabelled(samples)  # type: ignore[arg-type] # what can be indexed will do
     return Splits(unlabelled, (), (), _digest(unlabelled, spec))
 
 

@@ -71,7 +71,7 @@ def open_onnx(path: Path, recipe: Recipe) -> DescribedFile:
         name=section.name or _UNUSABLE.sub("-", Path(section.onnx).stem.lower())[:64],
         modalities=tuple(_drafted(n, section.modalities[n], tensors) for n, tensors in sections.items()),
         outputs=section.outputs,
-        metric=section.metric or "accuracy",
+        metric=section.metric,
     )
     inputs = {value.name: value for value in inputs_of(file.model)}
     held = {one.value.source.key: inputs[one.name] for one in taken(file.model, draft, names)}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
+import msgspec
 from torch import nn
 
 from edgefuse.bundle.layout import twice
 from edgefuse.bundle.spec import ModelSpec, in_files, subset_name
 from edgefuse.bundle.wiring import check_model, check_stages
+from edgefuse.compiler.metrics.named import metrics_of
 from edgefuse.compiler.model.given import Given
 from edgefuse.compiler.model.observation import input_values
 from edgefuse.compiler.model.subject import Model
@@ -21,7 +24,6 @@ from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.datasets.sample import Splits
 from edgefuse.errors import BundleError, DataError, ModelError, RecipeError
 from edgefuse.files import read_regular, reason
-from edgefuse.measure.metrics import Metric
 from edgefuse.models import pretrained
 from edgefuse.stages.explicit import check_spec
 from edgefuse.stages.found import Found, find
@@ -56,9 +58,11 @@ def take_apart(path: Path, recipe: Recipe, given: Given | None = None) -> Model:
     found = search(input_values(in_files(described), assets, data))
     _check_wiring(found)
     _check_names(path, recipe, found)
-    Metric(found.spec.metric)  # refuses a name that it does not know
-    allowed = max_drop.read_for(path, recipe.search.max_drop, found.spec.metric)
-    return Model(recipe, found, assets, path, data, allowed)
+    metrics = metrics_of(found.spec, path.resolve().parent)
+    first = next(iter(metrics.values())).name
+    found = replace(found, spec=msgspec.structs.replace(found.spec, metric=first))
+    allowed = max_drop.read_for(path, recipe.search.max_drop, {name: one.name for name, one in metrics.items()})
+    return Model(recipe, found, metrics, assets, path, data, allowed)
 
 
 def _opened(path: Path, recipe: Recipe, given: Given | None) -> tuple[ModelSpec, Mapping[str, bytes], Search]:

@@ -13,6 +13,7 @@ from edgefuse.bundle.spec import ModelSpec, subset_name
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.model.splits import CALIBRATION, SPLITS, TRAIN, SplitData, load_split
 from edgefuse.compiler.model.subject import Model, Subject
+from edgefuse.compiler.model.targets import missing
 from edgefuse.compiler.recipe.factory import users_code
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.datasets.cache import Cache
@@ -34,8 +35,11 @@ def prepare(model: Model, cache: Cache, progress: Progress) -> Subject:
     """
     for fault in split_faults(model):
         raise fault
-    names = wanted_splits(model.recipe)
-    return _subject(model, {n: load_split(n, model.data, model.spec, model.assets, cache, progress) for n in names})
+    splits = {name: _loaded(name, model, cache, progress) for name in wanted_splits(model.recipe)}
+    counts = {name: {output: len(one.items) for output, one in splits[name].targets.items()} for name in SPLITS[1:]}
+    for fault in missing(counts, model.metrics):
+        raise fault
+    return _subject(model, splits)
 
 
 def prepare_calibration(model: Model, cache: Cache, progress: Progress) -> Subject:
@@ -49,8 +53,11 @@ def prepare_calibration(model: Model, cache: Cache, progress: Progress) -> Subje
     Raises:
         DataError: a sample does not fit the model, or no sample has one of the modalities.
     """
-    split = load_split(CALIBRATION, model.data, model.spec, model.assets, cache, progress)
-    return _subject(model, {CALIBRATION: split})
+    return _subject(model, {CALIBRATION: _loaded(CALIBRATION, model, cache, progress)})
+
+
+def _loaded(name: str, model: Model, cache: Cache, progress: Progress) -> SplitData:
+    return load_split(name, model.data, model.spec, model.metrics, model.assets, cache, progress)
 
 
 def _subject(model: Model, splits: Mapping[str, SplitData]) -> Subject:
@@ -64,7 +71,7 @@ def _subject(model: Model, splits: Mapping[str, SplitData]) -> Subject:
         recipe_sha256=fingerprint.of_bytes(msgspec.json.encode(model.recipe, order="sorted")),
         tools={},
     )
-    return Subject(model.recipe, model.found, model.assets, splits, provenance)
+    return Subject(model.recipe, model.found, model.metrics, model.assets, splits, provenance)
 
 
 def wanted_splits(recipe: Recipe) -> tuple[str, ...]:

@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from edgefuse.bundle.spec import ClassOutput, Modality, ModelSpec, TensorPreprocess
-from edgefuse.bundle.wiring import width
+from edgefuse.bundle.spec import Modality, ModelSpec, TensorPreprocess
 from edgefuse.compiler.recipe.factory import users_code
 from edgefuse.datasets.sample import Sample
-from edgefuse.errors import DataError, cited
-from edgefuse.stages.stage import Array
+from edgefuse.errors import DataError
 
 
 def read_sample(name: str, index: int, samples: Sequence[Any], spec: ModelSpec) -> Sample:
@@ -78,37 +76,3 @@ def _as_int32(value: Any) -> Any:
     limits = np.iinfo(np.int32)
     fits = not value.size or value.dtype == np.bool_ or (value.min() >= limits.min and value.max() <= limits.max)
     return value.astype(np.int32) if fits else value
-
-
-def checked_target(name: str, index: int, target: Any, spec: ModelSpec) -> Array:
-    """Return the target of a sample as an array: int64 [1] for a class, float64 [values] otherwise.
-
-    One type for all samples: whether a number of the user's is written `1` or `1.0` means nothing.
-
-    Args:
-        name: of the split.
-        index: of the sample in it.
-        target: as the data set gave it.
-        spec: of the model.
-
-    Raises:
-        DataError: if it is no class of the model, or not as many finite numbers as the first output has.
-    """
-    output = spec.outputs[0]
-    wrong = f"the target of sample {index} of '{name}' does not fit the model's output"
-    if isinstance(output, ClassOutput):
-        expected = f"a class from 0 to {len(output.labels) - 1}"
-    else:
-        expected = f"{width(output)} finite number" + "s" * (width(output) > 1)
-    try:
-        value = np.atleast_1d(np.asarray(target))
-    except Exception as error:  # a list of unequal lists, a tensor that learns; what is not numpy's may raise anything
-        got = f"{type(target).__name__}, which is no array ({cited(error)})"
-        raise DataError(wrong, got=got, expected=expected) from error
-    if isinstance(output, ClassOutput):
-        if value.dtype.kind not in "iu" or value.shape != (1,) or not 0 <= value[0] < len(output.labels):
-            raise DataError(wrong, got=repr(target), expected=expected)
-        return value.astype(np.int64)
-    if value.dtype.kind not in "iuf" or value.shape != (width(output),) or not np.isfinite(value).all():
-        raise DataError(wrong, got=" ".join(repr(target).split()), expected=expected)
-    return value.astype(np.float64)

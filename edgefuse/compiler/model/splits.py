@@ -23,7 +23,10 @@ from edgefuse.bundle.spec import (
 )
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.cache.arrays import ArrayStore, write_arrays
-from edgefuse.compiler.model.samples import checked_target, read_sample
+from edgefuse.compiler.metrics.metric import Metric
+from edgefuse.compiler.model import targets
+from edgefuse.compiler.model.samples import read_sample
+from edgefuse.compiler.model.targets import Targets
 from edgefuse.datasets.cache import Cache
 from edgefuse.datasets.sample import Sample, Splits
 from edgefuse.errors import DataError, EdgefuseError
@@ -43,6 +46,7 @@ _SOURCES = (  # no more than that: recoveries that take hours depend on a split
     "runtime/graph.py",
     "compiler/model/splits.py",
     "compiler/model/samples.py",
+    "compiler/model/targets.py",
     "compiler/cache/arrays.py",
 )
 _LIBRARIES = {
@@ -54,20 +58,20 @@ _LIBRARIES = {
     TensorPreprocess: (),
 }
 """What decodes, resamples and cuts up, by what a modality asks for: another version gives other tensors."""
-_TARGET, _PRESENT = "#target", "#present"  # no value of a pipeline is called so
+_PRESENT = "#present"  # no value of a pipeline is called so
 
 
 @dataclass(frozen=True)
 class SplitData:
     """One split, preprocessed by the code that the device runs.
 
-    `values` are the tensors of all modalities by key, zeros where absent; `targets` [items], or [items, values] where
-    there are several; `present`, bool [items, modalities], is what each item really has; `digest` identifies the
+    `values` are the tensors of all modalities by key, zeros where absent; `targets` are those of each output that has
+    any; `present`, bool [items, modalities], is what each item really has; `digest` identifies the
     content.
     """
 
     values: ArrayStore
-    targets: Array
+    targets: Mapping[str, Targets]
     present: npt.NDArray[np.bool_]
     digest: str
 
@@ -80,7 +84,13 @@ class SplitData:
 
 
 def load_split(
-    name: str, data: Splits, spec: ModelSpec, assets: Mapping[str, bytes], cache: Cache, progress: Progress
+    name: str,
+    data: Splits,
+    spec: ModelSpec,
+    metrics: Mapping[str, Metric],
+    assets: Mapping[str, bytes],
+    cache: Cache,
+    progress: Progress,
 ) -> SplitData:
     """Preprocess one split of a data set, or find it in the cache.
 
@@ -88,6 +98,7 @@ def load_split(
         name: of the split.
         data: of the recipe.
         spec: of the model.
+        metrics: what judges each output.
         assets: files that preprocessing needs, by name.
         cache: that keeps the arrays.
         progress: is told how many samples are done.
@@ -101,21 +112,20 @@ def load_split(
         name,
         data.digest,
         spec,
+        {output: metric.name for output, metric in metrics.items()},
         {n: fingerprint.of_bytes(a) for n, a in assets.items()},
         fingerprint.of_source(*_SOURCES),
         _versions(spec),
     ]
 
     def make(folder: Path) -> None:
-        write_arrays(folder, _preprocessed(name, samples, spec, assets, progress))
+        write_arrays(folder, _preprocessed(name, samples, spec, metrics, assets, progress))
 
     folder = cache.entry("split", key, make)
     values = ArrayStore(folder)
     if not len(values):
-        return SplitData(values, np.empty(0), np.empty((0, len(spec.modalities)), bool), folder.name)
-    targets = values.stacked(_TARGET)
-    targets = targets[:, 0] if targets.shape[1] == 1 else targets
-    return SplitData(values, targets, values.stacked(_PRESENT).astype(bool), folder.name)
+        return SplitData(values, {}, np.empty((0, len(spec.modalities)), bool), folder.name)
+    return SplitData(values, targets.read(values, metrics), values.stacked(_PRESENT).astype(bool), folder.name)
 
 
 def _versions(spec: ModelSpec) -> dict[str, str]:
@@ -128,7 +138,12 @@ def _versions(spec: ModelSpec) -> dict[str, str]:
 
 
 def _preprocessed(
-    name: str, samples: Sequence[Sample], spec: ModelSpec, assets: Mapping[str, bytes], progress: Progress
+    name: str,
+    samples: Sequence[Sample],
+    spec: ModelSpec,
+    metrics: Mapping[str, Metric],
+    assets: Mapping[str, bytes],
+    progress: Progress,
 ) -> Iterator[dict[str, Array]]:
     preprocessors = preprocessors_of(spec, assets)
     absent = zeros(zero for modality in spec.modalities for zero in zeros_of(modality))
@@ -141,8 +156,7 @@ def _preprocessed(
             except EdgefuseError as error:
                 raise DataError(f"sample {index} of '{name}' is wrong: {error}") from error
         present = np.array([m.name in sample.inputs for m in spec.modalities], np.uint8)
-        target = checked_target(name, index, sample.target, spec)
-        yield values | {_TARGET: target, _PRESENT: present}
+        yield values | targets.columns(f"sample {index} of '{name}'", sample.target, metrics) | {_PRESENT: present}
         progress(index + 1, len(samples), f"preprocess {name}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from edgefuse.bundle.manifest import Provenance
 from edgefuse.bundle.spec import ModelSpec, StageSpec, subset_name
 from edgefuse.compiler.cache import fingerprint
+from edgefuse.compiler.metrics.metric import Metric
 from edgefuse.compiler.model.budget import Budget
 from edgefuse.compiler.model.splits import SplitData
 from edgefuse.compiler.recipe.max_drop import MaxDrop
@@ -29,11 +31,13 @@ class _TakenApart:
     Attributes:
         recipe: what is asked for.
         found: the stages, how they were found, and what was seen on the way.
+        metrics: what judges each output, where samples have targets for it; the first output's comes first.
         assets: files that preprocessing reads, by name.
     """
 
     recipe: Recipe
     found: Found
+    metrics: Mapping[str, Metric]
     assets: Mapping[str, bytes]
 
     @property
@@ -59,12 +63,12 @@ class Model(_TakenApart):
     Attributes:
         path: of the recipe.
         data: that the recipe names, as far as they were read to see what inputs look like.
-        max_drop: what the recipe allows to be lost of the model's metric.
+        max_drops: what the recipe allows to be lost of each output's metric.
     """
 
     path: Path
     data: Splits
-    max_drop: MaxDrop
+    max_drops: Mapping[str, MaxDrop]
 
     def __post_init__(self) -> None:
         """Take all fingerprints now, before anything runs: see `fingerprint.once`."""
@@ -114,3 +118,38 @@ class Subject(_TakenApart):
     def budget_subsets(self) -> tuple[str, ...]:
         """The names of the subsets that the budget binds."""
         return self.recipe.search.subsets or tuple(subset_name(subset) for subset in self.subsets)
+
+    @cached_property
+    def judged(self) -> tuple[str, ...]:
+        """The names of the outputs that a metric judges: the first one, and those that need no targets or have some."""
+        first, *others = self.metrics
+        with_targets = self.splits["validation"].targets if "validation" in self.splits else {}
+        return first, *(name for name in others if self.metrics[name].against == "pair" or name in with_targets)
+
+    def subsets_of(self, output: str) -> tuple[tuple[str, ...], ...]:
+        """Return the subsets in which an output is judged: one that is to find another needs the inputs of both."""
+        return self.subsets[:1] if self.metrics[output].against == "pair" else self.subsets
+
+    def keys_of(self, output: str) -> dict[str, str]:
+        """Return the keys of the figures of an output, by subset: see `key_of`."""
+        return {name: key_of(self.spec, output, name) for name in map(subset_name, self.subsets_of(output))}
+
+    def bound_keys_of(self, output: str) -> tuple[str, ...]:
+        """Return those that the budget binds."""
+        return tuple(key for subset, key in self.keys_of(output).items() if subset in self.budget_subsets)
+
+    @property
+    def budget_keys(self) -> tuple[str, ...]:
+        """The keys of all figures that the budget binds, the first output's first."""
+        return tuple(key for output in self.judged for key in self.bound_keys_of(output))
+
+
+def key_of(spec: ModelSpec, output: str, subset: str) -> str:
+    """Return the key of the figures of an output in a subset: its name, `image+audio`, or `depth: image+audio`.
+
+    Args:
+        spec: of the model, whose first output needs no name.
+        output: the name of one.
+        subset: the name of one.
+    """
+    return subset if output == spec.outputs[0].name else f"{output}: {subset}"

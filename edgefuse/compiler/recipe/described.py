@@ -50,7 +50,7 @@ class ModelSection(Record, frozen=True, kw_only=True):
         modalities: its inputs, by the name of the modality.
         outputs: what it gives, by the names in the file.
         name: of the model; the file's by default.
-        metric: that judges the first output; accuracy by default.
+        metric: that judges the first output; by default, what its kind is judged by.
         weights: a file beside the recipe, loaded into the model: safetensors, the index of their shards, or a state
             dict or checkpoint that `torch.save` wrote.
         assets: files beside the recipe that preprocessing needs (a tokenizer), besides those the model brings.

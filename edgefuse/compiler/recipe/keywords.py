@@ -30,7 +30,7 @@ class Keywords(TypedDict, total=False):
     python: str
     timeout_seconds: float
     objective: str
-    max_drop: float | str
+    max_drop: float | str | Mapping[str, float | str]
     subsets: Sequence[str]
     max_fusion_passes: int
     caution: float

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from edgefuse.errors import RecipeError
 from edgefuse.measure.metrics import is_share
@@ -36,7 +38,11 @@ class MaxDrop:
         return self.value * abs(reference) if self.of_reference else self.value
 
 
-def read(path: Path, written: float | str) -> MaxDrop:
+Written: TypeAlias = float | str
+"""How one budget stands in a recipe."""
+
+
+def read(path: Path, written: Written) -> MaxDrop:
     """Read what stands in a recipe.
 
     Args:
@@ -68,17 +74,30 @@ def read(path: Path, written: float | str) -> MaxDrop:
     return MaxDrop(share, of_reference=True)
 
 
-def read_for(path: Path, written: float | str | None, metric: str) -> MaxDrop:
-    """Read the budget for a metric; without one, a point of a share, or a hundredth of what the reference reaches.
+def read_for(
+    path: Path, written: Written | Mapping[str, Written] | None, metrics: Mapping[str, str]
+) -> dict[str, MaxDrop]:
+    """Read the budgets of all outputs; without one, a point of a share, or a hundredth of what the reference reaches.
 
     Args:
         path: of the recipe.
-        written: its `[search] max_drop`, if there is one.
-        metric: the name of the model's.
+        written: its `[search] max_drop`, if there is one: that of the first output, or one by output.
+        metrics: the names of the outputs' metrics, by output, the first one first.
 
     Raises:
-        RecipeError: if it is no budget of this metric.
+        RecipeError: if one is no budget of its metric, or is for no output.
     """
+    first = next(iter(metrics))
+    given = written if isinstance(written, Mapping) else {first: written}
+    for output in given:
+        if output not in metrics:
+            raise RecipeError(
+                f"[search] max_drop in {path} is for an unknown output", got=repr(output), expected=" or ".join(metrics)
+            )
+    return {output: _read_for(path, given.get(output), metric) for output, metric in metrics.items()}
+
+
+def _read_for(path: Path, written: Written | None, metric: str) -> MaxDrop:
     if written is None:
         return MaxDrop(0.01, of_reference=not is_share(metric), implied=True)
     found = read(path, written)

@@ -83,13 +83,13 @@ class SearchSection(Record, frozen=True, kw_only=True):
         max_memory_bytes: of weights and activations, as estimated from the files.
         max_drop: how much of the metric may be lost in each subset: a number in its own unit (0.01 is one point of
             accuracy), or a share of what the reference reaches there, as `"2 %"`. If left out, it is a point of
-            accuracy, or `"1 %"` for a metric with a unit of its own.
+            accuracy, or `"1 %"` for a metric with a unit of its own. It is the first output's, or a table by output.
         subsets: the subsets that the budget binds (`image+audio`); all admissible ones if empty.
         max_fusion_passes: how many combinations are judged per target, at the most.
     """
 
     objective: Objective = "latency"
-    max_drop: float | str | None = None
+    max_drop: float | str | dict[str, float | str] | None = None
     subsets: tuple[str, ...] = ()
     max_fusion_passes: int = 24
     caution: float = 1.0
@@ -340,8 +340,10 @@ def _check_threads(where: str, threads: int) -> None:
 
 
 def _check_search(path: Path, search: SearchSection) -> None:
-    if search.max_drop is not None:
-        max_drop.read(path, search.max_drop)  # what the metric says of it is known with the model
+    given = search.max_drop
+    for written in given.values() if isinstance(given, dict) else (given,):
+        if written is not None:
+            max_drop.read(path, written)  # what the metric says of it is known with the model
     for name in ("max_latency_ms", "max_latency_share", "max_size_bytes", "max_memory_bytes"):
         limit = getattr(search, name)
         if limit is not None and not (math.isfinite(limit) and limit > 0):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.spec import StageSpec, subset_name
 from edgefuse.compiler.cache.arrays import ArrayStore
+from edgefuse.compiler.evaluation.drops import judgements
 from edgefuse.compiler.evaluation.evaluator import Evaluator, is_leaf
 from edgefuse.compiler.evaluation.runners import TorchRunner
 from edgefuse.compiler.model.splits import TRAIN, SplitData
@@ -21,7 +22,6 @@ from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.workers import report
 from edgefuse.datasets.cache import Cache
 from edgefuse.graph import Plan
-from edgefuse.measure.metrics import Metric
 from edgefuse.models.fusion import masked
 from edgefuse.stages.stage import Array, TorchStage, keyed, outputs_of
 
@@ -212,18 +212,22 @@ def examples(data: TrainingData, stage: TorchStage) -> LeafExamples | JointStage
 
 
 class SubsetTable:
-    """The metric by subset, in torch, with some stages replaced: what early stopping looks at."""
+    """The first output's metric by subset, in torch, with some stages replaced: what early stopping looks at.
+
+    Greater is better: an error has a minus.
+    """
 
     def __init__(self, data: TrainingData) -> None:
         self._data = data
-        self._metric = Metric(data.subject.spec.metric)
+        self._judgements = judgements(data.subject, "validation")
 
     def __call__(self, replaced: Mapping[str, nn.Module]) -> dict[str, float]:
         """Return the metric of the unpruned model with other modules for some stages (in eval mode)."""
         subject = self._data.subject
         with torch.no_grad():
             features = self._features(replaced)
-            return {subset_name(subset): self._accuracy(subset, features, replaced) for subset in subject.subsets}
+            judged = subject.subsets_of(subject.spec.outputs[0].name)
+            return {subset_name(subset): self._figure(subset, features, replaced) for subset in judged}
 
     def _features(self, replaced: Mapping[str, nn.Module]) -> dict[str, Pool]:
         found: dict[str, Pool] = {}
@@ -237,21 +241,25 @@ class SubsetTable:
         items = np.arange(len(self._data.data)) if items is None else items
         return iter(np.split(items, range(_JUDGED_AT_ONCE, len(items), _JUDGED_AT_ONCE)))
 
-    def _accuracy(
+    def _figure(
         self, subset: tuple[str, ...], features: Mapping[str, Pool], replaced: Mapping[str, nn.Module]
     ) -> float:
         subject, data = self._data.subject, self._data.data
+        judgement = self._judgements[subset_name(subset)]
         columns = subject.columns(subset)
         items = data.with_subset(columns)
         plan = subject.graph.plan((), [modality.name for modality in subject.spec.modalities])
-        answers = []
+        answers: dict[str, list[Array]] = {output.name: [] for output in subject.spec.outputs}
         for block in self._blocks(items):
             masks = np.zeros((len(block), data.present.shape[1]), bool)
             masks[:, columns] = True
             here = {name: {key: value[block] for key, value in pool.items()} for name, pool in features.items()}
             results = self._data.run(plan, self._data.joint_pool(block, masks, here), replaced)
-            answers.append(results[subject.spec.outputs[0].name].numpy())
-        return self._metric.aggregate(np.concatenate(answers), data.targets[items])
+            for name, of_output in answers.items():
+                of_output.append(results[name].numpy())
+        found = {name: {subset_name(subset): np.concatenate(of_output)} for name, of_output in answers.items()}
+        figure = judgement.metric.figure(judgement.rows(found, found))
+        return -figure if judgement.metric.lower_is_better else figure
 
 
 @dataclass(frozen=True)

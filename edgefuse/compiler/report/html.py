@@ -13,7 +13,7 @@ from edgefuse.compiler.report import tables
 from edgefuse.compiler.report.charts import Scatter, scatter
 from edgefuse.compiler.report.curves import curves
 from edgefuse.compiler.report.encoding import parse
-from edgefuse.compiler.report.schema import BundleReport, Report
+from edgefuse.compiler.report.schema import BundleReport, OutputReference, Report
 from edgefuse.compiler.report.timings import busy
 from edgefuse.measure.metrics import is_share
 
@@ -57,6 +57,7 @@ def render(report: Mapping[str, Any]) -> str:
         smallest=lambda bundle: min(bundle.rungs, key=lambda rung: rung.size_bytes),
         worst_drop=lambda rung: tables.worst_drop(typed, rung),
         allowed=_allowed(typed),
+        limits_of=_limits,
     )
 
 
@@ -74,6 +75,13 @@ def _allowed(report: Report) -> str:
     if report.budget.share is not None:
         return f"{100 * report.budget.share:g} % of the reference's {report.reference.metric}"
     return formats.amount(report.budget.max_drop, report.reference.metric)
+
+
+def _limits(output: OutputReference) -> str:
+    """Spell what may be lost of an output after the first."""
+    if output.share is not None:
+        return f"{100 * output.share:g} % of the reference's"
+    return formats.amount(min(output.limits.values()), output.metric)
 
 
 @lru_cache(maxsize=1)

@@ -8,12 +8,12 @@ from fnmatch import fnmatchcase
 
 from edgefuse.bundle.scheme import Scheme
 from edgefuse.compiler.candidates.built import Built
-from edgefuse.compiler.model.budget import Budget
 from edgefuse.compiler.report.compiled import Compiled
 from edgefuse.compiler.report.format import amount
 from edgefuse.compiler.report.schema import FloatLayers
 from edgefuse.compiler.search import Judged
 from edgefuse.export.cost_graph import CostGraph, Family, Operation
+from edgefuse.measure.metrics import is_share
 from edgefuse.quantize.schemes import SMALLEST_PRODUCT
 
 WHOLE_STAGE = "whole stage"
@@ -110,22 +110,22 @@ def _whole_stage(made: Compiled, target: str, built: Built) -> str:
         best = max(figure.speedup for figure in rivals)
         return f"no scheme is shown to be faster than float (the best: {best:.2f} times)"
     names = {figure.candidate for figure in rivals if not figure.slower_than_float}
-    budget = made.subject.budget
     alone = [
-        _lost(budget, one)
+        _lost(made, one)
         for one in result.search.judged
         if one.candidates.get(built.stage) in names
         and one.candidates == {**result.floats, built.stage: one.candidates[built.stage]}
     ]
-    if alone and min(alone)[0] > budget.max_drop:
-        least = min(alone)[1]
-        lost = f"{least:.4f}" if budget.of_items else amount(least, made.subject.spec.metric)
+    if alone and min(alone)[0] > made.subject.budget.max_drop:
+        _, least, metric = min(alone)
+        lost = f"{least:.4f}" if is_share(metric) else amount(least, metric)
         return f"every faster scheme that was judged by itself loses more than the budget (at least {lost})"
     return "the search found a better combination with it in float"
 
 
-def _lost(budget: Budget, judged: Judged) -> tuple[float, float]:
-    """Return the worst drop on validation: to be held against the budget, and in the metric's unit."""
-    drops = {subset: drop.drop for subset, drop in judged.drops.items()}
-    worst = budget.worst("validation", drops)
-    return drops[worst] * budget.weight("validation", worst), drops[worst]
+def _lost(made: Compiled, judged: Judged) -> tuple[float, float, str]:
+    """Return the worst drop on validation: to be held against the budget, in its metric's unit, and that metric."""
+    subject, drops = made.subject, {key: drop.drop for key, drop in judged.drops.items()}
+    worst = subject.budget.worst("validation", drops)
+    output = next(name for name in subject.judged if worst in subject.keys_of(name).values())
+    return drops[worst] * subject.budget.weight("validation", worst), drops[worst], subject.metrics[output].name

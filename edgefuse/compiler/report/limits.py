@@ -15,7 +15,7 @@ _ROUNDING = 1e-9
 
 
 def constraints(made: Compiled, target: str, rung: Rung) -> list[Constraint]:
-    """Return every limit of the recipe with the value of a rung: of the drops, that of the worst subset.
+    """Return every limit of the recipe with the value of a rung: of each output's drops, that of the worst subset.
 
     Args:
         made: the results of the compile.
@@ -38,9 +38,18 @@ def constraints(made: Compiled, target: str, rung: Rung) -> list[Constraint]:
 def _found(made: Compiled, target: str, rung: Rung) -> Iterator[tuple[str, str, float, float]]:
     """Give (what, unit, value, limit) of each limit."""
     subject, limits, timings = made.subject, made.limits, made.timings.rungs[target]
-    lost = {name: made.reference[name] - rung.accuracy[name] for name in subject.budget_subsets}
-    subset = subject.budget.worst("test", lost)
-    yield f"drop in {subset}", subject.spec.metric, lost[subset], subject.budget.limit("test", subset)
+    for output in (name for name in subject.judged if subject.bound_keys_of(name)):
+        metric, is_first = subject.metrics[output], output == subject.judged[0]
+        after = rung.accuracy if is_first else rung.outputs[output].accuracy
+        lost = {
+            key: metric.lost(made.reference[key], after[subset])
+            for subset, key in subject.keys_of(output).items()
+            if key in subject.bound_keys_of(output)
+        }
+        key = subject.budget.worst("test", lost)
+        subset = next(subset for subset, own in subject.keys_of(output).items() if own == key)
+        what = f"drop in {subset}" if is_first else f"drop of '{output}' in {subset}"
+        yield what, metric.name, lost[key], subject.budget.limit("test", key)
     p50 = timings[rung.name].p50
     if limits.max_latency_ms is not None:
         yield "latency", "ms", p50, limits.max_latency_ms

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from edgefuse.bundle.manifest import Rung
 from edgefuse.bundle.spec import subset_name
 from edgefuse.compiler.report.compiled import Compiled
 from edgefuse.compiler.report.schema import Change, ModalityReport, StageCosts
+from edgefuse.compiler.report.search import first_drops
 from edgefuse.compiler.search import Combination, Judged, once_a_file
 
 
@@ -32,7 +33,7 @@ def _line(made: Compiled, target: str, modality: str) -> ModalityReport:
         stages=stages,
         before=stage_costs(made, target, stages, floats),
         after=stage_costs(made, target, stages, rung.candidates),
-        sensitivity=worst_drop(alone) if alone else None,
+        sensitivity=worst_drop(first_drops(made, alone)) if alone else None,
         compressed={stage: alone.candidates[stage] for stage in stages} if alone else {},
         together=_change(made, rung, names) if modality else None,
         without=_change(made, rung, rest) if modality else None,
@@ -61,9 +62,9 @@ def stage_costs(made: Compiled, target: str, stages: Sequence[str], combination:
     )
 
 
-def worst_drop(judged: Judged) -> float:
+def worst_drop(drops: Mapping[str, float]) -> float:
     """Return the drop of the worst subset, without the caution of the search."""
-    return max(drop.drop for drop in judged.drops.values())
+    return max(drops.values())
 
 
 def judged_alone(

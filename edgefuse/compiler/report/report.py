@@ -11,6 +11,7 @@ import msgspec
 
 from edgefuse.bundle.manifest import Rung
 from edgefuse.bundle.spec import subset_name
+from edgefuse.compiler.evaluation.drops import by_subset
 from edgefuse.compiler.report import html
 from edgefuse.compiler.report.compiled import Compiled, prunings, recovery, removed
 from edgefuse.compiler.report.encoding import encode
@@ -23,6 +24,8 @@ from edgefuse.compiler.report.schema import (
     Gain,
     MachineReport,
     ModelReport,
+    OutputReference,
+    OutputRung,
     Reference,
     Report,
     RungReport,
@@ -85,13 +88,29 @@ def write(folder: Path, report: Report) -> tuple[Path, Path]:
 
 def _budget(made: Compiled) -> BudgetReport:
     subject, budget = made.subject, made.subject.budget
-    bound = [budget.limit("test", subset) for subset in subject.budget_subsets]
+    first, *others = subject.judged
+    limits = {split: by_subset(subject, first, found) for split, found in budget.limits.items()}
+    bound = [budget.limit("test", key) for key in subject.bound_keys_of(first)]
+    # A budget that is one number for all is `max_drop` alone; beside those of other outputs, limits are told in full.
+    plain = bool(others) and budget.share is None
     return BudgetReport(
         max_drop=min(bound),
         objective=subject.recipe.search.objective,
         share=budget.share,
-        limits=dict(budget.limits.get("test", {})),
-        search_limits=dict(budget.limits.get("validation", {})),
+        limits={} if plain else limits.get("test", {}),
+        search_limits={} if plain else limits.get("validation", {}),
+    )
+
+
+def _output(made: Compiled, name: str) -> OutputReference:
+    subject, budget = made.subject, made.subject.budget
+    bound = {key: budget.limit("test", key) for key in subject.bound_keys_of(name)}
+    return OutputReference(
+        metric=subject.metrics[name].name,
+        lower_is_better=subject.metrics[name].lower_is_better,
+        accuracy=by_subset(subject, name, made.reference),
+        limits=by_subset(subject, name, bound),
+        share=budget.shares.get(name),
     )
 
 
@@ -103,7 +122,9 @@ def _reference(made: Compiled) -> Reference:
         p50_ms=made.timings.reference_p50_ms,
         size_bytes=4 * sum(parameter.numel() for parameter in subject.module.parameters()),
         metric=subject.spec.metric,
-        accuracy=dict(made.reference),
+        lower_is_better=subject.metrics[subject.judged[0]].lower_is_better,
+        accuracy=by_subset(subject, subject.judged[0], made.reference),
+        outputs={name: _output(made, name) for name in subject.judged[1:]},
         items=len(subject.splits["test"]),
         stages_ms=made.timings.reference_stages_ms,
     )
@@ -164,6 +185,9 @@ def _rung(made: Compiled, target: str, rung: Rung, float_size: int) -> RungRepor
         size_bytes=rung.size_bytes,
         size_ratio=float_size / rung.size_bytes,
         peak_rss_bytes=timing.figure.peak_rss_bytes if timing.figure else None,
+        outputs={
+            name: OutputRung(accuracy=found.accuracy, drop_ci95=found.drop_ci95) for name, found in rung.outputs.items()
+        },
         other_outputs=dict(made.others.get(target, {}).get(rung.name, {})),
     )
 

@@ -45,11 +45,37 @@ class Gain(Part, frozen=True, kw_only=True):
         return cls(ratio=ratio, ci95=ci95 if ci95[0] < ci95[1] else None, marked=marked)
 
 
+class OutputReference(Part, frozen=True, kw_only=True):
+    """An output after the first that a metric judges, as the full-precision model gives it.
+
+    Attributes:
+        metric: its name, as `mae`.
+        lower_is_better: whether it is an error.
+        accuracy: the metric by subset, over the test items that have a target for the output.
+        limits: what may be lost in each subset that the budget binds, in the metric's own unit.
+        share: of what the reference reaches, where the recipe asks for a share.
+    """
+
+    metric: str
+    accuracy: dict[str, float]
+    lower_is_better: bool = False
+    limits: dict[str, float] = {}
+    share: float | None = None
+
+
+class OutputRung(Part, frozen=True, kw_only=True):
+    """The metric of an output after the first on a rung, by subset, and the 95 % interval of what was lost of it."""
+
+    accuracy: dict[str, float]
+    drop_ci95: dict[str, Interval]
+
+
 class Reference(Part, frozen=True, kw_only=True):
     """The full-precision model in its own framework.
 
-    `accuracy` is by subset, over `items` test items; `stages_ms` is the p50 of each stage alone, in eager mode. It
-    was not timed where the rungs were not.
+    `metric` judges the first output; `accuracy` is what it comes to by subset, over `items` test items; of an error,
+    `lower_is_better`. `outputs` are the other outputs that a metric judges, by name. `stages_ms` is the p50 of each
+    stage alone, in eager mode. It was not timed where the rungs were not.
     """
 
     runtime: str
@@ -60,6 +86,13 @@ class Reference(Part, frozen=True, kw_only=True):
     accuracy: dict[str, float]
     items: int
     stages_ms: dict[str, float] = {}
+    lower_is_better: bool = False
+    outputs: dict[str, OutputReference] = {}
+
+    def lost(self, subset: str, after: float) -> float:
+        """Return what is lost of the metric in a subset, positive if worse, where a rung comes to `after`."""
+        lost = self.accuracy[subset] - after
+        return -lost if self.lower_is_better else lost
 
 
 class StageChoice(Part, frozen=True, kw_only=True):
@@ -78,9 +111,10 @@ class RungReport(Part, frozen=True, kw_only=True):
 
     `speedup` is over the reference, `speedup_over_float` over the unquantized files of the same runtime.
 
-    There is no `speedup` where the reference ran on another machine than the rung. `other_outputs` has every output but
-    the first, which alone has targets: the share of test items with another class than torch's, or the error as a share
-    of torch's values, in the worst subset.
+    There is no `speedup` where the reference ran on another machine than the rung. `outputs` are the figures of the
+    outputs after the first that a metric judges, by name. `other_outputs` has those that none does, as there are no
+    targets: the share of test items with another class than torch's, or the error as a share of torch's values, in the
+    worst subset.
     """
 
     name: str
@@ -95,6 +129,7 @@ class RungReport(Part, frozen=True, kw_only=True):
     size_ratio: float
     peak_rss_bytes: int | None = None
     other_outputs: dict[str, float] = {}
+    outputs: dict[str, OutputRung] = {}
 
 
 class Constraint(Part, frozen=True, kw_only=True):
@@ -124,7 +159,8 @@ class BundleReport(Part, frozen=True, kw_only=True):
 class JudgedReport(Part, frozen=True, kw_only=True):
     """A combination of candidates that got a fusion pass over the validation set.
 
-    `stages` are the schemes, `candidates` the candidates' names, both by stage.
+    `stages` are the schemes, `candidates` the candidates' names, both by stage. `drop` is of the first output, by
+    subset; `other_drops` are those of the others that a metric judges, as `depth: image+audio`.
     """
 
     target: str
@@ -134,12 +170,13 @@ class JudgedReport(Part, frozen=True, kw_only=True):
     drop: dict[str, float]
     within_budget: bool
     candidates: dict[str, str] = {}
+    other_drops: dict[str, float] = {}
 
 
 class FrontPoint(Part, frozen=True, kw_only=True):
     """A judged combination that no other dominates in latency, size and worst drop; `rungs` run it.
 
-    Latency, size and memory are sums over the stages; the worst drop is in `subset`, both on validation.
+    Latency, size and memory are sums over the stages; the worst drop of the first output is in `subset`, on validation.
     """
 
     target: str

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from edgefuse.compiler.evaluation.drops import by_subset
 from edgefuse.compiler.report.compiled import Compiled, removed
 from edgefuse.compiler.report.schema import CandidateReport, FrontPoint, Gain, JudgedReport, SearchReport
-from edgefuse.compiler.search import StageFigure
+from edgefuse.compiler.search import Judged, StageFigure
 from edgefuse.compiler.search.frontier import front
 
 
@@ -24,6 +25,12 @@ def search_report(made: Compiled) -> SearchReport:
     )
 
 
+def first_drops(made: Compiled, judged: Judged) -> dict[str, float]:
+    """Return the drops of the first output on validation, by subset."""
+    subject = made.subject
+    return by_subset(subject, subject.judged[0], {key: drop.drop for key, drop in judged.drops.items()})
+
+
 def _judged(made: Compiled, target: str) -> list[JudgedReport]:
     result = made.results[target]
     return [
@@ -33,7 +40,8 @@ def _judged(made: Compiled, target: str) -> list[JudgedReport]:
             candidates=dict(one.candidates),
             p50=one.p50,
             size_bytes=one.size_bytes,
-            drop={subset: drop.drop for subset, drop in one.drops.items()},
+            drop=first_drops(made, one),
+            other_drops={key: drop.drop for key, drop in one.drops.items() if key not in first_drops(made, one)},
             within_budget=one.within_budget,
         )
         for one in result.search.judged
@@ -42,7 +50,7 @@ def _judged(made: Compiled, target: str) -> list[JudgedReport]:
 
 def _front(made: Compiled, target: str) -> list[FrontPoint]:
     judged = front(made.results[target].search.judged)
-    worst = [made.subject.budget.worst("validation", {s: drop.drop for s, drop in j.drops.items()}) for j in judged]
+    worst = [made.subject.budget.worst("validation", first_drops(made, one)) for one in judged]
     return [
         FrontPoint(
             target=target,

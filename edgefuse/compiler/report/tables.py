@@ -92,7 +92,7 @@ def subset_order(report: Report) -> tuple[str, ...]:
 def drops(report: Report, rung: RungReport) -> dict[str, float]:
     """Return the drops of a rung against the reference, by subset."""
     return {
-        subset: report.reference.accuracy[subset] - rung.accuracy[subset]
+        subset: report.reference.lost(subset, rung.accuracy[subset])
         for subset in subset_order(report)
         if subset in rung.accuracy
     }

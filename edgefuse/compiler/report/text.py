@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from edgefuse.bundle.spec import ClassOutput
+from edgefuse.bundle.spec import ClassOutput, LabelsOutput, TokensOutput
 from edgefuse.compiler.report.compiled import Compiled
 from edgefuse.compiler.report.format import amount, reference_name, verdict
 from edgefuse.compiler.report.schema import BundleReport, Report, RungReport
@@ -53,13 +53,14 @@ def with_caution(caution: float) -> str:
 def _budget(made: Compiled) -> Iterator[str]:
     """Say what a budget that is a share comes to."""
     subject, budget = made.subject, made.subject.budget
-    if budget.share is not None:
-        metric = subject.spec.metric
-        limits = [f"{name} {amount(budget.limit('test', name), metric)}" for name in subject.budget_subsets]
-        yield (
-            f"Budget: {100 * budget.share:g} % of what the reference reaches on the same items; on the test items that "
-            f"is {', '.join(limits)}."
-        )
+    for output, share in (budget.shares or {subject.judged[0]: budget.share}).items():
+        if share is not None:
+            metric = subject.metrics[output].name
+            limits = [f"{key} {amount(budget.limit('test', key), metric)}" for key in subject.bound_keys_of(output)]
+            yield (
+                f"Budget: {100 * share:g} % of what the reference reaches on the same items; on the test items that "
+                f"is {', '.join(limits)}."
+            )
 
 
 def _timed(made: Compiled) -> tuple[str, ...]:
@@ -141,13 +142,21 @@ def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
 
 
 def _others(made: Compiled, bundle: BundleReport, rung: RungReport) -> Iterator[str]:
-    """Say where the outputs after the first, which no metric judges, are not torch's."""
+    """Say what the outputs after the first lose, and where those that no metric judges are not torch's."""
     name = reference_name(made.timings.reference)
+    for limit in (one for one in bundle.constraints if one.rung == rung.name and one.what.startswith("drop of ")):
+        if limit.excess <= 0:  # what is missed is said anyway
+            yield f"{bundle.target}, {rung.name}: {verdict(limit)}."
     for output in made.subject.spec.outputs[1:]:
         off = rung.other_outputs.get(output.name, 0.0)
         where = f"{bundle.target}, {rung.name}: the output '{output.name}', which the metric does not judge,"
-        if isinstance(output, ClassOutput) and off > 0:
-            yield f"{where} is another class than {name}'s for {off:.1%} of the test items."
+        decided = {
+            ClassOutput: "is another class than",
+            LabelsOutput: "has other labels than",
+            TokensOutput: "has other tokens than",
+        }
+        if type(output) in decided and off > 0:
+            yield f"{where} {decided[type(output)]} {name}'s for {off:.1%} of the test items."
         elif off >= _WORTH_SAYING:
             yield f"{where} is {off:.1%} off {name}'s values on the test items."
 

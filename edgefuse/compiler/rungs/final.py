@@ -11,7 +11,7 @@ import numpy as np
 
 from edgefuse.bundle.manifest import Figure
 from edgefuse.bundle.spec import Record, StageSpec
-from edgefuse.compiler.evaluation.drops import accuracy, differences, drops
+from edgefuse.compiler.evaluation.drops import differences, drops, figures
 from edgefuse.compiler.evaluation.evaluator import Evaluator
 from edgefuse.compiler.evaluation.reference import TorchReference
 from edgefuse.compiler.evaluation.runners import Array, in_torch
@@ -94,9 +94,9 @@ class Timings(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class RungAccuracy:
-    """The metric of the first output and its drop by subset, on the test split; `others`: see `differences`."""
+    """The metrics of the outputs and their drops on the test split, by `key_of`; `others`: see `differences`."""
 
-    accuracy: Mapping[str, float]
+    figures: Mapping[str, float]
     drops: Mapping[str, SubsetDrop]
     others: Mapping[str, float] = field(default_factory=dict)
 
@@ -109,22 +109,19 @@ class TestSplit:
     def __init__(self, subject: Subject, cache: Cache, note: Callable[[str], None]) -> None:
         self._subject = subject
         self._evaluator = Evaluator(subject, subject.splits["test"], cache, note)
-        torch = in_torch(subject)
-        self._reference = self._evaluator.outputs(torch)
-        self._others = self._evaluator.other_outputs(torch)
+        self._reference = self._evaluator.answers(in_torch(subject))
 
     def reference(self) -> dict[str, float]:
-        """Return the metric of torch fp32 by subset."""
-        return accuracy(self._subject, "test", self._reference)
+        """Return the metrics of torch fp32, by `key_of`."""
+        return figures(self._subject, "test", self._reference)
 
     def judge(self, result: TargetResult, combination: Combination) -> RungAccuracy:
-        """Return the metric of a combination of candidates by subset, and its drops against the reference."""
-        runners = result.runners(combination)
-        outputs, others = self._evaluator.outputs(runners), self._evaluator.other_outputs(runners)
+        """Return the metrics of a combination of candidates, and their drops against the reference."""
+        answers = self._evaluator.answers(result.runners(combination))
         return RungAccuracy(
-            accuracy(self._subject, "test", outputs),
-            drops(self._subject, "test", self._reference, outputs),
-            differences(self._subject, self._others, others),
+            figures(self._subject, "test", answers, self._reference),
+            drops(self._subject, "test", self._reference, answers),
+            differences(self._subject, self._reference, answers),
         )
 
 

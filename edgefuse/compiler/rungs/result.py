@@ -91,25 +91,25 @@ def searched(
         found, refused = figures(data, stage, timer, machine)
         measured += found
         data = replace(data, candidates=data.candidates.without(refused))
-    reference = data.validation.outputs(in_torch(subject))
+    reference = data.validation.answers(in_torch(subject))
     built = data.candidates.by_id
 
     def judge(combination: Combination) -> dict[str, SubsetDrop]:
         """Run a fusion pass and return its paired drops against torch on the validation set."""
-        outputs = data.validation.outputs({s: data.runner(built[c]) for s, c in combination.items()})
-        return drops(subject, "validation", reference, outputs)
+        answers = data.validation.answers({s: data.runner(built[c]) for s, c in combination.items()})
+        return drops(subject, "validation", reference, answers)
 
     settings, budget = subject.recipe.search, subject.budget
     search = Search(
         measured,
         judge,
         budget.max_drop,
-        subject.budget_subsets,
+        subject.budget_keys,
         settings.max_fusion_passes,
         objectives=settings.objectives,
         caution=settings.caution,
         limits=settings.limits,
-        weights={subset: budget.weight("validation", subset) for subset in subject.budget_subsets},
+        weights={key: budget.weight("validation", key) for key in subject.budget_keys},
         smallest_scale=budget.smallest_scale,
         leaves=[stage.name for stage in subject.specs if is_leaf(stage)],
     )

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from edgefuse.bundle.manifest import Rung
+from edgefuse.bundle.manifest import OutputFigures, Rung
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.compiler.cache import fingerprint
+from edgefuse.compiler.evaluation.drops import by_subset
+from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.rungs.assemble import Assembly, plain_rung
 from edgefuse.compiler.rungs.final import RungAccuracy, RungTiming, TestSplit, Timings, time_rungs
 from edgefuse.compiler.rungs.mixing import alternatives, settle
@@ -190,16 +192,17 @@ def measured_rungs(finished: Finished, timings: Timings) -> tuple[Rung, ...]:
     rungs = []
     for name, combination in finished.assembly.chosen.items():
         judged, timing = finished.accuracies[name], timings.rungs[finished.target][name]
+        first, *others = (_figures(subject, output, judged) for output in subject.judged)
         rungs.append(
             Rung(
                 name=name,
                 objective=objective_of(name),
                 candidates=dict(combination),
-                accuracy=dict(judged.accuracy),
-                drop_ci95={subset: (drop.low, drop.high) for subset, drop in judged.drops.items()},
+                accuracy=first.accuracy,
+                drop_ci95=first.drop_ci95,
+                outputs=dict(zip(subject.judged[1:], others, strict=True)),
                 within_budget=all(
-                    judged.drops[subset].drop <= subject.budget.limit("test", subset)
-                    for subset in subject.budget_subsets
+                    judged.drops[key].drop <= subject.budget.limit("test", key) for key in subject.budget_keys
                 ),
                 size_bytes=finished.result.size_bytes(combination),
                 figures=(timing.figure,) if timing.figure else (),
@@ -207,3 +210,12 @@ def measured_rungs(finished: Finished, timings: Timings) -> tuple[Rung, ...]:
             )
         )
     return tuple(rungs)
+
+
+def _figures(subject: Subject, output: str, judged: RungAccuracy) -> OutputFigures:
+    intervals = {key: (drop.low, drop.high) for key, drop in judged.drops.items()}
+    return OutputFigures(
+        metric=subject.metrics[output].name,
+        accuracy=by_subset(subject, output, judged.figures),
+        drop_ci95=by_subset(subject, output, intervals),
+    )

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, cast
 
 from torch import nn
 
-from edgefuse.bundle.spec import ClassOutput, EmbeddingOutput, ModelSpec, Output, ValuesOutput
+from edgefuse.bundle.spec import ClassOutput, EmbeddingOutput, LabelsOutput, ModelSpec, Output, ValuesOutput
 from edgefuse.models.fusion import FusionModel
 from edgefuse.models.pretrained import sounds
 from edgefuse.models.pretrained.encoders import (
@@ -225,9 +225,11 @@ def _width(config: Any) -> int:
 
 
 def _classes(config: Any) -> Output:
-    """Return the output of a classifier: classes, or plain numbers where several may hold or none is meant."""
+    """Return the output of a classifier: classes, several labels, or plain numbers where none is meant."""
     labels = tuple(str(config.id2label[number]) for number in range(config.num_labels))
-    if config.problem_type in ("regression", "multi_label_classification") or len(labels) == 1:
+    if config.problem_type == "multi_label_classification":
+        return LabelsOutput(labels=labels)
+    if config.problem_type == "regression" or len(labels) == 1:
         return ValuesOutput(name="logits", labels=labels)
     return ClassOutput(labels=labels)
 
@@ -261,7 +263,7 @@ def _spec(folder: Folder, inputs: Sequence[Input], outputs: tuple[Output, ...]) 
         name=name,
         modalities=tuple(one.modality for one in inputs),
         outputs=outputs,
-        metric="accuracy" if isinstance(outputs[0], ClassOutput) else "negative_mse",
+        metric="" if isinstance(outputs[0], ClassOutput | LabelsOutput) else "negative_mse",
     )
 
 

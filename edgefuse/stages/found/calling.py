@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from edgefuse.bundle.spec import ModelSpec, StageInput, StageOutput, StageSpec, TensorSpec
-from edgefuse.bundle.wiring import width
 from edgefuse.errors import ModelError
 from edgefuse.stages.found.naming import values_of
 from edgefuse.stages.silence import at, first_words, user_line
@@ -142,7 +141,7 @@ def whole_spec(spec: ModelSpec, taken: Sequence[bool] | None = None) -> StageSpe
         for value in chosen
     )
     outputs = tuple(
-        StageOutput(tensor=TensorSpec(name=output.name, shape=(1, width(output))), kind="result")
+        StageOutput(tensor=TensorSpec(name=output.name, shape=(1, *output.shape)), kind="result")
         for output in spec.outputs
     )
     return StageSpec(name="model", role="model", inputs=inputs, outputs=outputs)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from torch.fx import Node
 
 from edgefuse.bundle.spec import ModelSpec, Source, StageInput, StageOutput, StageSpec, TensorSpec
-from edgefuse.bundle.wiring import width
 from edgefuse.stages.found.parts import Part
 from edgefuse.stages.found.traced import Traced
 
@@ -57,9 +56,9 @@ def order_inputs(parts: Sequence[Part], traced: Traced, spec: ModelSpec) -> None
 
 
 def _outputs(part: Part, spec: ModelSpec) -> tuple[StageOutput, ...]:
-    widths = {output.name: width(output) for output in spec.outputs}
+    shapes = {output.name: output.shape for output in spec.outputs}
     results = tuple(
-        StageOutput(tensor=TensorSpec(name=name, shape=(1, widths[name])), kind="result") for name in part.results
+        StageOutput(tensor=TensorSpec(name=name, shape=(1, *shapes[name])), kind="result") for name in part.results
     )
     names = _Names(part.results)
     return results + tuple(StageOutput(tensor=TensorSpec(name=names.new("feature"), shape=())) for _ in part.outputs)
