@@ -126,5 +126,5 @@ def test_unpruned_stages_are_judged_as_one_by_one(subject: Subject, tmp_path: Pa
         for index in data.with_subset((0, 1)):
             values = {key: torch.from_numpy(np.array(value)) for key, value in data.values[int(index)].items()}
             answer = subject.module(values, torch.ones(1, 2))
-            right.append(int(answer.argmax()) == data.targets[int(index)])
+            right.append(int(answer.argmax()) == data.targets["logits"].values[int(index)])
     assert found["sensor+sound"] == pytest.approx(np.mean(right))
