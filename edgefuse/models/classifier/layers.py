@@ -1,0 +1,96 @@
+"""Three encoders as people write them: convolutions for pictures, a small BERT, convolutions on the waveform."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+MASKED = -1e4
+
+
+class Pictures(nn.Sequential):
+    """Encode grey levels -1 to 1, float32 [B, 1, 64, 64], as a feature [B, width]: each block halves the picture."""
+
+    def __init__(self, width: int, channels: tuple[int, ...] = (32, 64, 128)) -> None:
+        blocks: list[nn.Module] = [_convolution(1, channels[0], stride=2)]
+        for before, after in pairwise(channels):
+            blocks += [_convolution(before, after, stride=2), _convolution(after, after)]
+        super().__init__(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], width), nn.ReLU())
+
+
+def _convolution(before: int, after: int, stride: int = 1) -> nn.Module:
+    convolution = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU())
+
+
+class Waveform(nn.Sequential):
+    """Encode a second of sound, float32 [B, 1, 16000], as a feature [B, width].
+
+    The first convolution sees 5 ms at a time and learns the filters that a spectrogram would have fixed (Dai et al.,
+    "Very deep convolutional neural networks for raw waveforms", arXiv:1610.00087); each of the others halves the steps.
+    """
+
+    def __init__(self, width: int, channels: tuple[int, ...] = (64, 96, 128, 160, 192)) -> None:
+        first = nn.Conv1d(1, channels[0], 80, 20, padding=30, bias=False)
+        blocks = [nn.Sequential(first, nn.BatchNorm1d(channels[0]), nn.ReLU())]
+        for before, after in pairwise(channels):
+            convolution = nn.Conv1d(before, after, 5, 2, padding=2, bias=False)
+            blocks.append(nn.Sequential(convolution, nn.BatchNorm1d(after), nn.ReLU()))
+        super().__init__(*blocks, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(channels[-1], width), nn.ReLU())
+
+
+class Bert(nn.Module):
+    """Encode tokens as what the first of them becomes (Devlin et al., arXiv:1810.04805), in small."""
+
+    def __init__(self, vocabulary: int, max_length: int, width: int, layers: int = 2, heads: int = 6) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.positions = nn.Embedding(max_length, width)
+        self.norm = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(BertLayer(width, heads) for _ in range(layers))
+        self.last_norm = nn.LayerNorm(width)
+        self.pooler = nn.Linear(width, width)
+
+    def forward(self, ids: Tensor, length: Tensor) -> Tensor:
+        """Return a feature, float32 [B, width].
+
+        Args:
+            ids: int32 [B, max_length], the first token, that of the whole text, first.
+            length: int32 [B], how many of them count.
+        """
+        steps = torch.arange(ids.shape[1], device=ids.device)
+        x = self.norm(self.tokens(ids) + self.positions(steps))
+        padding = (steps.unsqueeze(0) >= length.unsqueeze(1)).to(x.dtype) * MASKED
+        for layer in self.layers:
+            x = layer(x, padding[:, None, None, :])
+        return torch.tanh(self.pooler(self.last_norm(x[:, 0])))
+
+
+class BertLayer(nn.Module):
+    """Self-attention and a two-layer network, each behind a layer norm and added to what goes in.
+
+    BERT normalises after the sum; before it, a small model learns in a few epochs (Xiong et al., arXiv:2002.04745).
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.mix = nn.Linear(width, width)
+        self.norm1 = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, 4 * width)
+        self.narrow = nn.Linear(4 * width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return [B, T, width]; the mask, broadcastable to [B, heads, T, T], is added to the scores."""
+        batch, steps, width = x.shape
+        parts = self.qkv(self.norm1(x)).view(batch, steps, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2], attn_mask=mask)
+        x = x + self.dropout(self.mix(mixed.transpose(1, 2).reshape(batch, steps, width)))
+        y: Tensor = x + self.dropout(self.narrow(functional.gelu(self.widen(self.norm2(x)))))
+        return y
