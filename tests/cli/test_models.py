@@ -74,7 +74,7 @@ def test_a_model_without_a_claim_has_none_in_the_table(
     (tmp_path / "digits" / models.FILE).write_text(json.dumps([one]))
     monkeypatch.setattr(models, "EXAMPLES", tmp_path)
     assert command_line.main(["models"]) == 0
-    assert re.search(r"2,315,210  -\s+-\s+onnx 2.00 ×; tflite 2.00 ×\n", capsys.readouterr().out)
+    assert re.search(r"2,315,210\s+-\s+-\s+onnx 2.00 ×; tflite 2.00 ×\n", capsys.readouterr().out)
 
 
 def test_an_installed_edgefuse_says_that_it_has_no_models(
@@ -91,7 +91,5 @@ def test_a_file_that_is_no_list_of_models_is_refused(tmp_path: Path, monkeypatch
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / models.FILE).write_text('[{"name": "one", "tusk": "elephants"}]')
     monkeypatch.setattr(models, "EXAMPLES", tmp_path)
-    with pytest.raises(
-        DataError, match=r"cannot read the reference models in .*models\.json.*unknown field `tusk`"
-    ):
+    with pytest.raises(DataError, match=r"cannot read the reference models in .*models\.json.*unknown field `tusk`"):
         reference_models()

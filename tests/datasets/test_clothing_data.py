@@ -71,7 +71,8 @@ def test_items_are_raw_and_pure_functions_of_their_index(made: None) -> None:
     image, text, audio = (sample.inputs[name] for name in ("image", "text", "audio"))
     assert isinstance(image, np.ndarray)
     assert isinstance(audio, np.ndarray)
-    assert (image.shape, image.dtype, audio.shape, audio.dtype) == ((64, 64), np.uint8, (16_000,), np.float32)
+    assert (image.shape, str(image.dtype)) == ((64, 64), "uint8")
+    assert (audio.shape, str(audio.dtype)) == ((16_000,), "float32")
     assert np.array_equal(image, again.inputs["image"])
     assert np.array_equal(audio, again.inputs["audio"])
     assert text == again.inputs["text"]

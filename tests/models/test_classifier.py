@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from edgefuse.datasets.sample import Sample
+from edgefuse.datasets.sample import RawInput, Sample
 from edgefuse.errors import DataError
 from edgefuse.models import FusionModel, classifier
 from edgefuse.models.classifier.model import Classifier
@@ -78,7 +78,7 @@ def test_what_is_absent_or_behind_a_text_does_not_matter(model: Classifier) -> N
 @torch.inference_mode()
 def test_training_fuses_what_forward_does(model: Classifier) -> None:
     rng = np.random.default_rng(0)
-    inputs = {
+    inputs: dict[str, RawInput] = {
         "image": rng.integers(0, 256, (64, 64), np.uint8),
         "text": "red tarinres",
         "audio": rng.uniform(-1, 1, 16_000).astype(np.float32),

@@ -35,7 +35,7 @@ class Settings:
             epochs=7,
             epoch_items=4000,
             batch=32,
-            learning_rate=1.5e-3,
+            learning_rate=2e-3,
             label_smoothing=0.0,
             patience=0,
             max_epochs=7,
@@ -92,7 +92,7 @@ def logits_by_subset(model: Classifier, batch: Batch) -> dict[str, Tensor]:
     rows = [[float(modality.name in subset) for modality in model.spec.modalities] for subset in subsets]
     present = torch.tensor(rows).repeat_interleave(len(batch.targets), dim=0)
     logits = model.fuse([feature.repeat(len(subsets), 1) for feature in features], present)
-    parts = logits.split(len(batch.targets))
+    parts = torch.split(logits, len(batch.targets))
     return {subset_name(subset): part for subset, part in zip(subsets, parts, strict=True)}
 
 
@@ -101,6 +101,6 @@ def recall_by_label(model: Classifier, batches: Sequence[Batch]) -> dict[str, fl
     """Return how much of each label is found with all modalities present: the rare ones show what balancing did."""
     model.eval()
     targets = torch.cat([batch.targets for batch in batches])
-    whole = subset_name([modality.name for modality in model.spec.modalities])
+    whole = subset_name(tuple(modality.name for modality in model.spec.modalities))
     right = torch.cat([logits_by_subset(model, batch)[whole].argmax(dim=1) for batch in batches]) == targets
     return {name: float(right[targets == label].double().mean()) for label, name in enumerate(LABELS)}
