@@ -54,7 +54,14 @@ class Classifier(nn.Module):
         return self.fuse(self.encode(image, text, audio, length), present)
 
     def encode(self, image: Tensor, text: Tensor, audio: Tensor, length: Tensor) -> list[Tensor]:
-        """Return the features of picture, text and sound, float32 [B, 192] each; see `forward`."""
+        """Return the features of picture, text and sound, float32 [B, 192] each.
+
+        Args:
+            image: uint8 [B, 64, 64, 1].
+            text: int32 [B, 32].
+            audio: float32 [B, 16000].
+            length: int32 [B].
+        """
         levels = image.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
         return [self.pictures(levels), self.texts(text, length), self.sounds(audio.unsqueeze(1))]
 
