@@ -61,7 +61,8 @@ def _cosines(count: int, taps: int, sample_rate_hz: int = 16_000) -> Tensor:
     hertz = 700 * (10 ** torch.linspace(low, high, count) - 1)
     seconds = (torch.arange(taps) - (taps - 1) / 2) / sample_rate_hz
     waves = torch.cos(2 * math.pi * hertz[:, None] * seconds) * torch.hann_window(taps, periodic=False)
-    return waves / waves.norm(dim=1, keepdim=True)
+    scaled: Tensor = waves / waves.norm(dim=1, keepdim=True)
+    return scaled
 
 
 class Bert(nn.Module):
