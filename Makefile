@@ -35,7 +35,7 @@ DIST ?= dist
 BIN := $(VENV)/bin
 # What is compiled, compared and checked elsewhere, by recipe. A pruned model's bundles lie in $(OUT) by its recipe's folder.
 COMPRESS ?= examples/digits/pruned.toml examples/assistant/pruned.toml
-PEERS ?= $(wildcard examples/*/recipe.toml)
+PEERS ?= examples/digits/recipe.toml examples/assistant/recipe.toml
 ARM64 ?= examples/digits/arm64.toml
 PRUNED = $(wildcard $(foreach recipe,$(COMPRESS),$(OUT)/$(notdir $(patsubst %/,%,$(dir $(recipe))))/*.edgefuse))
 

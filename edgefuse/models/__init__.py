@@ -3,7 +3,8 @@
 - `fusion`: `FusionModel`;
 - `pretrained`: folders of pretrained models;
 - `digits`: the reference model `digits`;
-- `assistant`: the reference model `assistant`.
+- `assistant`: the reference model `assistant`;
+- `classifier`: the reference model `classifier`.
 """
 
 from edgefuse.models.fusion import FusionModel

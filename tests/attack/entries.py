@@ -23,6 +23,7 @@ from edgefuse.compiler.model.splits import load_split
 from edgefuse.compiler.recovery.kept import read_form, read_history, write_form
 from edgefuse.datasets import Sample, Splits, packages
 from edgefuse.datasets.cache import Cache
+from edgefuse.datasets.digits.pool import Pool
 from edgefuse.datasets.digits.speech import Clips
 from edgefuse.datasets.stamps import debian, glosses
 from edgefuse.export.target import Lowered
@@ -148,11 +149,11 @@ def wordnet(cache: Cache) -> object:
 
 
 def digits(cache: Cache) -> object:
-    clips = Clips(pcm=np.arange(9, dtype=np.int16), ends=np.array([4, 9]), digits=np.array([1, 2]))
-    made = _ITEMS.Pool(pictures=np.ones((2, 3, 3), np.uint8), digits=np.array([1, 2]), clips=clips)
+    clips = Clips(pcm=np.arange(9, dtype=np.int16), ends=np.array([4, 9]), labels=np.array([1, 2]))
+    made = Pool(pictures=np.ones((2, 3, 3), np.uint8), labels=np.array([1, 2]), clips=clips)
     with _replaced(_ITEMS, "_make_pool", lambda *_: made):
         found = _ITEMS.pool("test")
-    return [array.tolist() for array in (found.pictures, found.digits, found.clips.pcm, found.clips.ends)]
+    return [array.tolist() for array in (found.pictures, found.labels, found.clips.pcm, found.clips.ends)]
 
 
 class _replaced:  # noqa: N801 - a context manager

@@ -1,8 +1,7 @@
-"""models, demo and compile."""
+"""demo and compile."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,12 +15,6 @@ from edgefuse.commands import models
 
 Cli = Callable[..., Any]
 SCRIPT = Path(sys.executable).with_name("edgefuse")
-
-
-def test_models_lists_digits(cli: Cli) -> None:
-    assert "digits  image + audio + text" in cli("models").stdout
-    (model,) = json.loads(cli("models", "--json").stdout)
-    assert (model["name"], model["modalities"]) == ("digits", ["image", "audio", "text"])
 
 
 def test_demo_runs_the_script_of_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,6 +31,11 @@ def test_demo_needs_a_checkout(
     monkeypatch.setattr(models, "EXAMPLES", tmp_path)
     assert command_line.main(["demo", "digits"]) == 2
     assert "Fix: clone the repository" in capsys.readouterr().err
+
+
+def test_a_demo_that_is_not_there_is_told_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["demo", "assistant"]) == 2
+    assert "there is no such demo: got 'assistant', expected digits" in capsys.readouterr().err
 
 
 def test_compile_says_in_one_sentence_what_is_wrong_with_a_recipe(cli: Cli, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_pictures_and_voices_of_the_splits_are_disjoint() -> None:
 
 def test_every_split_is_balanced() -> None:
     for split in digits.SPLITS[1:]:
-        counts = np.bincount(digits.pool(split).digits, minlength=10)
+        counts = np.bincount(digits.pool(split).labels, minlength=10)
         assert counts.min() == counts.max()
 
 

@@ -2,8 +2,9 @@
 
 - `images`: handwritten digits in a frame;
 - `espeak`: speech synthesis;
-- `speech`: spoken digits in noise;
+- `speech`: spoken names in noise;
 - `text`: spelled-out digits, and their tokenizer;
+- `pool`: pictures and speech, kept;
 - `items`: the data set.
 """
 

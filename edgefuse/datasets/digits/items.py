@@ -11,7 +11,6 @@ than once, each time degraded anew; the test pictures (2,000) once.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import wave
 from collections.abc import Sequence
@@ -22,16 +21,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.datasets.cache import Cache, cache_folder
 from edgefuse.datasets.digits import images, speech, text
 from edgefuse.datasets.digits.espeak import SAMPLE_RATE_HZ
 from edgefuse.datasets.digits.images import Degradation
-from edgefuse.datasets.digits.speech import Clips
+from edgefuse.datasets.digits.pool import Pool, digest, kept
 from edgefuse.datasets.sample import MadeSamples, RawInput, Sample, Splits
 from edgefuse.errors import DataError
 
 SPLITS = ("train", "calibration", "validation", "test")
-_POOL = "pool.npz"
 HARD = Degradation()
 MILD = Degradation(scale=(1.6, 2.2), contrast=(80.0, 180.0), noise=(3.0, 20.0), bars=(0, 1))
 
@@ -70,21 +67,6 @@ class Settings:
 DEFAULT = Settings()
 
 
-@dataclass(frozen=True)
-class Pool:
-    """The clean material of one split.
-
-    Attributes:
-        pictures: uint8 [pictures, 28, 28].
-        digits: int64 [pictures], what each picture shows.
-        clips: spoken digits.
-    """
-
-    pictures: npt.NDArray[np.uint8]
-    digits: npt.NDArray[np.int64]
-    clips: Clips
-
-
 class DigitItems(MadeSamples):
     """The samples of one split, made when asked for."""
 
@@ -93,7 +75,7 @@ class DigitItems(MadeSamples):
         self._count = count
         self._pool = pool
         self._settings = settings
-        self._said = [np.flatnonzero(pool.clips.digits == digit) for digit in range(10)]
+        self._said = [np.flatnonzero(pool.clips.labels == digit) for digit in range(10)]
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -101,7 +83,7 @@ class DigitItems(MadeSamples):
 
     def target(self, index: int) -> int:
         """Return the digit of an item without making its inputs."""
-        return int(self._pool.digits[index % len(self._pool.digits)])
+        return int(self._pool.labels[index % len(self._pool.labels)])
 
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         """Return the frame of an item, uint8 [64, 64]."""
@@ -137,10 +119,10 @@ def load(settings: Settings = DEFAULT) -> Splits:
     """
     parts = {name: items(name, settings) for name in SPLITS[1:]}
     parts["train"] = items("train", settings, settings.recovery_items)
-    digest = hashlib.sha256(repr(settings).encode())
+    content = hashlib.sha256(repr(settings).encode())
     for part in parts.values():
-        digest.update(part_digest(part).encode())
-    return Splits(**parts, digest=digest.hexdigest())
+        content.update(part_digest(part).encode())
+    return Splits(**parts, digest=content.hexdigest())
 
 
 def items(split: str, settings: Settings = DEFAULT, count: int | None = None) -> DigitItems:
@@ -158,39 +140,23 @@ def items(split: str, settings: Settings = DEFAULT, count: int | None = None) ->
 
 def part_digest(part: DigitItems) -> str:
     """Return the SHA-256 of a split's clean material."""
-    content = part._pool
-    digest = hashlib.sha256(f"{part.split} {len(part)}".encode())
-    for array in (content.pictures, content.digits, content.clips.pcm, content.clips.ends, content.clips.digits):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    return digest(f"{part.split} {len(part)}", part._pool)
 
 
 def pool(split: str, settings: Settings = DEFAULT) -> Pool:
     """Return the clean material of a split, from the cache where it is there."""
     material = (settings.version, settings.seed, settings.pictures, settings.takes)
     decisive = (split, material, speech.VARIANTS, speech.ACCENTS, version("espeakng-loader"))
-
-    def make(folder: Path) -> None:
-        _save(folder / _POOL, _make_pool(split, settings))
-
-    with np.load(Cache(cache_folder()).entry("digits", repr(decisive), make) / _POOL, allow_pickle=False) as file:
-        clips = Clips(pcm=file["pcm"], ends=file["ends"], digits=file["said"])
-        return Pool(pictures=file["pictures"], digits=file["digits"], clips=clips)
-
-
-def _save(path: Path, made: Pool) -> None:
-    clips = made.clips
-    data = io.BytesIO()  # to a file, numpy does not say why it could not write
-    np.savez(data, pictures=made.pictures, digits=made.digits, pcm=clips.pcm, ends=clips.ends, said=clips.digits)
-    path.write_bytes(data.getvalue())
+    return kept("digits", decisive, lambda: _make_pool(split, settings))
 
 
 def _make_pool(split: str, settings: Settings) -> Pool:
     place = SPLITS.index(split)
     pictures, digits = images.pictures()
     chosen = _share(digits, settings)[place]
-    clips = speech.speak(split, takes=settings.takes[place], seed=settings.seed + place)
-    return Pool(pictures=pictures[chosen], digits=digits[chosen], clips=clips)
+    names = [(word,) for word in text.WORDS["en"]]
+    clips = speech.speak(split, names, takes=settings.takes[place], seed=settings.seed + place)
+    return Pool(pictures=pictures[chosen], labels=digits[chosen], clips=clips)
 
 
 def _share(digits: npt.NDArray[np.int64], settings: Settings) -> list[npt.NDArray[np.int64]]:

@@ -1,14 +1,15 @@
-"""Synthetic speech: English digits spoken by many eSpeak NG voices, in noise."""
+"""Synthetic speech: names spoken by many eSpeak NG voices, in noise."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
 from edgefuse.datasets.digits.espeak import SAMPLE_RATE_HZ, Utterance, synthesise
-from edgefuse.datasets.digits.text import WORDS
 
 SAMPLES = SAMPLE_RATE_HZ  # one second
 Pcm = npt.NDArray[np.float32]
@@ -46,12 +47,12 @@ class Clips:
     Attributes:
         pcm: int16 [total samples], all clips end to end.
         ends: int64 [clips], where each clip ends.
-        digits: int64 [clips], what each clip says.
+        labels: int64 [clips], the class that each clip names.
     """
 
     pcm: npt.NDArray[np.int16]
     ends: npt.NDArray[np.int64]
-    digits: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
 
     def clip(self, index: int) -> npt.NDArray[np.int16]:
         """Return one clip, int16 [samples]."""
@@ -59,26 +60,26 @@ class Clips:
         return self.pcm[start : int(self.ends[index])]
 
 
-def speak(split: str, *, takes: int, seed: int) -> Clips:
-    """Synthesise every digit `takes` times by every voice and accent of a split, at random rate and pitch.
+def speak(split: str, names: Sequence[Sequence[str]], *, takes: int, seed: int) -> Clips:
+    """Synthesise every class `takes` times by every voice and accent of a split, at random rate and pitch.
 
     Args:
         split: its name.
-        takes: per digit and voice.
+        names: of each class; voices and takes say them in turn.
+        takes: per class and voice.
         seed: of rates and pitches.
     """
     rng = np.random.default_rng(seed)
     said: list[Utterance] = []
-    digits: list[int] = []
-    for accent in ACCENTS[split]:
-        for variant in VARIANTS[split]:
-            for digit, word in enumerate(WORDS["en"] * takes):
-                rate, pitch, spread = (int(value) for value in rng.integers((130, 20, 20), (215, 80, 80)))
-                said.append(Utterance(word, accent, variant, rate, pitch, spread))
-                digits.append(digit % 10)
+    labels: list[int] = []
+    for voice, (accent, variant) in enumerate(product(ACCENTS[split], VARIANTS[split])):
+        for take, (label, called) in product(range(takes), enumerate(names)):
+            rate, pitch, spread = (int(value) for value in rng.integers((130, 20, 20), (215, 80, 80)))
+            said.append(Utterance(called[(voice + take) % len(called)], accent, variant, rate, pitch, spread))
+            labels.append(label)
     clips = synthesise(said)
     ends = np.cumsum([clip.size for clip in clips], dtype=np.int64)
-    return Clips(pcm=np.concatenate(clips), ends=ends, digits=np.array(digits, np.int64))
+    return Clips(pcm=np.concatenate(clips), ends=ends, labels=np.array(labels, np.int64))
 
 
 def record(clip: npt.NDArray[np.int16], rng: np.random.Generator, *, snr_db: tuple[float, float]) -> Pcm:

@@ -12,14 +12,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from edgefuse.bundle.spec import subset_name
+from edgefuse.bundle.spec import ModelSpec, subset_name
 from edgefuse.datasets.sample import Sample
 from edgefuse.errors import DataError
 from edgefuse.models.fusion import FusionModel
@@ -28,6 +28,8 @@ from edgefuse.runtime.preprocess import Preprocessor
 logger = logging.getLogger(__name__)
 
 Prepare = Callable[[Sample], Mapping[str, npt.NDArray[Any]]]
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Of logits float32 [N, classes] and targets int64 [N]."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,22 @@ class Epoch:
     seconds: float
 
 
+class Described(Protocol):
+    """What a model says of its inputs."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The modalities and the outputs."""
+
+    @property
+    def assets(self) -> Mapping[str, bytes]:
+        """Files that preprocessing needs, by name."""
+
+
 class Preprocess:
     """Turn samples into the tensors of a model's modalities, with the code that a device runs."""
 
-    def __init__(self, model: FusionModel) -> None:
+    def __init__(self, model: Described) -> None:
         self._readers = {m.name: Preprocessor(m, model.assets.__getitem__) for m in model.spec.modalities}
 
     def __call__(self, sample: Sample) -> dict[str, npt.NDArray[Any]]:
@@ -116,6 +130,11 @@ class _Best:
     mean_accuracy: float = -1.0
     epoch: int = 0
     state: dict[str, Tensor] = field(default_factory=dict)
+
+
+M = TypeVar("M", bound=nn.Module)
+Forward = Callable[[M, Batch], dict[str, Tensor]]
+"""Encodes every modality once and fuses under every admissible subset; gives logits [B, classes] by subset."""
 
 
 def make_deterministic(settings: TrainSettings) -> None:
@@ -135,12 +154,15 @@ def collate(samples: Sequence[Sample], prepare: Prepare) -> Batch:
 
 
 def fit(
-    model: FusionModel,
+    model: M,
     samples: Sequence[Sample],
     validation: Sequence[Batch],
     prepare: Prepare,
     settings: TrainSettings,
     progress: Callable[[Epoch], None] | None = None,
+    *,
+    forward: Forward[M] | None = None,
+    loss: Loss | None = None,
 ) -> list[Epoch]:
     """Train a model in place and leave it, in evaluation mode, with its best weights.
 
@@ -151,10 +173,14 @@ def fit(
         prepare: makes a sample's tensors.
         settings: how to train.
         progress: called after every epoch.
+        forward: gives the model's logits; None for a `FusionModel`.
+        loss: of the logits of all subsets; the smoothed cross-entropy of the settings if None.
 
     Returns:
         The curve; the best epoch is the first of the highest `mean_accuracy`.
     """
+    logits_of: Forward[Any] = forward or logits_by_subset
+    loss_of = loss or nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
     steps = math.ceil(settings.epoch_items / settings.batch)
     optimizer = _optimizer(model, settings)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -169,11 +195,12 @@ def fit(
     best = _Best()
     start = time.monotonic()
     for epoch in range(1, settings.max_epochs + 1):
-        loss = _run_epoch(model, _batches(samples, epoch, prepare, settings), optimizer, schedule, settings)
-        accuracy = accuracy_by_subset(model, validation)
+        batches = _batches(samples, epoch, prepare, settings)
+        mean_loss = _run_epoch(model, batches, optimizer, schedule, settings, logits_of, loss_of)
+        accuracy = accuracy_by_subset(model, validation, forward)
         mean = sum(accuracy.values()) / len(accuracy)
         rate = float(optimizer.param_groups[0]["lr"])
-        point = Epoch(epoch, loss, rate, accuracy, mean, round(time.monotonic() - start, 1))
+        point = Epoch(epoch, mean_loss, rate, accuracy, mean, round(time.monotonic() - start, 1))
         curve.append(point)
         if mean > best.mean_accuracy:
             best = _Best(mean, epoch, {name: value.clone() for name, value in model.state_dict().items()})
@@ -203,21 +230,20 @@ def _batches(samples: Sequence[Sample], epoch: int, prepare: Prepare, settings: 
 
 
 def _run_epoch(
-    model: FusionModel,
+    model: M,
     batches: Iterator[Batch],
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.OneCycleLR,
     settings: TrainSettings,
+    logits_of: Forward[M],
+    loss_of: Loss,
 ) -> float:
     """Train on the batches of an epoch and return the mean loss."""
     model.train()
     losses: list[float] = []
     for batch in batches:
-        logits = _logits_by_subset(model, batch)
-        targets = batch.targets.repeat(len(logits))
-        loss = nn.functional.cross_entropy(
-            torch.cat(list(logits.values())), targets, label_smoothing=settings.label_smoothing
-        )
+        logits = logits_of(model, batch)
+        loss = loss_of(torch.cat(list(logits.values())), batch.targets.repeat(len(logits)))
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_norm)
@@ -228,7 +254,7 @@ def _run_epoch(
     return sum(losses) / len(losses)
 
 
-def _logits_by_subset(model: FusionModel, batch: Batch) -> dict[str, Tensor]:
+def logits_by_subset(model: FusionModel, batch: Batch) -> dict[str, Tensor]:
     """Encode every modality once and fuse under every admissible subset; return logits [B, classes] by subset."""
     names = [modality.name for modality in model.spec.modalities]
     features = {name: model.encode(name, batch.inputs) for name in names}
@@ -247,13 +273,20 @@ def _logits_by_subset(model: FusionModel, batch: Batch) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def accuracy_by_subset(model: FusionModel, batches: Sequence[Batch]) -> dict[str, float]:
-    """Return the fraction of right answers for every admissible subset of the modalities."""
+def accuracy_by_subset(model: M, batches: Sequence[Batch], forward: Forward[M] | None = None) -> dict[str, float]:
+    """Return the fraction of right answers for every admissible subset of the modalities.
+
+    Args:
+        model: is put into evaluation mode.
+        batches: of a split.
+        forward: gives the model's logits; None for a `FusionModel`.
+    """
+    logits_of: Forward[Any] = forward or logits_by_subset
     model.eval()
     right: dict[str, int] = {}
     total = 0
     for batch in batches:
         total += len(batch.targets)
-        for name, logits in _logits_by_subset(model, batch).items():
+        for name, logits in logits_of(model, batch).items():
             right[name] = right.get(name, 0) + int((logits.argmax(dim=1) == batch.targets).sum())
     return {name: count / total for name, count in right.items()}
