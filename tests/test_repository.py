@@ -28,7 +28,7 @@ DEVICE_PARTS = (
 )
 DEVICE = ("bundle", "graph", "runtime", "measure", "device")
 BUILD_HOST = (
-    *("torch", "onnx", "onnxscript", "litert_torch", "ai_edge_quantizer", "nncf", "jinja2"),
+    *("torch", "onnx", "onnxscript", "litert_torch", "ai_edge_quantizer", "nncf", "jinja2", "scipy"),
     *("safetensors", "filelock", "espeakng_loader"),
 )
 MEDIA = ("PIL", "soundfile", "soxr", "tokenizers")

@@ -41,6 +41,7 @@ from edgefuse.compiler.evaluation.runners import in_torch
 from edgefuse.compiler.model.given import Given, given, is_of_model
 from edgefuse.compiler.model.opening import take_apart
 from edgefuse.compiler.model.preparation import prepare
+from edgefuse.compiler.model.splits import UNLABELLED
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recipe import gpu
 from edgefuse.compiler.recipe import recipe as recipes
@@ -262,8 +263,9 @@ class _Compile:
         chain = in_torch(subject)
         encoders = [stage for stage in subject.specs if stage.role == "encoder"]
         splits, passes = ("test", "validation"), Passes(subject, self.cache, self.workers)
-        passes.keep_features([(split, stage, chain) for split in splits for stage in encoders], "run the reference")
-        passes.keep_outputs([(split, chain) for split in splits], "run the reference")
+        seen = [name for name in (*splits, UNLABELLED) if name in subject.splits]
+        passes.keep_features([(split, stage, chain) for split in seen for stage in encoders], "run the reference")
+        passes.keep_outputs([(split, chain) for split in seen], "run the reference")
         answers = {
             split: Evaluator(subject, subject.splits[split], self.cache, partial(self.progress, 0, 0)).answers(chain)
             for split in splits

@@ -16,15 +16,18 @@ RawInput: TypeAlias = npt.NDArray[Any] | str
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled item, with its inputs as a pipeline takes them.
+    """One item, with its inputs as a pipeline takes them.
 
     Attributes:
         inputs: per modality name the raw input: an array, or a string for text.
-        target: the index of the right class.
+        target: the index of the right class; None where nobody knows it.
+        group: what the item is of, if other items are of the same (recordings of one thing, pictures of one patient):
+            they belong together, in one split, and count as one draw in intervals. None is an item of its own.
     """
 
     inputs: Mapping[str, RawInput]
-    target: int
+    target: Any = None
+    group: str | int | None = None
 
 
 class MadeSamples(Sequence[Sample], ABC):
@@ -62,6 +65,9 @@ class Splits:
         test: read once, after the choice.
         digest: identifies content and parameters of all parts in full, for cache keys.
         train: what pruned stages recover on, by distillation; labels are not used.
+        unlabelled: what the search sees besides the validation set, without targets: items of the same kind, which
+            neither the model was trained on nor stages recover or are calibrated on. Of use for the accuracy of
+            classes: see `edgefuse.compiler.evaluation.expected_drop`.
     """
 
     calibration: Sequence[Sample]
@@ -69,6 +75,7 @@ class Splits:
     test: Sequence[Sample]
     digest: str
     train: Sequence[Sample] = ()
+    unlabelled: Sequence[Sample] = ()
 
 
 def samples(targets: Sequence[Any], **inputs: Sequence[RawInput | None]) -> list[Sample]:

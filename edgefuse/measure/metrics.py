@@ -6,7 +6,7 @@ import re
 
 _SHARES = re.compile(
     r"(balanced_|token_)?accuracy(@\d+)?|(macro|micro)_(precision|recall|f1)|exact_match|average_precision|auroc|"
-    r"recall@\d+|concordance|bleu|(character|word)_error_rate"
+    r"recall@\d+|concordance|bleu|agreement|(character|word)_error_rate"
 )
 
 

@@ -7,7 +7,7 @@ only from a minimum number of runs on. Intervals are 95 %.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -19,7 +19,7 @@ from edgefuse.errors import MeasureError
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 PERCENTILE_ERROR = 0.01
-_Z95 = 1.959963984540054
+Z95 = 1.959963984540054
 _CHUNK_ELEMENTS = 4_000_000
 
 
@@ -105,7 +105,7 @@ def bootstrap(
 def _expanded_tail(blocks: float) -> float:
     """Return the share that a 95 % interval leaves out at either end when so many blocks were drawn from."""
     free = max(blocks - 1, 2.0)
-    z, square = _Z95, _Z95 * _Z95
+    z, square = Z95, Z95 * Z95
     # Student's t from the normal quantile: Cornish and Fisher, in Abramowitz and Stegun, 26.7.5.
     first = z * (square + 1) / 4
     second = z * (5 * square**2 + 16 * square + 3) / 96
@@ -155,11 +155,18 @@ def _discarded(n: int, fraction: float) -> int:
     return max(0, int(below.sum()) - 1)
 
 
-def paired_drop(reference_scores: Floats, candidate_scores: Floats) -> Drop:
-    """Return the mean of reference - candidate over the same items, [n] scores each, with its 95 % interval.
+def paired_drop(reference_scores: Floats, candidate_scores: Floats, groups: npt.ArrayLike | None = None) -> Drop:
+    """Return the mean of reference - candidate over the same items, with its 95 % interval.
 
     For scores that are right or wrong it is the score interval for matched pairs of Tango (Statistics in Medicine,
     1998), which keeps a width where the two never disagree; for others the normal interval of the mean difference.
+    Items of one of several groups count as one draw: the first interval is that of as many items as would be as sure
+    (Rao and Scott, Biometrics, 1992), the second has the error of group sums.
+
+    Args:
+        reference_scores: float [items].
+        candidate_scores: of the same items.
+        groups: int [items]; each item is its own if None.
 
     Raises:
         MeasureError: if the lengths differ, there are no items or a score is not finite.
@@ -172,17 +179,52 @@ def paired_drop(reference_scores: Floats, candidate_scores: Floats) -> Drop:
         )
     difference = _finite(reference_scores, "a drop") - _finite(candidate_scores, "a drop")
     n, drop = len(difference), float(difference.mean())
+    alone = clustered_error((difference - drop) / n, np.arange(n))
+    error = alone if groups is None else clustered_error((difference - drop) / n, groups) or alone
     if np.isin(difference, (-1.0, 0.0, 1.0)).all():
-        lost, won = int((difference > 0).sum()), int((difference < 0).sum())
-        high = _score_bound(lost, won, n)
-        return Drop(drop, min(drop, -_score_bound(won, lost, n)), max(drop, high))
+        share = min(1.0, (alone / error) ** 2) if error else 1.0
+        lost, won = share * int((difference > 0).sum()), share * int((difference < 0).sum())
+        high = _score_bound(lost, won, share * n)
+        return Drop(drop, min(drop, -_score_bound(won, lost, share * n)), max(drop, high))
     if n == 1:
         raise MeasureError("an interval of a difference needs at least two items", got="1")
-    width = _Z95 * float(difference.std(ddof=1)) / math.sqrt(n)
-    return Drop(drop, drop - width, drop + width)
+    return Drop(drop, drop - Z95 * error, drop + Z95 * error)
 
 
-def _score_bound(lost: int, won: int, n: int) -> float:
+def draws(
+    items: int, groups: npt.ArrayLike | None, count: int, rng: np.random.Generator
+) -> Iterator[npt.NDArray[np.intp]]:
+    """Yield the items of as many bootstrap samples, whole groups at a time.
+
+    Args:
+        items: how many there are.
+        groups: int [items]; each item is its own if None.
+        count: of samples.
+        rng: draws them.
+    """
+    if groups is None:
+        yield from (rng.integers(0, items, items) for _ in range(count))
+        return
+    numbers = np.unique(groups, return_inverse=True)[1]
+    members = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
+    for _ in range(count):
+        yield np.concatenate([members[one] for one in rng.integers(0, len(members), len(members))])
+
+
+def clustered_error(parts: Floats, groups: npt.ArrayLike) -> float:
+    """Return the standard error of a sum whose parts depend on each other within groups; 0 for a single group.
+
+    It is that of Liang and Zeger (Biometrika, 1986), for as many groups as there are.
+
+    Args:
+        parts: [items], with a mean of zero.
+        groups: int [items].
+    """
+    sums = np.bincount(np.unique(groups, return_inverse=True)[1], parts)
+    return math.sqrt(len(sums) / (len(sums) - 1) * float(sums @ sums)) if len(sums) > 1 else 0.0
+
+
+def _score_bound(lost: float, won: float, n: float) -> float:
     """Return the upper bound of Tango's score interval for (lost - won) / n."""
     low, high = (lost - won) / n, 1.0
     for _ in range(50):
@@ -191,7 +233,7 @@ def _score_bound(lost: int, won: int, n: int) -> float:
         constant = -won * bound * (1 - bound)
         rate = (math.sqrt(linear * linear - 8 * n * constant) - linear) / (4 * n)  # of `won`, if `bound` were true
         variance = n * (2 * rate + bound * (1 - bound))
-        inside = (n * bound - lost + won) ** 2 <= _Z95 * _Z95 * max(variance, 0.0)
+        inside = (n * bound - lost + won) ** 2 <= Z95 * Z95 * max(variance, 0.0)
         low, high = (bound, high) if inside else (low, bound)
     return high
 

@@ -41,6 +41,13 @@ def test_no_stamp_is_in_two_splits_and_every_category_in_all(splits: Splits) -> 
         assert len({part.stamp(index).category for index in range(len(part))}) == len(stamps.CATEGORIES)
 
 
+def test_the_recordings_of_a_stamp_are_one_group(splits: Splits) -> None:
+    validation = stamps.items("validation")
+    found = {(splits.validation[index].group, validation.stamp_index(index)) for index in range(40)}
+    assert 1 < len(found) < 40
+    assert len({group for group, _ in found}) == len({stamp for _, stamp in found}) == len(found)
+
+
 def test_known_recordings_are_not_trained_on(splits: Splits) -> None:
     train, known = stamps.items("train"), stamps.items("known")
     heard = {(train.stamp_index(index), train.language(index)) for index in range(len(train))}

@@ -123,6 +123,42 @@ def test_a_drop_of_values_is_their_mean_difference() -> None:
     assert drop.low < drop.drop < drop.high
 
 
+def test_copies_of_an_item_make_no_drop_surer() -> None:
+    rng = np.random.default_rng(3)
+    lost = rng.choice([-1.0, 0.0, 1.0], 300, p=[0.02, 0.94, 0.04])
+    groups, alone = np.repeat(np.arange(300), 5), paired_drop(lost, np.zeros(300))
+    for factor in (1.0, 0.3):  # right or wrong, and values
+        single = paired_drop(factor * lost, np.zeros(300))
+        copied = paired_drop(factor * np.repeat(lost, 5), np.zeros(1500), groups)
+        assert (copied.low, copied.high) == pytest.approx((single.low, single.high), abs=1e-4)
+        assert paired_drop(factor * np.repeat(lost, 5), np.zeros(1500)).high < single.high - 0.005 * factor
+    assert paired_drop(lost, np.zeros(300), np.arange(300)) == alone
+
+
+@pytest.mark.parametrize("alike", [0.2, 0.9])
+def test_the_interval_of_a_drop_by_group_covers_the_truth(alike: float) -> None:
+    rng = np.random.default_rng(7)
+    groups, covered, alone = np.repeat(np.arange(100), 8), 0, 0
+    for _ in range(300):
+        of_group = rng.choice([-1.0, 0.0, 1.0], 100, p=[0.03, 0.91, 0.06])[groups]
+        own = rng.choice([-1.0, 0.0, 1.0], 800, p=[0.03, 0.91, 0.06])
+        lost = np.where(rng.random(800) < alike, of_group, own)
+        drop, plain = paired_drop(lost, np.zeros(800), groups), paired_drop(lost, np.zeros(800))
+        covered += drop.low <= 0.03 <= drop.high
+        alone += plain.low <= 0.03 <= plain.high
+    assert covered >= 0.92 * 300
+    assert alike < 0.5 or alone < 0.7 * 300
+
+
+def test_a_bootstrap_sample_has_whole_groups() -> None:
+    groups = np.array([7, 3, 7, 7, 9])
+    for chosen in statistics.draws(5, groups, 20, np.random.default_rng(0)):
+        assert len(chosen)
+        times = np.bincount(chosen, minlength=5)
+        assert times[0] == times[2] == times[3]
+        assert times[0] + times[1] + times[4] == 3
+
+
 scores = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
 

@@ -14,6 +14,7 @@ from edgefuse.compiler.candidates.golden import Checked, GoldenInputs
 from edgefuse.compiler.candidates.toolchain import Toolchain, Toolchains
 from edgefuse.compiler.evaluation.evaluator import Evaluator, is_leaf
 from edgefuse.compiler.evaluation.runners import Array, Runner, in_torch
+from edgefuse.compiler.model.splits import UNLABELLED
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recovery.forms import Forms
 from edgefuse.compiler.workers import report
@@ -90,12 +91,13 @@ class TargetData:
         return {stage: self.runner(built[0]) for stage, built in self.candidates.built.items()}
 
     def evaluate(self, stage: StageSpec, candidate: Built) -> None:
-        """Run a candidate over the validation set, all other stages in float, and keep what it gives."""
+        """Run a candidate over all that the search sees, all other stages in float, and keep what it gives."""
         chain = self.floats() | {stage.name: self.runner(candidate)}
-        if is_leaf(stage):
-            self.validation.features(stage, chain)
-        else:
-            self.validation.answers(chain)
+        for split in (name for name in ("validation", UNLABELLED) if name in self.material.subject.splits):
+            if is_leaf(stage):
+                self.evaluator(split).features(stage, chain)
+            else:
+                self.evaluator(split).answers(chain)
 
     def timing_feeds(self, stage: StageSpec) -> list[Feeds]:
         """Return real feeds of a stage, every modality present, from the validation set."""

@@ -20,7 +20,7 @@ from edgefuse.bundle.spec import ClassOutput, ModelSpec
 from edgefuse.compiler.check.record import Finding
 from edgefuse.compiler.model import targets
 from edgefuse.compiler.model.preparation import coverage_faults, split_faults, wanted_splits
-from edgefuse.compiler.model.samples import read_sample
+from edgefuse.compiler.model.samples import group_number, read_sample
 from edgefuse.compiler.model.splits import SPLITS, preprocessors_of
 from edgefuse.compiler.model.subject import Model
 from edgefuse.compiler.recipe.factory import users_code
@@ -64,6 +64,7 @@ class SplitRead:
         content: a hash of each sample's tensors, by index.
         targets: how many samples have one, by output.
         classes: that occur.
+        groups: that samples name.
         modalities: hashes of each modality's tensors.
         longest: the valid steps of each modality that has a length.
         probes: the first whole samples of the validation split.
@@ -80,6 +81,7 @@ class SplitRead:
     content: dict[int, bytes] = field(default_factory=dict)
     targets: Counter[str] = field(default_factory=Counter)
     classes: set[int] = field(default_factory=set)
+    groups: set[str | int] = field(default_factory=set)
     modalities: dict[str, set[bytes]] = field(default_factory=lambda: defaultdict(set))
     longest: dict[str, int] = field(default_factory=dict)
     probes: list[Probe] = field(default_factory=list)
@@ -137,7 +139,7 @@ def read_splits(model: Model, seconds: float, progress: Progress) -> list[SplitR
         progress: is told how many are done.
     """
     preprocessors = preprocessors_of(model.spec, model.assets)
-    names = wanted_splits(model.recipe)
+    names = wanted_splits(model)
     found = []
     until = time.monotonic()
     for name in names:
@@ -200,6 +202,8 @@ def _sample(
             faults += 1
             yield DataError(f"sample {index} of '{split.name}' is wrong: {error}")
     try:
+        group_number(split.name, index, sample.group)
+        split.groups |= set() if sample.group is None else {sample.group}
         given = targets.columns(f"sample {index} of '{split.name}'", sample.target, model.metrics)
     except DataError as error:
         yield error
@@ -256,6 +260,12 @@ def oddities(spec: ModelSpec, read: Sequence[SplitRead]) -> Iterator[Finding]:
             yield _odd(
                 f"{len(shared)} samples of '{other.name}' have the inputs of samples of '{one.name}': "
                 "what was seen before says little about what is new"
+            )
+        if both := one.groups & other.groups:
+            named = some(sorted(map(repr, both)), _MAX_LISTED)
+            yield _odd(
+                f"groups have samples in '{one.name}' and in '{other.name}': {named}. What belongs together belongs in "
+                "one split"
             )
     for modality in spec.modalities:
         largest = modality.tensors[0].max_shape[1:2]

@@ -20,6 +20,7 @@ from edgefuse.compiler.candidates.schemes import wanted_schemes
 from edgefuse.compiler.check.data import SplitRead
 from edgefuse.compiler.check.record import Estimate, FoundStage, LoweredStage, PrunedStage
 from edgefuse.compiler.evaluation.evaluator import is_leaf
+from edgefuse.compiler.model.splits import UNLABELLED
 from edgefuse.compiler.model.subject import Model
 from edgefuse.compiler.timing.here import RUNG_TIMING, STAGE_TIMING
 from edgefuse.measure.memory import peak_rss_bytes
@@ -137,7 +138,7 @@ class _Counted:
 
     def running(self) -> float:
         """The reference in torch, candidates over the validation split, fusion passes, rungs over the test split."""
-        validation, test = self._items("validation"), self._items("test")
+        validation, test = self._items("validation") + self._items(UNLABELLED), self._items("test")
         seconds = (validation + test) * sum(self._torch_seconds.values())
         passes = self.known.model.recipe.search.max_fusion_passes
         for target in self.targets:

@@ -30,6 +30,7 @@ class Judgement:
         subset: the name of the subset.
         metric: of the output.
         places: the items, among those that have the subset's modalities.
+        groups: of these items, int64 [items].
         targets: of these items, unless answers are held against other answers.
     """
 
@@ -37,6 +38,7 @@ class Judgement:
     subset: str
     metric: Metric
     places: npt.NDArray[np.intp]
+    groups: npt.NDArray[np.int64]
     targets: Array | None = None
 
     def rows(self, answers: Answers, reference: Answers) -> Rows:
@@ -75,7 +77,8 @@ def judgements(subject: Subject, split: str) -> dict[str, Judgement]:
                     f"no sample of '{split}' that has {name} has a target for the output '{output.name}'",
                     expected="at least one",
                 )
-            found[key_of(subject.spec, output.name, name)] = Judgement(output, name, metric, places, targets)
+            groups = data.groups[items][places]
+            found[key_of(subject.spec, output.name, name)] = Judgement(output, name, metric, places, groups, targets)
     return found
 
 
@@ -95,7 +98,7 @@ def drops(subject: Subject, split: str, reference: Answers, candidate: Answers) 
     """
     found = {}
     for key, one in judgements(subject, split).items():
-        drop = one.metric.drop(one.rows(reference, reference), one.rows(candidate, reference))
+        drop = one.metric.drop(one.rows(reference, reference), one.rows(candidate, reference), one.groups)
         found[key] = SubsetDrop(drop=drop.drop, low=drop.low, high=drop.high)
     return found
 

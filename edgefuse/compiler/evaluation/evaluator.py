@@ -80,9 +80,9 @@ class Evaluator:
         return ArrayStore(self._cache.entry("features", key, make))
 
     def answers(self, combination: Mapping[str, Runner]) -> Answers:
-        """Return the outputs of a combination of candidates, for every subset of modalities."""
+        """Return the outputs of a combination of candidates, for every subset of modalities that an item has."""
         found: dict[str, dict[str, Array]] = {output.name: {} for output in self._subject.spec.outputs}
-        for subset in self._subject.subsets:
+        for subset in (one for one in self._subject.subsets if len(self._data.with_subset(self._subject.columns(one)))):
             folder = self.run(subset, combination)
             for number, by_subset in enumerate(found.values()):
                 # Mapped: maps of depths, which nothing judges, may be larger than memory.

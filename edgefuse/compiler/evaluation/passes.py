@@ -57,8 +57,14 @@ class Passes:
         Raises:
             EngineError: if workers die or cannot be used.
         """
-        jobs = [(split, subset, runners) for split, runners in combinations for subset in self.subject.subsets]
-        self.workers.map(_Outputs(self.subject, self.cache), jobs, what)
+        subject = self.subject
+        jobs = [
+            (split, subset, runners)
+            for split, runners in combinations
+            for subset in subject.subsets
+            if len(subject.splits[split].with_subset(subject.columns(subset)))
+        ]
+        self.workers.map(_Outputs(subject, self.cache), jobs, what)
 
 
 @dataclass(frozen=True)

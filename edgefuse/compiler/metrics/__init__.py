@@ -10,6 +10,7 @@ A new metric is a function and a line in `METRICS` of its kind of output; a shar
 - `values`: of numbers and arrays;
 - `embeddings`: of retrieval;
 - `tokens`: of tokens and text;
+- `fidelity`: against the answers of the reference, where nothing is labelled;
 - `own`: the user's `module:callable`;
 - `named`: a metric by its name, for an output.
 """

@@ -9,10 +9,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.bundle.spec import ArrayOutput, Output
+from edgefuse.bundle.spec import ArrayOutput, ClassOutput, Output
 from edgefuse.errors import MeasureError
 from edgefuse.measure.metrics import is_share
-from edgefuse.measure.statistics import Drop, Floats, paired_drop
+from edgefuse.measure.statistics import Z95, Drop, Floats, draws, paired_drop
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -25,8 +25,6 @@ another output, or those of the reference, where nothing is labelled."""
 
 _RESAMPLES = 200
 """Enough for a standard error (Efron and Tibshirani, An Introduction to the Bootstrap, section 6.4)."""
-
-_Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,11 @@ class Metric:
         """Whether it goes from 0 to 1, so that differences are points; others have a unit of their own."""
         return is_share(self.name)
 
+    @property
+    def tells_right_from_wrong(self) -> bool:
+        """Whether it is the share of items whose class is right."""
+        return self.name == "accuracy" and isinstance(self.asked.output, ClassOutput)
+
     def rows(self, outputs: Array, targets: Array) -> Rows:
         """Return what the figure is made of, for each item; of retrieval, for each that there is anything to find for.
 
@@ -92,7 +95,7 @@ class Metric:
         """Return what a candidate lost: positive is worse, whether the metric is an error or not."""
         return candidate - reference if self.lower_is_better else reference - candidate
 
-    def drop(self, reference: Rows, candidate: Rows) -> Drop:
+    def drop(self, reference: Rows, candidate: Rows, groups: Array | None = None) -> Drop:
         """Return what a candidate lost on the same items, with its 95 % interval.
 
         Of scores per item it is that of `paired_drop`; of a figure over all items, it is the paired bootstrap's: both
@@ -101,20 +104,22 @@ class Metric:
         Args:
             reference: rows of the reference.
             candidate: rows of the candidate, of the same items.
+            groups: int [items]: items of one group count as one draw. Each is its own if None, or if there are rows of
+                some items alone.
         """
+        groups = groups if groups is not None and len(groups) == len(reference[0]) else None
         if self.figure_of is None:
             sign = -1.0 if self.lower_is_better else 1.0
-            return paired_drop(sign * _floats(reference[0]), sign * _floats(candidate[0]))
+            return paired_drop(sign * _floats(reference[0]), sign * _floats(candidate[0]), groups)
         drop = self.lost(self.figure(reference), self.figure(candidate))
         if all(np.array_equal(one, other) for one, other in zip(reference, candidate, strict=True)):
             return Drop(drop, drop, drop)
-        rng, n = np.random.default_rng(0), len(reference[0])
         losses = []
-        for draw in rng.integers(0, n, (_RESAMPLES, n)):
+        for draw in draws(len(reference[0]), groups, _RESAMPLES, np.random.default_rng(0)):
             one, other = (self.figure(tuple(row[draw] for row in rows)) for rows in (reference, candidate))
             losses.append(self.lost(one, other))
         known = np.array(losses)[np.isfinite(losses)]  # a draw may lack what the figure needs
-        width = _Z95 * float(known.std(ddof=1)) if len(known) > 1 else 0.0
+        width = Z95 * float(known.std(ddof=1)) if len(known) > 1 else 0.0
         return Drop(drop, drop - width, drop + width)
 
 

@@ -18,19 +18,19 @@ from edgefuse.bundle.spec import (
     TokensOutput,
     ValuesOutput,
 )
-from edgefuse.compiler.metrics import classes, embeddings, labels, tokens, values
+from edgefuse.compiler.metrics import classes, embeddings, fidelity, labels, tokens, values
 from edgefuse.compiler.metrics.metric import Asked, Metric
 from edgefuse.compiler.metrics.own import own
 from edgefuse.errors import ModelError
 
 KINDS: Mapping[type[Output], tuple[str, Mapping[str, Metric]]] = MappingProxyType(
     {
-        ClassOutput: ("accuracy", classes.METRICS),
-        LabelsOutput: ("macro_f1", labels.METRICS),
-        ValuesOutput: ("mae", values.METRICS),
-        EmbeddingOutput: ("mse", embeddings.METRICS),
-        TokensOutput: ("token_accuracy", tokens.METRICS),
-        ArrayOutput: ("mse", values.METRICS),
+        ClassOutput: ("accuracy", {**classes.METRICS, **fidelity.CLASSES}),
+        LabelsOutput: ("macro_f1", {**labels.METRICS, **fidelity.DECISIONS}),
+        ValuesOutput: ("mae", {**values.METRICS, **fidelity.VALUES}),
+        EmbeddingOutput: ("mse", {**embeddings.METRICS, **fidelity.VALUES}),
+        TokensOutput: ("token_accuracy", {**tokens.METRICS, **fidelity.DECISIONS}),
+        ArrayOutput: ("mse", {**values.METRICS, **fidelity.VALUES}),
     }
 )
 """What judges an output of each kind unless its spec says something else, and all that could."""

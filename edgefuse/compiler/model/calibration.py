@@ -30,7 +30,7 @@ class _Unlabelled(MadeSamples):
     def _sample(self, index: int) -> Sample:
         one = self.given[index]
         inputs = one.inputs if isinstance(one, Sample) else one
-        return Sample(inputs, None) if isinstance(inputs, Mapping) else one
+        return Sample(inputs) if isinstance(inputs, Mapping) else one
 
 
 def calibration_of(call: Path, samples: object, spec: object) -> Splits:

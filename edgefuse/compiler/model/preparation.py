@@ -11,11 +11,10 @@ import numpy.typing as npt
 from edgefuse.bundle.manifest import Provenance
 from edgefuse.bundle.spec import ModelSpec, subset_name
 from edgefuse.compiler.cache import fingerprint
-from edgefuse.compiler.model.splits import CALIBRATION, SPLITS, TRAIN, SplitData, load_split
+from edgefuse.compiler.model.splits import CALIBRATION, SPLITS, TRAIN, UNLABELLED, SplitData, load_split
 from edgefuse.compiler.model.subject import Model, Subject
 from edgefuse.compiler.model.targets import missing
 from edgefuse.compiler.recipe.factory import users_code
-from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.datasets.cache import Cache
 from edgefuse.datasets.sample import Splits
 from edgefuse.errors import DataError
@@ -35,7 +34,7 @@ def prepare(model: Model, cache: Cache, progress: Progress) -> Subject:
     """
     for fault in split_faults(model):
         raise fault
-    splits = {name: _loaded(name, model, cache, progress) for name in wanted_splits(model.recipe)}
+    splits = {name: _loaded(name, model, cache, progress) for name in wanted_splits(model)}
     counts = {name: {output: len(one.items) for output, one in splits[name].targets.items()} for name in SPLITS[1:]}
     for fault in missing(counts, model.metrics):
         raise fault
@@ -74,9 +73,18 @@ def _subject(model: Model, splits: Mapping[str, SplitData]) -> Subject:
     return Subject(model.recipe, model.found, model.metrics, model.assets, splits, provenance)
 
 
-def wanted_splits(recipe: Recipe) -> tuple[str, ...]:
-    """Return the names of the splits that a compile reads."""
-    return (*SPLITS, TRAIN) if recipe.prune.wanted else SPLITS
+def wanted_splits(model: Model) -> tuple[str, ...]:
+    """Return the names of the splits that a compile reads: unlabelled items say something about accuracy alone."""
+    train = (TRAIN,) if model.recipe.prune.wanted else ()
+    of_use = any(metric.tells_right_from_wrong for metric in model.metrics.values())
+    return (*SPLITS, *train, *((UNLABELLED,) if of_use and _some_unlabelled(model) else ()))
+
+
+def _some_unlabelled(model: Model) -> bool:
+    try:
+        return _length(UNLABELLED, model.data, model.recipe.data.factory) > 0
+    except DataError:
+        return False  # `split_faults` says so
 
 
 def split_faults(model: Model) -> Iterator[DataError]:
@@ -90,7 +98,7 @@ def split_faults(model: Model) -> Iterator[DataError]:
             fix="set digest= in Splits, to a hash of the files, or a name and a version",
         )
     lengths: dict[str, int] = {}
-    for name in (*SPLITS, TRAIN):
+    for name in (*SPLITS, TRAIN, UNLABELLED):
         try:
             lengths[name] = _length(name, data, recipe.data.factory)
         except DataError as error:
@@ -108,13 +116,15 @@ def split_faults(model: Model) -> Iterator[DataError]:
 
 
 def coverage_faults(name: str, present: npt.NDArray[np.bool_], spec: ModelSpec) -> Iterator[DataError]:
-    """Yield what no sample of a split has.
+    """Yield what no sample of a split has; unlabelled samples may lack whatever they lack.
 
     Args:
         name: of the split.
         present: [items, modalities], which modalities each sample has.
         spec: of the model.
     """
+    if name == UNLABELLED:
+        return
     for modality, count in zip(spec.modalities, present.sum(axis=0), strict=True):
         if not count:
             yield DataError(
@@ -124,7 +134,7 @@ def coverage_faults(name: str, present: npt.NDArray[np.bool_], spec: ModelSpec) 
                 fix="check how the modalities are paired: edgefuse.datasets.samples pairs columns",
             )
     names = [modality.name for modality in spec.modalities]
-    for subset in spec.subsets() if name in ("validation", "test") else ():
+    for subset in spec.subsets() if name in SPLITS[1:] else ():
         if not present[:, [names.index(one) for one in subset]].all(axis=1).any():
             yield DataError(
                 f"no sample of the split '{name}' has all of {subset_name(subset)}, which is judged",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from edgefuse.bundle.spec import Modality, ModelSpec, TensorPreprocess
 from edgefuse.compiler.recipe.factory import users_code
 from edgefuse.datasets.sample import Sample
 from edgefuse.errors import DataError
+from edgefuse.stages.stage import Array
 
 
 def read_sample(name: str, index: int, samples: Sequence[Any], spec: ModelSpec) -> Sample:
@@ -76,3 +78,25 @@ def _as_int32(value: Any) -> Any:
     limits = np.iinfo(np.int32)
     fits = not value.size or value.dtype == np.bool_ or (value.min() >= limits.min and value.max() <= limits.max)
     return value.astype(np.int32) if fits else value
+
+
+def group_number(name: str, index: int, group: object) -> Array:
+    """Return a number for the group of a sample, int64 [1]: the same for the same group in all splits.
+
+    Args:
+        name: of the split.
+        index: of the sample in it.
+        group: as the data set gave it; None is a group of its own.
+
+    Raises:
+        DataError: if it is no name, number or None.
+    """
+    if not isinstance(group, str | int | np.integer | None):
+        raise DataError(
+            f"the group of sample {index} of '{name}' is of another type",
+            got=type(group).__name__,
+            expected="a name or a number, the same for items of the same thing, or None",
+        )
+    own = f"{name} {index}" if group is None else f"{'s' if isinstance(group, str) else 'n'}:{group}"
+    digest = hashlib.blake2b(own.encode(errors="surrogatepass"), digest_size=8).digest()
+    return np.frombuffer(digest, np.int64)

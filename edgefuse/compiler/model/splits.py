@@ -25,7 +25,7 @@ from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.cache.arrays import ArrayStore, write_arrays
 from edgefuse.compiler.metrics.metric import Metric
 from edgefuse.compiler.model import targets
-from edgefuse.compiler.model.samples import read_sample
+from edgefuse.compiler.model.samples import group_number, read_sample
 from edgefuse.compiler.model.targets import Targets
 from edgefuse.datasets.cache import Cache
 from edgefuse.datasets.sample import Sample, Splits
@@ -40,6 +40,7 @@ Array: TypeAlias = npt.NDArray[np.generic]
 CALIBRATION = "calibration"
 SPLITS = (CALIBRATION, "validation", "test")
 TRAIN = "train"
+UNLABELLED = "unlabelled"
 _SOURCES = (  # no more than that: recoveries that take hours depend on a split
     "runtime/preprocess",
     "runtime/backends/backend.py",
@@ -58,7 +59,7 @@ _LIBRARIES = {
     TensorPreprocess: (),
 }
 """What decodes, resamples and cuts up, by what a modality asks for: another version gives other tensors."""
-_PRESENT = "#present"  # no value of a pipeline is called so
+_PRESENT, _GROUP = "#present", "#group"  # no value of a pipeline is called so
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,14 @@ class SplitData:
     """One split, preprocessed by the code that the device runs.
 
     `values` are the tensors of all modalities by key, zeros where absent; `targets` are those of each output that has
-    any; `present`, bool [items, modalities], is what each item really has; `digest` identifies the
-    content.
+    any; `present`, bool [items, modalities], is what each item really has; `groups`, int64 [items], are equal for items
+    of one group; `digest` identifies the content.
     """
 
     values: ArrayStore
     targets: Mapping[str, Targets]
     present: npt.NDArray[np.bool_]
+    groups: npt.NDArray[np.int64]
     digest: str
 
     def __len__(self) -> int:
@@ -124,8 +126,10 @@ def load_split(
     folder = cache.entry("split", key, make)
     values = ArrayStore(folder)
     if not len(values):
-        return SplitData(values, {}, np.empty((0, len(spec.modalities)), bool), folder.name)
-    return SplitData(values, targets.read(values, metrics), values.stacked(_PRESENT).astype(bool), folder.name)
+        nothing = np.empty((0, len(spec.modalities)), bool)
+        return SplitData(values, {}, nothing, np.empty(0, np.int64), folder.name)
+    present, groups = values.stacked(_PRESENT).astype(bool), values.stacked(_GROUP)[:, 0].astype(np.int64)
+    return SplitData(values, targets.read(values, metrics), present, groups, folder.name)
 
 
 def _versions(spec: ModelSpec) -> dict[str, str]:
@@ -155,8 +159,9 @@ def _preprocessed(
                 values |= preprocessors[modality](raw)
             except EdgefuseError as error:
                 raise DataError(f"sample {index} of '{name}' is wrong: {error}") from error
-        present = np.array([m.name in sample.inputs for m in spec.modalities], np.uint8)
-        yield values | targets.columns(f"sample {index} of '{name}'", sample.target, metrics) | {_PRESENT: present}
+        values[_PRESENT] = np.array([m.name in sample.inputs for m in spec.modalities], np.uint8)
+        values[_GROUP] = group_number(name, index, sample.group)
+        yield values | targets.columns(f"sample {index} of '{name}'", sample.target, metrics)
         progress(index + 1, len(samples), f"preprocess {name}")
 
 

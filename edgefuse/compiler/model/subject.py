@@ -124,7 +124,7 @@ class Subject(_TakenApart):
         """The names of the outputs that a metric judges: the first one, and those that need no targets or have some."""
         first, *others = self.metrics
         with_targets = self.splits["validation"].targets if "validation" in self.splits else {}
-        return first, *(name for name in others if self.metrics[name].against == "pair" or name in with_targets)
+        return first, *(name for name in others if not self.metrics[name].needs_targets or name in with_targets)
 
     def subsets_of(self, output: str) -> tuple[tuple[str, ...], ...]:
         """Return the subsets in which an output is judged: one that is to find another needs the inputs of both."""

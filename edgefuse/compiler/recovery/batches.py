@@ -244,8 +244,16 @@ class SubsetTable:
     def _figure(
         self, subset: tuple[str, ...], features: Mapping[str, Pool], replaced: Mapping[str, nn.Module]
     ) -> float:
-        subject, data = self._data.subject, self._data.data
         judgement = self._judgements[subset_name(subset)]
+        found = self._answers(subset, features, replaced)
+        whole = self._answers(subset, {}, {}) if judgement.metric.against == "reference" else found
+        figure = judgement.metric.figure(judgement.rows(found, whole))
+        return -figure if judgement.metric.lower_is_better else figure
+
+    def _answers(
+        self, subset: tuple[str, ...], features: Mapping[str, Pool], replaced: Mapping[str, nn.Module]
+    ) -> dict[str, dict[str, Array]]:
+        subject, data = self._data.subject, self._data.data
         columns = subject.columns(subset)
         items = data.with_subset(columns)
         plan = subject.graph.plan((), [modality.name for modality in subject.spec.modalities])
@@ -257,9 +265,7 @@ class SubsetTable:
             results = self._data.run(plan, self._data.joint_pool(block, masks, here), replaced)
             for name, of_output in answers.items():
                 of_output.append(results[name].numpy())
-        found = {name: {subset_name(subset): np.concatenate(of_output)} for name, of_output in answers.items()}
-        figure = judgement.metric.figure(judgement.rows(found, found))
-        return -figure if judgement.metric.lower_is_better else figure
+        return {name: {subset_name(subset): np.concatenate(of_output)} for name, of_output in answers.items()}
 
 
 @dataclass(frozen=True)

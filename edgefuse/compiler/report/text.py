@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from edgefuse.bundle.spec import ClassOutput, LabelsOutput, TokensOutput
+from edgefuse.compiler.model.splits import UNLABELLED
 from edgefuse.compiler.report.compiled import Compiled
 from edgefuse.compiler.report.format import amount, reference_name, verdict
 from edgefuse.compiler.report.schema import BundleReport, Report, RungReport
@@ -31,16 +34,37 @@ def method(made: Compiled) -> tuple[str, ...]:
         *(_timed(made) if made.timings.unit == "ms" else _counted(made)),
         "Preprocessing outside the graph (decoding, resizing, tokenising) is not in these figures; frontends are.",
         f"Accuracy: {items['test']} test items that the search never saw, every admissible subset of modalities, from "
-        "the exported files in the target's own runtime at batch 1. A drop is reference minus rung, paired by item.",
+        "the exported files in the target's own runtime at batch 1. A drop is reference minus rung, paired by item."
+        f"{_by_group(made)}",
         *_budget(made),
         f"Search: {items['validation']} validation items; a combination holds the budget if its drop"
         f"{with_caution(made.subject.recipe.search.caution)} does. Calibration: {items['calibration']} items.",
+        *_expected(made),
         "Sizes of rungs are those of their stage files, frontends apart.",
         "MAC and bytes moved are counted from the exported files, batch 1, open dimensions at their largest: weights "
         "read once, activations written and read once, by element type. Together they stand in for energy: moving a "
         "byte costs more than multiplying it (Horowitz, ISSCC 2014). Activation memory is an estimate: the largest "
         "sum of activations alive at once in the file's order, nothing computed in place.",
     )
+
+
+def _by_group(made: Compiled) -> str:
+    """Say what counts as one draw where items belong together."""
+    items = made.subject.splits["test"].groups
+    count = len(np.unique(items))
+    return f" Items of one group count as one draw in its interval: there are {count} groups." * (count < len(items))
+
+
+def _expected(made: Compiled) -> Iterator[str]:
+    """Say what a drop of the search is where it is one of accuracy."""
+    if any(made.subject.metrics[name].tells_right_from_wrong for name in made.subject.judged):
+        more = made.subject.splits.get(UNLABELLED, ())
+        also = f", also on {len(more)} unlabelled items" if len(more) else ""
+        yield (
+            "A drop of accuracy in the search is what the reference's own posterior, its temperature fitted on the "
+            f"validation items, expects to be lost by the answers that differ{also}, or the nearest value to it within "
+            "one standard error of the labelled difference."
+        )
 
 
 def with_caution(caution: float) -> str:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from edgefuse.bundle.manifest import Machine
 from edgefuse.compiler.candidates.built import Built
 from edgefuse.compiler.candidates.target_data import TargetData
+from edgefuse.compiler.evaluation.correction import Correction
 from edgefuse.compiler.evaluation.drops import drops
 from edgefuse.compiler.evaluation.evaluator import is_leaf
 from edgefuse.compiler.evaluation.runners import Runner, in_torch
+from edgefuse.compiler.model.splits import UNLABELLED
 from edgefuse.compiler.search import Combination, Search, SearchResult, StageFigure, SubsetDrop, once_a_file
 from edgefuse.compiler.timing import Timer
 from edgefuse.compiler.timing.figures import figures
@@ -91,13 +93,17 @@ def searched(
         found, refused = figures(data, stage, timer, machine)
         measured += found
         data = replace(data, candidates=data.candidates.without(refused))
+    unlabelled = data.evaluator(UNLABELLED) if UNLABELLED in subject.splits else None
     reference = data.validation.answers(in_torch(subject))
+    correction = Correction.of(subject, reference, unlabelled.answers(in_torch(subject)) if unlabelled else {})
     built = data.candidates.by_id
 
     def judge(combination: Combination) -> dict[str, SubsetDrop]:
-        """Run a fusion pass and return its paired drops against torch on the validation set."""
-        answers = data.validation.answers({s: data.runner(built[c]) for s, c in combination.items()})
-        return drops(subject, "validation", reference, answers)
+        """Run a fusion pass and return its paired drops against torch on the validation set, corrected."""
+        runners = {stage: data.runner(built[candidate]) for stage, candidate in combination.items()}
+        answers = data.validation.answers(runners)
+        found = drops(subject, "validation", reference, answers)
+        return correction.of_drops(found, answers, unlabelled.answers(runners) if unlabelled else {})
 
     settings, budget = subject.recipe.search, subject.budget
     search = Search(

@@ -4,8 +4,9 @@ An item is one spoken name of a stamp in one of eleven languages, with the stamp
 its target is the stamp's category. Several items share a stamp. All three inputs are real: pictures and captions by
 the authors of Tux Paint, names spoken by people (one or two per language, so the same voices are in all splits).
 
-Splits are dealt by stamp, and stamps of one thing stay together (`grouping`). Of every training stamp with more than
-one recording, one is kept out of training: the split `known`, for matching new recordings to known pictures.
+Items of a stamp are one group. Splits are dealt by stamp, and stamps of one thing stay together (`grouping`). Of every
+training stamp with more than one recording, one is kept out of training: the split `known`, for matching new recordings
+to known pictures.
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ class StampItems(MadeSamples):
 
     def _sample(self, index: int) -> Sample:
         inputs: dict[str, RawInput] = {"image": self.image(index), "audio": self.audio(index), "text": self.text(index)}
-        return Sample(inputs=inputs, target=self.stamp(index).category)
+        stamp = self.stamp(index)
+        return Sample(inputs=inputs, target=stamp.category, group=stamp.path)
 
 
 def load(settings: Settings = DEFAULT) -> Splits:

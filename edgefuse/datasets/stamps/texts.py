@@ -8,7 +8,7 @@ from edgefuse.datasets.sample import MadeSamples, Sample
 
 
 class MadeTexts(MadeSamples):
-    """Samples with a text alone, a pure function of seed and index; their targets mean nothing."""
+    """Samples with a text alone, a pure function of seed and index."""
 
     def __init__(self, count: int, seed: int) -> None:
         self._count = count
@@ -19,7 +19,7 @@ class MadeTexts(MadeSamples):
         return self._count
 
     def _sample(self, index: int) -> Sample:
-        return Sample(inputs={"text": self.text(index)}, target=0)
+        return Sample(inputs={"text": self.text(index)})
 
     @abstractmethod
     def text(self, index: int) -> str:

@@ -228,6 +228,7 @@ def beyond_the_table():
 def odd():
     calibration = items(10, 1, words=lambda rng: np.ones((1, 5), np.int32))
     validation = [item for item in items(20, 2) if item.target < 2]
+    calibration[3], validation[4] = (replace(item, group="pump 7") for item in (calibration[3], validation[4]))
     return Splits(calibration=calibration, validation=validation, test=[*items(20, 3), *validation[:2]], digest="odd")
 '''
 

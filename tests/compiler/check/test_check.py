@@ -246,6 +246,7 @@ def test_what_only_looks_odd_stands_in_nobodys_way(checked: Callable[..., Check]
     assert "'words' is the same in all 10 samples of 'calibration'" in said
     assert "no sample of 'validation' is of 'running': nothing is known about these classes" in said
     assert any(line.startswith("2 samples of 'test' have the inputs of samples of 'validation'") for line in said)
+    assert any(line.startswith("groups have samples in 'calibration' and in 'validation': 'pump 7'.") for line in said)
     assert found.exit_code == 0
 
 

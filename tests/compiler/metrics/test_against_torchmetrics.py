@@ -129,7 +129,9 @@ ALL = [(kind, name.replace("@k", "@3")) for kind, (_, known) in KINDS.items() fo
 
 def given(kind: type[Output], name: str) -> tuple[Output, Array, Array]:
     output, outputs, targets = DATA[kind]
-    if metric_of(output, name).against == "text":
+    if metric_of(output, name).against == "reference":
+        targets = outputs
+    elif metric_of(output, name).against == "text":
         targets = SPELLED
     elif kind is EmbeddingOutput and metric_of(output, name).against == "targets":
         targets = POINTS.astype(np.float64) + 0.1

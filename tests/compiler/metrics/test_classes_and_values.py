@@ -96,6 +96,6 @@ def test_an_unknown_metric_names_the_known_ones(name: str) -> None:
         of_classes(name)
     assert str(caught.value) == (
         f"there is no such metric of the output 'logits' (classes): got '{name}', expected accuracy or accuracy@k or "
-        "auroc or average_precision or balanced_accuracy or macro_f1 or macro_precision or macro_recall, or your own "
-        "'module:callable'."
+        "agreement or auroc or average_precision or balanced_accuracy or divergence or macro_f1 or macro_precision or "
+        "macro_recall, or your own 'module:callable'."
     )
