@@ -20,7 +20,7 @@ from edgefuse.stages.found.dependence import Labelled, labelled
 from edgefuse.stages.found.lowering import Lowered, lower, name_of, wholes
 from edgefuse.stages.found.naming import keywords, takes_any, takes_positions, unwrapped, values_of
 from edgefuse.stages.found.parts import Unsplittable, parts_of
-from edgefuse.stages.found.record import Found, Work, crossings_of, require_gain, required, shaped, share_of
+from edgefuse.stages.found.record import Found, Work, crossings_of, early_mask, require_gain, required, shaped, share_of
 from edgefuse.stages.found.traced import Traced, trace
 from edgefuse.stages.found.wiring import order_inputs, wired
 from edgefuse.stages.parametrized import in_float32, with_plain_weights
@@ -116,6 +116,7 @@ class _Search:
         if len(self._spec.modalities) == 1:
             return self._one(whole, "it has one modality")
         first = labelled(self._traced(()))
+        self._notes = (*self._notes, *early_mask(first))
         try:
             return self._divided(whole, first)
         except Unsplittable as reason:
@@ -146,7 +147,8 @@ class _Search:
         order_inputs(parts, model.traced, self._spec)
         try:
             lowered = [lower(part, parts, model) for part in parts]
-            drafts = list(zip(wired(parts, model.traced, self._spec), (one.module for one in lowered), strict=True))
+            specs = wired(parts, model.traced, self._spec)
+            drafts = list(zip(specs, (one.module for one in lowered), strict=True))
             with quiet():
                 shapes = held_to_module(
                     drafts,
@@ -158,7 +160,8 @@ class _Search:
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             raise Unsplittable(f"the stages cannot be run: {first_words(error)}") from error
         found = {key: dims(seen, self._spec) for key, seen in shapes.items()}
-        stages = with_twins([TorchStage(shaped(spec, found), module) for spec, module in drafts])
+        pairs = zip(specs, lowered, strict=True)
+        stages = with_twins([TorchStage(shaped(spec, found), one.module, lines=one.lines) for spec, one in pairs])
         stages = with_values(stages, tuple(self._values))
         why = model.traced.unbatched
         batch = (f"the model was traced for one sample: {why}",) if why else ()
