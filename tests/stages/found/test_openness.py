@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from edgefuse.bundle.spec import Bounded, tensor
 from edgefuse.stages.found import find
@@ -50,6 +51,20 @@ class Autocast(Pair):
             return super().forward(series, motion)
 
 
+class Checkpointed(Pair):
+    reentrant = False
+
+    def heard(self, x: Tensor) -> Tensor:
+        y: Tensor = checkpoint(super().heard, x, use_reentrant=self.reentrant)
+        return y
+
+
+class CheckpointedAgain(Checkpointed):
+    """In the older way, which warns that nothing is trained."""
+
+    reentrant = True
+
+
 class Causal(Pair):
     """Torch's own transformer under a mask, which it looks at the values of."""
 
@@ -64,7 +79,8 @@ class Causal(Pair):
         return y[:, -1]
 
 
-@pytest.mark.parametrize("module", [PooledWhole, Products, Autocast, Causal])
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")
+@pytest.mark.parametrize("module", [PooledWhole, Products, Autocast, Causal, Checkpointed, CheckpointedAgain])
 def test_encoders_are_found_behind_it(module: type[nn.Module]) -> None:
     made = find(module().eval(), described(SERIES, MOTION))
     assert [stage.spec.name for stage in made.stages] == ["series_encoder", "motion_encoder", "fusion"]
