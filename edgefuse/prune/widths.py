@@ -184,7 +184,10 @@ class _PortPruner(BasePruningFunc):  # type: ignore[misc]
 
 
 class _Joined(TorchFunctionMode):
-    """Puts ports before what no gradient reaches and is joined to channels: the graph counts what it sees only."""
+    """Puts ports before what no gradient reaches and is joined to channels: the graph counts what it sees only.
+
+    A gated linear unit is written as the halves that it takes, of which the graph knows nothing else.
+    """
 
     def __init__(self, ports: Iterable[nn.Module]) -> None:
         super().__init__()
@@ -195,6 +198,10 @@ class _Joined(TorchFunctionMode):
             tensors, dim = args[0], (*args[1:], (kwargs or {}).get("dim", 0))[0]
             if dim % tensors[0].dim() == tensors[0].dim() - 1:
                 args = ([self._seen(tensor) for tensor in tensors], *args[1:])
+        if func in (nn.functional.glu, torch._C._nn.glu):
+            x, dim = (*args, *(kwargs or {}).values(), -1)[:2]
+            value, gate = x.chunk(2, dim)
+            return value * gate.sigmoid()
         return func(*args, **(kwargs or {}))
 
     def _seen(self, tensor: Tensor) -> Tensor:
