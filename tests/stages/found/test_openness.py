@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from edgefuse.bundle.spec import Bounded, tensor
+from edgefuse.errors import ModelError
 from edgefuse.stages.found import find
 from tests.stages.found.models import MOTION, described
 
@@ -85,6 +86,20 @@ def test_encoders_are_found_behind_it(module: type[nn.Module]) -> None:
     made = find(module().eval(), described(SERIES, MOTION))
     assert [stage.spec.name for stage in made.stages] == ["series_encoder", "motion_encoder", "fusion"]
     assert not [note for note in made.notes if "one sample" in note]
+
+
+class HalfPrecision(Pair):
+    def heard(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return (x @ x.transpose(1, 2)).mean(2)
+
+
+def test_half_precision_within_a_model_is_refused_with_its_line() -> None:
+    with pytest.raises(
+        ModelError, match=r"under torch.autocast at 'test_openness.py:.*heard = self.heard.*bfloat16"
+    ) as caught:
+        find(HalfPrecision().eval(), described(FIXED, MOTION))
+    assert "enabled=self.training" in str(caught.value)
 
 
 class Shifted(Pair):
