@@ -1,9 +1,7 @@
-"""Torch-Pruning's graph of dependencies, which what it cannot follow does not end, and which looks at sizes once.
+"""Torch-Pruning's graph of dependencies, which is not ended by what it cannot follow.
 
-It tells which channels are which behind views, splits and joins by looking for the layers around them, for every group
-of channels anew: in a model that is unrolled over time there are hundreds of them, and of groups, too. Nothing changes
-until channels are removed. An operator that it takes for another one raises whatever it raises: only the channels that
-pass through that operator are affected.
+It takes operators that it does not know for others, such as the products of a scan that is written out, and then raises
+whatever it raises. Here only the channels that pass through such an operator are affected.
 """
 
 from __future__ import annotations
@@ -40,14 +38,12 @@ class Dependencies(DependencyGraph):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.unfollowed: set[Any] = set()
-        self._is_mapped = False
 
     def build_dependency(self, *args: Any, **kwargs: Any) -> Dependencies:
         """Trace a model; see `DependencyGraph`."""
         with _mapped_by(self._map):
             super().build_dependency(*args, **kwargs)
         _show_flattening(self)
-        self._is_mapped = False
         return self
 
     def get_pruning_group(self, module: nn.Module, pruning_fn: Any, idxs: Sequence[int]) -> Any:
@@ -60,18 +56,6 @@ class Dependencies(DependencyGraph):  # type: ignore[misc]
         """
         with _mapped_by(self._map):
             return super().get_pruning_group(module, pruning_fn, idxs)
-
-    def remove(self, module: nn.Module, pruning_fn: Any, channels: Sequence[int]) -> None:
-        """Take channels away from every layer that shares them, in place.
-
-        Args:
-            module: that makes them.
-            pruning_fn: that takes them away from it.
-            channels: of its output.
-        """
-        self._is_mapped = False
-        self.get_pruning_group(module, pruning_fn, channels).prune(record_history=False)
-        self._is_mapped = False
 
     def groups(self, roots: tuple[type[nn.Module], ...]) -> Iterator[tuple[nn.Module, int, Any]]:
         """Yield each layer with two channels or more that no layer before shares, their number, and their group.
@@ -98,15 +82,12 @@ class Dependencies(DependencyGraph):  # type: ignore[misc]
             yield layer, channels, group
 
     def _map(self, _: Any) -> None:
-        if self._is_mapped:
-            return
         for node in self.module2node.values():
             if node.type in _UPDATES:
                 try:
                     _UPDATES[node.type](self, node)
                 except FAILURES:
                     self.unfollowed.add(node)
-        self._is_mapped = True
 
 
 @contextmanager

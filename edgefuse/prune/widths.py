@@ -78,7 +78,7 @@ class Width:
         """Take units away from every layer that shares them, in place."""
         channels = sorted(channel for unit in units for channel in self.units[unit])
         root = self.group[0].dep
-        self.group._DG.remove(root.target.module, root.handler, channels)
+        self.group._DG.get_pruning_group(root.target.module, root.handler, channels).prune(record_history=False)
 
 
 @dataclass(frozen=True)
@@ -349,8 +349,12 @@ def _coupled(graph: Any, root: Any, channels: int) -> list[list[int]]:
 
     if all(len(closure(channel)) == 1 for channel in {0, channels // 2, channels - 1}):
         return [[channel] for channel in range(channels)]
-    found = {tuple(closure(channel)) for channel in range(channels)}
-    return [list(unit) for unit in sorted(found)]
+    found: list[list[int]] = []
+    left = set(range(channels))
+    while left:  # a unit is looked for once: in a model that is written out over time that takes long
+        found.append(closure(min(left)))
+        left -= set(found[-1])
+    return sorted(found)
 
 
 def _slices(graph: Any, item: Any, owner: Tensor, leaves: dict[type[nn.Module], Leaf]) -> Iterator[Slice]:
