@@ -26,6 +26,7 @@ from torch import nn
 from edgefuse.bundle.manifest import Machine, members
 from edgefuse.bundle.spec import ModelSpec
 from edgefuse.bundle.writer import write_bundle
+from edgefuse.compiler import forkserver
 from edgefuse.compiler import workers as worker_kinds
 from edgefuse.compiler.candidates.build import Builder
 from edgefuse.compiler.candidates.golden import golden_inputs
@@ -173,6 +174,7 @@ def _compiled(
     jobs: int = 1,
     engine: str = "local",
 ) -> CompileResult:
+    forkserver.leave_imported_script()
     started = time.perf_counter()
     folder = Path(out).absolute()
     _check_output(folder)

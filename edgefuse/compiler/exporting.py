@@ -19,6 +19,7 @@ from edgefuse.bundle.manifest import Rung, members
 from edgefuse.bundle.scheme import Scheme
 from edgefuse.bundle.spec import ModelSpec, StageSpec
 from edgefuse.bundle.writer import write_bundle
+from edgefuse.compiler import forkserver
 from edgefuse.compiler import workers as worker_kinds
 from edgefuse.compiler.candidates.build import Builder
 from edgefuse.compiler.candidates.built import FLOAT, candidate_id
@@ -159,6 +160,7 @@ def _exported(
     cache: Path | str | None = None,
     progress: Progress = silent,
 ) -> ExportResult:
+    forkserver.leave_imported_script()
     bundle, schemes = Path(out), schemes or {}
     store = open_cache(Path(cache) if cache else default_folder())
     target = recipe.compile.targets[0]

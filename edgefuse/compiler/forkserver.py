@@ -16,6 +16,9 @@ from contextlib import contextmanager
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """The environment that a worker starts with: as many workers as cores, a thread each."""
 
+UNGUARDED = 79
+"""The exit code of a worker that came to a compile again while it imported the script that had started it."""
+
 _IMPORTED = ["edgefuse.compiler.preloaded"]
 
 if sys.platform == "win32":
@@ -33,6 +36,16 @@ def start() -> None:
     CONTEXT.set_forkserver_preload(_IMPORTED)
     with one_thread():
         forkserver.ensure_running()
+
+
+def leave_imported_script() -> None:
+    """End this process if it is a worker that is only importing the user's script, which compiles when it is imported.
+
+    A worker imports the script to find the classes of the model. One that compiled, too, would do all work twice, and
+    be refused by `multiprocessing` with a page of its own when it came to start workers.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as `multiprocessing` itself asks
+        os._exit(UNGUARDED)
 
 
 @contextmanager

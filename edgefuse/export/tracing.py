@@ -5,7 +5,6 @@ What exporters print goes to the log of `stages.silence`.
 
 from __future__ import annotations
 
-import re
 import traceback
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -18,13 +17,12 @@ from torch.export import ExportedProgram
 from edgefuse.errors import ExportError
 from edgefuse.export.torch.forms import COMMON, Table, apply_forms
 from edgefuse.export.torch.tables import without_projections
+from edgefuse.stages.lines import tell_lines
 from edgefuse.stages.openness import kept_open
-from edgefuse.stages.silence import advice, at, first_words, last_of_user, quiet, user_line
+from edgefuse.stages.silence import advice, at, first_words, line_of, quiet, user_line
 from edgefuse.stages.stage import TorchStage
 
 __all__ = ["first_words", "named_operators", "node_of", "quiet", "trace", "user_line"]
-
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
 
 
 def trace(
@@ -50,6 +48,7 @@ def trace(
         with quiet(), kept_open(), around or nullcontext():
             module = without_projections(stage.module)
             program = torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes, strict=False)
+            tell_lines(program.graph, stage)
             return apply_forms(program, forms)
     except ExportError:
         raise
@@ -63,7 +62,7 @@ def trace(
 
 def named_operators(nodes: Iterable[torch.fx.Node], stage: TorchStage) -> tuple[str, ...]:
     """Name what nodes compute, sorted: each operator with its module and the user's line that asked for it."""
-    return tuple(sorted({_named(node, type(stage.module).__name__) for node in nodes}))
+    return tuple(sorted({_named(node, stage) for node in nodes}))
 
 
 def node_of(error: BaseException) -> tuple[torch.fx.Node, ...]:
@@ -72,8 +71,9 @@ def node_of(error: BaseException) -> tuple[torch.fx.Node, ...]:
     return tuple(node for node in held if isinstance(node, torch.fx.Node))[-1:]
 
 
-def _named(node: torch.fx.Node, whole: str) -> str:
-    frames = [(match["file"], int(match["line"])) for match in _FRAME.finditer(node.meta.get("stack_trace") or "")]
+def _named(node: torch.fx.Node, stage: TorchStage) -> str:
     stack = node.meta.get("nn_module_stack") or {}
+    whole = stage.spec.name if stage.lines else type(stage.module).__name__
     module = next((path for path, _ in reversed(stack.values())), "") or whole
-    return f"{node.meta.get('original_aten') or node.target} in '{module}'{at(last_of_user(frames))}"
+    line = line_of(node.meta.get("stack_trace"))
+    return f"{node.meta.get('original_aten') or node.target} in '{module}'{at(line)}"

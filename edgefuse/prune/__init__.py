@@ -4,6 +4,7 @@
 - `generated`: training examples made from a stage's spec alone;
 - `multihead`: `nn.MultiheadAttention` with fewer heads;
 - `leaves`: layers that the dependency graph cannot look into;
+- `dependencies`: the graph of channels that go together, as Torch-Pruning builds it;
 - `widths`: which channels go together;
 - `importance`: which channels matter;
 - `sizes`: sizes that a forward pass writes down, pinned;

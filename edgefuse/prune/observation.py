@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from edgefuse.prune.sizes import sized, tensors_in
+from edgefuse.stages.openness import without_checkpoints
 
 _MATMUL = {torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm, torch.Tensor.bmm, torch.einsum}
 _SOFTMAX = {functional.softmax, torch.softmax, torch.Tensor.softmax}
@@ -184,7 +185,7 @@ def observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> Observation:
     """
     stack: list[Scope] = []
     observer = _Observer(module, stack)
-    with torch.enable_grad(), _scoped(module, stack), observer:
+    with without_checkpoints(), torch.enable_grad(), _scoped(module, stack), observer:
         module(*inputs)
     return observer.seen
 

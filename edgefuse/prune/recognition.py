@@ -41,7 +41,9 @@ def attentions_of(stage: TorchStage, batches: Sequence[tuple[Tensor, ...]]) -> l
                 break
     found: dict[tuple[str, ...], Attention] = {}
     for number, attended in enumerate(seen[0].attended if seen else []):
-        attention = _attention(stage.module, seen, number, attended)
+        attention = None
+        with suppress(*FAILURES):  # what only looks like attention is left to the dependency graph
+            attention = _attention(stage.module, seen, number, attended)
         if attention is not None and not any(attention.layers & set(names) for names in found):
             found[tuple(sorted(attention.layers))] = attention
     return list(found.values())

@@ -10,21 +10,22 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch_pruning import DependencyGraph
 from torch_pruning.ops import OPTYPE
 from torch_pruning.pruner.function import BasePruningFunc
 
 from edgefuse.errors import PruneError, cited
+from edgefuse.prune.attention import FAILURES
+from edgefuse.prune.dependencies import Dependencies
 from edgefuse.prune.importance import Ranked, Slice
 from edgefuse.prune.leaves import FixedLeaf, Leaf, leaves_of, standing_in
 from edgefuse.prune.pruner import INTERFACE
 from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.openness import without_checkpoints
 from edgefuse.stages.stage import TorchStage, outputs_of
 
 _MOST_CONSTANTS = 16
@@ -124,11 +125,16 @@ def widths_of(
     sharers = Counter(id(parameter) for _, parameter in stage.module.named_parameters(remove_duplicate=False))
     widths: list[Width] = []
     kept: list[Kept] = []
-    for group in graph.get_all_groups(root_module_types=roots):
-        if len(group[0].idxs) < 2 or _is_inside(graph, group, outward, inward):
-            continue
-        name = names[id(group[0].dep.target.module)]
-        made = _width(graph, group, leaves, name)
+    for layer, channels, group in graph.groups(roots):
+        name = names[id(layer)]
+        try:
+            if isinstance(group, Exception):
+                raise group
+            if _is_inside(graph, group, outward, inward):
+                continue
+            made = _width(graph, group, leaves, name)
+        except FAILURES:  # the graph takes an operator for another one: the rest of it is well
+            made = f"'{name}' keeps its {channels} channels: an operator on the way cannot be followed"
         if isinstance(made, Width) and _is_torn(made, sharers):
             made = (
                 f"'{name}' keeps its {len(made.units)} channels: another layer has the same weights, and other channels"
@@ -136,7 +142,7 @@ def widths_of(
         if isinstance(made, Width):
             widths.append(made)
         else:
-            kept.append(Kept(name, "channels", len(group[0].idxs), made))
+            kept.append(Kept(name, "channels", channels, made))
     return widths, kept
 
 
@@ -178,7 +184,10 @@ class _PortPruner(BasePruningFunc):  # type: ignore[misc]
 
 
 class _Joined(TorchFunctionMode):
-    """Puts ports before what no gradient reaches and is joined to channels: the graph counts what it sees only."""
+    """Puts ports before what no gradient reaches and is joined to channels: the graph counts what it sees only.
+
+    A gated linear unit is written as the halves that it takes, of which the graph knows nothing else.
+    """
 
     def __init__(self, ports: Iterable[nn.Module]) -> None:
         super().__init__()
@@ -189,6 +198,10 @@ class _Joined(TorchFunctionMode):
             tensors, dim = args[0], (*args[1:], (kwargs or {}).get("dim", 0))[0]
             if dim % tensors[0].dim() == tensors[0].dim() - 1:
                 args = ([self._seen(tensor) for tensor in tensors], *args[1:])
+        if func in (nn.functional.glu, torch._C._nn.glu):
+            x, dim = (*args, *(kwargs or {}).values(), -1)[:2]
+            value, gate = x.chunk(2, dim)
+            return value * gate.sigmoid()
         return func(*args, **(kwargs or {}))
 
     def _seen(self, tensor: Tensor) -> Tensor:
@@ -221,13 +234,18 @@ class _Ported(nn.Module):
         return tuple(port(x) for port, x in zip(self.exits, outputs_of(result), strict=True))
 
 
-def _traced(stage: TorchStage, leaves: dict[type[nn.Module], Leaf]) -> Any:
+def _traced(stage: TorchStage, leaves: dict[type[nn.Module], Leaf]) -> Dependencies:
     model = _Ported(stage).eval().requires_grad_()
     feeds = next(example_feeds(stage))
     tensors = tuple(torch.tensor(feeds[port.tensor.name]) for port in stage.spec.inputs)
-    graph = DependencyGraph()
+    graph = Dependencies()
     try:
-        with standing_in(stage.module, leaves), torch.enable_grad(), warnings.catch_warnings():
+        with (
+            without_checkpoints(),
+            standing_in(stage.module, leaves),
+            torch.enable_grad(),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             graph.build_dependency(
                 model,
@@ -237,26 +255,13 @@ def _traced(stage: TorchStage, leaves: dict[type[nn.Module], Leaf]) -> Any:
                 customized_pruners={**leaves, _Port: _PortPruner()},
                 verbose=False,
             )
-    except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
+    except (*FAILURES, KeyError) as error:
         raise PruneError(
             f"the dependencies between the layers of the stage '{stage.spec.name}' cannot be traced",
             got=cited(error),
             fix="use another method of pruning for this stage",
         ) from error
-    _show_flattening(graph)
     return graph
-
-
-def _show_flattening(graph: Any) -> None:
-    """Tell the graph what its reshapes took: torch calls the attribute that it looks for differently by now.
-
-    Without it, no map that is flattened into a vector can be told from a view of heads, once any linear layer of the
-    model works on a sequence.
-    """
-    for node in graph.module2node.values():
-        sizes = getattr(node.grad_fn, "_saved_self_sym_sizes", None)
-        if node.type == OPTYPE.RESHAPE and sizes is not None and len(sizes) == 4:
-            node.grad_fn = SimpleNamespace(_saved_self_sizes=tuple(int(size) for size in sizes))
 
 
 def _free_parameters(model: nn.Module, leaves: dict[type[nn.Module], Leaf]) -> list[tuple[nn.Parameter, int]]:
@@ -289,12 +294,16 @@ def _width(graph: Any, group: Any, leaves: dict[type[nn.Module], Leaf], name: st
     for number, unit in enumerate(units):
         owner[list(unit)] = number
     slices = tuple(part for item in group.items for part in _slices(graph, item, owner, leaves))
+    if any(len(part.positions) and int(part.positions.max()) >= part.parameter.shape[part.axis] for part in slices):
+        return f"'{name}' keeps its {channels} channels: an operator on the way mixes or repeats them"
     return Width(name, tuple(tuple(unit) for unit in units), Ranked(len(units), slices), group)
 
 
 def _why_fixed(graph: Any, item: Any, leaves: dict[type[nn.Module], Leaf]) -> str:
     """Say why a member of a group keeps its width: an interface, a fixed leaf, groups, a shape of its own."""
     layer = item.dep.target.module
+    if item.dep.target in graph.unfollowed:
+        return "an operator on the way cannot be followed"
     if _outruns(graph, item):
         return "an operator on the way mixes or repeats them"
     if isinstance(layer, _Port):
@@ -340,8 +349,12 @@ def _coupled(graph: Any, root: Any, channels: int) -> list[list[int]]:
 
     if all(len(closure(channel)) == 1 for channel in {0, channels // 2, channels - 1}):
         return [[channel] for channel in range(channels)]
-    found = {tuple(closure(channel)) for channel in range(channels)}
-    return [list(unit) for unit in sorted(found)]
+    found: list[list[int]] = []
+    left = set(range(channels))
+    while left:  # a unit is looked for once: in a model that is written out over time that takes long
+        found.append(closure(min(left)))
+        left -= set(found[-1])
+    return sorted(found)
 
 
 def _slices(graph: Any, item: Any, owner: Tensor, leaves: dict[type[nn.Module], Leaf]) -> Iterator[Slice]:

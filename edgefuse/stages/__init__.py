@@ -14,5 +14,6 @@
 - `openness`: what torch would trace otherwise than it is computed;
 - `recurrent`: layers over any number of steps, while torch traces them;
 - `silence`: libraries that trace kept quiet, and their errors as the user's own line;
+- `lines`: the user's own lines behind the operators of a stage whose code torch wrote;
 - `agreement`: a file against torch.
 """

@@ -85,8 +85,11 @@ def _example(stage: TorchStage, index: int, variant: int, seed: int, masks: Sequ
     pool = outside_values([stage], index, variant=variant, seed=seed, masks=masks)
     for port in stage.spec.inputs:
         if port.source.kind in ("stage", "state"):
-            shape = _shape(port.tensor, variant)
-            pool[port.source.key] = _rng(seed, index, port.source.key).standard_normal(shape, np.float32)
+            shape, rng = _shape(port.tensor, variant), _rng(seed, index, port.source.key)
+            known = _known(stage).get(port.source.key)
+            pool[port.source.key] = (
+                rng.standard_normal(shape, np.float32) if known is None else generated(known, shape, "float32", rng)
+            )
     values = {port.tensor.name: pool[port.source.key] for port in stage.spec.inputs}
     return silenced(stage.spec, values, _columns_alone(stage.spec))
 

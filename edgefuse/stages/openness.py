@@ -3,7 +3,8 @@
 A pool over all of its input is written with a kernel as large as that, and torch takes a kernel's size for a constant;
 the order of a product of three tensors is chosen by their sizes, which makes numbers of them, too. `torch.autocast`
 that is switched off becomes an operator that hides what is computed within it. Torch's transformers look at the values
-of a mask to see whether it is causal, which is a hint alone. And Python makes a plain number of whatever `len` returns,
+of a mask to see whether it is causal, which is a hint alone. Checkpoints, which save memory in training, hide what is
+computed within them. And Python makes a plain number of whatever `len` returns,
 which fixes the size for all calls to come: most often that of the batch, in `expand(len(x), -1, -1)`.
 """
 
@@ -20,12 +21,13 @@ from torch.amp.autocast_mode import autocast
 from torch.nn import functional
 from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
 
 
 @contextmanager
 def kept_open() -> Iterator[None]:
     """Within it, torch traces what is computed, and keeps open what it can."""
-    with _open_lengths(), _without_idle_autocast(), _without_look_at_masks(), _Open():
+    with _open_lengths(), _without_idle_autocast(), _without_look_at_masks(), without_checkpoints(), _Open():
         yield
 
 
@@ -117,6 +119,27 @@ def _without_look_at_masks() -> Iterator[None]:
         yield
     finally:
         transformer._detect_is_causal_mask = look
+
+
+@contextmanager
+def without_checkpoints() -> Iterator[None]:
+    """Let functions under `torch.utils.checkpoint` be called as they are: nothing is computed backward."""
+
+    class Plain:
+        @staticmethod
+        def apply(function: Callable[..., Any], _: bool, *args: Any) -> Any:
+            return function(*args)
+
+    def before_and_after(*_: Any, **__: Any) -> Iterator[None]:
+        yield
+
+    kept = checkpoint.CheckpointFunction, checkpoint._checkpoint_without_reentrant_generator
+    checkpoint.CheckpointFunction = Plain  # type: ignore[misc, assignment]
+    checkpoint._checkpoint_without_reentrant_generator = before_and_after
+    try:
+        yield
+    finally:
+        checkpoint.CheckpointFunction, checkpoint._checkpoint_without_reentrant_generator = kept  # type: ignore[misc]
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from edgefuse.errors import cited
 
 logger = logging.getLogger(__name__)
 
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _OWN = Path(__file__).parents[1]
 _SITES = {Path(sysconfig.get_paths()[scheme]) for scheme in ("purelib", "platlib")} | {Path(torch.__file__).parents[1]}
@@ -133,6 +134,11 @@ def last_of_user(frames: list[tuple[str, int]]) -> str:
         if path.is_file() and not _is_between(path):
             return f"{path.name}:{number}: {linecache.getline(file, number).strip()}"
     return ""
+
+
+def line_of(stack_trace: str | None) -> str:
+    """Return the last line of the user's own code in a stack as torch writes it on the nodes of a graph."""
+    return last_of_user([(match["file"], int(match["line"])) for match in _FRAME.finditer(stack_trace or "")])
 
 
 def _is_between(path: Path) -> bool:

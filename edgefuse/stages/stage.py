@@ -57,7 +57,8 @@ class TorchStage:
     tensor, or a tuple in the order of `spec.outputs`. The module is in eval mode. A pruned variant of a stage is a
     stage with the same wiring, another module, and `pruning`. `values` says what inputs from outside look like, as far
     as that is known. `alike` is the name of the first stage that is the same module with the same ports, if there is an
-    earlier one: files of both bear its name, so that what is equal is stored once.
+    earlier one: files of both bear its name, so that what is equal is stored once. `lines` says which lines of
+    the user's code asked for the operators of a graph that was cut out of a model's: see `lines.py`.
     """
 
     spec: StageSpec
@@ -65,6 +66,7 @@ class TorchStage:
     pruning: Pruning | None = None
     values: tuple[InputValues, ...] = ()
     alike: str = ""
+    lines: tuple[str, ...] = ()
 
     @property
     def file_name(self) -> str:

@@ -215,6 +215,19 @@ def test_a_class_of_a_notebook_in_other_processes_is_one_sentence(scale: str, me
     assert "or compile with" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.exhaustive
+def test_a_script_that_compiles_when_it_is_imported_is_one_sentence(tmp_path: Path) -> None:
+    code = textwrap.dedent(NOTEBOOK).replace("JOBS", "2").replace("lambda x: x * 2", "nn.Identity()")
+    (tmp_path / "script.py").write_text(code, encoding="utf-8")
+    variables = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "script.py", str(tmp_path / "out"), str(tmp_path / "cache")]
+    done = subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "came to the compile again" in done.stderr.splitlines()[-1]
+    assert 'Fix: write `if __name__ == "__main__":` around it, or compile with one job' in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 CELL = """
 def body(net, x):
     return x * net.factor + offset()

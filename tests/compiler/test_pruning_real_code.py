@@ -18,6 +18,7 @@ from edgefuse.compiler.recovery.forms import recovered
 from edgefuse.compiler.recovery.rehearsal import Rehearse
 from edgefuse.compiler.workers import Settings, create
 from edgefuse.datasets.cache import Cache
+from tests.compiler.hurry import hurried
 from tests.compiler.subjects import subject_of
 
 MODEL = '''
@@ -262,3 +263,13 @@ def test_it_compiles_and_the_report_says_what_is_not_pruned(recipe: Path, cache:
     page = result.report_html.read_text(encoding="utf-8")
     assert "What is not pruned" in page
     assert "keeps its 32 channels" in page
+
+
+@pytest.mark.exhaustive
+def test_both_stages_have_pruned_files_for_tflite(recipe: Path, cache: Cache, tmp_path: Path) -> None:
+    with hurried():
+        result = compile(recipe, tmp_path, targets=["tflite"], cache=cache.folder)
+    report = msgspec.json.decode(result.report_json.read_bytes())
+    held = {row["candidate"] for row in report["golden"] if row["target"] == "tflite" and row["ok"]}
+    stages, prunings = ("audio_encoder", "fusion"), ("structured50", "hidden50")
+    assert {f"{stage}.{pruning}.float" for stage in stages for pruning in prunings} <= held

@@ -84,6 +84,24 @@ class Spectral(nn.Module):
         return found
 
 
+def filtered(x: Tensor) -> Tensor:
+    """Keep the low frequencies, put into zeros as operators of Fourier layers (arXiv:2010.08895) are written."""
+    spectrum = torch.fft.rfft(x, n=60, dim=1)
+    low = torch.zeros(x.shape[0], 31, 4, dtype=torch.cfloat)
+    low[:, :7] = spectrum[:, :7] * 2
+    high = torch.zeros_like(low)
+    high[:, -3] = spectrum[:, -3].conj()
+    joined = torch.cat([low + high, torch.where(x[:, :1] > 0, low, high)], 2)
+    found: Tensor = torch.fft.irfft(joined, n=60, dim=1)
+    return found
+
+
+def matrices(x: Tensor, size: int) -> Tensor:
+    """Return well-conditioned matrices [1, matrices, size, size] of what a sequence holds."""
+    count = x.numel() // size**2
+    return x.flatten()[: count * size**2].reshape(1, count, size, size) + 4 * torch.eye(size)
+
+
 def turned(x: Tensor) -> Tensor:
     """Return pairs of channels turned by angles that grow with the step, as positions of transformers are written."""
     angles = torch.polar(torch.ones(30, 2), torch.arange(60.0).reshape(30, 2))
@@ -165,6 +183,10 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[..., Any], tuple[Callable[[], n
     "fft, filled up": (SEQUENCE, lambda x: torch.fft.ifft(torch.fft.rfft(x, n=40, dim=1), n=25, dim=1).imag, ()),
     "spectra of two axes": (SEQUENCE, lambda x: torch.fft.irfft2(torch.fft.rfft2(x, norm="ortho") * 2), ()),
     "spectra of spectra": (SEQUENCE, lambda x: torch.fft.fft(torch.fft.fft(x, dim=-1), dim=-2).real, ()),
+    "low frequencies": (SEQUENCE, filtered, ()),
+    "inverse of two rows": (SEQUENCE, lambda x: torch.linalg.inv(matrices(x, 2)), ()),
+    "inverse of three rows": (SEQUENCE, lambda x: torch.inverse(matrices(x, 3)), ()),
+    "inverse of four rows": (SEQUENCE, lambda x: torch.linalg.inv(matrices(x, 4)), ()),
     "complex weights": (SEQUENCE, lambda part, x: part(x), (Spectral,)),
     "turned positions": (SEQUENCE, turned, ()),
     "mean of unequal regions of a volume": (VOLUME, lambda x: functional.adaptive_avg_pool3d(x, (3, 5, 4)), ()),
@@ -206,7 +228,7 @@ LACKING = {
     *(aten.stft.default, aten.fft_rfft.default, aten.complex.default, aten.eye.default, aten.sort.default),
     *(aten.adaptive_max_pool2d.default, aten.adaptive_max_pool1d.default, aten.embedding_bag.padding_idx),
     *(aten.quantile.scalar, aten.quantile.default, aten.upsample_nearest2d.vec, aten._upsample_nearest_exact2d.vec),
-    aten.bilinear.default,
+    *(aten.bilinear.default, aten.linalg_inv.default, aten.inverse.default),
     *(aten.median.dim, aten.kthvalue.default, aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool1d.default),
 }
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
+from onnxscript.rewriter._matcher import SimplePatternMatcher
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
@@ -49,6 +52,16 @@ class TwoParts(Attends):
         parts = x.reshape(1, x.shape[1], 2, HEADS, 2).permute(2, 0, 3, 1, 4)
         y = torch.softmax(parts[0] @ parts[0].transpose(-1, -2), dim=-1) @ parts[1]
         return torch.cat([y[:, :, 0].flatten(1)] * 2, dim=1)
+
+
+class Steps(Attends):
+    """A recurrence that is written out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x[:, 0]
+        for step in range(1, x.shape[1]):
+            y = torch.tanh(y + x[:, step])
+        return y
 
 
 class T5(nn.Module):
@@ -102,3 +115,18 @@ def test_t5_answers_as_in_torch(target: str, steps: spec.Dim) -> None:
 def test_another_number_of_parts_is_left_alone() -> None:
     lowered = OnnxTarget().lower(stage_of(TwoParts(6)))
     assert kinds(lowered)["Split"] == 0
+
+
+def test_parts_are_looked_for_where_a_projection_is_cut_not_in_all_combinations_of_nodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[object] = []
+    match = SimplePatternMatcher._multi_match
+
+    def counted(self: SimplePatternMatcher, nodes: Iterable[ir.Node], check_removable: bool) -> object:
+        tried.append(nodes)
+        return match(self, nodes, check_removable)
+
+    monkeypatch.setattr(SimplePatternMatcher, "_multi_match", counted)
+    assert kinds(OnnxTarget().lower(stage_of(Steps(24))))["Gather"] == 24
+    assert not tried

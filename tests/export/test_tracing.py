@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from edgefuse.bundle.spec import Source, StageInput, StageOutput, StageSpec, TensorSpec
+from edgefuse.bundle.spec import (
+    EmbeddingOutput,
+    ModelSpec,
+    Source,
+    StageInput,
+    StageOutput,
+    StageSpec,
+    TensorSpec,
+    tensor,
+)
 from edgefuse.errors import ExportError
 from edgefuse.export import tracing
 from edgefuse.registry import create
 from edgefuse.stages import silence
+from edgefuse.stages.found import find
 from edgefuse.stages.stage import TorchStage
 
 
@@ -105,6 +116,31 @@ def test_a_refusal_is_one_sentence_with_the_users_line(
     assert said.count("Fix: ") == 1
     assert len(said) < 700
     assert capfd.readouterr() == ("", "")
+
+
+class Both(nn.Module):
+    """Fuses in its own forward pass, with an operator that no target has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sound, self.motion = nn.Linear(8, 16), nn.Linear(6, 16)
+
+    def forward(self, sound: Tensor, motion: Tensor) -> Tensor:
+        both = self.sound(sound).relu() + self.motion(motion).relu()
+        y: Tensor = torch.special.bessel_j0(both)
+        return y
+
+
+@pytest.mark.parametrize("target", ["onnx", "tflite"])
+def test_a_line_of_the_models_own_forward_pass_is_told_of_a_found_stage(target: str) -> None:
+    modalities = (tensor("sound", shape=(1, 8)), tensor("motion", shape=(1, 6)))
+    spec = ModelSpec(name="both", modalities=modalities, outputs=(EmbeddingOutput(size=16),))
+    *_, fusion = pickle.loads(pickle.dumps(find(Both().eval(), spec).stages))
+    with pytest.raises(ExportError) as caught:
+        create("targets", target).lower(fusion)
+    said = str(caught.value)
+    assert "aten.special_bessel_j0.default in 'fusion' at 'test_tracing.py:" in said
+    assert "torch.special.bessel_j0(both)" in said
 
 
 def test_what_a_tool_prints_and_raises_is_in_the_debug_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -156,6 +156,25 @@ class GatedInOne(Gated):
         return y
 
 
+class GatedChannels(nn.Module):
+    """The gate of a Conformer's convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.middle = nn.Conv1d(5, 64, 1), nn.Conv1d(32, 32, 3, padding=1, groups=32)
+        self.leave = nn.Conv1d(32, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.leave(torch.relu(self.middle(nn.functional.glu(self.enter(x.mT), dim=1)))).mean(2)
+        return y
+
+
+class PooledInPairs(Gated):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.leave(nn.functional.avg_pool1d(self.enter(x).unsqueeze(1), 2).squeeze(1))
+        return y
+
+
 class Recurrent(nn.Module):
     def __init__(self, kind: type[nn.RNNBase], *, bidirectional: bool, layers: int = 1) -> None:
         super().__init__()
@@ -222,16 +241,19 @@ def test_an_attention_that_cannot_be_cut_is_left_alone_and_named(
     assert pruned.hidden[0].out_features == 32
 
 
-def test_gated_units_lose_both_halves(stage_of: Any, examples_of: Any) -> None:
-    stage = stage_of(Gated(), (1, 5))
+@pytest.mark.parametrize(("module", "shape"), [(Gated, (1, 5)), (GatedInOne, (1, 5)), (GatedChannels, (1, 9, 5))])
+def test_gated_units_lose_both_halves(
+    stage_of: Any, examples_of: Any, module: type[nn.Module], shape: tuple[int, ...]
+) -> None:
+    stage = stage_of(module(), shape)
     pruned: Any = StructuredPruner().prune(stage, _step(0.5), examples_of(stage))
-    assert (pruned.enter.out_features, pruned.leave.in_features) == (32, 16)
+    assert (pruned.enter.weight.shape[0], pruned.leave.weight.shape[1]) == (32, 16)
     inputs, _ = examples_of(stage).batch(range(2))
     assert pruned(*inputs).shape == (2, 3)
 
 
 def test_an_operator_that_hides_which_channels_go_together_keeps_its_width(stage_of: Any, examples_of: Any) -> None:
-    stage = stage_of(GatedInOne(), (1, 5))
+    stage = stage_of(PooledInPairs(), (1, 5))
     with pytest.raises(PruneError, match="holds nothing that 'structured' can prune"):
         StructuredPruner().prune(stage, _step(0.5), examples_of(stage))
 

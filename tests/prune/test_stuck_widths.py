@@ -64,3 +64,37 @@ def test_a_width_that_runs_narrower_but_wrong_stays(stage_of: Any, examples_of: 
     assert "it takes other channels for those that are left" in stuck.reason
     pruned: Any = apply_steps(stage, [PruningStep(method="structured", ratio=0.5)], examples_of(stage))
     assert (pruned.enter.out_features, pruned.middle.out_features) == (32, 24)
+
+
+class Scanned(nn.Module):
+    """A selective scan in plain torch (as Mamba's, arXiv:2312.00752), whose products the dependency graph mistakes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.both, self.pace = nn.Linear(16, 32), nn.Linear(32, 16), nn.Linear(32, 32)
+        self.decay, self.direct = nn.Parameter(-torch.rand(32, 8)), nn.Parameter(torch.ones(32))
+        self.out, self.wide, self.narrow = nn.Linear(32, 32), nn.Linear(32, 64), nn.Linear(64, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        write, read = self.both(x).chunk(2, -1)
+        pace = nn.functional.softplus(self.pace(x))
+        kept = torch.exp(pace[..., None] * self.decay)
+        added = pace[..., None] * write[:, :, None, :] * x[..., None]
+        state, found = x.new_zeros(len(x), 32, 8), []
+        for step in range(x.shape[1]):
+            state = kept[:, step] * state + added[:, step]
+            found.append(torch.einsum("bdn,bn->bd", state, read[:, step]))
+        y: Tensor = torch.stack(found, 1) + x * self.direct
+        y = y + self.narrow(torch.relu(self.wide(self.out(y))))
+        return y.mean(1)
+
+
+def test_what_the_dependency_graph_cannot_follow_stays_and_the_rest_is_narrowed(
+    stage_of: Any, examples_of: Any
+) -> None:
+    stage = stage_of(Scanned(), (1, 24, 16))
+    stuck = {verdict.name: verdict.reason for verdict in try_widths(stage) if not verdict.narrows}
+    assert stuck["enter"] == "'enter' keeps its 32 channels: an operator on the way cannot be followed"
+    pruned: Any = apply_steps(stage, [PruningStep(method="structured", ratio=0.5)], examples_of(stage))
+    assert (pruned.enter.out_features, pruned.out.out_features, pruned.wide.out_features) == (32, 16, 32)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgefuse.compiler import forkserver
 from edgefuse.compiler import workers as worker_kinds
 from edgefuse.compiler.candidates.golden import golden_inputs
 from edgefuse.compiler.candidates.schemes import check_schemes
@@ -75,6 +76,7 @@ def check(
         RecipeError, ModelError, DataError: the recipe, the model or the data cannot be opened at all.
         CacheError, EngineError: the cache, or processes, cannot be used.
     """
+    forkserver.leave_imported_script()
     began = time.perf_counter()
     path = Path(recipe)
     wanted = recipe_for(path, targets)

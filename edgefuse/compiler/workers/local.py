@@ -126,6 +126,12 @@ class LocalWorkers:
         """Let a dead worker go; give up if it was the last that its job may have."""
         self._workers.remove(worker)
         died_of = worker.dismiss(at_once=True)
+        if worker.exit_code == forkserver.UNGUARDED:
+            raise EngineError(
+                f"{job}: its worker imported the script that compiles, and came to the compile again",
+                got="a compile with several jobs that runs when the script is imported",
+                fix='write `if __name__ == "__main__":` around it, or compile with one job',
+            )
         if deaths > self._settings.retries:
             raise EngineError(
                 f"{job}: this job crashed its worker {deaths} time{'s' * (deaths > 1)}",
@@ -203,7 +209,12 @@ class _Worker:
         if at_once or self._process.exitcode is None:
             self._process.kill()
         self._process.join()
-        return _spelled_exit(self._process.exitcode or 0)
+        return _spelled_exit(self.exit_code)
+
+    @property
+    def exit_code(self) -> int:
+        """How the process ended: a signal is negative."""
+        return self._process.exitcode or 0
 
 
 def _work(connection: Connection, reports: Connection, paths: Sequence[str], environment: Mapping[str, str]) -> None:

@@ -21,7 +21,21 @@ _HEADS_FIRST = [1, 2, 0, 3]  # [T, B, H, D] -> [B, H, T, D]
 
 def split_heads() -> RewriteRule:
     """Return the rule that cuts queries, keys and values with one Reshape, one Transpose and one Split."""
-    return RewriteRule(_pattern, _rewrite, _is_known, name="split_heads")
+    return _SplitHeads(_pattern, _rewrite, _is_known, name="split_heads")
+
+
+class _SplitHeads(RewriteRule):
+    """The rule, tried only where a part of a packed projection is taken.
+
+    A pattern of three results is matched against all combinations of three nodes of a kind: a loop that a model writes
+    out over 64 steps has 160 of them, and four million combinations.
+    """
+
+    def try_rewrite(self, model: Any, graph_or_function: Any, node: ir.Node, **options: Any) -> Any:
+        source = node.inputs[0].producer() if node.op_type == "Gather" and node.inputs[0] is not None else None
+        if source is None or source.op_type != "Transpose":
+            return None
+        return super().try_rewrite(model, graph_or_function, node, **options)
 
 
 def _pattern(op: Any, packed: Any, shape: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
+from torch.fx.node import map_arg
 
-from edgefuse.export.torch.inlining import Form, argument, constant_of, inline, replace
+from edgefuse.export.torch.inlining import Form, argument, constant_of, inline, is_float, replace
 from edgefuse.export.torch.spectra import PAIRS, back_to_samples
 from edgefuse.export.torch.transforms import is_transform, transform
 
@@ -42,8 +43,20 @@ _MOVES = frozenset(
         aten.mT.default,
         aten.movedim.int,
         aten.alias.default,
+        aten.copy.default,
+        aten.copy_.default,
+        aten.slice_scatter.default,
+        aten.select_scatter.default,
+        aten.where.self,
+        aten.cat.default,
+        aten.stack.default,
+        aten.index_select.default,
+        aten.zeros_like.default,
     }
 )
+"""What moves values about, and does the same to both parts."""
+
+_ZEROS = (aten.zeros.default, aten.new_zeros.default, aten.zeros_like.default)
 
 
 def has_complex_numbers(program: ExportedProgram) -> bool:
@@ -96,9 +109,10 @@ def _pair(program: ExportedProgram, node: Any, pairs: dict[Node, Pair]) -> Pair 
         return _two(inline(program, node, polar))
     if node.target is aten.view_as_complex.default:
         return _two(inline(program, node, Form(lambda x: (x[..., 0], x[..., 1]), (node.args[0],))))
-    source = _parts(program, node, node.args[0], pairs) if node.args else None
-    if source is not None and node.target in _MOVES:
-        return tuple(_moved(program, node, part) for part in source)  # type: ignore[return-value]
+    if node.target in _MOVES and (moved := _moved(program, node, pairs)) is not None:
+        return moved
+    if node.target in _ZEROS and not any(map(_is_complex, node.all_input_nodes)):
+        return _on_parts(program, node, {}), _on_parts(program, node, {})
     return _computed(program, node, pairs)
 
 
@@ -118,11 +132,26 @@ def _parts(program: ExportedProgram, node: Any, given: Any, pairs: dict[Node, Pa
     return pairs.get(given)
 
 
-def _moved(program: ExportedProgram, node: Any, part: Node) -> Node:
+def _moved(program: ExportedProgram, node: Any, pairs: dict[Node, Pair]) -> Pair | None:
+    """Return what a node makes of both parts of what it is given; None if some of that has no parts."""
+    given = [one for one in node.all_input_nodes if _is_complex(one) or is_float(one)]
+    parts = {one: _parts(program, node, one, pairs) for one in given}
+    if not parts or None in parts.values():
+        return None
+    real, imaginary = ({one: pair[side] for one, pair in parts.items() if pair} for side in (0, 1))
+    return _on_parts(program, node, real), _on_parts(program, node, imaginary)
+
+
+def _on_parts(program: ExportedProgram, node: Any, parts: Mapping[Node, Node]) -> Node:
+    """Do what a node does to one part of each complex tensor that it is given."""
+    value = torch.view_as_real(node.meta["val"].resolve_conj())[..., 0]
+    args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda given: parts.get(given, given))
+    if isinstance(kwargs.get("dtype"), torch.dtype):
+        kwargs = {**kwargs, "dtype": value.dtype}
     with program.graph.inserting_before(node):
-        moved: Node = program.graph.call_function(node.target, (part, *node.args[1:]), dict(node.kwargs))
-    moved.meta = {**node.meta, "val": torch.view_as_real(node.meta["val"].resolve_conj())[..., 0]}
-    return moved
+        made: Node = program.graph.call_function(node.target, tuple(args), kwargs)
+    made.meta = {**node.meta, "val": value}
+    return made
 
 
 def _computed(program: ExportedProgram, node: Any, pairs: dict[Node, Pair]) -> Pair | None:

@@ -74,7 +74,29 @@ def labelled(traced: Traced) -> Labelled:
     return Labelled(traced, everything, merged)
 
 
-def _propagate(traced: Traced, everything: Label, labels: dict[Node, Label], small: frozenset[Label]) -> None:
+def without_mask(model: Labelled) -> Labelled:
+    """Return the model labelled as if `present` were a constant."""
+    labels: dict[Node, Label] = {}
+    _propagate(model.traced, model.everything, labels, frozenset(), mask=frozenset())
+    return Labelled(model.traced, model.everything, labels)
+
+
+def _propagate(
+    traced: Traced,
+    everything: Label,
+    labels: dict[Node, Label],
+    small: frozenset[Label],
+    mask: Label | None = None,
+) -> None:
+    """Label the nodes of a graph.
+
+    Args:
+        traced: the model.
+        everything: all modalities.
+        labels: that are written, by node.
+        small: labels that count as all modalities.
+        mask: what `present` depends on; all modalities by default.
+    """
     for node in traced.graph.nodes:
         if node.op == "output":
             continue
@@ -84,7 +106,8 @@ def _propagate(traced: Traced, everything: Label, labels: dict[Node, Label], sma
             if value is None:
                 label = frozenset()
             else:
-                label = frozenset({value.source.owner}) if value.source.kind != "present" else everything
+                of_mask = everything if mask is None else mask
+                label = of_mask if value.source.kind == "present" else frozenset({value.source.owner})
         elif is_size(node):
             label = frozenset()
         else:

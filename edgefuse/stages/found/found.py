@@ -12,23 +12,27 @@ from torch import nn
 from edgefuse.bundle.spec import ModelSpec, in_files
 from edgefuse.errors import ModelError
 from edgefuse.models.fusion import FusionModel
-from edgefuse.stages.examples import example_feeds, masks_of
+from edgefuse.stages.examples import chained_feeds, example_feeds, masks_of
 from edgefuse.stages.explicit import apart, as_called, check_spec, checked_whole, known, undescribed
 from edgefuse.stages.found.calling import Called, called, whole_spec
 from edgefuse.stages.found.chain import dims, held_to_module
+from edgefuse.stages.found.costs import value_of
 from edgefuse.stages.found.dependence import Labelled, labelled
 from edgefuse.stages.found.lowering import Lowered, lower, name_of, wholes
 from edgefuse.stages.found.naming import keywords, takes_any, takes_positions, unwrapped, values_of
 from edgefuse.stages.found.parts import Unsplittable, parts_of
-from edgefuse.stages.found.record import Found, Work, crossings_of, require_gain, required, shaped, share_of
+from edgefuse.stages.found.record import Found, Work, crossings_of, early_mask, require_gain, required, shaped, share_of
 from edgefuse.stages.found.traced import Traced, trace
 from edgefuse.stages.found.wiring import order_inputs, wired
 from edgefuse.stages.parametrized import in_float32, with_plain_weights
 from edgefuse.stages.silence import UNSCRIPTED, first_words, quiet
 from edgefuse.stages.stage import Feeds, InputValues, TorchStage, parameters_of, with_twins
-from edgefuse.stages.values import with_values
+from edgefuse.stages.values import observed, with_values
 
 logger = logging.getLogger(__name__)
+
+_SEEN = 8
+"""Samples that tell of a mask which of its columns are never hidden."""
 
 
 def find(module: nn.Module, spec: ModelSpec | None = None, values: Sequence[InputValues] = ()) -> Found:
@@ -116,6 +120,7 @@ class _Search:
         if len(self._spec.modalities) == 1:
             return self._one(whole, "it has one modality")
         first = labelled(self._traced(()))
+        self._notes = (*self._notes, *early_mask(first))
         try:
             return self._divided(whole, first)
         except Unsplittable as reason:
@@ -146,7 +151,8 @@ class _Search:
         order_inputs(parts, model.traced, self._spec)
         try:
             lowered = [lower(part, parts, model) for part in parts]
-            drafts = list(zip(wired(parts, model.traced, self._spec), (one.module for one in lowered), strict=True))
+            specs = wired(parts, model.traced, self._spec)
+            drafts = list(zip(specs, (one.module for one in lowered), strict=True))
             with quiet():
                 shapes = held_to_module(
                     drafts,
@@ -158,8 +164,10 @@ class _Search:
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             raise Unsplittable(f"the stages cannot be run: {first_words(error)}") from error
         found = {key: dims(seen, self._spec) for key, seen in shapes.items()}
-        stages = with_twins([TorchStage(shaped(spec, found), module) for spec, module in drafts])
+        pairs = zip(specs, lowered, strict=True)
+        stages = with_twins([TorchStage(shaped(spec, found), one.module, lines=one.lines) for spec, one in pairs])
         stages = with_values(stages, tuple(self._values))
+        stages = with_values(stages, (*self._values, *_of_what_crosses(stages, lowered)))
         why = model.traced.unbatched
         batch = (f"the model was traced for one sample: {why}",) if why else ()
         return Found(
@@ -183,6 +191,26 @@ class _Search:
         except (ModelError, ValueError, RuntimeError) as error:  # torch's, too: then submodules are written out by node
             logger.info("submodules of %s are written out node by node: %s", self._spec.name, error)
             return first
+
+
+def _of_what_crosses(stages: Sequence[TorchStage], lowered: Sequence[Lowered]) -> tuple[InputValues, ...]:
+    """Return what truth values and indices look like that cross as numbers: noise in place of a mask hides everything.
+
+    Args:
+        stages: that know what their inputs look like.
+        lowered: what they were made of.
+    """
+    keys = {
+        stage.spec.key(port.tensor.name)
+        for stage, one in zip(stages, lowered, strict=True)
+        for port, node in zip(stage.spec.outputs[len(one.part.results) :], one.part.outputs, strict=True)
+        if not value_of(node).is_floating_point()
+    }
+    if not keys:
+        return ()
+    ports = [(stage.spec.name, port) for stage in stages for port in stage.spec.inputs if port.source.key in keys]
+    seen = chained_feeds(stages, count=_SEEN, fixed=True)
+    return observed([{port.source.key: feeds[name][port.tensor.name] for name, port in ports} for feeds in seen])
 
 
 def _per_sample(model: Labelled, macs: int) -> int:

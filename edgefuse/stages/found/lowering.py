@@ -17,6 +17,7 @@ from edgefuse.stages.found.cut import batch_sizes, crosses_as
 from edgefuse.stages.found.dependence import Labelled, is_number
 from edgefuse.stages.found.parts import Part, Unsplittable
 from edgefuse.stages.found.traced import Call, Traced
+from edgefuse.stages.lines import operators_of
 from edgefuse.stages.typed import cast
 
 
@@ -28,11 +29,13 @@ class Lowered:
         part: what was lowered.
         module: in eval mode.
         kept: names of the submodules that stay modules.
+        lines: see `TorchStage`.
     """
 
     part: Part
     module: nn.Module
     kept: tuple[str, ...]
+    lines: tuple[str, ...] = ()
 
 
 def wholes(
@@ -96,8 +99,10 @@ def lower(part: Part, parts: Sequence[Part], labelled: Labelled) -> Lowered:
     writer = _Writer(part, parts, labelled)
     writer.write()
     plain = writer.alone()
-    module = plain if plain is not None else GraphModule(writer.root, writer.graph)
-    return Lowered(part, module.eval(), tuple(dict.fromkeys(writer.kept)))
+    kept = tuple(dict.fromkeys(writer.kept))
+    if plain is not None:
+        return Lowered(part, plain.eval(), kept)
+    return Lowered(part, GraphModule(writer.root, writer.graph).eval(), kept, writer.lines())
 
 
 class _Writer:
@@ -116,6 +121,7 @@ class _Writer:
         self._call_of = {node: call for call, nodes in self._wholes.items() for node in nodes}
         self._env: dict[Node, Any] = {}
         self._sizes: dict[str, Node] = {}
+        self._asked: dict[Node, str] = {}
 
     def write(self) -> None:
         """Write inputs, nodes in their order, and outputs."""
@@ -128,6 +134,10 @@ class _Writer:
         values = results + [self._hand_over(node) for node in self._part.outputs]
         self.graph.output(values[0] if len(values) == 1 else tuple(values))
         self.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+
+    def lines(self) -> tuple[str, ...]:
+        """Return what asked for each operator of the graph, as torch writes it on nodes."""
+        return tuple(self._asked.get(node, "") for node in operators_of(self.graph))
 
     def alone(self) -> nn.Module | None:
         """Return the one submodule that the part is, if it takes the part's inputs in order and does no more."""
@@ -175,7 +185,9 @@ class _Writer:
             self._env[node] = self.graph.get_attr(str(node.target))
         elif not (is_number(node) and not self._labelled.labels[node]):
             args, kwargs = pytree.tree_map_only(Node, self._value, (node.args, dict(node.kwargs)))
-            self._env[node] = self.graph.call_function(node.target, tuple(args), kwargs)  # type: ignore[arg-type] # a function
+            made = self.graph.call_function(node.target, tuple(args), kwargs)  # type: ignore[arg-type] # a function
+            self._asked[made] = node.meta.get("stack_trace") or ""
+            self._env[node] = made
 
     def _attribute(self, node: Node) -> Node:
         name = self._traced.names[node].removeprefix("module.")

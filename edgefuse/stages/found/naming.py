@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -80,13 +82,24 @@ def keywords(module: nn.Module, spec: ModelSpec) -> dict[str, str] | None:
 
 
 def _one_argument(module: nn.Module, argument: str, names: Sequence[str]) -> ModelError:
-    held = ", ".join(f'"{name}": {name}' for name in names)
+    held = _held(inspect.signature(module.forward).parameters[argument].annotation, names)
     return ModelError(
         f"{type(module).__name__}.forward takes all of its inputs as one argument",
         got=argument,
         expected=f"an argument for each tensor of the spec: {', '.join(names)}",
-        fix=f"hand on a module around it: def forward(self, {', '.join(names)}): return self.model({{{held}}})",
+        fix=f"hand on a module around it: def forward(self, {', '.join(names)}): return self.model({held})",
     )
+
+
+def _held(annotation: Any, names: Sequence[str]) -> str:
+    """Spell tensors as an argument that holds all of them, by what is written about it; both ways where nothing is."""
+    in_order = f"[{', '.join(names)}]"
+    by_name = "{" + ", ".join(f'"{name}": {name}' for name in names) + "}"
+    if annotation is inspect.Parameter.empty:
+        return f"{by_name}), or self.model({in_order}"
+    kind = str(annotation if isinstance(annotation, str) else getattr(annotation, "__origin__", annotation))
+    ordered = re.search(r"\b(list|tuple|sequence|iterable)\b", kind.partition("[")[0], re.IGNORECASE)
+    return in_order if ordered else by_name
 
 
 def takes_any(module: nn.Module) -> bool:

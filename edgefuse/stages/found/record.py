@@ -9,8 +9,9 @@ import msgspec
 from torch import nn
 
 from edgefuse.bundle.spec import Dim, ModelSpec, StageSpec, TensorSpec
-from edgefuse.stages.found.dependence import Labelled
+from edgefuse.stages.found.dependence import Labelled, without_mask
 from edgefuse.stages.found.parts import Part, Unsplittable
+from edgefuse.stages.silence import at, line_of
 from edgefuse.stages.stage import TorchStage
 
 _LEAST_SHARE = 0.1
@@ -98,6 +99,20 @@ def share_of(model: Labelled) -> float:
     """Return the share of the multiply-accumulates that see one modality."""
     alone = sum(count for node, count in model.macs.items() if len(model.labels[node]) <= 1)
     return alone / model.total if model.total else 1.0
+
+
+def early_mask(model: Labelled) -> tuple[str, ...]:
+    """Return a sentence where `present` enters before encoders, so that they depend on all modalities; else nothing."""
+    other = without_mask(model)
+    lost = share_of(other) - share_of(model)
+    mixed = [node for node, label in model.labels.items() if len(label) > 1 == len(other.labels[node])]
+    if lost < _LEAST_SHARE or not mixed:
+        return ()
+    line = next(filter(None, (line_of(node.meta.get("stack_trace")) for node in mixed)), "")
+    return (
+        f"`present` enters{at(line)} before {lost:.0%} of the multiply-accumulates, which would else see one modality: "
+        "leave it out there, since what is absent is zeros already, or apply it to what the encoders give",
+    )
 
 
 def shaped(spec: StageSpec, found: dict[str, tuple[Dim, ...]]) -> StageSpec:

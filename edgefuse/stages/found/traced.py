@@ -23,7 +23,7 @@ from edgefuse.stages.found.costs import value_of
 from edgefuse.stages.found.naming import Value, values_of
 from edgefuse.stages.openness import kept_open
 from edgefuse.stages.recurrent import open_steps
-from edgefuse.stages.silence import advice, at, first_words, quiet, user_line
+from edgefuse.stages.silence import advice, at, first_words, line_of, quiet, user_line
 
 _BATCH = 2
 """`torch.export` takes a size of 1 for a constant."""
@@ -96,21 +96,48 @@ def trace(module: Called, spec: ModelSpec, tensors: Sequence[Tensor], kept: Coll
     try:
         with guards_by_line() as lines:
             program = _export(module, many, [_axes(value, batched=True) for value in values], kept)
+        _refuse_autocast(program)
         if _batch_sizes(program):
             return _with_branches(_canonical(program, module, values), lines)
         why = "it fixes the batch"
+    except ModelError:
+        raise
     except Exception as error:  # noqa: BLE001 - torch raises anything; what is wrong at batch 1, too, is raised below
         why = f"in batches torch.export refuses it{at(user_line(error))}: {first_words(error)}"
     try:
         with guards_by_line() as lines:
             program = _export(module, tensors, [_axes(value, batched=False) for value in values], kept)
+        _refuse_autocast(program)
         return _with_branches(_canonical(program, module, values, unbatched=why), lines)
+    except ModelError:
+        raise
     except Exception as error:  # torch.export raises whatever the module's own code raises
         raise ModelError(
             f"torch.export cannot trace the model {type(module.module).__name__}{at(user_line(error))}",
             got=first_words(error),
             fix=advice(error, module),
         ) from error
+
+
+def _refuse_autocast(program: ExportedProgram) -> None:
+    """Refuse a model that computes in half precision by itself: what torch computes so, it hides in one operator.
+
+    Raises:
+        ModelError: with the user's line.
+    """
+    for node in program.graph.nodes:
+        if getattr(node.target, "__name__", "") == "wrap_with_autocast":
+            held = [
+                getattr(program.graph_module, str(one.target)) for one in node.all_input_nodes if one.op == "get_attr"
+            ]
+            inner = [one for part in held for one in getattr(part, "graph", Graph()).nodes]
+            line = next(filter(None, (line_of(one.meta.get("stack_trace")) for one in inner)), "")
+            raise ModelError(
+                f"the model computes under torch.autocast{at(line)}",
+                got=", ".join(str(given) for given in node.args if isinstance(given, torch.dtype)) or None,
+                expected="float32: a compile chooses a precision for each stage by itself",
+                fix="write `enabled=self.training` into torch.autocast, or leave it out",
+            )
 
 
 def _with_branches(traced: Traced, lines: Mapping[str, str]) -> Traced:

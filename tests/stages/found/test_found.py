@@ -185,16 +185,35 @@ class Absent(models.Plain):
         return {"logits": self.head(torch.cat([a, b], 1))}
 
 
+OPTIONAL = tensor("motion", shape=(1, 7, 6), optional=True)
+
+
 def test_absence_is_known_to_fusion_alone() -> None:
-    optional = tensor("motion", shape=(1, 7, 6), optional=True)
-    made = found(Absent(), described(SOUND, optional))
+    made = found(Absent(), described(SOUND, OPTIONAL))
     assert names(made) == ["sound_encoder", "motion_encoder", "fusion"]
     assert made.stages[2].spec.inputs[-1].source.kind == "present"
     assert made.spec.modalities[1].optional
 
 
+class Muted(models.Plain):
+    """A model that applies what is there to its inputs."""
+
+    def forward(self, sound: Tensor, motion: Tensor, present: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        there = present.unsqueeze(2)
+        features = [self.sound(sound * there[:, :1]), self.motion(motion)]
+        return {"logits": self.head(torch.cat(features, 1))}
+
+
+def test_a_mask_that_enters_before_an_encoder_is_named_with_its_line() -> None:
+    made = found(Muted(), described(SOUND, OPTIONAL))
+    (note,) = [note for note in made.notes if "`present`" in note]
+    assert "`present` enters at 'test_found.py:" in note
+    assert "features = [self.sound(sound * there[:, :1])" in note
+    assert not [note for note in found(Absent(), described(SOUND, OPTIONAL)).notes if "`present`" in note]
+
+
 def test_without_the_mask_every_modality_is_required() -> None:
-    made = found(models.Plain(), described(SOUND, tensor("motion", shape=(1, 7, 6), optional=True)))
+    made = found(models.Plain(), described(SOUND, OPTIONAL))
     assert not made.spec.modalities[1].optional
     assert made.notes == ("forward takes no `present`, so every modality is required",)
 

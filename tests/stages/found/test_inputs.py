@@ -15,7 +15,7 @@ from edgefuse.bundle.spec import EmbeddingOutput, TensorSpec, in_files, tensor, 
 from edgefuse.bundle.wiring import check_model, check_stages
 from edgefuse.errors import ModelError
 from edgefuse.models import FusionModel
-from edgefuse.stages.explicit import chained_feeds, run_torch, split
+from edgefuse.stages.explicit import chained_feeds, example_feeds, run_torch, split
 from edgefuse.stages.found import find
 from edgefuse.stages.values import observed
 from tests.stages.found.models import SOUND, described
@@ -148,3 +148,43 @@ def test_int64_is_int32_at_once_and_a_mask_is_one_for_the_module() -> None:
     mask = described(spec.tensor("mask", shape=(1, 6), dtype="bool"))
     assert str(mask.modalities[0].tensors[0].dtype) == "bool"
     assert in_files(mask).modalities[0].tensors[0].dtype == "int32"
+
+
+class CrossAttention(nn.Module):
+    """Regions attend to words and words to regions, under a mask of what is padding, which crosses to fusion."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.region, self.word = nn.Sequential(nn.Linear(24, 64), nn.ReLU(), nn.Linear(64, 16)), nn.Embedding(50, 16)
+        self.read = nn.GRU(16, 16, batch_first=True)
+        self.to_words = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, regions: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        padding = attention_mask == 0
+        seen, words = self.region(regions), self.read(self.word(input_ids))[0]
+        found, _ = self.to_words(seen, words, words, key_padding_mask=padding)
+        y: Tensor = self.head(found.mean(1))
+        return y
+
+
+def test_a_mask_that_crosses_hides_no_more_than_the_data_do() -> None:
+    words = tensors(
+        "text", *(TensorSpec(name=name, dtype="int32", shape=(1, 6)) for name in ("input_ids", "attention_mask"))
+    )
+    rng = np.random.default_rng(0)
+    data = [
+        {
+            "regions.values": rng.standard_normal((1, 5, 24), np.float32),
+            "text.input_ids": rng.integers(0, 50, (1, 6), np.int32),
+            "text.attention_mask": (np.arange(6) < rng.integers(2, 7)).astype(np.int32)[None],
+        }
+        for _ in range(40)
+    ]
+    made = find(CrossAttention().eval(), described(tensor("regions", shape=(1, 5, 24)), words), observed(data))
+    fusion = made.stages[-1]
+    (mask,) = [port.tensor.name for port in fusion.spec.inputs if port.tensor.shape == (1, 6)]
+    for feeds in example_feeds(fusion, count=20):
+        assert set(np.unique(feeds[mask])) <= {0.0, 1.0}
+        assert not feeds[mask][0, :2].any()
+        assert np.isfinite(run_torch(fusion, feeds)["logits"]).all()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from edgefuse.bundle.spec import Bounded, tensor
+from edgefuse.errors import ModelError
 from edgefuse.stages.found import find
 from tests.stages.found.models import MOTION, described
 
@@ -50,6 +52,20 @@ class Autocast(Pair):
             return super().forward(series, motion)
 
 
+class Checkpointed(Pair):
+    reentrant = False
+
+    def heard(self, x: Tensor) -> Tensor:
+        y: Tensor = checkpoint(super().heard, x, use_reentrant=self.reentrant)
+        return y
+
+
+class CheckpointedAgain(Checkpointed):
+    """In the older way, which warns that nothing is trained."""
+
+    reentrant = True
+
+
 class Causal(Pair):
     """Torch's own transformer under a mask, which it looks at the values of."""
 
@@ -64,11 +80,26 @@ class Causal(Pair):
         return y[:, -1]
 
 
-@pytest.mark.parametrize("module", [PooledWhole, Products, Autocast, Causal])
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")
+@pytest.mark.parametrize("module", [PooledWhole, Products, Autocast, Causal, Checkpointed, CheckpointedAgain])
 def test_encoders_are_found_behind_it(module: type[nn.Module]) -> None:
     made = find(module().eval(), described(SERIES, MOTION))
     assert [stage.spec.name for stage in made.stages] == ["series_encoder", "motion_encoder", "fusion"]
     assert not [note for note in made.notes if "one sample" in note]
+
+
+class HalfPrecision(Pair):
+    def heard(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return (x @ x.transpose(1, 2)).mean(2)
+
+
+def test_half_precision_within_a_model_is_refused_with_its_line() -> None:
+    with pytest.raises(
+        ModelError, match=r"under torch.autocast at 'test_openness.py:.*heard = self.heard.*bfloat16"
+    ) as caught:
+        find(HalfPrecision().eval(), described(FIXED, MOTION))
+    assert "enabled=self.training" in str(caught.value)
 
 
 class Shifted(Pair):

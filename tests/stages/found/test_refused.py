@@ -83,6 +83,32 @@ def test_a_model_that_takes_one_dict_is_told_what_to_write() -> None:
     assert 'return self.model({"series": series, "motion": motion})' in str(caught.value)
 
 
+class Listed(Batched):
+    """Takes what data loaders give in order, and says so."""
+
+    def forward(self, batch: list[Tensor]) -> Tensor:  # type: ignore[override]
+        y: Tensor = self.layer(batch[1]).mean(1) + batch[0].mean((1, 2), keepdim=True)[:, :, 0]
+        return y
+
+
+class Unsaid(Listed):
+    def forward(self, batch):  # type: ignore[no-untyped-def]
+        return super().forward(batch)
+
+
+@pytest.mark.parametrize(
+    ("module", "held"),
+    [
+        (Listed, "return self.model([series, motion])"),
+        (Unsaid, 'return self.model({"series": series, "motion": motion}), or self.model([series, motion])'),
+    ],
+)
+def test_a_model_that_takes_one_list_is_told_of_a_list(module: type[nn.Module], held: str) -> None:
+    with pytest.raises(ModelError, match="forward takes all of its inputs as one argument") as caught:
+        find(module(), described(SERIES, MOTION))
+    assert str(caught.value).endswith(f"{held}.")
+
+
 class Sketched(nn.Module):
     """Compact bilinear pooling: features scattered in place, one of them the last state of a recurrent layer."""
 
