@@ -5,7 +5,8 @@
 - `seal`: sizes and hashes of a folder;
 - `cache`: the cache: entries by key, locked and sealed;
 - `digits`: the data of the reference model `digits`;
-- `stamps`: the data of the reference model `assistant`.
+- `stamps`: the data of the reference model `assistant`;
+- `sentiment`: the data of the reference model `sentiment`.
 """
 
 from edgefuse.datasets.sample import Sample, Splits, samples

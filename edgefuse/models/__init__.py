@@ -3,7 +3,8 @@
 - `fusion`: `FusionModel`;
 - `pretrained`: folders of pretrained models;
 - `digits`: the reference model `digits`;
-- `assistant`: the reference model `assistant`.
+- `assistant`: the reference model `assistant`;
+- `sentiment`: the reference model `sentiment`.
 """
 
 from edgefuse.models.fusion import FusionModel
