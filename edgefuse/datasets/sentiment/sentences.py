@@ -2,8 +2,8 @@
 
 They are the ground truth of VADER (Hutto and Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis
 of Social Media Text", ICWSM 2014), out of the source distribution of the package `vaderSentiment` (MIT). Fifteen to
-twenty people, sometimes more, rated each from -4, most negative, to 4; the tweets are reworded and 200 of them contrived. The fourth set,
-sentences of editorials, is left out: two fifths of them are nearly neutral.
+twenty people, sometimes more, rated each from -4, most negative, to 4; the tweets are reworded and 200 of them
+contrived. The fourth set, sentences of editorials, is left out: two fifths of them are nearly neutral.
 """
 
 from __future__ import annotations
