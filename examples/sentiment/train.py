@@ -34,15 +34,11 @@ def report(epoch: Epoch) -> None:
 
 def described(settings: data.Settings) -> dict[str, object]:
     """Return how many sentences of each kind and label the splits have, and how many are in the neutral band."""
-    parts = {split: [part[row] for row in data.judged(split, settings)] for split, part in data.dealt(settings).items()}
     return {
         "digest": data.load(settings).digest,
         "settings": asdict(settings),
         "sentences": len(data.sentences()),
-        "in_neutral_band": {
-            name: dict(Counter(s.kind for s in data.sentences() if abs(s.rating) < band))
-            for name, band in (("train", settings.neutral_band), ("judged", settings.judged_band))
-        },
+        "in_neutral_band": dict(Counter(s.kind for s in data.sentences() if abs(s.rating) < settings.neutral_band)),
         "splits": {
             split: {
                 "sentences": len(part),
@@ -50,7 +46,7 @@ def described(settings: data.Settings) -> dict[str, object]:
                 **Counter(sentence.kind for sentence in part),
                 **Counter(data.LABELS[sentence.label] for sentence in part),
             }
-            for split, part in parts.items()
+            for split, part in data.dealt(settings).items()
         },
     }
 
@@ -66,9 +62,7 @@ def main() -> None:
     model = build(dropout=settings.fusion_dropout)
     print("encoding the data", file=sys.stderr, flush=True)
     chosen = data.Settings()
-    wide = replace(chosen, judged_band=chosen.neutral_band)
-    dealt = {split: embed(model, data.items(split, wide)) for split in ("train", "validation", "test")}
-    parts = {split: part.rows(data.judged(split, chosen)) for split, part in dealt.items()}
+    parts = {split: embed(model, data.items(split, chosen)) for split in ("train", "validation", "test")}
     curve = fit(model, parts["train"], parts["validation"], settings, report)
     arguments.out.mkdir(parents=True, exist_ok=True)
     save_file(trained_state(model), arguments.out / "sentiment.safetensors")
@@ -81,7 +75,6 @@ def main() -> None:
         "curve": [asdict(point) for point in curve],
         "validation": scores_by_subset(model, parts["validation"]),
         "test": scores_by_subset(model, parts["test"]),
-        "test_with_the_band_of_training": scores_by_subset(model, dealt["test"]),
         "first_of_test": {"items": SLICE, "scores": scores_by_subset(model, parts["test"].rows(range(SLICE)))},
     }
     (arguments.out / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

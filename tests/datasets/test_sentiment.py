@@ -45,8 +45,6 @@ def test_groups_stay_together_and_where_they_are(monkeypatch: pytest.MonkeyPatch
     expected = {"calibration": 0.1, "validation": 0.2, "test": 0.3, "train": 0.4}
     assert shares == pytest.approx(expected, abs=0.06)
     assert min(abs(sentence.rating) for part in parts.values() for sentence in part) == 0.5
-    nearest = {s: min(abs(parts[s][row].rating) for row in splits.judged(s, settings)) for s in parts}
-    assert nearest == {"calibration": 1, "validation": 1, "test": 1, "train": 0.5}
 
     splits.dealt.cache_clear()
     monkeypatch.setattr(splits, "sentences", lambda: made(1500))
@@ -78,7 +76,7 @@ def test_speech_is_the_same_every_time_and_four_seconds_long() -> None:
 
 
 def test_sentences_that_are_not_said_are_text_alone() -> None:
-    part = SentimentItems("train", made(4), (0, 1, 3), np.full((2, speech.SAMPLES), 127, np.uint8))
+    part = SentimentItems("train", made(3), np.full((2, speech.SAMPLES), 127, np.uint8))
     assert [sorted(sample.inputs) for sample in part] == [["audio", "text"], ["audio", "text"], ["text"]]
     assert part.spoken == 2
-    assert [sentence.text for sentence in part.sentences] == ["text 0", "text 1", "text 3"]
+    assert [sentence.text for sentence in part.sentences] == ["text 0", "text 1", "text 2"]

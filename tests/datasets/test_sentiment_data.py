@@ -27,9 +27,9 @@ def test_sentences_are_those_of_the_record() -> None:
     everything = sentiment.sentences()
     assert len(everything) == record["sentences"]
     assert len({sentence.text.casefold() for sentence in everything}) == len(everything)
-    for band, counted in ((0.5, record["in_neutral_band"]["train"]), (1.0, record["in_neutral_band"]["judged"])):
-        assert sum(abs(sentence.rating) < band for sentence in everything) == sum(counted.values())
-    assert {split: len(sentiment.judged(split)) for split in sentiment.SPLITS} == {
+    band = record["settings"]["neutral_band"]
+    assert sum(abs(sentence.rating) < band for sentence in everything) == sum(record["in_neutral_band"].values())
+    assert {split: len(part) for split, part in sentiment.dealt().items()} == {
         split: part["sentences"] for split, part in record["splits"].items()
     }
     assert sentiment.load().digest == record["digest"]

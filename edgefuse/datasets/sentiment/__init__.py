@@ -8,7 +8,7 @@
 
 from edgefuse.datasets.sentiment.items import SentimentItems, items, load
 from edgefuse.datasets.sentiment.sentences import LABELS, Sentence, sentences
-from edgefuse.datasets.sentiment.splits import SPLITS, Settings, dealt, judged
+from edgefuse.datasets.sentiment.splits import SPLITS, Settings, dealt
 
 __all__ = [
     "LABELS",
@@ -18,7 +18,6 @@ __all__ = [
     "Settings",
     "dealt",
     "items",
-    "judged",
     "load",
     "sentences",
 ]

@@ -19,7 +19,7 @@ from edgefuse.datasets.cache import Cache, cache_folder
 from edgefuse.datasets.sample import MadeSamples, Sample, Splits
 from edgefuse.datasets.sentiment import speech
 from edgefuse.datasets.sentiment.sentences import Sentence
-from edgefuse.datasets.sentiment.splits import DEFAULT, SPLITS, Settings, dealt, judged, said
+from edgefuse.datasets.sentiment.splits import DEFAULT, SPLITS, Settings, dealt, said
 
 _FILE = "speech.npy"
 
@@ -29,22 +29,18 @@ class SentimentItems(MadeSamples):
 
     Args:
         split: its name.
-        dealt: the sentences that it is chosen from.
-        rows: which of them it has, in order.
-        spoken: the first of those sentences as speech, uint8 [said, SAMPLES].
+        sentences: one per sample.
+        spoken: the first of them as speech, uint8 [said, SAMPLES].
 
     Attributes:
         sentences: one per sample.
         spoken: how many of them are said.
     """
 
-    def __init__(
-        self, split: str, dealt: Sequence[Sentence], rows: Sequence[int], spoken: npt.NDArray[np.uint8]
-    ) -> None:
+    def __init__(self, split: str, sentences: Sequence[Sentence], spoken: npt.NDArray[np.uint8]) -> None:
         self.split = split
-        self.rows = tuple(rows)
-        self.sentences = tuple(dealt[row] for row in rows)
-        self.spoken = sum(row < len(spoken) for row in rows)
+        self.sentences = tuple(sentences)
+        self.spoken = len(spoken)
         self._spoken = spoken
 
     def __len__(self) -> int:
@@ -53,7 +49,7 @@ class SentimentItems(MadeSamples):
 
     def audio(self, index: int) -> npt.NDArray[np.int16]:
         """Return the sound of a sentence that is said, int16 [SAMPLES]."""
-        return speech.expand(self._spoken[self.rows[index]])
+        return speech.expand(self._spoken[index])
 
     def _sample(self, index: int) -> Sample:
         sentence = self.sentences[index]
@@ -82,7 +78,7 @@ def items(split: str, settings: Settings = DEFAULT) -> SentimentItems:
         split: its name.
         settings: of the data set.
     """
-    return SentimentItems(split, dealt(settings)[split], judged(split, settings), _speech(split, settings))
+    return SentimentItems(split, dealt(settings)[split], _speech(split, settings))
 
 
 class _Spoken(MadeSamples):
@@ -91,8 +87,7 @@ class _Spoken(MadeSamples):
     def __init__(self, split: str, settings: Settings) -> None:
         self._split = split
         self._settings = settings
-        everything, last = dealt(settings)[split], len(said(split, settings))
-        self.sentences = tuple(everything[row] for row in judged(split, settings) if row < last)
+        self.sentences = said(split, settings)
 
     def __len__(self) -> int:
         return len(self.sentences)

@@ -1,7 +1,6 @@
 """Which sentence is in which split.
 
-Sentences in the neutral band are left out: those whose mean rating is less than half a step from 0 and, of what is
-judged, less than one step. A hash of what a
+Sentences in the neutral band are left out: those whose mean rating is less than half a step from 0. A hash of what a
 sentence is part of deals it to a split, so that sentences of one review stay together and a sentence stays where it is
 whatever else changes.
 """
@@ -26,19 +25,17 @@ class Settings:
     Attributes:
         version: raised whenever the code changes what the same settings give.
         seed: of every draw.
-        neutral_band: training sentences whose mean rating is nearer to 0 than this are left out.
-        judged_band: the same for the other splits; those between the two are dealt and said, and left out afterwards.
+        neutral_band: sentences whose mean rating is nearer to 0 than this are left out.
         shares: fraction of the groups for calibration, validation and test; the rest is for training.
-        training: how many of those for training are used; enough for heads on frozen encoders.
+        training: how many of those for training are used, at the most.
         spoken: how many of the training sentences are said; the others are text alone.
     """
 
     version: int = 1
     seed: int = 20
     neutral_band: float = 0.5
-    judged_band: float = 1.0
     shares: tuple[float, float, float] = (0.02, 0.05, 0.07)
-    training: int = 6000
+    training: int = 14_000
     spoken: int = 2500
 
 
@@ -47,7 +44,7 @@ DEFAULT = Settings()
 
 @lru_cache(maxsize=4)
 def dealt(settings: Settings = DEFAULT) -> dict[str, tuple[Sentence, ...]]:
-    """Return the sentences of every split, without those in the band of `settings.neutral_band`."""
+    """Return the sentences of every split, without those in the neutral band."""
     ends = list(accumulate(settings.shares))
     parts: dict[str, list[tuple[float, Sentence]]] = {split: [] for split in SPLITS}
     for sentence in sentences():
@@ -64,17 +61,6 @@ def _place(group: str, seed: int) -> float:
     """Return a number in [0, 1) that depends on these alone."""
     digest = hashlib.sha256(f"{seed} {group}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
-
-
-def judged(split: str, settings: Settings = DEFAULT) -> list[int]:
-    """Return which of the sentences that `dealt` gives for a split are in it, as indices.
-
-    Args:
-        split: its name.
-        settings: of the data set.
-    """
-    band = settings.neutral_band if split == "train" else settings.judged_band
-    return [index for index, sentence in enumerate(dealt(settings)[split]) if abs(sentence.rating) >= band]
 
 
 def said(split: str, settings: Settings = DEFAULT) -> tuple[Sentence, ...]:

@@ -46,7 +46,7 @@ class TrainSettings:
         seed: of the initial weights and the order of sentences.
     """
 
-    epochs: int = 3
+    epochs: int = 4
     batch: int = 32
     learning_rate: float = 1e-3
     layer_learning_rate: float = 1e-4
