@@ -6,7 +6,8 @@
 - `cache`: the cache: entries by key, locked and sealed;
 - `digits`: the data of the reference model `digits`;
 - `stamps`: the data of the reference model `assistant`;
-- `clothing`: the data of the reference model `classifier`.
+- `clothing`: the data of the reference model `classifier`;
+- `sentiment`: the data of the reference model `sentiment`.
 """
 
 from edgefuse.datasets.sample import Sample, Splits, samples

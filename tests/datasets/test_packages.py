@@ -44,7 +44,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """Point the cache at a scratch folder and count downloads."""
     downloads: list[str] = []
 
-    def download(distribution: str, version: str, folder: Path) -> Path:
+    def download(distribution: str, version: str, folder: Path, source_sha256: str | None) -> Path:
         downloads.append(f"{distribution}=={version}")
         return make_wheel(folder)
 
@@ -87,6 +87,24 @@ def test_missing_member_is_named(offline: list[str]) -> None:
 
 def test_source_archive_is_read_too(tmp_path: Path) -> None:
     assert packages._member(make_source_archive(tmp_path), "words/data.txt") == CONTENT
+
+
+def test_source_archive_is_held_to_its_own_hash_before_pip_runs_its_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_wheel(tmp_path / "shelf")
+    ran = tmp_path / "ran"
+    with tarfile.open(tmp_path / "shelf" / "words-1.0.tar.gz", "w:gz") as archive:
+        script = f"open({str(ran)!r}, 'w')".encode()
+        entry = tarfile.TarInfo("words-1.0/setup.py")
+        entry.size = len(script)
+        archive.addfile(entry, io.BytesIO(script))
+    monkeypatch.setenv("EDGEFUSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "shelf"))
+    with pytest.raises(DataError, match=r"pip could not download words==1.0: got exit code 1.*DO NOT MATCH THE HASHES"):
+        packages.fetch("words", "1.0", "words/data.txt", SHA256, source_sha256="0" * 64)
+    assert not ran.exists()
 
 
 def test_failure_of_pip_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,11 +84,11 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 def load_trained(model: FusionModel, path: Path) -> None:
     """Load what `trained_state` gave; `DataError` if there is no such file or it holds something else."""
     if not path.is_file():
-        raise DataError("the weight file of 'assistant' is missing", got=f"no file '{path}'")
+        raise DataError(f"the weight file of '{model.spec.name}' is missing", got=f"no file '{path}'")
     try:
         model.load_state_dict(load_file(path))
     except RuntimeError as error:
-        raise DataError(f"'{path.name}' does not hold the weights of 'assistant'", got=str(error)) from error
+        raise DataError(f"'{path.name}' does not hold the weights of '{model.spec.name}'", got=str(error)) from error
 
 
 def _spare_pretrained(_model: nn.Module, keys: Any) -> None:
