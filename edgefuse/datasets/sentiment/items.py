@@ -54,8 +54,8 @@ class SentimentItems(MadeSamples):
     def _sample(self, index: int) -> Sample:
         sentence = self.sentences[index]
         if index >= self.spoken:
-            return Sample({"text": sentence.text}, sentence.label)
-        return Sample({"audio": self.audio(index), "text": sentence.text}, sentence.label)
+            return Sample({"text": sentence.text}, sentence.label, sentence.group)
+        return Sample({"audio": self.audio(index), "text": sentence.text}, sentence.label, sentence.group)
 
 
 def load(settings: Settings = DEFAULT) -> Splits:
