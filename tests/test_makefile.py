@@ -51,6 +51,9 @@ def test_ci_runs_all_targets() -> None:
 )
 def test_every_recipe_is_right_and_names_what_exists(path: Path) -> None:
     found = recipe.load(path)
+    if path.name == "three.toml":  # its weights come from a seed
+        assert found.model.weights is None
+        return
     assert found.model.weights is not None
     assert (path.parent / found.model.weights).is_file()
 

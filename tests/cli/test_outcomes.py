@@ -44,7 +44,6 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         (["models", "--jsn"], "edgefuse: error: unknown arguments: --jsn."),
         (["models", "--js"], "edgefuse: error: unknown arguments: --js."),
         (["bench", "b", "--scenario", "server"], "invalid choice: 'server'"),
-        (["demo", "letters"], "invalid choice: 'letters'"),
     ],
 )
 def test_wrong_usage_is_2_and_shows_the_usage(
