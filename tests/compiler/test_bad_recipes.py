@@ -146,8 +146,8 @@ def test_a_mistake_in_the_data(
             "nan_target",
             "sample 4 of 'calibration' does not fit the model's output: got nan, expected 1 finite number.",
         ),
-        ("temperature_by_accuracy", "whole", "no such metric of the output 'values' (values): got 'accuracy', expected"),
-        ("temperature_by_luck", "whole", "no such metric of the output 'values' (values): got 'luck', expected concord"),
+        ("temperature_by_accuracy", "whole", "no such metric of the output 'values' (values): got 'accuracy'"),
+        ("temperature_by_luck", "whole", "no such metric of the output 'values' (values): got 'luck'"),
     ],
 )
 def test_a_metric_that_cannot_judge(
