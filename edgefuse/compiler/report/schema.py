@@ -91,8 +91,8 @@ class Reference(Part, frozen=True, kw_only=True):
 
     def lost(self, subset: str, after: float) -> float:
         """Return what is lost of the metric in a subset, positive if worse, where a rung comes to `after`."""
-        lost = self.accuracy[subset] - after
-        return -lost if self.lower_is_better else lost
+        before = self.accuracy[subset]
+        return after - before if self.lower_is_better else before - after
 
 
 class StageChoice(Part, frozen=True, kw_only=True):
