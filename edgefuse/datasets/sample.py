@@ -20,8 +20,8 @@ class Sample:
 
     Attributes:
         inputs: per modality name the raw input: an array, or a string for text.
-        target: of the model's first output (a class, numbers, ids, text), or a mapping from names of outputs to targets;
-            None where nobody knows it.
+        target: of the model's first output (a class, numbers, ids, text), or a mapping from names of outputs to
+            targets; None where nobody knows it.
         group: what the item is of, if other items are of the same (recordings of one thing, pictures of one patient):
             they belong together, in one split, and count as one draw in intervals. None is an item of its own.
     """
