@@ -207,12 +207,12 @@ def _rows(data: TargetData, drawn: int) -> Iterator[Judged]:
     combinations += [{stage: str(rng.choice(names)) for stage, names in by_stage.items()} for _ in range(drawn)]
     parts = {split: data.evaluator(split) for split in ("validation", "test", UNLABELLED) if split in subject.splits}
     references = {split: part.answers(in_torch(subject)) for split, part in parts.items()}
-    on_test = judgements(subject, "test")
+    on_validation, on_test = judgements(subject, "validation"), judgements(subject, "test")
     for combination in {tuple(sorted(one.items())): one for one in combinations}.values():
         runners, name = result.runners(combination), " ".join(sorted(combination.values()))
         note(f"{target}: {name}")
         answers = {split: (references[split], part.answers(runners)) for split, part in parts.items()}
-        for key, one in judgements(subject, "validation").items():
+        for key, one in on_validation.items():
             if one.metric.tells_right_from_wrong:
                 groups = unlabelled_groups(subject, one.subset)
                 yield Judged(target, name, key, **judged(one, on_test[key], answers, groups))

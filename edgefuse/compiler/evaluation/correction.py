@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgefuse.bundle.spec import subset_name
-from edgefuse.compiler.evaluation.drops import Judgement, judgements
+from edgefuse.compiler.evaluation.drops import Judgement
 from edgefuse.compiler.evaluation.evaluator import Answers
 from edgefuse.compiler.evaluation.expected_drop import Posterior, corrected, expected_drop
 from edgefuse.compiler.evaluation.runners import Array
@@ -39,16 +39,19 @@ class Correction:
     expectations: Mapping[str, _Expectation]
 
     @classmethod
-    def of(cls, subject: Subject, reference: Answers, unlabelled: Answers) -> Correction:
+    def of(
+        cls, subject: Subject, judgements: Mapping[str, Judgement], reference: Answers, unlabelled: Answers
+    ) -> Correction:
         """Fit the reference's posterior in every subset.
 
         Args:
             subject: the model and its data.
-            reference: its answers on the validation set.
+            judgements: what is judged on the validation set, by `key_of`.
+            reference: its answers there.
             unlabelled: the same on the unlabelled items.
         """
         found = {}
-        for key, one in judgements(subject, "validation").items():
+        for key, one in judgements.items():
             if one.metric.tells_right_from_wrong and one.targets is not None:
                 answers = _joined(one, reference, unlabelled)
                 posterior = Posterior.fitted(answers[: len(one.places)], one.targets)

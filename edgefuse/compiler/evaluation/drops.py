@@ -87,33 +87,36 @@ def _targets(data: SplitData, output: str, items: npt.NDArray[np.intp]) -> tuple
     return targets.of(items) if targets else (np.empty(0, np.intp), None)
 
 
-def drops(subject: Subject, split: str, reference: Answers, candidate: Answers) -> dict[str, SubsetDrop]:
-    """Return the paired drop of every output's metric in every subset, by `key_of`.
+class Judge:
+    """Judges answers on a split against those of the reference, of which the metrics keep their rows once.
 
     Args:
         subject: the model and its data.
         split: the name of one.
         reference: answers of the reference, by output and subset.
-        candidate: the same of a candidate.
     """
-    found = {}
-    for key, one in judgements(subject, split).items():
-        drop = one.metric.drop(one.rows(reference, reference), one.rows(candidate, reference), one.groups)
-        found[key] = SubsetDrop(drop=drop.drop, low=drop.low, high=drop.high)
-    return found
 
+    def __init__(self, subject: Subject, split: str, reference: Answers) -> None:
+        self.judgements = judgements(subject, split)
+        self._reference = reference
+        self._rows = self.rows(reference)
 
-def figures(subject: Subject, split: str, answers: Answers, reference: Answers | None = None) -> dict[str, float]:
-    """Return every output's metric in every subset, by `key_of`.
+    def rows(self, answers: Answers) -> dict[str, Rows]:
+        """Return what the metrics keep of answers, by `key_of`."""
+        return {key: one.rows(answers, self._reference) for key, one in self.judgements.items()}
 
-    Args:
-        subject: the model and its data.
-        split: the name of one.
-        answers: by output and subset.
-        reference: those of the reference; the answers themselves if None.
-    """
-    against = answers if reference is None else reference
-    return {key: one.metric.figure(one.rows(answers, against)) for key, one in judgements(subject, split).items()}
+    def figures(self, rows: Mapping[str, Rows] | None = None) -> dict[str, float]:
+        """Return every output's metric in every subset, by `key_of`: of rows, or of the reference."""
+        found = self._rows if rows is None else rows
+        return {key: one.metric.figure(found[key]) for key, one in self.judgements.items()}
+
+    def drops(self, rows: Mapping[str, Rows]) -> dict[str, SubsetDrop]:
+        """Return the paired drop of every output's metric in every subset, by `key_of`."""
+        found = {}
+        for key, one in self.judgements.items():
+            drop = one.metric.drop(self._rows[key], rows[key], one.groups)
+            found[key] = SubsetDrop(drop=drop.drop, low=drop.low, high=drop.high)
+        return found
 
 
 def by_subset(subject: Subject, output: str, found: Mapping[str, T]) -> dict[str, T]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgefuse.bundle.manifest import Figure
 from edgefuse.bundle.spec import Record, StageSpec
-from edgefuse.compiler.evaluation.drops import differences, drops, figures
+from edgefuse.compiler.evaluation.drops import Judge, differences
 from edgefuse.compiler.evaluation.evaluator import Evaluator
 from edgefuse.compiler.evaluation.reference import TorchReference
 from edgefuse.compiler.evaluation.runners import Array, in_torch
@@ -110,19 +110,18 @@ class TestSplit:
         self._subject = subject
         self._evaluator = Evaluator(subject, subject.splits["test"], cache, note)
         self._reference = self._evaluator.answers(in_torch(subject))
+        self._judge = Judge(subject, "test", self._reference)
 
     def reference(self) -> dict[str, float]:
         """Return the metrics of torch fp32, by `key_of`."""
-        return figures(self._subject, "test", self._reference)
+        return self._judge.figures()
 
     def judge(self, result: TargetResult, combination: Combination) -> RungAccuracy:
         """Return the metrics of a combination of candidates, and their drops against the reference."""
         answers = self._evaluator.answers(result.runners(combination))
-        return RungAccuracy(
-            figures(self._subject, "test", answers, self._reference),
-            drops(self._subject, "test", self._reference, answers),
-            differences(self._subject, self._reference, answers),
-        )
+        rows = self._judge.rows(answers)
+        others = differences(self._subject, self._reference, answers)
+        return RungAccuracy(self._judge.figures(rows), self._judge.drops(rows), others)
 
 
 def time_rungs(subject: Subject, drafts: Sequence[DraftRung], timer: Timer, note: Callable[[str], None]) -> Timings:

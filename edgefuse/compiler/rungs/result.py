@@ -9,7 +9,7 @@ from edgefuse.bundle.manifest import Machine
 from edgefuse.compiler.candidates.built import Built
 from edgefuse.compiler.candidates.target_data import TargetData
 from edgefuse.compiler.evaluation.correction import Correction
-from edgefuse.compiler.evaluation.drops import drops
+from edgefuse.compiler.evaluation.drops import Judge
 from edgefuse.compiler.evaluation.evaluator import is_leaf
 from edgefuse.compiler.evaluation.runners import Runner, in_torch
 from edgefuse.compiler.model.splits import UNLABELLED
@@ -95,14 +95,16 @@ def searched(
         data = replace(data, candidates=data.candidates.without(refused))
     unlabelled = data.evaluator(UNLABELLED) if UNLABELLED in subject.splits else None
     reference = data.validation.answers(in_torch(subject))
-    correction = Correction.of(subject, reference, unlabelled.answers(in_torch(subject)) if unlabelled else {})
+    validation = Judge(subject, "validation", reference)
+    more = unlabelled.answers(in_torch(subject)) if unlabelled else {}
+    correction = Correction.of(subject, validation.judgements, reference, more)
     built = data.candidates.by_id
 
     def judge(combination: Combination) -> dict[str, SubsetDrop]:
         """Run a fusion pass and return its paired drops against torch on the validation set, corrected."""
         runners = {stage: data.runner(built[candidate]) for stage, candidate in combination.items()}
         answers = data.validation.answers(runners)
-        found = drops(subject, "validation", reference, answers)
+        found = validation.drops(validation.rows(answers))
         return correction.of_drops(found, answers, unlabelled.answers(runners) if unlabelled else {})
 
     settings, budget = subject.recipe.search, subject.budget
