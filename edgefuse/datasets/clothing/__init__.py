@@ -5,6 +5,7 @@
 - `items`: the data set.
 """
 
-from edgefuse.datasets.clothing.items import SPLITS, ClothingItems, Settings, items, load, pool
+from edgefuse.datasets.clothing.items import ClothingItems, Settings, items, load, pool
+from edgefuse.datasets.digits.pool import SPLITS
 
 __all__ = ["SPLITS", "ClothingItems", "Settings", "items", "load", "pool"]

@@ -21,10 +21,9 @@ from edgefuse.datasets.clothing import names, pictures
 from edgefuse.datasets.clothing.pictures import Pictures
 from edgefuse.datasets.digits import images, speech
 from edgefuse.datasets.digits.images import Degradation
-from edgefuse.datasets.digits.pool import Pool, digest, kept
-from edgefuse.datasets.sample import MadeSamples, RawInput, Sample, Splits
+from edgefuse.datasets.digits.pool import SPLITS, Pool, PooledItems, digest, kept
+from edgefuse.datasets.sample import Splits
 
-SPLITS = ("train", "calibration", "validation", "test")
 CLASSES = len(names.LABELS)
 DEGRADED = Degradation(scale=(1.6, 2.2), angle=(-15.0, 15.0), contrast=(70.0, 170.0), noise=(4.0, 24.0), bars=(0, 2))
 
@@ -68,28 +67,16 @@ class Settings:
 DEFAULT = Settings()
 
 
-class ClothingItems(MadeSamples):
+class ClothingItems(PooledItems):
     """The samples of one split, made when asked for."""
 
     def __init__(self, split: str, count: int, pool: Pool, settings: Settings) -> None:
-        self.split = split
-        self._count = count
-        self._pool = pool
+        super().__init__(split, count, pool, settings.seed, settings.snr_db)
         self._settings = settings
-        self._said = [np.flatnonzero(pool.clips.labels == label) for label in range(CLASSES)]
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return self._count
-
-    def target(self, index: int) -> int:
-        """Return the label of an item without making its inputs."""
-        return int(self._pool.labels[index % len(self._pool.labels)])
 
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         """Return the frame of an item, uint8 [64, 64]."""
-        picture = self._pool.pictures[index % len(self._pool.pictures)]
-        return images.render(picture, self._rng(index, 0), self._settings.degradation)
+        return images.render(self._picture(index), self._rng(index, 0), self._settings.degradation)
 
     def text(self, index: int) -> str:
         """Return the text of an item."""
@@ -99,17 +86,7 @@ class ClothingItems(MadeSamples):
 
     def audio(self, index: int) -> npt.NDArray[np.float32]:
         """Return the sound of an item, float32 [16000]."""
-        rng = self._rng(index, 2)
-        said = self._said[self.target(index)]
-        clip = self._pool.clips.clip(int(said[rng.integers(len(said))]))
-        return speech.record(clip, rng, snr_db=self._settings.snr_db)
-
-    def _rng(self, index: int, purpose: int) -> np.random.Generator:
-        return np.random.default_rng([self._settings.seed, SPLITS.index(self.split), purpose, index])
-
-    def _sample(self, index: int) -> Sample:
-        inputs: dict[str, RawInput] = {"image": self.image(index), "text": self.text(index), "audio": self.audio(index)}
-        return Sample(inputs=inputs, target=self.target(index))
+        return self._recorded(index, self._rng(index, 2))
 
 
 def load(settings: Settings = DEFAULT) -> Splits:

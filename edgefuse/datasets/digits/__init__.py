@@ -4,10 +4,11 @@
 - `espeak`: speech synthesis;
 - `speech`: spoken names in noise;
 - `text`: spelled-out digits, and their tokenizer;
-- `pool`: pictures and speech, kept;
+- `pool`: pictures and speech, kept, and items that draw from them;
 - `items`: the data set.
 """
 
-from edgefuse.datasets.digits.items import SPLITS, DigitItems, Settings, export_files, items, load, pool
+from edgefuse.datasets.digits.items import DigitItems, Settings, export_files, items, load, pool
+from edgefuse.datasets.digits.pool import SPLITS
 
 __all__ = ["SPLITS", "DigitItems", "Settings", "export_files", "items", "load", "pool"]

@@ -24,11 +24,10 @@ import numpy.typing as npt
 from edgefuse.datasets.digits import images, speech, text
 from edgefuse.datasets.digits.espeak import SAMPLE_RATE_HZ
 from edgefuse.datasets.digits.images import Degradation
-from edgefuse.datasets.digits.pool import Pool, digest, kept
-from edgefuse.datasets.sample import MadeSamples, RawInput, Sample, Splits
+from edgefuse.datasets.digits.pool import SPLITS, Pool, PooledItems, digest, kept
+from edgefuse.datasets.sample import Sample, Splits
 from edgefuse.errors import DataError
 
-SPLITS = ("train", "calibration", "validation", "test")
 HARD = Degradation()
 MILD = Degradation(scale=(1.6, 2.2), contrast=(80.0, 180.0), noise=(3.0, 20.0), bars=(0, 1))
 
@@ -67,48 +66,26 @@ class Settings:
 DEFAULT = Settings()
 
 
-class DigitItems(MadeSamples):
+class DigitItems(PooledItems):
     """The samples of one split, made when asked for."""
 
     def __init__(self, split: str, count: int, pool: Pool, settings: Settings) -> None:
-        self.split = split
-        self._count = count
-        self._pool = pool
+        super().__init__(split, count, pool, settings.seed, settings.snr_db)
         self._settings = settings
-        self._said = [np.flatnonzero(pool.clips.labels == digit) for digit in range(10)]
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return self._count
-
-    def target(self, index: int) -> int:
-        """Return the digit of an item without making its inputs."""
-        return int(self._pool.labels[index % len(self._pool.labels)])
 
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         """Return the frame of an item, uint8 [64, 64]."""
-        picture = self._pool.pictures[index % len(self._pool.pictures)]
         rng = self._rng(index, 0)
         mild = self.split == "train" and rng.random() < self._settings.mild_share
-        return images.render(picture, rng, self._settings.mild if mild else self._settings.degradation)
+        return images.render(self._picture(index), rng, self._settings.mild if mild else self._settings.degradation)
 
     def audio(self, index: int) -> npt.NDArray[np.float32]:
         """Return the sound of an item, float32 [16000]."""
-        rng = self._rng(index, 1)
-        said = self._said[self.target(index)]
-        clip = self._pool.clips.clip(int(said[rng.integers(len(said))]))
-        return speech.record(clip, rng, snr_db=self._settings.snr_db)
+        return self._recorded(index, self._rng(index, 1))
 
     def text(self, index: int) -> str:
         """Return the text of an item."""
         return text.write(self.target(index), self._rng(index, 2), mean_errors=self._settings.typing_errors)
-
-    def _rng(self, index: int, purpose: int) -> np.random.Generator:
-        return np.random.default_rng([self._settings.seed, SPLITS.index(self.split), purpose, index])
-
-    def _sample(self, index: int) -> Sample:
-        inputs: dict[str, RawInput] = {"image": self.image(index), "audio": self.audio(index), "text": self.text(index)}
-        return Sample(inputs=inputs, target=self.target(index))
 
 
 def load(settings: Settings = DEFAULT) -> Splits:
