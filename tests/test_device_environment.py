@@ -31,8 +31,9 @@ from edgefuse.bundle.writer import write_bundle
 from edgefuse.cli import VERBS
 from edgefuse.device.archive import PARTS, archive
 from edgefuse.export.target import Lowered
-from edgefuse.stages.examples import example_feeds, run_torch
+from edgefuse.stages.examples import example_feeds
 from edgefuse.stages.explicit import split
+from edgefuse.stages.running import run_torch
 
 Python: TypeAlias = "Callable[..., subprocess.CompletedProcess[str]]"
 

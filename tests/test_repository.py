@@ -20,8 +20,8 @@ from edgefuse import registry
 from edgefuse.cli import VERBS
 
 ROOT = Path(__file__).parents[1]
-MAX_WHEEL_BYTES = 950_000
-MAX_DEVICE_BYTES = 285_000
+MAX_WHEEL_BYTES = 1_100_000
+MAX_DEVICE_BYTES = 340_000
 DEVICE_PARTS = (
     *("bundle", "graph", "runtime", "measure", "device", "commands"),
     *("errors.py", "files.py", "typed_json.py", "registry.py", "progress.py", "cli.py"),
@@ -98,6 +98,7 @@ def test_public_names_are_these() -> None:
         "BundleError",
         "CheckError",
         "DataError",
+        "Decoder",
         "DeviceError",
         "EdgefuseError",
         "EngineError",

@@ -73,6 +73,8 @@ class TokensOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="tok
         separator: between tokens, in text: a space between words, nothing between letters.
         blank: of a model trained with connectionist temporal classification: the token that spells nothing, so that
             one that comes twice in a row is told once.
+        start: of a model that makes a token at a time: the token that the first step is given. `steps` is then the most
+            that it makes.
         end: the token that ends a text.
     """
 
@@ -81,6 +83,7 @@ class TokensOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="tok
     labels: tuple[str, ...]
     separator: str = ""
     blank: int | None = None
+    start: int | None = None
     end: int | None = None
     metric: str = ""
 

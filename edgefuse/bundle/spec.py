@@ -302,9 +302,10 @@ class Source(Record, frozen=True, kw_only=True):
 
     `modality`: `tensor` of modality `owner`; `length`: the length of modality `owner`; `stage`: output `tensor` of
     stage `owner`; `present`: the mask float32 [1, modalities]; `state`: the output `tensor` of this stage's last run.
+    A decoder's step takes the `token` before, and may take its `position`, from 0: both int32 [1].
     """
 
-    kind: Literal["modality", "length", "stage", "present", "state"]
+    kind: Literal["modality", "length", "stage", "present", "state", "token", "position"]
     owner: str = ""
     tensor: str = ""
 
@@ -317,7 +318,7 @@ class Source(Record, frozen=True, kw_only=True):
             return f"{self.owner}.length"
         if self.kind == "stage":
             return f"/{self.owner}.{self.tensor}"
-        return "present" if self.kind == "present" else f"~{self.owner}.{self.tensor}"
+        return f"~{self.owner}.{self.tensor}" if self.kind == "state" else self.kind
 
 
 class StageInput(Record, frozen=True, kw_only=True):
@@ -328,10 +329,15 @@ class StageInput(Record, frozen=True, kw_only=True):
 
 
 class StageOutput(Record, frozen=True, kw_only=True):
-    """An output port of a stage: a feature for other stages, a result for the caller or the next state."""
+    """An output port of a stage: a feature for other stages, a result for the caller or the next state.
+
+    Attributes:
+        initial: where a decoder's state comes from before its first step: an output of an earlier stage; zeros if None.
+    """
 
     tensor: TensorSpec
     kind: Literal["feature", "result", "state"] = "feature"
+    initial: Source | None = None
 
 
 class StageSpec(Record, frozen=True, kw_only=True):

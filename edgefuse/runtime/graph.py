@@ -11,6 +11,7 @@ from edgefuse.bundle.spec import StageSpec, TensorSpec
 from edgefuse.graph import Plan, StageGraph, Zeros
 from edgefuse.runtime.backends.backend import Array, Session
 from edgefuse.runtime.backends.denormals import Flushed
+from edgefuse.runtime.decoding import NO_TOKENS, TOKEN
 
 Subset = tuple[str, ...]
 """Names of the modalities that are present."""
@@ -22,6 +23,7 @@ class _Prepared:
 
     plan: Plan
     constants: dict[str, Array]
+    state: dict[str, Array]
 
 
 class Graph:
@@ -61,7 +63,8 @@ class Graph:
         prepared = self._prepared.get(present) or self._prepare(present)
         # What is absent stays zero, whatever was given.
         with self._flushed:
-            return self._stages.run(prepared.plan, self._run_stage, {**values, **prepared.constants}, state)
+            pool = {TOKEN: NO_TOKENS, **values, **prepared.constants}
+            return self._stages.run(prepared.plan, self._run_stage, pool, state or prepared.state)
 
     def initial_state(self) -> dict[str, Array]:
         """Return the state before the first step."""
@@ -76,7 +79,9 @@ class Graph:
         constants = constants_of(plan)
         for constant in constants.values():
             constant.setflags(write=False)  # shared by all runs of the plan
-        self._prepared[present] = prepared = _Prepared(plan, constants)
+        decodes = any(step.stage.role == "decoder" for step in plan.steps)
+        start = self.initial_state() if decodes else {}
+        self._prepared[present] = prepared = _Prepared(plan, constants, start)
         return prepared
 
 

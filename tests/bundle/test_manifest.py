@@ -52,7 +52,7 @@ def _refusal(path: Path) -> str:
         (lambda t: t.replace(b'"image": 0.75', b'"image": 0.75, "\\u0069mage": 1'), "has the key 'image' twice"),
         (lambda t: b'{"a": ' * 100_000 + b"1" + b"}" * 100_000, "is nested too deeply"),
         (
-            lambda t: t.replace(b'"schema": [\n    2,\n    2', b'"schema": [\n    3,\n    0'),
+            lambda t: t.replace(b'"schema": [\n    2,\n    3', b'"schema": [\n    3,\n    0'),
             "got version 3.0, expected 1.x or 2.x",
         ),
         (lambda t: t.replace(b'"schema"', b'"scheme"'), "missing required field `schema`"),

@@ -134,7 +134,7 @@ def rewritten(bundle: Path, old: bytes, new: bytes) -> None:
         (b'"backend": "onnx"', b'"backend": "onnx",\n  "backend": "null"', "the key 'backend' twice in one object"),
         (b'"backend": "onnx"', b'"backend": "onnx",\n  "hook": "rm"', "the unknown field 'hook' in a Candidate"),
         (b'"default_rung"', b'"backend": "onnx",\n  "default_rung"', "the unknown field 'backend' in a Manifest"),
-        (b'"schema": [\n    2,', b'"schema": [\n    3,', "is of schema 3.2, and this reader knows 1.x and 2.x"),
+        (b'"schema": [\n    2,', b'"schema": [\n    3,', "is of schema 3.3, and this reader knows 1.x and 2.x"),
         (b'"schema": [\n    2,', b'"schema": [\n    1,', "is not a valid manifest"),
         (b'"backend": "onnx"', b'"backend": 7', "is not a valid manifest"),
         (

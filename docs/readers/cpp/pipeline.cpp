@@ -77,6 +77,7 @@ std::string key_of(const json& source) {
   if (kind == "stage") return "/" + owner + "." + tensor;
   if (kind == "present") return "present";
   if (kind == "state") return "~" + owner + "." + tensor;
+  if (kind == "token") throw Error("the model makes one token after the other, which this reader does not");
   throw Error("the manifest has a source of the unknown kind '" + kind + "'");
 }
 

@@ -193,6 +193,7 @@ class Pipeline(bundle: Bundle, rung: String? = null, private val openers: Map<St
                 "stage" -> "/$owner.$tensor"
                 "present" -> "present"
                 "state" -> "~$owner.$tensor"
+                "token" -> throw BundleException("the model makes one token after the other, which this reader does not")
                 else -> throw BundleException("the manifest has a source of the unknown kind '$kind'")
             }
         }

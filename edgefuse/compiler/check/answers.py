@@ -14,7 +14,7 @@ from edgefuse.compiler.model.targets import column, stacked
 from edgefuse.errors import DataError, EdgefuseError, MeasureError
 from edgefuse.graph import StageGraph
 from edgefuse.runtime.graph import constants_of, zeros_of_tensor
-from edgefuse.stages.examples import run_torch
+from edgefuse.stages.running import run_torch
 from edgefuse.stages.silence import first_words
 from edgefuse.stages.stage import Array, TorchStage
 

@@ -14,7 +14,7 @@ from edgefuse.bundle.spec import Record, StageSpec
 from edgefuse.compiler.evaluation.drops import Judge, differences
 from edgefuse.compiler.evaluation.evaluator import Evaluator
 from edgefuse.compiler.evaluation.reference import TorchReference
-from edgefuse.compiler.evaluation.runners import Array, in_torch
+from edgefuse.compiler.evaluation.runners import Array, in_torch, session_of
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.rungs.result import TargetResult
 from edgefuse.compiler.search import Combination, SubsetDrop
@@ -176,7 +176,7 @@ def _torch_stages(subject: Subject, inputs: Inputs) -> Latencies:
     runners = in_torch(subject)
 
     def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
-        session = runners[stage.name].session()
+        session = session_of(stage, runners[stage.name], subject.spec)
         calls[stage.name] = partial(session.run, feeds)
         return session.run(feeds)
 

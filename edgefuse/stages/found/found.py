@@ -13,7 +13,7 @@ from edgefuse.bundle.spec import ModelSpec, in_files
 from edgefuse.errors import ModelError
 from edgefuse.models.fusion import FusionModel
 from edgefuse.stages.examples import chained_feeds, example_feeds, masks_of
-from edgefuse.stages.explicit import apart, as_called, check_spec, checked_whole, known, undescribed
+from edgefuse.stages.explicit import apart, as_called, check_spec, known, undescribed
 from edgefuse.stages.found.calling import Called, called, whole_spec
 from edgefuse.stages.found.chain import dims, held_to_module
 from edgefuse.stages.found.costs import value_of
@@ -25,6 +25,7 @@ from edgefuse.stages.found.record import Found, Work, crossings_of, early_mask, 
 from edgefuse.stages.found.traced import Traced, trace
 from edgefuse.stages.found.wiring import order_inputs, wired
 from edgefuse.stages.parametrized import in_float32, with_plain_weights
+from edgefuse.stages.shapes import checked_whole
 from edgefuse.stages.silence import UNSCRIPTED, first_words, quiet
 from edgefuse.stages.stage import Feeds, InputValues, TorchStage, parameters_of, with_twins
 from edgefuse.stages.values import observed, with_values
