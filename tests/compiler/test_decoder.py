@@ -61,6 +61,9 @@ def test_a_compile_judges_every_step_and_times_a_decoder_once_per_token(tmp_path
     assert not result.failed
     report = json.loads(result.report_json.read_text())
     assert report["reference"]["accuracy"]["left+right"] == 1.0  # the targets are what it says itself
+    for bundle in report["bundles"]:
+        said = {rung["name"]: rung["said"] for rung in bundle["rungs"]}
+        assert all(one["items"] == 16 and one["tokens_equal"] > 0.9 for one in said.values())
     for path in result.bundles:
         with open_bundle(path) as bundle:
             assert any(one.stage == "decoder" and "wi8" in one.scheme for one in bundle.manifest.candidates)
@@ -85,3 +88,30 @@ def test_a_target_of_text_says_no_tokens(tmp_path: Path) -> None:
             cache=tmp_path / "cache",
             targets=["onnx"],
         )
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", [LstmDecoder, CachedDecoder])
+def test_each_stage_of_a_model_that_makes_tokens_is_pruned_and_recovers(
+    kind: type[LstmDecoder] | type[CachedDecoder], tmp_path: Path
+) -> None:
+    model = generating(kind, size=64)
+    train = [Sample(inputs_of(seed), answer_of(model, inputs_of(seed))) for seed in range(300, 332)]
+    stages = ("left_encoder", "fusion", "decoder")
+    step = {"method": "magnitude", "ratio": 0.3}
+    result = edgefuse.compile(
+        model,
+        model.spec,
+        _splits(model, train=train),
+        out=tmp_path / "out",
+        cache=tmp_path / "cache",
+        targets=["onnx"],
+        max_drop=0.2,
+        prune={"variants": [{"stages": list(stages), "steps": [step]}]},
+        recover={"epochs": 1},
+        schemes=dict.fromkeys([*stages, "right_encoder"], ()),
+    )
+    report = json.loads(result.report_json.read_text())
+    pruned = {one["stage"]: one for one in report["stages"] if one["pruning"]}
+    assert set(pruned) == set(stages)
+    assert all(one["snr_db"] > 5 for one in pruned.values())
