@@ -6,6 +6,7 @@
 - `preprocess`: from raw inputs to tensors;
 - `backends`: how files run;
 - `cache`: the feature cache;
+- `generation`: from logits to tokens, and to text;
 - `decoding`: a decoder's step, repeated;
 - `graph`: the stage graph over opened files;
 - `opened`: a bundle opened: what the pipelines at its rungs share;
