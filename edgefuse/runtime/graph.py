@@ -11,7 +11,7 @@ from edgefuse.bundle.spec import StageSpec, TensorSpec
 from edgefuse.graph import Plan, StageGraph, Zeros
 from edgefuse.runtime.backends.backend import Array, Session
 from edgefuse.runtime.backends.denormals import Flushed
-from edgefuse.runtime.decoding import NO_TOKENS, TOKEN
+from edgefuse.runtime.decoding import NO_TOKENS, TOKEN, DecoderSession
 
 Subset = tuple[str, ...]
 """Names of the modalities that are present."""
@@ -37,7 +37,7 @@ class Graph:
     def __init__(self, stages: StageGraph, sessions: Mapping[str, Session]) -> None:
         self._stages = stages
         self._sessions = dict(sessions)
-        self._flushed = Flushed()
+        self.flushed = Flushed()
         self._given = [stage.name for stage in stages.stages if stage.name not in sessions]
         self._prepared: dict[Subset, _Prepared] = {}
 
@@ -62,9 +62,30 @@ class Graph:
         """
         prepared = self._prepared.get(present) or self._prepare(present)
         # What is absent stays zero, whatever was given.
-        with self._flushed:
+        with self.flushed:
             pool = {TOKEN: NO_TOKENS, **values, **prepared.constants}
             return self._stages.run(prepared.plan, self._run_stage, pool, state or prepared.state)
+
+    @property
+    def decoder(self) -> DecoderSession | None:
+        """What makes tokens, if the model does."""
+        last = self._sessions.get(self._stages.stages[-1].name)
+        return last if isinstance(last, DecoderSession) else None
+
+    def before_decoder(self, values: Mapping[str, Array], present: Subset) -> dict[str, Array]:
+        """Run what is run once per input, and return what the decoder is fed with, by port; within `flushed`."""
+        fed: dict[str, Array] = {}
+        prepared = self._prepared.get(present) or self._prepare(present)
+
+        def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
+            if stage.role != "decoder":
+                return self._run_stage(stage, feeds)
+            fed.update(feeds)
+            return dict.fromkeys((port.tensor.name for port in stage.outputs), NO_TOKENS)
+
+        pool = {TOKEN: NO_TOKENS, **values, **prepared.constants}
+        self._stages.run(prepared.plan, run_stage, pool, prepared.state)
+        return fed
 
     def initial_state(self) -> dict[str, Array]:
         """Return the state before the first step."""

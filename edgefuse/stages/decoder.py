@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -45,14 +46,16 @@ class Prepared(nn.Module):
 class Step(nn.Module):
     """A decoder with positional values, in the order of `names`; states come out in the order of `decoder.states`."""
 
-    def __init__(self, decoder: Decoder, names: tuple[str, ...]) -> None:
+    def __init__(self, decoder: Decoder, names: tuple[str, ...], *, counts: bool = True) -> None:
         super().__init__()
         self.decoder = decoder
         self.names = names
+        self.counts = counts
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Take a token, its position, and the values."""
-        token, position, *values = tensors
+        """Take a token, its position if the decoder counts, and the values."""
+        token, *others = tensors
+        position, *values = others if self.counts else (torch.zeros_like(token), *others)
         logits, state = self.decoder(token, position, dict(zip(self.names, values, strict=True)))
         return logits, *(state[name] for name in self.decoder.states)
 
@@ -142,11 +145,15 @@ def step(decoder: Decoder, spec: StageSpec, output: TokensOutput) -> TorchStage:
 
 
 def needed(stage: TorchStage, feeds: Feeds) -> TorchStage:
-    """Return the stage of a step with the part of the decoder that it needs; the rest runs once per input, or never."""
+    """Return the stage of a step with what it needs of the decoder, and no position if it asks for none."""
     made: Step = stage.module  # type: ignore[assignment] # as `step` made it
+    tensors = tensors_of(stage.spec, feeds)
     with torch.inference_mode(), _recorded() as used:
-        made(*tensors_of(stage.spec, feeds))
-    return replace(stage, module=Step(_part(made.decoder, used), made.names).eval())
+        made(*tensors)
+    counts = id(tensors[1]) in used
+    inputs = [port for port in stage.spec.inputs if counts or port.source.kind != "position"]
+    spec = msgspec.structs.replace(stage.spec, inputs=tuple(inputs))
+    return replace(stage, spec=spec, module=Step(_part(made.decoder, used), made.names, counts=counts).eval())
 
 
 def of_steps(output: TokensOutput) -> tuple[InputValues, ...]:

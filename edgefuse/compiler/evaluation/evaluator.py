@@ -24,7 +24,7 @@ from edgefuse.datasets.cache import Cache
 from edgefuse.graph import Plan
 from edgefuse.graph.decoding import step_ports
 from edgefuse.runtime.backends.backend import Session
-from edgefuse.runtime.decoding import forced
+from edgefuse.runtime.decoding import NO_TOKENS, TOKEN, forced
 from edgefuse.runtime.graph import constants_of, zeros_of_tensor
 from edgefuse.stages.stage import Feeds
 
@@ -95,6 +95,20 @@ class Evaluator:
                 # Mapped: maps of depths, which nothing judges, may be larger than memory.
                 by_subset[subset_name(subset)] = np.load(folder / _file(number), mmap_mode="r")
         return found
+
+    def spoken(self, combination: Mapping[str, Runner]) -> Array:
+        """Return the logits of a decoder that goes on from its own tokens, of the items with all modalities."""
+        whole = self._subject.subsets[0]
+        identities = [[name, runner.identity] for name, runner in combination.items()]
+        key = [self._data.digest, "greedy", identities, fingerprint.of_source(*_SOURCES)]
+
+        def make(folder: Path) -> None:
+            self._note("sentences")
+            pools = (pool | {TOKEN: NO_TOKENS} for pool in self._joint_pools(whole, combination))
+            results = self._through(self._after(whole), combination, pools)
+            np.save(folder / _file(0), np.concatenate([next(iter(result.values())) for result in results]))
+
+        return np.load(self._cache.entry("outputs", key, make) / _file(0))  # type: ignore[no-any-return]
 
     def run(self, subset: tuple[str, ...], combination: Mapping[str, Runner]) -> Path:
         """Run what comes after the leaves, once, and return the folder that has a file per output."""

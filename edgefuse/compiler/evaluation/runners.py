@@ -81,7 +81,8 @@ def over_blocks(
         runner = runners[stage.name]
         session = sessions.get(stage.name) or sessions.setdefault(stage.name, session_of(stage, runner, spec))
         samples = [dict(zip(feeds, values, strict=True)) for values in zip(*feeds.values(), strict=True)]
-        results = list(_batched(session, samples, runner.batch))
+        alone = any(value.size == 0 for value in samples[0].values())  # each sentence goes on from its own tokens
+        results = list(_batched(session, samples, 1 if alone else runner.batch))
         return {port: [result[port] for result in results] for port in results[0]}
 
     return run_stage
