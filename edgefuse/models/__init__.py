@@ -6,7 +6,9 @@
 - `digits`: the reference model `digits`;
 - `assistant`: the reference model `assistant`;
 - `classifier`: the reference model `classifier`;
-- `sentiment`: the reference model `sentiment`.
+- `sentiment`: the reference model `sentiment`;
+- `vqa`: the reference model `vqa`;
+- `captioning`: the reference model `captioning`.
 """
 
 from edgefuse.models.decoder import Decoder

@@ -83,7 +83,7 @@ def draw(material: Material, rng: np.random.Generator) -> Scene:
     places = list(_SIDES[int(rng.integers(len(_SIDES)))]) if len(kinds) == 2 else list(range(len(PLACES)))
     things: list[Thing] = []
     for kind, colour, place in zip(kinds, colours, rng.permutation(places), strict=False):
-        picture = int(rng.choice(material.of(int(kind))))
+        picture = int(rng.choice(material.by_kind[kind]))
         things.append(Thing(KINDS[kind], list(COLOURS)[colour], *PLACES[place], picture))
     return Scene(tuple(sorted(things, key=lambda thing: (thing.row, thing.column))))
 

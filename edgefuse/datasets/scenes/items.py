@@ -7,6 +7,7 @@ Pictures of things: real, of MNIST and Fashion-MNIST. Their composition, colours
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefuse.datasets.digits.pool import SPLITS
-from edgefuse.datasets.sample import MadeSamples, Sample, Splits
+from edgefuse.datasets.sample import MadeSamples, RawInput, Sample, Splits
 from edgefuse.datasets.scenes.captions import TOKENS, Caption, describe
 from edgefuse.datasets.scenes.composition import Scene, draw, render
 from edgefuse.datasets.scenes.material import SHARES, Material, Shares, material
@@ -101,13 +102,15 @@ class QuestionItems(MadeSamples):
         """Return the number of questions."""
         return self.scene_count * self.each
 
-    def question(self, index: int) -> Question:
-        """Return the question of an item."""
-        return self.scenes.question(*divmod(index, self.each))
+    def questions(self) -> Iterator[Question]:
+        """Yield the questions of all items."""
+        return (self.scenes.question(*divmod(index, self.each)) for index in range(len(self)))
 
     def _sample(self, index: int) -> Sample:
-        scene, question = index // self.each, self.question(index)
-        return Sample({"image": self.scenes.picture(scene), "question": question.text}, question.target, scene)
+        scene, number = divmod(index, self.each)
+        question = self.scenes.question(scene, number)
+        inputs: dict[str, RawInput] = {"image": self.scenes.picture(scene), "question": question.text}
+        return Sample(inputs, question.target, f"{self.scenes.split} {scene}")
 
 
 class CaptionItems(MadeSamples):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +32,10 @@ class Material:
     pictures: npt.NDArray[np.uint8]
     kinds: npt.NDArray[np.int64]
 
-    def of(self, kind: int) -> npt.NDArray[np.int64]:
-        """Return the places of the pictures of one kind."""
-        return np.flatnonzero(self.kinds == kind)
+    @cached_property
+    def by_kind(self) -> list[npt.NDArray[np.int64]]:
+        """The places of the pictures of each kind."""
+        return [np.flatnonzero(self.kinds == kind) for kind in range(int(self.kinds.max()) + 1)]
 
     def digest(self) -> str:
         """Return the SHA-256 of all of it."""
