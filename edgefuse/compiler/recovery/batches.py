@@ -57,7 +57,13 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def called(spec: StageSpec, module: nn.Module, feeds: Mapping[str, Tensor]) -> Pool:
-    """Run a stage's module on its feeds, and return what it gives, both by port."""
+    """Run a stage's module on its feeds, and return what it gives, both by port.
+
+    Args:
+        spec: of the stage.
+        module: that computes it.
+        feeds: batch first.
+    """
     made = outputs_of(module(*(feeds[port.tensor.name] for port in spec.inputs)))
     return {port.tensor.name: value for port, value in zip(spec.outputs, made, strict=True)}
 
