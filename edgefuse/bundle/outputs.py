@@ -93,11 +93,15 @@ class TokensOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="tok
         return self.steps, len(self.labels)
 
     def text(self, ids: Sequence[int]) -> str:
-        """Return what tokens spell."""
-        told = list(ids[: ids.index(self.end)] if self.end in ids else ids)
+        """Return what tokens spell; repeats are told once, and blanks not, where there is a `blank`."""
+        told = list(ids)
         if self.blank is not None:
             told = [one for one, before in zip(told, [None, *told], strict=False) if one not in (before, self.blank)]
-        return self.separator.join(self.labels[one] for one in told)
+        return self.spelled(told)
+
+    def spelled(self, ids: Sequence[int]) -> str:
+        """Return the labels of tokens before the end token, joined."""
+        return self.separator.join(self.labels[one] for one in (ids[: ids.index(self.end)] if self.end in ids else ids))
 
 
 class ArrayOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="array"):

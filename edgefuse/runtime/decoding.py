@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from edgefuse.bundle.spec import StageSpec, TokensOutput
+from edgefuse.errors import InputError
 from edgefuse.graph.decoding import StepPorts, step_ports, steps
-from edgefuse.runtime.backends.backend import Array, Session
+from edgefuse.runtime.backends.backend import Array, Bound, Session, Stepping
+
+Logits: TypeAlias = npt.NDArray[np.float32]
+
+_IDLE = 8
+"""Buffers that are kept for the next generations."""
 
 TOKEN = "token"
 """The key under which a run finds the tokens that its decoder is given, int32 [batch, n]."""
@@ -34,27 +43,77 @@ class DecoderSession:
         self.step = session
         self.ports: StepPorts = step_ports(stage)
         self.output = output
+        self._idle: list[Bound] = []
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run all steps; see `Session.run`."""
         ports, output = self.ports, self.output
-        given: Array = feeds[ports.token]
+        given = self._checked(feeds[ports.token])
         logits = np.zeros((len(given), *output.shape), np.float32)
         fixed = {port: value for port, value in feeds.items() if port != ports.token}
-        made = forced(ports, self.step.run, fixed, given) if given.shape[1] else self._greedy(fixed)
-        for at, (_, results) in enumerate(made):
-            logits[:, at] = results[ports.result]
+        if len(given) > 1:
+            for at, (_, made) in enumerate(forced(ports, self.step.run, fixed, given)):
+                logits[:, at] = made[ports.result]
+            return {ports.result: logits}
+        tokens: list[int] = given[0].tolist()
+        start: int = tokens[0] if tokens else output.start  # type: ignore[assignment] # a decoder's output has a start
+        with self.stepping(fixed) as step:
+            logits[0, 0] = found = step(start, 0)
+            for at in range(1, len(tokens) or output.steps):
+                token = tokens[at] if tokens else int(found.argmax())
+                if not tokens and token == output.end:
+                    break
+                logits[0, at] = found = step(token, at)
         return {ports.result: logits}
 
-    def _greedy(self, feeds: Mapping[str, Array]) -> Iterator[tuple[dict[str, Array], Mapping[str, Array]]]:
-        ports, output = self.ports, self.output
+    def _checked(self, given: Array) -> Array:
+        """Refuse tokens that there are none of, and more of them than a state has room for."""
+        words, most = len(self.output.labels), self.output.steps
+        if given.ndim != 2 or given.dtype != np.int32 or given.shape[1] > most:
+            got, expected = f"{given.dtype} {list(given.shape)}", f"int32 [1, at most {most}]"
+            raise InputError("the tokens that a decoder is given are of another form", got=got, expected=expected)
+        if given.size and not (given.min() >= 0 and given.max() < words):
+            got = f"{given.min()} to {given.max()}"
+            raise InputError("a token that a decoder is given is none", got=got, expected=f"0 to {words - 1}")
+        return given
 
-        def following(at: int, made: Mapping[str, Array]) -> Array | None:
-            token = int(made[ports.result].argmax())
-            return None if token == output.end or at + 1 == output.steps else np.array([token], np.int32)
+    @contextmanager
+    def stepping(self, feeds: Mapping[str, Array]) -> Iterator[Callable[[int, int], Logits]]:
+        """Give a call that takes the token before and its position, and gives the logits of the next, [vocabulary].
 
-        start = np.array([output.start], np.int32)
-        return steps(ports, self.step.run, feeds, start, following, lambda at: np.array([at], np.int32))
+        The state goes on from call to call, in buffers of the session where it has some; logits last until the next
+        call but one.
+
+        Args:
+            feeds: by port: what does not change, and the first value of each state.
+        """
+        ports = self.ports
+        numbers = {port: np.zeros(1, np.int32) for port in (ports.token, ports.position) if port}
+        bound = self._idle.pop() if self._idle else self._bound()
+        current = dict(bound.begin({**feeds, **numbers}) if bound else {**feeds, **numbers})
+        token, position = current[ports.token], current.get(ports.position, np.zeros(1, np.int32))
+
+        def step(before: int, at: int) -> Logits:
+            nonlocal current
+            token[0], position[0] = before, at
+            if bound:
+                made = bound.run()
+            else:
+                made = self.step.run(current)
+                current = ports.following(current, made)
+            logits: Logits = made[ports.result][0]
+            return logits
+
+        try:
+            yield step
+        finally:
+            if bound and len(self._idle) < _IDLE:
+                self._idle.append(bound)
+
+    def _bound(self) -> Bound | None:
+        ports = self.ports
+        changed = [port for port in (ports.token, ports.position) if port]
+        return self.step.bind(ports.states, changed) if isinstance(self.step, Stepping) else None
 
 
 def forced(

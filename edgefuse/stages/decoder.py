@@ -6,8 +6,9 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -45,16 +46,22 @@ class Prepared(nn.Module):
 class Step(nn.Module):
     """A decoder with positional values, in the order of `names`; states come out in the order of `decoder.states`."""
 
-    def __init__(self, decoder: Decoder, names: tuple[str, ...]) -> None:
+    def __init__(self, decoder: Decoder, names: tuple[str, ...], *, counts: bool = True) -> None:
         super().__init__()
         self.decoder = decoder
         self.names = names
+        self.counts = counts
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Take a token, its position, and the values."""
-        token, position, *values = tensors
+        """Take a token, its position if the decoder counts, and the values."""
+        token, *others = tensors
+        position, *values = others if self.counts else (torch.zeros_like(token), *others)
         logits, state = self.decoder(token, position, dict(zip(self.names, values, strict=True)))
         return logits, *(state[name] for name in self.decoder.states)
+
+
+Given: TypeAlias = Mapping[str, tuple[str, TensorSpec]]
+"""What is computed once per input, by name: the stage that gives it, and its tensor."""
 
 
 def prepared(fusion: nn.Module, decoder: Decoder, feeds: Sequence[Tensor]) -> Prepared:
@@ -66,11 +73,25 @@ def prepared(fusion: nn.Module, decoder: Decoder, feeds: Sequence[Tensor]) -> Pr
         feeds: of fusion.
 
     Raises:
+        ModelError: as of `named`.
+    """
+    with torch.inference_mode(), _recorded() as used:
+        made = named(decoder, outputs_of(fusion(*feeds)))
+    return Prepared(fusion, _part(decoder, used), tuple(made)).eval()
+
+
+def named(decoder: Decoder, fused: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return what a decoder prepares.
+
+    Args:
+        decoder: of a model.
+        fused: what fusion returned.
+
+    Raises:
         ModelError: if `prepare` fails, or gives nothing that a step could read.
     """
     try:
-        with torch.inference_mode(), _recorded() as used:
-            made: Any = decoder.prepare(*outputs_of(fusion(*feeds)))
+        made: Any = decoder.prepare(*fused)
     except Exception as error:  # a user's own code may raise anything
         raise ModelError(f"{type(decoder).__name__}.prepare fails on what fusion returns", got=cited(error)) from error
     if not isinstance(made, dict) or not made or not all(isinstance(value, Tensor) for value in made.values()):
@@ -83,29 +104,28 @@ def prepared(fusion: nn.Module, decoder: Decoder, feeds: Sequence[Tensor]) -> Pr
         if not name.isidentifier() or name in _TAKEN or name.startswith(NEXT):
             expected = f"an identifier other than {' and '.join(_TAKEN)}, and not '{NEXT}…'"
             raise ModelError(f"a value of {type(decoder).__name__} has an unusable name", got=name, expected=expected)
-    return Prepared(fusion, _part(decoder, used), tuple(made)).eval()
+    return made
 
 
-def step_spec(decoder: Decoder, before: StageSpec, output: TokensOutput) -> StageSpec:
+def step_spec(decoder: Decoder, given: Given, output: TokensOutput) -> StageSpec:
     """Return the wiring of a decoder's step.
 
     Args:
         decoder: of the model.
-        before: the stage of a `Prepared`, whose outputs have their shapes.
+        given: what is computed once per input.
         output: of the model.
 
     Raises:
         ModelError: if the first value of a state has another shape than the state.
     """
-    given = {port.tensor.name: port.tensor for port in before.outputs}
     states = {name: TensorSpec(name=name, shape=(1, *shape)) for name, shape in decoder.states.items()}
-    for name in (name for name in states if name in given and given[name].shape != states[name].shape):
-        got, expected = spelled(given[name].shape), spelled(states[name].shape)
+    for name in (name for name in states if name in given and given[name][1].shape != states[name].shape):
+        got, expected = spelled(given[name][1].shape), spelled(states[name].shape)
         what = f"the first value of the state '{name}' has another shape than the state"
         raise ModelError(what, got=got, expected=expected, fix="correct `states`, or what `prepare` returns")
 
     def source(name: str) -> Source:
-        return Source(kind="stage", owner=before.name, tensor=name)
+        return Source(kind="stage", owner=given[name][0], tensor=name)
 
     def number(kind: Any) -> StageInput:
         return StageInput(tensor=TensorSpec(name=kind, dtype="int32", shape=(1,)), source=Source(kind=kind))
@@ -119,7 +139,7 @@ def step_spec(decoder: Decoder, before: StageSpec, output: TokensOutput) -> Stag
             tensor=TensorSpec(name=NEXT + tensor.name, shape=tensor.shape), kind="state", initial=initial
         )
 
-    context = [StageInput(tensor=given[name], source=source(name)) for name in given if name not in states]
+    context = [StageInput(tensor=given[name][1], source=source(name)) for name in given if name not in states]
     logits = TensorSpec(name=output.name, shape=(1, len(output.labels)))
     return StageSpec(
         name="decoder",
@@ -142,11 +162,15 @@ def step(decoder: Decoder, spec: StageSpec, output: TokensOutput) -> TorchStage:
 
 
 def needed(stage: TorchStage, feeds: Feeds) -> TorchStage:
-    """Return the stage of a step with the part of the decoder that it needs; the rest runs once per input, or never."""
+    """Return the stage of a step with what it needs of the decoder, and no position if it asks for none."""
     made: Step = stage.module  # type: ignore[assignment] # as `step` made it
+    tensors = tensors_of(stage.spec, feeds)
     with torch.inference_mode(), _recorded() as used:
-        made(*tensors_of(stage.spec, feeds))
-    return replace(stage, module=Step(_part(made.decoder, used), made.names).eval())
+        made(*tensors)
+    counts = id(tensors[1]) in used
+    inputs = [port for port in stage.spec.inputs if counts or port.source.kind != "position"]
+    spec = msgspec.structs.replace(stage.spec, inputs=tuple(inputs))
+    return replace(stage, spec=spec, module=Step(_part(made.decoder, used), made.names, counts=counts).eval())
 
 
 def of_steps(output: TokensOutput) -> tuple[InputValues, ...]:

@@ -102,7 +102,8 @@ def _lies() -> dict[str, tuple[list[StageSpec], ModelSpec, str]]:
     return {
         "two tokens": (stages(inputs=(*step.inputs, again)), spec, "does not take one token"),
         "a wide token": (stages(inputs=(wide, *step.inputs[1:])), spec, "is no number"),
-        "no decoder": (stages(role="fusion"), spec, "is no decoder"),
+        "no decoder": (stages(role="fusion"), spec, "starts with a token, and no stage is a decoder"),
+        "another takes tokens": ([replace(specs[0], inputs=(token,)), *specs[1:]], spec, "is no decoder: got encoder"),
         "not the last": ([step, *specs[:-1]], spec, "is a decoder, and not the last stage"),
         "another shape": (stages(inputs=tuple(inputs), outputs=tuple(outputs)), spec, begins),
         "from nowhere": (stages(outputs=tuple(lost)), spec, begins),

@@ -75,7 +75,8 @@ class _Trial:
 
     def _run_stage(self, spec: StageSpec, given: dict[str, list[Array]]) -> dict[str, list[Array]]:
         stage = self._stages[spec.name]
-        first = {step_ports(spec).position: np.zeros(1, np.int32)} if spec.role == "decoder" else {}
+        position = step_ports(spec).position if spec.role == "decoder" else ""
+        first = {position: np.zeros(1, np.int32)} if position else {}
         samples = [
             silenced(spec, first | {port: arrays[number] for port, arrays in given.items()}, self._columns)
             for number in range(_BATCH)

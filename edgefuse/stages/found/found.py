@@ -18,6 +18,7 @@ from edgefuse.stages.found.calling import Called, called, whole_spec
 from edgefuse.stages.found.chain import dims, held_to_module
 from edgefuse.stages.found.costs import value_of
 from edgefuse.stages.found.dependence import Labelled, labelled
+from edgefuse.stages.found.generating import find_generating, generates
 from edgefuse.stages.found.lowering import Lowered, lower, name_of, wholes
 from edgefuse.stages.found.naming import keywords, takes_any, takes_positions, unwrapped, values_of
 from edgefuse.stages.found.parts import Unsplittable, parts_of
@@ -70,6 +71,8 @@ def find(module: nn.Module, spec: ModelSpec | None = None, values: Sequence[Inpu
     check_spec(spec)
     if any(part.training for part in module.modules()):
         module = copy.deepcopy(module).eval()
+    if generates(module, spec):
+        return find_generating(module, in_files(spec), values, find)
     names = keywords(module, spec)
     search = _by_keyword(module, spec, names, values, notes) if names is not None else None
     if search is not None:
