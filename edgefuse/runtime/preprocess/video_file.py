@@ -169,7 +169,7 @@ def _upright(frame: VideoFrame) -> Array:
     if matrix is None:
         return pixels
     # Of ISO/IEC 14496-12, 6.2.2; what it says beyond quarter turns is left out.
-    across, down, other_across, other_down = np.frombuffer(matrix, np.int32)[[0, 4, 3, 1]].tolist()
+    across, down, other_across, other_down = np.frombuffer(bytes(matrix), np.int32)[[0, 4, 3, 1]].tolist()
     if abs(other_down) > abs(across):
         across, down, pixels = other_across, other_down, pixels.swapaxes(0, 1)
     return np.ascontiguousarray(pixels[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1])
