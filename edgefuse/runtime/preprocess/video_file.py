@@ -165,11 +165,11 @@ def _stream(video: InputContainer, what: str, where: str) -> VideoStream:
 def _upright(frame: VideoFrame) -> Array:
     """Return a frame in RGB, uint8 [height, width, 3], turned and mirrored as its file says that it is to be seen."""
     pixels: Array = frame.to_ndarray(format="rgb24")
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return pixels
     # Of ISO/IEC 14496-12, 6.2.2; what it says beyond quarter turns is left out.
-    across, down, other_across, other_down = np.frombuffer(bytes(matrix), np.int32)[[0, 4, 3, 1]].tolist()
+    across, down, other_across, other_down = np.frombuffer(matrix, np.int32)[[0, 4, 3, 1]].tolist()
     if abs(other_down) > abs(across):
         across, down, pixels = other_across, other_down, pixels.swapaxes(0, 1)
     return np.ascontiguousarray(pixels[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1])
