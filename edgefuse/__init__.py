@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         QuantizeError,
         RecipeError,
     )
+    from edgefuse.models.decoder import Decoder
     from edgefuse.models.fusion import FusionModel
     from edgefuse.runtime.pipeline import Inputs, Pipeline, load
     from edgefuse.runtime.prediction import Prediction
@@ -86,6 +87,7 @@ __all__ = [
     "BundleError",
     "CheckError",
     "DataError",
+    "Decoder",
     "DeviceError",
     "EdgefuseError",
     "EngineError",
@@ -111,6 +113,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Decoder": "edgefuse.models.decoder",
     "FusionModel": "edgefuse.models.fusion",
     "Inputs": "edgefuse.runtime.pipeline",
     "ModelSpec": "edgefuse.bundle.spec",

@@ -31,15 +31,19 @@ from edgefuse.bundle.writer import write_bundle
 from edgefuse.cli import VERBS
 from edgefuse.device.archive import PARTS, archive
 from edgefuse.export.target import Lowered
-from edgefuse.stages.examples import example_feeds, run_torch
+from edgefuse.stages.examples import example_feeds
 from edgefuse.stages.explicit import split
+from edgefuse.stages.running import run_torch
 
 Python: TypeAlias = "Callable[..., subprocess.CompletedProcess[str]]"
 
 PACKAGE = Path(edgefuse.__file__).parent
 DEVICE_PARTS = (*(part.removesuffix(".py") for part in PARTS), "cli", "commands")
 BACKENDS = {"onnx": "onnxruntime", "tflite": "ai-edge-litert", "openvino": "openvino"}
-NEVER = ("torch", "onnx", "onnxscript", "litert_torch", "ai_edge_quantizer", "nncf", "PIL", "soundfile", "tokenizers")
+NEVER = (
+    *("torch", "onnx", "onnxscript", "litert_torch", "ai_edge_quantizer", "nncf"),
+    *("PIL", "av", "soundfile", "tokenizers"),
+)
 
 
 def closure(names: Iterable[str]) -> set[str]:

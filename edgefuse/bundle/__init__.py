@@ -9,6 +9,7 @@
 - `manifest_1`: that of schema 1;
 - `codec`: `manifest.json` to the typed manifest and back;
 - `wiring`: checks of the model and its stages;
+- `decoders`: checks of a stage that makes tokens;
 - `validation`: checks of the whole manifest;
 - `layout`: paths and limits of both containers;
 - `containers`: a folder and an archive;

@@ -73,6 +73,8 @@ class TokensOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="tok
         separator: between tokens, in text: a space between words, nothing between letters.
         blank: of a model trained with connectionist temporal classification: the token that spells nothing, so that
             one that comes twice in a row is told once.
+        start: of a model that makes a token at a time: the token that the first step is given. `steps` is then the most
+            that it makes.
         end: the token that ends a text.
     """
 
@@ -81,6 +83,7 @@ class TokensOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="tok
     labels: tuple[str, ...]
     separator: str = ""
     blank: int | None = None
+    start: int | None = None
     end: int | None = None
     metric: str = ""
 
@@ -90,11 +93,15 @@ class TokensOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="tok
         return self.steps, len(self.labels)
 
     def text(self, ids: Sequence[int]) -> str:
-        """Return what tokens spell."""
-        told = list(ids[: ids.index(self.end)] if self.end in ids else ids)
+        """Return what tokens spell; repeats are told once, and blanks not, where there is a `blank`."""
+        told = list(ids)
         if self.blank is not None:
             told = [one for one, before in zip(told, [None, *told], strict=False) if one not in (before, self.blank)]
-        return self.separator.join(self.labels[one] for one in told)
+        return self.spelled(told)
+
+    def spelled(self, ids: Sequence[int]) -> str:
+        """Return the labels of tokens before the end token, joined."""
+        return self.separator.join(self.labels[one] for one in (ids[: ids.index(self.end)] if self.end in ids else ids))
 
 
 class ArrayOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="array"):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from operator import lt
 
+from edgefuse.bundle.decoders import check_decoders
 from edgefuse.bundle.layout import (
     ASSETS,
     DIGEST,
@@ -61,6 +62,7 @@ def check(manifest: Manifest) -> None:
     _check_label(manifest.target, "the target")
     check_model(manifest.model)
     check_stages(manifest.model, manifest.stages)
+    check_decoders(manifest.model, manifest.stages)
     _check_files(manifest)
     _check_candidates(manifest)
     _check_rungs(manifest)

@@ -23,6 +23,7 @@ from edgefuse.bundle.spec import (
     StageSpec,
     TensorSpec,
     TextPreprocess,
+    VideoPreprocess,
     largest,
 )
 from edgefuse.errors import BundleError, shown
@@ -36,8 +37,9 @@ MAX_SIZES = 1024
 MAX_ELEMENTS = 2**28
 """Of one tensor: 1 GiB of float32. It bounds what a manifest of a few bytes can make a device allocate."""
 MAX_SAMPLE_RATE_HZ = 768_000
+MAX_FRAME_RATE = 240
 
-_Form: TypeAlias = tuple[DType, tuple[int, ...]]
+Form: TypeAlias = tuple[DType, tuple[int, ...]]
 _MODEL_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
@@ -113,7 +115,8 @@ def check_stages(model: ModelSpec, stages: Sequence[StageSpec]) -> None:
         _check_ports(stage)
         states = _made(stage, "state")
         for port in stage.inputs:
-            _check_source(stage, port, states if port.source.kind == "state" else offered)
+            if port.source.kind not in ("token", "position"):  # for `decoders` to check
+                _check_source(stage, port, states if port.source.kind == "state" else offered)
         offered |= _made(stage, "stage")
     _check_results(model, stages)
 
@@ -150,7 +153,7 @@ def _check_modality(modality: Modality) -> None:
 def _check_preprocess(modality: Modality, where: str) -> None:
     """Check that the preprocessing delivers the one tensor that the modality declares."""
     preprocess = modality.preprocess
-    delivered: _Form
+    delivered: Form
     if isinstance(preprocess, ImagePreprocess):
         delivered = "uint8", (1, preprocess.height, preprocess.width, preprocess.channels)
         require(getattr(preprocess, "shortest_edge", 1) >= 1, f"the shortest edge of {where}")
@@ -158,13 +161,17 @@ def _check_preprocess(modality: Modality, where: str) -> None:
         rate_hz = preprocess.sample_rate_hz
         require(1 <= rate_hz <= MAX_SAMPLE_RATE_HZ, f"the sample rate of {where}", got=f"{rate_hz} Hz")
         delivered = "float32", (1, preprocess.samples)
+    elif isinstance(preprocess, VideoPreprocess):
+        rate = preprocess.frames_per_second
+        require(0 < rate <= MAX_FRAME_RATE, f"the frame rate of {where}", got=rate, expected=f"up to {MAX_FRAME_RATE}")
+        delivered = "uint8", (1, preprocess.frames, preprocess.height, preprocess.width, preprocess.channels)
     elif isinstance(preprocess, TextPreprocess):
         check_path(ASSETS + preprocess.tokenizer)
         require(0 <= preprocess.pad_id < 2**31, f"the pad id of {where}", got=preprocess.pad_id)
         delivered = "int32", (1, preprocess.max_length)
     else:
         return
-    declared = [_form(tensor) for tensor in modality.tensors]
+    declared = [form_of(tensor) for tensor in modality.tensors]
     require(
         declared == [delivered],
         f"{where} does not declare what its preprocessing delivers",
@@ -203,9 +210,9 @@ def _check_ports(stage: StageSpec) -> None:
             _check_shape(tensor, where)
 
 
-def _check_source(stage: StageSpec, port: StageInput, offered: Mapping[Source, _Form]) -> None:
+def _check_source(stage: StageSpec, port: StageInput, offered: Mapping[Source, Form]) -> None:
     """Check that a source exists and delivers the type and shape that the port takes."""
-    takes, given = _form(port.tensor), offered.get(port.source)
+    takes, given = form_of(port.tensor), offered.get(port.source)
     if takes == given:
         return
     where, key = f"the input '{port.tensor.name}' of the stage '{stage.name}'", quoted(port.source.key)
@@ -215,24 +222,25 @@ def _check_source(stage: StageSpec, port: StageInput, offered: Mapping[Source, _
     raise invalid(f"{where} does not take what its source {key} delivers", got=takes, expected=given)
 
 
-def _offered(model: ModelSpec) -> dict[Source, _Form]:
+def _offered(model: ModelSpec) -> dict[Source, Form]:
     """Return the type and largest shape of everything that a stage may take from outside."""
-    offered: dict[Source, _Form] = {Source(kind="present"): ("float32", (1, len(model.modalities)))}
+    offered: dict[Source, Form] = {Source(kind="present"): ("float32", (1, len(model.modalities)))}
     for modality in model.modalities:
         for tensor in modality.tensors:
-            offered[Source(kind="modality", owner=modality.name, tensor=tensor.name)] = _form(tensor)
+            offered[Source(kind="modality", owner=modality.name, tensor=tensor.name)] = form_of(tensor)
         if modality.length:
             offered[Source(kind="length", owner=modality.name)] = "int32", (1,)
     return offered
 
 
-def _made(stage: StageSpec, kind: Literal["stage", "state"]) -> dict[Source, _Form]:
+def _made(stage: StageSpec, kind: Literal["stage", "state"]) -> dict[Source, Form]:
     """Return what a stage makes: for the stages after it, or as a state for itself."""
     ports = [port.tensor for port in stage.outputs if (port.kind == "state") == (kind == "state")]
-    return {Source(kind=kind, owner=stage.name, tensor=tensor.name): _form(tensor) for tensor in ports}
+    return {Source(kind=kind, owner=stage.name, tensor=tensor.name): form_of(tensor) for tensor in ports}
 
 
-def _form(tensor: TensorSpec) -> _Form:
+def form_of(tensor: TensorSpec) -> Form:
+    """Return the type and largest shape of a tensor."""
     return tensor.dtype, tensor.max_shape
 
 
@@ -245,8 +253,10 @@ def _check_results(model: ModelSpec, stages: Sequence[StageSpec]) -> None:
         what = "the results of the stages are not the outputs of the model"
         raise invalid(what, got=", ".join(names) or "none", expected=", ".join(expected))
     shapes = {output.name: output.shape for output in model.outputs}
+    stepwise = {port.tensor.name for stage in stages if stage.role == "decoder" for port in stage.outputs}
     for tensor in results:
-        wanted = "float32", (1, *shapes[tensor.name])
-        if _form(tensor) != wanted:
+        whole = shapes[tensor.name]
+        wanted = "float32", (1, *(whole[1:] if tensor.name in stepwise else whole))
+        if form_of(tensor) != wanted:
             what = f"the result '{tensor.name}' is not of the output's type and shape"
-            raise invalid(what, got=_form(tensor), expected=wanted)
+            raise invalid(what, got=form_of(tensor), expected=wanted)

@@ -175,6 +175,13 @@ def _print(benchmark: Benchmark) -> None:
         for name, cold in benchmark.cold.items()
     )
     console.write(console.table(header, rows))
+    if benchmark.tokens:
+        console.write("", "tokens, one after the other")
+        rates = (
+            (name, console.milliseconds(rate.first_token_ms), f"{rate.tokens_per_second:.0f}", str(rate.tokens))
+            for name, rate in benchmark.tokens.items()
+        )
+        console.write(console.table(("name", "first token ms", "tokens/s", "tokens"), rates))
     if benchmark.placement:
         console.write("", "runs where asked")
         shares = ((found.candidate, placement.spelled(found)) for found in benchmark.placement)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import ClassOutput, LabelsOutput, TokensOutput, ValuesOutput
 from edgefuse.commands import console, modalities
 from edgefuse.errors import InputError
+from edgefuse.runtime.generation.config import GenerationConfig
 from edgefuse.runtime.pipeline import Inputs, Pipeline, load
 from edgefuse.runtime.prediction import Prediction
 
@@ -26,7 +29,8 @@ _SHOWN = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that do not depend on the bundle."""
     parser.epilog = (
-        "One more option per modality of the bundle, named after it: --image a.png --audio b.wav --text 'seven'. "
+        "One more option per modality of the bundle, named after it: --image a.png --audio b.wav --video c.mp4 "
+        "--text 'seven'. "
         "An array comes from a .npy file. A modality that is left out is absent. 'edgefuse inspect' names them."
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
@@ -34,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads for inference (default: 1)")
     parser.add_argument("--backend", help="another backend than the bundle names")
     parser.add_argument("--digest", help="the digest that the bundle must have")
+    parser.add_argument(
+        "--generate",
+        metavar="KEY=VALUE",
+        action="append",
+        help="how tokens are chosen, where the model makes them; may be repeated: "
+        "num_beams=4, or do_sample=true top_p=0.9 seed=1 (default: greedily)",
+    )
     parser.add_argument("--json", action="store_true", help="write JSON")
 
 
@@ -46,6 +57,8 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
             raise InputError("no input is given", expected=" or ".join(known), fix="see 'edgefuse run --help'")
         pipeline = load(bundle, rung=arguments.rung, threads=arguments.threads, backend=arguments.backend, cache=False)
         with pipeline:
+            if arguments.generate:
+                return _generate(pipeline, raw, _config(arguments.generate), as_json=arguments.json)
             started = time.perf_counter()
             with _quiet_libraries():
                 inputs = pipeline.preprocess(**raw)
@@ -62,6 +75,41 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         console.write_json(answer | {"outputs": {name: value.tolist() for name, value in outputs.items()}})
     else:
         _print(prediction, inputs.present, pipeline.rung.name, latency)
+    return 0
+
+
+def _config(pairs: Sequence[str]) -> GenerationConfig:
+    """Read how tokens are chosen from `key=value` as the shell gives them."""
+    known = GenerationConfig.__dataclass_fields__
+    given: dict[str, Any] = {}
+    for pair in pairs:
+        key, _, text = pair.partition("=")
+        if key not in known or not text:
+            expected = f"KEY=VALUE of {', '.join(known)}"
+            raise InputError("--generate takes no such setting", got=repr(pair), expected=expected)
+        try:
+            given[key] = json.loads(text)
+        except ValueError:
+            given[key] = text
+    return GenerationConfig(**given)
+
+
+def _generate(pipeline: Pipeline, raw: Mapping[str, object], config: GenerationConfig, *, as_json: bool) -> int:
+    """Make tokens, and show them and how long they took."""
+    started = time.perf_counter()
+    with _quiet_libraries(), pipeline.generate(config, **raw) as generation:
+        times = [time.perf_counter() for _ in generation]
+    first_ms, whole_ms = 1e3 * (times[0] - started), 1e3 * (times[-1] - started)
+    if as_json:
+        tokens = [token._asdict() for token in generation.tokens]
+        opened = {"rung": pipeline.rung.name, "backend": _backends(pipeline), "present": list(raw)}
+        console.write_json(
+            opened | {"text": generation.text, "tokens": tokens, "first_token_ms": first_ms, "all_ms": whole_ms}
+        )
+    else:
+        console.write(generation.text)
+        spent = f"first {console.milliseconds(first_ms)} ms, all {console.milliseconds(whole_ms)} ms"
+        console.write(f"from {' + '.join(raw)}, rung '{pipeline.rung.name}'; {len(times)} tokens: {spent}")
     return 0
 
 

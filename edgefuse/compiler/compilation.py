@@ -250,7 +250,7 @@ class _Compile:
             rungs={f.target: measured_rungs(f, timings) for f in finished},
             timings=timings,
             reference=test.reference(),
-            others={f.target: {rung: judged.others for rung, judged in f.accuracies.items()} for f in finished},
+            judged={f.target: f.accuracies for f in finished},
             failed={target: str(error) for target, error in failed.items()},
             seconds=time.perf_counter() - started,
             gpu=reference,

@@ -3,6 +3,7 @@
 It knows names and wiring, not arrays: the values that pass through may be numpy's, torch's or anything else.
 
 - `plan`: `Plan`: which stages one run takes, and what it reuses;
+- `decoding`: a decoder's step, repeated;
 - `stage_graph`: `StageGraph`: the stages in order, `plan` and `run`.
 """
 

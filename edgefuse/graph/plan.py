@@ -54,7 +54,6 @@ class Plan:
         made: set[str] = set()
         given: dict[str, None] = {}
         for step in self.steps:
-            sources = [port.source for port in step.stage.inputs if port.source.kind != "state"]
-            given |= dict.fromkeys(source.key for source in sources if source.key not in made)
+            given |= dict.fromkeys(key for _, key in step.inputs if key not in made and not key.startswith("~"))
             made |= {key for _, key in step.outputs}
         return tuple(given | dict.fromkeys(key for _, key in self.results if key not in made))

@@ -21,6 +21,9 @@ class StageGraph:
     the modality does not change, and are zeros while it is absent. All other stages read several modalities. That the
     wiring is possible is for `bundle.wiring` to check.
 
+    A decoder stands in a plan once: what runs the stage repeats its step (`decoding`). In a run it takes the tokens
+    that are given, under `token`, and the first value of each state, and gives the logits of all its steps.
+
     Attributes:
         stages: with their wiring.
         modalities: in the order of the columns of `present`.
@@ -101,6 +104,10 @@ class StageGraph:
                 following[key] = made[port]
         return {name: pool[key] for name, key in plan.results}, following
 
+    def inputs(self, stage: StageSpec) -> tuple[tuple[str, str], ...]:
+        """Return (port, key) of all that a run hands to a stage."""
+        return _step(stage).inputs
+
     def initial(self, zeros: Callable[[TensorSpec], V]) -> dict[str, V]:
         """Return the state before the first run: zeros, as the bundle format says."""
         return {
@@ -122,7 +129,7 @@ class StageGraph:
         needed = {*wanted}
         for stage in reversed(self.stages):
             if stage.name in needed and stage.name not in skipped:
-                needed |= {port.source.owner for port in stage.inputs if port.source.kind == "stage"}
+                needed |= {source.owner for _, source in _reads(stage) if source.kind == "stage"}
         return needed
 
     def _zeros(self, gone: Collection[str]) -> Iterator[Zeros]:
@@ -151,16 +158,24 @@ def zeros_of(modality: Modality) -> Iterator[Zeros]:
         yield Zeros(f"{modality.name}.length", TensorSpec(name="length", dtype="int32", shape=(1,)))
 
 
+def _reads(stage: StageSpec) -> Iterator[tuple[str, Source]]:
+    """Yield what a stage reads in a run, by port: a decoder the first values of its states, and no position."""
+    initial = {port.tensor.name: port.initial for port in stage.outputs}
+    for port in stage.inputs:
+        if port.source.kind != "position":
+            first = initial.get(port.source.tensor) if port.source.kind == "state" else None
+            yield port.tensor.name, first or port.source
+
+
 def _step(stage: StageSpec) -> Step:
+    states = [port.tensor.name for port in stage.outputs if port.kind == "state" and stage.role != "decoder"]
     return Step(
         stage=stage,
-        inputs=tuple((port.tensor.name, port.source.key) for port in stage.inputs),
+        inputs=tuple((port, source.key) for port, source in _reads(stage)),
         outputs=tuple(
             (port.tensor.name, stage.key(port.tensor.name)) for port in stage.outputs if port.kind != "state"
         ),
-        states=tuple(
-            (port.tensor.name, _state_key(stage, port.tensor.name)) for port in stage.outputs if port.kind == "state"
-        ),
+        states=tuple((port, _state_key(stage, port)) for port in states),
     )
 
 

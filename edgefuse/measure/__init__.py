@@ -8,5 +8,6 @@
 - `trial`: stage files opened in a process of their own;
 - `placement`: where operators ran;
 - `rungs`: the rungs of a bundle on this device;
+- `generation`: how fast tokens come;
 - `benchmark`: `edgefuse bench`.
 """

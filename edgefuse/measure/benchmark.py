@@ -12,6 +12,7 @@ from edgefuse.bundle.manifest import Machine
 from edgefuse.bundle.reader import Bundle
 from edgefuse.errors import MeasureError
 from edgefuse.measure import placement
+from edgefuse.measure.generation import TokenRate, token_rates
 from edgefuse.measure.latency import Summary, single_stream
 from edgefuse.measure.placement import Placement
 from edgefuse.measure.rungs import P99_ROUNDS, ColdStart, cold_start, describe, open_rungs
@@ -47,6 +48,7 @@ class Benchmark:
         speedup_over_float: over the rung of float stages in the same runtime, where the bundle has one.
         cold: each in a process of its own.
         placement: what runs where, of the files of these rungs; empty with another backend than the bundle names.
+        tokens: how fast rungs make tokens, where the model does.
         pressure: what else the machine did during the interleaved run.
     """
 
@@ -61,6 +63,7 @@ class Benchmark:
     speedup_over_float: dict[str, Interval]
     cold: dict[str, ColdStart]
     placement: tuple[Placement, ...] = ()
+    tokens: dict[str, TokenRate] = field(default_factory=dict)
     pressure: Pressure = field(default_factory=Pressure)
 
     @property
@@ -143,6 +146,7 @@ class Settings:
             speedup_over_float={n: latencies.ratio(floats, n) for n in names if n != floats} if floats else {},
             cold=cold,
             placement=self._placement(bundle, names),
+            tokens=token_rates(bundle, inputs, names, threads=self.threads, backend=self.backend, progress=progress),
             pressure=latencies.pressure,
         )
 

@@ -6,15 +6,16 @@ import math
 import tempfile
 from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgefuse.bundle.manifest import Figure, Machine
+from edgefuse.bundle.manifest import Figure, Machine, Manifest
 from edgefuse.bundle.reader import Bundle
+from edgefuse.bundle.spec import TokensOutput
 from edgefuse.errors import BundleError
 from edgefuse.measure import memory
 from edgefuse.measure.agreement import read_tensor
@@ -23,6 +24,7 @@ from edgefuse.progress import Progress, silent
 from edgefuse.runtime import signals
 from edgefuse.runtime.backends.backend import Array, versions_of
 from edgefuse.runtime.backends.choice import Backends
+from edgefuse.runtime.decoding import TOKEN
 from edgefuse.runtime.pipeline import Inputs, load
 from edgefuse.runtime.pressure import Pressure
 from edgefuse.runtime.processor import checked_threads
@@ -80,7 +82,26 @@ def golden_inputs(bundle: Bundle) -> Inputs:
                     f"the golden vectors of this bundle do not cover the modality '{modality.name}'",
                     fix="measure with files, or compile it again",
                 )
-    return Inputs(values=values, present=tuple(modality.name for modality in manifest.model.modalities))
+    inputs = Inputs(values=values, present=tuple(modality.name for modality in manifest.model.modalities))
+    return with_tokens(inputs, manifest) if makes_tokens(manifest) else inputs
+
+
+def makes_tokens(manifest: Manifest) -> bool:
+    """Tell whether a bundle's model makes one token after the other."""
+    return manifest.stages[-1].role == "decoder"
+
+
+def with_tokens(inputs: Inputs, manifest: Manifest, count: int | None = None) -> Inputs:
+    """Return inputs with tokens for a decoder, so that every rung takes the same number of steps.
+
+    Args:
+        inputs: preprocessed.
+        manifest: of a bundle whose model makes tokens.
+        count: of tokens; as many as it makes at most if None.
+    """
+    output: TokensOutput = manifest.model.outputs[0]  # type: ignore[assignment] # `bundle.decoders` says so
+    tokens = np.full((1, output.steps if count is None else count), output.start, np.int32)
+    return replace(inputs, values={**inputs.values, TOKEN: tokens})
 
 
 def open_rungs(

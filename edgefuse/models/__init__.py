@@ -1,5 +1,6 @@
 """What a model is to the compiler.
 
+- `decoder`: `Decoder`, for a model that makes tokens;
 - `fusion`: `FusionModel`;
 - `pretrained`: folders of pretrained models;
 - `digits`: the reference model `digits`;
@@ -8,6 +9,7 @@
 - `sentiment`: the reference model `sentiment`.
 """
 
+from edgefuse.models.decoder import Decoder
 from edgefuse.models.fusion import FusionModel
 
-__all__ = ["FusionModel"]
+__all__ = ["Decoder", "FusionModel"]

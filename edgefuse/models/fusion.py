@@ -8,8 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from edgefuse.bundle.spec import ModelSpec
+from edgefuse.bundle.spec import ModelSpec, TokensOutput
 from edgefuse.errors import ModelError
+from edgefuse.models.decoder import Decoder, decoded
 
 
 def masked(feature: Tensor, present: Tensor) -> Tensor:
@@ -35,14 +36,18 @@ class FusionModel(nn.Module):
     `present` is float32 [batch, modalities] of ones and zeros in spec order. The feature of an absent modality is
     zeros, and the output must not depend on it.
 
+    With a `decoder`, a model makes tokens, one after the other, and its only output is a `TokensOutput` that says with
+    which it starts and ends; what fusion returns goes to `decoder.prepare`.
+
     Args:
         spec: the modalities and outputs.
         encoders: one module per modality.
         fusion: the module that makes the outputs: one tensor, or a tuple in the order of `spec.outputs`.
+        decoder: what makes a token from the one before, if the model does.
         assets: files that preprocessing needs on the device, by name (`tokenizer.json`).
 
     Raises:
-        ModelError: if the encoders and the modalities of the spec do not match.
+        ModelError: if the encoders and the modalities of the spec do not match, or the outputs and the decoder.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class FusionModel(nn.Module):
         encoders: Mapping[str, nn.Module],
         fusion: nn.Module,
         *,
+        decoder: Decoder | None = None,
         assets: Mapping[str, bytes] | None = None,
     ) -> None:
         super().__init__()
@@ -62,10 +68,13 @@ class FusionModel(nn.Module):
                 expected=", ".join(sorted(names)),
                 fix="give one encoder for each modality, under the modality's name",
             )
+        if decoder is not None:
+            _check_decoder(spec, decoder)
         self.spec = spec
         self.assets = dict(assets or {})
         self.encoders = nn.ModuleDict({name: encoders[name] for name in names})
         self.fusion = fusion
+        self.decoder = decoder
 
     def encode(self, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the feature of one modality from its tensors and length, under `"<modality>.<tensor>"`."""
@@ -77,10 +86,37 @@ class FusionModel(nn.Module):
         features = [frontend(*tensors)] if frontend is not None else tensors
         return cast(Tensor, encoder(*features, *lengths))
 
-    def forward(self, inputs: Mapping[str, Tensor], present: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the outputs for a batch; see `encode` for the inputs (zeros where absent), the class for `present`."""
+    def forward(
+        self, inputs: Mapping[str, Tensor], present: Tensor, tokens: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Return the outputs for a batch; of a model with a decoder, the logits [batch, steps, vocabulary].
+
+        Args:
+            inputs: as for `encode`, zeros where absent.
+            present: as the class says.
+            tokens: the ids that are right, [batch, at most the output's steps]: each step is given the one before its
+                own (teacher forcing). If None, each is given the likeliest of the step before.
+        """
         features: dict[str, Tensor] = {}
         for column, modality in enumerate(self.spec.modalities):
             feature = self.encode(modality.name, inputs)
             features[modality.name] = masked(feature, present[:, column])
-        return cast("Tensor | tuple[Tensor, ...]", self.fusion(features, present))
+        fused = cast("Tensor | tuple[Tensor, ...]", self.fusion(features, present))
+        if self.decoder is None:
+            return fused
+        output = cast(TokensOutput, self.spec.outputs[0])
+        return decoded(self.decoder, output, fused if isinstance(fused, tuple) else (fused,), tokens)
+
+
+def _check_decoder(spec: ModelSpec, decoder: object) -> None:
+    """Refuse what is no decoder, and outputs that no decoder makes."""
+    if not isinstance(decoder, Decoder):
+        what = f"the decoder of '{spec.name}' is none"
+        raise ModelError(what, got=type(decoder).__name__, expected="a subclass of edgefuse.Decoder")
+    output = spec.outputs[0] if len(spec.outputs) == 1 else None
+    if not isinstance(output, TokensOutput) or output.start is None or output.end is None:
+        raise ModelError(
+            f"the model '{spec.name}' has a decoder, and does not say what that makes",
+            got=", ".join(type(one).__name__ for one in spec.outputs) or "no outputs",
+            expected="one TokensOutput with a `start` and an `end`",
+        )

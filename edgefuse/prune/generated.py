@@ -8,7 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from edgefuse.stages.examples import call_torch, example_feeds
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.running import call_torch
 from edgefuse.stages.stage import TorchStage
 
 

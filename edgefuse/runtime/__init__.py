@@ -6,6 +6,9 @@
 - `preprocess`: from raw inputs to tensors;
 - `backends`: how files run;
 - `cache`: the feature cache;
+- `generation`: from logits to tokens, and to text;
+- `decoding`: a decoder's step, repeated;
+- `generating`: tokens of one input, as they are made;
 - `graph`: the stage graph over opened files;
 - `opened`: a bundle opened: what the pipelines at its rungs share;
 - `pipeline`: its view at a rung: raw inputs in, a prediction out;

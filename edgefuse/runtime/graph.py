@@ -11,6 +11,7 @@ from edgefuse.bundle.spec import StageSpec, TensorSpec
 from edgefuse.graph import Plan, StageGraph, Zeros
 from edgefuse.runtime.backends.backend import Array, Session
 from edgefuse.runtime.backends.denormals import Flushed
+from edgefuse.runtime.decoding import NO_TOKENS, TOKEN, DecoderSession
 
 Subset = tuple[str, ...]
 """Names of the modalities that are present."""
@@ -22,6 +23,7 @@ class _Prepared:
 
     plan: Plan
     constants: dict[str, Array]
+    state: dict[str, Array]
 
 
 class Graph:
@@ -35,7 +37,7 @@ class Graph:
     def __init__(self, stages: StageGraph, sessions: Mapping[str, Session]) -> None:
         self._stages = stages
         self._sessions = dict(sessions)
-        self._flushed = Flushed()
+        self.flushed = Flushed()
         self._given = [stage.name for stage in stages.stages if stage.name not in sessions]
         self._prepared: dict[Subset, _Prepared] = {}
 
@@ -60,8 +62,30 @@ class Graph:
         """
         prepared = self._prepared.get(present) or self._prepare(present)
         # What is absent stays zero, whatever was given.
-        with self._flushed:
-            return self._stages.run(prepared.plan, self._run_stage, {**values, **prepared.constants}, state)
+        with self.flushed:
+            pool = {TOKEN: NO_TOKENS, **values, **prepared.constants}
+            return self._stages.run(prepared.plan, self._run_stage, pool, state or prepared.state)
+
+    @property
+    def decoder(self) -> DecoderSession | None:
+        """What makes tokens, if the model does."""
+        last = self._sessions.get(self._stages.stages[-1].name)
+        return last if isinstance(last, DecoderSession) else None
+
+    def before_decoder(self, values: Mapping[str, Array], present: Subset) -> dict[str, Array]:
+        """Run what is run once per input, and return what the decoder is fed with, by port; within `flushed`."""
+        fed: dict[str, Array] = {}
+        prepared = self._prepared.get(present) or self._prepare(present)
+
+        def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
+            if stage.role != "decoder":
+                return self._run_stage(stage, feeds)
+            fed.update(feeds)
+            return dict.fromkeys((port.tensor.name for port in stage.outputs), NO_TOKENS)
+
+        pool = {TOKEN: NO_TOKENS, **values, **prepared.constants}
+        self._stages.run(prepared.plan, run_stage, pool, prepared.state)
+        return fed
 
     def initial_state(self) -> dict[str, Array]:
         """Return the state before the first step."""
@@ -76,7 +100,9 @@ class Graph:
         constants = constants_of(plan)
         for constant in constants.values():
             constant.setflags(write=False)  # shared by all runs of the plan
-        self._prepared[present] = prepared = _Prepared(plan, constants)
+        decodes = any(step.stage.role == "decoder" for step in plan.steps)
+        start = self.initial_state() if decodes else {}
+        self._prepared[present] = prepared = _Prepared(plan, constants, start)
         return prepared
 
 

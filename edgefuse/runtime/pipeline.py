@@ -12,6 +12,8 @@ from edgefuse.bundle.reader import Bundle, is_pinned, open_bundle
 from edgefuse.bundle.spec import largest
 from edgefuse.errors import BundleError, EdgefuseError, InputError
 from edgefuse.runtime.backends.backend import Array, SessionOptions
+from edgefuse.runtime.generating import Generation
+from edgefuse.runtime.generation.config import GenerationConfig
 from edgefuse.runtime.graph import Graph, Subset
 from edgefuse.runtime.opened import OpenBundle
 from edgefuse.runtime.prediction import Prediction
@@ -156,6 +158,39 @@ class Pipeline:
             if self._graph is None:
                 raise _closed()
             return self._graph.run(inputs.values, inputs.present)
+
+    def generate(self, config: GenerationConfig | None = None, /, **raw: object) -> Generation:
+        """Make tokens from raw inputs, one after the other: encoders and fusion run now, a step when it is asked for.
+
+            for token in pipeline.generate(GenerationConfig(do_sample=True, top_p=0.9, seed=1), image="a.png"):
+                ...
+
+        Args:
+            config: how tokens are chosen; greedily if None.
+            **raw: as for a call.
+
+        Raises:
+            InputError: as for a call, if the model makes no tokens, or `config` asks for more than it can.
+            MissingExtraError, BackendError: as for a call.
+        """
+        self._guard.check()
+        inputs = self.preprocess(**raw)
+        with self._calling() as graph:
+            decoder = graph.decoder
+            if decoder is None:
+                made = ", ".join(f"'{output.name}'" for output in self.manifest.model.outputs)
+                raise InputError("this model makes no tokens one after the other", got=made, fix="call the pipeline")
+            feeds = graph.before_decoder(inputs.values, inputs.present)
+        return Generation(decoder, feeds, config or GenerationConfig(), self._calling)
+
+    @contextmanager
+    def _calling(self) -> Iterator[Graph]:
+        """Hold the bundle's lock for one call of a runtime."""
+        with self._guard.lock:
+            if self._graph is None:
+                raise _closed()
+            with self._graph.flushed:
+                yield self._graph
 
     def close(self) -> None:
         """Free what no other pipeline of the bundle uses; the last one closes it. Closing twice is harmless."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from edgefuse.bundle.spec import ClassOutput, EmbeddingOutput, LabelsOutput, Output, TokensOutput, ValuesOutput
 from edgefuse.errors import InputError
 from edgefuse.runtime.backends.backend import Array
+from edgefuse.runtime.generation.ctc import PrefixBeamSearch
 
 _O = TypeVar("_O", ClassOutput, LabelsOutput, EmbeddingOutput, ValuesOutput, TokensOutput)
 
@@ -76,6 +77,20 @@ class Prediction:
         """What the most probable tokens spell."""
         output = self._first(TokensOutput, "tokens")
         return output.text(self._item(output).argmax(axis=1).tolist())
+
+    def transcript(self, num_beams: int = 8) -> str:
+        """Return the most probable text that labels of frames spell, by prefix beam search; `text` is the best path.
+
+        Args:
+            num_beams: texts that are kept after each frame.
+
+        Raises:
+            InputError: if the first tokens have no blank, or are not finite.
+        """
+        output = self._first(TokensOutput, "tokens")
+        search = PrefixBeamSearch(output, num_beams)
+        search.feed(self._item(output))
+        return search.text
 
     @property
     def embedding(self) -> npt.NDArray[np.float32]:

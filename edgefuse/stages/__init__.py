@@ -3,6 +3,9 @@
 - `stage`: one stage in torch;
 - `typed`: modules called with the types that they want;
 - `repeated`: whether a stage answers alike each time;
+- `decoder`: a decoder's part of a model, and its step;
+- `running`: stages run in torch;
+- `shapes`: of what a stage gives;
 - `explicit`: takes a `FusionModel` apart;
 - `found`: takes any other module apart, by what each operation depends on;
 - `onnx`: takes an ONNX file apart by the same rule;

@@ -8,7 +8,7 @@ from edgefuse.bundle.manifest import Tolerance
 from edgefuse.errors import EdgefuseError, ModelError
 from edgefuse.measure.agreement import Agreement, agreement, at_true_size
 from edgefuse.runtime.backends.backend import Session
-from edgefuse.stages.examples import run_torch
+from edgefuse.stages.running import run_torch
 from edgefuse.stages.stage import Array, Feeds, TorchStage
 
 

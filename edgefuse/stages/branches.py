@@ -19,7 +19,8 @@ import torch
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from edgefuse.bundle.spec import Dim, largest
-from edgefuse.stages.examples import FAILURES, samples_of, size_of
+from edgefuse.stages.examples import samples_of, size_of
+from edgefuse.stages.running import FAILURES
 from edgefuse.stages.silence import users_line
 from edgefuse.stages.stage import Feeds, TorchStage
 

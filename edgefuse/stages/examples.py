@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,19 +23,16 @@ from edgefuse.bundle.spec import (
     TensorSpec,
     largest,
 )
-from edgefuse.errors import EdgefuseError, ModelError
 from edgefuse.graph import StageGraph
 from edgefuse.runtime.backends.backend import padded
 from edgefuse.runtime.graph import zeros_of_tensor
-from edgefuse.stages.silence import at, first_words, user_line
-from edgefuse.stages.stage import Array, Feeds, InputValues, TorchStage, outputs_of
+from edgefuse.stages.decoder import nth_step
+from edgefuse.stages.running import run_torch
+from edgefuse.stages.stage import Array, Feeds, InputValues, TorchStage
 from edgefuse.stages.values import generated
 
 Mask: TypeAlias = tuple[float, ...]
 """Which modalities are present, 1 or 0 for each in order."""
-
-FAILURES = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError)
-"""What a module raises where its inputs are of another size or type than it takes."""
 
 _SIZES_TRIED = 5
 
@@ -179,6 +176,8 @@ def chained_feeds(
 
         def run_stage(spec: StageSpec, given: dict[str, Array]) -> dict[str, Array]:
             feeds[spec.name] = silenced(spec, given, columns)  # noqa: B023 - called within this pass of the loop
+            if spec.role == "decoder":
+                feeds[spec.name] = _at_a_step(by_name[spec.name], given, pool, index, seed)  # noqa: B023
             if spec.name in unrun:
                 return {port.tensor.name: np.zeros(0, np.float32) for port in spec.outputs}
             return run_torch(by_name[spec.name], feeds[spec.name])  # noqa: B023
@@ -187,47 +186,14 @@ def chained_feeds(
         yield feeds
 
 
-def run_torch(stage: TorchStage, feeds: Feeds) -> dict[str, Array]:
-    """Run a stage in torch fp32 and return its outputs under port names.
+def _at_a_step(stage: TorchStage, given: Feeds, pool: Mapping[str, Array], index: int, seed: int) -> Feeds:
+    """Return the feeds of a decoder at the position that was generated; of the first sample, at the first."""
+    known = _known(stage)
 
-    Raises:
-        ModelError: if the module fails, with its own line and the shapes, or returns another number of tensors than
-            its spec names.
-    """
-    try:
-        return {name: value.numpy() for name, value in call_torch(stage, feeds).items()}
-    except EdgefuseError:
-        raise
-    except Exception as error:  # a user's own code may raise anything
-        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
-        raise ModelError(
-            f"{stage.said} fails on inputs that its spec allows, {shapes}{at(user_line(error))}",
-            got=first_words(error),
-            expected="answers at every size from the smallest to the largest, whichever inputs are absent",
-            fix="mend that line of the model, or correct the sizes in its spec",
-        ) from error
+    def value(key: str, at: int) -> Array:
+        return generated(known[key], (1,), "int32", _rng(seed, index + 1000 * at, key))
 
-
-def call_torch(stage: TorchStage, feeds: Feeds) -> dict[str, Any]:
-    """Call a stage's module and return whatever it gives, under port names.
-
-    Raises:
-        ModelError: if the module returns another number of tensors than its spec names; else whatever it raises.
-    """
-    tensors = [
-        torch.from_numpy(np.require(feeds[port.tensor.name], requirements=["C", "W"])) for port in stage.spec.inputs
-    ]
-    with torch.inference_mode():
-        result = stage.module(*tensors)
-    values = outputs_of(result)
-    names = [output.tensor.name for output in stage.spec.outputs]
-    if len(values) != len(names):
-        raise ModelError(
-            f"the stage '{stage.spec.name}' returns the wrong number of tensors",
-            got=len(values),
-            expected=f"{len(names)} ({', '.join(names)})",
-        )
-    return dict(zip(names, values, strict=True))
+    return nth_step(stage, given, value, int(pool["position"][0]) if index and "position" in pool else 0)
 
 
 def example_inputs(stage: TorchStage) -> tuple[Tensor, ...]:
@@ -285,6 +251,8 @@ def _raw_values(
             pool[key] = _modality_value(port, shape, limits, known.get(key), _rng(seed, index, key))
         elif port.source.kind == "present":
             pool[key] = _present(port.tensor.max_shape[1], index)
+        elif port.source.kind in ("token", "position"):
+            pool[key] = generated(known[key], (1,), "int32", _rng(seed, index, key))
     for port in (port for port in spec.inputs if port.source.kind == "length" and port.source.key not in given):
         pool[port.source.key] = _length(spec, port.source.owner, {**given, **pool}, index, variant, seed)
         _clear_padding(spec, port.source, pool)

@@ -1,20 +1,17 @@
-"""Take a torch model apart into stages, following its spec, and find the shapes that pass between them."""
+"""Take a torch model apart into stages, following its spec."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
 from edgefuse.bundle.spec import (
-    Bounded,
-    Bucketed,
-    Dim,
     Modality,
     ModelSpec,
     Role,
@@ -26,24 +23,16 @@ from edgefuse.bundle.spec import (
     in_files,
     spelled,
 )
-from edgefuse.errors import ModelError, cited
+from edgefuse.errors import ModelError
+from edgefuse.models.decoder import Decoder
 from edgefuse.models.fusion import FusionModel
-from edgefuse.stages.examples import (
-    FAILURES,
-    Mask,
-    call_torch,
-    chained_feeds,
-    example_feeds,
-    masks_of,
-    run_torch,
-    sizes_to_show,
-)
-from edgefuse.stages.repeated import check_repeated
-from edgefuse.stages.stage import Feeds, InputValues, TorchStage, with_twins
+from edgefuse.stages.decoder import Given, needed, prepared, step, step_spec
+from edgefuse.stages.examples import example_feeds, masks_of
+from edgefuse.stages.running import tensors_of
+from edgefuse.stages.shapes import checked_whole, feeds_of_chain, output_shapes
+from edgefuse.stages.stage import InputValues, TorchStage, with_twins
 from edgefuse.stages.typed import TYPES, WHOLE, Typed, first_that_works
 from edgefuse.stages.values import with_values
-
-__all__ = ["chained_feeds", "example_feeds", "run_torch", "split"]
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -204,7 +193,46 @@ def _split_fusion(model: FusionModel, values: Sequence[InputValues]) -> tuple[To
     names = tuple(modality.name for modality in model.spec.modalities)
     inputs = (*features, _present_input(model.spec))
     fusion = TorchStage(_result_spec("fusion", "fusion", inputs, model.spec), FusionStage(model.fusion, names).eval())
-    return with_twins((*stages, checked_whole(fusion, model.spec, stages)))
+    if model.decoder is None:
+        return with_twins((*stages, checked_whole(fusion, model.spec, stages)))
+    return with_twins((*stages, *_split_decoder(model.decoder, fusion, model.spec, stages)))
+
+
+def _split_decoder(
+    decoder: Decoder, fusion: TorchStage, spec: ModelSpec, before: Sequence[TorchStage]
+) -> tuple[TorchStage, TorchStage]:
+    """Return the stage of fusion and of all that a decoder computes once per input, and the stage of its step."""
+    masks = masks_of(spec)
+    module = prepared(fusion.module, decoder, tensors_of(fusion.spec, next(feeds_of_chain(fusion, before, masks))))
+    drafts = tuple(StageOutput(tensor=TensorSpec(name=name, shape=())) for name in module.names)
+    once = TorchStage(msgspec.structs.replace(fusion.spec, outputs=drafts), module)
+    shapes = zip(module.names, output_shapes(once, before, masks), strict=True)
+    outputs = tuple(StageOutput(tensor=TensorSpec(name=name, shape=shape)) for name, shape in shapes)
+    once = replace(once, spec=msgspec.structs.replace(once.spec, outputs=outputs))
+    given = {port.tensor.name: (once.spec.name, port.tensor) for port in outputs}
+    return once, step_stage(decoder, given, spec, (*before, once))
+
+
+def step_stage(decoder: Decoder, given: Given, spec: ModelSpec, before: Sequence[TorchStage]) -> TorchStage:
+    """Return the stage of a decoder's step.
+
+    Args:
+        decoder: of the model.
+        given: what is computed once per input.
+        spec: of the model.
+        before: the other stages.
+
+    Raises:
+        ModelError: if a step fails, or gives other shapes than it should.
+    """
+    masks, output = masks_of(spec), spec.outputs[0]
+    whole = step(decoder, step_spec(decoder, given, output), output)  # type: ignore[arg-type] # of tokens
+    repeated = needed(whole, next(feeds_of_chain(whole, before, masks)))
+    for port, shape in zip(repeated.spec.outputs, output_shapes(repeated, before, masks), strict=True):
+        if shape != port.tensor.shape:
+            what = f"the output '{port.tensor.name}' of a step of {type(decoder).__name__} has the wrong shape"
+            raise ModelError(what, got=spelled(shape), expected=spelled(port.tensor.shape))
+    return repeated
 
 
 def _branch(modality: Modality, encoder: nn.Module, values: Sequence[InputValues]) -> list[TorchStage]:
@@ -265,7 +293,7 @@ def _draft(modality: Modality, role: Role, inputs: tuple[StageInput, ...]) -> St
 
 def _feature_stage(draft: TorchStage, before: Sequence[TorchStage]) -> TorchStage:
     """Return a stage with the shape that its feature has."""
-    shape = _output_shapes(draft, before)[0]
+    shape = output_shapes(draft, before)[0]
     outputs = (StageOutput(tensor=TensorSpec(name="feature", shape=shape)),)
     return replace(draft, spec=msgspec.structs.replace(draft.spec, outputs=outputs))
 
@@ -276,103 +304,6 @@ def _result_spec(name: str, role: Role, inputs: tuple[StageInput, ...], spec: Mo
         for output in spec.outputs
     )
     return StageSpec(name=name, role=role, inputs=inputs, outputs=outputs)
-
-
-def checked_whole(stage: TorchStage, spec: ModelSpec, before: Sequence[TorchStage] = ()) -> TorchStage:
-    """Return a stage that gives all outputs of a model, if they have the shapes that the model's spec says.
-
-    Args:
-        stage: to check.
-        spec: of the model.
-        before: the stages that it reads from.
-
-    Raises:
-        ModelError: if they do not, or the stage cannot be run.
-    """
-    for output, shape in zip(stage.spec.outputs, _output_shapes(stage, before, masks_of(spec)), strict=True):
-        if shape != output.tensor.shape:
-            raise ModelError(
-                f"the output '{output.tensor.name}' of '{spec.name}' has another shape than its spec says",
-                got=spelled(shape),
-                expected=spelled(output.tensor.shape),
-                fix="correct the labels or size in the spec, or the last layer",
-            )
-    return stage
-
-
-def _output_shapes(
-    stage: TorchStage, before: Sequence[TorchStage], masks: Sequence[Mask] = ()
-) -> list[tuple[Dim, ...]]:
-    """Run a stage at several sizes and return the shapes of its outputs, dynamic where they follow the input.
-
-    What it reads from stages is what torch makes there of generated inputs: a logarithm may count on its sign.
-
-    Args:
-        stage: to run.
-        before: the stages that it reads from.
-        masks: the absences that the model admits, if the stage is told of them.
-    """
-    bounded = any(isinstance(dim, Bounded) for port in stage.spec.inputs for dim in port.tensor.shape)
-
-    def feeds(count: int, seed: int) -> Iterator[Feeds]:
-        chain = chained_feeds((*before, stage), count=count, seed=seed, masks=masks, unrun=[stage.spec.name])
-        return (feeds[stage.spec.name] for feeds in chain)
-
-    probed = list(feeds(sizes_to_show(stage.spec, 2), 0))
-    shapes = [_probe(stage, one) for one in probed]
-    check_repeated(stage, probed[0])
-    again = _probe(stage, next(feeds(1, 1)))
-    if again != shapes[0]:
-        raise ModelError(
-            f"the output shape of the stage '{stage.spec.name}' depends on the values of its inputs",
-            got=f"{spelled(again[0])} after {spelled(shapes[0][0])}",
-            expected="one shape for inputs of one shape",
-        )
-    return [
-        tuple(dim_of([sizes[axis] for sizes in probes], bounded) for axis in range(len(probes[0])))
-        for probes in zip(*shapes, strict=True)
-    ]
-
-
-def dim_of(sizes: Sequence[int], bounded: bool) -> Dim:
-    """Return a dimension that took some sizes: `bounded` if the inputs are, else the sizes are buckets."""
-    if len(set(sizes)) == 1:
-        return sizes[0]
-    return Bounded(max=max(sizes)) if bounded else Bucketed(sizes=tuple(sorted(set(sizes))))
-
-
-def _probe(stage: TorchStage, feeds: Feeds) -> list[tuple[int, ...]]:
-    """Run a stage once, check what it returns and give the shapes."""
-    shapes = []
-    for name, value in _call(stage, feeds).items():
-        where = f"'{name}' of the stage '{stage.spec.name}'"
-        if not isinstance(value, Tensor) or value.dtype != torch.float32:
-            raise ModelError(f"the output {where} has the wrong type", got=_type_of(value), expected="a float32 tensor")
-        if value.dim() == 0 or value.shape[0] != 1:
-            raise ModelError(f"the output {where} lost the batch", got=list(value.shape), expected="[1, ...]")
-        if not bool(torch.isfinite(value).all()):
-            raise ModelError(
-                f"the output {where} is not finite on generated inputs",
-                got="NaN or infinity",
-                expected="finite numbers",
-                fix="check the weights, and logarithms and divisions by zero",
-            )
-        shapes.append(tuple(value.shape))
-    return shapes
-
-
-def _call(stage: TorchStage, feeds: Feeds) -> dict[str, Any]:
-    try:
-        return call_torch(stage, feeds)
-    except FAILURES as error:
-        takes = ", ".join(f"{port.tensor.name} {spelled(port.tensor.shape)}" for port in stage.spec.inputs)
-        raise ModelError(
-            f"the stage '{stage.spec.name}' failed when called with ({takes})", got=cited(error)
-        ) from error
-
-
-def _type_of(value: object) -> str:
-    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def check_spec(spec: ModelSpec) -> None:

@@ -16,7 +16,8 @@ from edgefuse.bundle.manifest import Tolerance
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.measure.agreement import cropped
 from edgefuse.runtime.backends.backend import padded
-from edgefuse.stages.examples import chained_feeds, example_feeds, run_torch
+from edgefuse.stages.examples import chained_feeds, example_feeds
+from edgefuse.stages.running import run_torch
 from edgefuse.stages.stage import Array, Feeds, TorchStage
 
 _TRIED = 4

@@ -113,7 +113,7 @@ def test_a_digest_file_that_does_not_match(folder: Path) -> None:
 
 
 def test_a_digest_that_is_not_the_pinned_one(folder: Path) -> None:
-    assert f"its digest is not the pinned one: got {'379b6d87'}" in _refusal(folder, digest="0" * 64)
+    assert f"its digest is not the pinned one: got {'54bac0de'}" in _refusal(folder, digest="0" * 64)
 
 
 def test_a_file_that_the_bundle_does_not_have(folder: Path) -> None:

@@ -21,8 +21,8 @@ from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import BundleError
 
 FORMS = ("bundle", "bundle.edgefuse")
-DIGEST = "379b6d87b2b08d00ffc9ed84598eccb54540d5cfd32425c411cbbf4ac2a405f4"
-ARCHIVE_SHA256 = "20ae8c20846ac930fcfdda3c86b10877bf9f912c4d00f364db235a166e35d0c4"
+DIGEST = "54bac0de313bbab76fcefed42f04bc5fae459cd33527966ce1add60eb8703fe5"
+ARCHIVE_SHA256 = "31a3a71684a649474db7fee5dbb217c9df250f720f1f926164f88ce426ee7f27"
 
 
 def _tree(folder: Path) -> dict[str, bytes]:

@@ -29,7 +29,7 @@ from edgefuse.compiler.recovery.forms import recovered
 from edgefuse.compiler.workers import Settings, create
 from edgefuse.datasets.cache import Cache
 from edgefuse.measure import agreement
-from edgefuse.stages.examples import run_torch
+from edgefuse.stages.running import run_torch
 from tests.compiler.subjects import subject_of
 
 PRUNE = """

@@ -18,8 +18,9 @@ from edgefuse.export.tflite.by_length import ended_by_length
 from edgefuse.export.tflite.target import TfliteTarget
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import SessionOptions
-from edgefuse.stages.examples import example_feeds, run_torch
+from edgefuse.stages.examples import example_feeds
 from edgefuse.stages.explicit import split
+from edgefuse.stages.running import run_torch
 from edgefuse.stages.stage import TorchStage
 from edgefuse.stages.values import observed, with_values
 

@@ -16,8 +16,8 @@ from edgefuse.export.torch.forms import COMMON, apply_forms
 from edgefuse.models.fusion import FusionModel
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import SessionOptions
-from edgefuse.stages.examples import run_torch
 from edgefuse.stages.explicit import split
+from edgefuse.stages.running import run_torch
 
 STEPS, WIDTH = 6, 8
 aten = torch.ops.aten

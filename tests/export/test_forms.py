@@ -16,8 +16,9 @@ from edgefuse.export.torch.forms import ALL, apply_forms
 from edgefuse.export.torch.tables import without_projections
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import SessionOptions
-from edgefuse.stages.examples import example_feeds, run_torch
+from edgefuse.stages.examples import example_feeds
 from edgefuse.stages.explicit import split
+from edgefuse.stages.running import run_torch
 
 aten = torch.ops.aten
 WINDOW = torch.hann_window(40)

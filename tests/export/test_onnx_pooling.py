@@ -15,7 +15,8 @@ from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.stages.agreement import verify
-from edgefuse.stages.explicit import example_feeds, split
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.explicit import split
 
 IMAGE, STEPS, BOUNDED = (1, 3, 4, 5), (1, 6, 8), (1, spec.Bounded(max=6), 8)
 

@@ -21,7 +21,8 @@ from edgefuse.models.digits.layers import LogMelFrontend
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.stages.agreement import verify
-from edgefuse.stages.explicit import example_feeds, split
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.explicit import split
 from edgefuse.stages.stage import TorchStage
 
 TIGHT = Tolerance(absolute=2e-5, relative=1e-5)

@@ -13,7 +13,8 @@ from edgefuse.export.target import Lowered
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import Session, SessionOptions
 from edgefuse.stages.agreement import verify
-from edgefuse.stages.explicit import example_feeds, split
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.explicit import split
 from edgefuse.stages.stage import TorchStage
 
 

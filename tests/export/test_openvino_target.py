@@ -16,7 +16,8 @@ from edgefuse.models.digits.layers import TransformerBlock
 from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.stages.agreement import verify
-from edgefuse.stages.explicit import example_feeds, split
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.explicit import split
 from edgefuse.stages.stage import TorchStage
 
 

@@ -13,7 +13,9 @@ from edgefuse.bundle.spec import Bounded, Bucketed
 from edgefuse.errors import ModelError
 from edgefuse.measure.agreement import agreement
 from edgefuse.models.fusion import FusionModel
-from edgefuse.stages.explicit import chained_feeds, example_feeds, run_torch, split
+from edgefuse.stages.examples import chained_feeds, example_feeds
+from edgefuse.stages.explicit import split
+from edgefuse.stages.running import run_torch
 from edgefuse.stages.stage import TorchStage
 
 

@@ -17,7 +17,8 @@ from edgefuse.quantize.onnx.quantizer import OnnxQuantizer
 from edgefuse.quantize.torch.balance import balance, links
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.runtime.backends.onnx.backend import OnnxBackend
-from edgefuse.stages.examples import example_feeds, run_torch
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.running import run_torch
 from edgefuse.stages.stage import FeedSource, TorchStage
 
 STATIC = Scheme(name="static_wi8_ai8", activation="u8")

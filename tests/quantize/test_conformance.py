@@ -16,7 +16,8 @@ from edgefuse.measure.agreement import agreement
 from edgefuse.quantize.quantizer import Quantizer
 from edgefuse.runtime.backends.backend import Backend, Placing, Saturating, SessionOptions
 from edgefuse.runtime.processor import processor
-from edgefuse.stages.examples import example_feeds, run_torch
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.running import run_torch
 from edgefuse.stages.stage import TorchStage
 
 TARGETS = registry.names("targets")

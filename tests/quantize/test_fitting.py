@@ -19,7 +19,8 @@ from edgefuse.quantize.torch.fitting import fit, rounded_in_turn
 from edgefuse.runtime.backends.backend import Backend, SessionOptions
 from edgefuse.runtime.backends.onnx.backend import OnnxBackend
 from edgefuse.runtime.backends.tflite.backend import TfliteBackend
-from edgefuse.stages.examples import example_feeds, run_torch
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.running import run_torch
 from edgefuse.stages.stage import FeedSource, TorchStage
 
 CHAINS: dict[str, tuple[Target, Quantizer, Backend, Scheme]] = {

@@ -26,7 +26,8 @@ from edgefuse.registry import create
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.runtime.backends.onnx.api import onnxruntime
 from edgefuse.stages.agreement import verify
-from edgefuse.stages.examples import example_feeds, run_torch
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.running import run_torch
 from edgefuse.stages.stage import Feeds, FeedSource, TorchStage
 
 ALL = (STATIC_U8, STATIC_S8, STATIC_PERCENTILE, DYNAMIC, FP16)

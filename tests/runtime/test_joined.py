@@ -115,7 +115,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 def test_the_command_line_names_both(joined_bundle: Path, command: Callable[..., str]) -> None:
     shown = command("inspect", joined_bundle)
-    assert "target onnx+tflite, backend onnx+tflite, schema 2.2" in shown
+    assert "target onnx+tflite, backend onnx+tflite, schema 2.3" in shown
     assert "float in tflite (" in shown
     assert "dynamic_wi8_af32 in onnx (" in shown
     found = json.loads(command("inspect", joined_bundle, "--placement", "--json"))["placement"]

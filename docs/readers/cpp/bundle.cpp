@@ -25,7 +25,7 @@ const std::map<std::string, std::set<std::string>> kFields = {
     {"Tensor", {"name", "dtype", "shape"}},
     {"Stage", {"name", "role", "inputs", "outputs", "modality"}},
     {"StageInput", {"tensor", "source"}},
-    {"StageOutput", {"tensor", "kind"}},
+    {"StageOutput", {"tensor", "kind", "initial"}},
     {"Source", {"kind", "owner", "tensor"}},
     {"Candidate", {"id", "stage", "target", "backend", "accelerator", "scheme", "exclude", "file", "sha256",
                    "size_bytes", "inputs", "outputs", "opset", "tolerance", "pruning", "plan"}},

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 
+import numpy as np
+
 from edgefuse.bundle.manifest import Tolerance
 from edgefuse.bundle.spec import StageSpec, subset_name
 from edgefuse.compiler.candidates.built import Built, FileRunner
@@ -20,6 +22,7 @@ from edgefuse.compiler.recovery.forms import Forms
 from edgefuse.compiler.workers import report
 from edgefuse.datasets.cache import Cache
 from edgefuse.measure.agreement import agreement
+from edgefuse.runtime.decoding import TOKEN
 from edgefuse.stages.stage import Feeds
 
 _TIMED_FEEDS = 16
@@ -103,6 +106,13 @@ class TargetData:
         """Return real feeds of a stage, every modality present, from the validation set."""
         floats = self.floats()
         return list(islice(self.validation.calibration_feeds(stage, [floats], floats), _TIMED_FEEDS))
+
+    def runs(self, stage: StageSpec) -> float:
+        """Return how often a prediction runs a stage: a decoder once per token, in the mean over the validation set."""
+        values = self.material.subject.splits["validation"].values
+        if stage.role != "decoder":
+            return 1.0
+        return float(np.mean([values.get(TOKEN, index).shape[1] for index in range(len(values))]))
 
     def snr_db(self, stage: StageSpec, candidate: Built, against: Built | None = None) -> float:
         """Return the signal-to-noise of a candidate over the validation set against a float file, or else torch.

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from edgefuse.bundle.spec import ModelSpec
+from edgefuse.bundle.spec import ModelSpec, StageSpec
 from edgefuse.compiler.check.data import Probe
+from edgefuse.compiler.evaluation.runners import TorchRunner, session_of
 from edgefuse.compiler.metrics.metric import Metric
 from edgefuse.compiler.model.subject import Model
 from edgefuse.compiler.model.targets import column, stacked
 from edgefuse.errors import DataError, EdgefuseError, MeasureError
 from edgefuse.graph import StageGraph
+from edgefuse.runtime.decoding import NO_TOKENS, TOKEN
 from edgefuse.runtime.graph import constants_of, zeros_of_tensor
-from edgefuse.stages.examples import run_torch
 from edgefuse.stages.silence import first_words
 from edgefuse.stages.stage import Array, TorchStage
 
@@ -106,8 +107,9 @@ def _answered(
     by_name = {stage.spec.name: stage for stage in stages}
     graph = StageGraph(tuple(stage.spec for stage in stages), spec.modalities)
     plan = graph.plan(present)
-    values = {**sample, **constants_of(plan)}
-    results, _ = graph.run(
-        plan, lambda stage, feeds: run_torch(by_name[stage.name], feeds), values, graph.initial(zeros_of_tensor)
-    )
-    return results
+    values = {TOKEN: NO_TOKENS, **sample, **constants_of(plan)}
+
+    def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
+        return session_of(stage, TorchRunner(by_name[stage.name]), spec).run(feeds)
+
+    return graph.run(plan, run_stage, values, graph.initial(zeros_of_tensor))[0]

@@ -15,8 +15,10 @@ from edgefuse.bundle.manifest import Tolerance
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.errors import ModelError
 from edgefuse.graph import StageGraph
+from edgefuse.graph.decoding import step_ports
 from edgefuse.runtime.graph import zeros_of_tensor
-from edgefuse.stages.examples import Mask, columns_of, outside_values, run_torch, silenced, variants_of
+from edgefuse.stages.examples import Mask, columns_of, outside_values, silenced, variants_of
+from edgefuse.stages.running import run_torch
 from edgefuse.stages.silence import first_words
 from edgefuse.stages.stage import Array, Feeds, TorchStage
 
@@ -73,8 +75,10 @@ class _Trial:
 
     def _run_stage(self, spec: StageSpec, given: dict[str, list[Array]]) -> dict[str, list[Array]]:
         stage = self._stages[spec.name]
+        position = step_ports(spec).position if spec.role == "decoder" else ""
+        first = {position: np.zeros(1, np.int32)} if position else {}
         samples = [
-            silenced(spec, {port: arrays[number] for port, arrays in given.items()}, self._columns)
+            silenced(spec, first | {port: arrays[number] for port, arrays in given.items()}, self._columns)
             for number in range(_BATCH)
         ]
         alone = [self._alone(stage, feeds) for feeds in samples]

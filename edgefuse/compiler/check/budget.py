@@ -8,7 +8,6 @@ from edgefuse.bundle.spec import subset_name
 from edgefuse.compiler.check.data import SplitRead
 from edgefuse.compiler.check.record import Finding, FoundStage, LoweredStage, PrunedStage
 from edgefuse.compiler.model.subject import Model
-from edgefuse.measure.metrics import is_share
 
 _FEWEST_BYTES = 0.5
 """Per weight: no scheme stores one in fewer than four bits."""
@@ -77,11 +76,14 @@ def _latency(model: Model, lowered: Sequence[LoweredStage]) -> Iterator[Finding]
 
 
 def _few_samples(model: Model, read: Sequence[SplitRead]) -> Iterator[Finding]:
-    """Say where a single wrong answer is more than a budget allows."""
+    """Say where a single wrong answer is more than a budget allows; of tokens, an item has several."""
+    metric = model.metrics[model.spec.outputs[0].name]
+    if not metric.share or metric.figure_of is not None:
+        return
     spec, search, allowed = model.spec, model.recipe.search, model.max_drops[model.spec.outputs[0].name]
     names = [modality.name for modality in spec.modalities]
     judged = [subset for subset in spec.subsets() if not search.subsets or subset_name(subset) in search.subsets]
-    for split in (split for split in read if split.name in ("validation", "test") and is_share(spec.metric)):
+    for split in (split for split in read if split.name in ("validation", "test")):
         counts = {
             subset_name(subset): sum(all(row[names.index(one)] for one in subset) for row in split.present)
             for subset in judged

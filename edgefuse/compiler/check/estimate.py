@@ -25,7 +25,8 @@ from edgefuse.compiler.model.subject import Model
 from edgefuse.compiler.timing.here import RUNG_TIMING, STAGE_TIMING
 from edgefuse.measure.memory import peak_rss_bytes
 from edgefuse.quantize.quantizer import Quantizer
-from edgefuse.stages.examples import call_torch, example_feeds
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.running import call_torch
 from edgefuse.stages.stage import TorchStage
 
 _BATCH = 8

@@ -12,7 +12,8 @@ from edgefuse.bundle.spec import StageSpec
 from edgefuse.compiler.candidates.built import Built
 from edgefuse.compiler.check.record import FoundStage
 from edgefuse.export.costs import costs
-from edgefuse.stages.examples import call_torch, example_feeds
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.running import call_torch
 from edgefuse.stages.stage import TorchStage, parameters_of
 
 

@@ -5,6 +5,7 @@
 - `evaluator`: features of encoders, and fusion passes over them;
 - `drops`: the metric of each output by subset, and its drop against the reference;
 - `expected_drop`: what is lost of accuracy, where labels are few;
+- `sentences`: what a model that makes tokens says by itself;
 - `correction`: drops on the validation set, corrected by it;
 - `budget`: what may be lost, in numbers, by what the reference reaches;
 - `reference`: the full-precision reference in torch;

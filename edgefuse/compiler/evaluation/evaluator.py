@@ -22,6 +22,9 @@ from edgefuse.compiler.model.splits import SplitData
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.datasets.cache import Cache
 from edgefuse.graph import Plan
+from edgefuse.graph.decoding import step_ports
+from edgefuse.runtime.backends.backend import Session
+from edgefuse.runtime.decoding import NO_TOKENS, TOKEN, forced
 from edgefuse.runtime.graph import constants_of, zeros_of_tensor
 from edgefuse.stages.stage import Feeds
 
@@ -31,6 +34,7 @@ Answers: TypeAlias = Mapping[str, Mapping[str, Array]]
 _SOURCES = (
     "runtime/backends",
     "runtime/graph.py",
+    "runtime/decoding.py",
     "graph",
     "stages/examples.py",
     "stages/stage.py",
@@ -40,6 +44,9 @@ _SOURCES = (
 
 _BLOCK = 32
 """Samples that are in memory at a time."""
+
+_STEPS_APART = 3
+"""Of a decoder that is calibrated: steps that follow each other are alike."""
 
 
 def is_leaf(stage: StageSpec) -> bool:
@@ -89,6 +96,20 @@ class Evaluator:
                 by_subset[subset_name(subset)] = np.load(folder / _file(number), mmap_mode="r")
         return found
 
+    def spoken(self, combination: Mapping[str, Runner]) -> Array:
+        """Return the logits of a decoder that goes on from its own tokens, of the items with all modalities."""
+        whole = self._subject.subsets[0]
+        identities = [[name, runner.identity] for name, runner in combination.items()]
+        key = [self._data.digest, "greedy", identities, fingerprint.of_source(*_SOURCES)]
+
+        def make(folder: Path) -> None:
+            self._note("sentences")
+            pools = (pool | {TOKEN: NO_TOKENS} for pool in self._joint_pools(whole, combination))
+            results = self._through(self._after(whole), combination, pools)
+            np.save(folder / _file(0), np.concatenate([next(iter(result.values())) for result in results]))
+
+        return np.load(self._cache.entry("outputs", key, make) / _file(0))  # type: ignore[no-any-return]
+
     def run(self, subset: tuple[str, ...], combination: Mapping[str, Runner]) -> Path:
         """Run what comes after the leaves, once, and return the folder that has a file per output."""
         plan = self._after(subset)
@@ -130,7 +151,10 @@ class Evaluator:
                 pools = islice(pools, number - 1, None, max(len(subsets), 1))
             if earlier:
                 pools = self._through(self._after(subset, wanted=earlier), float_joint, pools, whole=True)
-            yield from (feeds_of(stage, pool) for pool in pools)
+            if stage.role == "decoder":
+                yield from self._steps(stage, float_joint[stage.name].session(), pools)
+            else:
+                yield from (feeds_of(stage, pool) for pool in pools)
 
     def calibration_chains(
         self, combinations: Sequence[Mapping[str, Runner]]
@@ -149,6 +173,17 @@ class Evaluator:
         subsets = self._subject.subsets
         for number, subset in enumerate((subsets[0], *subsets)):
             yield subset, combinations[number * len(combinations) // (len(subsets) + 1)]
+
+    def _steps(self, stage: StageSpec, step: Session, pools: Iterator[dict[str, Array]]) -> Iterator[Feeds]:
+        """Yield feeds of a decoder's step, given the tokens that are right: of each item every third step, in turn."""
+        graph, ports = self._subject.graph, step_ports(stage)
+        start = graph.initial(zeros_of_tensor)
+        for number, pool in enumerate(pools):
+            feeds = {port: (pool if key in pool else start)[key] for port, key in graph.inputs(stage)}
+            given = feeds.pop(ports.token)
+            for at, (one, _) in enumerate(forced(ports, step.run, feeds, given)):
+                if at % _STEPS_APART == number % min(_STEPS_APART, given.shape[1]):
+                    yield dict(one)
 
     def _alone(self, stage: StageSpec) -> Plan:
         """Plan a leaf alone: what it reads of other leaves is kept."""
@@ -180,7 +215,7 @@ class Evaluator:
         self, plan: Plan, runners: Mapping[str, Runner], pools: Iterator[dict[str, Array]], *, whole: bool = False
     ) -> Iterator[dict[str, Array]]:
         """Yield a plan's results for every pool, added to the pool if `whole`, holding one block of pools at a time."""
-        run_stage = over_blocks(runners)
+        run_stage = over_blocks(runners, self._subject.spec)
         while block := list(islice(pools, _BLOCK)):
             values: dict[str, Block] = {key: [pool[key] for pool in block] for key in plan.given}
             start = self._subject.graph.initial(lambda tensor: [zeros_of_tensor(tensor)] * len(block))

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edgefuse.bundle.spec import StageSpec
+from edgefuse.bundle.spec import ModelSpec, StageSpec, TokensOutput
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.runtime.backends.backend import Session
-from edgefuse.stages.examples import run_torch
+from edgefuse.runtime.decoding import DecoderSession
+from edgefuse.stages.running import run_torch
 from edgefuse.stages.stage import Feeds, TorchStage
 
 Array: TypeAlias = npt.NDArray[np.generic]
@@ -65,18 +66,40 @@ def in_torch(subject: Subject) -> dict[str, Runner]:
     return {stage.spec.name: TorchRunner(stage) for stage in subject.stages}
 
 
-def over_blocks(runners: Mapping[str, Runner]) -> Callable[[StageSpec, dict[str, Block]], dict[str, Block]]:
-    """Return what runs a stage on a block of samples, as a stage graph's executor wants it; files are opened once."""
+def over_blocks(
+    runners: Mapping[str, Runner], spec: ModelSpec
+) -> Callable[[StageSpec, dict[str, Block]], dict[str, Block]]:
+    """Return what runs a stage on a block of samples, as a stage graph's executor wants it; files are opened once.
+
+    Args:
+        runners: by stage.
+        spec: of the model.
+    """
     sessions: dict[str, Session] = {}
 
     def run_stage(stage: StageSpec, feeds: dict[str, Block]) -> dict[str, Block]:
         runner = runners[stage.name]
-        session = sessions.get(stage.name) or sessions.setdefault(stage.name, runner.session())
+        session = sessions.get(stage.name) or sessions.setdefault(stage.name, session_of(stage, runner, spec))
         samples = [dict(zip(feeds, values, strict=True)) for values in zip(*feeds.values(), strict=True)]
-        results = list(_batched(session, samples, runner.batch))
-        return {port.tensor.name: [result[port.tensor.name] for result in results] for port in stage.outputs}
+        alone = any(value.size == 0 for value in samples[0].values())  # each sentence goes on from its own tokens
+        results = list(_batched(session, samples, 1 if alone else runner.batch))
+        return {port: [result[port] for result in results] for port in results[0]}
 
     return run_stage
+
+
+def session_of(stage: StageSpec, runner: Runner, spec: ModelSpec) -> Session:
+    """Return what runs a stage once; of a decoder, all its steps.
+
+    Args:
+        stage: to run.
+        runner: of it.
+        spec: of the model.
+    """
+    session, output = runner.session(), spec.outputs[0]
+    if stage.role == "decoder" and isinstance(output, TokensOutput):
+        return DecoderSession(session, stage, output)
+    return session
 
 
 def _batched(session: Session, feeds: Sequence[Feeds], batch: int) -> Iterator[dict[str, Array]]:

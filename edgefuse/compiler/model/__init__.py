@@ -11,6 +11,7 @@
 - `opening`: builds the model and takes it apart;
 - `samples`: checks of one sample;
 - `targets`: its targets, by output;
+- `given_tokens`: the tokens that a decoder is given;
 - `splits`: splits preprocessed and kept on disk;
 - `preparation`: checks of the data as a whole, and all of that in order.
 """

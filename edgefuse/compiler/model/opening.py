@@ -10,6 +10,7 @@ from typing import TypeAlias
 import msgspec
 from torch import nn
 
+from edgefuse.bundle.decoders import check_decoders
 from edgefuse.bundle.layout import twice
 from edgefuse.bundle.spec import ModelSpec, in_files, subset_name
 from edgefuse.bundle.wiring import check_model, check_stages
@@ -125,6 +126,7 @@ def _check_wiring(found: Found) -> None:
     try:
         check_model(found.spec)
         check_stages(found.spec, [stage.spec for stage in found.stages])
+        check_decoders(found.spec, [stage.spec for stage in found.stages])
     except BundleError as error:
         raise ModelError(f"the model '{found.spec.name}' does not fit into a bundle: {error}") from error
 

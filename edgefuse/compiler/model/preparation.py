@@ -11,6 +11,7 @@ import numpy.typing as npt
 from edgefuse.bundle.manifest import Provenance
 from edgefuse.bundle.spec import ModelSpec, subset_name
 from edgefuse.compiler.cache import fingerprint
+from edgefuse.compiler.model.given_tokens import given_tokens
 from edgefuse.compiler.model.splits import CALIBRATION, SPLITS, TRAIN, UNLABELLED, SplitData, load_split
 from edgefuse.compiler.model.subject import Model, Subject
 from edgefuse.compiler.model.targets import missing
@@ -56,7 +57,8 @@ def prepare_calibration(model: Model, cache: Cache, progress: Progress) -> Subje
 
 
 def _loaded(name: str, model: Model, cache: Cache, progress: Progress) -> SplitData:
-    return load_split(name, model.data, model.spec, model.metrics, model.assets, cache, progress)
+    tokens = given_tokens(model.module, model.spec)
+    return load_split(name, model.data, model.spec, model.metrics, model.assets, cache, progress, tokens)
 
 
 def _subject(model: Model, splits: Mapping[str, SplitData]) -> Subject:

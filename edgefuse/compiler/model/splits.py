@@ -20,11 +20,13 @@ from edgefuse.bundle.spec import (
     RepeatedAudioPreprocess,
     TensorPreprocess,
     TextPreprocess,
+    VideoPreprocess,
 )
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.cache.arrays import ArrayStore, write_arrays
 from edgefuse.compiler.metrics.metric import Metric
 from edgefuse.compiler.model import targets
+from edgefuse.compiler.model.given_tokens import GivenTokens
 from edgefuse.compiler.model.samples import group_number, read_sample
 from edgefuse.compiler.model.targets import Targets
 from edgefuse.datasets.cache import Cache
@@ -32,6 +34,7 @@ from edgefuse.datasets.sample import Sample, Splits
 from edgefuse.errors import DataError, EdgefuseError
 from edgefuse.graph.stage_graph import zeros_of
 from edgefuse.progress import Progress
+from edgefuse.runtime.decoding import TOKEN
 from edgefuse.runtime.graph import zeros
 from edgefuse.runtime.preprocess import Preprocessor
 
@@ -56,6 +59,7 @@ _LIBRARIES = {
     AudioPreprocess: ("soxr", "soundfile"),
     RepeatedAudioPreprocess: ("soxr", "soundfile"),
     TextPreprocess: ("tokenizers",),
+    VideoPreprocess: ("av", "pillow"),
     TensorPreprocess: (),
 }
 """What decodes, resamples and cuts up, by what a modality asks for: another version gives other tensors."""
@@ -93,6 +97,7 @@ def load_split(
     assets: Mapping[str, bytes],
     cache: Cache,
     progress: Progress,
+    tokens: GivenTokens | None = None,
 ) -> SplitData:
     """Preprocess one split of a data set, or find it in the cache.
 
@@ -104,6 +109,7 @@ def load_split(
         assets: files that preprocessing needs, by name.
         cache: that keeps the arrays.
         progress: is told how many samples are done.
+        tokens: gives a decoder its tokens, if the model has one.
 
     Raises:
         DataError: if a sample does not fit the model.
@@ -118,10 +124,11 @@ def load_split(
         {n: fingerprint.of_bytes(a) for n, a in assets.items()},
         fingerprint.of_source(*_SOURCES),
         _versions(spec),
+        *([fingerprint.once(tokens.model)] if tokens else []),
     ]
 
     def make(folder: Path) -> None:
-        write_arrays(folder, _preprocessed(name, samples, spec, metrics, assets, progress))
+        write_arrays(folder, _preprocessed(name, samples, spec, metrics, assets, progress, tokens))
 
     folder = cache.entry("split", key, make)
     values = ArrayStore(folder)
@@ -148,6 +155,7 @@ def _preprocessed(
     metrics: Mapping[str, Metric],
     assets: Mapping[str, bytes],
     progress: Progress,
+    tokens: GivenTokens | None,
 ) -> Iterator[dict[str, Array]]:
     preprocessors = preprocessors_of(spec, assets)
     absent = zeros(zero for modality in spec.modalities for zero in zeros_of(modality))
@@ -159,9 +167,13 @@ def _preprocessed(
                 values |= preprocessors[modality](raw)
             except EdgefuseError as error:
                 raise DataError(f"sample {index} of '{name}' is wrong: {error}") from error
-        values[_PRESENT] = np.array([m.name in sample.inputs for m in spec.modalities], np.uint8)
+        where, present = f"sample {index} of '{name}'", np.array([m.name in sample.inputs for m in spec.modalities])
+        found = targets.columns(where, sample.target, metrics)
+        if tokens:
+            values[TOKEN] = tokens.of(where, sample.target, values, present)
+        values[_PRESENT] = present.astype(np.uint8)
         values[_GROUP] = group_number(name, index, sample.group)
-        yield values | targets.columns(f"sample {index} of '{name}'", sample.target, metrics)
+        yield values | found
         progress(index + 1, len(samples), f"preprocess {name}")
 
 

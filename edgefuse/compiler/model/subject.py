@@ -20,6 +20,7 @@ from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.datasets.sample import Splits
 from edgefuse.graph import StageGraph
 from edgefuse.graph.stage_graph import zeros_of
+from edgefuse.runtime.decoding import TOKEN
 from edgefuse.stages.found import Found
 from edgefuse.stages.stage import TorchStage
 
@@ -107,8 +108,9 @@ class Subject(_TakenApart):
 
     @property
     def value_keys(self) -> tuple[str, ...]:
-        """The keys of the preprocessed tensors and lengths, as `Source.key` spells them."""
-        return tuple(zero.key for modality in self.spec.modalities for zero in zeros_of(modality))
+        """The keys of the preprocessed tensors and lengths, and a decoder's tokens, as `Source.key` spells them."""
+        keys = tuple(zero.key for modality in self.spec.modalities for zero in zeros_of(modality))
+        return (*keys, TOKEN) if any(stage.role == "decoder" for stage in self.specs) else keys
 
     def columns(self, subset: tuple[str, ...]) -> list[int]:
         """Return the columns of `present` that a subset fills."""

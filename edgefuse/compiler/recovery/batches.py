@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from edgefuse.bundle.spec import StageSpec, subset_name
 from edgefuse.compiler.cache.arrays import ArrayStore
@@ -23,6 +25,7 @@ from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.workers import report
 from edgefuse.datasets.cache import Cache
 from edgefuse.graph import Plan
+from edgefuse.graph.decoding import step_ports, steps
 from edgefuse.models.fusion import masked
 from edgefuse.stages.stage import Array, TorchStage, keyed, outputs_of
 
@@ -52,6 +55,40 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     return (
         torch.cat(list(parts)) if len({part.shape[1:] for part in parts}) == 1 else stacked([p.numpy() for p in parts])
     )
+
+
+def called(spec: StageSpec, module: nn.Module, feeds: Mapping[str, Tensor]) -> Pool:
+    """Run a stage's module on its feeds, and return what it gives, both by port.
+
+    Args:
+        spec: of the stage.
+        module: that computes it.
+        feeds: batch first.
+    """
+    made = outputs_of(module(*(feeds[port.tensor.name] for port in spec.inputs)))
+    return {port.tensor.name: value for port, value in zip(spec.outputs, made, strict=True)}
+
+
+def forced(
+    spec: StageSpec, module: nn.Module, feeds: Mapping[str, Tensor]
+) -> Iterator[tuple[Pool, Mapping[str, Tensor]]]:
+    """Run as many of a decoder's steps as it is given tokens, and yield what each was fed with and gave, by port.
+
+    Args:
+        spec: of the decoder.
+        module: that computes a step.
+        feeds: by port: the tokens, int32 [batch, n], what does not change, and the first value of each state.
+    """
+    ports = step_ports(spec)
+    tokens = feeds[ports.token]
+
+    def following(at: int, made: Mapping[str, Tensor]) -> Tensor | None:
+        return tokens[:, at + 1] if at + 1 < tokens.shape[1] else None
+
+    def position(at: int) -> Tensor:
+        return torch.full_like(tokens[:, 0], at)
+
+    return steps(ports, lambda one: called(spec, module, one), feeds, tokens[:, 0], following, position)
 
 
 def call(spec: StageSpec, module: nn.Module, pool: Mapping[str, Tensor]) -> Pool:
@@ -120,8 +157,10 @@ class TrainingData:
 
         def run_stage(spec: StageSpec, feeds: dict[str, Tensor]) -> Pool:
             module = replaced.get(spec.name, self.teacher[spec.name].module)
-            made = outputs_of(module(*(feeds[port.tensor.name] for port in spec.inputs)))
-            return {port.tensor.name: value for port, value in zip(spec.outputs, made, strict=True)}
+            if spec.role == "decoder":
+                logits = [made[step_ports(spec).result] for _, made in forced(spec, module, feeds)]
+                return {step_ports(spec).result: torch.stack(logits, dim=1)}
+            return called(spec, module, feeds)
 
         return self.subject.graph.run(plan, run_stage, pool)[0]
 
@@ -141,7 +180,8 @@ class TrainingData:
         columns = {m.name: present[:, i] for i, m in enumerate(self.subject.spec.modalities)}
         joint = [spec for spec in self.subject.specs if not is_leaf(spec)]
         wanted = {port.source.key: port.source for spec in joint for port in spec.inputs}
-        pool: Pool = {"present": present}
+        start = self.subject.graph.initial(lambda tensor: torch.zeros(len(masks), *tensor.max_shape[1:]))
+        pool: Pool = {"present": present, **start}
         for spec in self.subject.specs:
             if is_leaf(spec) and any(spec.key(port.tensor.name) in wanted for port in spec.outputs):
                 kept = features.get(spec.name) or self.feature(spec, indices)
@@ -150,6 +190,10 @@ class TrainingData:
             if source.kind in ("modality", "length"):
                 value = stacked([self.data.values.get(key, int(i)) for i in indices])
                 pool[key] = masked(value, columns[source.owner])
+            elif source.kind == "token":
+                value = stacked([self.data.values.get(key, int(i)) for i in indices])
+                most = self.subject.spec.outputs[0].shape[0]  # so that all blocks of items have one shape
+                pool[key] = functional.pad(value, (0, most - value.shape[1]))
         return pool
 
 
@@ -195,19 +239,38 @@ class JointStageExamples:
 
     def batch(self, indices: Indices) -> tuple[Tensors, Tensors]:
         """Return positional inputs and the unpruned outputs of some examples."""
+        with torch.no_grad():
+            pool = self._pool(indices)
+            inputs = tuple(pool[port.source.key] for port in self._spec.inputs)
+            return inputs, outputs_of(self._data.teacher[self._spec.name].module(*inputs))
+
+    def _pool(self, indices: Indices) -> Pool:
         items, subsets = np.divmod(np.asarray(indices), len(self._subsets))
         present = self._data.data.present[items]
         masks = self._subsets[subsets] & present
         masks = np.where(masks.any(axis=1, keepdims=True), masks, present)
+        pool = self._data.joint_pool(items, masks, {})
+        return pool | self._data.run(self._before, pool, {})
+
+
+class StepExamples(JointStageExamples):
+    """Examples of a decoder's step: of every item under every subset of the modalities one step, in turn."""
+
+    def batch(self, indices: Indices) -> tuple[Tensors, Tensors]:
+        """Return positional inputs and the unpruned outputs of some examples, all of one position."""
         with torch.no_grad():
-            pool = self._data.joint_pool(items, masks, {})
-            pool |= self._data.run(self._before, pool, {})
-            inputs = tuple(pool[port.source.key] for port in self._spec.inputs)
-            return inputs, outputs_of(self._data.teacher[self._spec.name].module(*inputs))
+            pool = self._pool(indices)
+            feeds = {port: pool[key] for port, key in self._data.subject.graph.inputs(self._spec)}
+            taken = int(np.asarray(indices)[0]) % feeds[step_ports(self._spec).token].shape[1]
+            made = forced(self._spec, self._data.teacher[self._spec.name].module, feeds)
+            inputs, outputs = next(itertools.islice(made, taken, None))
+            return tuple(inputs[port.tensor.name] for port in self._spec.inputs), tuple(outputs.values())
 
 
 def examples(data: TrainingData, stage: TorchStage) -> LeafExamples | JointStageExamples:
     """Return the training examples of a stage."""
+    if stage.spec.role == "decoder":
+        return StepExamples(data, stage.spec)
     kind = LeafExamples if is_leaf(stage.spec) else JointStageExamples
     return kind(data, stage.spec)
 

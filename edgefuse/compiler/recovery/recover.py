@@ -11,7 +11,6 @@ from torch import nn
 
 from edgefuse.bundle.manifest import Pruning, PruningStep
 from edgefuse.compiler.cache import fingerprint
-from edgefuse.compiler.evaluation.evaluator import is_leaf
 from edgefuse.compiler.model.splits import TRAIN
 from edgefuse.compiler.recovery.batches import ThroughTorch, examples
 from edgefuse.compiler.recovery.kept import write_form
@@ -59,7 +58,7 @@ class Recover(ThroughTorch):
                 data,
                 lambda module: self.table({stage.spec.name: module}),
                 replace(settings, epochs=epochs),
-                role="feature" if is_leaf(stage.spec) else "result",
+                role="result" if all(port.kind == "result" for port in stage.spec.outputs) else "feature",
                 checkpoint=self._checkpoint([*key, reached, share]),
                 progress=report,
                 name=name,

@@ -6,6 +6,8 @@
 - `modalities`: what each modality costs and is worth;
 - `search`: candidates, judged combinations and their front;
 - `timings`: what else the machine did during each timing;
+- `part`: what its records share;
+- `judged`: records of how outputs did;
 - `schema`: the fields of `report.json`;
 - `encoding`: writes and reads it;
 - `text`: method and notes in sentences, and the table for the terminal;

@@ -14,7 +14,7 @@ from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.recipe.gpu import GpuReference
 from edgefuse.compiler.recovery.forms import Forms, Recovery
 from edgefuse.compiler.report.schema import PruningReport, RecoveryPoint, RecoveryReport
-from edgefuse.compiler.rungs.final import Timings
+from edgefuse.compiler.rungs.final import RungAccuracy, Timings
 from edgefuse.compiler.rungs.result import TargetResult
 from edgefuse.compiler.search import Limits, StageFigure
 from edgefuse.export import costs
@@ -27,7 +27,7 @@ class Compiled:
 
     Attributes:
         forms: all forms of its stages.
-        others: how far each rung is from torch in the outputs after the first, by target, rung and output.
+        judged: how each rung did on the test split, by target and rung.
         failed: why a target has no bundle.
         gpu: the model in full precision on a GPU, if the recipe names a record.
     """
@@ -39,7 +39,7 @@ class Compiled:
     timings: Timings
     reference: Mapping[str, float]
     seconds: float
-    others: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    judged: Mapping[str, Mapping[str, RungAccuracy]] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
     gpu: GpuReference | None = None
 

@@ -13,7 +13,8 @@ from edgefuse.compiler.report import tables
 from edgefuse.compiler.report.charts import Scatter, scatter
 from edgefuse.compiler.report.curves import curves
 from edgefuse.compiler.report.encoding import parse
-from edgefuse.compiler.report.schema import BundleReport, OutputReference, Report
+from edgefuse.compiler.report.judged import OutputReference
+from edgefuse.compiler.report.schema import BundleReport, Report
 from edgefuse.compiler.report.timings import busy
 from edgefuse.measure.metrics import is_share
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+from msgspec import to_builtins
 
 from edgefuse.bundle.manifest import Rung
 from edgefuse.bundle.spec import subset_name
@@ -15,17 +16,16 @@ from edgefuse.compiler.evaluation.drops import by_subset
 from edgefuse.compiler.report import html
 from edgefuse.compiler.report.compiled import Compiled, prunings, recovery, removed
 from edgefuse.compiler.report.encoding import encode
+from edgefuse.compiler.report.judged import OutputReference, OutputRung, SaidReport
 from edgefuse.compiler.report.layers import float_layers
 from edgefuse.compiler.report.limits import constraints
 from edgefuse.compiler.report.modalities import modality_reports
+from edgefuse.compiler.report.part import Gain
 from edgefuse.compiler.report.schema import (
     BudgetReport,
     BundleReport,
-    Gain,
     MachineReport,
     ModelReport,
-    OutputReference,
-    OutputRung,
     Reference,
     Report,
     RungReport,
@@ -172,7 +172,7 @@ def _bundle(made: Compiled, target: str, path: Path, written: bool) -> BundleRep
 
 
 def _rung(made: Compiled, target: str, rung: Rung, float_size: int) -> RungReport:
-    timing = made.timings.rungs[target][rung.name]
+    timing, judged = made.timings.rungs[target][rung.name], made.judged.get(target, {}).get(rung.name)
     return RungReport(
         name=rung.name,
         objective=rung.objective,
@@ -188,7 +188,8 @@ def _rung(made: Compiled, target: str, rung: Rung, float_size: int) -> RungRepor
         outputs={
             name: OutputRung(accuracy=found.accuracy, drop_ci95=found.drop_ci95) for name, found in rung.outputs.items()
         },
-        other_outputs=dict(made.others.get(target, {}).get(rung.name, {})),
+        other_outputs=dict(judged.others) if judged else {},
+        said=SaidReport(**to_builtins(judged.said)) if judged and judged.said else None,
     )
 
 

@@ -8,66 +8,14 @@ where no device was measured and figures are counted from the files.
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import msgspec
 
 from edgefuse.compiler.candidates.golden import GoldenRow
 from edgefuse.compiler.recipe.gpu import GpuReference
+from edgefuse.compiler.report.judged import OutputReference, OutputRung, SaidReport
+from edgefuse.compiler.report.part import Gain, Interval, Part
 
-Interval: TypeAlias = tuple[float, float]
 SCHEMA = 1
-
-
-class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """The base of everything in a report."""
-
-
-class Gain(Part, frozen=True, kw_only=True):
-    """A ratio of two paired measurements with its 95 % interval.
-
-    It is `marked` where the machine was busy: the interval is wider for that, and cannot be trusted all the same.
-    """
-
-    ratio: float
-    ci95: Interval | None = None
-    marked: bool = False
-
-    @classmethod
-    def of(cls, ratio: float, ci95: Interval, marked: bool = False) -> Gain:
-        """Return a ratio; one that is exact, since it was counted, has no interval.
-
-        Args:
-            ratio: how many times better.
-            ci95: its 95 % interval.
-            marked: whether the machine was busy.
-        """
-        return cls(ratio=ratio, ci95=ci95 if ci95[0] < ci95[1] else None, marked=marked)
-
-
-class OutputReference(Part, frozen=True, kw_only=True):
-    """An output after the first that a metric judges, as the full-precision model gives it.
-
-    Attributes:
-        metric: its name, as `mae`.
-        lower_is_better: whether it is an error.
-        accuracy: the metric by subset, over the test items that have a target for the output.
-        limits: what may be lost in each subset that the budget binds, in the metric's own unit.
-        share: of what the reference reaches, where the recipe asks for a share.
-    """
-
-    metric: str
-    accuracy: dict[str, float]
-    lower_is_better: bool = False
-    limits: dict[str, float] = {}
-    share: float | None = None
-
-
-class OutputRung(Part, frozen=True, kw_only=True):
-    """The metric of an output after the first on a rung, by subset, and the 95 % interval of what was lost of it."""
-
-    accuracy: dict[str, float]
-    drop_ci95: dict[str, Interval]
 
 
 class Reference(Part, frozen=True, kw_only=True):
@@ -114,7 +62,7 @@ class RungReport(Part, frozen=True, kw_only=True):
     There is no `speedup` where the reference ran on another machine than the rung. `outputs` are the figures of the
     outputs after the first that a metric judges, by name. `other_outputs` has those that none does, as there are no
     targets: the share of test items with another class than torch's, or the error as a share of torch's values, in the
-    worst subset.
+    worst subset. `said` is of models that make tokens.
     """
 
     name: str
@@ -130,6 +78,7 @@ class RungReport(Part, frozen=True, kw_only=True):
     peak_rss_bytes: int | None = None
     other_outputs: dict[str, float] = {}
     outputs: dict[str, OutputRung] = {}
+    said: SaidReport | None = None
 
 
 class Constraint(Part, frozen=True, kw_only=True):

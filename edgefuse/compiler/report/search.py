@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from edgefuse.compiler.evaluation.drops import by_subset
 from edgefuse.compiler.report.compiled import Compiled, removed
-from edgefuse.compiler.report.schema import CandidateReport, FrontPoint, Gain, JudgedReport, SearchReport
+from edgefuse.compiler.report.part import Gain
+from edgefuse.compiler.report.schema import CandidateReport, FrontPoint, JudgedReport, SearchReport
 from edgefuse.compiler.search import Judged, StageFigure
 from edgefuse.compiler.search.frontier import front
 

@@ -9,7 +9,8 @@ from statistics import fmean
 
 from edgefuse.compiler.report.charts import worst
 from edgefuse.compiler.report.format import reference_name
-from edgefuse.compiler.report.schema import BundleReport, CandidateReport, Interval, Report, RungReport, StageCosts
+from edgefuse.compiler.report.part import Interval
+from edgefuse.compiler.report.schema import BundleReport, CandidateReport, Report, RungReport, StageCosts
 
 # Without a budget, a drop of one point gives a cell the full colour.
 _DEFAULT_BUDGET = 0.01

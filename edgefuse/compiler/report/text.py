@@ -159,10 +159,22 @@ def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
     found += [sentence for target in made.rungs if (sentence := slower_than_torch(made, target))]
     found += [sentence for target in made.rungs if (sentence := _price(made, target))]
     found += [sentence for bundle in bundles for rung in bundle.rungs for sentence in _others(made, bundle, rung)]
+    found += [sentence for bundle in bundles for rung in bundle.rungs for sentence in _said(bundle, rung)]
     for bundle in bundles:
         missed = [constraint for constraint in bundle.constraints if constraint.excess > 0]
         found += [f"{bundle.target}, {constraint.rung}: {verdict(constraint)}." for constraint in missed]
     return tuple(found)
+
+
+def _said(bundle: BundleReport, rung: RungReport) -> Iterator[str]:
+    """Say how a rung's own sentences, token by token, compare with the reference's."""
+    said = rung.said
+    if said is not None:
+        scores = "" if said.bleu is None else f"; BLEU {said.bleu:.3f}, the reference's {said.reference_bleu:.3f}"
+        yield (
+            f"{bundle.target}, {rung.name}: token by token, {said.tokens_equal:.1%} of the reference's tokens and "
+            f"{said.sentences_equal:.1%} of its {said.items} sentences{scores}."
+        )
 
 
 def _others(made: Compiled, bundle: BundleReport, rung: RungReport) -> Iterator[str]:

@@ -14,7 +14,8 @@ from edgefuse.bundle.spec import Record, StageSpec
 from edgefuse.compiler.evaluation.drops import Judge, differences
 from edgefuse.compiler.evaluation.evaluator import Evaluator
 from edgefuse.compiler.evaluation.reference import TorchReference
-from edgefuse.compiler.evaluation.runners import Array, in_torch
+from edgefuse.compiler.evaluation.runners import Array, in_torch, session_of
+from edgefuse.compiler.evaluation.sentences import Sentences, makes_tokens, sentences
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.rungs.result import TargetResult
 from edgefuse.compiler.search import Combination, SubsetDrop
@@ -94,11 +95,17 @@ class Timings(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class RungAccuracy:
-    """The metrics of the outputs and their drops on the test split, by `key_of`; `others`: see `differences`."""
+    """The metrics of the outputs and their drops on the test split, by `key_of`.
+
+    Attributes:
+        others: see `differences`.
+        said: what a model that makes tokens says by itself.
+    """
 
     figures: Mapping[str, float]
     drops: Mapping[str, SubsetDrop]
     others: Mapping[str, float] = field(default_factory=dict)
+    said: Sentences | None = None
 
 
 class TestSplit:
@@ -121,7 +128,14 @@ class TestSplit:
         answers = self._evaluator.answers(result.runners(combination))
         rows = self._judge.rows(answers)
         others = differences(self._subject, self._reference, answers)
-        return RungAccuracy(self._judge.figures(rows), self._judge.drops(rows), others)
+        return RungAccuracy(self._judge.figures(rows), self._judge.drops(rows), others, self._said(result, combination))
+
+    def _said(self, result: TargetResult, combination: Combination) -> Sentences | None:
+        subject = self._subject
+        if not makes_tokens(subject):
+            return None
+        runners = result.runners(combination)
+        return sentences(subject, subject.splits["test"], self._evaluator, in_torch(subject), runners)
 
 
 def time_rungs(subject: Subject, drafts: Sequence[DraftRung], timer: Timer, note: Callable[[str], None]) -> Timings:
@@ -176,7 +190,7 @@ def _torch_stages(subject: Subject, inputs: Inputs) -> Latencies:
     runners = in_torch(subject)
 
     def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
-        session = runners[stage.name].session()
+        session = session_of(stage, runners[stage.name], subject.spec)
         calls[stage.name] = partial(session.run, feeds)
         return session.run(feeds)
 

@@ -71,13 +71,14 @@ def _measured(data: TargetData, stage: StageSpec, timer: Timer) -> _Figures:
 
 
 def _figure(data: TargetData, stage: StageSpec, candidate: Built, time: StageTime) -> StageFigure:
-    cost = costs.costs(candidate.lowered(), candidate.target, stage)
+    """Return the figure of a candidate in a prediction: a decoder is run once per token."""
+    cost, runs = costs.costs(candidate.lowered(), candidate.target, stage), data.runs(stage)
     return StageFigure(
         stage=stage.name,
         candidate=candidate.id,
         scheme=candidate.scheme.id,
-        p50=time.p50.value,
-        p50_ci95=(time.p50.low, time.p50.high),
+        p50=runs * time.p50.value,
+        p50_ci95=(runs * time.p50.low, runs * time.p50.high),
         speedup=time.speedup.value,
         speedup_ci95=(time.speedup.low, time.speedup.high),
         size_bytes=0 if stage.role == "frontend" else candidate.size_bytes,
@@ -85,8 +86,8 @@ def _figure(data: TargetData, stage: StageSpec, candidate: Built, time: StageTim
         is_float=candidate is data.candidates.built[stage.name][0],
         pruning=candidate.form[1],
         memory_bytes=cost.weight_bytes + cost.activation_bytes,
-        mac=cost.mac,
-        bytes_moved=cost.bytes_moved,
+        mac=round(runs * cost.mac),
+        bytes_moved=round(runs * cost.bytes_moved),
         pressure=time.pressure,
         file=candidate.sha256,
     )

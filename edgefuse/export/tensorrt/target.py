@@ -28,7 +28,8 @@ from edgefuse.export.tensorrt.bounds import name_single_bounds
 from edgefuse.export.tensorrt.operators import refused
 from edgefuse.export.tensorrt.sparsity import has_two_of_four
 from edgefuse.export.torch.forms import Table, first_that_agrees
-from edgefuse.stages.examples import example_feeds, run_torch
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.running import run_torch
 from edgefuse.stages.stage import ONNX, TORCH, Array, Feeds, TorchStage
 
 JETSON = Roofline("the GPU of a Jetson AGX Orin", "aarch64", float32=2_048, float16=16_384, int8=32_768, bytes=157)

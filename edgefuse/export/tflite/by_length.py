@@ -19,8 +19,9 @@ from torch.overrides import TorchFunctionMode
 from edgefuse.bundle.manifest import Tolerance
 from edgefuse.errors import ModelError
 from edgefuse.measure.agreement import agreement
-from edgefuse.stages.examples import example_feeds, run_torch
+from edgefuse.stages.examples import example_feeds
 from edgefuse.stages.padding import depends_on_padding
+from edgefuse.stages.running import run_torch
 from edgefuse.stages.stage import TorchStage
 
 _LAYERS = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)

@@ -26,7 +26,8 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from edgefuse.errors import QuantizeError
-from edgefuse.stages.examples import call_torch, example_feeds
+from edgefuse.stages.examples import example_feeds
+from edgefuse.stages.running import call_torch
 from edgefuse.stages.stage import TORCH, FeedSource, TorchStage
 
 STRENGTH = 0.5

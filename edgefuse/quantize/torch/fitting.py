@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from edgefuse.errors import QuantizeError
-from edgefuse.stages.examples import call_torch
+from edgefuse.stages.running import call_torch
 from edgefuse.stages.stage import Feeds, FeedSource, TorchStage
 
 SAMPLES = 128

@@ -87,6 +87,36 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class Stepping(Protocol):
+    """A session that can keep states in buffers from run to run, as a decoder's steps want it."""
+
+    def bind(self, states: Sequence[tuple[str, str]], changed: Sequence[str]) -> Bound | None:
+        """Return buffers for runs that follow each other; None if sizes are open.
+
+        Args:
+            states: (input, output) of each.
+            changed: the inputs besides that change from run to run.
+        """
+
+
+class Bound(Protocol):
+    """Buffers of a session for runs that follow each other."""
+
+    def begin(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Copy feeds into the buffers, the first states among them; return the buffers, to be changed between runs.
+
+        Raises:
+            InputError: as of `InputPorts.arrange`.
+        """
+
+    def run(self) -> Mapping[str, Array]:
+        """Run once, with each state as the run before left it, and return the outputs by port.
+
+        The next run but one writes over them.
+        """
+
+
+@runtime_checkable
 class EngineBuilder(Protocol):
     """A backend that can do what opening a file takes long for ahead, once per device.
 
@@ -196,6 +226,11 @@ class InputPorts:
     def __init__(self, bindings: tuple[Binding, ...]) -> None:
         self._plan = [(b.port, b.tensor, np.dtype(b.dtype), b.shape) for b in bindings]
 
+    @property
+    def tensors(self) -> dict[str, str]:
+        """The names that the file gives them, by port."""
+        return {port: tensor for port, tensor, *_ in self._plan}
+
     def arrange(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the arrays by the names that the file gives them.
 
@@ -271,6 +306,7 @@ class OutputPorts:
 
     def __init__(self, bindings: tuple[Binding, ...]) -> None:
         self._plan = [(b.port, np.dtype(b.dtype), b.shape) for b in bindings]
+        self.ports = [binding.port for binding in bindings]
 
     def named(self, results: Sequence[object]) -> dict[str, Array]:
         """Return the results by port, in the order of the bindings.

@@ -12,9 +12,10 @@ from edgefuse.bundle.spec import Bounded, Bucketed, ModelSpec, StageSpec
 from edgefuse.graph import StageGraph
 from edgefuse.models.fusion import masked
 from edgefuse.stages.branches import Branch, feeds_at_branches
-from edgefuse.stages.examples import FAILURES, Mask, columns_of, example_feeds, samples_of, sizes_to_show, variants_of
-from edgefuse.stages.explicit import dim_of
+from edgefuse.stages.examples import Mask, columns_of, example_feeds, samples_of, sizes_to_show, variants_of
 from edgefuse.stages.found.parts import Unsplittable
+from edgefuse.stages.running import FAILURES
+from edgefuse.stages.shapes import dim_of
 from edgefuse.stages.silence import at
 from edgefuse.stages.stage import Feeds, TorchStage, outputs_of
 

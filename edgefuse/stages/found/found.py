@@ -13,11 +13,12 @@ from edgefuse.bundle.spec import ModelSpec, in_files
 from edgefuse.errors import ModelError
 from edgefuse.models.fusion import FusionModel
 from edgefuse.stages.examples import chained_feeds, example_feeds, masks_of
-from edgefuse.stages.explicit import apart, as_called, check_spec, checked_whole, known, undescribed
+from edgefuse.stages.explicit import apart, as_called, check_spec, known, undescribed
 from edgefuse.stages.found.calling import Called, called, whole_spec, whole_stage
 from edgefuse.stages.found.chain import dims, held_to_module
 from edgefuse.stages.found.costs import value_of
 from edgefuse.stages.found.dependence import Labelled, labelled
+from edgefuse.stages.found.generating import find_generating, generates
 from edgefuse.stages.found.lowering import Lowered, lower, name_of, wholes
 from edgefuse.stages.found.naming import keywords, takes_any, takes_positions, unwrapped, values_of
 from edgefuse.stages.found.parts import Unsplittable, parts_of
@@ -25,6 +26,7 @@ from edgefuse.stages.found.record import Found, Work, crossings_of, early_mask, 
 from edgefuse.stages.found.traced import Traced, trace
 from edgefuse.stages.found.wiring import order_inputs, wired
 from edgefuse.stages.parametrized import in_float32, with_plain_weights
+from edgefuse.stages.shapes import checked_whole
 from edgefuse.stages.silence import UNSCRIPTED, first_words, quiet
 from edgefuse.stages.stage import Feeds, InputValues, TorchStage, parameters_of, with_twins
 from edgefuse.stages.values import observed, with_values
@@ -69,6 +71,8 @@ def find(module: nn.Module, spec: ModelSpec | None = None, values: Sequence[Inpu
     check_spec(spec)
     if any(part.training for part in module.modules()):
         module = copy.deepcopy(module).eval()
+    if generates(module, spec):
+        return find_generating(module, in_files(spec), values, find)
     names = keywords(module, spec)
     search = _by_keyword(module, spec, names, values, notes) if names is not None else None
     if search is not None:

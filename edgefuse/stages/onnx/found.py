@@ -13,8 +13,8 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedN
 
 from edgefuse.bundle.spec import ModelSpec, StageSpec, in_files
 from edgefuse.errors import ModelError
-from edgefuse.stages.examples import FAILURES, example_feeds, masks_of
-from edgefuse.stages.explicit import check_spec, checked_whole, known
+from edgefuse.stages.examples import example_feeds, masks_of
+from edgefuse.stages.explicit import check_spec, known
 from edgefuse.stages.found.calling import Argument, Called, whole_spec
 from edgefuse.stages.found.chain import dims, held_to_module
 from edgefuse.stages.found.dependence import Labelled, labelled
@@ -27,6 +27,8 @@ from edgefuse.stages.onnx.file import OPSET, OnnxFile, check, converted
 from edgefuse.stages.onnx.module import OnnxModule
 from edgefuse.stages.onnx.ports import Taken, taken, with_ports
 from edgefuse.stages.onnx.traced import OnnxTraced, trace
+from edgefuse.stages.running import FAILURES
+from edgefuse.stages.shapes import checked_whole
 from edgefuse.stages.silence import first_words, quiet
 from edgefuse.stages.stage import InputValues, TorchStage, parameters_of, with_twins
 from edgefuse.stages.typed import TYPES

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from edgefuse.compiler.report.charts import HEIGHT, LEFT, RIGHT, TOP, WIDTH, frontier, round_values, scatter
-from edgefuse.compiler.report.schema import BudgetReport, Gain, JudgedReport, RungReport, StageChoice
+from edgefuse.compiler.report.part import Gain
+from edgefuse.compiler.report.schema import BudgetReport, JudgedReport, RungReport, StageChoice
 
 POINT = BudgetReport(max_drop=0.01)
 finite = st.floats(-1e6, 1e6)

@@ -16,8 +16,9 @@ from edgefuse.compiler.check.batches import mixing
 from edgefuse.errors import ModelError
 from edgefuse.prune.persist import restore, save
 from edgefuse.prune.structured import StructuredPruner
-from edgefuse.stages.examples import example_feeds, run_torch
+from edgefuse.stages.examples import example_feeds
 from edgefuse.stages.found import Found, find
+from edgefuse.stages.running import run_torch
 from tests.stages.found import models
 from tests.stages.found.models import MOTION, SOUND, described
 

@@ -15,8 +15,10 @@ from edgefuse.bundle.spec import EmbeddingOutput, TensorSpec, in_files, tensor, 
 from edgefuse.bundle.wiring import check_model, check_stages
 from edgefuse.errors import ModelError
 from edgefuse.models import FusionModel
-from edgefuse.stages.explicit import chained_feeds, example_feeds, run_torch, split
+from edgefuse.stages.examples import chained_feeds, example_feeds
+from edgefuse.stages.explicit import split
 from edgefuse.stages.found import find
+from edgefuse.stages.running import run_torch
 from edgefuse.stages.values import observed
 from tests.stages.found.models import SOUND, described
 

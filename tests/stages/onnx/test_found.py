@@ -16,11 +16,11 @@ from edgefuse.bundle.spec import ModelSpec
 from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.graph import StageGraph
 from edgefuse.runtime.backends.onnx.api import onnxruntime
-from edgefuse.stages.examples import run_torch
 from edgefuse.stages.found import Found
 from edgefuse.stages.found import find as find_in_torch
 from edgefuse.stages.onnx import OnnxModule, find
 from edgefuse.stages.onnx.file import OPSET, converted, read, version_of
+from edgefuse.stages.running import run_torch
 from edgefuse.stages.stage import Array, parameters_of
 from tests.stages.onnx import files
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import chain, cycle
+
+import numpy as np
 
 from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import BackendError, cited
@@ -67,6 +71,7 @@ class OnnxSession:
         self._inputs = InputPorts(inputs)
         self._tensors = [binding.tensor for binding in outputs]
         self._outputs = OutputPorts(outputs)
+        self._bindings = inputs, outputs
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see `Session.run`."""
@@ -77,6 +82,66 @@ class OnnxSession:
         except Exception as error:
             raise BackendError("ONNX Runtime cannot run a stage", got=cited(error)) from error
         return self._outputs.named(results)
+
+    def bind(self, states: Sequence[tuple[str, str]], changed: Sequence[str]) -> BoundBuffers | None:
+        """Return buffers for runs that follow each other; see `Stepping.bind`."""
+        inputs, outputs = self._bindings
+        if any(-1 in binding.shape for binding in (*inputs, *outputs)):
+            return None
+        return BoundBuffers(self._session, inputs, outputs, states)
+
+
+class BoundBuffers:
+    """Buffers of an ONNX session, bound once: each state has two, of which a run reads one and writes the other.
+
+    ONNX Runtime checks types and sizes as it writes.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        inputs: tuple[Binding, ...],
+        outputs: tuple[Binding, ...],
+        states: Sequence[tuple[str, str]],
+    ) -> None:
+        self._ports = InputPorts(inputs)
+        self._feeds: dict[str, Array] = {one.port: np.zeros(one.shape, one.dtype) for one in inputs}
+        made: list[dict[str, Array]] = [{o.port: np.zeros(o.shape, o.dtype) for o in outputs} for _ in range(2)]
+        taken = [self._feeds, *({**self._feeds, **{i: results[o] for i, o in states}} for results in made)]
+        run, shared = getattr(session, "_sess", session).run_with_iobinding, onnxruntime.OrtValue.ortvalue_from_numpy
+        options = onnxruntime.RunOptions()
+
+        def turn(before: int, after: int) -> tuple[Callable[[], None], Mapping[str, Array]]:
+            binding = session.io_binding()
+            for one in inputs:
+                binding.bind_ortvalue_input(one.tensor, shared(taken[before][one.port]))
+            for one in outputs:
+                binding.bind_ortvalue_output(one.tensor, shared(made[after][one.port]))
+            self._bindings.append(binding)
+            return partial(run, getattr(binding, "_iobinding", binding), options), made[after]
+
+        self._bindings: list[object] = []  # which own what is bound
+        self._first, *self._others = turn(0, 0), turn(1, 1), turn(2, 0)
+        self._turns = iter([self._first])
+        self._flushed = Flushed()
+
+    def begin(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Copy feeds into the buffers; see `Bound.begin`."""
+        arranged = self._ports.arrange(feeds)
+        for port, tensor in self._ports.tensors.items():
+            np.copyto(self._feeds[port], arranged[tensor])
+        self._turns = chain([self._first], cycle(self._others))
+        return self._feeds
+
+    def run(self) -> Mapping[str, Array]:
+        """Run once; see `Bound.run`."""
+        run, results = next(self._turns)
+        try:
+            with self._flushed:
+                run()
+        except Exception as error:
+            raise BackendError("ONNX Runtime cannot run a stage", got=cited(error)) from error
+        return results
 
 
 def create(

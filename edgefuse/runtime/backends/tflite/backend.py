@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,27 +114,85 @@ class TfliteSession:
         self.interpreter = interpreter
         self._inputs = InputPorts(inputs)
         self._input_indices = input_indices
-        self._outputs = OutputPorts(outputs)
+        self.outputs = OutputPorts(outputs)
         self._output_indices = [output_indices[binding.tensor] for binding in outputs]
+        self._ports = {one.port: input_indices[one.tensor] for one in inputs}
+        self.holder: object = None
         self._said = ""
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see `Session.run`."""
         arranged = self._inputs.arrange(feeds)
-        interpreter = self.interpreter
+        interpreter, self.holder = self.interpreter, None
         try:
             for tensor, index in self._input_indices.items():
                 interpreter.set_tensor(index, arranged[tensor])
             interpreter.invoke()
             results = [interpreter.get_tensor(index) for index in self._output_indices]
         except Exception as error:
-            raise BackendError("LiteRT cannot run a stage", got=cited(error, clean=self._news)) from error
-        return self._outputs.named(results)
+            raise self.failed(error) from error
+        return self.outputs.named(results)
+
+    def bind(self, states: Sequence[tuple[str, str]], changed: Sequence[str]) -> BoundTensors:
+        """Return buffers for runs that follow each other; see `Stepping.bind`."""
+        outputs = dict(zip(self.outputs.ports, self._output_indices, strict=True))
+        return BoundTensors(self, self._inputs, self._ports, outputs, states, changed)
+
+    def failed(self, error: Exception) -> BackendError:
+        """Return what is to be said of a run that failed."""
+        return BackendError("LiteRT cannot run a stage", got=cited(error, clean=self._news))
 
     def _news(self, said: str) -> str:
         """Return what was said of this run, which stands after all that was said of earlier ones."""
         news, self._said = said.removeprefix(self._said), said
         return news.strip() or said
+
+
+class BoundTensors:
+    """Feeds of a session for runs that follow each other: what does not change is set once, unless others ran between.
+
+    A file's sizes are fixed, and its first results of a generation are held against the bindings.
+    """
+
+    def __init__(
+        self,
+        session: TfliteSession,
+        ports: InputPorts,
+        inputs: Mapping[str, int],
+        outputs: Mapping[str, int],
+        states: Sequence[tuple[str, str]],
+        changed: Sequence[str],
+    ) -> None:
+        self._session, self._ports = session, ports
+        self._inputs, self._outputs, self._states = inputs, list(outputs.items()), states
+        self._moving = [(port, inputs[port]) for port in (*changed, *(taken for taken, _ in states))]
+        self._feeds: dict[str, Array] = {}
+
+    def begin(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Take feeds; see `Bound.begin`."""
+        arranged = self._ports.arrange(feeds)
+        self._feeds = {port: arranged[tensor] for port, tensor in self._ports.tensors.items()}
+        self._session.holder = None
+        return self._feeds
+
+    def run(self) -> Mapping[str, Array]:
+        """Run once; see `Bound.run`."""
+        session, feeds = self._session, self._feeds
+        interpreter = session.interpreter
+        moved = self._moving if session.holder is self else self._inputs.items()
+        try:
+            for port, index in moved:
+                interpreter.set_tensor(index, feeds[port])
+            interpreter.invoke()
+            results = {port: interpreter.get_tensor(index) for port, index in self._outputs}
+        except Exception as error:
+            raise session.failed(error) from error
+        if session.holder is not self:
+            session.outputs.named(list(results.values()))
+            session.holder = self
+        for taken, given in self._states:
+            feeds[taken] = results[given]
+        return results
 
 
 def _check_fixed(bindings: tuple[Binding, ...]) -> None:

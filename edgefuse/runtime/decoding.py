@@ -1,0 +1,135 @@
+"""A decoder's stage as a session that makes all tokens: its step, repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgefuse.bundle.spec import StageSpec, TokensOutput
+from edgefuse.errors import InputError
+from edgefuse.graph.decoding import StepPorts, step_ports, steps
+from edgefuse.runtime.backends.backend import Array, Bound, Session, Stepping
+
+Logits: TypeAlias = npt.NDArray[np.float32]
+
+_IDLE = 8
+"""Buffers that are kept for the next generations."""
+
+TOKEN = "token"
+"""The key under which a run finds the tokens that its decoder is given, int32 [batch, n]."""
+
+NO_TOKENS = np.empty((1, 0), np.int32)
+NO_TOKENS.setflags(write=False)
+
+
+class DecoderSession:
+    """Repeats a decoder's step, and gives the logits of all steps, float32 [batch, steps, vocabulary].
+
+    It takes as many steps as there are tokens given, each with its own (teacher forcing). Where none are, it begins
+    with `start` and goes on with the likeliest one, until that is `end` or all steps are made (greedy decoding, of one
+    item). Steps that are not made are zeros.
+
+    Args:
+        session: of the step.
+        stage: of the role `decoder`.
+        output: that it makes.
+    """
+
+    def __init__(self, session: Session, stage: StageSpec, output: TokensOutput) -> None:
+        self.step = session
+        self.ports: StepPorts = step_ports(stage)
+        self.output = output
+        self._idle: list[Bound] = []
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run all steps; see `Session.run`."""
+        ports, output = self.ports, self.output
+        given = self._checked(feeds[ports.token])
+        logits = np.zeros((len(given), *output.shape), np.float32)
+        fixed = {port: value for port, value in feeds.items() if port != ports.token}
+        if len(given) > 1:
+            for at, (_, made) in enumerate(forced(ports, self.step.run, fixed, given)):
+                logits[:, at] = made[ports.result]
+            return {ports.result: logits}
+        tokens: list[int] = given[0].tolist()
+        start: int = tokens[0] if tokens else output.start  # type: ignore[assignment] # a decoder's output has a start
+        with self.stepping(fixed) as step:
+            logits[0, 0] = found = step(start, 0)
+            for at in range(1, len(tokens) or output.steps):
+                token = tokens[at] if tokens else int(found.argmax())
+                if not tokens and token == output.end:
+                    break
+                logits[0, at] = found = step(token, at)
+        return {ports.result: logits}
+
+    def _checked(self, given: Array) -> Array:
+        """Refuse tokens that there are none of, and more of them than a state has room for."""
+        words, most = len(self.output.labels), self.output.steps
+        if given.ndim != 2 or given.dtype != np.int32 or given.shape[1] > most:
+            got, expected = f"{given.dtype} {list(given.shape)}", f"int32 [1, at most {most}]"
+            raise InputError("the tokens that a decoder is given are of another form", got=got, expected=expected)
+        if given.size and not (given.min() >= 0 and given.max() < words):
+            got = f"{given.min()} to {given.max()}"
+            raise InputError("a token that a decoder is given is none", got=got, expected=f"0 to {words - 1}")
+        return given
+
+    @contextmanager
+    def stepping(self, feeds: Mapping[str, Array]) -> Iterator[Callable[[int, int], Logits]]:
+        """Give a call that takes the token before and its position, and gives the logits of the next, [vocabulary].
+
+        The state goes on from call to call, in buffers of the session where it has some; logits last until the next
+        call but one.
+
+        Args:
+            feeds: by port: what does not change, and the first value of each state.
+        """
+        ports = self.ports
+        numbers = {port: np.zeros(1, np.int32) for port in (ports.token, ports.position) if port}
+        bound = self._idle.pop() if self._idle else self._bound()
+        current = dict(bound.begin({**feeds, **numbers}) if bound else {**feeds, **numbers})
+        token, position = current[ports.token], current.get(ports.position, np.zeros(1, np.int32))
+
+        def step(before: int, at: int) -> Logits:
+            nonlocal current
+            token[0], position[0] = before, at
+            if bound:
+                made = bound.run()
+            else:
+                made = self.step.run(current)
+                current = ports.following(current, made)
+            logits: Logits = made[ports.result][0]
+            return logits
+
+        try:
+            yield step
+        finally:
+            if bound and len(self._idle) < _IDLE:
+                self._idle.append(bound)
+
+    def _bound(self) -> Bound | None:
+        ports = self.ports
+        changed = [port for port in (ports.token, ports.position) if port]
+        return self.step.bind(ports.states, changed) if isinstance(self.step, Stepping) else None
+
+
+def forced(
+    ports: StepPorts, run: Callable[[dict[str, Array]], Mapping[str, Array]], feeds: Mapping[str, Array], given: Array
+) -> Iterator[tuple[dict[str, Array], Mapping[str, Array]]]:
+    """Run as many steps as there are tokens given, and yield the feeds of each with what it gave, by port.
+
+    Args:
+        ports: of the decoder.
+        run: runs one step.
+        feeds: by port: what does not change from step to step, and the first value of each state.
+        given: int32 [batch, n]: the token of each step.
+    """
+    batch, count = given.shape
+
+    def following(at: int, made: Mapping[str, Array]) -> Array | None:
+        return given[:, at + 1] if at + 1 < count else None
+
+    return steps(ports, run, feeds, given[:, 0], following, lambda at: np.full(batch, at, np.int32))

@@ -1,0 +1,165 @@
+"""Tokens one after the other out of a bundle: equal to torch's, given up in between, side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgefuse
+from edgefuse.cli import main
+from edgefuse.errors import BundleError, InputError
+from edgefuse.runtime.generation.config import GenerationConfig
+from edgefuse.runtime.pipeline import Pipeline, load
+from tests.decoders import STEPS, CachedDecoder, LstmDecoder, answer_of, generating, inputs_of
+
+KINDS = {"lstm": LstmDecoder, "cached": CachedDecoder}
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("generating")
+    made = {}
+    for name, kind in KINDS.items():
+        for target in ("onnx", "tflite"):
+            model, out = generating(kind), folder / f"{name}-{target}.edgefuse"
+            edgefuse.export(model, model.spec, target, out=out, cache=folder / "cache")
+            made[f"{name}-{target}"] = out
+    return made
+
+
+@pytest.fixture(params=[f"{kind}-{target}" for kind in KINDS for target in ("onnx", "tflite")])
+def pipeline(request: pytest.FixtureRequest, bundles: dict[str, Path]) -> Iterator[Pipeline]:
+    with load(bundles[request.param]) as opened:
+        yield opened
+
+
+def test_greedy_tokens_are_those_of_torch(pipeline: Pipeline, request: pytest.FixtureRequest) -> None:
+    model = generating(KINDS[request.node.callspec.params["pipeline"].split("-")[0]])
+    for seed in range(25):
+        expected = answer_of(model, inputs_of(seed))
+        assert [token.id for token in pipeline.generate(**inputs_of(seed))] == expected
+
+
+def test_more_beams_find_what_is_at_least_as_likely(pipeline: Pipeline) -> None:
+    for seed in range(6):
+        greedy, beams = (
+            sum(token.logprob for token in pipeline.generate(config, **inputs_of(seed)))
+            for config in (GenerationConfig(), GenerationConfig(num_beams=12, length_penalty=0.0))
+        )
+        assert beams >= greedy - 1e-5
+
+
+def test_a_seed_draws_the_same_tokens_again(pipeline: Pipeline) -> None:
+    config = GenerationConfig(do_sample=True, temperature=2.0, top_k=8, seed=3)
+    first, again = (pipeline.generate(config, **inputs_of(1)) for _ in range(2))
+    assert [token.id for token in first] == [token.id for token in again]
+    assert first.text == again.text
+
+
+def test_one_that_is_given_up_leaves_nothing(pipeline: Pipeline) -> None:
+    whole = [token.id for token in pipeline.generate(**inputs_of(2))]
+    with pipeline.generate(**inputs_of(2)) as generation:
+        begun = [token.id for token in islice(generation, 2)]
+    assert begun == whole[:2]
+    assert list(generation) == []
+    assert [token.id for token in pipeline.generate(**inputs_of(2))] == whole
+
+
+def test_several_take_turns(pipeline: Pipeline) -> None:
+    alone = [[token.id for token in pipeline.generate(**inputs_of(seed))] for seed in range(4)]
+    together = [pipeline.generate(**inputs_of(seed)) for seed in range(4)]
+    told: list[list[int]] = [[] for _ in together]
+    for _ in range(STEPS):
+        for generation, ids in zip(together, told, strict=True):
+            ids += [token.id for token in islice(generation, 1)]
+    assert told == alone
+    results: dict[int, list[int]] = {}
+
+    def run(seed: int) -> None:
+        results[seed] = [token.id for token in pipeline.generate(**inputs_of(seed))]
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [results[seed] for seed in range(4)] == alone
+
+
+def test_it_ends_with_the_most_tokens_that_are_asked_for(pipeline: Pipeline) -> None:
+    assert len(list(pipeline.generate(GenerationConfig(max_new_tokens=1), **inputs_of(0)))) == 1
+    with pytest.raises(InputError, match=f"expected at most {STEPS}"):
+        list(pipeline.generate(GenerationConfig(max_new_tokens=STEPS + 1), **inputs_of(0)))
+
+
+def test_a_closed_pipeline_makes_no_more(bundles: dict[str, Path]) -> None:
+    pipeline = load(bundles["lstm-onnx"])
+    generation = pipeline.generate(**inputs_of(0))
+    next(generation)
+    pipeline.close()
+    with pytest.raises(InputError, match="this pipeline is closed"):
+        next(generation)
+
+
+def test_a_model_without_a_decoder_says_so(load_tiny: Callable[..., Pipeline]) -> None:
+    with load_tiny() as pipeline, pytest.raises(InputError, match="makes no tokens one after the other"):
+        pipeline.generate(image=np.zeros((4, 4, 1), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (np.zeros((1, STEPS + 1), np.int32), "are of another form: got int32"),
+        (np.zeros((1, 2), np.int64), "are of another form: got int64"),
+        (np.array([[0, 12]], np.int32), "is none: got 0 to 12, expected 0 to 11"),
+        (np.array([[-1]], np.int32), "is none"),
+    ],
+)
+def test_tokens_that_are_none_are_refused(
+    pipeline: Pipeline, tokens: np.ndarray[tuple[int, int], np.dtype[np.int32]], message: str
+) -> None:
+    inputs = pipeline.preprocess(**inputs_of(0))
+    given = edgefuse.Inputs(values={**inputs.values, "token": tokens}, present=inputs.present)
+    with pytest.raises(InputError, match=message):
+        pipeline.infer(given)
+    assert pipeline.infer(inputs)
+
+
+def test_a_bundle_that_lies_about_a_state_is_refused(bundles: dict[str, Path], tmp_path: Path) -> None:
+    with zipfile.ZipFile(bundles["lstm-onnx"]) as archive:
+        archive.extractall(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (state,) = (port for port in manifest["stages"][-1]["outputs"] if port["initial"])
+    state["initial"]["tensor"] = "nothing"
+    text = json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n"
+    (tmp_path / "manifest.json").write_bytes(text)
+    (tmp_path / "manifest.sha256").write_text(f"{hashlib.sha256(text).hexdigest()}  manifest.json\n")
+    with pytest.raises(BundleError, match="'next_h' of the stage 'decoder' begins with what is not of its"):
+        load(tmp_path)
+
+
+def test_the_command_line_makes_them(
+    bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = []
+    for name, value in inputs_of(5).items():
+        np.save(tmp_path / f"{name}.npy", value)
+        given += [f"--{name}", str(tmp_path / f"{name}.npy")]
+    bundle = str(bundles["cached-onnx"])
+    assert main(["run", bundle, *given, "--json"]) == 0
+    greedy = json.loads(capsys.readouterr().out)
+    assert main(["run", bundle, *given, "--generate", "max_new_tokens=6", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["text"] == greedy["text"]
+    assert len(told["tokens"]) <= STEPS
+    assert 0 < told["first_token_ms"] <= told["all_ms"]
+    assert main(["run", bundle, *given, "--generate", "beams=4"]) == 2
+    assert "--generate takes no such setting: got 'beams=4'" in capsys.readouterr().err
