@@ -27,6 +27,7 @@ VERBS = MappingProxyType(
     {
         "check": "say what a compile would meet: stages, what targets take, what prunes, data, time",
         "compile": "prune, quantize, export, search, verify and bundle a model",
+        "export": "bundle a model in schemes that are named, without a search",
         "inspect": "show stages, precisions, sizes, rungs, measured figures, preprocessing",
         "prepare": "measure a bundle's rungs here, once per device",
         "verify": "check hashes and golden vectors on this device's backends",

@@ -118,3 +118,26 @@ def answer_of(model: FusionModel, inputs: Mapping[str, np.ndarray[tuple[int, ...
         logits = model(given, present)
     ids: list[int] = torch.as_tensor(logits)[0].argmax(dim=1).tolist()
     return ids[: ids.index(END) + 1] if END in ids else ids
+
+
+class NotTakenApart(nn.Module):
+    """The same as a module whose stages nobody names: its forward gives what the decoder prepares steps from."""
+
+    def __init__(self, kind: type[LstmDecoder] | type[CachedDecoder], size: int) -> None:
+        super().__init__()
+        self.left, self.right = (
+            nn.Sequential(nn.Linear(inputs, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU()) for inputs in (8, 5)
+        )
+        self.fusion = nn.Linear(2 * size, size)
+        self.decoder = kind(size)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return torch.relu(self.fusion(torch.cat([self.left(left), self.right(right)], dim=1)))
+
+
+def not_taken_apart(kind: type[LstmDecoder] | type[CachedDecoder] = LstmDecoder) -> tuple[NotTakenApart, ModelSpec]:
+    """Return a seeded one, and its spec."""
+    torch.manual_seed(0)
+    output = TokensOutput(steps=STEPS, labels=WORDS, start=START, end=END)
+    modalities = (tensor("left", shape=(1, 8)), tensor("right", shape=(1, 5)))
+    return NotTakenApart(kind, 64).eval(), ModelSpec(name="plain", modalities=modalities, outputs=(output,))

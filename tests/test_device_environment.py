@@ -40,7 +40,10 @@ Python: TypeAlias = "Callable[..., subprocess.CompletedProcess[str]]"
 PACKAGE = Path(edgefuse.__file__).parent
 DEVICE_PARTS = (*(part.removesuffix(".py") for part in PARTS), "cli", "commands")
 BACKENDS = {"onnx": "onnxruntime", "tflite": "ai-edge-litert", "openvino": "openvino"}
-NEVER = ("torch", "onnx", "onnxscript", "litert_torch", "ai_edge_quantizer", "nncf", "PIL", "soundfile", "tokenizers")
+NEVER = (
+    *("torch", "onnx", "onnxscript", "litert_torch", "ai_edge_quantizer", "nncf"),
+    *("PIL", "av", "soundfile", "tokenizers"),
+)
 
 
 def closure(names: Iterable[str]) -> set[str]:

@@ -31,7 +31,7 @@ BUILD_HOST = (
     *("torch", "onnx", "onnxscript", "litert_torch", "ai_edge_quantizer", "nncf", "jinja2", "scipy"),
     *("safetensors", "filelock", "espeakng_loader"),
 )
-MEDIA = ("PIL", "soundfile", "soxr", "tokenizers")
+MEDIA = ("PIL", "av", "soundfile", "soxr", "tokenizers")
 # Written so that no pattern matches itself.
 FORBIDDEN = {
     "a path of somebody's machine": re.compile(rb"(?<![\w.*])/(?:work|root|home/\w+|Users/\w+)/"),

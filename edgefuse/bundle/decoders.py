@@ -17,6 +17,10 @@ def check_decoders(model: ModelSpec, stages: Sequence[StageSpec]) -> None:
     It is the last stage, and the only one that takes a token. It gives the logits of one step of the model's only
     output, which says with which token a text starts and ends. A state begins as zeros, or what an earlier stage gives.
     """
+    started = [output.name for output in model.outputs if getattr(output, "start", None) is not None]
+    if started and not any(stage.role == "decoder" for stage in stages):
+        what = f"the output '{started[0]}' starts with a token, and no stage is a decoder"
+        raise invalid(what, expected="a decoder, or an output without a `start`")
     made: dict[Source, Form] = {}
     for stage in stages:
         counted = [port for port in stage.inputs if port.source.kind in _COUNTED]

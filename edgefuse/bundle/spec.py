@@ -121,6 +121,23 @@ class TextPreprocess(Record, frozen=True, kw_only=True, tag_field="kind", tag="t
     pad_id: int = 0
 
 
+class VideoPreprocess(Record, frozen=True, kw_only=True, tag_field="kind", tag="video"):
+    """Decode a clip, take its frames at a rate and resize them to uint8 [1, frames, height, width, channels].
+
+    At each multiple of `1 / frames_per_second` from the first frame on, the frame that is shown then is taken. A longer
+    clip is cut at `frames`, a shorter one is padded with zeros (or kept where the tensor is bounded). A frame is
+    resized as by `ImagePreprocess`.
+    """
+
+    height: int
+    width: int
+    channels: Literal[1, 3] = 3
+    frames: int
+    frames_per_second: float
+    resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    fit: Literal["stretch", "contain", "cover"] = "stretch"
+
+
 class TensorPreprocess(Record, frozen=True, kw_only=True, tag_field="kind", tag="tensor"):
     """Take an array as it is, after checking its type, shape and that it is finite."""
 
@@ -131,6 +148,7 @@ Preprocess: TypeAlias = (
     | AudioPreprocess
     | RepeatedAudioPreprocess
     | TextPreprocess
+    | VideoPreprocess
     | TensorPreprocess
 )
 
@@ -207,6 +225,39 @@ def text(
     ids = TensorSpec(name="ids", dtype="int32", shape=(1, dim))
     preprocess = TextPreprocess(tokenizer=tokenizer, max_length=max_length, pad_id=pad_id)
     return Modality(name=name, tensors=(ids,), preprocess=preprocess, optional=optional, length=True)
+
+
+def video(
+    name: str,
+    *,
+    height: int,
+    width: int,
+    frames: int,
+    fps: float,
+    channels: Literal[1, 3] = 3,
+    variable: bool = False,
+    length: bool = False,
+    optional: bool = False,
+) -> Modality:
+    """Describe a video modality that delivers `frames` uint8 [1, frames, height, width, channels].
+
+    Args:
+        name: of the modality.
+        height: in pixels.
+        width: in pixels.
+        frames: per input, or at most.
+        fps: frames per second that are taken of a clip.
+        channels: 1 for grey, 3 for RGB.
+        variable: whether the files may take fewer frames; the modality has a length then.
+        length: whether it delivers how many frames are not padding, int32 [1], in any case.
+        optional: whether it may be absent.
+    """
+    dim: Dim = Bounded(max=frames) if variable else frames
+    taken = TensorSpec(name="frames", dtype="uint8", shape=(1, dim, height, width, channels))
+    preprocess = VideoPreprocess(
+        height=height, width=width, channels=channels, frames=frames, frames_per_second=float(fps)
+    )
+    return Modality(name=name, tensors=(taken,), preprocess=preprocess, optional=optional, length=variable or length)
 
 
 def tensor(

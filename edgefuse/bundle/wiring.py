@@ -23,6 +23,7 @@ from edgefuse.bundle.spec import (
     StageSpec,
     TensorSpec,
     TextPreprocess,
+    VideoPreprocess,
     largest,
 )
 from edgefuse.errors import BundleError, shown
@@ -36,6 +37,7 @@ MAX_SIZES = 1024
 MAX_ELEMENTS = 2**28
 """Of one tensor: 1 GiB of float32. It bounds what a manifest of a few bytes can make a device allocate."""
 MAX_SAMPLE_RATE_HZ = 768_000
+MAX_FRAME_RATE = 240
 
 Form: TypeAlias = tuple[DType, tuple[int, ...]]
 _MODEL_NAME = re.compile(r"[a-z0-9_-]{1,64}")
@@ -159,6 +161,10 @@ def _check_preprocess(modality: Modality, where: str) -> None:
         rate_hz = preprocess.sample_rate_hz
         require(1 <= rate_hz <= MAX_SAMPLE_RATE_HZ, f"the sample rate of {where}", got=f"{rate_hz} Hz")
         delivered = "float32", (1, preprocess.samples)
+    elif isinstance(preprocess, VideoPreprocess):
+        rate = preprocess.frames_per_second
+        require(0 < rate <= MAX_FRAME_RATE, f"the frame rate of {where}", got=rate, expected=f"up to {MAX_FRAME_RATE}")
+        delivered = "uint8", (1, preprocess.frames, preprocess.height, preprocess.width, preprocess.channels)
     elif isinstance(preprocess, TextPreprocess):
         check_path(ASSETS + preprocess.tokenizer)
         require(0 <= preprocess.pad_id < 2**31, f"the pad id of {where}", got=preprocess.pad_id)

@@ -7,6 +7,7 @@
 - `ending`: cleaning up when a command is interrupted;
 - `check`: `edgefuse check`;
 - `compile`: `edgefuse compile`;
+- `export`: `edgefuse export`;
 - `inspect`: `edgefuse inspect`;
 - `prepare`: `edgefuse prepare`;
 - `verify`: `edgefuse verify`;

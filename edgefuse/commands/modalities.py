@@ -6,10 +6,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgefuse.bundle.spec import AudioPreprocess, ImagePreprocess, Modality, ModelSpec, TextPreprocess
+from edgefuse.bundle.spec import AudioPreprocess, ImagePreprocess, Modality, ModelSpec, TextPreprocess, VideoPreprocess
 from edgefuse.commands.arguments import Parser
 from edgefuse.errors import InputError
 from edgefuse.runtime.preprocess.array_file import read_array
+
+_MEDIA = (ImagePreprocess, AudioPreprocess, VideoPreprocess)
+"""What comes from a file of a format that others made; see `edgefuse.runtime.preprocess`."""
 
 
 def parse(spec: ModelSpec, extra: Sequence[str], taken: argparse.ArgumentParser) -> dict[str, object]:
@@ -54,12 +57,12 @@ def option(modality: Modality, taken: argparse.ArgumentParser) -> str:
 def _value(modality: Modality) -> str:
     if isinstance(modality.preprocess, TextPreprocess):
         return "TEXT"
-    return "FILE" if isinstance(modality.preprocess, ImagePreprocess | AudioPreprocess) else "FILE.npy"
+    return "FILE" if isinstance(modality.preprocess, _MEDIA) else "FILE.npy"
 
 
 def _raw(modality: Modality, value: str) -> object:
     """Return what a pipeline takes: text as it stands, an array of a .npy file, or the path of any other file."""
     if isinstance(modality.preprocess, TextPreprocess):
         return value
-    is_media = isinstance(modality.preprocess, ImagePreprocess | AudioPreprocess)
+    is_media = isinstance(modality.preprocess, _MEDIA)
     return Path(value) if is_media and not value.endswith(".npy") else read_array(value, modality.name)

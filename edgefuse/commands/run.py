@@ -29,7 +29,8 @@ _SHOWN = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that do not depend on the bundle."""
     parser.epilog = (
-        "One more option per modality of the bundle, named after it: --image a.png --audio b.wav --text 'seven'. "
+        "One more option per modality of the bundle, named after it: --image a.png --audio b.wav --video c.mp4 "
+        "--text 'seven'. "
         "An array comes from a .npy file. A modality that is left out is absent. 'edgefuse inspect' names them."
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")

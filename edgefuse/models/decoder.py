@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
+
+from edgefuse.bundle.spec import TokensOutput
 
 
 class Decoder(nn.Module):
@@ -42,3 +45,28 @@ class Decoder(nn.Module):
             values: what `prepare` returned, and the states.
         """
         raise NotImplementedError
+
+
+def decoded(decoder: Decoder, output: TokensOutput, fused: Sequence[Tensor], tokens: Tensor | None) -> Tensor:
+    """Return the logits of all steps, [batch, steps, vocabulary].
+
+    Args:
+        decoder: of the model.
+        output: that it makes.
+        fused: what fusion returned.
+        tokens: the ids that are right, [batch, at most `steps`]: each step is given the one before its own (teacher
+            forcing). If None, or none, each is given the likeliest of the step before.
+    """
+    tokens = tokens if tokens is not None and tokens.shape[1] else None
+    batch = len(fused[0])
+    values = {name: fused[0].new_zeros(batch, *shape) for name, shape in decoder.states.items()}
+    values |= decoder.prepare(*fused)
+    start: int = output.start  # type: ignore[assignment] # a decoder's output has one
+    token = torch.full((batch,), start, dtype=torch.int32, device=fused[0].device)
+    steps = []
+    for step in range(output.steps if tokens is None else tokens.shape[1]):
+        logits, state = decoder(token, torch.full_like(token, step), values)
+        values = {**values, **state}
+        token = (logits.argmax(dim=-1) if tokens is None else tokens[:, step]).to(torch.int32)
+        steps.append(logits)
+    return torch.stack(steps, dim=1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.spec import ModelSpec, TokensOutput
 from edgefuse.errors import ModelError
-from edgefuse.models.decoder import Decoder
+from edgefuse.models.decoder import Decoder, decoded
 
 
 def masked(feature: Tensor, present: Tensor) -> Tensor:
@@ -102,22 +102,10 @@ class FusionModel(nn.Module):
             feature = self.encode(modality.name, inputs)
             features[modality.name] = masked(feature, present[:, column])
         fused = cast("Tensor | tuple[Tensor, ...]", self.fusion(features, present))
-        return fused if self.decoder is None else self._decoded(self.decoder, fused, tokens)
-
-    def _decoded(self, decoder: Decoder, fused: Tensor | tuple[Tensor, ...], tokens: Tensor | None) -> Tensor:
+        if self.decoder is None:
+            return fused
         output = cast(TokensOutput, self.spec.outputs[0])
-        fused = fused if isinstance(fused, tuple) else (fused,)
-        batch = len(fused[0])
-        values = {name: fused[0].new_zeros(batch, *shape) for name, shape in decoder.states.items()}
-        values |= decoder.prepare(*fused)
-        token = torch.full((batch,), cast(int, output.start), dtype=torch.int32, device=fused[0].device)
-        steps = []
-        for step in range(output.steps if tokens is None else tokens.shape[1]):
-            logits, state = decoder(token, torch.full_like(token, step), values)
-            values = {**values, **state}
-            token = (logits.argmax(dim=-1) if tokens is None else tokens[:, step]).to(torch.int32)
-            steps.append(logits)
-        return torch.stack(steps, dim=1)
+        return decoded(self.decoder, output, fused if isinstance(fused, tuple) else (fused,), tokens)
 
 
 def _check_decoder(spec: ModelSpec, decoder: object) -> None:

@@ -8,7 +8,6 @@
 - `cache`: the feature cache;
 - `generation`: from logits to tokens, and to text;
 - `decoding`: a decoder's step, repeated;
-- `generation`: how tokens are chosen;
 - `generating`: tokens of one input, as they are made;
 - `graph`: the stage graph over opened files;
 - `opened`: a bundle opened: what the pipelines at its rungs share;

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefuse.bundle.spec import StageSpec, TokensOutput
+from edgefuse.errors import InputError
 from edgefuse.graph.decoding import StepPorts, step_ports, steps
 from edgefuse.runtime.backends.backend import Array, Bound, Session, Stepping
 
@@ -47,7 +48,7 @@ class DecoderSession:
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run all steps; see `Session.run`."""
         ports, output = self.ports, self.output
-        given: Array = feeds[ports.token]
+        given = self._checked(feeds[ports.token])
         logits = np.zeros((len(given), *output.shape), np.float32)
         fixed = {port: value for port, value in feeds.items() if port != ports.token}
         if len(given) > 1:
@@ -64,6 +65,17 @@ class DecoderSession:
                     break
                 logits[0, at] = found = step(token, at)
         return {ports.result: logits}
+
+    def _checked(self, given: Array) -> Array:
+        """Refuse tokens that there are none of, and more of them than a state has room for."""
+        words, most = len(self.output.labels), self.output.steps
+        if given.ndim != 2 or given.dtype != np.int32 or given.shape[1] > most:
+            got, expected = f"{given.dtype} {list(given.shape)}", f"int32 [1, at most {most}]"
+            raise InputError("the tokens that a decoder is given are of another form", got=got, expected=expected)
+        if given.size and not (given.min() >= 0 and given.max() < words):
+            got = f"{given.min()} to {given.max()}"
+            raise InputError("a token that a decoder is given is none", got=got, expected=f"0 to {words - 1}")
+        return given
 
     @contextmanager
     def stepping(self, feeds: Mapping[str, Array]) -> Iterator[Callable[[int, int], Logits]]:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -56,8 +56,22 @@ class Step(nn.Module):
         """Take a token, its position if the decoder counts, and the values."""
         token, *others = tensors
         position, *values = others if self.counts else (torch.zeros_like(token), *others)
-        logits, state = self.decoder(token, position, dict(zip(self.names, values, strict=True)))
-        return logits, *(state[name] for name in self.decoder.states)
+        made = self.decoder(token, position, dict(zip(self.names, values, strict=True)))
+        known = self.decoder.states
+        if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping) and {*known} <= {*made[1]}):
+            names = ", ".join(known) or "none"
+            raise ModelError(
+                f"a step of {type(self.decoder).__name__} does not return what it should",
+                got=", ".join(made[1])
+                if isinstance(made, tuple) and isinstance(made[-1], dict)
+                else type(made).__name__,
+                expected=f"the logits, and a dict with the next value of every state ({names})",
+            )
+        return made[0], *(made[1][name] for name in known)
+
+
+Given: TypeAlias = Mapping[str, tuple[str, TensorSpec]]
+"""What is computed once per input, by name: the stage that gives it, and its tensor."""
 
 
 def prepared(fusion: nn.Module, decoder: Decoder, feeds: Sequence[Tensor]) -> Prepared:
@@ -69,11 +83,25 @@ def prepared(fusion: nn.Module, decoder: Decoder, feeds: Sequence[Tensor]) -> Pr
         feeds: of fusion.
 
     Raises:
+        ModelError: as of `named`.
+    """
+    with torch.inference_mode(), _recorded() as used:
+        made = named(decoder, outputs_of(fusion(*feeds)))
+    return Prepared(fusion, _part(decoder, used), tuple(made)).eval()
+
+
+def named(decoder: Decoder, fused: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return what a decoder prepares.
+
+    Args:
+        decoder: of a model.
+        fused: what fusion returned.
+
+    Raises:
         ModelError: if `prepare` fails, or gives nothing that a step could read.
     """
     try:
-        with torch.inference_mode(), _recorded() as used:
-            made: Any = decoder.prepare(*outputs_of(fusion(*feeds)))
+        made: Any = decoder.prepare(*fused)
     except Exception as error:  # a user's own code may raise anything
         raise ModelError(f"{type(decoder).__name__}.prepare fails on what fusion returns", got=cited(error)) from error
     if not isinstance(made, dict) or not made or not all(isinstance(value, Tensor) for value in made.values()):
@@ -86,29 +114,32 @@ def prepared(fusion: nn.Module, decoder: Decoder, feeds: Sequence[Tensor]) -> Pr
         if not name.isidentifier() or name in _TAKEN or name.startswith(NEXT):
             expected = f"an identifier other than {' and '.join(_TAKEN)}, and not '{NEXT}…'"
             raise ModelError(f"a value of {type(decoder).__name__} has an unusable name", got=name, expected=expected)
-    return Prepared(fusion, _part(decoder, used), tuple(made)).eval()
+    return made
 
 
-def step_spec(decoder: Decoder, before: StageSpec, output: TokensOutput) -> StageSpec:
+def step_spec(decoder: Decoder, given: Given, output: TokensOutput) -> StageSpec:
     """Return the wiring of a decoder's step.
 
     Args:
         decoder: of the model.
-        before: the stage of a `Prepared`, whose outputs have their shapes.
+        given: what is computed once per input.
         output: of the model.
 
     Raises:
         ModelError: if the first value of a state has another shape than the state.
     """
-    given = {port.tensor.name: port.tensor for port in before.outputs}
+    for name, shape in decoder.states.items():
+        if not (isinstance(shape, tuple) and shape and all(isinstance(size, int) and size > 0 for size in shape)):
+            what = f"the state '{name}' of {type(decoder).__name__} has no shape"
+            raise ModelError(what, got=repr(shape), expected="a tuple of sizes of one item, without the batch: (256,)")
     states = {name: TensorSpec(name=name, shape=(1, *shape)) for name, shape in decoder.states.items()}
-    for name in (name for name in states if name in given and given[name].shape != states[name].shape):
-        got, expected = spelled(given[name].shape), spelled(states[name].shape)
+    for name in (name for name in states if name in given and given[name][1].shape != states[name].shape):
+        got, expected = spelled(given[name][1].shape), spelled(states[name].shape)
         what = f"the first value of the state '{name}' has another shape than the state"
         raise ModelError(what, got=got, expected=expected, fix="correct `states`, or what `prepare` returns")
 
     def source(name: str) -> Source:
-        return Source(kind="stage", owner=before.name, tensor=name)
+        return Source(kind="stage", owner=given[name][0], tensor=name)
 
     def number(kind: Any) -> StageInput:
         return StageInput(tensor=TensorSpec(name=kind, dtype="int32", shape=(1,)), source=Source(kind=kind))
@@ -122,7 +153,7 @@ def step_spec(decoder: Decoder, before: StageSpec, output: TokensOutput) -> Stag
             tensor=TensorSpec(name=NEXT + tensor.name, shape=tensor.shape), kind="state", initial=initial
         )
 
-    context = [StageInput(tensor=given[name], source=source(name)) for name in given if name not in states]
+    context = [StageInput(tensor=given[name][1], source=source(name)) for name in given if name not in states]
     logits = TensorSpec(name=output.name, shape=(1, len(output.labels)))
     return StageSpec(
         name="decoder",

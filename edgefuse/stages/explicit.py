@@ -20,14 +20,13 @@ from edgefuse.bundle.spec import (
     StageOutput,
     StageSpec,
     TensorSpec,
-    TokensOutput,
     in_files,
     spelled,
 )
 from edgefuse.errors import ModelError
 from edgefuse.models.decoder import Decoder
 from edgefuse.models.fusion import FusionModel
-from edgefuse.stages.decoder import needed, prepared, step, step_spec
+from edgefuse.stages.decoder import Given, needed, prepared, step, step_spec
 from edgefuse.stages.examples import example_feeds, masks_of
 from edgefuse.stages.running import tensors_of
 from edgefuse.stages.shapes import checked_whole, feeds_of_chain, output_shapes
@@ -210,14 +209,30 @@ def _split_decoder(
     shapes = zip(module.names, output_shapes(once, before, masks), strict=True)
     outputs = tuple(StageOutput(tensor=TensorSpec(name=name, shape=shape)) for name, shape in shapes)
     once = replace(once, spec=msgspec.structs.replace(once.spec, outputs=outputs))
-    output: TokensOutput = spec.outputs[0]  # type: ignore[assignment] # `FusionModel` says so
-    whole = step(decoder, step_spec(decoder, once.spec, output), output)
-    repeated = needed(whole, next(feeds_of_chain(whole, (*before, once), masks)))
-    for port, shape in zip(repeated.spec.outputs, output_shapes(repeated, (*before, once), masks), strict=True):
+    given = {port.tensor.name: (once.spec.name, port.tensor) for port in outputs}
+    return once, step_stage(decoder, given, spec, (*before, once))
+
+
+def step_stage(decoder: Decoder, given: Given, spec: ModelSpec, before: Sequence[TorchStage]) -> TorchStage:
+    """Return the stage of a decoder's step.
+
+    Args:
+        decoder: of the model.
+        given: what is computed once per input.
+        spec: of the model.
+        before: the other stages.
+
+    Raises:
+        ModelError: if a step fails, or gives other shapes than it should.
+    """
+    masks, output = masks_of(spec), spec.outputs[0]
+    whole = step(decoder, step_spec(decoder, given, output), output)  # type: ignore[arg-type] # of tokens
+    repeated = needed(whole, next(feeds_of_chain(whole, before, masks)))
+    for port, shape in zip(repeated.spec.outputs, output_shapes(repeated, before, masks), strict=True):
         if shape != port.tensor.shape:
             what = f"the output '{port.tensor.name}' of a step of {type(decoder).__name__} has the wrong shape"
             raise ModelError(what, got=spelled(shape), expected=spelled(port.tensor.shape))
-    return once, repeated
+    return repeated
 
 
 def _branch(modality: Modality, encoder: nn.Module, values: Sequence[InputValues]) -> list[TorchStage]:

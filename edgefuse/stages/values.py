@@ -59,8 +59,9 @@ def generated(values: InputValues, shape: tuple[int, ...], dtype: str, rng: np.r
     low, high, mean, deviation = (
         np.broadcast_to(_fitting(getattr(values, name), shape), shape) for name in ("low", "high", "mean", "deviation")
     )
-    if dtype == "uint8" and len(shape) == 4:
-        return _picture(shape, float(low.min()), float(high.max()), rng)
+    if dtype == "uint8" and len(shape) in (4, 5):
+        picture = _picture((1, *shape[-3:]), float(low.min()), float(high.max()), rng)
+        return picture if len(shape) == 4 else _panned(picture, shape[1])
     if values.whole:
         drawn = rng.integers(low.astype(np.int64), high.astype(np.int64), endpoint=True).astype(dtype)
     else:
@@ -71,6 +72,8 @@ def generated(values: InputValues, shape: tuple[int, ...], dtype: str, rng: np.r
 def _of(key: str, arrays: Sequence[npt.NDArray[np.generic]]) -> InputValues:
     steps = [array.shape[1] if array.ndim > 1 else 1 for array in arrays]
     width = arrays[0].shape[-1] if arrays[0].ndim > 1 else 0
+    if arrays[0].ndim == 5 and arrays[0].dtype == np.uint8:  # of a clip one frame tells enough, and all take gigabytes
+        arrays = [array[:, :1] for array in arrays]
     columns = len(arrays) >= _FEWEST_SAMPLES and 1 < width <= _MOST_COLUMNS
     columns = columns and len({array.shape[-1] for array in arrays}) == 1
     flat = np.concatenate([array.reshape(-1, width if columns else 1).astype(np.float64) for array in arrays])
@@ -122,3 +125,8 @@ def _picture(shape: tuple[int, ...], low: float, high: float, rng: np.random.Gen
     noisy = grid + rng.normal(0, 0.02 * (high - low), grid.shape)
     picture: Array = np.clip(noisy, low, high).astype(np.uint8)[None]
     return picture
+
+
+def _panned(picture: Array, frames: int) -> Array:
+    """Return a clip that pans over a picture, uint8 [1, frames, height, width, channels]."""
+    return np.stack([np.roll(picture, frame, axis=2) for frame in range(frames)], axis=1)

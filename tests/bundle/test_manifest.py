@@ -91,6 +91,12 @@ def _image(m: Json) -> Json:
     return found
 
 
+def _video(m: Json, **fields: Any) -> None:
+    """Make the image a video of what it declares, but for some fields."""
+    preprocess = {"kind": "video", "height": 2, "width": 2, "channels": 1, "frames": 3, "frames_per_second": 12.5}
+    _image(m).update(preprocess=preprocess | fields)
+
+
 def _text(m: Json) -> Json:
     found: Json = m["model"]["modalities"][1]
     return found
@@ -144,6 +150,12 @@ CHANGES: list[tuple[Callable[[Json], object], str]] = [
     (lambda m: _image(m)["tensors"][0].update(shape=[1, {"dim": "bounded", "max": 0}]), "positive, ascending"),
     (lambda m: _image(m)["preprocess"].update(height=3), "does not declare what its preprocessing delivers"),
     (lambda m: _image(m)["tensors"][0].update(dtype="float32"), "does not declare what its preprocessing delivers"),
+    (lambda m: _video(m), "does not declare what its preprocessing delivers: got [('uint8', (1, 2, 2, 1))], expected"),
+    (lambda m: _video(m, frames_per_second=0), "the frame rate of the modality 'image': got 0.0, expected up to 240"),
+    (lambda m: _video(m, frames_per_second=-1.5), "the frame rate of the modality 'image': got -1.5"),
+    (lambda m: _video(m, frames_per_second=1e9), "the frame rate of the modality 'image': got 1000000000.0"),
+    (lambda m: _video(m, fit="shrink"), "Invalid enum value 'shrink'"),
+    (lambda m: _video(m, shortest_edge=2), "unknown field `shortest_edge`"),
     (lambda m: _text(m)["preprocess"].update(tokenizer="../../etc/passwd"), "escapes the bundle"),
     (lambda m: _text(m)["preprocess"].update(tokenizer="other.json"), "got ['assets/other.json']"),
     (lambda m: _text(m)["preprocess"].update(pad_id=-1), "the pad id of the modality 'text'"),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgefuse.bundle.spec import ModelSpec, image, tensor, text
+from edgefuse.bundle.spec import ModelSpec, image, tensor, text, video
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.commands import modalities
 from edgefuse.commands.run import add_arguments
@@ -106,6 +106,17 @@ def test_wrong_input_is_one_sentence(
 def test_files_stay_paths_and_text_stays_text(parser: argparse.ArgumentParser) -> None:
     raw = modalities.parse(SPEC, ["--text", "a.npy", "--camera", "b.png"], parser)
     assert raw == {"camera": Path("b.png"), "text": "a.npy"}
+
+
+def test_a_video_is_a_file_or_an_array(parser: argparse.ArgumentParser, tmp_path: Path) -> None:
+    clip = video("video", height=2, width=2, frames=3, fps=5)
+    described = ModelSpec(name="door", modalities=(clip,), outputs=())
+    assert modalities.parse(described, ["--video", "c.mp4"], parser) == {"video": Path("c.mp4")}
+    np.save(tmp_path / "c.npy", np.zeros((3, 2, 2, 3), np.uint8))
+    raw = modalities.parse(described, ["--video", str(tmp_path / "c.npy")], parser)
+    assert np.array_equal(raw["video"], np.zeros((3, 2, 2, 3)))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"expected --video FILE"):
+        modalities.parse(described, ["--vidio", "c.mp4"], parser)
 
 
 def test_text_may_look_like_an_option(parser: argparse.ArgumentParser) -> None:

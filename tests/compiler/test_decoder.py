@@ -7,14 +7,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import edgefuse
 from edgefuse import Sample, Splits
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.errors import DataError
 from edgefuse.measure.agreement import check
+from edgefuse.models.decoder import decoded
 from edgefuse.runtime.backends.backend import SessionOptions
-from tests.decoders import START, WORDS, CachedDecoder, LstmDecoder, answer_of, generating, inputs_of
+from tests.decoders import (
+    END,
+    START,
+    WORDS,
+    CachedDecoder,
+    LstmDecoder,
+    answer_of,
+    generating,
+    inputs_of,
+    not_taken_apart,
+)
 
 TARGETS = ("onnx", "tflite")
 
@@ -75,6 +87,43 @@ def test_a_compile_judges_every_step_and_times_a_decoder_once_per_token(tmp_path
             tokens = np.array([[START, *answer_of(model, inputs)[:-1]]], np.int32)
             given = edgefuse.Inputs(values={**forced.values, "token": tokens}, present=forced.present)
             assert np.allclose(pipeline.infer(given)["tokens"], pipeline.infer(forced)["tokens"])
+
+
+@pytest.mark.parametrize("kind", [LstmDecoder, CachedDecoder])
+def test_a_module_that_nobody_took_apart_makes_the_tokens_of_torch(
+    kind: type[LstmDecoder] | type[CachedDecoder], tmp_path: Path
+) -> None:
+    model, spec = not_taken_apart(kind)
+    output = spec.outputs[0]
+    samples = {}
+    for seed in range(12):
+        inputs = inputs_of(seed)
+        with torch.inference_mode():
+            fused = model(*map(torch.from_numpy, inputs.values()))
+            ids = decoded(model.decoder, output, (fused,), None)[0].argmax(dim=1).tolist()  # type: ignore[arg-type]
+        samples[seed] = Sample(inputs, ids[: ids.index(END) + 1] if END in ids else ids)
+    few = list(samples.values())
+    splits = Splits(calibration=few[:2], validation=few[2:6], test=few[6:], digest="plain")
+    result = edgefuse.compile(
+        model,
+        spec,
+        splits,
+        out=tmp_path / "out",
+        cache=tmp_path / "cache",
+        targets=["onnx"],
+        schemes=dict.fromkeys(("left_encoder", "right_encoder", "fusion", "decoder"), ()),
+    )
+    report = json.loads(result.report_json.read_text())
+    assert report["reference"]["accuracy"] == {"left+right": 1.0}
+    with edgefuse.load(result.bundles[0]) as pipeline:
+        assert [stage.name for stage in pipeline.manifest.stages] == [
+            "left_encoder",
+            "right_encoder",
+            "fusion",
+            "decoder",
+        ]
+        for sample in few:
+            assert [token.id for token in pipeline.generate(**sample.inputs)] == sample.target
 
 
 def test_a_target_of_text_says_no_tokens(tmp_path: Path) -> None:

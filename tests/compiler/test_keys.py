@@ -91,6 +91,7 @@ def test_passes_depend_on_what_runs_them(path: str, monkeypatch: pytest.MonkeyPa
         (spec.image("x", height=4, width=4), {"pillow"}),
         (spec.audio("x", sample_rate_hz=8000, samples=80), {"soxr", "soundfile"}),
         (spec.text("x", tokenizer="t.json", max_length=4), {"tokenizers"}),
+        (spec.video("x", height=4, width=4, frames=2, fps=1), {"av", "pillow"}),
         (spec.tensor("x", shape=(1, 2)), set()),
     ],
 )
@@ -104,7 +105,7 @@ def test_a_split_depends_on_the_libraries_that_it_goes_through(
         monkeypatch.setattr(splits, "version", lambda name: versions.get(name, "1"))
         return key_of(lambda: splits.load_split("test", data, described, {}, {}, Asked(tmp_path), lambda *_: None))
 
-    everything = {"pillow", "soxr", "soundfile", "tokenizers"}
+    everything = {"av", "pillow", "soxr", "soundfile", "tokenizers"}
     assert {name for name in everything if key(**{name: "2"}) != key()} == libraries
 
 

@@ -19,6 +19,9 @@ import pytest
 import edgefuse
 from edgefuse.bundle.manifest import Manifest
 from edgefuse.bundle.writer import write_bundle
+from edgefuse.stages.found import find
+from tests import video_model
+from tests.float_bundle import float_bundle
 
 Array = npt.NDArray[Any]
 Predict = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -70,6 +73,20 @@ def test_it_reads_the_archive_form(
     refused = predict(archive, **tiny_tensors)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == "error: the archive is not a bundle: it does not end with a plain end record.\n"
+
+
+@pytest.mark.parametrize("variable", [False, True])
+def test_it_cuts_and_pads_a_clip_as_edgefuse_does(predict: Predict, tmp_path: Path, variable: bool) -> None:
+    bundle = float_bundle(tmp_path / "watcher", find(video_model.model(variable=variable)), {})
+    frames = np.random.default_rng(0).integers(0, 256, (9, 4, 5, 3), dtype=np.uint8)
+    with edgefuse.load(bundle) as pipeline:
+        for count in (1, 4, 9):
+            answer = json.loads(predict(bundle, clip=frames[:count]).stdout)
+            expected = pipeline(clip=frames[:count]).outputs["logits"].ravel()
+            np.testing.assert_allclose(answer["outputs"]["logits"], expected, atol=1e-5)
+    refused = predict(bundle, clip=frames[:2, :3])
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == "error: 'clip' has 90 bytes, and it takes 360 of uint8.\n"
 
 
 def test_nothing_is_left_at_home(

@@ -11,7 +11,8 @@ import pytest
 
 import edgefuse
 
-HEAVY = ("torch", "onnx", "onnxscript", "litert_torch", "ai_edge_quantizer", "PIL", "soundfile", "soxr", "tokenizers")
+MEDIA = ("PIL", "av", "soundfile", "soxr", "tokenizers")
+HEAVY = ("torch", "onnx", "onnxscript", "litert_torch", "ai_edge_quantizer", *MEDIA)
 
 
 def modules_after(code: str) -> set[str]:

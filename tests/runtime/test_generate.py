@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 import edgefuse
 from edgefuse.cli import main
-from edgefuse.errors import InputError
+from edgefuse.errors import BundleError, InputError
 from edgefuse.runtime.generation.config import GenerationConfig
 from edgefuse.runtime.pipeline import Pipeline, load
 from tests.decoders import STEPS, CachedDecoder, LstmDecoder, answer_of, generating, inputs_of
@@ -112,6 +114,38 @@ def test_a_model_without_a_decoder_says_so(load_tiny: Callable[..., Pipeline]) -
         pipeline.generate(image=np.zeros((4, 4, 1), np.uint8))
 
 
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (np.zeros((1, STEPS + 1), np.int32), "are of another form: got int32"),
+        (np.zeros((1, 2), np.int64), "are of another form: got int64"),
+        (np.array([[0, 12]], np.int32), "is none: got 0 to 12, expected 0 to 11"),
+        (np.array([[-1]], np.int32), "is none"),
+    ],
+)
+def test_tokens_that_are_none_are_refused(
+    pipeline: Pipeline, tokens: np.ndarray[tuple[int, int], np.dtype[np.int32]], message: str
+) -> None:
+    inputs = pipeline.preprocess(**inputs_of(0))
+    given = edgefuse.Inputs(values={**inputs.values, "token": tokens}, present=inputs.present)
+    with pytest.raises(InputError, match=message):
+        pipeline.infer(given)
+    assert pipeline.infer(inputs)
+
+
+def test_a_bundle_that_lies_about_a_state_is_refused(bundles: dict[str, Path], tmp_path: Path) -> None:
+    with zipfile.ZipFile(bundles["lstm-onnx"]) as archive:
+        archive.extractall(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (state,) = (port for port in manifest["stages"][-1]["outputs"] if port["initial"])
+    state["initial"]["tensor"] = "nothing"
+    text = json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n"
+    (tmp_path / "manifest.json").write_bytes(text)
+    (tmp_path / "manifest.sha256").write_text(f"{hashlib.sha256(text).hexdigest()}  manifest.json\n")
+    with pytest.raises(BundleError, match="'next_h' of the stage 'decoder' begins with what is not of its"):
+        load(tmp_path)
+
+
 def test_the_command_line_makes_them(
     bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,3 +163,14 @@ def test_the_command_line_makes_them(
     assert 0 < told["first_token_ms"] <= told["all_ms"]
     assert main(["run", bundle, *given, "--generate", "beams=4"]) == 2
     assert "--generate takes no such setting: got 'beams=4'" in capsys.readouterr().err
+
+
+def test_bench_says_how_fast_tokens_come(bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    bundle, other = str(bundles["lstm-onnx"]), str(bundles["lstm-tflite"])
+    assert main(["bench", bundle, "--against", other, "--rounds", "1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["baseline"]
+    for rate in told["tokens"].values():
+        assert rate["tokens"] == STEPS
+        assert rate["first_token_ms"] > 0
+        assert rate["tokens_per_second"] > 0

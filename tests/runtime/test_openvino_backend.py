@@ -58,6 +58,16 @@ def test_an_open_size_may_change_from_call_to_call() -> None:
         np.testing.assert_array_equal(value, 2 * np.arange(n, dtype=np.float32)[None])
 
 
+def test_an_input_that_nothing_reads_is_one_all_the_same() -> None:
+    """As `present` of a fusion that does not look at it: OpenVINO itself leaves it out."""
+    bindings = binding("x", (1, -1)), binding("present", (1, 2), "int32")
+    session = session_of(
+        "g (float[1,n] x, int32[1,2] present) => (float[1,n] y) { y = Add(x, x) }", bindings, (binding("y", (1, -1)),)
+    )
+    found = session.run({"x": np.ones((1, 3), np.float32), "present": np.ones((1, 2), np.int32)})
+    np.testing.assert_array_equal(found["y"], np.full((1, 3), 2, np.float32))
+
+
 def test_an_input_that_is_an_output_too_is_a_copy() -> None:
     x = np.ones((1, 4), np.float32)
     session = session_of(

@@ -102,7 +102,8 @@ def _lies() -> dict[str, tuple[list[StageSpec], ModelSpec, str]]:
     return {
         "two tokens": (stages(inputs=(*step.inputs, again)), spec, "does not take one token"),
         "a wide token": (stages(inputs=(wide, *step.inputs[1:])), spec, "is no number"),
-        "no decoder": (stages(role="fusion"), spec, "is no decoder"),
+        "no decoder": (stages(role="fusion"), spec, "starts with a token, and no stage is a decoder"),
+        "another takes tokens": ([replace(specs[0], inputs=(token,)), *specs[1:]], spec, "is no decoder: got encoder"),
         "not the last": ([step, *specs[:-1]], spec, "is a decoder, and not the last stage"),
         "another shape": (stages(inputs=tuple(inputs), outputs=tuple(outputs)), spec, begins),
         "from nowhere": (stages(outputs=tuple(lost)), spec, begins),
@@ -142,9 +143,25 @@ class _Short(LstmDecoder):
         return logits[:, :-1], state
 
 
+class _Forgetful(LstmDecoder):
+    def forward(
+        self, token: Tensor, position: Tensor, values: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        logits, state = super().forward(token, position, values)
+        return logits, {"h": state["h"]}
+
+
+class _Shapeless(LstmDecoder):
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.states = {"h": size, "c": (size,)}  # type: ignore[dict-item]
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
+        (_Forgetful, r"does not return what it should: got h, expected .* the next value of every state \(h, c\)"),
+        (_Shapeless, "the state 'h' of _Shapeless has no shape: got 16"),
         (_Nothing, "prepare gives nothing that a step could read: got an empty dict"),
         (_Reserved, "has an unusable name: got token"),
         (

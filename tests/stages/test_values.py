@@ -41,6 +41,22 @@ def test_ids_and_flags_are_whole_and_within_their_range() -> None:
     assert set(np.unique(generated(flags, (1, 6), "float32", rng()))) <= {0.0, 1.0}
 
 
+def test_a_clip_pans_over_a_picture_and_is_observed_by_its_first_frame() -> None:
+    clips: list[dict[str, Array]] = [{"v.frames": np.zeros((1, 4, 16, 24, 3), np.uint8)} for _ in range(9)]
+    for number, one in enumerate(clips):
+        one["v.frames"][:, 0] = 40 + number
+        one["v.frames"][:, 1:] = 255  # not looked at
+    (values,) = observed(clips)
+    assert values.steps == (4, 4)
+    made = generated(values, (1, 4, 16, 24, 3), "uint8", rng())
+    assert made.dtype == np.uint8
+    assert made.min() >= 40
+    assert made.max() <= 48
+    for frame in range(3):
+        assert np.array_equal(made[0, frame][:, :-1], made[0, frame + 1][:, 1:])
+        assert not np.array_equal(made[0, frame], made[0, frame + 1])
+
+
 def test_columns_of_a_table_keep_their_own_ranges() -> None:
     rows = [{"t.values": np.array([[40.0 + i, i / 100, 1e6 * i]], np.float32)} for i in range(12)]
     (values,) = observed(rows)

@@ -144,9 +144,11 @@ Values Pipeline::preprocess(const std::string& name, std::string raw) const {
   const auto& steps = modality.at("preprocess");
   const auto kind = steps.at("kind").get<std::string>();
   auto tensor = largest(spec);
-  const bool sequence = kind == "audio" || kind == "text";
+  const bool sequence = kind == "audio" || kind == "text" || kind == "video";
   if (modality.at("tensors").size() != 1) throw Error("'" + name + "' has several tensors: pass them to run()");
-  if (raw.size() % width(tensor.dtype) || raw.empty() || (!sequence && raw.size() != tensor.data.size()))
+  const auto step = sequence ? tensor.data.size() / std::max(std::size_t(tensor.shape.at(1)), std::size_t(1))
+                             : width(tensor.dtype);  // bytes
+  if (step == 0 || raw.size() % step || raw.empty() || (!sequence && raw.size() != tensor.data.size()))
     throw Error("'" + name + "' has " + std::to_string(raw.size()) + " bytes, and it takes " +
                 std::to_string(tensor.data.size()) + " of " + tensor.dtype);
   if (kind == "audio")
@@ -155,14 +157,15 @@ Values Pipeline::preprocess(const std::string& name, std::string raw) const {
       std::memcpy(&sample, &raw[at], 4);
       if (!std::isfinite(sample)) throw Error("'" + name + "' holds a sample that is NaN or infinite");
     }
-  auto steps_given = std::int64_t(raw.size() / width(tensor.dtype));
-  if (sequence) {  // [1, steps]
+  auto steps_given = std::int64_t(raw.size() / step);
+  if (sequence) {  // [1, steps], or [1, frames, height, width, channels]
     steps_given = std::min(steps_given, tensor.shape[1]);
     tensor.shape[1] = fitting(spec.at("shape").at(1), steps_given);
     std::string filled;
     const auto pad = bytes_of(kind == "text" ? steps.value("pad_id", 0) : 0);  // +0.0 is all zero bits, too
-    while (filled.size() < std::size_t(tensor.shape[1]) * 4) filled += pad;
-    filled.replace(0, std::size_t(steps_given) * 4, raw, 0, std::size_t(steps_given) * 4);
+    while (filled.size() < std::size_t(tensor.shape[1]) * step) filled += pad;
+    filled.resize(std::size_t(tensor.shape[1]) * step);
+    filled.replace(0, std::size_t(steps_given) * step, raw, 0, std::size_t(steps_given) * step);
     raw = std::move(filled);
   } else if (modality.value("length", false)) {
     steps_given = tensor.shape[1];

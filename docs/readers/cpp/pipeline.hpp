@@ -16,6 +16,7 @@ class Pipeline {
   //   image   uint8 [height, width, channels] of the size that the modality asks for (decode and resize before)
   //   audio   float32 mono samples in [-1, 1] at its sample rate; cut or padded here
   //   text    int32 token ids with special tokens, from its tokenizer; cut or padded here
+  //   video   uint8 [frames, height, width, channels] at its rate and size; cut or padded here
   //   tensor  the elements of its one tensor, of the largest shape
   Values preprocess(const std::string& modality, std::string raw) const;
 

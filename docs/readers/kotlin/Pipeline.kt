@@ -108,6 +108,7 @@ class Pipeline(bundle: Bundle, rung: String? = null, private val openers: Map<St
      * image: uint8 [height, width, channels] of the size that the modality asks for (decode and resize before);
      * audio: float32 mono samples in [-1, 1] at its sample rate, cut or padded here;
      * text: int32 token ids with special tokens, from its tokenizer, cut or padded here;
+     * video: uint8 [frames, height, width, channels] at its rate and size, cut or padded here;
      * tensor: the elements of its one tensor, of the largest shape.
      */
     fun preprocess(name: String, raw: ByteArray): Map<String, Tensor> {
@@ -116,20 +117,22 @@ class Pipeline(bundle: Bundle, rung: String? = null, private val openers: Map<St
             ?: throw BundleException("'$name' has several tensors: pass them to run()")
         val steps = modality.item("preprocess", "Preprocess")
         val largest = largest(spec)
-        val sequence = steps.text("kind") in setOf("audio", "text")
-        if (raw.isEmpty() || raw.size % Tensor.width(largest.dtype) != 0 || (!sequence && raw.size != largest.data.size)) {
+        val sequence = steps.text("kind") in setOf("audio", "text", "video")
+        val step = if (sequence) largest.data.size / largest.shape[1] else Tensor.width(largest.dtype) // bytes
+        if (raw.isEmpty() || step == 0 || raw.size % step != 0 || (!sequence && raw.size != largest.data.size)) {
             throw BundleException("'$name' has ${raw.size} bytes, and it takes ${largest.data.size} of ${largest.dtype}")
         }
         if (steps.text("kind") == "audio" && Tensor("float32", intArrayOf(), raw).floats().any { !it.isFinite() }) {
             throw BundleException("'$name' holds a sample that is NaN or infinite")
         }
         if (!sequence) return withLength(modality, spec, Tensor(largest.dtype, largest.shape, raw), largest.shape.getOrElse(1) { 0 })
-        val given = minOf(raw.size / 4, largest.shape[1])
+        val given = minOf(raw.size / step, largest.shape[1])
         val size = fitting(spec.list("shape")[1], given)
         val pad = if (steps.text("kind") == "text") steps.number("pad_id", 0).toInt() else 0 // +0.0 is all zero bits
-        val data = ByteBuffer.allocate(4 * size).order(ByteOrder.nativeOrder()).put(raw, 0, 4 * given)
-        while (data.hasRemaining()) data.putInt(pad)
-        return withLength(modality, spec, Tensor(largest.dtype, intArrayOf(1, size), data.array()), given)
+        val data = ByteBuffer.allocate(step * size).order(ByteOrder.nativeOrder()).put(raw, 0, step * given)
+        while (pad != 0 && data.hasRemaining()) data.putInt(pad)
+        val shape = largest.shape.copyOf().also { it[1] = size }
+        return withLength(modality, spec, Tensor(largest.dtype, shape, data.array()), given)
     }
 
     /** Predicts from the tensors of the modalities in `present`, by name. What is absent is zeros. */

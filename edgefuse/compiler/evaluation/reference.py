@@ -22,10 +22,11 @@ from edgefuse.errors import ModelError, cited
 from edgefuse.measure.latency import Interleaved
 from edgefuse.models.fusion import FusionModel
 from edgefuse.runtime.backends.denormals import Flushed
-from edgefuse.runtime.decoding import TOKEN
+from edgefuse.runtime.decoding import NO_TOKENS, TOKEN
 from edgefuse.runtime.processor import checked_threads
 from edgefuse.stages.explicit import undescribed
 from edgefuse.stages.found import find
+from edgefuse.stages.found.generating import Generating
 from edgefuse.stages.stage import outputs_of, runtime_of
 
 Array: TypeAlias = npt.NDArray[np.generic]
@@ -114,15 +115,17 @@ class TorchReference:
             if modality.length:
                 key = f"{modality.name}.length"
                 lengths[key] = self._tensor(values.get(key, np.zeros(1, np.int32)))
+        if isinstance(self._model, Generating):
+            return self._model.of({**inputs, **lengths, "present": mask}, self._tokens(values))
         if isinstance(self._model, FusionModel):
-            return {**inputs, **lengths}, mask, *self._tokens(values)
+            return {**inputs, **lengths}, mask, *([self._tokens(values)] if self._model.decoder else [])
         optional = any(modality.optional for modality in self.spec.modalities)
         return *inputs.values(), *lengths.values(), *((mask,) if optional else ())
 
-    def _tokens(self, values: Mapping[str, Array]) -> tuple[Tensor, ...]:
+    def _tokens(self, values: Mapping[str, Array]) -> Tensor:
         """Return the tokens that are right, of which a decoder's steps are given all but the last: any will do."""
-        given = values.get(TOKEN)
-        return () if given is None else (self._tensor(np.concatenate([given[:, 1:], given[:, :1]], axis=1)),)
+        given = values.get(TOKEN, NO_TOKENS)
+        return self._tensor(np.concatenate([given[:, 1:], given[:, :1]], axis=1))
 
     def _tensor(self, value: Array) -> Tensor:
         # A copy where the array is read-only: torch may not share that memory.

@@ -13,6 +13,8 @@ from torch import Tensor
 from edgefuse.bundle.spec import ModelSpec, TokensOutput
 from edgefuse.errors import DataError
 from edgefuse.models.fusion import FusionModel
+from edgefuse.runtime.decoding import NO_TOKENS
+from edgefuse.stages.found.generating import Generating
 from edgefuse.stages.stage import Array
 
 
@@ -25,7 +27,7 @@ class GivenTokens:
     without a target is given what the reference says of it, greedily.
     """
 
-    model: FusionModel
+    model: FusionModel | Generating
     output: TokensOutput
 
     def of(self, where: str, target: Any, values: Mapping[str, Array], present: Array) -> Array:
@@ -52,8 +54,12 @@ class GivenTokens:
 
     def _answered(self, values: Mapping[str, Array], present: Array) -> list[int]:
         inputs: dict[str, Tensor] = {key: torch.from_numpy(np.array(value)) for key, value in values.items()}
+        mask, none = torch.from_numpy(present.astype(np.float32)[None]), torch.from_numpy(NO_TOKENS.copy())
+        arguments: tuple[Any, ...] = (inputs, mask)
+        if isinstance(self.model, Generating):
+            arguments = self.model.of({**inputs, "present": mask}, none)
         with torch.inference_mode():
-            logits = self.model(inputs, torch.from_numpy(present.astype(np.float32)[None]))
+            logits = self.model(*arguments)
         ids: list[int] = logits[0].argmax(dim=1).tolist()
         return ids[: ids.index(self.output.end) + 1] if self.output.end in ids else ids
 
@@ -66,5 +72,8 @@ def given_tokens(module: object, spec: ModelSpec) -> GivenTokens | None:
         spec: of it.
     """
     output = spec.outputs[0]
-    decodes = isinstance(module, FusionModel) and module.decoder is not None
-    return GivenTokens(module, output) if decodes and isinstance(output, TokensOutput) else None  # type: ignore[arg-type] # decodes
+    if not isinstance(output, TokensOutput):
+        return None
+    if isinstance(module, Generating) or (isinstance(module, FusionModel) and module.decoder is not None):
+        return GivenTokens(module, output)
+    return None

@@ -19,6 +19,7 @@ from edgefuse.bundle.spec import (
     Preprocess,
     TensorSpec,
     TextPreprocess,
+    VideoPreprocess,
 )
 from edgefuse.compiler.recipe.described import ModalitySection, TensorSection
 from edgefuse.compiler.recipe.recipe import Recipe
@@ -158,6 +159,9 @@ def _delivered(preprocess: Preprocess) -> TensorSpec | None:
     if isinstance(preprocess, ImagePreprocess):
         shape = (1, preprocess.height, preprocess.width, preprocess.channels)
         return TensorSpec(name="pixels", dtype="uint8", shape=shape)
+    if isinstance(preprocess, VideoPreprocess):
+        size = (preprocess.height, preprocess.width, preprocess.channels)
+        return TensorSpec(name="frames", dtype="uint8", shape=(1, preprocess.frames, *size))
     if isinstance(preprocess, AudioPreprocess):
         return TensorSpec(name="samples", shape=(1, preprocess.samples))
     if isinstance(preprocess, TextPreprocess):

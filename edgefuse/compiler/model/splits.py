@@ -20,6 +20,7 @@ from edgefuse.bundle.spec import (
     RepeatedAudioPreprocess,
     TensorPreprocess,
     TextPreprocess,
+    VideoPreprocess,
 )
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.cache.arrays import ArrayStore, write_arrays
@@ -58,6 +59,7 @@ _LIBRARIES = {
     AudioPreprocess: ("soxr", "soundfile"),
     RepeatedAudioPreprocess: ("soxr", "soundfile"),
     TextPreprocess: ("tokenizers",),
+    VideoPreprocess: ("av", "pillow"),
     TensorPreprocess: (),
 }
 """What decodes, resamples and cuts up, by what a modality asks for: another version gives other tensors."""

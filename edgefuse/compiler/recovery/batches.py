@@ -6,6 +6,7 @@ import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
@@ -57,7 +58,13 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def called(spec: StageSpec, module: nn.Module, feeds: Mapping[str, Tensor]) -> Pool:
-    """Run a stage's module on its feeds, and return what it gives, both by port."""
+    """Run a stage's module on its feeds, and return what it gives, both by port.
+
+    Args:
+        spec: of the stage.
+        module: that computes it.
+        feeds: batch first.
+    """
     made = outputs_of(module(*(feeds[port.tensor.name] for port in spec.inputs)))
     return {port.tensor.name: value for port, value in zip(spec.outputs, made, strict=True)}
 
@@ -269,9 +276,11 @@ def examples(data: TrainingData, stage: TorchStage) -> LeafExamples | JointStage
 
 
 class SubsetTable:
-    """The first output's metric by subset, in torch, with some stages replaced: what early stopping looks at.
+    """How good the model is in torch with some stages replaced: what early stopping looks at, greater is better.
 
-    Greater is better: an error has a minus.
+    Of one judged output it is the metric by subset; an error has a minus. Of several, each in a unit of its own, it is
+    what is kept of each in each subset: 1 less what was lost against the unpruned model, in points of a metric that is
+    a share of the items, else as a share of what the unpruned model reaches.
     """
 
     def __init__(self, data: TrainingData) -> None:
@@ -279,12 +288,27 @@ class SubsetTable:
         self._judgements = judgements(data.subject, "validation")
 
     def __call__(self, replaced: Mapping[str, nn.Module]) -> dict[str, float]:
-        """Return the metric of the unpruned model with other modules for some stages (in eval mode)."""
-        subject = self._data.subject
+        """Return it by `key_of`, with other modules for some stages (in eval mode)."""
+        figures = self._figures(replaced)
+        if len(self._data.subject.judged) == 1:
+            return {key: -one if self._judgements[key].metric.lower_is_better else one for key, one in figures.items()}
+        return {key: 1 - self._lost(key, figure) for key, figure in figures.items()}
+
+    def _lost(self, key: str, figure: float) -> float:
+        metric, reference = self._judgements[key].metric, self._reference[key]
+        return metric.lost(reference, figure) / (1.0 if metric.share else abs(reference) or 1.0)
+
+    @functools.cached_property
+    def _reference(self) -> dict[str, float]:
+        """What the unpruned model reaches."""
+        return self._figures({})
+
+    def _figures(self, replaced: Mapping[str, nn.Module]) -> dict[str, float]:
         with torch.no_grad():
             features = self._features(replaced)
-            judged = subject.subsets_of(subject.spec.outputs[0].name)
-            return {subset_name(subset): self._figure(subset, features, replaced) for subset in judged}
+            return dict(
+                chain.from_iterable(self._of(subset, features, replaced) for subset in self._data.subject.subsets)
+            )
 
     def _features(self, replaced: Mapping[str, nn.Module]) -> dict[str, Pool]:
         found: dict[str, Pool] = {}
@@ -298,14 +322,17 @@ class SubsetTable:
         items = np.arange(len(self._data.data)) if items is None else items
         return iter(np.split(items, range(_JUDGED_AT_ONCE, len(items), _JUDGED_AT_ONCE)))
 
-    def _figure(
+    def _of(
         self, subset: tuple[str, ...], features: Mapping[str, Pool], replaced: Mapping[str, nn.Module]
-    ) -> float:
-        judgement = self._judgements[subset_name(subset)]
+    ) -> Iterator[tuple[str, float]]:
+        judged = {key: one for key, one in self._judgements.items() if one.subset == subset_name(subset)}
+        if not judged:
+            return
         found = self._answers(subset, features, replaced)
-        whole = self._answers(subset, {}, {}) if judgement.metric.against == "reference" else found
-        figure = judgement.metric.figure(judgement.rows(found, whole))
-        return -figure if judgement.metric.lower_is_better else figure
+        compared = any(one.metric.against == "reference" for one in judged.values())
+        whole = self._answers(subset, {}, {}) if compared else found
+        for key, one in judged.items():
+            yield key, one.metric.figure(one.rows(found, whole))
 
     def _answers(
         self, subset: tuple[str, ...], features: Mapping[str, Pool], replaced: Mapping[str, nn.Module]

@@ -236,7 +236,10 @@ class FloatLayers(Part, frozen=True, kw_only=True):
 
 
 class RecoveryPoint(Part, frozen=True, kw_only=True):
-    """The state of a recovery after an epoch (0: as pruned): mean loss, and mean accuracy over all subsets."""
+    """The state of a recovery after an epoch (0: as pruned): mean loss, and mean accuracy over all subsets.
+
+    Of several outputs with metrics, `accuracy` is what is kept of all of them: 1 where nothing is lost.
+    """
 
     epoch: int
     loss: float

@@ -9,6 +9,9 @@ The same code serves calibration, evaluation and the device. A media library is 
 - `sound_stream`: true lengths for streamed sounds;
 - `audio_file`: sounds, decoded;
 - `audio`: sounds to mono PCM;
+- `movie_samples`: how many samples an MP4 lists;
+- `video_file`: clips, decoded;
+- `video`: clips to frames;
 - `text`: text to token ids;
 - `array_file`: `.npy` files;
 - `tensor`: arrays, checked.
@@ -23,12 +26,14 @@ from edgefuse.bundle.spec import (
     ImagePreprocess,
     Modality,
     TextPreprocess,
+    VideoPreprocess,
 )
 from edgefuse.runtime.backends.backend import Array
 from edgefuse.runtime.preprocess.audio import AudioReader
 from edgefuse.runtime.preprocess.image import ImageReader
 from edgefuse.runtime.preprocess.tensor import TensorReader
 from edgefuse.runtime.preprocess.text import TextReader
+from edgefuse.runtime.preprocess.video import VideoReader
 
 __all__ = ["Preprocessor"]
 
@@ -63,4 +68,6 @@ def _reader(modality: Modality, read_asset: Callable[[str], bytes]) -> Callable[
         return AudioReader(modality, preprocess)
     if isinstance(preprocess, TextPreprocess):
         return TextReader(modality, preprocess, read_asset(preprocess.tokenizer))
+    if isinstance(preprocess, VideoPreprocess):
+        return VideoReader(modality, preprocess)
     return TensorReader(modality)

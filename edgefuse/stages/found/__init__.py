@@ -11,6 +11,7 @@
 - `lowering`: a part as a module, whole submodules kept;
 - `chain`: the parts run one after the other, and held to the module;
 - `record`: what was found, and what is decided alike wherever it is searched for;
+- `generating`: a module with a decoder: all before that is found;
 - `found`: the steps in order.
 """
 

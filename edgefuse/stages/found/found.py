@@ -14,10 +14,11 @@ from edgefuse.errors import ModelError
 from edgefuse.models.fusion import FusionModel
 from edgefuse.stages.examples import chained_feeds, example_feeds, masks_of
 from edgefuse.stages.explicit import apart, as_called, check_spec, known, undescribed
-from edgefuse.stages.found.calling import Called, called, whole_spec
+from edgefuse.stages.found.calling import Called, called, whole_spec, whole_stage
 from edgefuse.stages.found.chain import dims, held_to_module
 from edgefuse.stages.found.costs import value_of
 from edgefuse.stages.found.dependence import Labelled, labelled
+from edgefuse.stages.found.generating import find_generating, generates
 from edgefuse.stages.found.lowering import Lowered, lower, name_of, wholes
 from edgefuse.stages.found.naming import keywords, takes_any, takes_positions, unwrapped, values_of
 from edgefuse.stages.found.parts import Unsplittable, parts_of
@@ -70,6 +71,8 @@ def find(module: nn.Module, spec: ModelSpec | None = None, values: Sequence[Inpu
     check_spec(spec)
     if any(part.training for part in module.modules()):
         module = copy.deepcopy(module).eval()
+    if generates(module, spec):
+        return find_generating(module, in_files(spec), values, find)
     names = keywords(module, spec)
     search = _by_keyword(module, spec, names, values, notes) if names is not None else None
     if search is not None:
@@ -128,11 +131,7 @@ class _Search:
             return self._one(whole, str(reason), first)
 
     def _whole(self) -> TorchStage:
-        taken = [argument.keyword is not None for argument in self._module.arguments]
-        arguments = tuple(argument for argument in self._module.arguments if argument.keyword is not None)
-        module = Called(self._module.module, self._spec, arguments).eval()
-        whole = known(TorchStage(whole_spec(self._spec, taken), module), self._values)
-        return checked_whole(whole, self._spec)
+        return checked_whole(known(whole_stage(self._module), self._values), self._spec)
 
     def _traced(self, kept: Sequence[str]) -> Traced:
         tensors = [torch.from_numpy(self._feeds[value.port].copy()) for value in values_of(self._spec)]

@@ -114,6 +114,20 @@ def test_a_recovery_is_drawn_from_the_pruned_stage_to_what_was_kept(full: dict[s
     assert curve.line[0][1] > curve.line[2][1]  # pictures count from the top
 
 
+def test_a_recovery_of_several_outputs_shows_in_percent_what_is_kept_of_them(
+    full: dict[str, Any], shown: Shown
+) -> None:
+    reference = full["reference"]
+    reference |= {"metric": "mae", "lower_is_better": True}
+    reference["outputs"] = {"kind": {"metric": "accuracy", "accuracy": dict(reference["accuracy"])}}
+    for bundle in full["bundles"]:
+        for rung in bundle["rungs"]:
+            rung["outputs"] = {"kind": {"accuracy": rung["accuracy"], "drop_ci95": rung["drop_ci95"]}}
+    text = shown(full).text
+    assert "What is kept of the metrics of all outputs, 100 % where nothing is lost: the mean over all subsets" in text
+    assert "image_encoder structured50: 31.00 → 86.00 % after 2 epochs" in text
+
+
 def test_the_search_shows_its_counters_and_its_front(outline: Any) -> None:
     assert "44 candidates were built and measured; 26 encoder passes" in outline.text
     assert "96 fusion passes over kept features, of at most 128, in 171 seconds" in outline.text

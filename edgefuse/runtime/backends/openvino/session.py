@@ -12,7 +12,7 @@ from edgefuse.bundle.manifest import Binding
 from edgefuse.errors import BackendError, cited
 from edgefuse.runtime.backends.backend import Array, InputPorts, OutputPorts, SessionOptions, check_tensors
 from edgefuse.runtime.backends.denormals import Flushed
-from edgefuse.runtime.backends.openvino.api import FrontEndManager, openvino
+from edgefuse.runtime.backends.openvino.api import FrontEndManager, openvino, operators
 from edgefuse.runtime.backends.openvino.indices import hold
 from edgefuse.runtime.forks import outlive
 
@@ -30,13 +30,26 @@ def read(data: bytes) -> Any:
     """
     try:
         frontend = _frontend()
-        model = frontend.convert(frontend.load(io.BytesIO(data)))
+        source = frontend.load(io.BytesIO(data))
+        model = frontend.convert(source)
+        _take_all(source, model)
         hold(model)
     except Exception as error:  # OpenVINO's errors have no base of their own
         raise cannot_open(said(error)) from error
     if not model.outputs:
         raise cannot_open("a file without outputs")
     return model
+
+
+def _take_all(source: Any, model: Any) -> None:
+    """Give a model the inputs of its file that nothing reads, which OpenVINO leaves out."""
+    taken = {name for port in model.inputs for name in port.get_names()}
+    for place in source.get_inputs():
+        names = set(place.get_names())
+        if not names & taken:
+            unread = operators.parameter(source.get_partial_shape(place), source.get_element_type(place))
+            unread.output(0).get_tensor().set_names(names)
+            model.add_parameters([unread])
 
 
 def opened(
