@@ -21,6 +21,8 @@ STEPS = 13
 PREFIX_LENGTH = 5
 """Tokens of a beginning, at the most."""
 
+_LAST = 4
+
 
 @dataclass(frozen=True)
 class Caption:
@@ -70,6 +72,8 @@ def _named(thing: Thing) -> str:
 class Guess:
     """The most frequent caption of those seen, token after token, given what came before and no picture.
 
+    What came before is all of it, or, where that was never seen, as many of its last four tokens as were.
+
     Args:
         seen: captions.
         prefixed: whether a caption's beginning is known from the start.
@@ -81,7 +85,7 @@ class Guess:
         for caption in seen:
             told = (START, *caption.ids)
             for place, token in enumerate(caption.ids, start=1):
-                for start in range(place + 1):  # after all that came before, and after the last of it
+                for start in {0, *range(max(0, place - _LAST), place + 1)}:
                     counts[told[start:place]][token] += 1
         self._next: Mapping[tuple[int, ...], int] = {
             before: min(found, key=lambda token: (-found[token], token)) for before, found in counts.items()
