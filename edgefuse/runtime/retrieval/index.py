@@ -198,7 +198,7 @@ class Index:
 
     def _rows(self, start: int, into: Vector) -> Vector:
         """Read rows from one on, as many as there are in an array, and return it."""
-        self._read(HEADER_BYTES + 4 * start * self.record.size, memoryview(into).cast("B"))
+        self._read(HEADER_BYTES + 4 * start * self.record.size, into.data.cast("B"))
         return into
 
     def _read(self, begin: int, into: memoryview) -> None:
