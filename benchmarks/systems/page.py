@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeAlias
 
+from benchmarks.systems.record import System, Target, whole
 from edgefuse.compiler.report.part import Gain
-
-from benchmarks.systems.record import System, Target
-from edgefuse.bundle.spec import subset_name
 from edgefuse.errors import DataError
 from edgefuse.measure.metrics import is_share
 
@@ -26,14 +24,8 @@ def _metric(system: System, figures: Mapping[str, float] | None, subset: str) ->
     return f"{100 * figures[subset]:.2f} %" if is_share(system.metric) else f"{figures[subset]:.4g}"
 
 
-def _whole(system: System) -> str:
-    """Return the subset of all modalities."""
-    found = system.reference or {}
-    return next((one for one in found if {*one.split("+")} == {*system.modalities}), subset_name(system.modalities))
-
-
 def _reference(system: System, target: Target) -> str:
-    shown = _metric(system, system.reference, _whole(system))
+    shown = _metric(system, system.reference, whole(system))
     return shown if shown == NOTHING else f"{system.metric} {shown}"
 
 
@@ -66,7 +58,7 @@ COLUMNS: Mapping[str, tuple[str, Cell]] = MappingProxyType(
         "synthetic": ("data", lambda system, target: ", ".join(system.data.synthetic) or "nothing"),
         "target": ("targets", lambda system, target: next(n for n, one in system.targets.items() if one is target)),
         "reference": ("reference", _reference),
-        "after": ("metric", lambda system, target: _metric(system, target.metric, _whole(system))),
+        "after": ("metric", lambda system, target: _metric(system, target.metric, whole(system))),
         "most lost": ("drop_ci95", _worst),
         "over float": ("speedup_over_float", lambda system, target: _gain(target.speedup_over_float)),
         "over torch": ("speedup_over_torch", lambda system, target: _gain(target.speedup_over_torch)),

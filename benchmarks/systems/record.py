@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 
 from edgefuse.commands.models import ReferenceModel
-from edgefuse.compiler.report.schema import BundleReport, Gain, Reference, Report, RungReport
+from edgefuse.compiler.report.part import Gain
+from edgefuse.compiler.report.schema import BundleReport, Reference, Report, RungReport
 from edgefuse.typed_json import decode
 
 
@@ -87,6 +88,11 @@ class System(Part, frozen=True, kw_only=True):
     targets: dict[str, Target] = {}
     failed: dict[str, str] = {}
     verdicts: tuple[Verdict, ...] = ()
+
+
+def whole(system: System) -> str:
+    """Return the subset of all modalities, as figures have it; empty if there are none of it."""
+    return next((one for one in system.reference or () if {*one.split("+")} == {*system.modalities}), "")
 
 
 def described(model: ReferenceModel) -> System:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from benchmarks.systems.record import System, Target, Verdict
+from benchmarks.systems.record import System, Target, Verdict, whole
 from edgefuse.measure.metrics import is_share
 
 POINT = 0.01
@@ -54,13 +54,13 @@ def _drop(name: str, lost: dict[str, float], reference: dict[str, float], metric
 def _of_modalities(system: System, explained: Collection[str]) -> Iterator[Verdict]:
     """Compare all modalities with the best of them alone, where the model does without the others."""
     found = system.reference or {}
-    whole = next((subset for subset in found if {*subset.split("+")} == {*system.modalities}), "")
-    alone = {name: found[name] for name in system.modalities if name in found and name != whole}
-    if not whole or not alone:
+    every = whole(system)
+    alone = {name: found[name] for name in system.modalities if name in found and name != every}
+    if not every or not alone:
         return
     sign = -1 if system.lower_is_better else 1
     best = max(alone, key=lambda name: sign * alone[name])
-    better = sign * found[whole] > sign * alone[best]
+    better = sign * found[every] > sign * alone[best]
     told = "" if better or system.name not in explained else "; the page says why"
-    figure = f"{found[whole]:.4g} against {alone[best]:.4g} by {best}{told}"
+    figure = f"{found[every]:.4g} against {alone[best]:.4g} by {best}{told}"
     yield Verdict(what="better than its best modality alone", figure=figure, ok=better or bool(told))
