@@ -104,6 +104,8 @@ def test_public_names_are_these() -> None:
         "EngineError",
         "ExportError",
         "FusionModel",
+        "Generation",
+        "GenerationConfig",
         "InputError",
         "Inputs",
         "MeasureError",
