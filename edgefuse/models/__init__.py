@@ -6,7 +6,8 @@
 - `digits`: the reference model `digits`;
 - `assistant`: the reference model `assistant`;
 - `classifier`: the reference model `classifier`;
-- `sentiment`: the reference model `sentiment`.
+- `sentiment`: the reference model `sentiment`;
+- `retrieval`: the reference model `retrieval`.
 """
 
 from edgefuse.models.decoder import Decoder

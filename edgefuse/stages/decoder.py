@@ -56,8 +56,18 @@ class Step(nn.Module):
         """Take a token, its position if the decoder counts, and the values."""
         token, *others = tensors
         position, *values = others if self.counts else (torch.zeros_like(token), *others)
-        logits, state = self.decoder(token, position, dict(zip(self.names, values, strict=True)))
-        return logits, *(state[name] for name in self.decoder.states)
+        made = self.decoder(token, position, dict(zip(self.names, values, strict=True)))
+        known = self.decoder.states
+        if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping) and {*known} <= {*made[1]}):
+            names = ", ".join(known) or "none"
+            raise ModelError(
+                f"a step of {type(self.decoder).__name__} does not return what it should",
+                got=", ".join(made[1])
+                if isinstance(made, tuple) and isinstance(made[-1], dict)
+                else type(made).__name__,
+                expected=f"the logits, and a dict with the next value of every state ({names})",
+            )
+        return made[0], *(made[1][name] for name in known)
 
 
 Given: TypeAlias = Mapping[str, tuple[str, TensorSpec]]
@@ -118,6 +128,10 @@ def step_spec(decoder: Decoder, given: Given, output: TokensOutput) -> StageSpec
     Raises:
         ModelError: if the first value of a state has another shape than the state.
     """
+    for name, shape in decoder.states.items():
+        if not (isinstance(shape, tuple) and shape and all(isinstance(size, int) and size > 0 for size in shape)):
+            what = f"the state '{name}' of {type(decoder).__name__} has no shape"
+            raise ModelError(what, got=repr(shape), expected="a tuple of sizes of one item, without the batch: (256,)")
     states = {name: TensorSpec(name=name, shape=(1, *shape)) for name, shape in decoder.states.items()}
     for name in (name for name in states if name in given and given[name][1].shape != states[name].shape):
         got, expected = spelled(given[name][1].shape), spelled(states[name].shape)

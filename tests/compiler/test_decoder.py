@@ -75,6 +75,8 @@ def test_a_compile_judges_every_step_and_times_a_decoder_once_per_token(tmp_path
     assert report["reference"]["accuracy"]["left+right"] == 1.0  # the targets are what it says itself
     quantized = {(one["target"], one["stage"]) for one in report["stages"] if "wi8" in one["scheme"]}
     assert quantized == {(target, "decoder") for target in TARGETS}
+    lines = [(line["modality"], line["stages"]) for line in report["modalities"] if line["target"] == "onnx"]
+    assert lines[2:] == [("", ["fusion"]), ("", ["decoder"])]
     for bundle in report["bundles"]:
         said = {rung["name"]: rung["said"] for rung in bundle["rungs"]}
         assert all(one["items"] == 16 and one["tokens_equal"] > 0.9 for one in said.values())

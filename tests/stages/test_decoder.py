@@ -143,9 +143,25 @@ class _Short(LstmDecoder):
         return logits[:, :-1], state
 
 
+class _Forgetful(LstmDecoder):
+    def forward(
+        self, token: Tensor, position: Tensor, values: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        logits, state = super().forward(token, position, values)
+        return logits, {"h": state["h"]}
+
+
+class _Shapeless(LstmDecoder):
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.states = {"h": size, "c": (size,)}  # type: ignore[dict-item]
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
+        (_Forgetful, r"does not return what it should: got h, expected .* the next value of every state \(h, c\)"),
+        (_Shapeless, "the state 'h' of _Shapeless has no shape: got 16"),
         (_Nothing, "prepare gives nothing that a step could read: got an empty dict"),
         (_Reserved, "has an unusable name: got token"),
         (
