@@ -7,7 +7,8 @@
 - `assistant`: the reference model `assistant`;
 - `classifier`: the reference model `classifier`;
 - `sentiment`: the reference model `sentiment`;
-- `retrieval`: the reference model `retrieval`.
+- `retrieval`: the reference model `retrieval`;
+- `seq2seq`: the reference model `seq2seq`.
 """
 
 from edgefuse.models.decoder import Decoder
