@@ -6,7 +6,8 @@
 - `digits`: the reference model `digits`;
 - `assistant`: the reference model `assistant`;
 - `classifier`: the reference model `classifier`;
-- `sentiment`: the reference model `sentiment`.
+- `sentiment`: the reference model `sentiment`;
+- `dialogue`: the reference model `dialogue`.
 """
 
 from edgefuse.models.decoder import Decoder
