@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import msgspec
 
 from benchmarks.systems import page, record
 from benchmarks.systems.catalogue import Entry, entries
-from benchmarks.systems.record import System
+from benchmarks.systems.record import System, Target
 from benchmarks.systems.verdicts import verdicts
 from edgefuse.compiler.recipe.recipe import load
 from edgefuse.compiler.report.encoding import parse
@@ -67,9 +67,30 @@ def system_of(entry: Entry, folder: Path, jobs: int, explained: Collection[str])
     try:
         report = parse(decode(compiled(entry, folder, jobs).read_bytes(), dict[str, Any]))
         found = record.measured(entry.model, report, load(entry.recipe).search.subsets or ())
+        found = msgspec.structs.replace(found, targets=dict(_with_steps(found.targets, folder)))
     except (EdgefuseError, OSError, msgspec.MsgspecError) as error:
         found = msgspec.structs.replace(record.described(entry.model), failed={entry.model.name: cited(error)})
     return msgspec.structs.replace(found, verdicts=verdicts(found, explained))
+
+
+def _with_steps(targets: Mapping[str, Target], folder: Path) -> Iterator[tuple[str, Target]]:
+    """Yield targets with what a step takes beyond the runtime's own, of models that generate.
+
+    Raises:
+        MeasureError: a bundle's steps cannot be timed.
+    """
+    for name, target in targets.items():
+        if target.tokens_equal is not None:
+            (bundle,) = folder.glob(f"*-{name}.edgefuse")
+            words = [sys.executable, "-m", "benchmarks.decoder_steps", str(bundle), "--rung", target.rung]
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise MeasureError(
+                    f"the steps of {bundle.name} cannot be timed", got=done.stderr.strip().split("\n")[-1]
+                )
+            step = decode(done.stdout.encode(), dict[str, Any])
+            target = msgspec.structs.replace(target, step_overhead=step["ratio"] - 1)
+        yield name, target
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ import msgspec
 
 from edgefuse.commands.models import ReferenceModel
 from edgefuse.compiler.report.part import Gain
-from edgefuse.compiler.report.schema import BundleReport, Reference, Report, RungReport
+from edgefuse.compiler.report.schema import BundleReport, Reference, Report
 from edgefuse.typed_json import decode
 
 
@@ -57,7 +57,7 @@ class Target(Part, frozen=True, kw_only=True):
     size_ratio: float
     smallest_size_ratio: float
     tokens_equal: float | None
-    step_overhead: float | None
+    step_overhead: float | None = None
 
 
 class System(Part, frozen=True, kw_only=True):
@@ -128,7 +128,6 @@ def measured(model: ReferenceModel, report: Report, bound: tuple[str, ...]) -> S
 
 def _target(bundle: BundleReport, reference: Reference, claimed: bool) -> Target:
     rung = bundle.rungs[0]
-    tokens_equal, step_overhead = _steps(rung)
     return Target(
         rung=rung.name,
         metric=rung.accuracy if claimed else None,
@@ -138,14 +137,8 @@ def _target(bundle: BundleReport, reference: Reference, claimed: bool) -> Target
         speedup_over_torch=rung.speedup,
         size_ratio=rung.size_ratio,
         smallest_size_ratio=max(one.size_ratio for one in bundle.rungs),
-        tokens_equal=tokens_equal,
-        step_overhead=step_overhead,
+        tokens_equal=rung.said.tokens_equal if rung.said else None,
     )
-
-
-def _steps(rung: RungReport) -> tuple[float | None, float | None]:
-    """Return the tokens that are equal, and the overhead of a step; a report tells nothing of the latter yet."""
-    return (rung.said.tokens_equal if rung.said else None), None
 
 
 def read(path: Path) -> tuple[System, ...]:

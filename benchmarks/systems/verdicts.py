@@ -16,6 +16,9 @@ SHARE = 0.02
 SMALLER = 3.0
 """How many times smaller the smallest rung is than the float files, at the least."""
 
+STEP = 0.10
+"""What a step of a decoder may take beyond the bare runtime's, as a share of it."""
+
 GENERATED = ("token_accuracy", "perplexity", "bleu", "character_error_rate", "word_error_rate")
 """Metrics of what a model says."""
 
@@ -38,6 +41,10 @@ def _of_target(system: System, name: str, target: Target) -> Iterator[Verdict]:
         yield _drop(name, lost, system.reference, system.metric)
     ratio = target.smallest_size_ratio
     yield Verdict(what=f"{name}: a rung of a third of the size", figure=f"{ratio:.2f} ×", ok=ratio >= SMALLER)
+    if target.step_overhead is not None:
+        over = f"{100 * target.step_overhead:.1f} %"
+        what = f"{name}: a step takes at most {100 * STEP:g} % beyond the runtime's own"
+        yield Verdict(what=what, figure=over, ok=target.step_overhead <= STEP)
 
 
 def _drop(name: str, lost: dict[str, float], reference: dict[str, float], metric: str) -> Verdict:
