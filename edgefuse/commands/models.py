@@ -30,11 +30,11 @@ class Compiled(Record, frozen=True, kw_only=True):
 
     Attributes:
         value: of the model's metric, all modalities present; None where the model makes no claim.
-        speedup_over_float: over the float files in the same runtime.
+        speedup_over_float: over the float files in the same runtime; None where the recipe has not been measured yet.
     """
 
     value: float | None
-    speedup_over_float: float
+    speedup_over_float: float | None
 
 
 class ReferenceModel(Record, frozen=True, kw_only=True):
@@ -71,13 +71,25 @@ def reference_models() -> list[ReferenceModel]:
     Raises:
         DataError: a file cannot be read, or is no list of models.
     """
-    found: list[ReferenceModel] = []
-    for path in sorted(EXAMPLES.glob(f"*/{FILE}")):
+    return sorted((model for models in models_of(EXAMPLES).values() for model in models), key=lambda model: model.name)
+
+
+def models_of(examples: Path) -> dict[Path, list[ReferenceModel]]:
+    """Read what examples say of their models, by their folders.
+
+    Args:
+        examples: the folder that holds these.
+
+    Raises:
+        DataError: a file cannot be read, or is no list of models.
+    """
+    found = {}
+    for path in sorted(examples.glob(f"*/{FILE}")):
         try:
-            found += decode(path.read_bytes(), list[ReferenceModel])
+            found[path.parent] = decode(path.read_bytes(), list[ReferenceModel])
         except (OSError, msgspec.MsgspecError) as error:
             raise DataError(f"cannot read the reference models in {path}", got=cited(error)) from error
-    return sorted(found, key=lambda model: model.name)
+    return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +116,12 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
 
 
 def _row(model: ReferenceModel) -> tuple[str, ...]:
-    compiled = [f"{target} {_value(one.value)}{one.speedup_over_float:.2f} ×" for target, one in model.compiled.items()]
+    compiled = [
+        f"{target} not measured yet"
+        if one.speedup_over_float is None
+        else f"{target} {_value(one.value)}{one.speedup_over_float:.2f} ×"
+        for target, one in model.compiled.items()
+    ]
     return (
         model.name,
         " + ".join(model.modalities),
