@@ -35,7 +35,7 @@ class Colours(nn.Module):
         super().__init__()
         self.spec = model_spec()
         table = torch.tensor([(0, 0, 0), (1, 1, 1), *COLOURS.values()], dtype=torch.float32)
-        self.words = nn.Embedding.from_pretrained(table)
+        self.words = nn.Embedding.from_pretrained(table)  # type: ignore[no-untyped-call]
         self.shades = nn.Linear(3, 3)
         with torch.no_grad():
             self.shades.weight.copy_(scale * torch.eye(3))

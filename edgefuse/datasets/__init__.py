@@ -8,7 +8,9 @@
 - `stamps`: the data of the reference model `assistant`;
 - `clothing`: the data of the reference model `classifier`;
 - `sentiment`: the data of the reference model `sentiment`;
-- `sequence`: the data of the reference model `seq2seq`.
+- `sequence`: the data of the reference model `seq2seq`;
+- `scenes`: the data of the reference models `vqa` and `captioning`;
+- `dialogue`: the data of the reference model `dialogue`.
 """
 
 from edgefuse.datasets.sample import Sample, Splits, samples

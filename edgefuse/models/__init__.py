@@ -8,7 +8,10 @@
 - `classifier`: the reference model `classifier`;
 - `sentiment`: the reference model `sentiment`;
 - `retrieval`: the reference model `retrieval`;
-- `seq2seq`: the reference model `seq2seq`.
+- `seq2seq`: the reference model `seq2seq`;
+- `vqa`: the reference model `vqa`;
+- `captioning`: the reference model `captioning`;
+- `dialogue`: the reference model `dialogue`.
 """
 
 from edgefuse.models.decoder import Decoder

@@ -88,11 +88,12 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = replace(TrainSettings(), steps=arguments.steps)
     make_deterministic(Determinism(threads=settings.threads, seed=settings.seed))
-    model = build()
     print("encoding the data", file=sys.stderr, flush=True)
     encoders, items = assistant.build(), stamps.items("train")
     data = embed(encoders, stamps.items("train", count=settings.turns * len(items)))
     parts = {split: embed(encoders, stamps.items(split)) for split in ("validation", "test", "known")}
+    torch.manual_seed(settings.seed)  # whatever the encoders have drawn
+    model = build()
     names = embed_names(model)
     captions = np.array([stamp.caption for stamp in stamps.material().stamps])[data.stamps.numpy()]
     same = torch.from_numpy(np.unique(captions, return_inverse=True)[1].reshape(-1))

@@ -15,7 +15,7 @@ import pytest
 import edgefuse
 from edgefuse.errors import InputError, MissingExtraError
 from edgefuse.runtime.pipeline import Pipeline
-from edgefuse.runtime.retrieval import Index, build
+from edgefuse.runtime.retrieval import Hit, Index, build
 from edgefuse.runtime.retrieval.graph import Graph
 from edgefuse.runtime.retrieval.index import HEADER_BYTES, RECORD, VECTORS, Record, header
 from tests import dual
@@ -59,6 +59,10 @@ def written(folder: Path, vectors: np.ndarray[Any, np.dtype[np.float32]], **chan
     (folder / VECTORS).write_bytes(data)
     (folder / RECORD).write_bytes(msgspec.json.encode(msgspec.to_builtins(record) | changed))
     return folder
+
+
+def names(hits: list[Hit]) -> set[str]:
+    return {hit.name for hit in hits}
 
 
 def test_one_modality_alone_gives_its_embedding_alone(pipeline: Pipeline) -> None:
@@ -226,8 +230,7 @@ def test_a_graph_finds_the_nearest_with_exact_scores(tmp_path: Path) -> None:
         graph = Graph(index)
         queries = vectors[::100] + np.float32(0.01)
         pairs = list(zip(graph.search(queries), index.search(queries), strict=True))
-        names = [({hit.name for hit in near}, {hit.name for hit in exact}) for near, exact in pairs]
-        assert sum(len(near & exact) for near, exact in names) > 0.95 * 300
+        assert sum(len(names(near) & names(exact)) for near, exact in pairs) > 0.95 * 300
         assert [near[0].name for near, _ in pairs] == [exact[0].name for _, exact in pairs]
         assert [near[0].score for near, _ in pairs] == pytest.approx([exact[0].score for _, exact in pairs], abs=1e-6)
         with pytest.raises(InputError, match="a point does not fit the index"):

@@ -91,9 +91,10 @@ class Evaluator:
         found: dict[str, dict[str, Array]] = {output.name: {} for output in self._subject.spec.outputs}
         for subset in (one for one in self._subject.subsets if len(self._data.with_subset(self._subject.columns(one)))):
             folder = self.run(subset, combination)
-            for number, by_subset in enumerate(found.values()):
-                # Mapped: maps of depths, which nothing judges, may be larger than memory.
-                by_subset[subset_name(subset)] = np.load(folder / _file(number), mmap_mode="r")
+            given = self._subject.given_by(subset)
+            for number, (name, by_subset) in enumerate(found.items()):
+                if name in given:  # mapped: maps of depths, which nothing judges, may be larger than memory
+                    by_subset[subset_name(subset)] = np.load(folder / _file(number), mmap_mode="r")
         return found
 
     def spoken(self, combination: Mapping[str, Runner]) -> Array:
@@ -122,7 +123,8 @@ class Evaluator:
             self._note(f"{subset_name(subset)} through {', '.join(stage.name for stage in self._joint)}")
             results = list(self._through(plan, combination, self._joint_pools(subset, combination)))
             for number, name in enumerate((first, *others)):
-                np.save(folder / _file(number), np.concatenate([result[name] for result in results]))
+                if name in results[0]:
+                    np.save(folder / _file(number), np.concatenate([result[name] for result in results]))
 
         return self._cache.entry("outputs", [*key, *others], make)
 

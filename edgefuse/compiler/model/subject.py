@@ -130,7 +130,14 @@ class Subject(_TakenApart):
 
     def subsets_of(self, output: str) -> tuple[tuple[str, ...], ...]:
         """Return the subsets in which an output is judged: one that is to find another needs the inputs of both."""
-        return self.subsets[:1] if self.metrics[output].against == "pair" else self.subsets
+        if self.metrics[output].against == "pair":
+            return self.subsets[:1]
+        return tuple(subset for subset in self.subsets if output in self.given_by(subset))
+
+    def given_by(self, subset: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the names of the outputs that a subset gives: the result of one modality is absent with it."""
+        results = dict(self.graph.plan(subset).results)
+        return tuple(output.name for output in self.spec.outputs if output.name in results)
 
     def keys_of(self, output: str) -> dict[str, str]:
         """Return the keys of the figures of an output, by subset: see `key_of`."""
