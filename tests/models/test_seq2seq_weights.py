@@ -71,6 +71,6 @@ def test_a_file_is_answered_as_the_array_is(items: sequence.SequenceItems) -> No
     clip = items[0].inputs["video"]
     assert isinstance(clip, np.ndarray)
     data = clips.clip(list(clip.repeat(3, axis=3)), rate=2)
-    given = prepare(edgefuse.Sample({"video": data, "text": items[0].inputs["text"]}))  # type: ignore[dict-item]
+    given = prepare(edgefuse.Sample({"video": data, "text": items[0].inputs["text"]}))
     for name, value in prepare(items[0]).items():
         assert np.array_equal(given[name], value)
