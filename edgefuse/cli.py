@@ -27,10 +27,12 @@ VERBS = MappingProxyType(
     {
         "check": "say what a compile would meet: stages, what targets take, what prunes, data, time",
         "compile": "prune, quantize, export, search, verify and bundle a model",
+        "export": "bundle a model in schemes that are named, without a search",
         "inspect": "show stages, precisions, sizes, rungs, measured figures, preprocessing",
         "prepare": "measure a bundle's rungs here, once per device",
         "verify": "check hashes and golden vectors on this device's backends",
-        "run": "predict from files",
+        "run": "predict from files, or find what an index has near to them",
+        "index": "embed files, and write an index of them for 'run --index'",
         "bench": "measure latency and memory, against a reference if one is given",
         "models": "list the reference models",
         "demo": "compile and run a reference model",

@@ -21,11 +21,14 @@ from edgefuse.compiler.model.subject import Subject as Compiled
 from edgefuse.compiler.recipe.recipe import load
 from edgefuse.datasets.cache import Cache
 from edgefuse.datasets.cache import cache_folder as default_folder
+from edgefuse.errors import RecipeError
 from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.export.target import Target
 from edgefuse.export.tflite.target import TfliteTarget
 from edgefuse.models import FusionModel
 from edgefuse.progress import Progress
+from edgefuse.stages.found.calling import Called
+from edgefuse.stages.found.calling import whole_stage as called_whole
 from edgefuse.stages.stage import TorchStage
 
 
@@ -44,9 +47,19 @@ class Whole(nn.Module):
 
 
 def whole_stage(compiled: Compiled) -> TorchStage:
-    """Return the model as one stage from the modalities' tensors and `present` to the outputs."""
+    """Return the model as one stage from the modalities' tensors and `present` to the outputs.
+
+    Raises:
+        RecipeError: the model is an ONNX file, of which other tools' torch and TFLite cannot be made.
+    """
+    if isinstance(compiled.module, Called):  # whose stages were found
+        return called_whole(compiled.module)
+    if compiled.recipe.model.onnx:
+        raise RecipeError(
+            f"peers cannot be compared on '{compiled.spec.name}'", got="an ONNX file", expected="a torch module"
+        )
     if not isinstance(compiled.module, FusionModel):
-        return compiled.stages[0]  # it could not be taken apart
+        return compiled.stages[0]  # it takes positions, and stayed one stage
     spec = compiled.spec
     inputs = (*_modality_inputs(spec), _present(spec))
     (last,) = [stage.spec for stage in compiled.stages if any(port.kind == "result" for port in stage.spec.outputs)]

@@ -44,7 +44,7 @@ _RIDGE = 1e-2
 
 def described(name: str, *modalities: Modality, outputs: Sequence[Output] = (LABELS,)) -> ModelSpec:
     """Describe a model; where its first output is no classes, its mean squared error is what counts."""
-    metric = "accuracy" if isinstance(outputs[0], ClassOutput) else "negative_mse"
+    metric = "accuracy" if isinstance(outputs[0], ClassOutput) else "mse"
     return ModelSpec(name=name, modalities=modalities, outputs=tuple(outputs), metric=metric)
 
 

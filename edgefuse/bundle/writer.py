@@ -189,7 +189,7 @@ def publish_file(path: Path, chunks: Iterable[bytes]) -> None:
         _flush(path.parent)
 
 
-def publish_folder(path: Path, contents: Mapping[str, bytes]) -> None:
+def publish_folder(path: Path, contents: Mapping[str, bytes | Iterable[bytes]]) -> None:
     """Write a folder of files, replacing the folder that is there; `OSError` leaves what was there untouched.
 
     On Linux the two folders change places in one step. Elsewhere there is a moment without either, since POSIX cannot
@@ -201,7 +201,7 @@ def publish_folder(path: Path, contents: Mapping[str, bytes]) -> None:
             target = temporary / name
             target.parent.mkdir(parents=True, exist_ok=True)
             folders.update(p for p in target.parents if temporary in p.parents)
-            _write(target, [data])
+            _write(target, [data] if isinstance(data, bytes) else data)
         for folder in folders:
             _flush(folder)
         _replace_folder(temporary, path)

@@ -85,6 +85,11 @@ def add_targets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", action="append", metavar="NAME", help="target, instead of the recipe's; may be repeated"
     )
+    add_cache(parser)
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """Declare the folder of the cache."""
     parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of the cache (default: EDGEFUSE_CACHE)")
 
 

@@ -30,11 +30,11 @@ class Compiled(Record, frozen=True, kw_only=True):
 
     Attributes:
         value: of the model's metric, all modalities present; None where the model makes no claim.
-        speedup_over_float: over the float files in the same runtime.
+        speedup_over_float: over the float files in the same runtime; None where the recipe has not been measured yet.
     """
 
     value: float | None
-    speedup_over_float: float
+    speedup_over_float: float | None
 
 
 class ReferenceModel(Record, frozen=True, kw_only=True):
@@ -104,7 +104,12 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
 
 
 def _row(model: ReferenceModel) -> tuple[str, ...]:
-    compiled = [f"{target} {_value(one.value)}{one.speedup_over_float:.2f} ×" for target, one in model.compiled.items()]
+    compiled = [
+        f"{target} not measured yet"
+        if one.speedup_over_float is None
+        else f"{target} {_value(one.value)}{one.speedup_over_float:.2f} ×"
+        for target, one in model.compiled.items()
+    ]
     return (
         model.name,
         " + ".join(model.modalities),

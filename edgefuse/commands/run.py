@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,8 @@ import numpy as np
 
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import ClassOutput, LabelsOutput, TokensOutput, ValuesOutput
-from edgefuse.commands import console, modalities
+from edgefuse.commands import console, modalities, searching
+from edgefuse.commands.quieting import quiet_libraries
 from edgefuse.errors import InputError
 from edgefuse.runtime.generation.config import GenerationConfig
 from edgefuse.runtime.pipeline import Inputs, Pipeline, load
@@ -31,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "One more option per modality of the bundle, named after it: --image a.png --audio b.wav --video c.mp4 "
         "--text 'seven'. "
-        "An array comes from a .npy file. A modality that is left out is absent. 'edgefuse inspect' names them."
+        "An array comes from a .npy file. A modality that is left out is absent. 'edgefuse inspect' names them. "
+        "With --index, the answer is what the index has nearest to them."
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--rung", help="the operating point (default: the bundle's)")
@@ -45,22 +44,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how tokens are chosen, where the model makes them; may be repeated: "
         "num_beams=4, or do_sample=true top_p=0.9 seed=1 (default: greedily)",
     )
+    searching.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="write JSON")
 
 
 def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
-    """Predict once and show label, scores and latency."""
+    """Predict once and show label, scores and latency; or search an index, and show what is near."""
     with open_bundle(arguments.bundle, digest=arguments.digest) as bundle:
         raw = modalities.parse(bundle.manifest.model, extra, arguments.parser)
+        raw |= searching.query(arguments, bundle.manifest.model)
         if not raw:
             known = [modalities.option(m, arguments.parser) for m in bundle.manifest.model.modalities]
             raise InputError("no input is given", expected=" or ".join(known), fix="see 'edgefuse run --help'")
         pipeline = load(bundle, rung=arguments.rung, threads=arguments.threads, backend=arguments.backend, cache=False)
         with pipeline:
+            if arguments.index is not None:
+                return searching.search(arguments, pipeline, raw)
             if arguments.generate:
                 return _generate(pipeline, raw, _config(arguments.generate), as_json=arguments.json)
             started = time.perf_counter()
-            with _quiet_libraries():
+            with quiet_libraries():
                 inputs = pipeline.preprocess(**raw)
             ready = time.perf_counter()
             outputs = pipeline.infer(inputs)
@@ -97,7 +100,7 @@ def _config(pairs: Sequence[str]) -> GenerationConfig:
 def _generate(pipeline: Pipeline, raw: Mapping[str, object], config: GenerationConfig, *, as_json: bool) -> int:
     """Make tokens, and show them and how long they took."""
     started = time.perf_counter()
-    with _quiet_libraries(), pipeline.generate(config, **raw) as generation:
+    with quiet_libraries(), pipeline.generate(config, **raw) as generation:
         times = [time.perf_counter() for _ in generation]
     first_ms, whole_ms = 1e3 * (times[0] - started), 1e3 * (times[-1] - started)
     if as_json:
@@ -119,26 +122,6 @@ def _backends(pipeline: Pipeline) -> str:
     return "+".join(sorted({candidate.backend for candidate in chosen}))
 
 
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Keep from stderr what a decoder writes there by itself, besides what it tells us: libtiff does, of damage."""
-    try:
-        kept = os.dup(2)
-        sys.stderr.flush()
-    except (OSError, AttributeError):  # there is no stderr
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
-    try:
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
 def _overflow(inputs: Inputs) -> InputError:
     """Return the error for an answer that is no numbers, with the inputs that may be the reason."""
     largest = {name: float(np.abs(v).max()) for name, v in inputs.values.items() if v.dtype.kind == "f"}
@@ -158,10 +141,11 @@ _VIEWS: Mapping[type, str] = {LabelsOutput: "labels", ValuesOutput: "values", To
 def _answer(prediction: Prediction) -> dict[str, object]:
     """Return the typed views that this model's outputs have."""
     answer: dict[str, object] = {}
-    if any(isinstance(output, ClassOutput) for output in prediction.spec):
+    given = [output for output in prediction.spec if output.name in prediction.outputs]
+    if any(isinstance(output, ClassOutput) for output in given):
         answer |= {"label": prediction.label, "score": prediction.score, "scores": prediction.scores}
     for kind, view in _VIEWS.items():
-        if any(isinstance(output, kind) for output in prediction.spec):
+        if any(isinstance(output, kind) for output in given):
             answer[view] = getattr(prediction, view)
     return answer
 

@@ -15,11 +15,12 @@ from edgefuse.measure import placement
 from edgefuse.measure.generation import TokenRate, token_rates
 from edgefuse.measure.latency import Summary, single_stream
 from edgefuse.measure.placement import Placement
-from edgefuse.measure.rungs import P99_ROUNDS, ColdStart, cold_start, describe, open_rungs
+from edgefuse.measure.rungs import P99_ROUNDS, ColdStart, cold_start, describe, makes_tokens, open_rungs
 from edgefuse.measure.statistics import Interval
 from edgefuse.progress import Progress
 from edgefuse.runtime.backends.backend import SessionOptions
 from edgefuse.runtime.backends.choice import NOTHING
+from edgefuse.runtime.decoding import TOKEN
 from edgefuse.runtime.pipeline import Inputs
 from edgefuse.runtime.pressure import MOST_WAITED_ONCE, Pressure
 
@@ -178,7 +179,7 @@ def against(other: Bundle, called: str, inputs: Inputs, threads: int) -> Callabl
     """
     modalities = other.manifest.model.modalities
     known = {f"{m.name}.{tensor.name}" for m in modalities for tensor in m.tensors}
-    known |= {f"{m.name}.length" for m in modalities if m.length}
+    known |= {f"{m.name}.length" for m in modalities if m.length} | ({TOKEN} if makes_tokens(other.manifest) else set())
     if set(inputs.values) - known:
         raise MeasureError(
             "the two bundles do not take the same inputs",

@@ -7,7 +7,8 @@
 - `assistant`: the reference model `assistant`;
 - `classifier`: the reference model `classifier`;
 - `sentiment`: the reference model `sentiment`;
-- `dialogue`: the reference model `dialogue`.
+- `dialogue`: the reference model `dialogue`;
+- `retrieval`: the reference model `retrieval`.
 """
 
 from edgefuse.models.decoder import Decoder

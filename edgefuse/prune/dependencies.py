@@ -18,6 +18,9 @@ from torch_pruning.ops import OPTYPE
 
 from edgefuse.prune.attention import FAILURES
 
+_MOST_CHANNELS = 2**20
+"""Of a tensor that is flattened: 256 maps of 64 x 64."""
+
 _UPDATES: dict[Any, Callable[[Any, Any], None]] = {
     OPTYPE.CONCAT: index_mapping.update_concat_index_mapping,
     OPTYPE.SPLIT: index_mapping.update_split_index_mapping,
@@ -88,6 +91,20 @@ class Dependencies(DependencyGraph):  # type: ignore[misc]
                     _UPDATES[node.type](self, node)
                 except FAILURES:
                     self.unfollowed.add(node)
+        for mapping in (
+            one for node in self.module2node.values() for dep in node.dependencies for one in dep.index_mapping
+        ):
+            if type(mapping) is index_mapping._FlattenIndexMapping:
+                mapping.__class__ = _BoundedFlattening
+
+
+class _BoundedFlattening(index_mapping._FlattenIndexMapping):  # type: ignore[misc]
+    """A flattening of channels that ends: around a circle of reshapes, as a cache has it, each pass multiplies them."""
+
+    def __call__(self, idxs: Any) -> Any:
+        if not self.reverse and len(idxs) * self._stride > _MOST_CHANNELS:
+            raise RuntimeError(f"its channels are flattened into more than {_MOST_CHANNELS}")
+        return super().__call__(idxs)
 
 
 @contextmanager

@@ -89,7 +89,7 @@ class DecoderSession:
         """
         ports = self.ports
         numbers = {port: np.zeros(1, np.int32) for port in (ports.token, ports.position) if port}
-        bound = self._idle.pop() if self._idle else self._bound()
+        bound = self._bound()
         current = dict(bound.begin({**feeds, **numbers}) if bound else {**feeds, **numbers})
         token, position = current[ports.token], current.get(ports.position, np.zeros(1, np.int32))
 
@@ -111,7 +111,10 @@ class DecoderSession:
                 self._idle.append(bound)
 
     def _bound(self) -> Bound | None:
-        ports = self.ports
+        try:
+            return self._idle.pop()
+        except IndexError:  # asked for beforehand, another thread may take the last one
+            ports = self.ports
         changed = [port for port in (ports.token, ports.position) if port]
         return self.step.bind(ports.states, changed) if isinstance(self.step, Stepping) else None
 

@@ -138,7 +138,7 @@ class Prediction:
 
     def _first(self, kind: type[_O], wanted: str) -> _O:
         for output in self.spec:
-            if isinstance(output, kind):
+            if isinstance(output, kind) and output.name in self.outputs:  # not that of an encoder that was silent
                 return output
         raise InputError(
             f"this model does not predict {wanted}",

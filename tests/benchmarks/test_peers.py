@@ -7,9 +7,12 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.peers import catalogue, protocol, table, worker
 from benchmarks.peers.contender import Contender
@@ -17,9 +20,14 @@ from benchmarks.peers.environment import REQUIREMENTS, interpreter
 from benchmarks.peers.protocol import Worker, last_words
 from benchmarks.peers.subject import Array, Description, Feeds, Input, Subject, write
 from benchmarks.peers.timing import interleave
-from edgefuse.errors import MeasureError
+from benchmarks.peers.whole import whole_stage
+from edgefuse.bundle.spec import tensor
+from edgefuse.compiler.recipe.described import ModelSection
+from edgefuse.errors import MeasureError, RecipeError
 from edgefuse.measure.latency import Latencies
 from edgefuse.progress import silent
+from edgefuse.stages.found import find
+from tests.stages.found import models
 
 SUBSETS = (("image", "text"), ("image",), ("text",))
 
@@ -56,6 +64,25 @@ def logits(feeds: Feeds) -> Array:
 
 def contender(folder: Path, name: str, runtime: str = "litert", kind: str = "peer") -> Contender:
     return Contender(name, runtime, "1", "", Path(sys.executable), folder / "model", 10, folder, kind)
+
+
+def test_a_model_whose_stages_were_found_is_compared_as_a_whole() -> None:
+    module = models.Plain().eval()
+    taken = find(module, models.described(tensor("sound", shape=(1, 5, 8)), tensor("motion", shape=(1, 5, 6))))
+    assert len(taken.stages) > 1
+    compiled: Any = SimpleNamespace(module=taken.module, stages=taken.stages, spec=taken.spec)
+    stage = whole_stage(compiled)
+    assert [port.source.owner for port in stage.spec.inputs] == ["sound", "motion"]
+    assert [port.tensor.name for port in stage.spec.outputs] == [output.name for output in taken.spec.outputs]
+    sound, motion = torch.randn(1, 5, 8), torch.randn(1, 5, 6)
+    torch.testing.assert_close(stage.module(sound, motion), module(sound=sound, motion=motion)["logits"])
+
+
+def test_an_onnx_file_is_not_compared_with_what_reads_torch() -> None:
+    recipe = SimpleNamespace(model=ModelSection(onnx="model.onnx"))
+    compiled: Any = SimpleNamespace(module=None, recipe=recipe, spec=SimpleNamespace(name="mine"))
+    with pytest.raises(RecipeError, match="peers cannot be compared on 'mine': got an ONNX file, expected a torch mod"):
+        whole_stage(compiled)
 
 
 def test_a_subject_survives_the_way_through_its_files(subject: Subject) -> None:

@@ -60,7 +60,7 @@ class Both(nn.Module):
 def model(encoder):
     torch.manual_seed(0)
     outputs = spec.EmbeddingOutput(name="a", size=8), spec.EmbeddingOutput(name="b", size=8)
-    described = spec.ModelSpec(name="any", modalities=(SEQUENCE, IDS), outputs=outputs, metric="negative_mse")
+    described = spec.ModelSpec(name="any", modalities=(SEQUENCE, IDS), outputs=outputs, metric="mse")
     return FusionModel(described, {"sequence": encoder, "ids": Table()}, Both())
 
 

@@ -50,7 +50,7 @@ def build():
     torch.manual_seed(0)
     sides = (spec.tensor("left", shape=(1, 64)), spec.tensor("right", shape=(1, 64), optional=True))
     output = spec.ValuesOutput(labels=("mm",))
-    described = spec.ModelSpec(name="mm", modalities=sides, outputs=(output,), metric="negative_mse")
+    described = spec.ModelSpec(name="mm", modalities=sides, outputs=(output,), metric="mse")
     return FusionModel(described, {"left": Encoder(), "right": Encoder()}, Millimetres())
 
 
@@ -144,7 +144,7 @@ def test_a_budget_of_all_is_none_for_a_share_of_the_items_alone() -> None:
     for metric, written in (("accuracy", 1.0), ("macro_f1", "100 %")):
         with pytest.raises(RecipeError, match=f"allows all of the metric '{metric}' to be lost: got "):
             max_drop.read_for(RECIPE, written, {"first": metric})
-    assert max_drop.read_for(RECIPE, 40.0, {"mm": "negative_mae"}) == {"mm": MaxDrop(40.0)}
+    assert max_drop.read_for(RECIPE, 40.0, {"mm": "mae"}) == {"mm": MaxDrop(40.0)}
     point, hundredth = MaxDrop(0.01, implied=True), MaxDrop(0.01, of_reference=True, implied=True)
     assert max_drop.read_for(RECIPE, None, {"a": "accuracy", "b": "mae"}) == {"a": point, "b": hundredth}
 
@@ -205,17 +205,17 @@ def test_a_regression_in_millimetres_is_compressed_within_a_share(target: str, t
     assert report.budget.max_drop == min(report.budget.limits.values())
     assert report.budget.limits["left"] > 1.3 * report.budget.limits["left+right"]
     for limit in (one for one in bundle.constraints if one.what.startswith("drop in ")):
-        assert limit.unit == "negative_mse"
+        assert limit.unit == "mse"
         assert limit.limit == report.budget.limits[limit.what.removeprefix("drop in ")]
-    assert "at most 2 % of the reference&#39;s negative_mse lost in each" in result.report_html.read_text("utf-8")
+    assert "at most 2 % of the reference&#39;s mse lost in each" in result.report_html.read_text("utf-8")
     assert " pt" not in result.summary
-    assert " negative_mse" in result.summary
+    assert " mse" in result.summary
 
 
 def test_a_share_of_nothing_is_refused_before_anything_is_built(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         compile(recipe(tmp_path, data="exact"), tmp_path / "out", cache=tmp_path / "cache")
-    assert "[search] max_drop is a share of nothing: the negative_mse of 'left+right' on 'va" in str(caught.value)
+    assert "[search] max_drop is a share of nothing: the mse of 'left+right' on 'va" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

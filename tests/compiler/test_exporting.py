@@ -123,6 +123,27 @@ def test_the_files_are_those_of_a_compile(compiled: Compiled, tmp_path: Path) ->
         assert {c.stage: c.scheme for c in bundle.manifest.candidates} == {"fusion": "float", **schemes}
 
 
+def test_the_shell_exports_what_it_is_told(
+    compiled: Compiled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "pair.edgefuse"
+    words = ["export", str(compiled.recipe), "--target", "onnx", "--cache", str(compiled.cache), "-o", str(bundle)]
+    schemes = {"image_encoder": STATIC, "sensor_encoder": DYNAMIC}
+    asked = [word for stage, scheme in schemes.items() for word in ("--scheme", f"{stage}={scheme}")]
+    assert main([*words, *asked, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["bundle"] == str(bundle)
+    assert [row["candidate"] for row in told["golden"] if row["ok"]][-1] == "fusion.float"
+    with open_bundle(bundle, digest=told["digest"]) as opened:
+        assert {c.stage: c.scheme for c in opened.manifest.candidates} == {"fusion": "float", **schemes}
+    for wrong, says in (
+        (["--scheme", "fusion"], "argument --scheme: 'fusion' is not STAGE=SCHEME, as fusion=dynamic_wi8_af32"),
+        (["--scheme", "fusion=a", "--scheme", "fusion=b"], "--scheme names two schemes of the stage 'fusion': "),
+    ):
+        assert main([*words, *wrong]) == 2
+        assert says in capsys.readouterr().err
+
+
 def _files(cache: Path) -> set[Path]:
     return {path for path in cache.glob("stage-onnx/*/*") if path.suffix == ".onnx"}
 

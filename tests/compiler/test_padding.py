@@ -77,7 +77,7 @@ class Attending(nn.Module):
 def attending(masked):
     torch.manual_seed(0)
     modalities = (SEQUENCE, spec.tensor("words", shape=(1, 5), dtype="int32"))
-    described = spec.ModelSpec(name="attended", modalities=modalities, outputs=OUTPUTS, metric="negative_mse")
+    described = spec.ModelSpec(name="attended", modalities=modalities, outputs=OUTPUTS, metric="mse")
     return FusionModel(described, {"sequence": Steps(masked), "words": Question()}, Attending()).eval()
 
 
@@ -117,7 +117,7 @@ def listener():
     torch.manual_seed(0)
     mic = spec.audio("mic", sample_rate_hz=16000, samples=800, variable=True, optional=True)
     modalities = (mic, spec.tensor("motion", shape=(1, 16)))
-    described = spec.ModelSpec(name="listener", modalities=modalities, outputs=OUTPUTS, metric="negative_mse")
+    described = spec.ModelSpec(name="listener", modalities=modalities, outputs=OUTPUTS, metric="mse")
     return FusionModel(described, {"mic": Listener(), "motion": nn.Linear(16, 8)}, Both()).eval()
 
 

@@ -43,7 +43,7 @@ class Siamese(nn.Module):
 
 
 def described(name, *modalities):
-    return spec.ModelSpec(name=name, modalities=modalities, outputs=OUTPUTS, metric="negative_mse")
+    return spec.ModelSpec(name=name, modalities=modalities, outputs=OUTPUTS, metric="mse")
 
 
 def at_once():

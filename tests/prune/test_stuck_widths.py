@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.prune.pruner import apply_steps
 from edgefuse.prune.trial import try_widths
+from edgefuse.stages.explicit import split
+from tests.decoders import CachedDecoder, generating
 
 
 class Stubborn(nn.Module):
@@ -98,3 +100,9 @@ def test_what_the_dependency_graph_cannot_follow_stays_and_the_rest_is_narrowed(
     assert stuck["enter"] == "'enter' keeps its 32 channels: an operator on the way cannot be followed"
     pruned: Any = apply_steps(stage, [PruningStep(method="structured", ratio=0.5)], examples_of(stage))
     assert (pruned.enter.out_features, pruned.out.out_features, pruned.wide.out_features) == (32, 16, 32)
+
+
+def test_a_circle_of_reshapes_ends_and_its_widths_stay() -> None:
+    step = split(generating(CachedDecoder, 64))[-1]  # heads of a cache are reshaped, stored, and read again
+    verdicts = try_widths(step, 0.3)
+    assert {one.name for one in verdicts if one.is_stuck} >= {"decoder.projected", "decoder.embedding"}

@@ -163,3 +163,14 @@ def test_the_command_line_makes_them(
     assert 0 < told["first_token_ms"] <= told["all_ms"]
     assert main(["run", bundle, *given, "--generate", "beams=4"]) == 2
     assert "--generate takes no such setting: got 'beams=4'" in capsys.readouterr().err
+
+
+def test_bench_says_how_fast_tokens_come(bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    bundle, other = str(bundles["lstm-onnx"]), str(bundles["lstm-tflite"])
+    assert main(["bench", bundle, "--against", other, "--rounds", "1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["baseline"]
+    for rate in told["tokens"].values():
+        assert rate["tokens"] == STEPS
+        assert rate["first_token_ms"] > 0
+        assert rate["tokens_per_second"] > 0

@@ -129,6 +129,7 @@ OWN: Mapping[str, Rule] = MappingProxyType(
 
 # How much they make depends on values; what they say is the most.
 _INEXACT = frozenset({"NonZero", "Compress", "Unique", "NonMaxSuppression"})
+_SUM = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3}  # the place of what was normalized
 _CHOSEN = frozenset({"Slice", "TopK", "Split"})
 SEQUENCES = frozenset({"SequenceConstruct", "SplitToSequence", "SequenceAt"})
 
@@ -151,7 +152,8 @@ def made(call: Call, rule: Rule) -> list[Value]:
     values = fold(call)
     alone = rule not in (shapes.same, shapes.along)  # its further outputs are statistics, and smaller
     results = [
-        Value(s, None, exact and (alone or not place), constant) for place, s in enumerate(found[: call.outputs])
+        Value(s, None, exact and (alone or place in (0, _SUM.get(call.kind))), constant)
+        for place, s in enumerate(found[: call.outputs])
     ]
     if results and values is not None and values.shape == results[0].shape:
         results[0] = replace(results[0], values=values)

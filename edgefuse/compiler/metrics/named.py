@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,6 +24,8 @@ from edgefuse.compiler.metrics.metric import Asked, Metric
 from edgefuse.compiler.metrics.own import own
 from edgefuse.errors import ModelError
 
+logger = logging.getLogger(__name__)
+
 KINDS: Mapping[type[Output], tuple[str, Mapping[str, Metric]]] = MappingProxyType(
     {
         ClassOutput: ("accuracy", {**classes.METRICS, **fidelity.CLASSES}),
@@ -34,6 +37,9 @@ KINDS: Mapping[type[Output], tuple[str, Mapping[str, Metric]]] = MappingProxyTyp
     }
 )
 """What judges an output of each kind unless its spec says something else, and all that could."""
+
+_RENAMED = MappingProxyType({"negative_mae": "mae", "negative_mse": "mse"})
+"""Names from before an error had its own sign: they are read, and the metric goes by the new one."""
 
 _PAIRED = "recall@10"
 """What judges an embedding that is to find another output's, by default."""
@@ -84,6 +90,9 @@ def metric_of(output: Output, name: str = "", folder: Path | None = None) -> Met
     default, known = KINDS[type(output)]
     pair = getattr(output, "pair", "")
     name = name or (_PAIRED if pair else default)
+    if name in _RENAMED:
+        old, name = name, _RENAMED[name]
+        logger.warning("the metric '%s' is called '%s': the error itself, of which less is better", old, name)
     if ":" in name:
         return replace(own(name, folder or Path()), name=name, asked=Asked(output))
     found = re.fullmatch(r"(\w+)(?:@([1-9][0-9]{0,5}))?", name)

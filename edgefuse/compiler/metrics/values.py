@@ -24,16 +24,6 @@ def _squared(outputs: Array, targets: Array, asked: Asked) -> Rows:
     return (((found - wanted) ** 2).mean(axis=1),)
 
 
-def _negative_absolute(outputs: Array, targets: Array, asked: Asked) -> Rows:
-    """Return the mean absolute error of each item with a minus, so that greater is better."""
-    return (-_absolute(outputs, targets, asked)[0],)
-
-
-def _negative_squared(outputs: Array, targets: Array, asked: Asked) -> Rows:
-    """Return the mean squared error of each item with a minus, so that greater is better."""
-    return (-_squared(outputs, targets, asked)[0],)
-
-
 def _pairs(outputs: Array, targets: Array, asked: Asked) -> Rows:
     """Return outputs and targets as float64 [n, values]."""
     if outputs.size != targets.size or not np.isfinite(targets).all():
@@ -68,8 +58,6 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "mae": Metric(_absolute, lower_is_better=True),
         "mse": Metric(_squared, lower_is_better=True),
         "rmse": Metric(_squared, root_of_mean, lower_is_better=True),
-        "negative_mae": Metric(_negative_absolute),
-        "negative_mse": Metric(_negative_squared),
         "concordance": Metric(_pairs, concordance),
     }
 )

@@ -13,15 +13,15 @@ from edgefuse.compiler.search import Combination, Judged, once_a_file
 
 
 def modality_reports(made: Compiled, target: str) -> list[ModalityReport]:
-    """Return a line for each modality, then one for the stages that they share, if there are any."""
-    names = [modality.name for modality in made.subject.spec.modalities]
-    lines = [_line(made, target, name) for name in [*names, ""]]
-    return [line for line in lines if line.stages]
-
-
-def _line(made: Compiled, target: str, modality: str) -> ModalityReport:
+    """Return a line for each modality, one for the stages that they share, and one for the decoder if there is one."""
     specs = made.subject.specs
-    stages = tuple(spec.name for spec in specs if spec.modality == modality)
+    stages = [(m.name, [spec for spec in specs if spec.modality == m.name]) for m in made.subject.spec.modalities]
+    for decodes in (False, True):  # it is usually what loses most
+        stages.append(("", [spec for spec in specs if not spec.modality and (spec.role == "decoder") == decodes]))
+    return [_line(made, target, name, tuple(spec.name for spec in found)) for name, found in stages if found]
+
+
+def _line(made: Compiled, target: str, modality: str, stages: tuple[str, ...]) -> ModalityReport:
     rung, floats = made.default(target), made.results[target].floats
     names = tuple(other.name for other in made.subject.spec.modalities)
     rest = tuple(name for name in names if name != modality)

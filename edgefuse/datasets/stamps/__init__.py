@@ -5,6 +5,7 @@
 - `grouping`: drawings of one thing stay in one split;
 - `augmentation`: an item out of clean material;
 - `items`: the data set;
+- `pairs`: the same for the reference model `retrieval`, each stamp once;
 - `glosses`: English out of WordNet, for recovery;
 - `phrases`: made-up phrases, for recovery;
 - `texts`: samples that hold a text alone.

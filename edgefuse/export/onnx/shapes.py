@@ -16,7 +16,10 @@ Rule: TypeAlias = Callable[[ir.Node, Sequence[Shape]], Shape]
 
 
 def complete_shapes(graph: ir.Graph) -> bool:
-    """Give its shape to the first output of operators whose inputs all have one; return whether there was any."""
+    """Give its shape to the first output of operators whose inputs all have one; return whether there was any.
+
+    What a norm was taken of, its fourth output, has that shape, too.
+    """
     found = False
     for node in graph:
         output = node.outputs[0]
@@ -29,6 +32,8 @@ def complete_shapes(graph: ir.Graph) -> bool:
             output.type = (
                 first.type if first and node.op_type not in _FLOAT_RESULTS else ir.TensorType(ir.DataType.FLOAT)
             )
+            for summed in node.outputs[3:4]:
+                summed.shape, summed.type = output.shape, output.type
             found = True
     return found
 

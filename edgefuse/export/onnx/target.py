@@ -103,6 +103,7 @@ def translated(stage: TorchStage, rewrite: Callable[[ir.Model], None], forms: Ta
     """
     if isinstance(stage.module, OnnxModule):
         model = stage.module.model([port.tensor.name for port in stage.spec.inputs], _outputs_of(stage))
+        _describe_outputs(model, stage)
         _simplify(model, rewrite)
         _name_nodes(model, _name_in_file)
         return model
@@ -219,6 +220,14 @@ def _translate(program: torch.export.ExportedProgram, stage: TorchStage) -> ir.M
             fix=_REPLACE,
         ) from error
     return exported.model
+
+
+def _describe_outputs(model: ir.Model, stage: TorchStage) -> None:
+    """Give the outputs their shapes: what comes out of ONNX Runtime's own operators has none by inference."""
+    for port, value in zip(stage.spec.outputs, model.graph.outputs, strict=True):
+        known = value.shape or [None] * len(port.tensor.shape)
+        sizes = zip(port.tensor.shape, known, strict=True)
+        value.shape = ir.Shape([said if isinstance(said, int) else seen for said, seen in sizes])
 
 
 def _simplify(model: ir.Model, rewrite: Callable[[ir.Model], None]) -> None:

@@ -263,7 +263,7 @@ def _spec(folder: Folder, inputs: Sequence[Input], outputs: tuple[Output, ...]) 
         name=name,
         modalities=tuple(one.modality for one in inputs),
         outputs=outputs,
-        metric="" if isinstance(outputs[0], ClassOutput | LabelsOutput) else "negative_mse",
+        metric="" if isinstance(outputs[0], ClassOutput | LabelsOutput) else "mse",
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -165,7 +165,7 @@ def _stream(video: InputContainer, what: str, where: str) -> VideoStream:
 def _upright(frame: VideoFrame) -> Array:
     """Return a frame in RGB, uint8 [height, width, 3], turned and mirrored as its file says that it is to be seen."""
     pixels: Array = frame.to_ndarray(format="rgb24")
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return pixels
     # Of ISO/IEC 14496-12, 6.2.2; what it says beyond quarter turns is left out.

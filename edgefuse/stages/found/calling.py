@@ -13,7 +13,7 @@ from edgefuse.bundle.spec import ModelSpec, StageInput, StageOutput, StageSpec, 
 from edgefuse.errors import ModelError
 from edgefuse.stages.found.naming import values_of
 from edgefuse.stages.silence import at, first_words, user_line
-from edgefuse.stages.stage import Feeds
+from edgefuse.stages.stage import Feeds, TorchStage
 from edgefuse.stages.typed import TYPES, cast, first_that_works
 
 _NONE: Mapping[str, str] = MappingProxyType({})
@@ -145,3 +145,10 @@ def whole_spec(spec: ModelSpec, taken: Sequence[bool] | None = None) -> StageSpe
         for output in spec.outputs
     )
     return StageSpec(name="model", role="model", inputs=inputs, outputs=outputs)
+
+
+def whole_stage(module: Called) -> TorchStage:
+    """Return all of a module as the single stage `model`, of the values that are handed on to it."""
+    taken = [argument.keyword is not None for argument in module.arguments]
+    arguments = tuple(argument for argument in module.arguments if argument.keyword is not None)
+    return TorchStage(whole_spec(module.spec, taken), Called(module.module, module.spec, arguments).eval())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from edgefuse.errors import ModelError
 from edgefuse.models.fusion import FusionModel
 from edgefuse.stages.examples import chained_feeds, example_feeds, masks_of
 from edgefuse.stages.explicit import apart, as_called, check_spec, known, undescribed
-from edgefuse.stages.found.calling import Called, called, whole_spec
+from edgefuse.stages.found.calling import Argument, Called, called, whole_spec, whole_stage
 from edgefuse.stages.found.chain import dims, held_to_module
 from edgefuse.stages.found.costs import value_of
 from edgefuse.stages.found.dependence import Labelled, labelled
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _SEEN = 8
 """Samples that tell of a mask which of its columns are never hidden."""
+_REQUIRED = "forward takes no `present`, so every modality is required"
 
 
 def find(module: nn.Module, spec: ModelSpec | None = None, values: Sequence[InputValues] = ()) -> Found:
@@ -76,7 +78,7 @@ def find(module: nn.Module, spec: ModelSpec | None = None, values: Sequence[Inpu
     names = keywords(module, spec)
     search = _by_keyword(module, spec, names, values, notes) if names is not None else None
     if search is not None:
-        return search.run()
+        return _as_optional(search.run(), in_files(spec))
     note = "forward is called by position, so it stays one stage; stages are found where it names its inputs"
     return _as_it_says(module, spec, values, (*notes, note))
 
@@ -93,7 +95,7 @@ def _by_keyword(
     spec = in_files(spec)
     if "present" not in names and any(modality.optional for modality in spec.modalities):
         spec = required(spec)
-        notes = (*notes, "forward takes no `present`, so every modality is required")
+        notes = (*notes, _REQUIRED)
     feeds = next(example_feeds(known(TorchStage(whole_spec(spec), module), values)))
     try:
         return _Search(called(module, spec, names, feeds, wanted), feeds, values, notes)
@@ -101,6 +103,23 @@ def _by_keyword(
         if takes_any(module) and takes_positions(module):
             return None
         raise
+
+
+def _as_optional(found: Found, spec: ModelSpec) -> Found:
+    """Return what was found with the absences that the user's spec admits, where no stage reads two modalities.
+
+    Dual encoders are that: nobody has to be told what is absent, since its results are left out with it.
+
+    Args:
+        found: with every modality required, if `forward` takes no `present`.
+        spec: the user's, with the types of files.
+    """
+    module = found.module
+    apart = all(stage.spec.modality for stage in found.stages)
+    if _REQUIRED not in found.notes or not apart or not isinstance(module, Called):
+        return found
+    unmasked = Called(module.module, spec, (*module.arguments, Argument(None, torch.float32))).eval()
+    return replace(found, module=unmasked, spec=spec, notes=tuple(note for note in found.notes if note != _REQUIRED))
 
 
 def _as_it_says(module: nn.Module, spec: ModelSpec, values: Sequence[InputValues], notes: tuple[str, ...]) -> Found:
@@ -131,11 +150,7 @@ class _Search:
             return self._one(whole, str(reason), first)
 
     def _whole(self) -> TorchStage:
-        taken = [argument.keyword is not None for argument in self._module.arguments]
-        arguments = tuple(argument for argument in self._module.arguments if argument.keyword is not None)
-        module = Called(self._module.module, self._spec, arguments).eval()
-        whole = known(TorchStage(whole_spec(self._spec, taken), module), self._values)
-        return checked_whole(whole, self._spec)
+        return checked_whole(known(whole_stage(self._module), self._values), self._spec)
 
     def _traced(self, kept: Sequence[str]) -> Traced:
         tensors = [torch.from_numpy(self._feeds[value.port].copy()) for value in values_of(self._spec)]

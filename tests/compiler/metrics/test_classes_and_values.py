@@ -43,13 +43,19 @@ def test_macro_f1_is_the_mean_over_the_classes_that_occur() -> None:
 def test_errors_are_in_their_own_sign_and_unit_and_a_loss_is_positive_all_the_same() -> None:
     outputs, targets = np.array([[1.0, 2.0], [0.0, 0.0]]), np.array([[1.0, 4.0], [0.0, 0.0]])
     assert of_values("mse").rows(outputs, targets)[0].tolist() == [2, 0]
-    assert of_values("negative_mse").rows(outputs, targets)[0].tolist() == [-2, 0]
     assert of_values("rmse").aggregate(outputs, targets) == 1
     assert of_values("mae").aggregate(outputs, targets) == 0.5
-    assert of_values("negative_mae").aggregate(outputs, targets) == -0.5
-    for name in ("mae", "negative_mae", "mse", "rmse"):
+    for name in ("mae", "mse", "rmse"):
         metric = of_values(name)
         assert metric.lost(metric.aggregate(targets, targets), metric.aggregate(outputs, targets)) > 0
+
+
+def test_the_old_names_of_errors_are_read_and_the_new_one_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    for old in ("negative_mae", "negative_mse"):
+        metric = of_values(old)
+        assert metric.name == old.removeprefix("negative_")
+        assert metric.lower_is_better
+        assert f"the metric '{old}' is called '{metric.name}'" in caplog.text
 
 
 def test_values_of_one_number_take_flat_targets() -> None:
@@ -84,7 +90,7 @@ def test_what_cannot_be_scored_is_an_error(outputs: Array, targets: Array, messa
 
 def test_values_of_another_size_are_an_error() -> None:
     with pytest.raises(MeasureError, match="finite targets like the outputs"):
-        of_values("negative_mse").rows(np.zeros((2, 3)), np.zeros((2, 2)))
+        of_values("mse").rows(np.zeros((2, 3)), np.zeros((2, 2)))
 
 
 @pytest.mark.parametrize("name", ["f1", "accuracy@0", "macro_f1@3", "recall@10", "", "accuracy@"])

@@ -136,7 +136,7 @@ def contrast() -> FusionModel:
     return FusionModel(model.spec, encoders, Joined(256 + 32 + 2, 4)).eval()
 
 
-def temperature(metric: str = "negative_mae") -> FusionModel:
+def temperature(metric: str = "mae") -> FusionModel:
     model = pair.build()
     outputs = (spec.ValuesOutput(labels=("celsius",)),)
     changed = msgspec.structs.replace(model.spec, outputs=outputs, metric=metric)

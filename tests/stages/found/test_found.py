@@ -219,6 +219,23 @@ def test_without_the_mask_every_modality_is_required() -> None:
     assert made.notes == ("forward takes no `present`, so every modality is required",)
 
 
+class Dual(models.Plain):
+    """Two encoders, and nothing that reads both."""
+
+    def forward(self, sound: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return self.sound(sound), self.motion(motion)
+
+
+def test_no_mask_is_needed_where_no_stage_reads_two_modalities() -> None:
+    outputs = (EmbeddingOutput(name="a", size=16), EmbeddingOutput(name="b", size=16))
+    made = found(Dual(), described(SOUND, OPTIONAL, outputs=outputs))
+    assert [stage.spec.modality for stage in made.stages] == ["sound", "motion"]
+    assert made.spec.modalities[1].optional
+    assert made.notes == ()
+    told = made.module(torch.zeros(1, 12, 8), torch.zeros(1, 7, 6), torch.ones(1, 2))  # the mask is taken, and not read
+    assert [tuple(point.shape) for point in told] == [(1, 16), (1, 16)]
+
+
 class Branching(models.Plain):
     def forward(self, sound: Tensor, motion: Tensor) -> dict[str, Tensor]:
         if sound.sum() > 0:

@@ -168,5 +168,5 @@ BY_HAND = spec.ModelSpec(
     name="by-hand",
     modalities=(spec.tensor("sound", shape=(1, 64)), spec.tensor("motion", shape=(1, 32))),
     outputs=(spec.ValuesOutput(name="score", labels=("a", "b", "c")),),
-    metric="negative_mse",
+    metric="mse",
 )

@@ -13,6 +13,7 @@ import torch
 
 from edgefuse.bundle import spec
 from edgefuse.bundle.spec import ModelSpec
+from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.graph import StageGraph
 from edgefuse.runtime.backends.onnx.api import onnxruntime
 from edgefuse.stages.found import Found
@@ -107,7 +108,7 @@ def test_one_modality_is_one_stage(tmp_path: Path) -> None:
     both = spec.tensors(
         "all", spec.TensorSpec(name="sound", shape=(1, 64)), spec.TensorSpec(name="motion", shape=(1, 32))
     )
-    described = ModelSpec(name="one", modalities=(both,), outputs=files.BY_HAND.outputs, metric="negative_mse")
+    described = ModelSpec(name="one", modalities=(both,), outputs=files.BY_HAND.outputs, metric="mse")
     made = stages_of(files.by_hand(tmp_path / "m.onnx"), described)
     assert made.notes == ("one stage, because it has one modality",)
     assert [port.tensor.name for port in made.stages[0].spec.inputs] == ["all_sound", "all_motion"]
@@ -126,6 +127,26 @@ def test_what_branches_is_one_stage(tmp_path: Path) -> None:
     made = stages_of(files.by_hand(tmp_path / "m.onnx", nodes), files.BY_HAND)
     assert [stage.spec.name for stage in made.stages] == ["model"]
     assert made.notes == ("one stage, because it branches or loops in the file (If)",)
+
+
+def test_what_an_optimizer_fused_is_lowered(tmp_path: Path) -> None:
+    """ONNX Runtime's own operators, as `optimum-cli export onnx --optimize O2` leaves them: no shape follows them."""
+    node, fused = onnx.helper.make_node, {"domain": "com.microsoft"}
+    weights = {"scale": np.ones(16, np.float32), "bias": np.full(16, 0.5, np.float32)}
+    nodes = [
+        *(node("Constant", [], [name], value=onnx.numpy_helper.from_array(one)) for name, one in weights.items()),
+        node("SkipLayerNormalization", ["a", "b", "scale"], ["normed", "", "", "sum"], **fused),
+        node("Shape", ["sum"], ["sizes"]),
+        node("Reshape", ["normed", "sizes"], ["same"]),
+        node("BiasGelu", ["same", "bias"], ["wide"], **fused),
+        node("Gemm", ["wide", "head"], ["score"]),
+    ]
+    path = files.by_hand(tmp_path / "m.onnx", nodes, extra=(onnx.helper.make_opsetid("com.microsoft", 1),))
+    made = stages_of(path, files.BY_HAND)
+    assert [stage.spec.name for stage in made.stages] == ["sound_encoder", "motion_encoder", "fusion"], made.notes
+    lowered = OnnxTarget().lower(made.stages[-1])
+    (score,) = onnx.load_model_from_string(lowered.data).graph.output
+    assert [size.dim_value for size in score.type.tensor_type.shape.dim] == [1, 3]
 
 
 @pytest.mark.parametrize("opset", [13, 15, 17, 20, 21])

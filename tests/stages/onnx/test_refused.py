@@ -84,7 +84,7 @@ def test_operator_sets_that_are_too_old(tmp_path: Path) -> None:
 
 def described(*modalities: spec.Modality, output: str = "score") -> ModelSpec:
     outputs = (spec.ValuesOutput(name=output, labels=("a", "b", "c")),)
-    return ModelSpec(name="m", modalities=modalities, outputs=outputs, metric="negative_mse")
+    return ModelSpec(name="m", modalities=modalities, outputs=outputs, metric="mse")
 
 
 SOUND, MOTION = files.BY_HAND.modalities
@@ -125,7 +125,7 @@ def test_an_output_of_another_size(tmp_path: Path) -> None:
     outputs = (spec.ValuesOutput(name="score", labels=("a", "b")),)
     with pytest.raises(ModelError, match=r"another shape than its spec says: got \[1, 3\], expected \[1, 2\]"):
         find(read(files.by_hand(tmp_path / "m.onnx")), described(SOUND, MOTION).__class__(
-            name="m", modalities=(SOUND, MOTION), outputs=outputs, metric="negative_mse"
+            name="m", modalities=(SOUND, MOTION), outputs=outputs, metric="mse"
         ))  # fmt: skip
 
 
