@@ -33,7 +33,7 @@ class Settings:
         seed: of weights, order and subsets.
     """
 
-    epochs: int = 8
+    epochs: int = 24
     batch: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
