@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     )
     from edgefuse.models.decoder import Decoder
     from edgefuse.models.fusion import FusionModel
+    from edgefuse.runtime.generating import Generation
+    from edgefuse.runtime.generation.config import GenerationConfig
     from edgefuse.runtime.pipeline import Inputs, Pipeline, load
     from edgefuse.runtime.prediction import Prediction
 
@@ -93,6 +95,8 @@ __all__ = [
     "EngineError",
     "ExportError",
     "FusionModel",
+    "Generation",
+    "GenerationConfig",
     "InputError",
     "Inputs",
     "MeasureError",
@@ -115,6 +119,8 @@ __all__ = [
 _HOMES = {
     "Decoder": "edgefuse.models.decoder",
     "FusionModel": "edgefuse.models.fusion",
+    "Generation": "edgefuse.runtime.generating",
+    "GenerationConfig": "edgefuse.runtime.generation.config",
     "Inputs": "edgefuse.runtime.pipeline",
     "ModelSpec": "edgefuse.bundle.spec",
     "Pipeline": "edgefuse.runtime.pipeline",

@@ -71,13 +71,25 @@ def reference_models() -> list[ReferenceModel]:
     Raises:
         DataError: a file cannot be read, or is no list of models.
     """
-    found: list[ReferenceModel] = []
-    for path in sorted(EXAMPLES.glob(f"*/{FILE}")):
+    return sorted((model for models in models_of(EXAMPLES).values() for model in models), key=lambda model: model.name)
+
+
+def models_of(examples: Path) -> dict[Path, list[ReferenceModel]]:
+    """Read what examples say of their models, by their folders.
+
+    Args:
+        examples: the folder that holds these.
+
+    Raises:
+        DataError: a file cannot be read, or is no list of models.
+    """
+    found = {}
+    for path in sorted(examples.glob(f"*/{FILE}")):
         try:
-            found += decode(path.read_bytes(), list[ReferenceModel])
+            found[path.parent] = decode(path.read_bytes(), list[ReferenceModel])
         except (OSError, msgspec.MsgspecError) as error:
             raise DataError(f"cannot read the reference models in {path}", got=cited(error)) from error
-    return sorted(found, key=lambda model: model.name)
+    return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

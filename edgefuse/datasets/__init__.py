@@ -7,7 +7,10 @@
 - `digits`: the data of the reference model `digits`;
 - `stamps`: the data of the reference model `assistant`;
 - `clothing`: the data of the reference model `classifier`;
-- `sentiment`: the data of the reference model `sentiment`.
+- `sentiment`: the data of the reference model `sentiment`;
+- `sequence`: the data of the reference model `seq2seq`;
+- `scenes`: the data of the reference models `vqa` and `captioning`;
+- `dialogue`: the data of the reference model `dialogue`.
 """
 
 from edgefuse.datasets.sample import Sample, Splits, samples

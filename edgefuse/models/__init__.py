@@ -7,7 +7,11 @@
 - `assistant`: the reference model `assistant`;
 - `classifier`: the reference model `classifier`;
 - `sentiment`: the reference model `sentiment`;
-- `retrieval`: the reference model `retrieval`.
+- `retrieval`: the reference model `retrieval`;
+- `seq2seq`: the reference model `seq2seq`;
+- `vqa`: the reference model `vqa`;
+- `captioning`: the reference model `captioning`;
+- `dialogue`: the reference model `dialogue`.
 """
 
 from edgefuse.models.decoder import Decoder

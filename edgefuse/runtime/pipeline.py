@@ -7,16 +7,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from edgefuse.bundle.reader import Bundle, is_pinned, open_bundle
 from edgefuse.bundle.spec import largest
 from edgefuse.errors import BundleError, EdgefuseError, InputError
 from edgefuse.runtime.backends.backend import Array, SessionOptions
-from edgefuse.runtime.generating import Generation
-from edgefuse.runtime.generation.config import GenerationConfig
 from edgefuse.runtime.graph import Graph, Subset
 from edgefuse.runtime.opened import OpenBundle
 from edgefuse.runtime.prediction import Prediction
+
+if TYPE_CHECKING:
+    from edgefuse.runtime.generating import Generation
+    from edgefuse.runtime.generation.config import GenerationConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +176,9 @@ class Pipeline:
             InputError: as for a call, if the model makes no tokens, or `config` asks for more than it can.
             MissingExtraError, BackendError: as for a call.
         """
+        from edgefuse.runtime.generating import Generation  # which other models do without
+        from edgefuse.runtime.generation.config import GenerationConfig
+
         self._guard.check()
         inputs = self.preprocess(**raw)
         with self._calling() as graph:

@@ -167,3 +167,25 @@ def test_each_stage_of_a_model_that_makes_tokens_is_pruned_and_recovers(
     pruned = {one["stage"]: one for one in report["stages"] if one["pruning"]}
     assert set(pruned) == set(stages)
     assert all(one["snr_db"] > 5 for one in pruned.values())
+
+
+@pytest.mark.exhaustive
+def test_a_cost_counts_a_decoder_once_per_token(tmp_path: Path) -> None:
+    model = generating(LstmDecoder, size=64)
+    result = edgefuse.compile(
+        model,
+        model.spec,
+        _splits(model),
+        out=tmp_path / "out",
+        cache=tmp_path / "cache",
+        targets=["onnx"],
+        device="arm64",
+        max_drop=0.5,
+        schemes=dict.fromkeys(("left_encoder", "right_encoder", "fusion", "decoder"), ()),
+    )
+    report = json.loads(result.report_json.read_text())
+    (rung,) = (one for one in report["bundles"][0]["rungs"] if one["objective"] == "float" or one["name"] == "fast")
+    stages = {one["stage"]: one["cost"] for one in report["stages"] if one["scheme"] == "float"}
+    steps = stages["decoder"] / sum(stages.values())
+    assert steps > 0.5  # 50,000 multiply-accumulates a token
+    assert rung["cost"] == pytest.approx(sum(stages.values()), rel=0.3)  # other items, other lengths

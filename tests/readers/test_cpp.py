@@ -82,7 +82,7 @@ def test_it_cuts_and_pads_a_clip_as_edgefuse_does(predict: Predict, tmp_path: Pa
     with edgefuse.load(bundle) as pipeline:
         for count in (1, 4, 9):
             answer = json.loads(predict(bundle, clip=frames[:count]).stdout)
-            expected = pipeline(clip=frames[:count]).outputs["logits"].ravel()
+            expected = pipeline(clip=frames[:count]).outputs["logits"].ravel().astype(np.float32)
             np.testing.assert_allclose(answer["outputs"]["logits"], expected, atol=1e-5)
     refused = predict(bundle, clip=frames[:2, :3])
     assert (refused.returncode, refused.stdout) == (2, "")

@@ -81,6 +81,13 @@ def train(made: Path) -> None:
     assert len(record["test"]) == 7, record["test"]
 
 
+def systems(made: Path) -> None:
+    """Promise figures of one system for both targets, and that it shows what it must."""
+    (system,) = _json(made / "systems.json")
+    assert set(system["targets"]) == {"onnx", "tflite"}, system
+    assert system["verdicts"], system
+
+
 def peers(made: Path) -> None:
     """Promise figures of the reference, of the peer and of edgefuse."""
     rows = {row["system"]: row for row in _json(made / "peers.json")}
@@ -118,6 +125,7 @@ TARGETS = (
     Target("test-exhaustive", nothing),
     Target("demo", demo),
     Target("compress", compress, (f"COMPRESS={RECIPE}",), (("TORCHDYNAMO_DISABLE", "1"),)),
+    Target("systems", systems, ("SYSTEMS_ARGS=--only digits",)),  # what `demo` compiled
     Target(
         "peers",
         peers,

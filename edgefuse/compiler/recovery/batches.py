@@ -6,7 +6,6 @@ import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
@@ -307,7 +306,9 @@ class SubsetTable:
         with torch.no_grad():
             features = self._features(replaced)
             return dict(
-                chain.from_iterable(self._of(subset, features, replaced) for subset in self._data.subject.subsets)
+                itertools.chain.from_iterable(
+                    self._of(subset, features, replaced) for subset in self._data.subject.subsets
+                )
             )
 
     def _features(self, replaced: Mapping[str, nn.Module]) -> dict[str, Pool]:

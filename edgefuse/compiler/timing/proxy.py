@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from edgefuse.bundle.manifest import Machine
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import StageSpec
@@ -18,6 +20,7 @@ from edgefuse.export import costs
 from edgefuse.export.cost_graph import Roofline
 from edgefuse.measure.statistics import Interval
 from edgefuse.runtime.backends.backend import Backend, versions_of
+from edgefuse.runtime.decoding import TOKEN
 from edgefuse.runtime.pipeline import Inputs
 
 ARM_CORE = Roofline("one Arm core with int8 dot products", "aarch64", float32=8, float16=8, int8=32, bytes=4)
@@ -59,7 +62,8 @@ class Proxy:
         self, drafts: Sequence[DraftRung], inputs: Sequence[Inputs], reference: Callable[[Inputs], object], threads: int
     ) -> RungTimes:
         """Add up the stages of each rung; the torch reference costs nothing that could be compared."""
-        found = {draft.key: _sum(draft, self.roofline) for draft in drafts}
+        steps = float(np.mean([one.values[TOKEN].shape[1] if TOKEN in one.values else 1 for one in inputs]))
+        found = {draft.key: _sum(draft, self.roofline, steps) for draft in drafts}
         return RungTimes(
             None,
             {
@@ -82,10 +86,14 @@ def cost(built: Built, stage: StageSpec, roofline: Roofline = ARM_CORE) -> float
     return costs.graph(built.lowered(), built.target, stage).cost(roofline)
 
 
-def _sum(draft: DraftRung, roofline: Roofline) -> float:
+def _sum(draft: DraftRung, roofline: Roofline, steps: float) -> float:
+    """Return the cost of a prediction, in which a decoder takes so many steps."""
     with open_bundle(draft.bundle) as bundle:
         specs = {stage.name: stage for stage in bundle.manifest.stages}
-    return sum(cost(built, specs[stage], roofline) for stage, built in draft.built.items())
+    return sum(
+        cost(built, specs[stage], roofline) * (steps if specs[stage].role == "decoder" else 1)
+        for stage, built in draft.built.items()
+    )
 
 
 def _exactly(value: float) -> Interval:
