@@ -30,7 +30,7 @@ class Compiled(Record, frozen=True, kw_only=True):
 
     Attributes:
         value: of the model's metric, all modalities present; None where the model makes no claim.
-        speedup_over_float: over the float files in the same runtime; None where the recipe has not been measured yet.
+        speedup_over_float: over the float files in the same runtime; None where no quiet machine timed it.
     """
 
     value: float | None
@@ -116,12 +116,7 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
 
 
 def _row(model: ReferenceModel) -> tuple[str, ...]:
-    compiled = [
-        f"{target} not measured yet"
-        if one.speedup_over_float is None
-        else f"{target} {_value(one.value)}{one.speedup_over_float:.2f} ×"
-        for target, one in model.compiled.items()
-    ]
+    compiled = [f"{target} {_value(one.value)}{_ratio(one)}" for target, one in model.compiled.items()]
     return (
         model.name,
         " + ".join(model.modalities),
@@ -134,3 +129,7 @@ def _row(model: ReferenceModel) -> tuple[str, ...]:
 
 def _value(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}, "
+
+
+def _ratio(one: Compiled) -> str:
+    return "not timed" if one.speedup_over_float is None else f"{one.speedup_over_float:.2f} ×"
