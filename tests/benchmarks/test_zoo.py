@@ -24,6 +24,7 @@ from edgefuse.bundle.spec import ModelSpec, tensor
 from edgefuse.compiler.candidates.golden import GoldenRow
 from edgefuse.compiler.recipe.recipe import load
 from edgefuse.compiler.report import schema
+from edgefuse.compiler.report.part import Gain
 from edgefuse.measure.latency import Latencies
 from edgefuse.stages.found import find
 
@@ -84,7 +85,7 @@ def _report(unit: str = "ms") -> schema.Report:
     rung = schema.RungReport(
         name="fast", objective="latency", stages={"a": schema.StageChoice(scheme="dynamic_wi8_af32")}, accuracy={},
         drop_ci95={}, p50=1.0, speedup=None, size_bytes=1, size_ratio=4.0,
-        speedup_over_float=schema.Gain(ratio=1.75, ci95=(1.7, 1.8)),
+        speedup_over_float=Gain(ratio=1.75, ci95=(1.7, 1.8)),
     )  # fmt: skip
     golden = [
         GoldenRow(target="onnx", stage="a", candidate=name, max_abs_error=error, tolerance={}, ok=True)
