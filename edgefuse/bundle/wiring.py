@@ -96,6 +96,11 @@ def check_model(model: ModelSpec) -> None:
     require_distinct(outputs, "outputs", MAX_PORTS)
     _check_names(outputs, "an output")
     for output in model.outputs:
+        for name in ("blank", "start", "end"):
+            token = getattr(output, name, None)
+            known = token is None or 0 <= token < output.shape[-1]
+            expected = f"a token from 0 to {output.shape[-1] - 1}"
+            require(known, f"the {name} of the output '{output.name}' is no token", got=token, expected=expected)
         _check_shape(TensorSpec(name=output.name, shape=(1, *output.shape)), "the outputs")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgefuse.bundle.decoders import check_decoders
 from edgefuse.bundle.spec import ModelSpec, StageSpec
-from edgefuse.bundle.wiring import check_stages
+from edgefuse.bundle.wiring import check_model, check_stages
 from edgefuse.errors import BundleError, ModelError
 from edgefuse.graph import StageGraph
 from edgefuse.models import Decoder, FusionModel
@@ -187,3 +187,11 @@ def test_a_decoder_needs_an_output_that_starts_and_ends() -> None:
         FusionModel(model.spec, encoders, model.fusion, decoder=nn.Linear(1, 1))  # type: ignore[arg-type]
     with pytest.raises(NotImplementedError):
         Decoder().prepare()
+
+
+@pytest.mark.parametrize("name", ["blank", "start", "end"])
+@pytest.mark.parametrize("token", [-1, len(WORDS)])
+def test_a_token_of_an_output_is_one_of_its_words(name: str, token: int) -> None:
+    spec = generating().spec
+    with pytest.raises(BundleError, match=f"the {name} of the output 'tokens' is no token: got {token}"):
+        check_model(replace(spec, outputs=(replace(spec.outputs[0], **{name: token}),)))
