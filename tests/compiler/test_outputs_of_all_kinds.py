@@ -99,8 +99,6 @@ SCHEMES = {"onnx": "dynamic_wi8_af32", "tflite": "dynamic_wi8_af32", "openvino":
 
 @pytest.fixture(scope="module", params=[("openvino",), ("onnx", "tflite")], ids="+".join)
 def result(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CompileResult:
-    if "openvino" in request.param:
-        pytest.importorskip("openvino")
     folder = tmp_path_factory.mktemp("kinds")
     (folder / "all_kinds.py").write_text(MODULE, encoding="utf-8")
     recipe = folder / "recipe.toml"
