@@ -248,5 +248,7 @@ def test_a_system_that_fails_leaves_the_others_and_one_alone_keeps_them(
 
 def test_a_compile_that_ends_otherwise_says_its_last_words(examples: Path, tmp_path: Path) -> None:
     entry = Entry(model(), examples / "door" / "recipe.toml")
-    with pytest.raises(MeasureError, match=r"the compile of 'door' failed: got edgefuse: error: cannot import the factory 'door:build'"):
+    with pytest.raises(
+        MeasureError, match="the compile of 'door' failed: got edgefuse: error: cannot import the factory"
+    ):
         command.compiled(entry, tmp_path / "work", 1)
