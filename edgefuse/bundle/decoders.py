@@ -52,7 +52,7 @@ def _check_output(model: ModelSpec, stage: StageSpec) -> None:
         raise invalid(f"{where} does not give tokens, and nothing else", got=", ".join(kinds), expected="one result")
     output = model.outputs[0]
     for name, token in (("start", output.start), ("end", output.end)):
-        if token is None or not 0 <= token < len(output.labels):
+        if not output.has(token):
             expected = f"a token from 0 to {len(output.labels) - 1}"
             raise invalid(f"the {name} of what {where} makes is no token", got=token, expected=expected)
 

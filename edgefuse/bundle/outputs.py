@@ -101,7 +101,15 @@ class TokensOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="tok
 
     def spelled(self, ids: Sequence[int]) -> str:
         """Return the labels of tokens before the end token, joined."""
-        return self.separator.join(self.labels[one] for one in (ids[: ids.index(self.end)] if self.end in ids else ids))
+        return self.separator.join(self.labels[one] for one in self.sentence(ids) if one != self.end)
+
+    def sentence(self, ids: Sequence[int]) -> Sequence[int]:
+        """Return tokens up to the end token, and that, too."""
+        return ids[: ids.index(self.end) + 1] if self.end in ids else ids
+
+    def has(self, token: int | None) -> bool:
+        """Tell whether there is such a token."""
+        return token is not None and 0 <= token < len(self.labels)
 
 
 class ArrayOutput(Record, frozen=True, kw_only=True, tag_field="type", tag="array"):

@@ -23,6 +23,7 @@ from edgefuse.bundle.spec import (
     StageSpec,
     TensorSpec,
     TextPreprocess,
+    TokensOutput,
     VideoPreprocess,
     largest,
 )
@@ -96,12 +97,16 @@ def check_model(model: ModelSpec) -> None:
     require_distinct(outputs, "outputs", MAX_PORTS)
     _check_names(outputs, "an output")
     for output in model.outputs:
-        for name in ("blank", "start", "end"):
-            token = getattr(output, name, None)
-            known = token is None or 0 <= token < output.shape[-1]
-            expected = f"a token from 0 to {output.shape[-1] - 1}"
-            require(known, f"the {name} of the output '{output.name}' is no token", got=token, expected=expected)
+        if isinstance(output, TokensOutput):
+            _check_tokens(output)
         _check_shape(TensorSpec(name=output.name, shape=(1, *output.shape)), "the outputs")
+
+
+def _check_tokens(output: TokensOutput) -> None:
+    for name, token in (("blank", output.blank), ("start", output.start), ("end", output.end)):
+        expected = f"a token from 0 to {len(output.labels) - 1}"
+        what = f"the {name} of the output '{output.name}' is no token"
+        require(token is None or output.has(token), what, got=token, expected=expected)
 
 
 def check_stages(model: ModelSpec, stages: Sequence[StageSpec]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from edgefuse.bundle.spec import StageSpec
 
@@ -31,6 +31,11 @@ class StepPorts:
     def following(self, feeds: Mapping[str, V], made: Mapping[str, V]) -> dict[str, V]:
         """Return the feeds of the next step, but for its token and position: the states that this one gave."""
         return {**feeds, **{taken: made[given] for taken, given in self.states}}
+
+
+def decoder_of(stages: Sequence[StageSpec]) -> StageSpec | None:
+    """Return the stage that makes one token after the other, if a model has one."""
+    return next((stage for stage in stages if stage.role == "decoder"), None)
 
 
 @lru_cache(maxsize=16)
@@ -75,3 +80,26 @@ def steps(
         next_token = following(at, made)
         current = ports.following(current, made)
         at += 1
+
+
+def forced(
+    ports: StepPorts,
+    run: Callable[[dict[str, V]], Mapping[str, V]],
+    feeds: Mapping[str, V],
+    given: Any,
+    position: Callable[[int], V],
+) -> Iterator[tuple[dict[str, V], Mapping[str, V]]]:
+    """Run as many steps as there are tokens given, and yield the feeds of each with what it gave, by port.
+
+    Args:
+        ports: of the decoder.
+        run: runs one step.
+        feeds: by port: what does not change from step to step, and the first value of each state.
+        given: the token of each step, int32 [batch, n]: an array, or a tensor of torch's.
+        position: the number of a step as a value.
+    """
+
+    def following(at: int, made: Mapping[str, V]) -> V | None:
+        return given[:, at + 1] if at + 1 < given.shape[1] else None
+
+    return steps(ports, run, feeds, given[:, 0], following, position)

@@ -17,6 +17,7 @@ from edgefuse.bundle.manifest import Figure, Machine, Manifest
 from edgefuse.bundle.reader import Bundle
 from edgefuse.bundle.spec import TokensOutput
 from edgefuse.errors import BundleError
+from edgefuse.graph.decoding import decoder_of
 from edgefuse.measure import memory
 from edgefuse.measure.agreement import read_tensor
 from edgefuse.measure.latency import BURST, Interleaved, Latencies, single_stream
@@ -88,7 +89,7 @@ def golden_inputs(bundle: Bundle) -> Inputs:
 
 def makes_tokens(manifest: Manifest) -> bool:
     """Tell whether a bundle's model makes one token after the other."""
-    return manifest.stages[-1].role == "decoder"
+    return decoder_of(manifest.stages) is not None
 
 
 def with_tokens(inputs: Inputs, manifest: Manifest, count: int | None = None) -> Inputs:

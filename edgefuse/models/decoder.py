@@ -57,12 +57,24 @@ def decoded(decoder: Decoder, output: TokensOutput, fused: Sequence[Tensor], tok
         tokens: the ids that are right, [batch, at most `steps`]: each step is given the one before its own (teacher
             forcing). If None, or none, each is given the likeliest of the step before.
     """
-    tokens = tokens if tokens is not None and tokens.shape[1] else None
     batch = len(fused[0])
     values = {name: fused[0].new_zeros(batch, *shape) for name, shape in decoder.states.items()}
-    values |= decoder.prepare(*fused)
+    return unrolled(decoder, output, values | decoder.prepare(*fused), tokens)
+
+
+def unrolled(decoder: Decoder, output: TokensOutput, values: Mapping[str, Tensor], tokens: Tensor | None) -> Tensor:
+    """Return the logits of all steps from what is prepared; see `decoded`.
+
+    Args:
+        decoder: of the model.
+        output: that it makes.
+        values: what every step reads, and the first value of every state.
+        tokens: as for `decoded`.
+    """
+    tokens = tokens if tokens is not None and tokens.shape[1] else None
     start: int = output.start  # type: ignore[assignment] # a decoder's output has one
-    token = torch.full((batch,), start, dtype=torch.int32, device=fused[0].device)
+    some = next(iter(values.values()))
+    token = torch.full((len(some),), start, dtype=torch.int32, device=some.device)
     steps = []
     for step in range(output.steps if tokens is None else tokens.shape[1]):
         logits, state = decoder(token, torch.full_like(token, step), values)

@@ -9,9 +9,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.bundle.spec import StageSpec, TokensOutput
+from edgefuse.bundle.spec import ModelSpec, StageSpec, TokensOutput
 from edgefuse.errors import InputError
-from edgefuse.graph.decoding import StepPorts, step_ports, steps
+from edgefuse.graph import decoding
+from edgefuse.graph.decoding import StepPorts, step_ports
 from edgefuse.runtime.backends.backend import Array, Bound, Session, Stepping
 
 Logits: TypeAlias = npt.NDArray[np.float32]
@@ -122,17 +123,26 @@ class DecoderSession:
 def forced(
     ports: StepPorts, run: Callable[[dict[str, Array]], Mapping[str, Array]], feeds: Mapping[str, Array], given: Array
 ) -> Iterator[tuple[dict[str, Array], Mapping[str, Array]]]:
-    """Run as many steps as there are tokens given, and yield the feeds of each with what it gave, by port.
+    """Run as many steps as there are tokens given; see `edgefuse.graph.decoding.forced`.
 
     Args:
         ports: of the decoder.
         run: runs one step.
-        feeds: by port: what does not change from step to step, and the first value of each state.
-        given: int32 [batch, n]: the token of each step.
+        feeds: by port.
+        given: int32 [batch, n].
     """
-    batch, count = given.shape
+    return decoding.forced(ports, run, feeds, given, lambda at: np.full(len(given), at, np.int32))
 
-    def following(at: int, made: Mapping[str, Array]) -> Array | None:
-        return given[:, at + 1] if at + 1 < count else None
 
-    return steps(ports, run, feeds, given[:, 0], following, lambda at: np.full(batch, at, np.int32))
+def repeated(session: Session, stage: StageSpec, model: ModelSpec) -> Session:
+    """Return what runs a stage once: of a decoder all steps, of another its session.
+
+    Args:
+        session: of the stage's file, or of torch.
+        stage: that it computes.
+        model: that has the stage.
+    """
+    output = model.outputs[0]
+    if stage.role == "decoder" and isinstance(output, TokensOutput):
+        return DecoderSession(session, stage, output)
+    return session

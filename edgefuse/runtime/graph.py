@@ -9,6 +9,7 @@ import numpy as np
 
 from edgefuse.bundle.spec import StageSpec, TensorSpec
 from edgefuse.graph import Plan, StageGraph, Zeros
+from edgefuse.graph.decoding import decoder_of
 from edgefuse.runtime.backends.backend import Array, Session
 from edgefuse.runtime.backends.denormals import Flushed
 from edgefuse.runtime.decoding import NO_TOKENS, TOKEN, DecoderSession
@@ -100,8 +101,7 @@ class Graph:
         constants = constants_of(plan)
         for constant in constants.values():
             constant.setflags(write=False)  # shared by all runs of the plan
-        decodes = any(step.stage.role == "decoder" for step in plan.steps)
-        start = self.initial_state() if decodes else {}
+        start = self.initial_state() if decoder_of([step.stage for step in plan.steps]) else {}
         self._prepared[present] = prepared = _Prepared(plan, constants, start)
         return prepared
 

@@ -8,13 +8,13 @@ from weakref import WeakValueDictionary, finalize
 from edgefuse.bundle.layout import ASSETS
 from edgefuse.bundle.manifest import Binding, BuildPlan, Candidate, Manifest, Rung
 from edgefuse.bundle.reader import Bundle
-from edgefuse.bundle.spec import StageSpec, TokensOutput
+from edgefuse.bundle.spec import StageSpec
 from edgefuse.errors import BundleError
 from edgefuse.graph import StageGraph
 from edgefuse.runtime.backends.backend import Session, SessionOptions
 from edgefuse.runtime.backends.choice import NOTHING, Backends
 from edgefuse.runtime.cache import FeatureCache
-from edgefuse.runtime.decoding import DecoderSession
+from edgefuse.runtime.decoding import repeated
 from edgefuse.runtime.forks import Guard
 from edgefuse.runtime.graph import Graph
 from edgefuse.runtime.preprocess import Preprocessor
@@ -84,10 +84,10 @@ class OpenBundle:
         # the peak of memory stays near what the opened files occupy.
         chosen.sort(key=lambda pair: -pair[1].size_bytes)
         with self._opening.lock:  # opening is native code, too, which a fork must not cut in two
-            sessions = {stage.name: self._session(stage, candidate) for stage, candidate in chosen}
-        last, output = self.manifest.stages[-1], self.manifest.model.outputs[0]
-        if last.role == "decoder" and isinstance(output, TokensOutput):
-            sessions[last.name] = DecoderSession(sessions[last.name], last, output)
+            sessions = {
+                stage.name: repeated(self._session(stage, candidate), stage, self.manifest.model)
+                for stage, candidate in chosen
+            }
         return Graph(self._stages, sessions)
 
     @cached_property

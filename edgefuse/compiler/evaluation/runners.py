@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edgefuse.bundle.spec import ModelSpec, StageSpec, TokensOutput
+from edgefuse.bundle.spec import ModelSpec, StageSpec
 from edgefuse.compiler.cache import fingerprint
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.runtime.backends.backend import Session
-from edgefuse.runtime.decoding import DecoderSession
+from edgefuse.runtime.decoding import repeated
 from edgefuse.stages.running import run_torch
 from edgefuse.stages.stage import Feeds, TorchStage
 
@@ -96,10 +96,7 @@ def session_of(stage: StageSpec, runner: Runner, spec: ModelSpec) -> Session:
         runner: of it.
         spec: of the model.
     """
-    session, output = runner.session(), spec.outputs[0]
-    if stage.role == "decoder" and isinstance(output, TokensOutput):
-        return DecoderSession(session, stage, output)
-    return session
+    return repeated(runner.session(), stage, spec)
 
 
 def _batched(session: Session, feeds: Sequence[Feeds], batch: int) -> Iterator[dict[str, Array]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -35,11 +35,6 @@ class Sentences(Record, frozen=True, kw_only=True):
     reference_bleu: float | None = None
 
 
-def makes_tokens(subject: Subject) -> bool:
-    """Tell whether a model makes one token after the other."""
-    return any(stage.role == "decoder" for stage in subject.specs)
-
-
 def sentences(
     subject: Subject, data: SplitData, evaluator: Evaluator, reference: Mapping[str, Runner], rung: Mapping[str, Runner]
 ) -> Sentences:
@@ -54,8 +49,8 @@ def sentences(
     """
     output: TokensOutput = subject.spec.outputs[0]  # type: ignore[assignment] # `bundle.decoders` says so
     theirs, ours = (np.asarray(evaluator.spoken(runners)) for runners in (reference, rung))
-    told = [ended(ids, output) for ids in theirs.argmax(axis=2).tolist()]
-    found = [ended(ids, output) for ids in ours.argmax(axis=2).tolist()]
+    told = [output.sentence(ids) for ids in theirs.argmax(axis=2).tolist()]
+    found = [output.sentence(ids) for ids in ours.argmax(axis=2).tolist()]
     same = [sum(one == other for one, other in zip(*pair, strict=False)) for pair in zip(told, found, strict=True)]
     return Sentences(
         items=len(told),
@@ -64,12 +59,6 @@ def sentences(
         bleu=_bleu(subject, data, output, ours),
         reference_bleu=_bleu(subject, data, output, theirs),
     )
-
-
-def ended(ids: Sequence[int], output: TokensOutput) -> list[int]:
-    """Return the tokens of a sentence, its end included."""
-    whole = list(ids)
-    return whole[: whole.index(output.end) + 1] if output.end in whole else whole
 
 
 def _bleu(subject: Subject, data: SplitData, output: TokensOutput, logits: Array) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ class GivenTokens:
         told = self._answered(values, present) if target is None else np.asarray(target).tolist()
         return np.array([[self.output.start, *told[:-1]]], np.int32)
 
-    def _answered(self, values: Mapping[str, Array], present: Array) -> list[int]:
+    def _answered(self, values: Mapping[str, Array], present: Array) -> Sequence[int]:
         inputs: dict[str, Tensor] = {key: torch.from_numpy(np.array(value)) for key, value in values.items()}
         mask, none = torch.from_numpy(present.astype(np.float32)[None]), torch.from_numpy(NO_TOKENS.copy())
         arguments: tuple[Any, ...] = (inputs, mask)
@@ -61,7 +61,7 @@ class GivenTokens:
         with torch.inference_mode():
             logits = self.model(*arguments)
         ids: list[int] = logits[0].argmax(dim=1).tolist()
-        return ids[: ids.index(self.output.end) + 1] if self.output.end in ids else ids
+        return self.output.sentence(ids)
 
 
 def given_tokens(module: object, spec: ModelSpec) -> GivenTokens | None:

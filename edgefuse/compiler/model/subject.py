@@ -19,6 +19,7 @@ from edgefuse.compiler.recipe.max_drop import MaxDrop
 from edgefuse.compiler.recipe.recipe import Recipe
 from edgefuse.datasets.sample import Splits
 from edgefuse.graph import StageGraph
+from edgefuse.graph.decoding import decoder_of
 from edgefuse.graph.stage_graph import zeros_of
 from edgefuse.runtime.decoding import TOKEN
 from edgefuse.stages.found import Found
@@ -110,7 +111,12 @@ class Subject(_TakenApart):
     def value_keys(self) -> tuple[str, ...]:
         """The keys of the preprocessed tensors and lengths, and a decoder's tokens, as `Source.key` spells them."""
         keys = tuple(zero.key for modality in self.spec.modalities for zero in zeros_of(modality))
-        return (*keys, TOKEN) if any(stage.role == "decoder" for stage in self.specs) else keys
+        return (*keys, TOKEN) if self.makes_tokens else keys
+
+    @property
+    def makes_tokens(self) -> bool:
+        """Whether the model makes one token after the other."""
+        return decoder_of(self.specs) is not None
 
     def columns(self, subset: tuple[str, ...]) -> list[int]:
         """Return the columns of `present` that a subset fills."""

@@ -23,8 +23,8 @@ from edgefuse.compiler.model.splits import TRAIN, SplitData
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.workers import report
 from edgefuse.datasets.cache import Cache
-from edgefuse.graph import Plan
-from edgefuse.graph.decoding import step_ports, steps
+from edgefuse.graph import Plan, decoding
+from edgefuse.graph.decoding import step_ports
 from edgefuse.models.fusion import masked
 from edgefuse.stages.stage import Array, TorchStage, keyed, outputs_of
 
@@ -81,13 +81,10 @@ def forced(
     ports = step_ports(spec)
     tokens = feeds[ports.token]
 
-    def following(at: int, made: Mapping[str, Tensor]) -> Tensor | None:
-        return tokens[:, at + 1] if at + 1 < tokens.shape[1] else None
-
     def position(at: int) -> Tensor:
         return torch.full_like(tokens[:, 0], at)
 
-    return steps(ports, lambda one: called(spec, module, one), feeds, tokens[:, 0], following, position)
+    return decoding.forced(ports, lambda one: called(spec, module, one), feeds, tokens, position)
 
 
 def call(spec: StageSpec, module: nn.Module, pool: Mapping[str, Tensor]) -> Pool:

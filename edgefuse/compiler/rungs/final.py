@@ -15,7 +15,7 @@ from edgefuse.compiler.evaluation.drops import Judge, differences
 from edgefuse.compiler.evaluation.evaluator import Evaluator
 from edgefuse.compiler.evaluation.reference import TorchReference
 from edgefuse.compiler.evaluation.runners import Array, in_torch, session_of
-from edgefuse.compiler.evaluation.sentences import Sentences, makes_tokens, sentences
+from edgefuse.compiler.evaluation.sentences import Sentences, sentences
 from edgefuse.compiler.model.subject import Subject
 from edgefuse.compiler.rungs.result import TargetResult
 from edgefuse.compiler.search import Combination, SubsetDrop
@@ -132,7 +132,7 @@ class TestSplit:
 
     def _said(self, result: TargetResult, combination: Combination) -> Sentences | None:
         subject = self._subject
-        if not makes_tokens(subject):
+        if not subject.makes_tokens:
             return None
         runners = result.runners(combination)
         return sentences(subject, subject.splits["test"], self._evaluator, in_torch(subject), runners)

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgefuse.bundle.spec import subset_name
+from edgefuse.bundle.spec import TokensOutput, subset_name
 from edgefuse.datasets.scenes import Scenes
 from edgefuse.datasets.scenes.captions import STEPS, Caption, spelled, truths
 from edgefuse.datasets.scenes.names import START
 from edgefuse.models.captioning.decoder import CaptionDecoder
 from edgefuse.models.captioning.fusion import MODALITIES
+from edgefuse.models.captioning.model import model_spec
+from edgefuse.models.decoder import unrolled
 from edgefuse.models.fusion import FusionModel
 from edgefuse.runtime.preprocess import Preprocessor
 
@@ -222,15 +224,9 @@ def greedy(decoder: CaptionDecoder, values: Mapping[str, Tensor]) -> Tensor:
         decoder: to run.
         values: as `fused` gives them.
     """
-    now = dict(values)
-    token = torch.full((len(values["h"]),), START, dtype=torch.int32)
-    told: list[Tensor] = []
-    for step in range(STEPS):
-        logits, states = decoder(token, torch.full_like(token, step), now)
-        now |= states
-        told.append(logits.argmax(dim=1))
-        token = told[-1].to(torch.int32)
-    return torch.stack(told, dim=1)
+    output = model_spec().outputs[0]
+    assert isinstance(output, TokensOutput)
+    return unrolled(decoder, output, values, None).argmax(dim=2)
 
 
 @torch.inference_mode()

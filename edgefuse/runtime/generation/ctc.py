@@ -141,7 +141,7 @@ class _Frames:
     """What frames of an output must be."""
 
     def __init__(self, output: TokensOutput) -> None:
-        if output.blank is None or not 0 <= output.blank < len(output.labels):
+        if output.blank is None or not output.has(output.blank):
             raise InputError(
                 f"the output '{output.name}' is not one of frame labels",
                 got="no blank" if output.blank is None else f"the blank {output.blank} of {len(output.labels)} labels",

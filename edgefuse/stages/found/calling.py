@@ -47,12 +47,16 @@ class Called(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Take the tensors in the order of the arguments."""
-        given = {
-            argument.keyword: cast(tensor, argument.dtype)
-            for argument, tensor in zip(self.arguments, tensors, strict=True)
-            if argument.keyword is not None
-        }
-        return picked(self.module(**given), self.outputs)
+        return picked(self.module(**handed_on(self.arguments, tensors)), self.outputs)
+
+
+def handed_on(arguments: Sequence[Argument], tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the keyword arguments that tensors become, in the types that are wanted."""
+    return {
+        argument.keyword: cast(tensor, argument.dtype)
+        for argument, tensor in zip(arguments, tensors, strict=True)
+        if argument.keyword is not None
+    }
 
 
 def picked(result: object, names: Sequence[str]) -> Tensor | tuple[Tensor, ...]:

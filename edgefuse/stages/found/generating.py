@@ -20,7 +20,7 @@ from edgefuse.models.decoder import Decoder, decoded
 from edgefuse.stages.decoder import Given, named
 from edgefuse.stages.examples import example_feeds
 from edgefuse.stages.explicit import known, step_stage
-from edgefuse.stages.found.calling import whole_spec
+from edgefuse.stages.found.calling import Argument, handed_on, whole_spec
 from edgefuse.stages.found.naming import keywords, values_of
 from edgefuse.stages.found.record import Found
 from edgefuse.stages.silence import first_words
@@ -36,10 +36,10 @@ class Generating(nn.Module):
     Args:
         module: with a `decoder`.
         spec: with the types of files.
-        arguments: the keyword of `forward` for each tensor, or none, and the type that it wants.
+        arguments: of `forward`, one for each tensor.
     """
 
-    def __init__(self, module: nn.Module, spec: ModelSpec, arguments: Sequence[tuple[str | None, torch.dtype]]) -> None:
+    def __init__(self, module: nn.Module, spec: ModelSpec, arguments: Sequence[Argument]) -> None:
         super().__init__()
         self.module = module
         self.spec = spec
@@ -53,8 +53,7 @@ class Generating(nn.Module):
     def forward(self, *tensors: Tensor) -> Tensor:
         """Return the logits of all steps, [batch, steps, vocabulary]; see `edgefuse.models.decoder.decoded`."""
         *taken, tokens = tensors
-        pairs = zip(self.arguments, taken, strict=True)
-        fused = outputs_of(self.module(**{name: tensor.to(dtype) for (name, dtype), tensor in pairs if name}))
+        fused = outputs_of(self.module(**handed_on(self.arguments, taken)))
         output: TokensOutput = self.spec.outputs[0]  # type: ignore[assignment] # `generates` says so
         decoder: Any = self.module.decoder
         return decoded(decoder, output, fused, tokens)
@@ -114,18 +113,20 @@ def find_generating(
 
 def _tried(
     module: nn.Module, decoder: Decoder, spec: ModelSpec, names: Mapping[str, str], values: Sequence[InputValues]
-) -> tuple[list[tuple[str | None, torch.dtype]], dict[str, Tensor]]:
+) -> tuple[list[Argument], dict[str, Tensor]]:
     """Return how a module wants to be called, and what its decoder prepares of a generated input."""
     feeds = next(example_feeds(known(TorchStage(whole_spec(spec), module), values)))
-    taken = [(names.get(value.source.key), value) for value in values_of(spec)]
-    declared = [str(value.tensor.dtype) for _, value in taken]
+    taken = values_of(spec)
+    tensors = [torch.from_numpy(feeds[value.port].copy()) for value in taken]
+    declared = [str(value.tensor.dtype) for value in taken]
     options = [TYPES[dtype] if dtype in WHOLE else TYPES[dtype][:1] for dtype in declared]
 
-    def called(types: Sequence[torch.dtype]) -> Mapping[str, Tensor]:
-        pairs = zip(taken, types, strict=True)
-        tensors = {name: torch.from_numpy(feeds[v.port].copy()).to(dtype) for (name, v), dtype in pairs if name}
+    def arguments(types: Sequence[torch.dtype]) -> list[Argument]:
+        return [Argument(names.get(value.source.key), dtype) for value, dtype in zip(taken, types, strict=True)]
+
+    def called(types: Sequence[torch.dtype]) -> dict[str, Tensor]:
         with torch.inference_mode():
-            return named(decoder, outputs_of(module(**tensors)))
+            return named(decoder, outputs_of(module(**handed_on(arguments(types), tensors))))
 
     try:
         types = first_that_works(options, called)
@@ -134,7 +135,7 @@ def _tried(
     except Exception as error:  # a user's own code may raise anything
         what = f"{type(module).__name__}, which has a decoder, fails on inputs that its spec allows"
         raise ModelError(what, got=first_words(error), expected="what its decoder prepares steps from") from error
-    return [(name, dtype) for (name, _), dtype in zip(taken, types, strict=True)], dict(called(types))
+    return arguments(types), called(types)
 
 
 def _body(module: nn.Module, decoder: Decoder, names: tuple[str, ...]) -> nn.Module:
