@@ -286,7 +286,8 @@ def test_a_result_that_is_quantized_inside_is_still_given_in_float() -> None:
     )
     for name in ("feature", "state"):
         assert found[name].dtype == np.float32
-        np.testing.assert_allclose(found[name], wanted[name], rtol=0, atol=0.1)
+        given, right = found[name].astype(np.float64), wanted[name].astype(np.float64)
+        np.testing.assert_allclose(given, right, rtol=0, atol=0.1)
 
 
 def test_calibration_finds_the_extremes_of_all_samples(floats: dict[str, Lowered]) -> None:
