@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -12,10 +13,26 @@ from edgefuse.graph import Plan, StageGraph, Zeros
 from edgefuse.graph.decoding import decoder_of
 from edgefuse.runtime.backends.backend import Array, Session
 from edgefuse.runtime.backends.denormals import Flushed
+from edgefuse.runtime.cache import Kept
 from edgefuse.runtime.decoding import NO_TOKENS, TOKEN, DecoderSession
 
 Subset = tuple[str, ...]
 """Names of the modalities that are present."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Preprocessed inputs.
+
+    Attributes:
+        values: tensors by key (`image.pixels`, `text.length`).
+        present: the names of the modalities that are present, in spec order.
+        kept: what stages made of the inputs before, of a stream.
+    """
+
+    values: Mapping[str, Array]
+    present: Subset
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +59,26 @@ class Graph:
         self._given = [stage.name for stage in stages.stages if stage.name not in sessions]
         self._prepared: dict[Subset, _Prepared] = {}
 
-    def run(self, values: Mapping[str, Array], present: Subset) -> dict[str, Array]:
+    def run(self, values: Mapping[str, Array], present: Subset, kept: Kept | None = None) -> dict[str, Array]:
         """Return the results of the stages that ran, by output name.
+
+        Args:
+            values: arrays by key, batch first.
+            present: names of the modalities that are there.
+            kept: what stages made of the inputs before, if a stream says which of them are new.
 
         Raises:
             InputError: if a value that a stage needs is missing, or a name in `present` is unknown.
             BackendError: if a runtime cannot run a stage.
         """
-        return self.step(values, present, None)[0]
+        return self.step(values, present, None, kept)[0]
 
     def step(
-        self, values: Mapping[str, Array], present: Subset, state: Mapping[str, Array] | None
+        self,
+        values: Mapping[str, Array],
+        present: Subset,
+        state: Mapping[str, Array] | None,
+        kept: Kept | None = None,
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return the results, and the state for the next step; `initial_state` gives that of the first one.
 
@@ -60,12 +86,14 @@ class Graph:
             values: arrays by key, batch first.
             present: names of the modalities that are there.
             state: of the step before.
+            kept: as for `run`.
         """
         prepared = self._prepared.get(present) or self._prepare(present)
         # What is absent stays zero, whatever was given.
         with self.flushed:
             pool = {TOKEN: NO_TOKENS, **values, **prepared.constants}
-            return self._stages.run(prepared.plan, self._run_stage, pool, state or prepared.state)
+            run = self._run_stage if kept is None else partial(self._run_kept, kept)
+            return self._stages.run(prepared.plan, run, pool, state or prepared.state)
 
     @property
     def decoder(self) -> DecoderSession | None:
@@ -94,6 +122,9 @@ class Graph:
 
     def _run_stage(self, stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
         return self._sessions[stage.name].run(feeds)
+
+    def _run_kept(self, kept: Kept, stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
+        return kept.run(stage, self._sessions[stage.name], feeds)
 
     def _prepare(self, present: Subset) -> _Prepared:
         """Work out a subset's plan, once."""
