@@ -13,6 +13,8 @@
 - `opened`: a bundle opened: what the pipelines at its rungs share;
 - `pipeline`: its view at a rung: raw inputs in, a prediction out;
 - `prediction`: a prediction;
+- `live`: the pipeline of a running process, and how another takes its place;
+- `control`: the local command that asks for it;
 - `retrieval`: indexes of embeddings;
 - `forks`: what a fork leaves to a child;
 - `suitability`: whether int8 is exact on this CPU.
