@@ -15,6 +15,8 @@
 - `pipeline`: its view at a rung: raw inputs in, a prediction out;
 - `prediction`: a prediction;
 - `stream`: timed inputs over a pipeline, and predictions as they come due;
+- `live`: the pipeline of a running process, and how another takes its place;
+- `control`: the local command that asks for it;
 - `retrieval`: indexes of embeddings;
 - `forks`: what a fork leaves to a child;
 - `suitability`: whether int8 is exact on this CPU.

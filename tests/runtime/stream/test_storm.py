@@ -9,6 +9,7 @@ from itertools import islice
 import pytest
 
 from benchmarks import streams
+from benchmarks.soak.lines import pushes, shares
 from edgefuse.bundle.spec import Modality
 from edgefuse.errors import InputError
 from edgefuse.runtime.pipeline import Pipeline
@@ -68,3 +69,12 @@ def test_eight_streams_get_equal_shares_without_threads_of_their_own(load_tiny: 
     assert found.unfairness < 1.5, found.predictions
     assert found.threads == 0
     assert max(found.size_bytes) < 5_000
+
+
+def test_the_lines_of_the_soak_run(load_tiny: Callable[..., Pipeline]) -> None:
+    with load_tiny() as pipeline:
+        pushed = pushes.line(pipeline, 300)
+        shared = shares.line(pipeline, 0.3)
+    assert pushed.figures["errors"] == []
+    assert pushed.figures["pushed"] == 300
+    assert len(shared.figures["bytes_of_each"]) == 8
