@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgefuse.errors import EdgefuseError, InputError, shown
 from edgefuse.runtime.cache import Kept
+from edgefuse.runtime.forks import Guard
 from edgefuse.runtime.graph import Inputs
 from edgefuse.runtime.stream.answer import Answer
 from edgefuse.runtime.stream.counts import Counts
@@ -85,6 +86,7 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         self._clock = (*self._intake.series, *self._names)[0] if clock is None and self._hop_s else clock
         self._without: frozenset[str] = frozenset()
         self._kept = Kept()
+        self._guard = Guard()
         self._changed = Condition(Lock())
         self._predicting = Lock()
         self._closed = self._finished = False
@@ -107,7 +109,9 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         Raises:
             InputError: if there is no such modality, or the chunk or its time cannot be used. The stream goes on.
             MissingExtraError: if it needs a library that is not installed.
+            BackendError: if the stream was opened before this process was forked.
         """
+        self._guard.check()
         self._check_name(modality)
         try:
             item, lasts_s = self._intake.sources[modality].check(chunk)
@@ -136,6 +140,7 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
             InputError: if nothing is present then, or a required modality is not, or the stream is closed.
             BackendError: if a runtime cannot run a stage.
         """
+        self._guard.check()
         with self._changed:
             self._check_open()
             time_s = self._intake.time_s if t is None else _checked_time("a prediction", t)
@@ -153,6 +158,7 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
             InputError: if the pipeline was closed, or now is that of a bundle with other inputs.
             BackendError: if a runtime cannot run a stage.
         """
+        self._guard.check()
         while (due := self._take()) is not None:
             if (answer := self._answer(due)) is not None:
                 return answer
@@ -194,6 +200,7 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
             return self._intake.size_bytes + self._kept.size_bytes
 
     def __next__(self) -> Answer:
+        self._guard.check()
         while True:
             with self._changed:
                 while not self._triggers and not self._ended:
@@ -206,19 +213,25 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
     async def __anext__(self) -> Answer:
         import asyncio  # which most devices do without
 
+        self._guard.check()
         loop = asyncio.get_running_loop()
         while True:
-            woken = loop.create_future()
+            sleeper = loop, loop.create_future()
             with self._changed:
                 if self._ended:
                     raise StopAsyncIteration
-                if self._triggers:
-                    woken.set_result(None)
-                else:
-                    self._sleepers.append((loop, woken))
-                worker = self._worker = self._worker or _one_thread()
-            await woken
-            if self._triggers and (answer := await loop.run_in_executor(worker, self.poll)) is not None:
+                self._worker = self._worker or _one_thread()
+                made = self._worker.submit(self.poll) if self._triggers else None
+                if made is None:
+                    self._sleepers.append(sleeper)
+            if made is None:
+                try:
+                    await sleeper[1]
+                finally:
+                    with self._changed:
+                        if sleeper in self._sleepers:  # it was cancelled
+                            self._sleepers.remove(sleeper)
+            elif (answer := await asyncio.wrap_future(made)) is not None:
                 return answer
 
     def __enter__(self) -> Stream:

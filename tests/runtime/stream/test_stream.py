@@ -17,6 +17,7 @@ from edgefuse.runtime.pipeline import Pipeline
 from edgefuse.runtime.stream.answer import Answer
 from edgefuse.runtime.stream.feed import Feed
 from edgefuse.runtime.stream.stream import Stream
+from tests.runtime.test_forks import in_child
 
 Array = npt.NDArray[Any]
 
@@ -294,6 +295,27 @@ def test_async_iterators(tiny: Pipeline) -> None:
     first, second, names = asyncio.run(both())
     assert first == second == [step / 10 for step in range(20)]
     assert len(names) <= 2
+
+
+def test_who_gives_up_waiting_is_forgotten_and_closing_ends_who_waits(tiny: Pipeline) -> None:
+    async def wait(stream: Stream) -> None:
+        for _ in range(3):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(anext(stream), 0.01)
+        assert stream._sleepers == []
+        stream.push("text", "go", 0.0)
+        assert (await anext(stream)).time_s == 0.0
+
+    with tiny.stream() as stream:
+        asyncio.run(wait(stream))
+
+
+def test_in_the_child_of_a_fork_it_only_says_so(tiny: Pipeline) -> None:
+    with tiny.stream() as stream:
+        stream.push("text", "go", 0.0)
+        for action in (lambda: stream.push("text", "go", 1.0), stream.predict, stream.poll, lambda: next(stream)):
+            assert "BackendError: this pipeline was opened before a fork" in in_child(action)
+        assert stream.predict().time_s == 0.0
 
 
 WRONG: list[tuple[str, object, str]] = [
