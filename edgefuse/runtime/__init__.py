@@ -10,6 +10,7 @@
 - `decoding`: a decoder's step, repeated;
 - `generating`: tokens of one input, as they are made;
 - `graph`: the stage graph over opened files;
+- `incremental`: a modality encoded chunk by chunk;
 - `opened`: a bundle opened: what the pipelines at its rungs share;
 - `pipeline`: its view at a rung: raw inputs in, a prediction out;
 - `prediction`: a prediction;

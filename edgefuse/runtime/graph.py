@@ -40,19 +40,24 @@ class Graph:
         self._sessions = dict(sessions)
         self.flushed = Flushed()
         self._given = [stage.name for stage in stages.stages if stage.name not in sessions]
-        self._prepared: dict[Subset, _Prepared] = {}
+        self._prepared: dict[tuple[Subset, Subset], _Prepared] = {}
 
-    def run(self, values: Mapping[str, Array], present: Subset) -> dict[str, Array]:
+    def run(self, values: Mapping[str, Array], present: Subset, kept: Subset = ()) -> dict[str, Array]:
         """Return the results of the stages that ran, by output name.
+
+        Args:
+            values: arrays by key, batch first.
+            present: names of the modalities that are there.
+            kept: those of them whose features are among the values, in place of their tensors.
 
         Raises:
             InputError: if a value that a stage needs is missing, or a name in `present` is unknown.
             BackendError: if a runtime cannot run a stage.
         """
-        return self.step(values, present, None)[0]
+        return self.step(values, present, None, kept)[0]
 
     def step(
-        self, values: Mapping[str, Array], present: Subset, state: Mapping[str, Array] | None
+        self, values: Mapping[str, Array], present: Subset, state: Mapping[str, Array] | None, kept: Subset = ()
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return the results, and the state for the next step; `initial_state` gives that of the first one.
 
@@ -60,8 +65,9 @@ class Graph:
             values: arrays by key, batch first.
             present: names of the modalities that are there.
             state: of the step before.
+            kept: as of `run`.
         """
-        prepared = self._prepared.get(present) or self._prepare(present)
+        prepared = self._prepare(present, kept)
         # What is absent stays zero, whatever was given.
         with self.flushed:
             pool = {TOKEN: NO_TOKENS, **values, **prepared.constants}
@@ -73,10 +79,16 @@ class Graph:
         last = self._sessions.get(self._stages.stages[-1].name)
         return last if isinstance(last, DecoderSession) else None
 
-    def before_decoder(self, values: Mapping[str, Array], present: Subset) -> dict[str, Array]:
-        """Run what is run once per input, and return what the decoder is fed with, by port; within `flushed`."""
+    def before_decoder(self, values: Mapping[str, Array], present: Subset, kept: Subset = ()) -> dict[str, Array]:
+        """Run what is run once per input, and return what the decoder is fed with, by port; within `flushed`.
+
+        Args:
+            values: as of `run`.
+            present: as of `run`.
+            kept: as of `run`.
+        """
         fed: dict[str, Array] = {}
-        prepared = self._prepared.get(present) or self._prepare(present)
+        prepared = self._prepare(present, kept)
 
         def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
             if stage.role != "decoder":
@@ -95,14 +107,16 @@ class Graph:
     def _run_stage(self, stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
         return self._sessions[stage.name].run(feeds)
 
-    def _prepare(self, present: Subset) -> _Prepared:
-        """Work out a subset's plan, once."""
-        plan = self._stages.plan(present, given=self._given)
+    def _prepare(self, present: Subset, kept: Subset) -> _Prepared:
+        """Return a subset's plan, worked out once."""
+        if found := self._prepared.get((present, kept)):
+            return found
+        plan = self._stages.plan([name for name in present if name not in kept], kept, given=self._given)
         constants = constants_of(plan)
         for constant in constants.values():
             constant.setflags(write=False)  # shared by all runs of the plan
         start = self.initial_state() if decoder_of([step.stage for step in plan.steps]) else {}
-        self._prepared[present] = prepared = _Prepared(plan, constants, start)
+        self._prepared[present, kept] = prepared = _Prepared(plan, constants, start)
         return prepared
 
 
