@@ -42,22 +42,22 @@ class Graph:
         self._given = [stage.name for stage in stages.stages if stage.name not in sessions]
         self._prepared: dict[tuple[Subset, Subset], _Prepared] = {}
 
-    def run(self, values: Mapping[str, Array], present: Subset, kept: Subset = ()) -> dict[str, Array]:
+    def run(self, values: Mapping[str, Array], present: Subset, encoded: Subset = ()) -> dict[str, Array]:
         """Return the results of the stages that ran, by output name.
 
         Args:
             values: arrays by key, batch first.
             present: names of the modalities that are there.
-            kept: those of them whose features are among the values, in place of their tensors.
+            encoded: those of them whose features are among the values, in place of their tensors.
 
         Raises:
             InputError: if a value that a stage needs is missing, or a name in `present` is unknown.
             BackendError: if a runtime cannot run a stage.
         """
-        return self.step(values, present, None, kept)[0]
+        return self.step(values, present, None, encoded)[0]
 
     def step(
-        self, values: Mapping[str, Array], present: Subset, state: Mapping[str, Array] | None, kept: Subset = ()
+        self, values: Mapping[str, Array], present: Subset, state: Mapping[str, Array] | None, encoded: Subset = ()
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return the results, and the state for the next step; `initial_state` gives that of the first one.
 
@@ -65,9 +65,9 @@ class Graph:
             values: arrays by key, batch first.
             present: names of the modalities that are there.
             state: of the step before.
-            kept: as of `run`.
+            encoded: as of `run`.
         """
-        prepared = self._prepare(present, kept)
+        prepared = self._prepare(present, encoded)
         # What is absent stays zero, whatever was given.
         with self.flushed:
             pool = {TOKEN: NO_TOKENS, **values, **prepared.constants}
@@ -79,16 +79,16 @@ class Graph:
         last = self._sessions.get(self._stages.stages[-1].name)
         return last if isinstance(last, DecoderSession) else None
 
-    def before_decoder(self, values: Mapping[str, Array], present: Subset, kept: Subset = ()) -> dict[str, Array]:
+    def before_decoder(self, values: Mapping[str, Array], present: Subset, encoded: Subset = ()) -> dict[str, Array]:
         """Run what is run once per input, and return what the decoder is fed with, by port; within `flushed`.
 
         Args:
             values: as of `run`.
             present: as of `run`.
-            kept: as of `run`.
+            encoded: as of `run`.
         """
         fed: dict[str, Array] = {}
-        prepared = self._prepare(present, kept)
+        prepared = self._prepare(present, encoded)
 
         def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
             if stage.role != "decoder":
@@ -107,16 +107,16 @@ class Graph:
     def _run_stage(self, stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
         return self._sessions[stage.name].run(feeds)
 
-    def _prepare(self, present: Subset, kept: Subset) -> _Prepared:
+    def _prepare(self, present: Subset, encoded: Subset) -> _Prepared:
         """Return a subset's plan, worked out once."""
-        if found := self._prepared.get((present, kept)):
+        if found := self._prepared.get((present, encoded)):
             return found
-        plan = self._stages.plan([name for name in present if name not in kept], kept, given=self._given)
+        plan = self._stages.plan([name for name in present if name not in encoded], encoded, given=self._given)
         constants = constants_of(plan)
         for constant in constants.values():
             constant.setflags(write=False)  # shared by all runs of the plan
         start = self.initial_state() if decoder_of([step.stage for step in plan.steps]) else {}
-        self._prepared[present, kept] = prepared = _Prepared(plan, constants, start)
+        self._prepared[present, encoded] = prepared = _Prepared(plan, constants, start)
         return prepared
 
 

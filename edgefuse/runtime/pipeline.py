@@ -30,12 +30,12 @@ class Inputs:
     Attributes:
         values: tensors by key (`image.pixels`, `text.length`).
         present: the names of the modalities that are present, in spec order.
-        kept: those of them that are encoded already: their features are among the values.
+        encoded: those of them that are encoded already: their features are among the values.
     """
 
     values: Mapping[str, Array]
     present: Subset
-    kept: Subset = ()
+    encoded: Subset = ()
 
 
 class Pipeline:
@@ -137,7 +137,7 @@ class Pipeline:
         self._guard.check()  # a tokenizer may have been opening when the process was forked
         values: dict[str, Array] = {}
         present: list[str] = []
-        kept: list[str] = []
+        encoded: list[str] = []
         given = 0
         for name, preprocessor in self._preprocessors.items():
             if name in raw:
@@ -147,7 +147,7 @@ class Pipeline:
                     continue
                 if isinstance(one, Encoded) and one.modality == name:
                     values.update(one.values)
-                    kept.append(name)
+                    encoded.append(name)
                 else:
                     values.update(preprocessor(one))
                 present.append(name)
@@ -156,7 +156,7 @@ class Pipeline:
         missing = [name for name in self._required if name not in present]
         if missing or not present:
             raise self._absent(missing, present)
-        return Inputs(values=values, present=tuple(present), kept=tuple(kept))
+        return Inputs(values=values, present=tuple(present), encoded=tuple(encoded))
 
     def infer(self, inputs: Inputs) -> dict[str, Array]:
         """Return the outputs by name for preprocessed inputs: the second half of a call."""
@@ -170,7 +170,7 @@ class Pipeline:
         with self._guard.lock:
             if self._graph is None:
                 raise _closed()
-            return self._graph.run(inputs.values, inputs.present, inputs.kept)
+            return self._graph.run(inputs.values, inputs.present, inputs.encoded)
 
     def generate(self, config: GenerationConfig | None = None, /, **raw: object) -> Generation:
         """Make tokens from raw inputs, one after the other: encoders and fusion run now, a step when it is asked for.
@@ -196,7 +196,7 @@ class Pipeline:
             if decoder is None:
                 made = ", ".join(f"'{output.name}'" for output in self.manifest.model.outputs)
                 raise InputError("this model makes no tokens one after the other", got=made, fix="call the pipeline")
-            feeds = graph.before_decoder(inputs.values, inputs.present, inputs.kept)
+            feeds = graph.before_decoder(inputs.values, inputs.present, inputs.encoded)
         return Generation(decoder, feeds, config or GenerationConfig(), self._calling)
 
     @property
