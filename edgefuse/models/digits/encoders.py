@@ -128,7 +128,9 @@ class AudioEncoder(nn.Module):
 
     @property
     def _layers(self) -> tuple[list[CausalConv], list[TransformerBlock]]:
-        return list(self.convolutions), list(self.blocks)  # type: ignore[arg-type] # so they were made
+        """Return what has something to remember: a block that pruning removed gives what it takes."""
+        convolutions: list[CausalConv] = list(self.convolutions)  # type: ignore[arg-type] # so they were made
+        return convolutions, [block for block in self.blocks if isinstance(block, TransformerBlock)]
 
     def _band(self) -> Tensor:
         """Return the mask of a step, [7, 49 + 7]: a frame looks at itself and at the 49 before it."""
