@@ -11,6 +11,7 @@
 - `generating`: tokens of one input, as they are made;
 - `turns`: who waits for the runtime is served in order;
 - `graph`: the stage graph over opened files;
+- `incremental`: a modality encoded chunk by chunk;
 - `opened`: a bundle opened: what the pipelines at its rungs share;
 - `pipeline`: its view at a rung: raw inputs in, a prediction out;
 - `prediction`: a prediction;

@@ -27,11 +27,13 @@ class Inputs:
     Attributes:
         values: tensors by key (`image.pixels`, `text.length`).
         present: the names of the modalities that are present, in spec order.
+        encoded: those of them that are encoded already: their features are among the values.
         kept: what stages made of the inputs before, of a stream.
     """
 
     values: Mapping[str, Array]
     present: Subset
+    encoded: Subset = ()
     kept: Kept | None = None
 
 
@@ -57,27 +59,31 @@ class Graph:
         self._sessions = dict(sessions)
         self.flushed = Flushed()
         self._given = [stage.name for stage in stages.stages if stage.name not in sessions]
-        self._prepared: dict[Subset, _Prepared] = {}
+        self._prepared: dict[tuple[Subset, Subset], _Prepared] = {}
 
-    def run(self, values: Mapping[str, Array], present: Subset, kept: Kept | None = None) -> dict[str, Array]:
+    def run(
+        self, values: Mapping[str, Array], present: Subset, encoded: Subset = (), kept: Kept | None = None
+    ) -> dict[str, Array]:
         """Return the results of the stages that ran, by output name.
 
         Args:
             values: arrays by key, batch first.
             present: names of the modalities that are there.
+            encoded: those of them whose features are among the values, in place of their tensors.
             kept: what stages made of the inputs before, if a stream says which of them are new.
 
         Raises:
             InputError: if a value that a stage needs is missing, or a name in `present` is unknown.
             BackendError: if a runtime cannot run a stage.
         """
-        return self.step(values, present, None, kept)[0]
+        return self.step(values, present, None, encoded, kept)[0]
 
     def step(
         self,
         values: Mapping[str, Array],
         present: Subset,
         state: Mapping[str, Array] | None,
+        encoded: Subset = (),
         kept: Kept | None = None,
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return the results, and the state for the next step; `initial_state` gives that of the first one.
@@ -86,9 +92,10 @@ class Graph:
             values: arrays by key, batch first.
             present: names of the modalities that are there.
             state: of the step before.
-            kept: as for `run`.
+            encoded: as of `run`.
+            kept: as of `run`.
         """
-        prepared = self._prepared.get(present) or self._prepare(present)
+        prepared = self._prepare(present, encoded)
         # What is absent stays zero, whatever was given.
         with self.flushed:
             pool = {TOKEN: NO_TOKENS, **values, **prepared.constants}
@@ -101,10 +108,16 @@ class Graph:
         last = self._sessions.get(self._stages.stages[-1].name)
         return last if isinstance(last, DecoderSession) else None
 
-    def before_decoder(self, values: Mapping[str, Array], present: Subset) -> dict[str, Array]:
-        """Run what is run once per input, and return what the decoder is fed with, by port; within `flushed`."""
+    def before_decoder(self, values: Mapping[str, Array], present: Subset, encoded: Subset = ()) -> dict[str, Array]:
+        """Run what is run once per input, and return what the decoder is fed with, by port; within `flushed`.
+
+        Args:
+            values: as of `run`.
+            present: as of `run`.
+            encoded: as of `run`.
+        """
         fed: dict[str, Array] = {}
-        prepared = self._prepared.get(present) or self._prepare(present)
+        prepared = self._prepare(present, encoded)
 
         def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
             if stage.role != "decoder":
@@ -126,14 +139,16 @@ class Graph:
     def _run_kept(self, kept: Kept, stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
         return kept.run(stage, self._sessions[stage.name], feeds)
 
-    def _prepare(self, present: Subset) -> _Prepared:
-        """Work out a subset's plan, once."""
-        plan = self._stages.plan(present, given=self._given)
+    def _prepare(self, present: Subset, encoded: Subset) -> _Prepared:
+        """Return a subset's plan, worked out once."""
+        if found := self._prepared.get((present, encoded)):
+            return found
+        plan = self._stages.plan([name for name in present if name not in encoded], encoded, given=self._given)
         constants = constants_of(plan)
         for constant in constants.values():
             constant.setflags(write=False)  # shared by all runs of the plan
         start = self.initial_state() if decoder_of([step.stage for step in plan.steps]) else {}
-        self._prepared[present] = prepared = _Prepared(plan, constants, start)
+        self._prepared[present, encoded] = prepared = _Prepared(plan, constants, start)
         return prepared
 
 

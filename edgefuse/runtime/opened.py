@@ -6,7 +6,7 @@ from functools import cached_property
 from weakref import WeakValueDictionary, finalize
 
 from edgefuse.bundle.layout import ASSETS
-from edgefuse.bundle.manifest import Binding, BuildPlan, Candidate, Manifest, Rung
+from edgefuse.bundle.manifest import Binding, BuildPlan, Candidate, Manifest, Rung, Streamed
 from edgefuse.bundle.reader import Bundle
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.errors import BundleError
@@ -92,6 +92,18 @@ class OpenBundle:
                 for stage, candidate in chosen
             }
         return Graph(self._stages, sessions)
+
+    def steps(self, streamed: Streamed, rung: Rung) -> dict[str, Session]:
+        """Return the sessions of the steps of a modality at a rung, by stage; errors are those of `open`.
+
+        Args:
+            streamed: of the manifest.
+            rung: one of its rungs.
+        """
+        self._opening.check()
+        chosen = streamed.rungs[rung.name]
+        with self._opening.lock:
+            return {s.name: self._session(s, self.manifest.candidate(chosen[s.name])) for s in streamed.stages}
 
     @cached_property
     def preprocessors(self) -> dict[str, Preprocessor]:

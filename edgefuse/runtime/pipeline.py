@@ -15,6 +15,7 @@ from edgefuse.errors import BundleError, EdgefuseError, InputError
 from edgefuse.runtime.backends.backend import Array, SessionOptions
 from edgefuse.runtime.graph import Graph
 from edgefuse.runtime.graph import Inputs as Inputs
+from edgefuse.runtime.incremental import Encoded, Incremental, streamed_at
 from edgefuse.runtime.opened import OpenBundle
 from edgefuse.runtime.prediction import Prediction
 
@@ -60,8 +61,8 @@ class Pipeline:
         """Predict from raw inputs, one keyword per modality.
 
         Args:
-            **raw: a path, bytes, an array, a PIL image, a string: what the modality's preprocessing takes. A modality
-                that is left out, or None, is absent.
+            **raw: a path, bytes, an array, a PIL image, a string: what the modality's preprocessing takes, or the
+                `encoded` of an `Incremental`. A modality that is left out, or None, is absent.
 
         Raises:
             InputError: if an input is wrong, a required modality is absent, or nothing is present.
@@ -126,19 +127,26 @@ class Pipeline:
         self._guard.check()  # a tokenizer may have been opening when the process was forked
         values: dict[str, Array] = {}
         present: list[str] = []
+        encoded: list[str] = []
         given = 0
         for name, preprocessor in self.preprocessors.items():
             if name in raw:
                 given += 1
-                if raw[name] is not None:
-                    values.update(preprocessor(raw[name]))
-                    present.append(name)
+                one = raw[name]
+                if one is None:
+                    continue
+                if isinstance(one, Encoded) and one.modality == name:
+                    values.update(one.values)
+                    encoded.append(name)
+                else:
+                    values.update(preprocessor(one))
+                present.append(name)
         if given != len(raw):
             raise self._unknown(next(name for name in raw if name not in self.preprocessors))
         missing = [name for name in self._required if name not in present]
         if missing or not present:
             raise self._absent(missing, present)
-        return Inputs(values=values, present=tuple(present))
+        return Inputs(values=values, present=tuple(present), encoded=tuple(encoded))
 
     def infer(self, inputs: Inputs) -> dict[str, Array]:
         """Return the outputs by name for preprocessed inputs: the second half of a call."""
@@ -152,7 +160,7 @@ class Pipeline:
         with self._turns, self._guard.lock:
             if self._graph is None:
                 raise _closed()
-            return self._graph.run(inputs.values, inputs.present, inputs.kept)
+            return self._graph.run(inputs.values, inputs.present, inputs.encoded, inputs.kept)
 
     def generate(self, config: GenerationConfig | None = None, /, **raw: object) -> Generation:
         """Make tokens from raw inputs, one after the other: encoders and fusion run now, a step when it is asked for.
@@ -178,7 +186,7 @@ class Pipeline:
             if decoder is None:
                 made = ", ".join(f"'{output.name}'" for output in self.manifest.model.outputs)
                 raise InputError("this model makes no tokens one after the other", got=made, fix="call the pipeline")
-            feeds = graph.before_decoder(inputs.values, inputs.present)
+            feeds = graph.before_decoder(inputs.values, inputs.present, inputs.encoded)
         return Generation(decoder, feeds, config or GenerationConfig(), self._calling)
 
     def stream(
@@ -214,6 +222,36 @@ class Pipeline:
         if self._opened is None:
             raise _closed()
         return Stream(_Held(self), deadline_ms, clock=clock, hop_s=hop_s, backlog=backlog, feeds=feeds, ladder=ladder)
+
+    @property
+    def streaming(self) -> tuple[str, ...]:
+        """The modalities that can be encoded chunk by chunk at this rung; others are encoded as a whole each time."""
+        return tuple(streamed_at(self.manifest.streamed or (), self.rung.name))
+
+    def incremental(self, modality: str) -> Incremental:
+        """Return what encodes a stream of a modality chunk by chunk, at this rung.
+
+        Its states are those of the rung's files: another pipeline's, of another rung, begins anew.
+
+        Args:
+            modality: one of `streaming`.
+
+        Raises:
+            InputError: if it does not stream, or this pipeline is closed.
+            BundleError, BackendError, MissingExtraError: as for `at`.
+        """
+        found = streamed_at(self.manifest.streamed or (), self.rung.name)
+        if modality not in found:
+            raise InputError(
+                f"the modality {modality!r} is not encoded chunk by chunk at the rung '{self.rung.name}'",
+                expected=" or ".join(found) or "none of this bundle",
+                fix="keep the last window of it, and give that to each call",
+            )
+        opened, one = self._opened, found[modality]
+        if opened is None:
+            raise _closed()
+        tensor = self.manifest.model.modality(modality).tensors[0]
+        return Incremental(one, tensor, opened.steps(one, self.rung), self._calling)
 
     @contextmanager
     def _calling(self) -> Iterator[Graph]:

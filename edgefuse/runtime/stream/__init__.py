@@ -7,6 +7,7 @@
 - `resampling`: sound at another rate, chunk by chunk;
 - `window`: the last steps of a series;
 - `source`: what a stream has of one modality;
+- `encoding`: a series that is encoded chunk by chunk;
 - `series`: a source of steps: sound, arrays over time;
 - `latest`: a source of which the latest item counts: a picture, a text;
 - `intake`: all modalities' sources, clocks and counts, on one time;

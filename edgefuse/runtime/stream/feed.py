@@ -28,6 +28,7 @@ class Feed:
         jump_s: times that go further ahead, or further back, are a jump of the clock.
         max_items: kept of what no prediction has used. None: 4,096 chunks of a series, else 8.
         max_bytes: kept of it.
+        incremental: encode a series chunk by chunk, where the bundle can and the window is the model's.
     """
 
     rate_hz: float | None = None
@@ -39,11 +40,12 @@ class Feed:
     jump_s: float = 5.0
     max_items: int | None = None
     max_bytes: int = 1 << 24
+    incremental: bool = True
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None and not _is_fine(field.name, value):
+            if value is not None and field.name != "incremental" and not _is_fine(field.name, value):
                 least = "a number above 0" if field.name in _POSITIVE else "a number from 0 on"
                 raise InputError(f"the feed's {field.name} makes no sense", got=shown(value, 80), expected=least)
         if self.jump_s <= self.reorder_s:
@@ -58,6 +60,12 @@ class Feed:
         if isinstance(modality.preprocess, AudioPreprocess):
             return True
         return isinstance(modality.preprocess, TensorPreprocess) and self.rate_hz is not None
+
+    def is_incremental(self, modality: Modality) -> bool:
+        """Return whether a modality is to be encoded chunk by chunk, if it can be."""
+        if not self.incremental or not self.is_series(modality):
+            return False
+        return self.window_steps(modality) == largest(modality.tensors[0].shape[1])
 
     def age_limit_s(self, modality: Modality) -> float:
         """Return the maximum age."""

@@ -9,6 +9,7 @@ from edgefuse.bundle.manifest import Manifest, Rung
 from edgefuse.runtime.backends.backend import Array
 from edgefuse.runtime.cache import FeatureCache
 from edgefuse.runtime.graph import Inputs
+from edgefuse.runtime.incremental import Incremental
 from edgefuse.runtime.preprocess import Preprocessor
 
 
@@ -30,6 +31,13 @@ class Runner(Protocol):
     @property
     def preprocessors(self) -> Mapping[str, Preprocessor]:
         """By modality, in the order of the model's."""
+
+    @property
+    def streaming(self) -> tuple[str, ...]:
+        """The modalities that can be encoded chunk by chunk at its rung."""
+
+    def incremental(self, modality: str) -> Incremental:
+        """Return what does that."""
 
     def infer(self, inputs: Inputs) -> dict[str, Array]:
         """Return the outputs by name."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgefuse.bundle.spec import Modality
 from edgefuse.errors import InputError
+from edgefuse.runtime.incremental import Incremental
 from edgefuse.runtime.preprocess import Preprocessor
 from edgefuse.runtime.stream.clock import Clock
 from edgefuse.runtime.stream.counts import Counts
@@ -39,7 +40,6 @@ class Intake:
     def __init__(self, preprocessors: Mapping[str, Preprocessor], feeds: Mapping[str, Feed], slack_s: float) -> None:
         self.time_s: float | None = None
         self.counts = {name: Counts() for name in preprocessors}
-        self._preprocessors = preprocessors
         self._modalities = _modalities(preprocessors)
         self._reached_s = 0.0
         self._feeds = {name: feeds.get(name, Feed()) for name in preprocessors}
@@ -91,8 +91,8 @@ class Intake:
         self.counts[modality].pushed += 1
         self.counts[modality].drop(refused=True)
 
-    def at(self, time_s: float, without: frozenset[str]) -> dict[str, Value] | None:
-        """Return what there is at a time, in the order of the model's modalities; None if that is not enough.
+    def take(self, time_s: float, without: frozenset[str]) -> dict[str, Callable[[], Value]] | None:
+        """Take what there is at a time, in the order of the model's modalities; None if that is not enough.
 
         Args:
             time_s: of the stream.
@@ -104,18 +104,25 @@ class Intake:
         enough = all(modality.optional or name in found for name, modality in self._modalities.items())
         return found if found and enough else None
 
-    def _found(self, time_s: float, without: frozenset[str]) -> dict[str, Value]:
-        values = {name: source.value(time_s) for name, source in self.sources.items() if name not in without}
+    def _found(self, time_s: float, without: frozenset[str]) -> dict[str, Callable[[], Value]]:
+        values = {name: source.take(time_s) for name, source in self.sources.items() if name not in without}
         return {name: value for name, value in values.items() if value is not None}
 
-    def follow(self, preprocessors: Mapping[str, Preprocessor]) -> None:
-        """Go on with the preprocessing of the bundle that runs now.
+    @property
+    def incremental(self) -> list[str]:
+        """The modalities that are to be encoded chunk by chunk, if they can be."""
+        return [name for name, feed in self._feeds.items() if feed.is_incremental(self._modalities[name])]
+
+    def follow(self, preprocessors: Mapping[str, Preprocessor], encoders: Mapping[str, Incremental]) -> None:
+        """Go on with another pipeline.
+
+        Args:
+            preprocessors: by modality.
+            encoders: chunk by chunk, at its rung, by modality.
 
         Raises:
             InputError: if it has other modalities.
         """
-        if preprocessors is self._preprocessors:
-            return
         if (modalities := _modalities(preprocessors)) != self._modalities:
             raise InputError(
                 "the bundle that runs now has other inputs than the stream was opened for",
@@ -123,9 +130,8 @@ class Intake:
                 expected=f"{', '.join(self._modalities)}, each as it was",
                 fix="open another stream",
             )
-        self._preprocessors = preprocessors
         for name, source in self.sources.items():
-            source.renew(preprocessors[name])
+            source.renew(preprocessors[name], encoders.get(name))
 
     def close(self) -> None:
         """Count what waits as dropped, and let go of it."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple
 
 from edgefuse.bundle.spec import TextPreprocess
 from edgefuse.runtime.backends.backend import Array
+from edgefuse.runtime.incremental import Incremental
 from edgefuse.runtime.preprocess import Preprocessor
 from edgefuse.runtime.stream.counts import Counts
 from edgefuse.runtime.stream.feed import Feed
@@ -98,8 +99,8 @@ class Latest:
         """The time of the first item."""
         return self._start_s
 
-    def value(self, time_s: float) -> Value | None:
-        """Return the item that counts at a time; see `Source`."""
+    def take(self, time_s: float) -> Callable[[], Value] | None:
+        """Take the item that counts at a time; see `Source`."""
         self._expire(time_s)
         if not self._items:
             return None
@@ -110,14 +111,17 @@ class Latest:
         if not item.used:
             item.used = True
             self._counts.used += 1
-        return Value(item.made.values, item.time_s, item.number)
+        value = Value(item.made.values, item.time_s, item.number)
+        return lambda: value
 
     def restart(self) -> None:
         """Begin anew; see `Source`. What is there stays, until something newer comes or it is too old."""
         self._recent.clear()
 
-    def renew(self, preprocessor: Preprocessor) -> None:
-        """Go on with another bundle's preprocessing; texts that are there go through its tokenizer."""
+    def renew(self, preprocessor: Preprocessor, encoder: Incremental | None) -> None:
+        """Go on with another pipeline's preprocessing; texts that are there go through its tokenizer. See `Source`."""
+        if preprocessor is self.preprocessor:
+            return
         self.preprocessor = preprocessor
         for item in self._items:
             item.made, item.number = self._renewed(item.made), next(self._numbers)

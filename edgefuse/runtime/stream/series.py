@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from edgefuse.bundle.spec import AudioPreprocess
 from edgefuse.runtime.backends.backend import Array
+from edgefuse.runtime.incremental import Incremental
 from edgefuse.runtime.preprocess import Preprocessor
 from edgefuse.runtime.stream.counts import Counts
+from edgefuse.runtime.stream.encoding import Encoding
 from edgefuse.runtime.stream.feed import Feed
 from edgefuse.runtime.stream.ordering import Chunk, Ordering
 from edgefuse.runtime.stream.resampling import Resampling
@@ -24,7 +29,8 @@ class Series:
     """Steps in a ring buffer; see `Source`.
 
     Chunks are put in order at the rate at which they come, resampled if that is not the model's, and written to the
-    window. What never came is zeros, unless it is as long as the window: then the window begins anew.
+    window. What never came is zeros, unless it is as long as the window: then the window begins anew. Where the bundle
+    has an encoder that goes chunk by chunk, it takes what the window has got since the last prediction.
 
     Args:
         preprocessor: of the modality.
@@ -55,6 +61,7 @@ class Series:
         same = self._given_hz == self._model_hz
         self._resampling = None if same else Resampling(self._given_hz, self._model_hz)
         self._seen: deque[Chunk] = deque()  # those that the window still holds, without their steps
+        self._encoding: Encoding | None = None
         self._serial = 0  # of the window: how often it began anew
 
     def check(self, raw: object) -> tuple[Array, float]:
@@ -83,8 +90,8 @@ class Series:
         """The beginning of the window."""
         return self._window.start / self._model_hz if self._ordering.next is not None else None
 
-    def value(self, time_s: float) -> Value | None:
-        """Return the last window up to a time; see `Source`."""
+    def take(self, time_s: float) -> Callable[[], Value] | None:
+        """Take the last window up to a time; see `Source`."""
         self._settle(round(min(time_s, 1e12) * self._given_hz))
         window = self._window
         at = min(round(min(time_s, 1e12) * self._model_hz), window.end)
@@ -100,8 +107,18 @@ class Series:
             if not chunk.used and chunk.start < at and chunk.end > at - len(steps):
                 chunk.used = True
                 self._counts.used += 1
-        values = self.preprocessor(steps[None] if self._batched else steps)
-        return Value(values, ends_s, (self._serial, at, len(steps)))
+        if self._encoding is not None and len(steps) == self._steps:
+            return partial(self._encoding, self._serial, at, self._new(self._encoding, at, steps))
+        return partial(self._prepared, steps, Value({}, ends_s, (self._serial, at, len(steps))))
+
+    def _new(self, encoding: Encoding, at: int, window: Array) -> Array:
+        """Return what of a window an encoder has not taken yet; all of it if it has to begin anew."""
+        taken = encoding.taken(self._serial)
+        missing = len(window) if taken is None else max(0, at - taken)
+        return window[len(window) - missing :] if missing < len(window) else window
+
+    def _prepared(self, steps: Array, value: Value) -> Value:
+        return replace(value, values=self.preprocessor(steps[None] if self._batched else steps))
 
     def restart(self) -> None:
         """Begin anew; see `Source`."""
@@ -110,10 +127,12 @@ class Series:
         self._forget()
         self._ordering.restart()
 
-    def renew(self, preprocessor: Preprocessor) -> None:
-        """Go on with another bundle's preprocessing: windows are prepared when they are asked for."""
-        self.preprocessor = preprocessor
-        self._serial += 1
+    def renew(self, preprocessor: Preprocessor, encoder: Incremental | None) -> None:
+        """Go on with another pipeline: windows are prepared when they are asked for. See `Source`."""
+        if preprocessor is not self.preprocessor:
+            self.preprocessor = preprocessor
+            self._serial += 1
+        self._encoding = Encoding(encoder, self._model_hz) if encoder is not None else None
 
     def close(self) -> None:
         """Count what waits as dropped."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from edgefuse.runtime.backends.backend import Array
+from edgefuse.runtime.incremental import Incremental
 from edgefuse.runtime.preprocess import Preprocessor
 
 
@@ -18,11 +19,13 @@ class Value:
         values: by key, as `Pipeline.infer` takes them.
         time_s: of its newest data.
         key: the same for the same content, and for no other of this modality: a sequence number.
+        encoded: whether the values are features already.
     """
 
     values: Mapping[str, Array]
     time_s: float
     key: Hashable
+    encoded: bool = False
 
 
 class Source(Protocol):
@@ -53,14 +56,22 @@ class Source(Protocol):
     def start_s(self) -> float | None:
         """The time at which it began. None before the first item."""
 
-    def value(self, time_s: float) -> Value | None:
-        """Return what there is at a time, and count it as used; None if that is nothing, or too old."""
+    def take(self, time_s: float) -> Callable[[], Value] | None:
+        """Count what there is at a time as used, and return what prepares it; None if that is nothing, or too old.
+
+        It is called without the lock, by one thread at a time, before the next is taken.
+        """
 
     def restart(self) -> None:
         """Begin anew: what comes next does not follow on what was there."""
 
-    def renew(self, preprocessor: Preprocessor) -> None:
-        """Go on with the preprocessing of another bundle, of the same modality."""
+    def renew(self, preprocessor: Preprocessor, encoder: Incremental | None) -> None:
+        """Go on with another pipeline.
+
+        Args:
+            preprocessor: of the modality, maybe of another bundle.
+            encoder: chunk by chunk, of its rung; None if it has none.
+        """
 
     def close(self) -> None:
         """Count what waits as dropped."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from threading import Condition, Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from edgefuse.errors import EdgefuseError, InputError, shown
 from edgefuse.runtime.cache import Kept
@@ -19,6 +20,7 @@ from edgefuse.runtime.stream.counts import Counts
 from edgefuse.runtime.stream.feed import Feed
 from edgefuse.runtime.stream.holder import Holder, Ladder, Runner
 from edgefuse.runtime.stream.intake import Intake
+from edgefuse.runtime.stream.source import Value
 from edgefuse.runtime.stream.triggers import Due, Triggers
 
 if TYPE_CHECKING:
@@ -90,8 +92,10 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         self._changed = Condition(Lock())
         self._predicting = Lock()
         self._closed = self._finished = False
+        self._running: Callable[[], object] = lambda: None  # a weak reference: a pipeline that is let go of is freed
         self._sleepers: list[tuple[AbstractEventLoop, Future[None]]] = []
         self._worker: Executor | None = None
+        self._follow(holder.pipeline)
 
     def push(self, modality: str, chunk: object, t: float | None = None) -> bool:
         """Hand over a chunk of a series, a picture, a text; return whether it was taken.
@@ -273,16 +277,14 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         """Return the prediction at a time; None if there is nothing to predict from."""
         with self._predicting:
             pipeline = self._holder.pipeline
+            self._follow(pipeline)
             with self._changed:
                 self._check_open()
-                self._intake.follow(pipeline.preprocessors)
-                found = self._intake.at(due.time_s, self._without)
-            if found is None:
+                taken = self._intake.take(due.time_s, self._without)
+            if taken is None:
                 return None
-            self._kept.keys = {name: value.key for name, value in found.items()}
-            values = {key: array for value in found.values() for key, array in value.values.items()}
-            kept = self._kept if pipeline.cache.entries else None
-            outputs = pipeline.infer(Inputs(values=values, present=tuple(found), kept=kept))
+            found = {name: prepare() for name, prepare in taken.items()}
+            outputs = pipeline.infer(self._inputs(pipeline, found))
             now_s = self._now()
             took_s = now_s - due.since_s
             missed = took_s > self._deadline_s
@@ -298,6 +300,25 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
                 missed=missed,
                 rung=pipeline.rung.name,
             )
+
+    def _inputs(self, pipeline: Runner, found: Mapping[str, Value]) -> Inputs:
+        self._kept.keys = {name: value.key for name, value in found.items()}
+        return Inputs(
+            values={key: array for value in found.values() for key, array in value.values.items()},
+            present=tuple(found),
+            encoded=tuple(name for name, value in found.items() if value.encoded),
+            kept=self._kept if pipeline.cache.entries else None,
+        )
+
+    def _follow(self, pipeline: Runner) -> None:
+        """Go on with the pipeline that runs now; files of encoders are opened without the lock."""
+        if self._running() is pipeline:
+            return
+        streaming = set(pipeline.streaming)
+        encoders = {name: pipeline.incremental(name) for name in self._intake.incremental if name in streaming}
+        with self._changed:
+            self._intake.follow(pipeline.preprocessors, encoders)
+        self._running = ref(pipeline)
 
     def _consult(self, pipeline: Runner, now_s: float, took_s: float) -> None:
         """Tell the ladder, and do what it decides."""
