@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from edgefuse.bundle.spec import ClassOutput, EmbeddingOutput, LabelsOutput, Out
 from edgefuse.errors import InputError
 from edgefuse.runtime.backends.backend import Array
 from edgefuse.runtime.generation.ctc import PrefixBeamSearch
+
+if TYPE_CHECKING:
+    from edgefuse.runtime.contributions import Contributions
 
 _O = TypeVar("_O", ClassOutput, LabelsOutput, EmbeddingOutput, ValuesOutput, TokensOutput)
 
@@ -31,16 +34,18 @@ class Prediction:
     Attributes:
         outputs: float32 arrays with the batch first, by output name.
         spec: what the model says about its outputs.
+        contributions: what each modality added to them, of `Pipeline.explain`.
     """
 
     outputs: Mapping[str, Array]
     spec: tuple[Output, ...]
+    contributions: Contributions | None = None
 
     @property
     def finite(self) -> bool:
         """Whether all outputs are numbers. A class at minus infinity is one: its probability is 0."""
         given = ((output, self._array(output)) for output in self.spec if output.name in self.outputs)
-        return all(_is_finite(output, value) for output, value in given)
+        return all(is_finite(output, value) for output, value in given)
 
     @property
     def label(self) -> str:
@@ -68,8 +73,7 @@ class Prediction:
     def labels(self) -> dict[str, float]:
         """The labels that are above the threshold, with their probabilities."""
         output = self._first(LabelsOutput, "several labels")
-        chances = 1 / (1 + np.exp(-np.clip(self._item(output).astype(np.float64), -500, 500)))
-        told = zip(output.labels, chances.tolist(), strict=True)
+        told = zip(output.labels, chances(self._item(output)).tolist(), strict=True)
         return {label: chance for label, chance in told if chance > output.threshold}
 
     @property
@@ -124,7 +128,7 @@ class Prediction:
                 fix="make one prediction of each item, as pipeline.batch does",
             )
         value: npt.NDArray[np.float32] = values[0]
-        if not _is_finite(output, value):
+        if not is_finite(output, value):
             raise InputError(
                 f"the answer '{output.name}' is not finite",
                 got=f"{np.count_nonzero(~np.isfinite(value))} of {value.size} numbers NaN or infinite",
@@ -147,7 +151,13 @@ class Prediction:
         )
 
 
-def _is_finite(output: Output, value: npt.NDArray[np.float32]) -> bool:
+def chances(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Return the probability of each of several labels: the logistic function of its logit."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -500, 500))))
+
+
+def is_finite(output: Output, value: npt.NDArray[np.floating]) -> bool:
+    """Tell whether an output is numbers. A class at minus infinity is one: its probability is 0."""
     if isinstance(output, ClassOutput):
         best = value.max(axis=-1)  # NaN comes through; a class that is ruled out by minus infinity does not
         return bool(np.isfinite(best).all())
