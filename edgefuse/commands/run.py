@@ -16,10 +16,9 @@ from edgefuse.bundle.spec import ClassOutput, LabelsOutput, TokensOutput, Values
 from edgefuse.commands import console, modalities, searching
 from edgefuse.commands.quieting import quiet_libraries
 from edgefuse.errors import InputError
-from edgefuse.runtime.contributions import Contributions
 from edgefuse.runtime.generation.config import GenerationConfig
 from edgefuse.runtime.pipeline import Inputs, Pipeline, load
-from edgefuse.runtime.prediction import Prediction
+from edgefuse.runtime.prediction import Contributions, Prediction
 
 TAKES_EXTRA = True
 _SHOWN = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,43 @@ from edgefuse.errors import InputError
 from edgefuse.runtime.backends.backend import Array
 from edgefuse.runtime.generation.ctc import PrefixBeamSearch
 
-if TYPE_CHECKING:
-    from edgefuse.runtime.contributions import Contributions
-
 _O = TypeVar("_O", ClassOutput, LabelsOutput, EmbeddingOutput, ValuesOutput, TokensOutput)
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What something that was given added to an answer; each field has the outputs of its kind by name.
+
+    An output has no entry if it is not finite, with or without what is left out, or then not given, or of another size.
+
+    Attributes:
+        probability: of outputs of classes: by how much more probable it made the class that is predicted with all.
+        log_odds: of the same: by how much it raised log(p / (1 - p)), in nats; no entry where a probability is 0 or 1.
+        values: of plain numbers and of several labels: the difference of each number, or of each label's probability.
+        distance: of all other outputs: the Euclidean distance between the two.
+    """
+
+    probability: Mapping[str, float]
+    log_odds: Mapping[str, float]
+    values: Mapping[str, Mapping[str, float]]
+    distance: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """What was added to an answer.
+
+    `each` does not sum to `together`, in general: the sum is smaller where modalities tell the same (without one of
+    them the others still do), and larger where one is of use only beside another. What is over is the interaction.
+
+    Attributes:
+        each: by optional modality that was given. A required one is never left out, and has none.
+        together: what all of these added: the answer with them minus that without any of them. Where no required
+            modality is left, that is what the fusion says to nothing at all: a number to compare with, and no answer.
+    """
+
+    each: Mapping[str, Contribution]
+    together: Contribution
 
 
 @dataclass(frozen=True)

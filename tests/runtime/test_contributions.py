@@ -23,9 +23,10 @@ from edgefuse.bundle.spec import (
 )
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import InputError
-from edgefuse.runtime.contributions import Contribution, _difference, _pairs
+from edgefuse.runtime.contributions import _difference, _pairs
 from edgefuse.runtime.graph import Graph
 from edgefuse.runtime.pipeline import Pipeline
+from edgefuse.runtime.prediction import Contribution
 from tests.runtime.second import _required
 from tests.runtime.test_opened import towers
 
