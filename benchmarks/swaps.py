@@ -21,13 +21,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 from weakref import ref
 
 import numpy as np
@@ -142,11 +142,23 @@ def counted(before: tuple[int, int] = (0, 0)) -> tuple[int, int]:
         time.sleep(0.01)
 
 
-def repeated(action: Callable[[], object], times: int, callers: Callers | None = None) -> Run:
-    """Do something many times, after a warm-up, while others call."""
+def repeated(
+    action: Callable[[], object],
+    times: int,
+    callers: Callers | None = None,
+    turns: Callable[[int], Iterable[int]] = range,
+) -> Run:
+    """Do something many times, after a warm-up, while others call.
+
+    Args:
+        action: is done.
+        times: without the warm-up.
+        callers: that call meanwhile, or None.
+        turns: gives so many turns, or fewer if there is no time.
+    """
 
     def many(count: int) -> int:
-        for _ in range(count):
+        for _ in turns(count):
             action()
         gc.collect()
         return current_rss_bytes()
@@ -167,20 +179,25 @@ def _alone() -> Iterator[None]:
     yield
 
 
-def bare(bundle: Bundle, rungs: Sequence[str], times: int) -> Run:
-    """Open and free, with the runtime alone, the files in which rungs differ; alternately, as changes do."""
-    manifest = bundle.manifest
-    backends = Backends(manifest)
-    chosen = [manifest.rung(name).candidates for name in rungs]
-    files = []
-    for candidates in chosen:
-        own = [manifest.candidate(id_) for stage, id_ in candidates.items() if len({c[stage] for c in chosen}) > 1]
-        files.append([(bundle.read(one.file), one) for one in own])
+Opening: TypeAlias = Callable[[], object]
+"""Opens a file with the runtime alone."""
+
+
+def openings(bundle: Bundle, rung: str, without: str | None = None) -> list[Opening]:
+    """Return what opens the files of a rung; those alone that another one does not have, if one is named."""
+    manifest, backends = bundle.manifest, Backends(bundle.manifest)
+    shared = set(manifest.rung(without).candidates.values()) if without else set[str]()
+    own = [manifest.candidate(id_) for id_ in manifest.rung(rung).candidates.values() if id_ not in shared]
+    return [partial(backends.open, one, bundle.read(one.file), SessionOptions()) for one in own]
+
+
+def bare(files: Sequence[Sequence[Opening]], times: int) -> Run:
+    """Open and free files with the runtimes alone, one list of them after the other, as changes do."""
     turns = cycle(files)
     kept: list[object] = []
 
     def action() -> None:
-        opened = [backends.open(one, data, SessionOptions()) for data, one in next(turns)]
+        opened = [opening() for opening in next(turns)]
         kept[:] = opened  # the ones before are freed after these were opened
 
     return repeated(action, times)
@@ -204,7 +221,8 @@ def measure(path: Path, swaps: int, loads: int, cache: bool) -> dict[str, Run]:
         for rung in rungs:
             with edgefuse.load(bundle, rung=rung) as alone:
                 right.append(first(alone.infer(inputs)))
-        runs = {"bare": bare(bundle, rungs, swaps)}
+        own = [openings(bundle, rung, without) for rung, without in (rungs, rungs[::-1])]
+        runs = {"bare": bare(own, swaps)}
     holder, turns = Holder(edgefuse.load(path, cache=cache)), cycle(reversed(rungs))
     runs["swaps"] = repeated(lambda: holder.swap(next(turns)), swaps, Callers(holder, inputs, right))
     holder.pipeline.close()

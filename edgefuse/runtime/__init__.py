@@ -15,6 +15,7 @@
 - `opened`: a bundle opened: what the pipelines at its rungs share;
 - `pipeline`: its view at a rung: raw inputs in, a prediction out;
 - `prediction`: a prediction;
+- `contributions`: what each modality added to it;
 - `stream`: timed inputs over a pipeline, and predictions as they come due;
 - `live`: the pipeline of a running process, and how another takes its place;
 - `control`: the local command that asks for it;

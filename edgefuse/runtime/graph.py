@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -128,6 +128,27 @@ class Graph:
         pool = {TOKEN: NO_TOKENS, **values, **prepared.constants}
         self._stages.run(prepared.plan, run_stage, pool, prepared.state)
         return fed
+
+    def run_with_features(
+        self, values: Mapping[str, Array], present: Subset
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return the results, and by key the outputs of the stages that belong to one modality; within `flushed`."""
+        features: dict[str, Array] = {}
+        prepared = self._prepared.get(present) or self._prepare(present)
+
+        def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
+            made = self._run_stage(stage, feeds)
+            if stage.modality:
+                features.update((stage.key(port), value) for port, value in made.items())
+            return made
+
+        return self._stages.run(prepared.plan, run_stage, {**values, **prepared.constants}, prepared.state)[0], features
+
+    @cached_property
+    def after_encoders(self) -> Graph:
+        """The stages that read several modalities; it finds the outputs of all others among the given values."""
+        names = [stage.name for stage in self._stages.stages if not stage.modality]
+        return Graph(self._stages, {name: self._sessions[name] for name in names if name in self._sessions})
 
     def initial_state(self) -> dict[str, Array]:
         """Return the state before the first step."""

@@ -97,6 +97,12 @@ class Live:
         """The pipeline to call now; `swap` and `at` put another in its place."""
         return self._running.pipeline
 
+    @pipeline.setter
+    def pipeline(self, pipeline: Pipeline) -> None:
+        """Go on at the rung of what `live.pipeline.at` gave, of the bundle that runs by now: it may have come since."""
+        with self._changing.lock:
+            self.at(_known(self.pipeline, pipeline.rung.name))
+
     @property
     def path(self) -> Path:
         """Of the bundle that is answered with."""
@@ -290,7 +296,7 @@ def _difference(
             return f"the {kind} '{now.name}' is not", type(now).__name__, type(then).__name__
         for field in now.__struct_fields__:
             if field != "metric" and getattr(now, field) != getattr(then, field):
-                return f"the {field} of the {kind} '{now.name}' is not", getattr(now, field), getattr(then, field)
+                return f"'{field}' of the {kind} '{now.name}' is not", getattr(now, field), getattr(then, field)
     return None
 
 

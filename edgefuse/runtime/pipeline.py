@@ -162,6 +162,27 @@ class Pipeline:
                 raise _closed()
             return self._graph.run(inputs.values, inputs.present, inputs.encoded, inputs.kept)
 
+    def explain(self, /, **raw: object) -> Prediction:
+        """Predict as a call does, and say in `contributions` what each optional modality added.
+
+        Encoders run once; what reads several modalities runs once more for each optional one that is given, and once
+        without all of them (`contributions`). Of a model of one stage that is the whole model.
+
+        Args:
+            **raw: as for a call.
+
+        Raises:
+            InputError: as for a call, or the model makes one token after the other.
+            MissingExtraError, BackendError: as for a call.
+        """
+        from edgefuse.runtime.contributions import explained  # which most programs do without
+
+        self._guard.check()
+        inputs, model = self.preprocess(**raw), self.manifest.model
+        with self._calling() as graph:
+            outputs, contributions = explained(graph, inputs.values, inputs.present, model)
+        return Prediction(outputs=outputs, spec=model.outputs, contributions=contributions)
+
     def generate(self, config: GenerationConfig | None = None, /, **raw: object) -> Generation:
         """Make tokens from raw inputs, one after the other: encoders and fusion run now, a step when it is asked for.
 

@@ -74,8 +74,8 @@ def _empty(path: Path) -> Path:
 
 WRONG: MappingProxyType[str, tuple[Callable[[Path], Path], str]] = MappingProxyType(
     {
-        "labels": (_other_labels, r"the labels of the output 'logits' is not as in the bundle that runs: got .*'no'"),
-        "required": (_required, r"the optional of the modality 'image' is not as in the bundle that runs: got False"),
+        "labels": (_other_labels, r"'labels' of the output 'logits' is not as in the bundle that runs: got .*'no'"),
+        "required": (_required, r"'optional' of the modality 'image' is not as in the bundle that runs: got False"),
         "truncated": (_truncated, "is refused"),
         "damaged": (_damaged, r"'stages/image_encoder\.dynamic_wi8_af32\.onnx' is damaged"),
         "empty": (_empty, "is refused"),

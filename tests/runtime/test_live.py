@@ -88,9 +88,15 @@ def test_another_bundle_takes_the_place(
     ]
 
 
-def test_what_runs_is_not_assigned(first: Path) -> None:
-    with edgefuse.Live(first) as live, pytest.raises(AttributeError):
-        live.pipeline = live.pipeline.at("small")  # type: ignore[misc]
+def test_a_rung_may_be_assigned_as_to_any_attribute(first: Path, other: Path, tmp_path: Path) -> None:
+    with edgefuse.Live(first) as live:
+        small = live.pipeline.at("small")
+        live.pipeline = small
+        assert live.pipeline.rung.name == "small"
+        live.at(None)
+        live.swap(other)  # in between
+        live.pipeline = small
+        assert (live.path, live.pipeline.rung.name) == (other, "small")
 
 
 def test_without_a_path_the_same_one_is_opened_again(first: Path, other: Path, tiny_raw: Raw) -> None:
