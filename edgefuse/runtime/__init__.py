@@ -13,6 +13,7 @@
 - `opened`: a bundle opened: what the pipelines at its rungs share;
 - `pipeline`: its view at a rung: raw inputs in, a prediction out;
 - `prediction`: a prediction;
+- `ladder`: which rung runs now;
 - `retrieval`: indexes of embeddings;
 - `forks`: what a fork leaves to a child;
 - `suitability`: whether int8 is exact on this CPU.
