@@ -125,6 +125,11 @@ def test_a_wrong_factory_is_one_sentence(tmp_path: Path, reference: str, message
         ),
         (
             "[search]",
+            "[ladder]\nmax_drop = 0\n[search]",
+            "[ladder] max_drop in PATH is out of range: got 0.0, ",
+        ),
+        (
+            "[search]",
             "[ladder]\nratio = nan\n[search]",
             "[ladder] ratio in PATH is out of range: got nan, ",
         ),

@@ -15,10 +15,13 @@ class LadderSection(Record, frozen=True, kw_only=True):
     Attributes:
         ratio: how many times faster each rung is than the one above it, at the least.
         down_to: of the first rung's time, the share that the last one takes, at the most.
+        max_drop: how much of the metric a rung may lose in its worst subset, in the unit of `[search] max_drop`; ten
+            points of accuracy, or ten budgets of a metric with a unit of its own, if left out.
     """
 
     ratio: float = 1.3
     down_to: float = 0.5
+    max_drop: float | None = None
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -40,6 +43,12 @@ def check_ladder(path: Path, ladder: LadderSection | None) -> None:
             f"[ladder] ratio in {path} is out of range",
             got=ladder.ratio,
             expected="1.05 or more: what is hardly faster is no rung of its own",
+        )
+    if ladder.max_drop is not None and not (math.isfinite(ladder.max_drop) and ladder.max_drop > 0):
+        raise RecipeError(
+            f"[ladder] max_drop in {path} is out of range",
+            got=ladder.max_drop,
+            expected="more than 0 (0.1 is ten points)",
         )
     if not 0.01 <= ladder.down_to <= 1 / ladder.ratio:
         raise RecipeError(

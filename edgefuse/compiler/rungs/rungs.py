@@ -57,6 +57,8 @@ def choose(result: TargetResult) -> dict[str, Combination]:
     objective, largest = subject.recipe.search.objective, subject.budget.largest_drop
     asked = subject.recipe.ladder
     apart = Apart(asked.ratio, asked.down_to) if asked else None
+    if asked and asked.max_drop is not None:
+        largest = asked.max_drop
     rungs = ladder(found.judged, found.winners, default=objective, largest_drop=largest, apart=apart)
     chosen = {rung: one.candidates for rung, one in rungs}
     return chosen | alternatives(result, {part.target: choose(part) for part in result.parts})
