@@ -12,12 +12,14 @@ import msgspec
 from edgefuse.bundle.manifest import Machine, Manifest
 from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.bundle.spec import Modality, Output, spelled, subset_name
+from edgefuse.bundle.streamed import chunks_of
 from edgefuse.commands import console
 from edgefuse.errors import shown
 from edgefuse.measure import placement
 from edgefuse.measure.metrics import is_share
 from edgefuse.measure.placement import Placement
 from edgefuse.runtime import signals
+from edgefuse.runtime.incremental import streamed_at
 from edgefuse.runtime.ladder import Step, steps_of
 from edgefuse.runtime.signals import Entry
 
@@ -76,6 +78,9 @@ def _print(bundle: Bundle, here: Sequence[Entry]) -> None:
     console.write("", "modalities")
     header = ("name", "kind", "tensors", "preprocessing", "may be absent")
     console.write(_table(header, map(_modality_row, manifest.model.modalities)))
+    if manifest.streamed:
+        console.write("", "streams")
+        console.write(_streams(manifest))
     console.write("", "outputs")
     console.write(_table(("name", "content"), [(o.name, _output(o)) for o in manifest.model.outputs]))
     console.write("", "rungs")
@@ -114,6 +119,20 @@ def _modality_row(modality: Modality) -> tuple[str, ...]:
     kind = fields.pop("kind")
     steps = ", ".join(f"{name} {value}" for name, value in fields.items()) or "none"
     return modality.name, kind, tensors + (" + length" if modality.length else ""), steps, _yes(modality.optional)
+
+
+def _streams(manifest: Manifest) -> list[str]:
+    """Say of each modality, rung by rung, whether it is encoded chunk by chunk, and of how many values."""
+    rows = []
+    for modality in manifest.model.modalities:
+        cells = []
+        for rung in manifest.rungs:
+            one = streamed_at(manifest.streamed or (), rung.name).get(modality.name)
+            steps = [manifest.candidate(id_).scheme for id_ in one.rungs[rung.name].values()] if one else []
+            size = f"chunk by chunk, of {chunks_of(one.stages).size} ({', '.join(steps)})" if one else ""
+            cells.append(size or "a whole window each time (ring buffer)")
+        rows.append((modality.name, *cells))
+    return _table(("modality", *(rung.name for rung in manifest.rungs)), rows)
 
 
 def _output(output: Output) -> str:

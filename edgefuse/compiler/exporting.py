@@ -175,7 +175,7 @@ def _exported(
         data = _built(model, target, store, workers, progress)
     combination = {stage: _made(data, stage, scheme) for stage, scheme in chosen.items()}
     rung = _rung(data, combination)
-    assembly = Assembly(data, {rung.name: combination})
+    assembly = Assembly(data, {rung.name: combination}).streaming()
     digest = write_bundle(bundle, assembly.manifest([rung]), assembly.contents([rung]))
     checked = data.candidates.checked
     return ExportResult(bundle, digest, tuple(checked[candidate].row for candidate in combination.values()))
@@ -249,9 +249,10 @@ def _made(data: TargetData, stage: str, scheme: Scheme) -> str:
     name = candidate_id(stage, None, scheme)
     if name in made.by_id:
         return name
-    why = made.refused.get(name, "it was not made").rstrip(".")
+    why, _, fix = made.refused.get(name, "it was not made").partition(" Fix: ")
     kind = CheckError if name in made.checked else QuantizeError
-    raise kind(f"{made.target}: '{stage}' cannot be exported as {scheme.id}: {why}", fix="name another scheme for it")
+    what = f"{made.target}: '{stage}' cannot be exported as {scheme.id}: {why.rstrip('.')}"
+    raise kind(what, fix=fix or "name another scheme for it")
 
 
 def _rung(data: TargetData, combination: Combination) -> Rung:
