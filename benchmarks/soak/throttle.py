@@ -25,6 +25,8 @@ try:
         time.sleep(half_s)
         os.kill(process, signal.SIGCONT)
         time.sleep(half_s)
+except KeyboardInterrupt:
+    pass
 finally:
     os.kill(process, signal.SIGCONT)
 """
