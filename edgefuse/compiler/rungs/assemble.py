@@ -44,10 +44,8 @@ class Assembly:
         """Return the manifest of a bundle with these rungs; the first one is the default."""
         subject, data = self.subject, self.data
         built, checked = self._built, {**data.candidates.checked, **self.streams.checked}
-        streamed, used = (
-            self.streams.records,
-            sorted({*self.streams.built, *(id_ for rung in rungs for id_ in rung.candidates.values())}),
-        )
+        streamed = self.streams.records
+        used = sorted({*self.streams.built, *(id_ for rung in rungs for id_ in rung.candidates.values())})
         return Manifest(
             schema=STREAMED if streamed else PLAIN,
             target=data.candidates.target,
