@@ -20,6 +20,7 @@ from edgefuse.runtime.graph import Graph
 from edgefuse.runtime.preprocess import Preprocessor
 from edgefuse.runtime.processor import processor
 from edgefuse.runtime.suitability import concern
+from edgefuse.runtime.turns import Turns
 
 _Key = tuple[str, str, tuple[Binding, ...], tuple[Binding, ...], BuildPlan | None, bool]
 """What makes two opened files the same: runtime, hash, bindings, how an engine is built, whether features are kept."""
@@ -29,7 +30,8 @@ class OpenBundle:
     """A bundle opened on a device: what all pipelines at its rungs share. `edgefuse.load` makes it.
 
     * Sessions: a file is opened once, whatever rungs and stages use it, and is freed as soon as no pipeline does.
-    * The guard: one call at a time, so that all pipelines together use no more threads than the bundle was given.
+    * The guard: one call at a time, so that all pipelines together use no more threads than the bundle was given; in
+      turns, so that callers get equal shares.
       Opening has a guard of its own: a rung is opened beside the calls of another.
     * Preprocessors, made once, and the feature cache: rungs that share an encoder share its features.
 
@@ -66,6 +68,7 @@ class OpenBundle:
         self._sessions: WeakValueDictionary[_Key, Session] = WeakValueDictionary()
         self._opening = Guard()
         self.guard = Guard()
+        self.turns = Turns()
         if owned:
             finalize(self, bundle.close).atexit = False
 

@@ -13,7 +13,8 @@ from edgefuse.bundle.reader import Bundle, is_pinned, open_bundle
 from edgefuse.bundle.spec import largest
 from edgefuse.errors import BundleError, EdgefuseError, InputError
 from edgefuse.runtime.backends.backend import Array, SessionOptions
-from edgefuse.runtime.graph import Graph, Subset
+from edgefuse.runtime.graph import Graph
+from edgefuse.runtime.graph import Inputs as Inputs
 from edgefuse.runtime.incremental import Encoded, Incremental, streamed_at
 from edgefuse.runtime.opened import OpenBundle
 from edgefuse.runtime.prediction import Prediction
@@ -21,21 +22,9 @@ from edgefuse.runtime.prediction import Prediction
 if TYPE_CHECKING:
     from edgefuse.runtime.generating import Generation
     from edgefuse.runtime.generation.config import GenerationConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """Preprocessed inputs.
-
-    Attributes:
-        values: tensors by key (`image.pixels`, `text.length`).
-        present: the names of the modalities that are present, in spec order.
-        encoded: those of them that are encoded already: their features are among the values.
-    """
-
-    values: Mapping[str, Array]
-    present: Subset
-    encoded: Subset = ()
+    from edgefuse.runtime.stream.feed import Feed
+    from edgefuse.runtime.stream.holder import Ladder
+    from edgefuse.runtime.stream.stream import Stream
 
 
 class Pipeline:
@@ -62,7 +51,8 @@ class Pipeline:
         self._opened: OpenBundle | None = opened
         self._graph: Graph | None = opened.open(self.rung)
         self._guard = opened.guard
-        self._preprocessors = opened.preprocessors
+        self._turns = opened.turns
+        self.preprocessors = opened.preprocessors
         self._required = tuple(m.name for m in manifest.model.modalities if not m.optional)
         lengths = (m for m in manifest.model.modalities if m.length)
         self._lengths = [(m.name, f"{m.name}.length", largest(m.tensors[0].shape[1])) for m in lengths]
@@ -139,7 +129,7 @@ class Pipeline:
         present: list[str] = []
         encoded: list[str] = []
         given = 0
-        for name, preprocessor in self._preprocessors.items():
+        for name, preprocessor in self.preprocessors.items():
             if name in raw:
                 given += 1
                 one = raw[name]
@@ -152,7 +142,7 @@ class Pipeline:
                     values.update(preprocessor(one))
                 present.append(name)
         if given != len(raw):
-            raise self._unknown(next(name for name in raw if name not in self._preprocessors))
+            raise self._unknown(next(name for name in raw if name not in self.preprocessors))
         missing = [name for name in self._required if name not in present]
         if missing or not present:
             raise self._absent(missing, present)
@@ -167,10 +157,31 @@ class Pipeline:
             given = inputs.values.get(key)
             if given is not None and given.size == 1 and name in inputs.present and not 1 <= given.item() <= steps:
                 raise InputError(f"the length of '{name}' is out of range", got=given.item(), expected=f"1 to {steps}")
-        with self._guard.lock:
+        with self._turns, self._guard.lock:
             if self._graph is None:
                 raise _closed()
-            return self._graph.run(inputs.values, inputs.present, inputs.encoded)
+            return self._graph.run(inputs.values, inputs.present, inputs.encoded, inputs.kept)
+
+    def explain(self, /, **raw: object) -> Prediction:
+        """Predict as a call does, and say in `contributions` what each optional modality added.
+
+        Encoders run once; what reads several modalities runs once more for each optional one that is given, and once
+        without all of them (`contributions`). Of a model of one stage that is the whole model.
+
+        Args:
+            **raw: as for a call.
+
+        Raises:
+            InputError: as for a call, or the model makes one token after the other.
+            MissingExtraError, BackendError: as for a call.
+        """
+        from edgefuse.runtime.contributions import explained  # which most programs do without
+
+        self._guard.check()
+        inputs, model = self.preprocess(**raw), self.manifest.model
+        with self._calling() as graph:
+            outputs, contributions = explained(graph, inputs.values, inputs.present, model)
+        return Prediction(outputs=outputs, spec=model.outputs, contributions=contributions)
 
     def generate(self, config: GenerationConfig | None = None, /, **raw: object) -> Generation:
         """Make tokens from raw inputs, one after the other: encoders and fusion run now, a step when it is asked for.
@@ -198,6 +209,40 @@ class Pipeline:
                 raise InputError("this model makes no tokens one after the other", got=made, fix="call the pipeline")
             feeds = graph.before_decoder(inputs.values, inputs.present, inputs.encoded)
         return Generation(decoder, feeds, config or GenerationConfig(), self._calling)
+
+    def stream(
+        self,
+        deadline_ms: float | None = None,
+        *,
+        clock: str | None = None,
+        hop_s: float | None = 0.0,
+        backlog: int = 8,
+        feeds: Mapping[str, Feed] | None = None,
+        ladder: Ladder | None = None,
+    ) -> Stream:
+        """Open a stream: timed inputs, and predictions as they come due.
+
+            with pipeline.stream(hop_s=0.1) as stream:
+                stream.push("audio", chunk, t)
+                for answer in stream: ...
+
+        Args:
+            deadline_ms: from when a prediction is due to its answer; answers that took longer say so.
+            clock: the modality at whose times predictions are due; see `Stream`.
+            hop_s: of its time between two predictions; 0: at each push; None: when `predict` is called.
+            backlog: predictions that may wait; the oldest of more are skipped.
+            feeds: by modality how it comes in.
+            ladder: decides at which rung the next prediction runs.
+
+        Raises:
+            InputError: if a setting does not fit the model, or this pipeline is closed.
+            MissingExtraError: if sound has to be resampled, and soxr is not installed.
+        """
+        from edgefuse.runtime.stream.stream import Stream  # which other programs do without
+
+        if self._opened is None:
+            raise _closed()
+        return Stream(_Held(self), deadline_ms, clock=clock, hop_s=hop_s, backlog=backlog, feeds=feeds, ladder=ladder)
 
     @property
     def streaming(self) -> tuple[str, ...]:
@@ -232,7 +277,7 @@ class Pipeline:
     @contextmanager
     def _calling(self) -> Iterator[Graph]:
         """Hold the bundle's lock for one call of a runtime."""
-        with self._guard.lock:
+        with self._turns, self._guard.lock:
             if self._graph is None:
                 raise _closed()
             with self._graph.flushed:
@@ -254,7 +299,7 @@ class Pipeline:
     def _unknown(self, name: str) -> InputError:
         from difflib import get_close_matches
 
-        known = list(self._preprocessors)
+        known = list(self.preprocessors)
         close = get_close_matches(name, known, n=1)
         return InputError(
             f"this model has no modality '{name}'",
@@ -263,13 +308,20 @@ class Pipeline:
         )
 
     def _absent(self, missing: list[str], present: list[str]) -> InputError:
-        known = list(self._preprocessors)
+        known = list(self.preprocessors)
         return InputError(
             f"the modality '{missing[0]}' is required" if missing else "no modality is present",
             got=", ".join(present) or "nothing",
             expected=", ".join(missing) if missing else f"at least one of {', '.join(known)}",
             fix=f"pass {(missing or known)[0]}=…",
         )
+
+
+@dataclass
+class _Held:
+    """The pipeline that a stream runs now."""
+
+    pipeline: Pipeline
 
 
 def _closed() -> InputError:

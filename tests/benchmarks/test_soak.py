@@ -11,6 +11,8 @@ import pytest
 from benchmarks.soak import __main__ as command
 from benchmarks.soak import registry
 from benchmarks.soak.line import Setting
+from edgefuse.bundle.manifest import Manifest
+from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import DataError
 
 LINES = {
@@ -112,3 +114,20 @@ def test_every_line_says_what_it_must_show() -> None:
         assert (module.__doc__ or "").splitlines()[0].endswith((".", "?", ":")), name
         assert all((Path("examples") / recipe).suffix == ".toml" for recipe in module.RECIPES), name
         assert callable(module.run), name
+
+
+def test_swaps_run_on_the_tiny_model(
+    tmp_path: Path, tiny_manifest: Manifest, tiny_contents: dict[str, bytes], tflite_bundle: Path
+) -> None:
+    folder = tmp_path / "digits-recipe"
+    folder.mkdir()
+    write_bundle(folder / "tiny-onnx.edgefuse", tiny_manifest, tiny_contents)
+    tflite_bundle.replace(folder / "tiny-tflite.edgefuse")
+    out = tmp_path / "soak.json"
+    asked = ["--only", "swaps", "--minutes", "0.02", "--as-compiled", "--work", str(tmp_path), "--out", str(out)]
+    assert command.main(asked) == 0
+    ok, figures = told(out)["swaps"]
+    assert ok
+    assert figures["swaps"] + figures["rung_changes"] >= 2
+    assert (figures["lost"], figures["wrongly_taken"]) == (0, 0)
+    assert min(figures["answered"], figures["refused"]) > 0

@@ -91,7 +91,7 @@ def systems(made: Path) -> None:
 def soak(made: Path) -> None:
     """Promise that what was asked for shows what it must."""
     lines = _json(made / "soak.json")
-    assert [one["line"] for one in lines] == ["contributions", "swaps"], lines
+    assert [one["line"] for one in lines] == ["contributions", "pushes", "shares", "swaps"], lines
     assert all(one["ok"] for one in lines), lines
 
 
@@ -133,7 +133,7 @@ TARGETS = (
     Target("demo", demo),
     Target("compress", compress, (f"COMPRESS={RECIPE}",), (("TORCHDYNAMO_DISABLE", "1"),)),
     Target("systems", systems, ("SYSTEMS_ARGS=--only digits",)),  # what `demo` compiled
-    Target("soak", soak, ("SOAK_ARGS=--only swaps --only contributions --minutes 0.1",)),
+    Target("soak", soak, ("SOAK_ARGS=--only swaps --only contributions --only pushes --only shares --minutes 0.1",)),
     Target(
         "peers",
         peers,
