@@ -2,6 +2,7 @@
 
 - `line`: what is told of a line, and what one is given to work with;
 - `lines`: the lines, a module each: whatever module lies there is one, and no table names it;
+- `throttle`: takes half of a processor away;
 - `registry`: finds them;
 - `alone`: runs one in a process of its own;
 - `__main__`: the command line.

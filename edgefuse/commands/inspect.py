@@ -20,6 +20,7 @@ from edgefuse.measure.metrics import is_share
 from edgefuse.measure.placement import Placement
 from edgefuse.runtime import signals
 from edgefuse.runtime.incremental import streamed_at
+from edgefuse.runtime.ladder import Step, steps_of
 from edgefuse.runtime.signals import Entry
 
 _MAX_CELL = 500
@@ -102,6 +103,9 @@ def _print(bundle: Bundle, here: Sequence[Entry]) -> None:
         console.write("", manifest.model.metric, "  not measured: an export reads no labels")
     console.write("", "latency")
     console.write(_figures(manifest, here) or "  not measured yet: edgefuse prepare measures it here")
+    if len(steps := steps_of(manifest)) > 1:
+        console.write("", "ladder: what a device steps down, where it slows down")
+        console.write(_ladder(manifest, steps))
     if costs := [(rung.name, f"{rung.cost:.3f}") for rung in manifest.rungs if rung.cost is not None]:
         console.write("", "cost, counted from the files", _table(("rung", "cost"), costs))
     console.write("", "files")
@@ -210,6 +214,19 @@ def _accuracy(manifest: Manifest, figures: Sequence[_Figures], scale: int) -> li
     if more := subsets[_MAX_SUBSETS:]:
         rows.append((f"and {len(more)} more (--json)", *("" for _ in manifest.rungs)))
     return _table(("present", *(rung.name for rung in manifest.rungs)), rows)
+
+
+def _ladder(manifest: Manifest, steps: Sequence[Step]) -> list[str]:
+    """Lay out the steps, with what each costs where everything is given, and where it loses most."""
+    form = ".1%" if is_share(manifest.model.metric) else ".4g"
+    rows, first = [], steps[0].time or 1.0
+    for step in steps:
+        faster = "" if step is steps[0] or not step.time else f"{first / step.time:.2f} x"
+        lost = [(price.lost, price.subset) for price in step.price if price.lost]
+        (low, high), where = max(lost, key=lambda one: sum(one[0]), default=((0.0, 0.0), ""))
+        worst = f"{low:+{form}} to {high:+{form}} in {where}" if where else "-"
+        rows.append((step.rung, faster, f"{step.price[0].now:{form}}" if step.price else "-", worst))
+    return _table(("rung", "faster", f"{manifest.model.metric}, all given", "most lost, 95 % interval"), rows)
 
 
 def _figures(manifest: Manifest, here: Iterable[Entry]) -> list[str]:

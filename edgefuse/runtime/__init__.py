@@ -19,6 +19,7 @@
 - `stream`: timed inputs over a pipeline, and predictions as they come due;
 - `live`: the pipeline of a running process, and how another takes its place;
 - `control`: the local command that asks for it;
+- `ladder`: which rung runs now;
 - `retrieval`: indexes of embeddings;
 - `forks`: what a fork leaves to a child;
 - `suitability`: whether int8 is exact on this CPU.
