@@ -59,7 +59,7 @@ class Listener(nn.Module):
 
     @property
     def states(self) -> dict[str, tuple[int, ...]]:
-        return {"past": self.convolution.past, "sums": (STEPS, SIZE)}
+        return {"past": self.convolution.past, "sums": (STEPS, self.head.in_features)}
 
     def step(self, chunk: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         past, sums = states

@@ -13,6 +13,10 @@ from edgefuse.errors import BundleError
 
 SCHEMA_MAJOR = 2
 SCHEMA_MINOR = 4
+"""The newest that is known here."""
+
+PLAIN, STREAMED = (SCHEMA_MAJOR, 3), (SCHEMA_MAJOR, 4)
+"""Of a manifest without and with `streamed`: the oldest that has all that is in it, so that digests stay."""
 
 # How many entries a list or an object has at most where nothing else counts them: before anything walks through them.
 _FEW, _SUBSETS = msgspec.Meta(max_length=1024), msgspec.Meta(max_length=2**16)
@@ -254,7 +258,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     """Everything a reader needs to know about a bundle.
 
     Attributes:
-        schema: [major, minor]; readers refuse a newer major.
+        schema: [major, minor]; readers refuse a newer major. The oldest minor that has all that is said here.
         target: what the files were made for; several, joined by `+`, in one whose stages run in different runtimes.
         files: every other file of the bundle, in order of path.
         default_rung: what `load` opens unless told otherwise.
@@ -262,7 +266,7 @@ class Manifest(Record, frozen=True, kw_only=True):
             It is left out where there are none, so that readers of 2.3 read what they know.
     """
 
-    schema: tuple[int, int] = (SCHEMA_MAJOR, SCHEMA_MINOR)
+    schema: tuple[int, int] = PLAIN
     target: str
     model: ModelSpec
     stages: tuple[StageSpec, ...]

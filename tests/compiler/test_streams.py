@@ -41,6 +41,7 @@ def test_the_bundle_says_how_the_sound_streams(exported: ExportResult) -> None:
     with open_bundle(exported.bundle) as bundle:
         manifest = bundle.manifest
     assert manifest.streamed
+    assert manifest.schema == (2, 4)
     (one,) = manifest.streamed
     assert (one.modality, one.encoder) == ("sound", "sound_encoder")
     assert [stage.name for stage in one.stages] == ["sound_frontend_step", "sound_encoder_step"]

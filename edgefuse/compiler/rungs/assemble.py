@@ -8,7 +8,7 @@ from functools import cached_property
 
 import msgspec
 
-from edgefuse.bundle.manifest import GoldenCase, Manifest, Rung
+from edgefuse.bundle.manifest import PLAIN, STREAMED, GoldenCase, Manifest, Rung
 from edgefuse.compiler.candidates import golden
 from edgefuse.compiler.candidates.built import Built
 from edgefuse.compiler.candidates.target_data import TargetData
@@ -44,8 +44,10 @@ class Assembly:
         """Return the manifest of a bundle with these rungs; the first one is the default."""
         subject, data = self.subject, self.data
         built, checked = self._built, {**data.candidates.checked, **self.streams.checked}
+        streamed = self.streams.records
         used = sorted({*self.streams.built, *(id_ for rung in rungs for id_ in rung.candidates.values())})
         return Manifest(
+            schema=STREAMED if streamed else PLAIN,
             target=data.candidates.target,
             model=subject.spec,
             stages=subject.specs,
@@ -55,7 +57,7 @@ class Assembly:
             golden=self._golden_cases[0],
             files=(),
             provenance=msgspec.structs.replace(subject.provenance, tools=data.toolchains.versions()),
-            streamed=self.streams.records or msgspec.UNSET,
+            streamed=streamed or msgspec.UNSET,
         )
 
     def contents(self, rungs: Sequence[Rung]) -> dict[str, bytes]:

@@ -20,7 +20,7 @@ from edgefuse.compiler.candidates.target_data import TargetData, note
 from edgefuse.compiler.candidates.toolchain import Calibration, Quantizable
 from edgefuse.compiler.model.splits import CALIBRATION
 from edgefuse.compiler.search import Combination
-from edgefuse.errors import BackendError, ExportError, QuantizeError
+from edgefuse.errors import BackendError, ExportError, ModelError, QuantizeError
 from edgefuse.stages.agreement import finite_answer
 from edgefuse.stages.examples import chained_feeds
 from edgefuse.stages.stage import Feeds, TorchStage
@@ -55,7 +55,7 @@ def streams_of(data: TargetData, chosen: Mapping[str, Combination]) -> Streams:
     """Make the steps of all modalities that stream, for the rungs of a bundle.
 
     A rung's step has the scheme of its encoder, or is in float where that cannot be made or is broken. Where not even
-    that can be lowered, the rung does not stream.
+    that can be lowered, or the states of a pruned form do not follow its layers, the rung does not stream.
 
     Args:
         data: the target's candidates.
@@ -67,7 +67,7 @@ def streams_of(data: TargetData, chosen: Mapping[str, Combination]) -> Streams:
             files = [data.candidates.by_id[combination[stage.spec.name]] for stage in branch]
             try:
                 made.add(rung, files)
-            except (ExportError, BackendError) as error:
+            except (ExportError, BackendError, ModelError) as error:
                 logger.warning(
                     "%s: '%s' does not stream at %s: %s", files[-1].target, branch[-1].spec.name, rung, error
                 )

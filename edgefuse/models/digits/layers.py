@@ -146,7 +146,14 @@ class TransformerBlock(nn.Module):
         return y
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map the next [B, T, width] of a stream; see `Attention.step`."""
+        """Map the next tokens of a stream.
+
+        Args:
+            x: float32 [B, T, width].
+            keys: as of `Attention.step`.
+            values: the same.
+            mask: the same.
+        """
         mixed, keys, values = self.attention.step(self.norm1(x), keys, values, mask)
         x = x + mixed
         return x + self.feed_forward(self.norm2(x)), keys, values
