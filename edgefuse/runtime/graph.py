@@ -134,7 +134,7 @@ class Graph:
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return the results, and by key the outputs of the stages that belong to one modality; within `flushed`."""
         features: dict[str, Array] = {}
-        prepared = self._prepared.get(present) or self._prepare(present)
+        prepared = self._prepare(present, ())
 
         def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
             made = self._run_stage(stage, feeds)
