@@ -249,9 +249,10 @@ def _made(data: TargetData, stage: str, scheme: Scheme) -> str:
     name = candidate_id(stage, None, scheme)
     if name in made.by_id:
         return name
-    why = made.refused.get(name, "it was not made").rstrip(".")
+    why, _, fix = made.refused.get(name, "it was not made").partition(" Fix: ")
     kind = CheckError if name in made.checked else QuantizeError
-    raise kind(f"{made.target}: '{stage}' cannot be exported as {scheme.id}: {why}", fix="name another scheme for it")
+    what = f"{made.target}: '{stage}' cannot be exported as {scheme.id}: {why.rstrip('.')}"
+    raise kind(what, fix=fix or "name another scheme for it")
 
 
 def _rung(data: TargetData, combination: Combination) -> Rung:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -257,6 +258,36 @@ def test_excluded_operators_stay_float(floats: dict[str, Lowered]) -> None:
     for operator in TfliteGraph(file.data).operators:
         if operator.kind == "DEPTHWISE_CONV_2D" or operator.name == first:
             assert types[operator.name] == schema.TensorType.FLOAT32
+
+
+class Step(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        state = torch.tanh(self.first(x))
+        return self.head(torch.relu(self.second(state))), state
+
+
+def test_a_result_that_is_quantized_inside_is_still_given_in_float() -> None:
+    """As a decoder's next state, which the logits are computed from."""
+    torch.manual_seed(0)
+    state = StageOutput(tensor=TensorSpec(name="state", shape=(1, 64)))
+    one = spec("step", "encoder", {"x": ("float32", (1, 64))})
+    stage = TorchStage(spec=msgspec.structs.replace(one, outputs=(*one.outputs, state)), module=Step().eval())
+    file = TfliteTarget().lower(stage)
+    feeds = [{"x": np.random.default_rng(seed).standard_normal((1, 64)).astype(np.float32)} for seed in range(8)]
+    small = TfliteQuantizer().apply(file, STATIC, lambda: iter(feeds))
+    assert kinds(small)["QUANTIZE"] == 2
+    wanted, found = (
+        TfliteBackend().open(each.data, each.inputs, each.outputs, SessionOptions()).run(feeds[0])
+        for each in (file, small)
+    )
+    for name in ("feature", "state"):
+        assert found[name].dtype == np.float32
+        given, right = found[name].astype(np.float64), wanted[name].astype(np.float64)
+        np.testing.assert_allclose(given, right, rtol=0, atol=0.1)
 
 
 def test_calibration_finds_the_extremes_of_all_samples(floats: dict[str, Lowered]) -> None:

@@ -128,8 +128,27 @@ def _quantize(data: bytes, rules: Rules, ranges: Mapping[str, Range]) -> bytes:
                 fix="exclude the operator named from the scheme",
             ) from error
     model = unpack(bytes(result.quantized_model))
+    _give_floats(model)
     _check_scales(model)
     return pack(model)
+
+
+def _give_floats(model: Any) -> None:
+    """Let the main graph give what its signature names, in place.
+
+    Where a quantized operator reads a result, as it does a decoder's next state, ai-edge-quantizer (0.10) has the graph
+    give the quantized tensor instead, and LiteRT has no memory for the one that is asked for ("Tensor data is null").
+
+    Args:
+        model: a file as the schema's `ModelT`.
+    """
+    graph = model.subgraphs[0]
+    named = {int(result.tensorIndex) for signature in model.signatureDefs or () for result in signature.outputs}
+    source = {int(one.outputs[0]): int(one.inputs[0]) for one in graph.operators if len(one.inputs) == 1}
+    graph.outputs = [
+        source[given] if given not in named and source.get(given) in named else given
+        for given in map(int, graph.outputs)
+    ]
 
 
 def _check_scales(model: Any) -> None:

@@ -164,7 +164,7 @@ def _stream(video: InputContainer, what: str, where: str) -> VideoStream:
 
 def _upright(frame: VideoFrame) -> Array:
     """Return a frame in RGB, uint8 [height, width, 3], turned and mirrored as its file says that it is to be seen."""
-    pixels: Array = frame.to_ndarray(format="rgb24")
+    pixels: Array = frame.to_ndarray(format="rgb24", threads=1)  # a child forked later has none to wait for
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return pixels
