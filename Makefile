@@ -7,6 +7,7 @@
 # make check   lint, types, import contracts
 # make train   make the weights of the reference model from scratch, to out/train
 # make systems  compile the reference models and hold each to what it must show, to out/systems.json and docs/systems.md
+# make soak    hold a process that runs for long to what it must show, to out/soak.json
 # make peers   compare with other tools, each in an environment of its own (after `make compress`), to out/peers.json
 # make portability  verify bundles of `digits` on emulated Arm, other Pythons and runtimes, to out/portability.json
 # make gpu     the reference models in full precision on a GPU, to out/gpu.json; GPU_ARGS=--dry-run shows the plan
@@ -25,6 +26,7 @@ ATTACK_ARGS ?=
 TRAIN_ARGS ?=
 PEERS_ARGS ?=
 SYSTEMS_ARGS ?= --docs docs/systems.md
+SOAK_ARGS ?=
 PORTABILITY_ARGS ?= --docs docs/portability.md
 # A machine with a GPU may have no network: its own Python, which has torch, runs this without an environment.
 GPU_PYTHON ?= $(PYTHON)
@@ -42,7 +44,7 @@ ARM64 ?= examples/digits/arm64.toml
 PRUNED = $(wildcard $(foreach recipe,$(COMPRESS),$(OUT)/$(notdir $(patsubst %/,%,$(dir $(recipe))))/*.edgefuse))
 
 .DELETE_ON_ERROR:
-.PHONY: demo compress test test-exhaustive test-all attack check train systems peers portability gpu wheel clean
+.PHONY: demo compress test test-exhaustive test-all attack check train systems soak peers portability gpu wheel clean
 
 demo: $(VENV)/.compile
 	$(BIN)/python examples/digits/demo.py --out $(OUT)/demo
@@ -84,6 +86,10 @@ train: $(VENV)/.compile
 # SYSTEMS_ARGS narrows it: SYSTEMS_ARGS='--only digits'. What was compiled before comes from the cache.
 systems: $(VENV)/.compile
 	$(BIN)/python -m benchmarks.systems --out $(OUT)/systems.json --work $(OUT)/systems --jobs $(JOBS) $(SYSTEMS_ARGS)
+
+# SOAK_ARGS narrows it: SOAK_ARGS='--only swaps --minutes 1'. What was compiled before comes from the cache.
+soak: $(VENV)/.compile
+	$(BIN)/python -m benchmarks.soak --out $(OUT)/soak.json --work $(OUT)/soak --jobs $(JOBS) $(SOAK_ARGS)
 
 # PEERS_ARGS narrows it: PEERS_ARGS='--items 200 --systems "nncf default"'; PEERS names the recipes of the models.
 peers: $(VENV)/.compile

@@ -21,13 +21,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 from weakref import ref
 
 import numpy as np
@@ -47,19 +47,19 @@ MAX_GROWTH_BYTES = 2_000_000
 _WARMUP = 0.2
 
 
-class Callers:
-    """Threads that predict at whatever rung is current.
+class Source(Protocol):
+    """Whatever holds the current pipeline: an `edgefuse.Live`, or a `Holder`."""
 
-    Attributes:
-        pipeline: the current one.
-        answered: requests whose answer was that of a rung.
-        lost: what came of the others: an error, or another answer.
-    """
+    @property
+    def pipeline(self) -> edgefuse.Pipeline:
+        """The current one."""
 
-    def __init__(self, pipeline: edgefuse.Pipeline, inputs: edgefuse.Inputs, right: Sequence[Array]) -> None:
+
+class Holder:
+    """The current pipeline of one bundle."""
+
+    def __init__(self, pipeline: edgefuse.Pipeline) -> None:
         self.pipeline = pipeline
-        self.answered, self.lost = 0, list[object]()
-        self._inputs, self._right, self._lock = inputs, right, threading.Lock()
 
     def swap(self, rung: str) -> None:
         """Change the rung, and wait until nobody uses the one before: what it alone had open is then freed."""
@@ -67,6 +67,20 @@ class Callers:
         self.pipeline = self.pipeline.at(rung)
         while before() is not None:
             time.sleep(0.0002)
+
+
+class Callers:
+    """Threads that predict with whatever pipeline is current.
+
+    Attributes:
+        answered: requests whose answer was that of a rung.
+        lost: what came of the others: an error, or another answer.
+    """
+
+    def __init__(self, source: Source, inputs: edgefuse.Inputs, right: Sequence[Array]) -> None:
+        self.answered, self.lost = 0, list[object]()
+        self._source = source
+        self._inputs, self._right, self._lock = inputs, right, threading.Lock()
 
     @contextmanager
     def calling(self, threads: int = CALLERS) -> Iterator[None]:
@@ -77,7 +91,7 @@ class Callers:
             answered, lost = 0, list[object]()
             while not ended.is_set():
                 try:
-                    answer = first(self.pipeline.infer(self._inputs))
+                    answer = first(self._source.pipeline.infer(self._inputs))
                 except edgefuse.EdgefuseError as error:
                     lost.append(error)
                     continue
@@ -123,16 +137,28 @@ def counted(before: tuple[int, int] = (0, 0)) -> tuple[int, int]:
     deadline = time.monotonic() + 1
     while True:
         now = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))  # noqa: PTH208
-        if before == (0, 0) or now <= before or time.monotonic() > deadline:
+        if before == (0, 0) or (now[0] <= before[0] and now[1] <= before[1]) or time.monotonic() > deadline:
             return now[0] - before[0], now[1] - before[1]
         time.sleep(0.01)
 
 
-def repeated(action: Callable[[], object], times: int, callers: Callers | None = None) -> Run:
-    """Do something many times, after a warm-up, while others call."""
+def repeated(
+    action: Callable[[], object],
+    times: int,
+    callers: Callers | None = None,
+    turns: Callable[[int], Iterable[int]] = range,
+) -> Run:
+    """Do something many times, after a warm-up, while others call.
+
+    Args:
+        action: is done.
+        times: without the warm-up.
+        callers: that call meanwhile, or None.
+        turns: gives so many turns, or fewer if there is no time.
+    """
 
     def many(count: int) -> int:
-        for _ in range(count):
+        for _ in turns(count):
             action()
         gc.collect()
         return current_rss_bytes()
@@ -153,20 +179,25 @@ def _alone() -> Iterator[None]:
     yield
 
 
-def bare(bundle: Bundle, rungs: Sequence[str], times: int) -> Run:
-    """Open and free, with the runtime alone, the files in which rungs differ; alternately, as changes do."""
-    manifest = bundle.manifest
-    backends = Backends(manifest)
-    chosen = [manifest.rung(name).candidates for name in rungs]
-    files = []
-    for candidates in chosen:
-        own = [manifest.candidate(id_) for stage, id_ in candidates.items() if len({c[stage] for c in chosen}) > 1]
-        files.append([(bundle.read(one.file), one) for one in own])
+Opening: TypeAlias = Callable[[], object]
+"""Opens a file with the runtime alone."""
+
+
+def openings(bundle: Bundle, rung: str, without: str | None = None) -> list[Opening]:
+    """Return what opens the files of a rung; those alone that another one does not have, if one is named."""
+    manifest, backends = bundle.manifest, Backends(bundle.manifest)
+    shared = set(manifest.rung(without).candidates.values()) if without else set[str]()
+    own = [manifest.candidate(id_) for id_ in manifest.rung(rung).candidates.values() if id_ not in shared]
+    return [partial(backends.open, one, bundle.read(one.file), SessionOptions()) for one in own]
+
+
+def bare(files: Sequence[Sequence[Opening]], times: int) -> Run:
+    """Open and free files with the runtimes alone, one list of them after the other, as changes do."""
     turns = cycle(files)
     kept: list[object] = []
 
     def action() -> None:
-        opened = [backends.open(one, data, SessionOptions()) for data, one in next(turns)]
+        opened = [opening() for opening in next(turns)]
         kept[:] = opened  # the ones before are freed after these were opened
 
     return repeated(action, times)
@@ -190,13 +221,14 @@ def measure(path: Path, swaps: int, loads: int, cache: bool) -> dict[str, Run]:
         for rung in rungs:
             with edgefuse.load(bundle, rung=rung) as alone:
                 right.append(first(alone.infer(inputs)))
-        runs = {"bare": bare(bundle, rungs, swaps)}
-    callers, turns = Callers(edgefuse.load(path, cache=cache), inputs, right), cycle(reversed(rungs))
-    runs["swaps"] = repeated(lambda: callers.swap(next(turns)), swaps, callers)
-    callers.pipeline.close()
+        own = [openings(bundle, rung, without) for rung, without in (rungs, rungs[::-1])]
+        runs = {"bare": bare(own, swaps)}
+    holder, turns = Holder(edgefuse.load(path, cache=cache)), cycle(reversed(rungs))
+    runs["swaps"] = repeated(lambda: holder.swap(next(turns)), swaps, Callers(holder, inputs, right))
+    holder.pipeline.close()
     with edgefuse.load(path, cache=cache) as pipeline:
         load = partial(edgefuse.load, path, cache=cache)
-        runs["loads"] = repeated(lambda: load().close(), loads, Callers(pipeline, inputs, right))
+        runs["loads"] = repeated(lambda: load().close(), loads, Callers(Holder(pipeline), inputs, right))
     return runs
 
 

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from edgefuse.models.fusion import FusionModel
     from edgefuse.runtime.generating import Generation
     from edgefuse.runtime.generation.config import GenerationConfig
+    from edgefuse.runtime.live import Live
     from edgefuse.runtime.pipeline import Inputs, Pipeline, load
     from edgefuse.runtime.prediction import Prediction
 
@@ -99,6 +100,7 @@ __all__ = [
     "GenerationConfig",
     "InputError",
     "Inputs",
+    "Live",
     "MeasureError",
     "MissingExtraError",
     "ModelError",
@@ -122,6 +124,7 @@ _HOMES = {
     "Generation": "edgefuse.runtime.generating",
     "GenerationConfig": "edgefuse.runtime.generation.config",
     "Inputs": "edgefuse.runtime.pipeline",
+    "Live": "edgefuse.runtime.live",
     "ModelSpec": "edgefuse.bundle.spec",
     "Pipeline": "edgefuse.runtime.pipeline",
     "Prediction": "edgefuse.runtime.prediction",

@@ -108,6 +108,7 @@ def test_public_names_are_these() -> None:
         "GenerationConfig",
         "InputError",
         "Inputs",
+        "Live",
         "MeasureError",
         "MissingExtraError",
         "ModelError",

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks import compiling
 from benchmarks.systems import page, record
 from benchmarks.systems.catalogue import Entry, entries
 from benchmarks.systems.record import System, Target
@@ -26,9 +27,6 @@ from edgefuse.errors import DataError, EdgefuseError, MeasureError, cited
 from edgefuse.typed_json import decode
 
 TARGETS = ("onnx", "tflite")
-
-_COMPILED = (0, 1)
-"""Exit codes of a compile that has written what it found, within the budget or not."""
 
 
 def compiled(entry: Entry, folder: Path, jobs: int) -> Path:
@@ -42,17 +40,7 @@ def compiled(entry: Entry, folder: Path, jobs: int) -> Path:
     Raises:
         MeasureError: the compile failed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    log, asked = folder / "compile.log", [word for name in TARGETS for word in ("--target", name)]
-    words = ["compile", str(entry.recipe), "--out", str(folder), "--jobs", str(jobs), *asked]
-    with log.open("wb") as stderr:
-        done = subprocess.run(
-            [sys.executable, "-m", "edgefuse", *words], stdout=subprocess.DEVNULL, stderr=stderr, check=False
-        )
-    if done.returncode not in _COMPILED:
-        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [f"code {done.returncode}"]
-        raise MeasureError(f"the compile of '{entry.model.name}' failed", got=said[-1])
-    return folder / "report.json"
+    return compiling.compiled(entry.model.name, entry.recipe, folder, jobs=jobs, targets=TARGETS)
 
 
 def system_of(entry: Entry, folder: Path, jobs: int, explained: Collection[str]) -> System:

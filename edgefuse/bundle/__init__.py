@@ -10,6 +10,7 @@
 - `codec`: `manifest.json` to the typed manifest and back;
 - `wiring`: checks of the model and its stages;
 - `decoders`: checks of a stage that makes tokens;
+- `streamed`: checks of modalities that stream;
 - `validation`: checks of the whole manifest;
 - `layout`: paths and limits of both containers;
 - `containers`: a folder and an archive;

@@ -12,7 +12,7 @@ from edgefuse.bundle.spec import DType, ModelSpec, Record, StageSpec
 from edgefuse.errors import BundleError
 
 SCHEMA_MAJOR = 2
-SCHEMA_MINOR = 3
+SCHEMA_MINOR = 4
 
 # How many entries a list or an object has at most where nothing else counts them: before anything walks through them.
 _FEW, _SUBSETS = msgspec.Meta(max_length=1024), msgspec.Meta(max_length=2**16)
@@ -196,6 +196,22 @@ class Rung(Record, frozen=True, kw_only=True):
     outputs: Annotated[dict[str, OutputFigures], _FEW] = {}  # noqa: RUF012 - msgspec copies empty defaults
 
 
+class Streamed(Record, frozen=True, kw_only=True):
+    """The stages of one step of a modality that streams (decision 120): a reader may do without them.
+
+    Attributes:
+        modality: that is taken in chunks.
+        encoder: the stage whose feature that of the last step stands for, once a whole window was heard.
+        stages: of a step, in an order in which they can run.
+        rungs: by rung, stage name to candidate id; another rung does not stream.
+    """
+
+    modality: str
+    encoder: str
+    stages: Annotated[tuple[StageSpec, ...], _FEW]
+    rungs: Annotated[dict[str, dict[str, str]], _FEW]
+
+
 class GoldenTensor(Record, frozen=True, kw_only=True):
     """A tensor of a golden case: little-endian, C order, without a header."""
 
@@ -242,6 +258,8 @@ class Manifest(Record, frozen=True, kw_only=True):
         target: what the files were made for; several, joined by `+`, in one whose stages run in different runtimes.
         files: every other file of the bundle, in order of path.
         default_rung: what `load` opens unless told otherwise.
+        streamed: modalities that can be encoded chunk by chunk; several of one, if its rungs remember differently.
+            It is left out where there are none, so that readers of 2.3 read what they know.
     """
 
     schema: tuple[int, int] = (SCHEMA_MAJOR, SCHEMA_MINOR)
@@ -254,6 +272,13 @@ class Manifest(Record, frozen=True, kw_only=True):
     golden: tuple[GoldenCase, ...]
     files: tuple[FileEntry, ...]
     provenance: Provenance
+    streamed: Annotated[tuple[Streamed, ...], _FEW] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def all_stages(self) -> tuple[StageSpec, ...]:
+        """Every stage that has candidates: those of a prediction, and those of steps, each once."""
+        steps = (stage for one in self.streamed or () for stage in one.stages)
+        return tuple({stage.name: stage for stage in (*self.stages, *steps)}.values())
 
     @property
     def backends(self) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ from edgefuse.bundle.manifest import (
 )
 from edgefuse.bundle.scheme import GRAMMAR
 from edgefuse.bundle.spec import ModelSpec, StageSpec, TensorSpec, TextPreprocess, largest, spelled
+from edgefuse.bundle.streamed import check_streamed
 from edgefuse.bundle.wiring import (
     MAX_ELEMENTS,
     MAX_RANK,
@@ -63,6 +64,7 @@ def check(manifest: Manifest) -> None:
     check_model(manifest.model)
     check_stages(manifest.model, manifest.stages)
     check_decoders(manifest.model, manifest.stages)
+    check_streamed(manifest)
     _check_files(manifest)
     _check_candidates(manifest)
     _check_rungs(manifest)
@@ -105,7 +107,7 @@ def _check_files(manifest: Manifest) -> None:
 
 def _check_candidates(manifest: Manifest) -> None:
     require_distinct([candidate.id for candidate in manifest.candidates], "candidates", MAX_CANDIDATES)
-    stages = {stage.name: stage for stage in manifest.stages}
+    stages = {stage.name: stage for stage in manifest.all_stages}
     files = {entry.path: entry for entry in manifest.files}
     targets = members(manifest.target)
     require(all(targets), "the target joins a name that is empty", got=quoted(manifest.target))
@@ -255,7 +257,7 @@ def _check_numbers(values: Iterable[float], what: str, *, low: float = 0.0, high
 
 
 def _check_golden(manifest: Manifest) -> None:
-    stages = {stage.name: _sides(stage) for stage in manifest.stages}
+    stages = {stage.name: _sides(stage) for stage in manifest.all_stages}
     sizes = {entry.path: entry.size_bytes for entry in manifest.files}
     require(len(manifest.golden) <= MAX_GOLDEN_CASES, "there are too many golden cases", got=len(manifest.golden))
     for case in manifest.golden:

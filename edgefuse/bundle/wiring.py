@@ -115,6 +115,12 @@ def check_stages(model: ModelSpec, stages: Sequence[StageSpec]) -> None:
     Raises:
         BundleError: the wiring is not possible.
     """
+    check_wiring(model, stages)
+    _check_results(model, stages)
+
+
+def check_wiring(model: ModelSpec, stages: Sequence[StageSpec]) -> None:
+    """Check that every stage's inputs come from what exists before it runs; see `check_stages`."""
     require_distinct([stage.name for stage in stages], "stages", MAX_STAGES)
     _check_names([stage.name for stage in stages], "a stage")
     known = ["", *(modality.name for modality in model.modalities)]
@@ -122,13 +128,12 @@ def check_stages(model: ModelSpec, stages: Sequence[StageSpec]) -> None:
     for stage in stages:
         if stage.modality not in known:
             raise invalid(f"the stage '{stage.name}' belongs to an unknown modality {quoted(stage.modality)}")
-        _check_ports(stage)
+        check_ports(stage)
         states = _made(stage, "state")
         for port in stage.inputs:
             if port.source.kind not in ("token", "position"):  # for `decoders` to check
                 _check_source(stage, port, states if port.source.kind == "state" else offered)
         offered |= _made(stage, "stage")
-    _check_results(model, stages)
 
 
 def fits(dim: Dim, size: int) -> bool:
@@ -210,7 +215,8 @@ def _misshapen(tensor: TensorSpec, where: str, *, got: object, expected: str) ->
     return invalid(f"the shape of '{tensor.name}' of {where}", got=got, expected=expected)
 
 
-def _check_ports(stage: StageSpec) -> None:
+def check_ports(stage: StageSpec) -> None:
+    """Check the names and shapes of a stage's ports: `BundleError` if one is not possible."""
     where = f"the stage '{stage.name}'"
     for kind, tensors in (("inputs", [p.tensor for p in stage.inputs]), ("outputs", [p.tensor for p in stage.outputs])):
         names = [tensor.name for tensor in tensors]

@@ -14,6 +14,7 @@
 - `verify`: `edgefuse verify`;
 - `searching`: what `run --index` does;
 - `run`: `edgefuse run`;
+- `swap`: `edgefuse swap`;
 - `index`: `edgefuse index`;
 - `bench`: `edgefuse bench`;
 - `models`: `edgefuse models`;

@@ -12,12 +12,15 @@ import msgspec
 from edgefuse.bundle.manifest import Machine, Manifest
 from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.bundle.spec import Modality, Output, spelled, subset_name
+from edgefuse.bundle.streamed import chunks_of
 from edgefuse.commands import console
 from edgefuse.errors import shown
 from edgefuse.measure import placement
 from edgefuse.measure.metrics import is_share
 from edgefuse.measure.placement import Placement
 from edgefuse.runtime import signals
+from edgefuse.runtime.incremental import streamed_at
+from edgefuse.runtime.ladder import Step, steps_of
 from edgefuse.runtime.signals import Entry
 
 _MAX_CELL = 500
@@ -75,6 +78,9 @@ def _print(bundle: Bundle, here: Sequence[Entry]) -> None:
     console.write("", "modalities")
     header = ("name", "kind", "tensors", "preprocessing", "may be absent")
     console.write(_table(header, map(_modality_row, manifest.model.modalities)))
+    if manifest.streamed:
+        console.write("", "streams")
+        console.write(_streams(manifest))
     console.write("", "outputs")
     console.write(_table(("name", "content"), [(o.name, _output(o)) for o in manifest.model.outputs]))
     console.write("", "rungs")
@@ -97,6 +103,9 @@ def _print(bundle: Bundle, here: Sequence[Entry]) -> None:
         console.write("", manifest.model.metric, "  not measured: an export reads no labels")
     console.write("", "latency")
     console.write(_figures(manifest, here) or "  not measured yet: edgefuse prepare measures it here")
+    if len(steps := steps_of(manifest)) > 1:
+        console.write("", "ladder: what a device steps down, where it slows down")
+        console.write(_ladder(manifest, steps))
     if costs := [(rung.name, f"{rung.cost:.3f}") for rung in manifest.rungs if rung.cost is not None]:
         console.write("", "cost, counted from the files", _table(("rung", "cost"), costs))
     console.write("", "files")
@@ -110,6 +119,20 @@ def _modality_row(modality: Modality) -> tuple[str, ...]:
     kind = fields.pop("kind")
     steps = ", ".join(f"{name} {value}" for name, value in fields.items()) or "none"
     return modality.name, kind, tensors + (" + length" if modality.length else ""), steps, _yes(modality.optional)
+
+
+def _streams(manifest: Manifest) -> list[str]:
+    """Say of each modality, rung by rung, whether it is encoded chunk by chunk, and of how many values."""
+    rows = []
+    for modality in manifest.model.modalities:
+        cells = []
+        for rung in manifest.rungs:
+            one = streamed_at(manifest.streamed or (), rung.name).get(modality.name)
+            steps = [manifest.candidate(id_).scheme for id_ in one.rungs[rung.name].values()] if one else []
+            size = f"chunk by chunk, of {chunks_of(one.stages).size} ({', '.join(steps)})" if one else ""
+            cells.append(size or "a whole window each time (ring buffer)")
+        rows.append((modality.name, *cells))
+    return _table(("modality", *(rung.name for rung in manifest.rungs)), rows)
 
 
 def _output(output: Output) -> str:
@@ -191,6 +214,19 @@ def _accuracy(manifest: Manifest, figures: Sequence[_Figures], scale: int) -> li
     if more := subsets[_MAX_SUBSETS:]:
         rows.append((f"and {len(more)} more (--json)", *("" for _ in manifest.rungs)))
     return _table(("present", *(rung.name for rung in manifest.rungs)), rows)
+
+
+def _ladder(manifest: Manifest, steps: Sequence[Step]) -> list[str]:
+    """Lay out the steps, with what each costs where everything is given, and where it loses most."""
+    form = ".1%" if is_share(manifest.model.metric) else ".4g"
+    rows, first = [], steps[0].time or 1.0
+    for step in steps:
+        faster = "" if step is steps[0] or not step.time else f"{first / step.time:.2f} x"
+        lost = [(price.lost, price.subset) for price in step.price if price.lost]
+        (low, high), where = max(lost, key=lambda one: sum(one[0]), default=((0.0, 0.0), ""))
+        worst = f"{low:+{form}} to {high:+{form}} in {where}" if where else "-"
+        rows.append((step.rung, faster, f"{step.price[0].now:{form}}" if step.price else "-", worst))
+    return _table(("rung", "faster", f"{manifest.model.metric}, all given", "most lost, 95 % interval"), rows)
 
 
 def _figures(manifest: Manifest, here: Iterable[Entry]) -> list[str]:

@@ -18,7 +18,7 @@ from edgefuse.commands.quieting import quiet_libraries
 from edgefuse.errors import InputError
 from edgefuse.runtime.generation.config import GenerationConfig
 from edgefuse.runtime.pipeline import Inputs, Pipeline, load
-from edgefuse.runtime.prediction import Prediction
+from edgefuse.runtime.prediction import Contributions, Prediction
 
 TAKES_EXTRA = True
 _SHOWN = 5
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how tokens are chosen, where the model makes them; may be repeated: "
         "num_beams=4, or do_sample=true top_p=0.9 seed=1 (default: greedily)",
     )
+    parser.add_argument("--explain", action="store_true", help="say what each optional modality added to the answer")
     searching.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="write JSON")
 
@@ -56,6 +57,8 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         if not raw:
             known = [modalities.option(m, arguments.parser) for m in bundle.manifest.model.modalities]
             raise InputError("no input is given", expected=" or ".join(known), fix="see 'edgefuse run --help'")
+        if arguments.explain and (arguments.generate or arguments.index is not None):
+            raise InputError("--explain tells what was added to a prediction", got="a search, or tokens one by one")
         pipeline = load(bundle, rung=arguments.rung, threads=arguments.threads, backend=arguments.backend, cache=False)
         with pipeline:
             if arguments.index is not None:
@@ -68,13 +71,17 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
             ready = time.perf_counter()
             outputs = pipeline.infer(inputs)
             ended = time.perf_counter()
-    prediction = Prediction(outputs=outputs, spec=bundle.manifest.model.outputs)
+            prediction = Prediction(outputs=outputs, spec=bundle.manifest.model.outputs)
+            if arguments.explain:
+                prediction = pipeline.explain(**raw)
     if not prediction.finite:
         raise _overflow(inputs)
     latency = {"preprocess_ms": 1e3 * (ready - started), "inference_ms": 1e3 * (ended - ready)}
     if arguments.json:
         opened = {"rung": pipeline.rung.name, "backend": arguments.backend or _backends(pipeline)}
         answer = opened | {"present": inputs.present} | _answer(prediction) | latency
+        if prediction.contributions is not None:
+            answer["contributions"] = prediction.contributions
         console.write_json(answer | {"outputs": {name: value.tolist() for name, value in outputs.items()}})
     else:
         _print(prediction, inputs.present, pipeline.rung.name, latency)
@@ -165,5 +172,20 @@ def _print(prediction: Prediction, present: tuple[str, ...], rung: str, latency:
     for output in prediction.spec:
         if output.name in prediction.outputs and not isinstance(output, (ClassOutput, *_VIEWS)):
             console.write(f"{output.name}: {prediction.outputs[output.name].ravel().tolist()}")
+    if prediction.contributions is not None:
+        _print_contributions(prediction.contributions)
     spent = ", ".join(f"{name.removesuffix('_ms')} {console.milliseconds(ms)} ms" for name, ms in latency.items())
     console.write(f"from {' + '.join(present)}, rung '{rung}'; first call: {spent}")
+
+
+def _print_contributions(found: Contributions) -> None:
+    """Show a line for each modality, and one for all of them; what is not told of an output is left out."""
+    rows: list[tuple[str, str, str]] = []
+    for name, added in [*found.each.items(), ("together", found.together)]:
+        for output, probability in added.probability.items():
+            odds = f", log-odds {added.log_odds[output]:+.3f}" if output in added.log_odds else ""
+            rows.append((name, output, f"{100 * probability:+.1f} points{odds}"))
+        for output, values in added.values.items():
+            rows.append((name, output, ", ".join(f"{label} {value:+.4g}" for label, value in values.items())))
+        rows += [(name, output, f"distance {distance:.4g}") for output, distance in added.distance.items()]
+    console.write(console.table(("modality", "output", "it added"), rows) if rows else "nothing can be left out")

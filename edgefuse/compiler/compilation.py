@@ -243,6 +243,7 @@ class _Compile:
         _require_one(failed, targets)
         finished, timings, test = self._judged(material, [results[t] for t in targets if t in results], failed)
         _require_one(failed, targets)
+        finished = [replace(f, assembly=f.assembly.streaming()) for f in finished]
         return finished, report.Compiled(
             subject=subject,
             forms=forms,

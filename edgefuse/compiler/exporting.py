@@ -175,7 +175,7 @@ def _exported(
         data = _built(model, target, store, workers, progress)
     combination = {stage: _made(data, stage, scheme) for stage, scheme in chosen.items()}
     rung = _rung(data, combination)
-    assembly = Assembly(data, {rung.name: combination})
+    assembly = Assembly(data, {rung.name: combination}).streaming()
     digest = write_bundle(bundle, assembly.manifest([rung]), assembly.contents([rung]))
     checked = data.candidates.checked
     return ExportResult(bundle, digest, tuple(checked[candidate].row for candidate in combination.values()))

@@ -160,7 +160,7 @@ def zeros_of(modality: Modality) -> Iterator[Zeros]:
 
 def _reads(stage: StageSpec) -> Iterator[tuple[str, Source]]:
     """Yield what a stage reads in a run, by port: a decoder the first values of its states, and no position."""
-    initial = {port.tensor.name: port.initial for port in stage.outputs}
+    initial = {port.tensor.name: port.initial for port in stage.outputs if stage.role == "decoder"}
     for port in stage.inputs:
         if port.source.kind != "position":
             first = initial.get(port.source.tensor) if port.source.kind == "state" else None

@@ -1,6 +1,7 @@
 """What a model is to the compiler.
 
 - `decoder`: `Decoder`, for a model that makes tokens;
+- `streaming`: `Streaming`, for encoders that can be run on a stream;
 - `fusion`: `FusionModel`;
 - `pretrained`: folders of pretrained models;
 - `digits`: the reference model `digits`;

@@ -9,10 +9,17 @@
 - `generation`: from logits to tokens, and to text;
 - `decoding`: a decoder's step, repeated;
 - `generating`: tokens of one input, as they are made;
+- `turns`: who waits for the runtime is served in order;
 - `graph`: the stage graph over opened files;
+- `incremental`: a modality encoded chunk by chunk;
 - `opened`: a bundle opened: what the pipelines at its rungs share;
 - `pipeline`: its view at a rung: raw inputs in, a prediction out;
 - `prediction`: a prediction;
+- `contributions`: what each modality added to it;
+- `stream`: timed inputs over a pipeline, and predictions as they come due;
+- `live`: the pipeline of a running process, and how another takes its place;
+- `control`: the local command that asks for it;
+- `ladder`: which rung runs now;
 - `retrieval`: indexes of embeddings;
 - `forks`: what a fork leaves to a child;
 - `suitability`: whether int8 is exact on this CPU.

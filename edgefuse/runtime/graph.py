@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -12,10 +13,28 @@ from edgefuse.graph import Plan, StageGraph, Zeros
 from edgefuse.graph.decoding import decoder_of
 from edgefuse.runtime.backends.backend import Array, Session
 from edgefuse.runtime.backends.denormals import Flushed
+from edgefuse.runtime.cache import Kept
 from edgefuse.runtime.decoding import NO_TOKENS, TOKEN, DecoderSession
 
 Subset = tuple[str, ...]
 """Names of the modalities that are present."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Preprocessed inputs.
+
+    Attributes:
+        values: tensors by key (`image.pixels`, `text.length`).
+        present: the names of the modalities that are present, in spec order.
+        encoded: those of them that are encoded already: their features are among the values.
+        kept: what stages made of the inputs before, of a stream.
+    """
+
+    values: Mapping[str, Array]
+    present: Subset
+    encoded: Subset = ()
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +59,32 @@ class Graph:
         self._sessions = dict(sessions)
         self.flushed = Flushed()
         self._given = [stage.name for stage in stages.stages if stage.name not in sessions]
-        self._prepared: dict[Subset, _Prepared] = {}
+        self._prepared: dict[tuple[Subset, Subset], _Prepared] = {}
 
-    def run(self, values: Mapping[str, Array], present: Subset) -> dict[str, Array]:
+    def run(
+        self, values: Mapping[str, Array], present: Subset, encoded: Subset = (), kept: Kept | None = None
+    ) -> dict[str, Array]:
         """Return the results of the stages that ran, by output name.
+
+        Args:
+            values: arrays by key, batch first.
+            present: names of the modalities that are there.
+            encoded: those of them whose features are among the values, in place of their tensors.
+            kept: what stages made of the inputs before, if a stream says which of them are new.
 
         Raises:
             InputError: if a value that a stage needs is missing, or a name in `present` is unknown.
             BackendError: if a runtime cannot run a stage.
         """
-        return self.step(values, present, None)[0]
+        return self.step(values, present, None, encoded, kept)[0]
 
     def step(
-        self, values: Mapping[str, Array], present: Subset, state: Mapping[str, Array] | None
+        self,
+        values: Mapping[str, Array],
+        present: Subset,
+        state: Mapping[str, Array] | None,
+        encoded: Subset = (),
+        kept: Kept | None = None,
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return the results, and the state for the next step; `initial_state` gives that of the first one.
 
@@ -60,12 +92,15 @@ class Graph:
             values: arrays by key, batch first.
             present: names of the modalities that are there.
             state: of the step before.
+            encoded: as of `run`.
+            kept: as of `run`.
         """
-        prepared = self._prepared.get(present) or self._prepare(present)
+        prepared = self._prepare(present, encoded)
         # What is absent stays zero, whatever was given.
         with self.flushed:
             pool = {TOKEN: NO_TOKENS, **values, **prepared.constants}
-            return self._stages.run(prepared.plan, self._run_stage, pool, state or prepared.state)
+            run = self._run_stage if kept is None else partial(self._run_kept, kept)
+            return self._stages.run(prepared.plan, run, pool, state or prepared.state)
 
     @property
     def decoder(self) -> DecoderSession | None:
@@ -73,10 +108,16 @@ class Graph:
         last = self._sessions.get(self._stages.stages[-1].name)
         return last if isinstance(last, DecoderSession) else None
 
-    def before_decoder(self, values: Mapping[str, Array], present: Subset) -> dict[str, Array]:
-        """Run what is run once per input, and return what the decoder is fed with, by port; within `flushed`."""
+    def before_decoder(self, values: Mapping[str, Array], present: Subset, encoded: Subset = ()) -> dict[str, Array]:
+        """Run what is run once per input, and return what the decoder is fed with, by port; within `flushed`.
+
+        Args:
+            values: as of `run`.
+            present: as of `run`.
+            encoded: as of `run`.
+        """
         fed: dict[str, Array] = {}
-        prepared = self._prepared.get(present) or self._prepare(present)
+        prepared = self._prepare(present, encoded)
 
         def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
             if stage.role != "decoder":
@@ -88,6 +129,27 @@ class Graph:
         self._stages.run(prepared.plan, run_stage, pool, prepared.state)
         return fed
 
+    def run_with_features(
+        self, values: Mapping[str, Array], present: Subset
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return the results, and by key the outputs of the stages that belong to one modality; within `flushed`."""
+        features: dict[str, Array] = {}
+        prepared = self._prepared.get(present) or self._prepare(present)
+
+        def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
+            made = self._run_stage(stage, feeds)
+            if stage.modality:
+                features.update((stage.key(port), value) for port, value in made.items())
+            return made
+
+        return self._stages.run(prepared.plan, run_stage, {**values, **prepared.constants}, prepared.state)[0], features
+
+    @cached_property
+    def after_encoders(self) -> Graph:
+        """The stages that read several modalities; it finds the outputs of all others among the given values."""
+        names = [stage.name for stage in self._stages.stages if not stage.modality]
+        return Graph(self._stages, {name: self._sessions[name] for name in names if name in self._sessions})
+
     def initial_state(self) -> dict[str, Array]:
         """Return the state before the first step."""
         return self._stages.initial(zeros_of_tensor)
@@ -95,14 +157,19 @@ class Graph:
     def _run_stage(self, stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
         return self._sessions[stage.name].run(feeds)
 
-    def _prepare(self, present: Subset) -> _Prepared:
-        """Work out a subset's plan, once."""
-        plan = self._stages.plan(present, given=self._given)
+    def _run_kept(self, kept: Kept, stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
+        return kept.run(stage, self._sessions[stage.name], feeds)
+
+    def _prepare(self, present: Subset, encoded: Subset) -> _Prepared:
+        """Return a subset's plan, worked out once."""
+        if found := self._prepared.get((present, encoded)):
+            return found
+        plan = self._stages.plan([name for name in present if name not in encoded], encoded, given=self._given)
         constants = constants_of(plan)
         for constant in constants.values():
             constant.setflags(write=False)  # shared by all runs of the plan
         start = self.initial_state() if decoder_of([step.stage for step in plan.steps]) else {}
-        self._prepared[present] = prepared = _Prepared(plan, constants, start)
+        self._prepared[present, encoded] = prepared = _Prepared(plan, constants, start)
         return prepared
 
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from weakref import WeakValueDictionary, finalize
 
 from edgefuse.bundle.layout import ASSETS
-from edgefuse.bundle.manifest import Binding, BuildPlan, Candidate, Manifest, Rung
+from edgefuse.bundle.manifest import Binding, BuildPlan, Candidate, Manifest, Rung, Streamed
 from edgefuse.bundle.reader import Bundle
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.errors import BundleError
@@ -20,6 +20,7 @@ from edgefuse.runtime.graph import Graph
 from edgefuse.runtime.preprocess import Preprocessor
 from edgefuse.runtime.processor import processor
 from edgefuse.runtime.suitability import concern
+from edgefuse.runtime.turns import Turns
 
 _Key = tuple[str, str, tuple[Binding, ...], tuple[Binding, ...], BuildPlan | None, bool]
 """What makes two opened files the same: runtime, hash, bindings, how an engine is built, whether features are kept."""
@@ -29,7 +30,8 @@ class OpenBundle:
     """A bundle opened on a device: what all pipelines at its rungs share. `edgefuse.load` makes it.
 
     * Sessions: a file is opened once, whatever rungs and stages use it, and is freed as soon as no pipeline does.
-    * The guard: one call at a time, so that all pipelines together use no more threads than the bundle was given.
+    * The guard: one call at a time, so that all pipelines together use no more threads than the bundle was given; in
+      turns, so that callers get equal shares.
       Opening has a guard of its own: a rung is opened beside the calls of another.
     * Preprocessors, made once, and the feature cache: rungs that share an encoder share its features.
 
@@ -66,6 +68,7 @@ class OpenBundle:
         self._sessions: WeakValueDictionary[_Key, Session] = WeakValueDictionary()
         self._opening = Guard()
         self.guard = Guard()
+        self.turns = Turns()
         if owned:
             finalize(self, bundle.close).atexit = False
 
@@ -89,6 +92,18 @@ class OpenBundle:
                 for stage, candidate in chosen
             }
         return Graph(self._stages, sessions)
+
+    def steps(self, streamed: Streamed, rung: Rung) -> dict[str, Session]:
+        """Return the sessions of the steps of a modality at a rung, by stage; errors are those of `open`.
+
+        Args:
+            streamed: of the manifest.
+            rung: one of its rungs.
+        """
+        self._opening.check()
+        chosen = streamed.rungs[rung.name]
+        with self._opening.lock:
+            return {s.name: self._session(s, self.manifest.candidate(chosen[s.name])) for s in streamed.stages}
 
     @cached_property
     def preprocessors(self) -> dict[str, Preprocessor]:

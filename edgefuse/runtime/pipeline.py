@@ -13,26 +13,18 @@ from edgefuse.bundle.reader import Bundle, is_pinned, open_bundle
 from edgefuse.bundle.spec import largest
 from edgefuse.errors import BundleError, EdgefuseError, InputError
 from edgefuse.runtime.backends.backend import Array, SessionOptions
-from edgefuse.runtime.graph import Graph, Subset
+from edgefuse.runtime.graph import Graph
+from edgefuse.runtime.graph import Inputs as Inputs
+from edgefuse.runtime.incremental import Encoded, Incremental, streamed_at
 from edgefuse.runtime.opened import OpenBundle
 from edgefuse.runtime.prediction import Prediction
 
 if TYPE_CHECKING:
     from edgefuse.runtime.generating import Generation
     from edgefuse.runtime.generation.config import GenerationConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """Preprocessed inputs.
-
-    Attributes:
-        values: tensors by key (`image.pixels`, `text.length`).
-        present: the names of the modalities that are present, in spec order.
-    """
-
-    values: Mapping[str, Array]
-    present: Subset
+    from edgefuse.runtime.stream.feed import Feed
+    from edgefuse.runtime.stream.holder import Ladder
+    from edgefuse.runtime.stream.stream import Stream
 
 
 class Pipeline:
@@ -59,7 +51,8 @@ class Pipeline:
         self._opened: OpenBundle | None = opened
         self._graph: Graph | None = opened.open(self.rung)
         self._guard = opened.guard
-        self._preprocessors = opened.preprocessors
+        self._turns = opened.turns
+        self.preprocessors = opened.preprocessors
         self._required = tuple(m.name for m in manifest.model.modalities if not m.optional)
         lengths = (m for m in manifest.model.modalities if m.length)
         self._lengths = [(m.name, f"{m.name}.length", largest(m.tensors[0].shape[1])) for m in lengths]
@@ -68,8 +61,8 @@ class Pipeline:
         """Predict from raw inputs, one keyword per modality.
 
         Args:
-            **raw: a path, bytes, an array, a PIL image, a string: what the modality's preprocessing takes. A modality
-                that is left out, or None, is absent.
+            **raw: a path, bytes, an array, a PIL image, a string: what the modality's preprocessing takes, or the
+                `encoded` of an `Incremental`. A modality that is left out, or None, is absent.
 
         Raises:
             InputError: if an input is wrong, a required modality is absent, or nothing is present.
@@ -134,19 +127,26 @@ class Pipeline:
         self._guard.check()  # a tokenizer may have been opening when the process was forked
         values: dict[str, Array] = {}
         present: list[str] = []
+        encoded: list[str] = []
         given = 0
-        for name, preprocessor in self._preprocessors.items():
+        for name, preprocessor in self.preprocessors.items():
             if name in raw:
                 given += 1
-                if raw[name] is not None:
-                    values.update(preprocessor(raw[name]))
-                    present.append(name)
+                one = raw[name]
+                if one is None:
+                    continue
+                if isinstance(one, Encoded) and one.modality == name:
+                    values.update(one.values)
+                    encoded.append(name)
+                else:
+                    values.update(preprocessor(one))
+                present.append(name)
         if given != len(raw):
-            raise self._unknown(next(name for name in raw if name not in self._preprocessors))
+            raise self._unknown(next(name for name in raw if name not in self.preprocessors))
         missing = [name for name in self._required if name not in present]
         if missing or not present:
             raise self._absent(missing, present)
-        return Inputs(values=values, present=tuple(present))
+        return Inputs(values=values, present=tuple(present), encoded=tuple(encoded))
 
     def infer(self, inputs: Inputs) -> dict[str, Array]:
         """Return the outputs by name for preprocessed inputs: the second half of a call."""
@@ -157,10 +157,31 @@ class Pipeline:
             given = inputs.values.get(key)
             if given is not None and given.size == 1 and name in inputs.present and not 1 <= given.item() <= steps:
                 raise InputError(f"the length of '{name}' is out of range", got=given.item(), expected=f"1 to {steps}")
-        with self._guard.lock:
+        with self._turns, self._guard.lock:
             if self._graph is None:
                 raise _closed()
-            return self._graph.run(inputs.values, inputs.present)
+            return self._graph.run(inputs.values, inputs.present, inputs.encoded, inputs.kept)
+
+    def explain(self, /, **raw: object) -> Prediction:
+        """Predict as a call does, and say in `contributions` what each optional modality added.
+
+        Encoders run once; what reads several modalities runs once more for each optional one that is given, and once
+        without all of them (`contributions`). Of a model of one stage that is the whole model.
+
+        Args:
+            **raw: as for a call.
+
+        Raises:
+            InputError: as for a call, or the model makes one token after the other.
+            MissingExtraError, BackendError: as for a call.
+        """
+        from edgefuse.runtime.contributions import explained  # which most programs do without
+
+        self._guard.check()
+        inputs, model = self.preprocess(**raw), self.manifest.model
+        with self._calling() as graph:
+            outputs, contributions = explained(graph, inputs.values, inputs.present, model)
+        return Prediction(outputs=outputs, spec=model.outputs, contributions=contributions)
 
     def generate(self, config: GenerationConfig | None = None, /, **raw: object) -> Generation:
         """Make tokens from raw inputs, one after the other: encoders and fusion run now, a step when it is asked for.
@@ -186,13 +207,77 @@ class Pipeline:
             if decoder is None:
                 made = ", ".join(f"'{output.name}'" for output in self.manifest.model.outputs)
                 raise InputError("this model makes no tokens one after the other", got=made, fix="call the pipeline")
-            feeds = graph.before_decoder(inputs.values, inputs.present)
+            feeds = graph.before_decoder(inputs.values, inputs.present, inputs.encoded)
         return Generation(decoder, feeds, config or GenerationConfig(), self._calling)
+
+    def stream(
+        self,
+        deadline_ms: float | None = None,
+        *,
+        clock: str | None = None,
+        hop_s: float | None = 0.0,
+        backlog: int = 8,
+        feeds: Mapping[str, Feed] | None = None,
+        ladder: Ladder | None = None,
+    ) -> Stream:
+        """Open a stream: timed inputs, and predictions as they come due.
+
+            with pipeline.stream(hop_s=0.1) as stream:
+                stream.push("audio", chunk, t)
+                for answer in stream: ...
+
+        Args:
+            deadline_ms: from when a prediction is due to its answer; answers that took longer say so.
+            clock: the modality at whose times predictions are due; see `Stream`.
+            hop_s: of its time between two predictions; 0: at each push; None: when `predict` is called.
+            backlog: predictions that may wait; the oldest of more are skipped.
+            feeds: by modality how it comes in.
+            ladder: decides at which rung the next prediction runs.
+
+        Raises:
+            InputError: if a setting does not fit the model, or this pipeline is closed.
+            MissingExtraError: if sound has to be resampled, and soxr is not installed.
+        """
+        from edgefuse.runtime.stream.stream import Stream  # which other programs do without
+
+        if self._opened is None:
+            raise _closed()
+        return Stream(_Held(self), deadline_ms, clock=clock, hop_s=hop_s, backlog=backlog, feeds=feeds, ladder=ladder)
+
+    @property
+    def streaming(self) -> tuple[str, ...]:
+        """The modalities that can be encoded chunk by chunk at this rung; others are encoded as a whole each time."""
+        return tuple(streamed_at(self.manifest.streamed or (), self.rung.name))
+
+    def incremental(self, modality: str) -> Incremental:
+        """Return what encodes a stream of a modality chunk by chunk, at this rung.
+
+        Its states are those of the rung's files: another pipeline's, of another rung, begins anew.
+
+        Args:
+            modality: one of `streaming`.
+
+        Raises:
+            InputError: if it does not stream, or this pipeline is closed.
+            BundleError, BackendError, MissingExtraError: as for `at`.
+        """
+        found = streamed_at(self.manifest.streamed or (), self.rung.name)
+        if modality not in found:
+            raise InputError(
+                f"the modality {modality!r} is not encoded chunk by chunk at the rung '{self.rung.name}'",
+                expected=" or ".join(found) or "none of this bundle",
+                fix="keep the last window of it, and give that to each call",
+            )
+        opened, one = self._opened, found[modality]
+        if opened is None:
+            raise _closed()
+        tensor = self.manifest.model.modality(modality).tensors[0]
+        return Incremental(one, tensor, opened.steps(one, self.rung), self._calling)
 
     @contextmanager
     def _calling(self) -> Iterator[Graph]:
         """Hold the bundle's lock for one call of a runtime."""
-        with self._guard.lock:
+        with self._turns, self._guard.lock:
             if self._graph is None:
                 raise _closed()
             with self._graph.flushed:
@@ -214,7 +299,7 @@ class Pipeline:
     def _unknown(self, name: str) -> InputError:
         from difflib import get_close_matches
 
-        known = list(self._preprocessors)
+        known = list(self.preprocessors)
         close = get_close_matches(name, known, n=1)
         return InputError(
             f"this model has no modality '{name}'",
@@ -223,13 +308,20 @@ class Pipeline:
         )
 
     def _absent(self, missing: list[str], present: list[str]) -> InputError:
-        known = list(self._preprocessors)
+        known = list(self.preprocessors)
         return InputError(
             f"the modality '{missing[0]}' is required" if missing else "no modality is present",
             got=", ".join(present) or "nothing",
             expected=", ".join(missing) if missing else f"at least one of {', '.join(known)}",
             fix=f"pass {(missing or known)[0]}=…",
         )
+
+
+@dataclass
+class _Held:
+    """The pipeline that a stream runs now."""
+
+    pipeline: Pipeline
 
 
 def _closed() -> InputError:

@@ -19,6 +19,42 @@ _O = TypeVar("_O", ClassOutput, LabelsOutput, EmbeddingOutput, ValuesOutput, Tok
 
 
 @dataclass(frozen=True)
+class Contribution:
+    """What something that was given added to an answer; each field has the outputs of its kind by name.
+
+    An output has no entry if it is not finite, with or without what is left out, or then not given, or of another size.
+
+    Attributes:
+        probability: of outputs of classes: by how much more probable it made the class that is predicted with all.
+        log_odds: of the same: by how much it raised log(p / (1 - p)), in nats; no entry where a probability is 0 or 1.
+        values: of plain numbers and of several labels: the difference of each number, or of each label's probability.
+        distance: of all other outputs: the Euclidean distance between the two.
+    """
+
+    probability: Mapping[str, float]
+    log_odds: Mapping[str, float]
+    values: Mapping[str, Mapping[str, float]]
+    distance: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """What was added to an answer.
+
+    `each` does not sum to `together`, in general: the sum is smaller where modalities tell the same (without one of
+    them the others still do), and larger where one is of use only beside another. What is over is the interaction.
+
+    Attributes:
+        each: by optional modality that was given. A required one is never left out, and has none.
+        together: what all of these added: the answer with them minus that without any of them. Where no required
+            modality is left, that is what the fusion says to nothing at all: a number to compare with, and no answer.
+    """
+
+    each: Mapping[str, Contribution]
+    together: Contribution
+
+
+@dataclass(frozen=True)
 class Prediction:
     """The outputs of a model for one set of inputs.
 
@@ -31,16 +67,18 @@ class Prediction:
     Attributes:
         outputs: float32 arrays with the batch first, by output name.
         spec: what the model says about its outputs.
+        contributions: what each modality added to them, of `Pipeline.explain`.
     """
 
     outputs: Mapping[str, Array]
     spec: tuple[Output, ...]
+    contributions: Contributions | None = None
 
     @property
     def finite(self) -> bool:
         """Whether all outputs are numbers. A class at minus infinity is one: its probability is 0."""
         given = ((output, self._array(output)) for output in self.spec if output.name in self.outputs)
-        return all(_is_finite(output, value) for output, value in given)
+        return all(is_finite(output, value) for output, value in given)
 
     @property
     def label(self) -> str:
@@ -68,8 +106,7 @@ class Prediction:
     def labels(self) -> dict[str, float]:
         """The labels that are above the threshold, with their probabilities."""
         output = self._first(LabelsOutput, "several labels")
-        chances = 1 / (1 + np.exp(-np.clip(self._item(output).astype(np.float64), -500, 500)))
-        told = zip(output.labels, chances.tolist(), strict=True)
+        told = zip(output.labels, chances(self._item(output)).tolist(), strict=True)
         return {label: chance for label, chance in told if chance > output.threshold}
 
     @property
@@ -124,7 +161,7 @@ class Prediction:
                 fix="make one prediction of each item, as pipeline.batch does",
             )
         value: npt.NDArray[np.float32] = values[0]
-        if not _is_finite(output, value):
+        if not is_finite(output, value):
             raise InputError(
                 f"the answer '{output.name}' is not finite",
                 got=f"{np.count_nonzero(~np.isfinite(value))} of {value.size} numbers NaN or infinite",
@@ -147,7 +184,13 @@ class Prediction:
         )
 
 
-def _is_finite(output: Output, value: npt.NDArray[np.float32]) -> bool:
+def chances(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Return the probability of each of several labels: the logistic function of its logit."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -500, 500))))
+
+
+def is_finite(output: Output, value: npt.NDArray[np.floating]) -> bool:
+    """Tell whether an output is numbers. A class at minus infinity is one: its probability is 0."""
     if isinstance(output, ClassOutput):
         best = value.max(axis=-1)  # NaN comes through; a class that is ruled out by minus infinity does not
         return bool(np.isfinite(best).all())

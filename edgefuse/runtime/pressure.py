@@ -115,7 +115,7 @@ class System:
         """Read the counters."""
         own = resource is not None and not self.processes
         usage = resource.getrusage(_CALLER) if own else None
-        busy, stolen = self._ticks()
+        busy, stolen = self.ticks()
         return Reading(
             at_ns=time.perf_counter_ns(),
             processor_ns=time.thread_time_ns(),
@@ -150,7 +150,7 @@ class System:
                 return 1000 * int(total)
         return None
 
-    def _ticks(self) -> tuple[int | None, int | None]:
+    def ticks(self) -> tuple[int | None, int | None]:
         """Read user + nice + system + irq + softirq, and steal, of the line of all processors."""
         fields = self._text("proc/stat").partition("\n")[0].split()
         if len(fields) < 9 or fields[0] != "cpu" or not all(one.isdecimal() for one in fields[1:9]):

@@ -79,7 +79,7 @@ def describe(threads: int, runtimes: Mapping[str, str], *, root: Path = ROOT) ->
 def condition(*, root: Path = ROOT) -> Condition:
     """Read clocks, heat, power mode and memory, each where the system offers it."""
     cpu = root / "sys/devices/system/cpu/cpu0"
-    throttled = _number(cpu / "thermal_throttle/core_throttle_count")
+    throttled = throttle_count(root)
     board = _line(root / "proc/device-tree/model")
     lowest, highest = (_number(cpu / f"cpufreq/scaling_{end}_freq") for end in ("min", "max"))
     return Condition(
@@ -88,16 +88,17 @@ def condition(*, root: Path = ROOT) -> Condition:
         frequency_mhz=_scaled(cpu / "cpufreq/scaling_cur_freq"),
         max_frequency_mhz=_scaled(cpu / "cpufreq/cpuinfo_max_freq"),
         clocks_pinned=None if None in (lowest, highest) else lowest == highest,
-        temperatures_c=_temperatures(root),
-        throttled=None if throttled is None else int(throttled),
-        cooling=_cooling(root),
+        temperatures_c=temperatures_c(root),
+        throttled=throttled,
+        cooling=cooling(root),
         power_mode=_nvpmodel() or _power_mode_number(root),
         memory_bytes=_memory(root, "MemTotal"),
-        available_bytes=_memory(root, "MemAvailable"),
+        available_bytes=available_bytes(root),
     )
 
 
-def _temperatures(root: Path) -> dict[str, float]:
+def temperatures_c(root: Path = ROOT) -> dict[str, float]:
+    """Return the temperatures of the thermal zones by name."""
     zones: dict[str, float] = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         reading = _number(zone / "temp")
@@ -106,7 +107,13 @@ def _temperatures(root: Path) -> dict[str, float]:
     return zones
 
 
-def _cooling(root: Path) -> dict[str, str]:
+def throttle_count(root: Path = ROOT) -> int | None:
+    """Return how often the first core was throttled by heat since the start."""
+    count = _number(root / "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count")
+    return None if count is None else int(count)
+
+
+def cooling(root: Path = ROOT) -> dict[str, str]:
     """Return the cooling devices that are at work, fans apart: they hold nothing back."""
     found: dict[str, str] = {}
     for device in sorted((root / "sys/class/thermal").glob("cooling_device*")):
@@ -114,6 +121,21 @@ def _cooling(root: Path) -> dict[str, str]:
         if now and most and "fan" not in kind.lower():
             found[kind or device.name] = f"{now:.0f} of {most:.0f}"
     return found
+
+
+def available_bytes(root: Path = ROOT) -> int | None:
+    """Return what a program can still get of the memory."""
+    return _memory(root, "MemAvailable")
+
+
+def battery(root: Path = ROOT) -> float | None:
+    """Return the charge of the battery, 0 to 1; None where there is none, or it is not being used up."""
+    for supply in sorted((root / "sys/class/power_supply").glob("*")):
+        charge = _number(supply / "capacity")
+        # That of a mouse or a pen has the scope of a device.
+        if charge is not None and _line(supply / "status") == "Discharging" and _line(supply / "scope") != "Device":
+            return min(max(charge / 100, 0.0), 1.0)
+    return None
 
 
 def _memory(root: Path, field: str) -> int | None:

@@ -4,6 +4,7 @@
 - `typed`: modules called with the types that they want;
 - `repeated`: whether a stage answers alike each time;
 - `decoder`: a decoder's part of a model, and its step;
+- `streaming`: the steps of a modality that streams;
 - `running`: stages run in torch;
 - `shapes`: of what a stage gives;
 - `explicit`: takes a `FusionModel` apart;

@@ -176,3 +176,21 @@ def test_what_is_no_regular_file_is_one_sentence(
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert f"the file for '{option[2:]}' cannot be read: got '" in line
+
+
+def test_run_explains(cli: Cli, tiny_bundle: Path, motion: Path) -> None:
+    words = ("run", tiny_bundle, "--motion", motion, "--text", "stop now", "--explain")
+    answer = json.loads(cli(*words, "--json").stdout)
+    assert set(answer["contributions"]["each"]) == {"text", "motion"}
+    without = json.loads(cli("run", tiny_bundle, "--motion", motion, "--json").stdout)["scores"][answer["label"]]
+    text = answer["contributions"]["each"]["text"]
+    assert text["probability"]["logits"] == pytest.approx(answer["score"] - without)
+    lines = cli(*words).stdout.splitlines()
+    rows = {line.split()[0]: line for line in lines[lines.index(next(one for one in lines if "it added" in one)) :]}
+    assert (
+        f"{100 * text['probability']['logits']:+.1f} points, log-odds {text['log_odds']['logits']:+.3f}" in rows["text"]
+    )
+    assert {"motion", "together"} <= set(rows)
+    refused = cli(*words, "--index", "a.index")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--explain tells what was added to a prediction: got a search, or tokens one by one." in refused.stderr

@@ -118,6 +118,26 @@ def test_a_wrong_factory_is_one_sentence(tmp_path: Path, reference: str, message
         ('"size"', '"size"\nmax_fusion_passes = 0', "[search] max_fusion_passes in PATH is out of range: got 0, "),
         ('"size"', '"size"\nmax_latency_ms = 0', "[search] max_latency_ms in PATH is out of range: got 0.0, expected "),
         ("0.02", "-1", "[search] max_drop in PATH is out of range: got -1.0, expected zero or more."),
+        (
+            "[search]",
+            "[ladder]\nratio = 1\n[search]",
+            "[ladder] ratio in PATH is out of range: got 1.0, ",
+        ),
+        (
+            "[search]",
+            "[ladder]\nmax_drop = 0\n[search]",
+            "[ladder] max_drop in PATH is out of range: got 0.0, ",
+        ),
+        (
+            "[search]",
+            "[ladder]\nratio = nan\n[search]",
+            "[ladder] ratio in PATH is out of range: got nan, ",
+        ),
+        (
+            "[search]",
+            "[ladder]\ndown_to = 0.8\n[search]",
+            "[ladder] down_to in PATH is out of range: got 0.8, ",
+        ),
         ("0.02", "inf", "[search] max_drop in PATH is out of range: got inf, expected zero or more."),
         ("0.02", "true", "the recipe PATH is wrong: got Expected `float | str | object | null`, got `bool` - at "),
         ("[search]", "device = 'moon'\n[search]", "[compile] device in PATH is unknown: got 'moon', expected host or "),
@@ -192,3 +212,15 @@ def test_a_value_out_of_range_is_a_whole_sentence(tmp_path: Path, old: str, new:
     with pytest.raises(RecipeError) as caught:
         recipe.load(path)
     assert str(caught.value).startswith(sentence.replace("PATH", str(path)))
+
+
+def test_a_ladder_is_asked_for_by_its_section_alone(tmp_path: Path) -> None:
+    assert recipe.load(written(tmp_path, _GOOD)).ladder is None
+    asked = recipe.load(written(tmp_path, f"{_GOOD}\n[ladder]\n")).ladder
+    assert asked is not None
+    assert asked.shares == pytest.approx((0.5**0.5, 0.5))  # two rungs, each 1.41 times faster
+    deeper = recipe.load(written(tmp_path, f"{_GOOD}\n[ladder]\nratio = 2\ndown_to = 0.125\n")).ladder
+    assert deeper is not None
+    assert deeper.shares == pytest.approx((0.5, 0.25, 0.125))
+    with pytest.raises(RecipeError, match=r"unknown key \[ladder\] 'rato'. Fix: did you mean 'ratio'?"):
+        recipe.load(written(tmp_path, f"{_GOOD}\n[ladder]\nrato = 2\n"))

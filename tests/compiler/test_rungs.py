@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
+
 from edgefuse.bundle.manifest import Figure, Machine
 from edgefuse.compiler.rungs.final import Ratio, RungAccuracy, RungTiming
-from edgefuse.compiler.rungs.rungs import give_to_fast
+from edgefuse.compiler.rungs.rungs import give_to_fast, leave_out_near_rungs
 from edgefuse.compiler.search import Combination
 
 MACHINE = Machine(architecture="x86_64", cpu="any", cores=2, features=(), runtimes={}, threads=1)
@@ -33,3 +35,21 @@ def test_another_default_keeps_its_place() -> None:
 def test_a_reduced_rung_is_no_rival() -> None:
     times = {"fast": 1.0, "reduced-1": 0.5, "small": 1.2, "float": 3.0}
     assert list(settled(["fast", "reduced-1", "small"], times)) == ["fast", "reduced-1", "small"]
+
+
+@pytest.mark.parametrize(
+    ("times", "ratio", "left"),
+    [
+        ((0.9, 0.5, 0.4), 1.0, ["reduced-1", "reduced-2", "reduced-3"]),
+        ((0.5, 0.6, 0.4), 1.0, ["reduced-1", "reduced-3"]),
+        ((0.9, 0.5, 0.4), 1.3, ["reduced-3"]),  # which goes down further than the one that costs less
+        ((0.7, 0.5, 0.35), 1.3, ["reduced-1", "reduced-2", "reduced-3"]),
+        ((0.7, 0.5, 0.55), 1.3, ["reduced-1", "reduced-2"]),
+        ((0.95, 0.9, 0.8), 1.3, []),
+    ],
+)
+def test_what_end_to_end_is_too_near_is_no_rung(times: tuple[float, ...], ratio: float, left: list[str]) -> None:
+    here = {"fast": timing(1.0), **{f"reduced-{number}": timing(p50) for number, p50 in enumerate(times, start=1)}}
+    chosen: dict[str, Combination] = {name: {"fusion": name} for name in here}
+    leave_out_near_rungs(chosen, here, ratio)
+    assert list(chosen) == ["fast", *left]

@@ -272,3 +272,27 @@ def test_caution_says_how_many_standard_errors_a_drop_must_spare(caution: float,
     judge = Judge({"image.static": 0.008, "text.dynamic": 0.05}, width=0.012)
     found = Search(FIGURES, judge, 0.01, ["all"], 24, caution=caution).run()
     assert found.winners["latency"].candidates["image"] == wanted
+
+
+def test_the_rungs_of_a_ladder_get_passes_of_their_own() -> None:
+    """Within the budget nothing is faster than 3.0; of what takes less than half of that, the cheapest is judged."""
+    stages = {"image": 1.0, "audio": 1.2, "text": 1.5}
+    costs = {"float": 0.0, "static": 0.001, "half": 0.012, "third": 0.03, "tenth": 0.2}
+    times = {"float": 2.0, "static": 1.0, "half": 0.6, "third": 0.4, "tenth": 0.1}
+    snr_db = {"float": 90.0, "static": 40.0, "half": 30.0, "third": 25.0, "tenth": 15.0}
+    figures = [
+        msgspec.structs.replace(figure(stage, name, p50, 100, 1.0 if name == "float" else 2.0), snr_db=snr_db[name])
+        for stage in stages
+        for name, p50 in times.items()
+    ]
+    judge = Judge({one.candidate: stages[one.stage] * costs[one.scheme] for one in figures})
+    rows = list(itertools.product(*[[one for one in figures if one.stage == stage] for stage in stages]))
+    for order in (figures, figures[::-1]):
+        asked = Search(order, judge, 0.01, ["all"], 32, relaxed=(), shares=(0.7, 0.5)).run()
+        assert asked.winners["latency"].p50 == pytest.approx(3.0)
+        assert asked.passes <= 32
+        for most in (0.7 * 3.0 + 1e-9, 0.5 * 3.0 + 1e-9):
+            best = min(
+                sum(judge.drops[one.candidate] for one in row) for row in rows if sum(o.p50 for o in row) <= most
+            )
+            assert min(one.worst_drop for one in asked.judged if one.p50 <= most) <= best + 0.005

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 from edgefuse.compiler.search import Judged, Objective
-from edgefuse.compiler.search.frontier import front, ladder
+from edgefuse.compiler.search.frontier import Apart, front, ladder
 
 BUDGET = 0.01
 
@@ -66,3 +68,26 @@ def test_a_short_ladder_keeps_the_steps_that_gain_most() -> None:
         ("small", "small"),
         ("accurate", "clean"),
     ]
+
+
+def stepped(judged: list[Judged], ratio: float = 1.3, down_to: float = 0.5, most: int = 6) -> list[tuple[str, str]]:
+    rungs = ladder(judged, {"latency": BEST}, most=most, apart=Apart(ratio, down_to))
+    assert all(above.p50 >= ratio * below.p50 for (_, above), (_, below) in pairwise(rungs))
+    return names(rungs)
+
+
+def test_the_rungs_of_a_ladder_are_apart_and_go_down_to_half_of_the_time() -> None:
+    further = [judged(f"j{p50}", p50, 200, drop) for p50, drop in ((3.8, 0.012), (2.6, 0.024), (1.4, 0.07))]
+    assert stepped([*ALL, *further]) == [("fast", "best"), ("reduced-1", "step"), ("reduced-2", "last")]
+    assert stepped([*ALL, *further], down_to=0.35)[-1] == ("reduced-3", "j1.4")
+
+
+def test_half_of_the_time_comes_before_a_smaller_price_on_the_way() -> None:
+    near_half = [judged("two thirds", 2.5, 200, 0.02), judged("half", 1.95, 200, 0.05)]
+    assert stepped([BEST, *near_half]) == [("fast", "best"), ("reduced-1", "half")]
+
+
+def test_where_nothing_is_fast_enough_the_ladder_ends_at_the_fastest() -> None:
+    assert stepped([BEST, STEP, NEAR, judged("broken", 1.0, 100, 0.6)]) == [("fast", "best"), ("reduced-1", "near")]
+    assert stepped([BEST, judged("close", 3.5, 200, 0.02)]) == [("fast", "best")]
+    assert stepped([*ALL], most=2) == [("fast", "best"), ("reduced-1", "last")]

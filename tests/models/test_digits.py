@@ -71,7 +71,7 @@ def test_audio_frames_do_not_look_ahead(model: FusionModel) -> None:
     changed = frames.clone()
     changed[:, 30:] += 1.0
 
-    torch.testing.assert_close(encoder.states(frames)[:, :30], encoder.states(changed)[:, :30], rtol=0, atol=1e-5)
+    torch.testing.assert_close(encoder.encoded(frames)[:, :30], encoder.encoded(changed)[:, :30], rtol=0, atol=1e-5)
 
 
 def test_every_stage_goes_through_torch_export(model: FusionModel) -> None:

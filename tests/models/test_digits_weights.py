@@ -47,7 +47,7 @@ def test_trained_attention_looks_at_the_past_only() -> None:
         frames = encoder.get_submodule("frontend")(clips)
         changed = frames.clone()
         changed[:, 30:] = frames[:, 30:].flip(0)
-        before, after = (encoder.states(x)[:, :30] for x in (frames, changed))
+        before, after = (encoder.encoded(x)[:, :30] for x in (frames, changed))
     torch.testing.assert_close(before, after, rtol=0, atol=1e-5)
 
 

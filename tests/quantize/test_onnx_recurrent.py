@@ -36,7 +36,7 @@ class Both(nn.Module):
         return y
 
 
-def lowered(kind: Callable[..., nn.Module]) -> Lowered:
+def lowered(kind: Callable[..., nn.Module], model: Callable[..., nn.Module] = Both) -> Lowered:
     torch.manual_seed(0)
     source = Source(kind="modality", owner="sound", tensor="x")
     spec = StageSpec(
@@ -45,7 +45,7 @@ def lowered(kind: Callable[..., nn.Module]) -> Lowered:
         inputs=(StageInput(tensor=TensorSpec(name="x", dtype="float32", shape=(1, STEPS, WIDTH)), source=source),),
         outputs=(StageOutput(tensor=TensorSpec(name="y", shape=(1, STEPS, 2 * HIDDEN))),),
     )
-    return OnnxTarget().lower(TorchStage(spec, Both(kind).eval()))
+    return OnnxTarget().lower(TorchStage(spec, model(kind).eval()))
 
 
 def run(file: Lowered, x: Floats) -> Floats:
@@ -75,3 +75,21 @@ def test_a_gru_stays_float() -> None:
     assert OnnxQuantizer().layers(file, DYNAMIC) == ()
     with pytest.raises(QuantizeError, match="finds nothing to quantize"):
         OnnxQuantizer().apply(file, DYNAMIC, lambda: iter(()))
+
+
+class Headed(Both):
+    def __init__(self, kind: Callable[..., nn.Module]) -> None:
+        super().__init__(kind)
+        self.head = nn.Linear(2 * HIDDEN, 2 * HIDDEN)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(super().forward(x))
+        return y
+
+
+def test_a_gru_beside_what_is_quantized_is_stored_in_half_precision() -> None:
+    file = lowered(nn.GRU, Headed)
+    small = OnnxQuantizer().apply(file, DYNAMIC, lambda: iter(()))
+    assert len(small.data) < 0.55 * len(file.data)
+    x = np.random.default_rng(0).standard_normal((1, STEPS, WIDTH), np.float32)
+    np.testing.assert_allclose(run(small, x), run(file, x), atol=0.03)

@@ -48,6 +48,11 @@ def test_greedy_tokens_are_those_of_torch(pipeline: Pipeline, request: pytest.Fi
         assert [token.id for token in pipeline.generate(**inputs_of(seed))] == expected
 
 
+def test_what_each_modality_added_is_not_told_of_tokens(pipeline: Pipeline) -> None:
+    with pytest.raises(InputError, match=r"of a model that makes one token after the other\. Fix: compare"):
+        pipeline.explain(**inputs_of(0))
+
+
 def test_more_beams_find_what_is_at_least_as_likely(pipeline: Pipeline) -> None:
     for seed in range(6):
         greedy, beams = (

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pytest
 
 import edgefuse
-from benchmarks.swaps import Callers, counted
+from benchmarks.swaps import Callers, Holder, counted
 from edgefuse.bundle.manifest import Candidate, Manifest, Tolerance
 from edgefuse.bundle.reader import open_bundle
 from edgefuse.bundle.spec import Source, StageInput, StageOutput, StageSpec, TensorSpec, tensor
@@ -246,16 +246,17 @@ def test_nothing_is_lost_while_rungs_change_and_bundles_are_loaded(archive: Path
             right.append(logits(alone, tiny_raw))
     before = counted()
     pipeline = edgefuse.load(archive, cache=cache)
-    callers = Callers(pipeline, pipeline.preprocess(**tiny_raw), right)
+    holder = Holder(pipeline)
+    callers = Callers(holder, pipeline.preprocess(**tiny_raw), right)
     del pipeline
     with callers.calling():
         for rung in islice(cycle(("small", "float")), SWAPS):
-            callers.swap(rung)
+            holder.swap(rung)
         for _ in range(LOADS):
             edgefuse.load(archive, cache=cache).close()
     assert not callers.lost
     assert callers.answered
-    callers.pipeline.close()
+    holder.pipeline.close()
     assert counted(before) == (0, 0)
 
 

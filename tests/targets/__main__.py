@@ -88,6 +88,13 @@ def systems(made: Path) -> None:
     assert system["verdicts"], system
 
 
+def soak(made: Path) -> None:
+    """Promise that what was asked for shows what it must."""
+    lines = _json(made / "soak.json")
+    assert [one["line"] for one in lines] == ["contributions", "pushes", "shares", "swaps"], lines
+    assert all(one["ok"] for one in lines), lines
+
+
 def peers(made: Path) -> None:
     """Promise figures of the reference, of the peer and of edgefuse."""
     rows = {row["system"]: row for row in _json(made / "peers.json")}
@@ -126,6 +133,7 @@ TARGETS = (
     Target("demo", demo),
     Target("compress", compress, (f"COMPRESS={RECIPE}",), (("TORCHDYNAMO_DISABLE", "1"),)),
     Target("systems", systems, ("SYSTEMS_ARGS=--only digits",)),  # what `demo` compiled
+    Target("soak", soak, ("SOAK_ARGS=--only swaps --only contributions --only pushes --only shares --minutes 0.1",)),
     Target(
         "peers",
         peers,

@@ -17,7 +17,7 @@ constexpr int kMajor = 2, kOldMajor = 1;
 // The fields of every kind of object in a manifest. What is not here is refused: a newer writer may mean it to matter.
 const std::map<std::string, std::set<std::string>> kFields = {
     {"Manifest", {"schema", "target", "model", "stages", "candidates", "rungs", "default_rung", "golden", "files",
-                  "provenance"}},
+                  "provenance", "streamed"}},
     {"File", {"path", "sha256", "size_bytes"}},
     {"Provenance", {"weights_sha256", "data_sha256", "recipe_sha256", "tools"}},
     {"Model", {"name", "modalities", "outputs", "metric"}},

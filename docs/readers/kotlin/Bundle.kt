@@ -234,6 +234,7 @@ class Bundle(path: File, digest: String? = null) {
         val OWN = setOf("manifest.json", "manifest.sha256")
         val MANIFEST = arrayOf(
             "schema", "target", "model", "stages", "candidates", "rungs", "default_rung", "golden", "files", "provenance",
+            "streamed",
         )
         val CANDIDATE = arrayOf(
             "id", "stage", "target", "scheme", "file", "sha256", "size_bytes", "inputs", "outputs", "opset", "tolerance",

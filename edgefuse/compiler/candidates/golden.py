@@ -9,7 +9,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -71,6 +71,10 @@ class GoldenInputs:
                 for port, array in run.items():
                     state.update(f"{name} {port} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
         return state.hexdigest()
+
+    def joined(self, other: GoldenInputs) -> GoldenInputs:
+        """Return these inputs with those of other stages."""
+        return replace(self, feeds={**self.feeds, **other.feeds}, outputs={**self.outputs, **other.outputs})
 
 
 def form(stage: TorchStage) -> tuple[str, str]:

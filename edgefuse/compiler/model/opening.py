@@ -29,6 +29,7 @@ from edgefuse.models import pretrained
 from edgefuse.stages.explicit import check_spec
 from edgefuse.stages.found import Found, find
 from edgefuse.stages.stage import InputValues
+from edgefuse.stages.streaming import streams_of
 
 Search: TypeAlias = Callable[[Sequence[InputValues]], Found]
 """Takes a model apart, knowing what its inputs look like."""
@@ -59,6 +60,7 @@ def take_apart(path: Path, recipe: Recipe, given: Given | None = None) -> Model:
     found = search(input_values(in_files(described), assets, data))
     _check_wiring(found)
     _check_names(path, recipe, found)
+    streams_of(found.stages)  # a step that does not keep its promise is told now
     metrics = metrics_of(found.spec, path.resolve().parent)
     first = next(iter(metrics.values())).name
     found = replace(found, spec=msgspec.structs.replace(found.spec, metric=first))

@@ -39,13 +39,14 @@ class Keywords(TypedDict, total=False):
     max_size_bytes: int
     max_memory_bytes: int
     min_snr_db: float | Sequence[float]
+    ladder: Mapping[str, Any]
     prune: Mapping[str, Any]
     recover: Mapping[str, Any]
     report: Mapping[str, Any]
     schemes: Mapping[str, Sequence[str]]
 
 
-TABLES = frozenset({"prune", "recover", "report", "schemes"})
+TABLES = frozenset({"ladder", "prune", "recover", "report", "schemes"})
 """The keywords that take a whole section."""
 
 _SECTIONS = {

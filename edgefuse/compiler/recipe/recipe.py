@@ -16,6 +16,7 @@ from edgefuse.bundle.manifest import PruningStep, members
 from edgefuse.bundle.spec import Record
 from edgefuse.compiler.recipe import max_drop
 from edgefuse.compiler.recipe.described import ModelSection, check_source
+from edgefuse.compiler.recipe.steps import LadderSection, check_ladder
 from edgefuse.compiler.recipe.variants import check_variants
 from edgefuse.compiler.search.figures import Limits, Objective
 from edgefuse.device.device import TIMEOUT_SECONDS, checked_timeout, device_of
@@ -182,13 +183,14 @@ class ReportSection(Record, frozen=True, kw_only=True):
 
 
 class Recipe(Record, frozen=True, kw_only=True):
-    """A whole recipe. `schemes` narrows the schemes tried on a stage to those ids."""
+    """A whole recipe. `schemes` narrows the schemes tried on a stage to those ids; no `ladder` asks for none."""
 
     model: ModelSection
     data: DataSection
     compile: CompileSection = CompileSection()
     device: DeviceSection = DeviceSection()
     search: SearchSection = SearchSection()
+    ladder: LadderSection | None = None
     prune: PruneSection = PruneSection()
     recover: RecoverSection = RecoverSection()
     quantize: QuantizeSection = QuantizeSection()
@@ -255,6 +257,7 @@ def _refuse_unknown_keys(path: Path, table: Mapping[str, Any]) -> None:
         "compile": CompileSection,
         "device": DeviceSection,
         "search": SearchSection,
+        "ladder": LadderSection,
         "prune": PruneSection,
         "recover": RecoverSection,
         "quantize": QuantizeSection,
@@ -295,6 +298,7 @@ def check(path: Path, recipe: Recipe) -> None:
     wanted = recipe.compile
     check_source(path, recipe.model, prunes=recipe.prune.wanted)
     _check_search(path, recipe.search)
+    check_ladder(path, recipe.ladder)
     for goal_db in recipe.quantize.goals_db:
         if not (math.isfinite(goal_db) and goal_db > 0):
             raise RecipeError(f"[quantize] min_snr_db in {path} is out of range", got=goal_db, expected="more than 0")

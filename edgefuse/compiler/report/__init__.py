@@ -10,6 +10,7 @@
 - `judged`: records of how outputs did;
 - `schema`: the fields of `report.json`;
 - `encoding`: writes and reads it;
+- `steps`: sentences about a ladder that was asked for;
 - `text`: method and notes in sentences, and the table for the terminal;
 - `report`: puts `report.json` together and writes both files;
 - `format`: how figures are spelled;

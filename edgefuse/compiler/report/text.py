@@ -13,6 +13,7 @@ from edgefuse.compiler.model.splits import UNLABELLED
 from edgefuse.compiler.report.compiled import Compiled
 from edgefuse.compiler.report.format import amount, reference_name, verdict
 from edgefuse.compiler.report.schema import BundleReport, Report, RungReport
+from edgefuse.compiler.report.steps import ladders
 from edgefuse.compiler.report.tables import worst_drop
 from edgefuse.compiler.report.timings import busy
 from edgefuse.compiler.rungs.final import RungTiming
@@ -163,6 +164,7 @@ def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
                 found.append(f"{target}, {rung.name}: {gain}; smaller only.")
     found += [sentence for target in made.rungs if (sentence := slower_than_torch(made, target))]
     found += [sentence for target in made.rungs if (sentence := _price(made, target))]
+    found += ladders(made)
     found += [sentence for bundle in bundles for rung in bundle.rungs for sentence in _others(made, bundle, rung)]
     found += [sentence for bundle in bundles for rung in bundle.rungs for sentence in _said(bundle, rung)]
     for bundle in bundles:

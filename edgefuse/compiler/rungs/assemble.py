@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import msgspec
 
 from edgefuse.bundle.manifest import GoldenCase, Manifest, Rung
 from edgefuse.compiler.candidates import golden
+from edgefuse.compiler.candidates.built import Built
 from edgefuse.compiler.candidates.target_data import TargetData
 from edgefuse.compiler.model.subject import Subject
+from edgefuse.compiler.rungs.streams import Streams, streams_of
 from edgefuse.compiler.search import Combination
 
 
@@ -22,10 +24,16 @@ class Assembly:
     Attributes:
         data: the target's candidates.
         chosen: rung name to combination, the default rung first.
+        streams: the steps of modalities that stream; a bundle that is only there to be measured has none.
     """
 
     data: TargetData
     chosen: Mapping[str, Combination]
+    streams: Streams = field(default_factory=Streams)
+
+    def streaming(self) -> Assembly:
+        """Return the same with the steps of modalities that stream."""
+        return replace(self, streams=streams_of(self.data, self.chosen))
 
     @property
     def subject(self) -> Subject:
@@ -35,8 +43,8 @@ class Assembly:
     def manifest(self, rungs: Sequence[Rung]) -> Manifest:
         """Return the manifest of a bundle with these rungs; the first one is the default."""
         subject, data = self.subject, self.data
-        built, checked = data.candidates.by_id, data.candidates.checked
-        used = sorted({candidate for rung in rungs for candidate in rung.candidates.values()})
+        built, checked = self._built, {**data.candidates.checked, **self.streams.checked}
+        used = sorted({*self.streams.built, *(id_ for rung in rungs for id_ in rung.candidates.values())})
         return Manifest(
             target=data.candidates.target,
             model=subject.spec,
@@ -47,17 +55,21 @@ class Assembly:
             golden=self._golden_cases[0],
             files=(),
             provenance=msgspec.structs.replace(subject.provenance, tools=data.toolchains.versions()),
+            streamed=self.streams.records or msgspec.UNSET,
         )
 
     def contents(self, rungs: Sequence[Rung]) -> dict[str, bytes]:
         """Return the files of a bundle with these rungs."""
-        built, data = self.data.candidates.by_id, self.data
+        built, data = self._built, self.data
         files = self._golden_cases[1] | {f"assets/{name}": data for name, data in self.subject.assets.items()}
-        for rung in rungs:
-            for candidate in rung.candidates.values():
-                one = built[candidate]
-                files[one.file(data.tools(one).target)] = one.read()
+        for candidate in (*self.streams.built, *(id_ for rung in rungs for id_ in rung.candidates.values())):
+            one = built[candidate]
+            files[one.file(data.tools(one).target)] = one.read()
         return files
+
+    @property
+    def _built(self) -> dict[str, Built]:
+        return {**self.data.candidates.by_id, **self.streams.built}
 
     @cached_property
     def _golden_cases(self) -> tuple[tuple[GoldenCase, ...], dict[str, bytes]]:
@@ -66,7 +78,7 @@ class Assembly:
         used = {built[candidate].form for combination in self.chosen.values() for candidate in combination.values()}
         forms = [form for spec in self.subject.specs for form in material.forms.of(spec.name)]
         kept = [form for form in forms if form.pruning is None or golden.form(form) in used]
-        return golden.cases(kept, material.golden)
+        return golden.cases((*kept, *self.streams.stages), material.golden.joined(self.streams.inputs))
 
 
 def plain_rung(name: str, combination: Combination) -> Rung:

@@ -117,6 +117,7 @@ def searched(
         objectives=settings.objectives,
         caution=settings.caution,
         limits=settings.limits,
+        shares=subject.recipe.ladder.shares if subject.recipe.ladder else (),
         weights={key: budget.weight("validation", key) for key in subject.budget_keys},
         smallest_scale=budget.smallest_scale,
         leaves=[stage.name for stage in subject.specs if is_leaf(stage)],

@@ -20,7 +20,7 @@ from edgefuse.compiler.rungs.final import RungAccuracy, RungTiming, TestSplit, T
 from edgefuse.compiler.rungs.mixing import alternatives, settle
 from edgefuse.compiler.rungs.result import TargetResult
 from edgefuse.compiler.search import Combination
-from edgefuse.compiler.search.frontier import NAMES, ladder, objective_of, reduced
+from edgefuse.compiler.search.frontier import NAMES, Apart, ladder, objective_of, reduced
 from edgefuse.compiler.timing import DraftRung, Timer, kept
 from edgefuse.compiler.timing.timer import FLOAT_RUNG
 from edgefuse.datasets.cache import Cache
@@ -55,7 +55,11 @@ def choose(result: TargetResult) -> dict[str, Combination]:
     """Return the rungs that a search gives, the default one first; for a joined target those of its members, too."""
     found, subject = result.search, result.data.material.subject
     objective, largest = subject.recipe.search.objective, subject.budget.largest_drop
-    rungs = ladder(found.judged, found.winners, default=objective, largest_drop=largest)
+    asked = subject.recipe.ladder
+    apart = Apart(asked.ratio, asked.down_to) if asked else None
+    if asked and asked.max_drop is not None:
+        largest = asked.max_drop
+    rungs = ladder(found.judged, found.winners, default=objective, largest_drop=largest, apart=apart)
     chosen = {rung: one.candidates for rung, one in rungs}
     return chosen | alternatives(result, {part.target: choose(part) for part in result.parts})
 
@@ -151,14 +155,34 @@ def _never_slower(finished: Sequence[Finished], timings: Timings, test: TestSpli
             here[_FAST], chosen[_FAST] = here[FLOAT_RUNG], floats
             accuracies[_FAST] = test.judge(f.result, floats)
         give_to_fast(chosen, accuracies, here)
-        limit = min((here[name].p50 for name in chosen if not reduced(name)), default=0.0)
-        for name in [name for name in chosen if reduced(name)]:
-            if here[name].p50 >= limit:
-                del chosen[name]
-            else:
-                limit = here[name].p50
+        asked = f.result.data.material.subject.recipe.ladder
+        leave_out_near_rungs(chosen, here, asked.ratio if asked else 1.0)
         kept.append(replace(f, assembly=replace(f.assembly, chosen=chosen), accuracies=accuracies))
     return kept, msgspec.structs.replace(timings, rungs=rungs)
+
+
+def leave_out_near_rungs(chosen: dict[str, Combination], here: Mapping[str, RungTiming], ratio: float) -> None:
+    """Leave out reduced rungs that, end to end, are not so many times faster than the rung above.
+
+    Of two that are near to each other the faster one stays, which is what a ladder is for.
+
+    Args:
+        chosen: combinations by rung, reduced ones in the order of their sums; changed in place.
+        here: timings by rung.
+        ratio: how many times faster, at the least; by anything at all if it is 1.
+    """
+    start = limit = min((here[name].p50 for name in chosen if not reduced(name)), default=0.0)
+    for name in [name for name in chosen if reduced(name)]:
+        if here[name].p50 >= limit:
+            del chosen[name]
+        else:
+            limit = here[name].p50
+    below = 0.0
+    for name in reversed([name for name in chosen if reduced(name)]):
+        if ratio * below <= here[name].p50 <= start / ratio:
+            below = here[name].p50
+        else:
+            del chosen[name]
 
 
 def give_to_fast(

@@ -11,6 +11,8 @@
    Bayesian optimization with unknown constraints; arXiv 1403.5607). Gains are sums of measurements; the
    probability comes from `prediction`, which learns from each pass. The first objective gets at most three
    quarters of the passes, then the others take turns; the cap is a cap.
+   Where a ladder is asked for, half of the passes go to its rungs and to other objectives: for each rung to the
+   combination of at most so much time that most probably loses less than the best of them so far.
 5. Winners are chosen among judged combinations only; if none holds the budget, the one that misses it least.
 
 The modules:
@@ -24,6 +26,7 @@ The modules:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
@@ -60,18 +63,28 @@ __all__ = [
 
 # An expected gain below this share of the float combination is not worth a pass.
 _WORTH_A_PASS = 1e-4
-# Shares of the passes: at the most for stages alone, and at the least for all objectives but the first.
-_PROBING, _OTHERS = 0.15, 0.25
+# Shares of the passes: at the most for stages alone, and at the least for all objectives but the first, without a
+# ladder and with one.
+_PROBING, _OTHERS, _OTHERS_OF_LADDER = 0.15, 0.25, 0.5
+# For a rung of a ladder: the least probability of an improvement that is worth a pass, and how large it must be, as a
+# share of the budget.
+_PROBABLE, _BETTER = 0.05, 0.1
 # The normal distribution function is the logistic one of 1.702 times its argument, within 0.01.
 _LOGISTIC = 1.702
 
 
 @dataclass(frozen=True)
 class _Goal:
-    """Something to look for: an objective under a budget of its own."""
+    """Something to look for: an objective under a budget of its own.
+
+    Attributes:
+        share: of the time of the first objective's winner. Within it, the smallest drop is looked for, and the budget
+            is what the best one so far has; None if the objective is.
+    """
 
     objective: Objective
     budget: float
+    share: float | None = None
 
 
 @dataclass
@@ -87,6 +100,7 @@ class Search:
         objectives: what to find winners for; the first gets most of the passes.
         limits: what else a combination must hold.
         relaxed: multiples of the budget at which some passes look for yet faster combinations: the cheaper rungs.
+        shares: of the time of the first objective's winner, the rungs of a ladder that are asked for.
         caution: standard errors that a drop must hold the budget by.
         weights: what a drop in a subset is multiplied by before it is held against the budget; 1 where there is none.
         smallest_scale: what counts as a large drop where the budget is (nearly) nothing.
@@ -102,6 +116,7 @@ class Search:
     objectives: Sequence[Objective] = ("latency", "size")
     limits: Limits = field(default_factory=Limits)
     relaxed: Sequence[float] = (3.0,)
+    shares: Sequence[float] = ()
     caution: float = 1.0
     weights: Mapping[str, float] = field(default_factory=dict)
     smallest_scale: float = 0.005
@@ -120,7 +135,8 @@ class Search:
         self._judge(self._choices.floats)
         first, *others = self._goals()
         self._probe(1 + int(_PROBING * (self.max_passes - 1)))
-        self._walk([first], self.max_passes - int(_OTHERS * self.max_passes) if others else self.max_passes)
+        kept = _OTHERS_OF_LADDER if self.shares else _OTHERS
+        self._walk([first], self.max_passes - int(kept * self.max_passes) if others else self.max_passes)
         self._walk(others, self.max_passes)
         self._walk([first], self.max_passes)
         ran = [f for f in self.figures if self.leaves is None or f.stage in self.leaves]
@@ -131,14 +147,15 @@ class Search:
         """Return what to look for, the most important first."""
         lossless = max(self._judged[self._choices.floats].worst_drop, 0.0)
         goals = [_Goal(o, lossless if o == "accuracy" else self.max_drop) for o in self.objectives]
-        return goals + [_Goal("latency", self.max_drop * multiple) for multiple in self.relaxed]
+        goals += [_Goal("latency", self.max_drop * multiple) for multiple in self.relaxed]
+        return goals + [_Goal("latency", math.inf, share) for share in self.shares]
 
     def _walk(self, goals: Sequence[_Goal], limit: int) -> None:
         """Judge what is most promising for each goal in turn, until nothing is or the limit is reached."""
         turns = list(goals)
         while turns and len(self._judged) < limit:
             goal = turns.pop(0)
-            best = self._most_promising(goal)
+            best = self._most_promising(goal) if goal.share is None else self._least_lossy(goal.share)
             if best is not None:
                 self._judge(best)
                 turns.append(goal)
@@ -172,15 +189,9 @@ class Search:
 
     def _most_promising(self, goal: _Goal) -> tuple[int, ...] | None:
         """Return the combination with the largest expected gain, or `None` if no gain is worth a pass."""
-        effects = self._effects()
         choices, objective = self._choices, goal.objective
-        options = thinned(choices.options(objective), choices.cost(objective), effects.mean.max(axis=1))
-        costs, chance = choices.costs(objective, options), self._chance(goal, effects, options)
-        overruns = choices.overruns(options, self._bounds)
-        for known in self._judged:
-            if all(i in own for i, own in zip(known, options, strict=True)):
-                chance[position_of(known, options)] = 0.0
-        chance[overruns > max(float(overruns.min()), 0.0)] = 0.0
+        options, chance = self._chances(goal)
+        costs = choices.costs(objective, options)
         reaching = [[[i] for i in k] for k, judged in self._judged.items() if self._reaches(goal, k, judged)]
         best = min((choices.costs(objective, alone)[0] for alone in reaching), default=None)
         # Where nothing reaches the goal yet: what is most likely to, and the cheapest of those.
@@ -189,8 +200,39 @@ class Search:
         number = int(score.argmax())
         if score[number] < _WORTH_A_PASS:
             return None
-        where = np.unravel_index(number, [len(own) for own in options])
-        return tuple(own[int(i)] for own, i in zip(options, where, strict=True))
+        return _combination_at(number, options)
+
+    def _least_lossy(self, share: float) -> tuple[int, ...] | None:
+        """Return what most probably loses less than all judged combinations of at most that time; None if nothing is.
+
+        Args:
+            share: of the time of the first objective's winner.
+        """
+        most = share * self._winner(self.objectives[0]).p50
+        known = [j.worst_drop for j in self._judged.values() if j.p50 <= most and j.overrun <= 0]
+        scale = max(self.max_drop, self.smallest_scale)
+        budget = min(known) - _BETTER * scale if known else max(self.relaxed, default=1.0) * scale
+        options, chance = self._chances(_Goal("latency", budget, share))
+        chance[self._choices.times(options) > most] = 0.0
+        number = int(chance.argmax())
+        if chance[number] <= (_PROBABLE if known else 0.0):
+            return None
+        return _combination_at(number, options)
+
+    def _chances(self, goal: _Goal) -> tuple[list[list[int]], Floats]:
+        """Return candidates by stage, and how probable each of their combinations holds a budget: 0 for those judged.
+
+        Nor is any that misses another limit by more than the least that one can.
+        """
+        choices, effects = self._choices, self._effects()
+        cost = choices.cost(goal.objective)
+        options = thinned(choices.options(goal.objective), cost, effects.mean.max(axis=1))
+        chance, overruns = self._chance(goal, effects, options), choices.overruns(options, self._bounds)
+        for known in self._judged:
+            if all(i in own for i, own in zip(known, options, strict=True)):
+                chance[position_of(known, options)] = 0.0
+        chance[overruns > max(float(overruns.min()), 0.0)] = 0.0
+        return options, chance
 
     def _effects(self) -> Effects:
         drops = np.array(self._cautious)
@@ -258,3 +300,9 @@ class Search:
         """Return the drop plus some standard errors, but for the error that float files show on so few items, too."""
         cautious = drop.drop + self.caution * max(0.0, drop.standard_error - self._floor[subset])
         return cautious * self.weights.get(subset, 1.0)
+
+
+def _combination_at(row: int, options: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Return the combination of a row in the result of `sums`."""
+    where = np.unravel_index(row, [len(own) for own in options])
+    return tuple(own[int(i)] for own, i in zip(options, where, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from edgefuse.compiler.search.figures import Judged, Objective
 
@@ -18,6 +19,19 @@ NAMES: Mapping[Objective, str] = {
 """The rung that an objective gives. No superlatives: a rung beyond the budget may be faster, or smaller, still."""
 
 _REDUCED = "reduced-"
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How far apart the rungs of a ladder are.
+
+    Attributes:
+        ratio: how many times faster each is than the one above it, at the least.
+        down_to: of the first rung's time, the share that the last one takes, at the most.
+    """
+
+    ratio: float
+    down_to: float
 
 
 def reduced(rung: str) -> bool:
@@ -49,6 +63,7 @@ def ladder(
     default: Objective = "latency",
     most: int = 6,
     largest_drop: float = 0.1,
+    apart: Apart | None = None,
 ) -> list[tuple[str, Judged]]:
     """Return a bundle's rungs: names and combinations, the default one first.
 
@@ -62,10 +77,16 @@ def ladder(
         default: the objective whose winner is the rung that a device starts on.
         most: how many rungs, at the most.
         largest_drop: the worst drop that a reduced rung may have.
+        apart: how far apart reduced rungs are, and down to which time; as many as there are if None.
     """
     rungs = [(NAMES[default], winners[default])]
     further = [(NAMES[o], w) for o, w in winners.items() if o != default and _differs(o, w, winners[default])]
-    steps = _reduced(judged, winners.get("latency", winners[default]), most - 1 - len(further), largest_drop)
+    start, room = winners.get("latency", winners[default]), most - 1 - len(further)
+    steps = (
+        _reduced(judged, start, room, largest_drop)
+        if apart is None
+        else _apart(judged, start, room, largest_drop, apart.ratio, apart.down_to * winners[default].p50)
+    )
     rungs += [(f"{_REDUCED}{number}", step) for number, step in enumerate(steps, start=1)]
     return (rungs + further)[: max(most, 1)]
 
@@ -83,6 +104,31 @@ def _reduced(judged: Sequence[Judged], start: Judged, most: int, largest_drop: f
         gains = [one.p50 / before[number].p50 for number, one in enumerate(steps)]
         del steps[gains.index(max(gains))]
     return steps
+
+
+def _apart(
+    judged: Sequence[Judged], start: Judged, most: int, largest_drop: float, ratio: float, least_p50: float
+) -> list[Judged]:
+    """Return ever faster combinations, each `ratio` times faster than the one before, at the smallest price each.
+
+    The last one is chosen first: that with the smallest drop among those down to the time that is asked for, or the
+    fastest where none is. The others then lie between.
+    """
+    faster = [j for j in front(judged) if j.p50 <= start.p50 / ratio]
+    usable = [j for j in faster if j.overrun <= 0 and j.worst_drop <= largest_drop]
+    if not usable or most < 1 or start.p50 <= least_p50:
+        return []
+    order = {j.name: (j.worst_drop, j.p50, j.name) for j in usable}
+    down = [j for j in usable if j.p50 <= least_p50]
+    last = min(down, key=lambda j: order[j.name]) if down else min(usable, key=lambda j: (j.p50, order[j.name]))
+    steps = [start]
+    while len(steps) < most:
+        between = [j for j in usable if last.p50 * ratio <= j.p50 <= steps[-1].p50 / ratio]
+        cheaper = [j for j in between if j.worst_drop < last.worst_drop]
+        if not cheaper:
+            break
+        steps.append(min(cheaper, key=lambda j: order[j.name]))
+    return [*steps[1:], last]
 
 
 def _differs(objective: Objective, one: Judged, default: Judged) -> bool:

@@ -21,5 +21,6 @@ def apply_common_forms(model: ir.Model, rules: tuple[RewriteRule, ...] = ()) -> 
         rules: of a runtime's own, besides those that all gain by.
     """
     RewritePass([split_heads(), factor_spectrum(), *rules])(model)
+    model.graph.sort()  # a part of a packed projection may have been read before the last is cut: keys as a state
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     ShapeInferencePass()(model)

@@ -23,6 +23,9 @@ CLASSES = 10
 MODALITIES = ("image", "audio", "text")
 FRAMES, MELS = 49, 40
 LEFT_CONTEXT = 49
+CHUNK = 7
+"""Frames of one step on a stream: a seventh of a window."""
+HOP = 320
 # Of the training split's log-mel energies.
 MEL_MEAN, MEL_DEVIATION = 1.4, 1.4
 
@@ -62,12 +65,17 @@ class ImageEncoder(nn.Module):
 class AudioEncoder(nn.Module):
     """Encode log-mel frames, float32 [B, 49, 40], as a feature [B, 192].
 
-    Convolutions and attention look at the past only, so the encoder can run on the frames of a stream as they come.
+    Convolutions and attention look at the past only, so the encoder can run on the frames of a stream as they come
+    (`models/streaming.py`): it remembers the last inputs of each convolution, the keys and values of the last frames,
+    which of these there are, and of the mean the sums of the last chunks.
     """
+
+    chunk = CHUNK * HOP
+    leading = ""
 
     def __init__(self) -> None:
         super().__init__()
-        self.frontend = LogMelFrontend(mels=MELS, mean=MEL_MEAN, deviation=MEL_DEVIATION)
+        self.frontend = LogMelFrontend(hop=HOP, mels=MELS, mean=MEL_MEAN, deviation=MEL_DEVIATION)
         self.convolutions = nn.Sequential(CausalConv(MELS, WIDTH, 5), CausalConv(WIDTH, WIDTH, 3))
         self.blocks = nn.ModuleList(TransformerBlock(WIDTH, 4, 512) for _ in range(2))
         self.norm = nn.LayerNorm(WIDTH)
@@ -80,15 +88,55 @@ class AudioEncoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Encode what the frontend gives."""
-        y: Tensor = self.head(self.norm(self.states(frames)).mean(dim=1))
+        y: Tensor = self.head(self.norm(self.encoded(frames)).mean(dim=1))
         return y
 
-    def states(self, frames: Tensor) -> Tensor:
+    def encoded(self, frames: Tensor) -> Tensor:
         """Return a state per frame, [B, 49, 192], that depends on this frame and the ones before it."""
         x: Tensor = self.convolutions(frames.transpose(1, 2)).transpose(1, 2)
         for block in self.blocks:
             x = block(x, self.mask)
         return x
+
+    @property
+    def states(self) -> dict[str, tuple[int, ...]]:
+        """What a step remembers, as wide as the layers are after pruning."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        convolutions, blocks = self._layers
+        for number, convolution in enumerate(convolutions):
+            shapes[f"past{number}"] = convolution.past
+        for number, block in enumerate(blocks):
+            shapes[f"keys{number}"] = shapes[f"values{number}"] = block.attention.past(LEFT_CONTEXT)
+        return shapes | {"seen": (LEFT_CONTEXT,), "sums": (FRAMES // CHUNK, self.head.in_features)}
+
+    def step(self, frames: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Return the feature of the window that ends with these frames, [B, 7, 40], and the next states."""
+        (convolutions, blocks), remembered = self._layers, dict(zip(self.states, states, strict=True))
+        x = frames.transpose(1, 2)
+        for number, convolution in enumerate(convolutions):
+            x, remembered[f"past{number}"] = convolution.step(x, remembered[f"past{number}"])
+        x = x.transpose(1, 2)
+        seen = torch.cat([remembered["seen"], torch.ones_like(frames[:, :, 0])], dim=1)
+        mask = self._band() + ((1.0 - seen) * MASKED).unsqueeze(1).unsqueeze(1)
+        for number, block in enumerate(blocks):
+            keys, values = f"keys{number}", f"values{number}"
+            x, remembered[keys], remembered[values] = block.step(x, remembered[keys], remembered[values], mask)
+        remembered["seen"] = seen[:, CHUNK:]
+        last = self.norm(x).sum(dim=1, keepdim=True)
+        remembered["sums"] = torch.cat([remembered["sums"][:, 1:], last], dim=1)
+        return self.head(remembered["sums"].sum(dim=1) * (1.0 / FRAMES)), *remembered.values()
+
+    @property
+    def _layers(self) -> tuple[list[CausalConv], list[TransformerBlock]]:
+        """Return what has something to remember: a block that pruning removed gives what it takes."""
+        convolutions: list[CausalConv] = list(self.convolutions)  # type: ignore[arg-type] # so they were made
+        return convolutions, [block for block in self.blocks if isinstance(block, TransformerBlock)]
+
+    def _band(self) -> Tensor:
+        """Return the mask of a step, [7, 49 + 7]: a frame looks at itself and at the 49 before it."""
+        ahead = self.mask[:CHUNK, :CHUNK]
+        between = ahead.new_zeros(CHUNK, LEFT_CONTEXT - CHUNK)
+        return torch.cat([ahead.transpose(0, 1), between, ahead], dim=1)
 
 
 class TextEncoder(nn.Module):

@@ -61,6 +61,16 @@ class CausalConv(nn.Module):
         y: Tensor = self.act(self.norm(self.conv(self.pad(x))))
         return y
 
+    @property
+    def past(self) -> tuple[int, int]:
+        """The shape of what a step remembers of one item: the last inputs, [channels_in, kernel - 1]."""
+        return self.conv.in_channels, self.conv.kernel_size[0] - 1
+
+    def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Map the next [B, channels_in, T] of a stream, and return the next `past`."""
+        heard = torch.cat([past, x], dim=2)
+        return self.act(self.norm(self.conv(heard))), heard[:, :, x.shape[2] :]
+
 
 class Attention(nn.Module):
     """Multi-head self-attention with one fused qkv projection and an additive mask.
@@ -83,11 +93,37 @@ class Attention(nn.Module):
             x: float32 [B, T, width].
             mask: float32, broadcastable to [B, heads, T, T]: 0 where a token may look, `MASKED` elsewhere.
         """
+        qkv = self._projected(x)
+        return self._attended(qkv[0], qkv[1], qkv[2], mask)
+
+    def past(self, steps: int) -> tuple[int, int, int]:
+        """Return the shape of the keys that a step remembers of one item, and of the values."""
+        return self.heads, steps, self.head_width
+
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Attend over the next tokens of a stream and those before them; return the next `keys` and `values`, too.
+
+        Args:
+            x: float32 [B, T, width].
+            keys: of the last P tokens, float32 [B, heads, P, head_width].
+            values: of the same.
+            mask: as of `forward`, [B, heads, T, P + T].
+        """
+        qkv, steps = self._projected(x), x.shape[1]
+        keys, values = torch.cat([keys, qkv[1]], dim=2), torch.cat([values, qkv[2]], dim=2)
+        return self._attended(qkv[0], keys, values, mask), keys[:, :, steps:], values[:, :, steps:]
+
+    def _projected(self, x: Tensor) -> Tensor:
+        """Return queries, keys and values, [3, B, heads, T, head_width]."""
         batch, steps, _ = x.shape
-        qkv = self.qkv(x).reshape(batch, steps, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
-        scores = torch.matmul(qkv[0] * (1 / math.sqrt(self.head_width)), qkv[1].transpose(-2, -1))
+        qkv: Tensor = self.qkv(x).reshape(batch, steps, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
+        return qkv
+
+    def _attended(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        batch, _, steps, _ = queries.shape
+        scores = torch.matmul(queries * (1 / math.sqrt(self.head_width)), keys.transpose(-2, -1))
         weights = torch.softmax(scores + mask, dim=-1)
-        mixed = torch.matmul(weights, qkv[2]).permute(0, 2, 1, 3).reshape(batch, steps, self.heads * self.head_width)
+        mixed = torch.matmul(weights, values).permute(0, 2, 1, 3).reshape(batch, steps, self.heads * self.head_width)
         y: Tensor = self.out(mixed)
         return y
 
@@ -108,6 +144,12 @@ class TransformerBlock(nn.Module):
         x = x + self.dropout(self.attention(self.norm1(x), mask))
         y: Tensor = x + self.dropout(self.feed_forward(self.norm2(x)))
         return y
+
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map the next [B, T, width] of a stream; see `Attention.step`."""
+        mixed, keys, values = self.attention.step(self.norm1(x), keys, values, mask)
+        x = x + mixed
+        return x + self.feed_forward(self.norm2(x)), keys, values
 
 
 class TokenFusion(nn.Module):
@@ -161,7 +203,11 @@ class LogMelFrontend(nn.Module):
 
     The windowed DFT is one strided convolution with fixed weights. Mel scale: 2595 log10(1 + f / 700)
     (O'Shaughnessy 1987), triangular filters.
+
+    On a stream, it remembers the samples that the last window has in common with the next one (`models/streaming.py`).
     """
+
+    leading = "tail"
 
     def __init__(
         self,
@@ -191,6 +237,16 @@ class LogMelFrontend(nn.Module):
         power = real * real + imaginary * imaginary
         mel = torch.matmul(power.transpose(1, 2), self.filters)
         return (torch.log(torch.clamp(mel, min=self.floor)) - self.mean) * self.scale
+
+    @property
+    def states(self) -> dict[str, tuple[int, ...]]:
+        """What a step remembers: the samples that the next window begins with."""
+        return {"tail": (self.basis.shape[2] - self.hop,)}
+
+    def step(self, chunk: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """Return as many frames as there are hops in a chunk, [B, hops * hop], and the next `tail`."""
+        heard = torch.cat([tail, chunk], dim=1)
+        return self(heard), heard[:, chunk.shape[1] :]
 
 
 def _windowed_dft(window: int) -> Tensor:

@@ -13,7 +13,7 @@ Floats = npt.NDArray[np.float32]
 SMALLEST_TABLE = 4096
 """Elements below which an embedding table or a 16-bit weight saves less than the nodes it needs."""
 
-_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM", "RNN"})
 
 _SMALLEST_SCALE = 1e-12
 _BIAS_LIMIT = 2.0**30

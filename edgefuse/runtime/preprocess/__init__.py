@@ -28,6 +28,7 @@ from edgefuse.bundle.spec import (
     TextPreprocess,
     VideoPreprocess,
 )
+from edgefuse.errors import InputError
 from edgefuse.runtime.backends.backend import Array
 from edgefuse.runtime.preprocess.audio import AudioReader
 from edgefuse.runtime.preprocess.image import ImageReader
@@ -58,6 +59,16 @@ class Preprocessor:
             MissingExtraError: if the input needs a media library that is not installed.
         """
         return self._read(raw)
+
+    def chunk(self, raw: object) -> Array:
+        """Return a part of a stream, steps first, checked: samples of sound as float32, steps of an array as they are.
+
+        Raises:
+            InputError: if it cannot be used, or the modality has no steps: a picture, a text.
+        """
+        if not isinstance(self._read, AudioReader | TensorReader):
+            raise InputError(f"'{self.modality.name}' does not come in steps", expected="sound or an array")
+        return self._read.chunk(raw)
 
 
 def _reader(modality: Modality, read_asset: Callable[[str], bytes]) -> Callable[[object], dict[str, Array]]:

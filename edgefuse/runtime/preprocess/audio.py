@@ -71,8 +71,27 @@ class AudioReader:
             return self._samples
         return math.ceil((self._samples / self._rate_hz + _MARGIN_S) * rate_hz)
 
+    def chunk(self, raw: object) -> Pcm:
+        """Return a part of a stream as float32 mono at the rate it has, as long as it is.
+
+        Raises:
+            InputError: if it is no array of samples, empty, not finite or not scaled.
+        """
+        if not isinstance(raw, np.ndarray):
+            raise InputError(
+                f"a chunk of '{self._name}' is not sound", got=type(raw).__name__, expected="an array of samples"
+            )
+        pcm = _mono(self._checked_array(raw))
+        self._check(pcm, "")
+        return pcm
+
     def _from_array(self, raw: npt.NDArray[np.generic], rate_hz: int) -> Pcm:
         """Return the beginning of an array as float32 mono."""
+        raw = self._checked_array(raw)
+        return _mono(raw[: self._samples if rate_hz == self._rate_hz else self._needed(rate_hz)])
+
+    def _checked_array(self, raw: npt.NDArray[np.generic]) -> Array:
+        """Return an array as [samples] or [samples, channels]."""
         raw = plain(raw, self._what)
         if raw.dtype not in (np.float32, np.float64, np.int16):
             raise InputError(
@@ -90,13 +109,7 @@ class AudioReader:
                 expected="[samples], [1, samples] or [samples, channels]",
                 fix="transpose it if the channels come first",
             )
-        raw = raw[: self._samples if rate_hz == self._rate_hz else self._needed(rate_hz)]
-        scaled = raw.astype(np.float32) / np.float32(32768) if raw.dtype == np.int16 else raw
-        mono = mixed(scaled) if scaled.ndim == 2 else scaled
-        if mono.dtype == np.float32:
-            return cast(Pcm, mono)
-        with np.errstate(over="ignore"):  # what becomes infinite is refused afterwards
-            return cast(Pcm, mono.astype(np.float32))
+        return raw
 
     def _checked_rate(self, rate_hz: object, where: str = "") -> int:
         is_number = isinstance(rate_hz, (int, float, np.integer, np.floating)) and not isinstance(rate_hz, bool)
@@ -146,6 +159,16 @@ class AudioReader:
                 expected=f"at least one sample at {self._rate_hz} Hz",
             )
         return resampled
+
+
+def _mono(raw: Array) -> Pcm:
+    """Return checked samples as float32 mono."""
+    scaled = raw.astype(np.float32) / np.float32(32768) if raw.dtype == np.int16 else raw
+    mono = mixed(scaled) if scaled.ndim == 2 else scaled
+    if mono.dtype == np.float32:
+        return cast(Pcm, mono)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused afterwards
+        return cast(Pcm, mono.astype(np.float32))
 
 
 def _found(what: str, where: str) -> str:

@@ -43,7 +43,16 @@ class TensorReader:
             values[f"{self._name}.length"] = np.array([checked[0].shape[1]], np.int32)
         return values
 
-    def _checked(self, raw: object, tensor: TensorSpec) -> Array:
+    def chunk(self, raw: object) -> Array:
+        """Return a part of a stream of the first tensor's steps, [n, ...] from [1, n, ...]: as many as there are.
+
+        Raises:
+            InputError: if it has another type or shape, no steps, or values that are not finite.
+        """
+        steps: Array = self._checked(raw, self._tensors[0], any_steps=True)[0]
+        return steps
+
+    def _checked(self, raw: object, tensor: TensorSpec, any_steps: bool = False) -> Array:
         what = f"'{self._name}.{tensor.name}'"
         if not isinstance(raw, np.ndarray) or raw.dtype != tensor.dtype:
             got = raw.dtype if isinstance(raw, np.ndarray) else type(raw).__name__
@@ -55,7 +64,8 @@ class TensorReader:
             )
         raw = plain(raw, what)
         if raw.ndim != len(tensor.shape) or not all(
-            self._admits(dim, size, axis) for axis, (dim, size) in enumerate(zip(tensor.shape, raw.shape, strict=True))
+            (any_steps and axis == 1 and size) or self._admits(dim, size, axis)
+            for axis, (dim, size) in enumerate(zip(tensor.shape, raw.shape, strict=True))
         ):
             raise InputError(
                 f"{what} has the wrong shape",

@@ -1,0 +1,56 @@
+"""A series that is encoded chunk by chunk."""
+
+from __future__ import annotations
+
+from edgefuse.errors import BackendError
+from edgefuse.runtime.backends.backend import Array
+from edgefuse.runtime.incremental import Incremental
+from edgefuse.runtime.stream.source import Value
+
+
+class Encoding:
+    """An encoder with states, and up to which step of a window it has heard.
+
+    It is given what a window has got since it was asked last. Where that is not a continuation (the window began anew,
+    or went on without it for longer than that), it begins anew with a whole window, and encodes that as a whole call
+    does.
+
+    Args:
+        encoder: of the modality, at the rung that runs.
+        rate_hz: steps per second.
+    """
+
+    def __init__(self, encoder: Incremental, rate_hz: float) -> None:
+        self._encoder, self._rate_hz = encoder, rate_hz
+        self._heard: tuple[int, int] | None = None
+
+    def taken(self, serial: int) -> int | None:
+        """Return the step after the last one that was taken from a window; None if it has to begin anew.
+
+        Args:
+            serial: of the window.
+        """
+        return self._heard[1] if self._heard is not None and self._heard[0] == serial else None
+
+    def __call__(self, serial: int, at: int, steps: Array) -> Value:
+        """Return the features of the window that ends at a step, or up to a chunk before.
+
+        Args:
+            serial: of the window.
+            at: the step after the last of `steps`.
+            steps: what follows on what was taken, or a whole window.
+
+        Raises:
+            BackendError: if a runtime cannot run a step.
+        """
+        encoder = self._encoder
+        if len(steps):
+            if self.taken(serial) != at - len(steps):
+                encoder.reset()
+            self._heard = None  # a step that fails leaves states to be begun anew
+            encoder.push(steps[None])
+            self._heard = serial, at
+        if encoder.encoded is None or self._heard is None:
+            raise BackendError(f"the encoder of '{encoder.modality}' gave nothing", got="a whole window")
+        ends = self._heard[1] - encoder.behind
+        return Value(encoder.encoded.values, ends / self._rate_hz, (serial, id(encoder), ends), encoded=True)

@@ -1,0 +1,143 @@
+"""What all modalities of a stream have taken in, on one time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from edgefuse.bundle.spec import Modality
+from edgefuse.errors import InputError
+from edgefuse.runtime.incremental import Incremental
+from edgefuse.runtime.preprocess import Preprocessor
+from edgefuse.runtime.stream.clock import Clock
+from edgefuse.runtime.stream.counts import Counts
+from edgefuse.runtime.stream.feed import Feed
+from edgefuse.runtime.stream.latest import Latest
+from edgefuse.runtime.stream.series import Series
+from edgefuse.runtime.stream.source import Source, Value
+
+
+class Intake:
+    """The sources, clocks and counts of a stream's modalities, and the time of the stream: the newest of theirs.
+
+    Not safe for concurrent calls; a stream holds its lock.
+
+    Args:
+        preprocessors: by modality, in the order of the model's.
+        feeds: by modality how it comes in; what is left out comes as `Feed()` says.
+        slack_s: how far back predictions may be asked for.
+
+    Attributes:
+        sources: by modality.
+        counts: by modality.
+        time_s: of the stream; None before the first item.
+
+    Raises:
+        InputError: if a feed does not fit its modality.
+        MissingExtraError: if sound has to be resampled, and soxr is not installed.
+    """
+
+    def __init__(self, preprocessors: Mapping[str, Preprocessor], feeds: Mapping[str, Feed], slack_s: float) -> None:
+        self.time_s: float | None = None
+        self.counts = {name: Counts() for name in preprocessors}
+        self._modalities = _modalities(preprocessors)
+        self._reached_s = 0.0
+        self._feeds = {name: feeds.get(name, Feed()) for name in preprocessors}
+        self._clocks = {name: Clock(feed.jump_s) for name, feed in self._feeds.items()}
+        self.sources: dict[str, Source] = {
+            name: Series(preprocessor, self._feeds[name], self.counts[name], slack_s)
+            if name in self.series
+            else Latest(preprocessor, self._feeds[name], self.counts[name])
+            for name, preprocessor in preprocessors.items()
+        }
+
+    @property
+    def series(self) -> list[str]:
+        """The modalities that come in steps."""
+        return [name for name, feed in self._feeds.items() if feed.is_series(self._modalities[name])]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all buffers and items."""
+        return sum(source.size_bytes for source in self.sources.values())
+
+    def push(self, modality: str, item: Any, given_s: float, lasts_s: float, now_s: float) -> bool:
+        """Take what a source has checked; return whether it is neither late nor a duplicate nor odd in time.
+
+        Args:
+            modality: its name.
+            item: from `Source.check`.
+            given_s: its time by the modality's clock.
+            lasts_s: its seconds.
+            now_s: by the clock of this machine.
+        """
+        counts, clock, source = self.counts[modality], self._clocks[modality], self.sources[modality]
+        counts.pushed += 1
+        time_s, jumped = clock.read(given_s, self.time_s, now_s - self._reached_s)
+        counts.jumps = clock.jumps
+        if time_s is None:
+            counts.late += 1
+            return False
+        if jumped:
+            source.restart()
+        taken = source.push(item, time_s)
+        ends_s = time_s + lasts_s
+        if taken and (self.time_s is None or ends_s > self.time_s):
+            self.time_s, self._reached_s = ends_s, now_s
+        return taken
+
+    def refuse(self, modality: str) -> None:
+        """Count what is no valid input."""
+        self.counts[modality].pushed += 1
+        self.counts[modality].drop(refused=True)
+
+    def take(self, time_s: float, without: frozenset[str]) -> dict[str, Callable[[], Value]] | None:
+        """Take what there is at a time, in the order of the model's modalities; None if that is not enough.
+
+        Args:
+            time_s: of the stream.
+            without: modalities that are left out, wherever others are there.
+        """
+        found = self._found(time_s, without)
+        if without and not found:
+            found = self._found(time_s, frozenset())
+        enough = all(modality.optional or name in found for name, modality in self._modalities.items())
+        return found if found and enough else None
+
+    def _found(self, time_s: float, without: frozenset[str]) -> dict[str, Callable[[], Value]]:
+        values = {name: source.take(time_s) for name, source in self.sources.items() if name not in without}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def incremental(self) -> list[str]:
+        """The modalities that are to be encoded chunk by chunk, if they can be."""
+        return [name for name, feed in self._feeds.items() if feed.is_incremental(self._modalities[name])]
+
+    def follow(self, preprocessors: Mapping[str, Preprocessor], encoders: Mapping[str, Incremental]) -> None:
+        """Go on with another pipeline.
+
+        Args:
+            preprocessors: by modality.
+            encoders: chunk by chunk, at its rung, by modality.
+
+        Raises:
+            InputError: if it has other modalities.
+        """
+        if (modalities := _modalities(preprocessors)) != self._modalities:
+            raise InputError(
+                "the bundle that runs now has other inputs than the stream was opened for",
+                got=", ".join(modalities),
+                expected=f"{', '.join(self._modalities)}, each as it was",
+                fix="open another stream",
+            )
+        for name, source in self.sources.items():
+            source.renew(preprocessors[name], encoders.get(name))
+
+    def close(self) -> None:
+        """Count what waits as dropped, and let go of it."""
+        for source in self.sources.values():
+            source.close()
+
+
+def _modalities(preprocessors: Mapping[str, Preprocessor]) -> dict[str, Modality]:
+    return {name: preprocessor.modality for name, preprocessor in preprocessors.items()}

@@ -1,0 +1,106 @@
+"""What came out of order, put in order."""
+
+from __future__ import annotations
+
+from bisect import insort_right
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from edgefuse.runtime.backends.backend import Array
+
+_REMEMBERED = 64
+
+
+@dataclass(slots=True)
+class Chunk:
+    """A chunk of a series: its first step and the one after its last, and whether a prediction has seen it."""
+
+    start: int
+    end: int
+    steps: Array
+    used: bool = False
+
+
+class Ordering:
+    """Hands chunks on in the order of their steps; what comes after a gap waits for what is missing.
+
+    Args:
+        horizon: steps that it waits at most: until a chunk has come that begins so much later.
+        jitter: steps by which a chunk may miss the end of the one before without being a gap or an overlap, if that is
+            no more than half of it.
+        max_items: chunks that wait at most; then the gap is given up.
+        max_bytes: of them.
+
+    Attributes:
+        next: the step after the last one that was handed on; None before the first.
+        size_bytes: of what waits.
+    """
+
+    def __init__(self, horizon: int, jitter: int, max_items: int, max_bytes: int) -> None:
+        self.next: int | None = None
+        self.size_bytes = 0
+        self._horizon, self._jitter = horizon, jitter
+        self._max_items, self._max_bytes = max_items, max_bytes
+        self._waiting: list[Chunk] = []
+        self._recent: deque[int] = deque(maxlen=_REMEMBERED)
+        self._newest = 0
+
+    def add(self, place: int, steps: Array) -> Literal["duplicate", "late"] | None:
+        """Take a chunk; return why not, if it is not taken.
+
+        Args:
+            place: of its first step, by its time.
+            steps: [n, ...]; copied if it has to wait.
+        """
+        if place in self._recent:
+            return "duplicate"
+        self._recent.append(place)
+        chunk = Chunk(place, place + len(steps), steps)
+        self._straighten(chunk)
+        if self.next is not None and chunk.end <= self.next:
+            return "late"
+        if chunk.start != self.next and self._horizon:
+            chunk.steps = steps.copy()
+        insort_right(self._waiting, chunk, key=lambda one: one.start)
+        self.size_bytes += steps.nbytes
+        self._newest = chunk.start if self.next is None else max(self._newest, chunk.start)
+        return None
+
+    def ready(self, now: int | None = None) -> Iterator[tuple[int, Chunk]]:
+        """Yield (steps missing before it, chunk) of what need not wait any more; overlaps are cut.
+
+        Args:
+            now: the step at which the time of the stream is; the newest chunk's if None.
+        """
+        newest = self._newest if now is None else max(self._newest, now)
+        while self._waiting:
+            chunk = self._waiting[0]
+            self._straighten(chunk)
+            gap = 0 if self.next is None else max(0, chunk.start - self.next)
+            full = len(self._waiting) > self._max_items or self.size_bytes > self._max_bytes
+            if gap and newest - chunk.start < self._horizon and not full:
+                return
+            del self._waiting[0]
+            self.size_bytes -= chunk.steps.nbytes
+            if self.next is not None and chunk.start < self.next:
+                chunk.steps = chunk.steps[self.next - chunk.start :]
+                chunk.start = min(self.next, chunk.end)
+            self.next = chunk.end if self.next is None else max(self.next, chunk.end)
+            yield gap, chunk
+
+    def _straighten(self, chunk: Chunk) -> None:
+        """Put a chunk right behind what was handed on if it misses that by no more than jitter, or half of itself."""
+        if self.next is not None and abs(chunk.start - self.next) <= min(self._jitter, len(chunk.steps) // 2):
+            chunk.start, chunk.end = self.next, self.next + len(chunk.steps)
+
+    def restart(self) -> None:
+        """Begin anew, wherever the next chunk is; what waited must have been taken."""
+        self.next = None
+        self._newest = 0
+        self._recent.clear()
+
+    def drain(self) -> Iterator[tuple[int, Chunk]]:
+        """Yield everything that waits."""
+        return self.ready(self._newest + self._horizon)

@@ -1,0 +1,81 @@
+"""What a stream has of one modality: the protocol that a ring buffer, a latest item or an encoder with state keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from edgefuse.runtime.backends.backend import Array
+from edgefuse.runtime.incremental import Incremental
+from edgefuse.runtime.preprocess import Preprocessor
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A modality at a time.
+
+    Attributes:
+        values: by key, as `Pipeline.infer` takes them.
+        time_s: of its newest data.
+        key: the same for the same content, and for no other of this modality: a sequence number.
+        encoded: whether the values are features already.
+    """
+
+    values: Mapping[str, Array]
+    time_s: float
+    key: Hashable
+    encoded: bool = False
+
+
+class Source(Protocol):
+    """What a stream has of one modality. All but `check` is called under the stream's lock.
+
+    Attributes:
+        preprocessor: of the modality, in the bundle that runs now.
+    """
+
+    preprocessor: Preprocessor
+
+    def check(self, raw: object) -> tuple[Any, float]:
+        """Return what was pushed as `push` takes it, and how many seconds it lasts.
+
+        Raises:
+            InputError: if it cannot be used.
+            MissingExtraError: if it needs a library that is not installed.
+        """
+
+    def push(self, item: Any, time_s: float) -> bool:
+        """Take an item that begins at a time of the stream; return whether it is neither late nor a duplicate."""
+
+    @property
+    def ready_s(self) -> float | None:
+        """The time up to which it is complete: nothing older is taken any more. None before the first item."""
+
+    @property
+    def start_s(self) -> float | None:
+        """The time at which it began. None before the first item."""
+
+    def take(self, time_s: float) -> Callable[[], Value] | None:
+        """Count what there is at a time as used, and return what prepares it; None if that is nothing, or too old.
+
+        It is called without the lock, by one thread at a time, before the next is taken.
+        """
+
+    def restart(self) -> None:
+        """Begin anew: what comes next does not follow on what was there."""
+
+    def renew(self, preprocessor: Preprocessor, encoder: Incremental | None) -> None:
+        """Go on with another pipeline.
+
+        Args:
+            preprocessor: of the modality, maybe of another bundle.
+            encoder: chunk by chunk, of its rung; None if it has none.
+        """
+
+    def close(self) -> None:
+        """Count what waits as dropped."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all that it keeps."""
