@@ -14,6 +14,7 @@ from edgefuse.errors import InputError
 from edgefuse.graph import decoding
 from edgefuse.graph.decoding import StepPorts, step_ports
 from edgefuse.runtime.backends.backend import Array, Bound, Session, Stepping
+from edgefuse.runtime.backends.denormals import Flushed
 
 Logits: TypeAlias = npt.NDArray[np.float32]
 
@@ -44,21 +45,22 @@ class DecoderSession:
         self.step = session
         self.ports: StepPorts = step_ports(stage)
         self.output = output
+        self._flushed = Flushed()
         self._idle: list[Bound] = []
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run all steps; see `Session.run`."""
         ports, output = self.ports, self.output
-        given = self._checked(feeds[ports.token])
+        given = feeds[ports.token]
+        tokens = self._checked(given)
         logits = np.zeros((len(given), *output.shape), np.float32)
         fixed = {port: value for port, value in feeds.items() if port != ports.token}
         if len(given) > 1:
             for at, (_, made) in enumerate(forced(ports, self.step.run, fixed, given)):
                 logits[:, at] = made[ports.result]
             return {ports.result: logits}
-        tokens: list[int] = given[0].tolist()
         start: int = tokens[0] if tokens else output.start  # type: ignore[assignment] # a decoder's output has a start
-        with self.stepping(fixed) as step:
+        with self._flushed, self.stepping(fixed) as step:  # once, not at each step
             logits[0, 0] = found = step(start, 0)
             for at in range(1, len(tokens) or output.steps):
                 token = tokens[at] if tokens else int(found.argmax())
@@ -67,16 +69,17 @@ class DecoderSession:
                 logits[0, at] = found = step(token, at)
         return {ports.result: logits}
 
-    def _checked(self, given: Array) -> Array:
-        """Refuse tokens that there are none of, and more of them than a state has room for."""
+    def _checked(self, given: Array) -> list[int]:
+        """Return tokens as numbers; refuse those that there are none of, and more of them than a state has room for."""
         words, most = len(self.output.labels), self.output.steps
         if given.ndim != 2 or given.dtype != np.int32 or given.shape[1] > most:
             got, expected = f"{given.dtype} {list(given.shape)}", f"int32 [1, at most {most}]"
             raise InputError("the tokens that a decoder is given are of another form", got=got, expected=expected)
-        if given.size and not (given.min() >= 0 and given.max() < words):
-            got = f"{given.min()} to {given.max()}"
+        numbers: list[int] = given.ravel().tolist()  # in numpy, the least and the largest of a few take longer
+        if numbers and not 0 <= min(numbers) <= max(numbers) < words:
+            got = f"{min(numbers)} to {max(numbers)}"
             raise InputError("a token that a decoder is given is none", got=got, expected=f"0 to {words - 1}")
-        return given
+        return numbers
 
     @contextmanager
     def stepping(self, feeds: Mapping[str, Array]) -> Iterator[Callable[[int, int], Logits]]:

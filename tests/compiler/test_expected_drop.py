@@ -9,7 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from edgefuse.bundle.spec import EmbeddingOutput
+from edgefuse.compiler.evaluation.correction import Correction
+from edgefuse.compiler.evaluation.drops import Judgement
 from edgefuse.compiler.evaluation.expected_drop import Posterior, corrected, expected_drop
+from edgefuse.compiler.metrics.named import metric_of
+from edgefuse.compiler.search.figures import SubsetDrop
 from edgefuse.measure.statistics import Z95, Drop, paired_drop
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -86,13 +91,14 @@ def test_the_temperature_is_the_one_that_was_drawn() -> None:
     assert Posterior.fitted(reference, targets).sharpness == pytest.approx(1 / 4.0, rel=0.03)
 
 
-def test_the_derivative_is_that_of_the_losses() -> None:
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_derivative_is_that_of_the_losses(k: int) -> None:
     reference, candidate, targets, _ = drawn(np.random.default_rng(2), 300, 1, 1.0, 1.0)
     fitted = Posterior.fitted(reference, targets)
-    _, slopes = fitted.losses(reference, candidate)
+    _, slopes = fitted.losses(reference, candidate, k)
     step = 1e-5
     above, below = (Posterior(fitted.sharpness * np.exp(s), fitted.influence) for s in (step, -step))
-    numeric = (above.losses(reference, candidate)[0] - below.losses(reference, candidate)[0]) / (2 * step)
+    numeric = (above.losses(reference, candidate, k)[0] - below.losses(reference, candidate, k)[0]) / (2 * step)
     assert slopes == pytest.approx(numeric, abs=1e-6)
 
 
@@ -132,3 +138,45 @@ def test_labelled_items_have_a_veto() -> None:
     assert moved.drop == pytest.approx(0.05 - 0.02 / Z95)
     assert moved.high - moved.drop == pytest.approx(1.96 * (moved.drop - 0.01), rel=0.01)  # what it was moved by
     assert corrected(labelled, 0.09, 0.001).drop == pytest.approx(0.05 + 0.02 / Z95)
+
+
+def test_of_several_answers_all_count() -> None:
+    reference, candidate = np.array([[3.0, 2.0, 1.0, 0.0]]), np.array([[0.0, 3.0, 2.0, 1.0]])
+    (p,) = softmax(reference)
+    for k, lost in ((1, p[0] - p[1]), (2, p[0] - p[2]), (3, p[0] - p[3]), (4, 0.0)):
+        assert Posterior(1.0, np.zeros(1)).losses(reference, candidate, k)[0] == pytest.approx([lost])
+
+
+PICTURE = EmbeddingOutput(name="picture", size=12, pair="caption")
+
+
+def retrieved(rng: np.random.Generator, noise: float) -> tuple[Drop, Drop]:
+    """Return the labelled difference of recall among ten of 200 pairs, and what becomes of it."""
+    captions = rng.normal(size=(200, 12))
+    pictures = captions + 2.0 * rng.normal(size=captions.shape)
+    answers = [
+        {"picture": {"both": one}, "caption": {"both": captions}}
+        for one in (pictures, pictures + noise * rng.normal(size=captions.shape))
+    ]
+    metric = metric_of(PICTURE)
+    one = Judgement(PICTURE, "both", metric, np.arange(200), np.arange(200))
+    labelled = metric.drop(one.rows(answers[0], answers[0]), one.rows(answers[1], answers[0]))
+    correction = Correction.of(None, {"both": one}, answers[0], {})  # type: ignore[arg-type] # asked for the unlabelled
+    seen = {"both": SubsetDrop(drop=labelled.drop, low=labelled.low, high=labelled.high)}
+    found = correction.of_drops(seen, answers[1], {})["both"]
+    return labelled, Drop(found.drop, found.low, found.high)
+
+
+def test_what_is_lost_of_recall_is_told_by_far_fewer_pairs() -> None:
+    rng = np.random.default_rng(6)
+    assert retrieved(rng, 0.0)[1] == Drop(0.0, 0.0, 0.0)
+    trials = [retrieved(rng, 0.5) for _ in range(80)]
+    labelled, found = (np.array([pair[place].drop for pair in trials]) for place in (0, 1))
+    assert found.mean() == pytest.approx(labelled.mean(), abs=3 * labelled.std() / np.sqrt(80))
+    assert found.std() < 0.5 * labelled.std()
+
+
+def test_of_very_many_pairs_the_labels_say_enough() -> None:
+    many = np.arange(3000)
+    one = Judgement(PICTURE, "both", metric_of(PICTURE), many, many)
+    assert not Correction.of(None, {"both": one}, {}, {}).expectations  # type: ignore[arg-type]

@@ -50,6 +50,24 @@ def test_mirrored_and_recoloured_pictures_are_one_group() -> None:
     assert grouping.groups(content(stamps, pictures)) == [[0, 1], [2]]
 
 
+def test_stamps_of_a_known_thing_are_left_out_whatever_their_category() -> None:
+    rng = np.random.default_rng(3)
+    pictures = np.kron(rng.integers(0, 200, (5, 16, 16, 4)), np.ones((1, 10, 10, 1))).astype(np.uint8)
+    pictures[..., 3] = 255
+    known = content([Stamp("food/fruit/apple.png", FOOD, "A fruit."), Stamp("food/x.png", FOOD, "!")], pictures[:2])
+    others = [
+        Stamp("toys/apple_red.png", 0, "A red toy."),
+        Stamp("toys/ball.png", 0, "A ball."),
+        Stamp("toys/mirrored.png", 0, "A doll."),
+        Stamp("toys/y.png", 0, "?"),
+        Stamp("toys/kite.png", 0, "A kite."),
+    ]
+    seen = np.stack([pictures[2], pictures[3], pictures[0][:, ::-1], pictures[4], pictures[2]])
+    assert grouping.unlike(content(others, seen), known) == [1, 3, 4]
+    fruit = Stamp("toys/ball.png", 0, "A green fruit in a bowl.")
+    assert grouping.unlike(content([fruit], pictures[4:]), known) == []
+
+
 @given(st.integers(0, 2**32), st.lists(st.integers(1, 9), min_size=1, max_size=20))
 def test_splits_are_disjoint_complete_and_keep_groups_whole(seed: int, sizes: list[int]) -> None:
     names = [

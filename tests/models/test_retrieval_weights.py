@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from edgefuse.datasets import stamps
-from edgefuse.datasets.stamps.pairs import load, pairs
+from edgefuse.datasets.stamps.pairs import load, others, pairs
 from edgefuse.errors import DataError
 from edgefuse.models import assistant
 from edgefuse.models.assistant.training import embed
@@ -57,6 +57,12 @@ def test_no_thing_is_in_two_splits_and_no_caption_twice(model: Retrieval) -> Non
         assert len(captions) == len(set(captions))
         assert not [path for row in part.chosen if seen.setdefault(path := part.of.stamp(row).path, split) != split]
     assert len(parts["test"]) >= 100
+    # The search sees things that nothing else has, and so many that one of them is half a point.
+    beside = [others().of.stamp(row) for row in others().chosen]
+    known = {part.of.stamp(row).caption for part in parts.values() for row in range(len(part.of))}
+    assert not known & {stamp.caption for stamp in beside}
+    assert len({stamp.caption for stamp in beside}) == len(beside)
+    assert len(load().validation) == len(parts["validation"]) + len(beside) >= 200
     sample = load().test[3]
     assert (set(sample.inputs), sample.target) == ({"image", "audio", "text"}, None)
 

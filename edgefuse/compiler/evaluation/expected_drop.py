@@ -6,6 +6,9 @@ p(its own answer) - p(the candidate's), where p is its softmax at a temperature 
 (Guo et al. 2017, arXiv 1706.04599). The mean of that has little variance, and needs no labels: unlabelled items count
 like labelled ones.
 
+Retrieval is the same, with the items of the other output for classes, their cosines for logits, and the `k` nearest for
+the answer: what the reference holds of its own `k` nearest to be true, less what of the candidate's.
+
 It is right as far as the posterior is, and as far as flips know no more of the truth than the reference does. So the
 labelled items have a veto: the estimate is the value nearest to the expected drop within one standard error of the
 labelled difference (limited translation, Efron and Morris 1971, doi:10.1080/01621459.1971.10482345). With many labels
@@ -73,25 +76,26 @@ class Posterior:
         first, second = residuals(found)
         return cls(math.exp(found), -first / (math.exp(found) * second.sum()))
 
-    def losses(self, reference: Array, candidate: Array) -> tuple[Floats, Floats]:
+    def losses(self, reference: Array, candidate: Array, k: int = 1) -> tuple[Floats, Floats]:
         """Return the expected loss of each item, and its derivative by the logarithm of the sharpness, both [items].
 
         Args:
             reference: its logits, float [items, classes].
             candidate: those of the same items.
+            k: how many of the likeliest classes are an item's answer.
         """
-        values, rows = _centred(reference), np.arange(len(reference))
+        values = _centred(reference)
         p = _softmax(values * self.sharpness)
-        mean = (p * values).sum(axis=1)
-        ours, theirs = reference.argmax(axis=1), candidate.argmax(axis=1)
-        slopes = [p[rows, one] * self.sharpness * (values[rows, one] - mean) for one in (ours, theirs)]
-        return p[rows, ours] - p[rows, theirs], slopes[0] - slopes[1]
+        slopes = p * self.sharpness * (values - (p * values).sum(axis=1, keepdims=True))
+        ours, theirs = _likeliest(reference, k), _likeliest(candidate, k)
+        found = [_sum_of(each, ours) - _sum_of(each, theirs) for each in (p, slopes)]
+        return found[0], found[1]
 
 
 def expected_drop(
-    posterior: Posterior, reference: Array, candidate: Array, groups: Array, labelled: int
+    posterior: Posterior, reference: Array, candidate: Array, groups: Array, labelled: int, k: int = 1
 ) -> tuple[float, float]:
-    """Return the expected drop of accuracy over all items, and its standard error by group.
+    """Return the expected drop of the share of right answers over all items, and its standard error by group.
 
     The error has that of the fitted temperature in it (a linear expansion: M-estimation with clustered data).
 
@@ -101,8 +105,9 @@ def expected_drop(
         candidate: logits of the same items.
         groups: int [items]: items of one group count as one draw.
         labelled: how many items the posterior was fitted on.
+        k: how many of the likeliest classes are an item's answer.
     """
-    losses, slopes = posterior.losses(reference, candidate)
+    losses, slopes = posterior.losses(reference, candidate, k)
     drop = float(losses.mean())
     parts = (losses - drop) / len(losses)
     parts[:labelled] += float(slopes.mean()) * posterior.influence
@@ -121,6 +126,17 @@ def corrected(labelled: Drop, expected: float, error: float) -> Drop:
     drop = min(max(expected, low), high)
     width = Z95 * math.hypot(error, drop - expected)
     return Drop(drop, drop - width, drop + width)
+
+
+def _likeliest(logits: Array, k: int) -> npt.NDArray[np.intp]:
+    """Return the places of the largest logits of each item, [items, k]; of equals the first."""
+    if k == 1:
+        return np.asarray(logits.argmax(axis=1))[:, None]
+    return np.argsort(-np.asarray(logits, np.float64), axis=1, kind="stable")[:, :k]
+
+
+def _sum_of(values: Floats, places: npt.NDArray[np.intp]) -> Floats:
+    return np.asarray(np.take_along_axis(values, places, axis=1).sum(axis=1))
 
 
 def _centred(logits: Array) -> Floats:

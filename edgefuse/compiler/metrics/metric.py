@@ -70,6 +70,11 @@ class Metric:
         """Whether it is the share of items whose class is right."""
         return self.name == "accuracy" and isinstance(self.asked.output, ClassOutput)
 
+    @property
+    def finds_its_like(self) -> bool:
+        """Whether it is the share of items whose own answer of another output is among the `k` nearest to theirs."""
+        return self.name.startswith("recall@") and self.against == "pair"
+
     def rows(self, outputs: Array, targets: Array) -> Rows:
         """Return what the figure is made of, for each item; of retrieval, for each that there is anything to find for.
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from edgefuse.bundle.spec import ClassOutput, LabelsOutput, TokensOutput
+from edgefuse.compiler.evaluation.correction import is_corrected
 from edgefuse.compiler.model.splits import UNLABELLED
 from edgefuse.compiler.report.compiled import Compiled
 from edgefuse.compiler.report.format import amount, reference_name, verdict
@@ -57,14 +58,18 @@ def _by_group(made: Compiled) -> str:
 
 
 def _expected(made: Compiled) -> Iterator[str]:
-    """Say what a drop of the search is where it is one of accuracy."""
-    if any(made.subject.metrics[name].tells_right_from_wrong for name in made.subject.judged):
-        more = made.subject.splits.get(UNLABELLED, ())
+    """Say what a drop of the search is where it is one of accuracy, or of recall among pairs."""
+    metrics = [made.subject.metrics[name] for name in made.subject.judged]
+    corrected = [one for one in metrics if is_corrected(one, len(made.subject.splits["validation"]))]
+    if corrected:
+        of_classes = any(one.tells_right_from_wrong for one in corrected)
+        more = made.subject.splits.get(UNLABELLED, ()) if of_classes else ()
+        what = "accuracy" if of_classes else "recall"
         also = f", also on {len(more)} unlabelled items" if len(more) else ""
         yield (
-            "A drop of accuracy in the search is what the reference's own posterior, its temperature fitted on the "
-            f"validation items, expects to be lost by the answers that differ{also}, or the nearest value to it within "
-            "one standard error of the labelled difference."
+            f"A drop of {what} in the search is what the reference's own posterior, its "
+            f"temperature fitted on the validation items, expects to be lost by the answers that differ{also}, or the "
+            "nearest value to it within one standard error of the labelled difference."
         )
 
 

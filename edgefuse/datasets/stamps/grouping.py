@@ -19,6 +19,9 @@ from edgefuse.datasets.stamps.material import CATEGORIES, Material, Stamp
 _COLOURS = "red green blue yellow white black brown pink purple orange grey gray silver golden gold colorful"
 _MANNERS = "big small large little huge tiny very open closed lit old another cartoon photo silo left right up down"
 _VARIANTS = frozenset(f"{_COLOURS} {_MANNERS} a an the two some pair bunch cluster string head it s".split())
+_ALIKE = 0.95
+"""How pictures of one thing correlate at the least."""
+
 _CLAUSE_ENDS = re.compile(r"[.,!?;:(]|\b(?:of|for|with|in|at|on|by|from|to|is|are|that|means|inside)\b|-{1,2}\B")
 
 
@@ -67,6 +70,18 @@ def deal(material: Material, shares: Mapping[str, float], seed: int) -> dict[str
     return {split: tuple(sorted(stamps)) for split, stamps in dealt.items()}
 
 
+def unlike(others: Material, known: Material) -> list[int]:
+    """Return the stamps of `others` that are of no thing in `known`, by the same three signs across all categories."""
+    heads = {_head(stamp.caption) for stamp in known.stamps} - {""}
+    names = {_name(stamp) for stamp in known.stamps} - {""}
+    near = _nearness(others.pictures, known.pictures).max(axis=1) > _ALIKE
+    return [
+        index
+        for index, stamp in enumerate(others.stamps)
+        if _head(stamp.caption) not in heads and _name(stamp) not in names and not near[index]
+    ]
+
+
 def _buckets(material: Material) -> Iterable[list[int]]:
     """Yield lists of stamps that belong together."""
     keyed: dict[tuple[int, str, str], list[int]] = {}
@@ -95,15 +110,18 @@ def _name(stamp: Stamp) -> str:
 
 
 def _alike(material: Material) -> Iterable[list[int]]:
-    """Yield pairs of one category whose pictures, 16 × 16 on grey and also mirrored, correlate by more than 0.95."""
-    small = _thumbnails(material.pictures)
-    upright = _normalised(small)
-    mirrored = _normalised(small[:, :, ::-1])
-    close = np.maximum(upright @ upright.T, upright @ mirrored.T) > 0.95
+    """Yield pairs of one category whose pictures are nearly the same."""
+    close = _nearness(material.pictures, material.pictures) > _ALIKE
     categories = np.array([stamp.category for stamp in material.stamps])
     close &= categories[:, None] == categories[None, :]
     for first, second in np.argwhere(np.triu(close, 1)):
         yield [int(first), int(second)]
+
+
+def _nearness(pictures: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Return how pictures correlate, 16 × 16 on grey and also mirrored, float64 [pictures, others]."""
+    small, upright = _thumbnails(pictures), _normalised(_thumbnails(others))
+    return np.maximum(_normalised(small) @ upright.T, _normalised(small[:, :, ::-1]) @ upright.T)
 
 
 def _thumbnails(pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:

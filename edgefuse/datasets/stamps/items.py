@@ -125,7 +125,7 @@ def load(settings: Settings = DEFAULT) -> Splits:
     """
     parts = {name: items(name, settings) for name in ("calibration", "validation", "test")}
     digest = hashlib.sha256(f"{settings!r} {material().digest}".encode()).hexdigest()
-    train = _Joined(
+    train = Joined(
         items("train", settings, settings.recovery_items),
         Glosses(settings.recovery_glosses, settings.seed),
         Phrases(settings.recovery_phrases, settings.seed),
@@ -133,7 +133,7 @@ def load(settings: Settings = DEFAULT) -> Splits:
     return Splits(**parts, digest=digest, train=train)
 
 
-class _Joined(MadeSamples):
+class Joined(MadeSamples):
     """Sequences, one after the other."""
 
     def __init__(self, *parts: Sequence[Sample]) -> None:

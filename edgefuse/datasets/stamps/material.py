@@ -2,7 +2,8 @@
 
 The package is under GPL-2: it is fetched and unpacked into the cache folder, nothing of it is in this repository.
 Kept are the stamps of six folders (the categories with at least 35 stamps that have a PNG picture, an English caption
-and a spoken name). Letters (`symbols/alphabets`) are left out: a hundred drawings of twenty-six things.
+and a spoken name). Letters (`symbols/alphabets`) are left out: a hundred drawings of twenty-six things. Those of the
+other folders are read apart, for what needs no categories.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ from edgefuse.datasets.stamps import debian
 from edgefuse.errors import DataError
 
 CATEGORIES = ("animals", "food", "plants", "seasonal", "symbols", "town")
+OTHERS = (
+    *("clothes", "hobbies", "household", "medical", "military"),
+    *("naturalforces", "people", "space", "sports", "vehicles"),
+)
 SIZE = 160
 SAMPLE_RATE_HZ = 16_000
 MAX_SAMPLES = 2 * SAMPLE_RATE_HZ
@@ -46,7 +51,7 @@ class Stamp:
 
     Attributes:
         path: of the picture, under the package's folder of stamps.
-        category: an index into `CATEGORIES`.
+        category: an index into the folders that were read.
         caption: the English caption.
     """
 
@@ -91,14 +96,15 @@ class Material:
     digest: str
 
 
-@lru_cache(maxsize=1)
-def material() -> Material:
-    """Return the stamps, from the cache folder where they are there; the first call fetches 161 MB.
+@lru_cache(maxsize=2)
+def material(folders: tuple[str, ...] = CATEGORIES) -> Material:
+    """Return the stamps of some folders, from the cache folder where they are there; else 161 MB are fetched.
 
     Raises:
         DataError: the package cannot be fetched, or holds something unexpected.
     """
-    folder = Cache(cache_folder()).entry("stamps", [_SHA256, _REVISION], _make)
+    key = [_SHA256, _REVISION, *(() if folders == CATEGORIES else folders)]
+    folder = Cache(cache_folder()).entry("stamps", key, lambda made: _make(made, folders))
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     return Material(
         stamps=tuple(Stamp(**fields) for fields in index["stamps"]),
@@ -109,11 +115,11 @@ def material() -> Material:
     )
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Path, folders: tuple[str, ...]) -> None:
     """Unpack, decode and write everything."""
-    files = debian.members(_PACKAGE, _VERSION, _SHA256, _wanted)
+    files = debian.members(_PACKAGE, _VERSION, _SHA256, lambda name: _wanted(name, folders))
     content = {name.removeprefix(_FOLDER): data for name, data in files.items()}
-    stamps, recordings, pictures, pcm = _read(content)
+    stamps, recordings, pictures, pcm = _read(content, folders)
     index = {
         "stamps": [asdict(stamp) for stamp in stamps],
         "recordings": [asdict(recording) for recording in recordings],
@@ -129,14 +135,14 @@ def _make(folder: Path) -> None:
     (folder / "index.json").write_text(text, encoding="utf-8")
 
 
-def _wanted(name: str) -> bool:
+def _wanted(name: str, folders: tuple[str, ...]) -> bool:
     path = name.removeprefix(_FOLDER)
-    in_category = path != name and path.split("/")[0] in CATEGORIES and not path.startswith(_LEFT_OUT)
-    return in_category and path.endswith((".png", ".txt", ".ogg"))
+    in_folder = path != name and path.split("/")[0] in folders and not path.startswith(_LEFT_OUT)
+    return in_folder and path.endswith((".png", ".txt", ".ogg"))
 
 
 def _read(
-    content: Mapping[str, bytes],
+    content: Mapping[str, bytes], folders: tuple[str, ...]
 ) -> tuple[list[Stamp], list[Recording], npt.NDArray[np.uint8], npt.NDArray[np.int16]]:
     """Return what `Material` holds; a picture without caption or recording is left out."""
     spoken: dict[str, dict[str, bytes]] = {}
@@ -153,7 +159,7 @@ def _read(
         stem = path.removesuffix(".png")
         if stem + ".txt" not in content or stem not in spoken:
             continue
-        category = CATEGORIES.index(PurePosixPath(path).parts[0])
+        category = folders.index(PurePosixPath(path).parts[0])
         stamps.append(Stamp(path, category, _caption(content[stem + ".txt"])))
         pictures.append(_picture(content[path]))
         for language, data in sorted(spoken[stem].items()):

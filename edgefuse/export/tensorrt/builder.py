@@ -32,7 +32,10 @@ ARCHITECTURES: Final = ("SM86", "SM89", "SM120")
 
 TOOL: Final = "tensorrt-rtx"
 
-EXPLAINED: Final = ("Converting conv activation scales to fp32", "Converting conv weight scales to fp32")
+EXPLAINED: Final = (
+    *("Converting conv activation scales to fp32", "Converting conv weight scales to fp32"),
+    *("Unused Input: ", "[RemoveDeadLayers] Input Tensor "),
+)
 """Parts of the warnings that nothing is to be done about; decision 087 says why."""
 
 _LIMIT_SECONDS = 600.0

@@ -107,6 +107,7 @@ class BoundBuffers:
         self._ports = InputPorts(inputs)
         self._feeds: dict[str, Array] = {one.port: np.zeros(one.shape, one.dtype) for one in inputs}
         made: list[dict[str, Array]] = [{o.port: np.zeros(o.shape, o.dtype) for o in outputs} for _ in range(2)]
+        self._buffers = [(tensor, self._feeds[port]) for port, tensor in self._ports.tensors.items()]
         taken = [self._feeds, *({**self._feeds, **{i: results[o] for i, o in states}} for results in made)]
         run, shared = getattr(session, "_sess", session).run_with_iobinding, onnxruntime.OrtValue.ortvalue_from_numpy
         options = onnxruntime.RunOptions()
@@ -128,8 +129,8 @@ class BoundBuffers:
     def begin(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Copy feeds into the buffers; see `Bound.begin`."""
         arranged = self._ports.arrange(feeds)
-        for port, tensor in self._ports.tensors.items():
-            np.copyto(self._feeds[port], arranged[tensor])
+        for tensor, buffer in self._buffers:
+            np.copyto(buffer, arranged[tensor])
         self._turns = chain([self._first], cycle(self._others))
         return self._feeds
 
