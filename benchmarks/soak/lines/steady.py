@@ -1,0 +1,194 @@
+"""A steady stream, picture and text unchanged: a step of sound costs what the timings of its stages predict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import count
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import edgefuse
+from benchmarks.soak.line import Line, Setting
+from edgefuse.runtime.backends.backend import Array, Session
+from edgefuse.runtime.incremental import Incremental
+from edgefuse.runtime.pipeline import Pipeline
+from edgefuse.runtime.stream.answer import Answer
+from edgefuse.runtime.stream.feed import Feed
+from edgefuse.runtime.stream.stream import Stream
+
+RECIPES = ("digits/recipe.toml", "assistant/recipe.toml")
+TARGETS = ("onnx", "tflite")
+
+HOP_S = 0.1
+MOST_BEYOND = 0.1
+_ROUNDS, _WARM, _HOPS = 60, 5, 14  # a round is so many hops: whole chunks for `digits`, too
+_TEXT = "seven"
+
+
+def run(setting: Setting) -> Line:
+    """Compare the processor time of a step with the sum of its stages', and report how soon answers come."""
+    figures: dict[str, Any] = {}
+    ok = True
+    for recipe in RECIPES:
+        for target in TARGETS:
+            with edgefuse.load(setting.bundle(recipe, target)) as pipeline:
+                found = measured(pipeline)
+            name = f"{pipeline.manifest.model.name}_{target}"
+            figures |= {f"{name}_{what}": value for what, value in found.items()}
+            ok &= found["beyond"] <= MOST_BEYOND
+    return Line(line="steady", figures=figures, ok=bool(ok))
+
+
+def measured(pipeline: Pipeline) -> dict[str, float]:
+    """Time hops of a stream and its stages in turns, so that both see the same machine.
+
+    The processor time of this thread is compared, of runtimes with one thread: medians over rounds. Answers are timed
+    by the clock, from the last sample of a hop to the answer.
+
+    Args:
+        pipeline: with the modalities image, audio and text.
+    """
+    sounds, stages = _Sounds(pipeline), _stages(pipeline)
+    costs: dict[str, list[float]] = {"step": [], **{name: [] for name in stages}}
+    latencies: list[float] = []
+    with pipeline.stream(hop_s=HOP_S, clock="audio", feeds={"image": _FOREVER, "text": _FOREVER}) as stream:
+        _begin(stream, pipeline)
+        for number in range(_WARM + _ROUNDS):
+            begun = time.thread_time_ns()
+            answers = [answer for _ in range(_HOPS) for answer in sounds.hop(stream)]
+            taken = {"step": (time.thread_time_ns() - begun) / _HOPS}
+            for name, (call, runs) in stages.items():
+                begun = time.thread_time_ns()
+                for _ in range(_HOPS):
+                    call()
+                taken[name] = (time.thread_time_ns() - begun) / _HOPS * float(runs)
+            if number >= _WARM:
+                latencies += [answer.latency_s for answer in answers]
+                for name, nanoseconds in taken.items():
+                    costs[name].append(nanoseconds / 1e6)
+    ms = {name: float(np.median(values)) for name, values in costs.items()}
+    predicted = sum(value for name, value in ms.items() if name != "step")
+    told = {f"end_to_answer_p{q}_ms": round(1e3 * float(np.percentile(latencies, q)), 3) for q in (50, 90, 99)}
+    return {
+        "step_ms": round(ms["step"], 4),
+        "predicted_ms": round(predicted, 4),
+        "beyond": round(ms["step"] / predicted - 1, 3),
+        **told,
+    }
+
+
+_FOREVER = Feed(max_age_s=1e9)
+
+
+def _begin(stream: Stream, pipeline: Pipeline) -> None:
+    stream.push("image", _picture(pipeline), 0.0)
+    stream.push("text", _TEXT, 0.0)
+
+
+def _picture(pipeline: Pipeline) -> npt.NDArray[np.uint8]:
+    shape = next(one for one in pipeline.manifest.model.modalities if one.name == "image").tensors[0].max_shape
+    return np.random.default_rng(0).integers(0, 256, shape[1:]).astype(np.uint8)
+
+
+class _Sounds:
+    """Noise for a stream, hop by hop.
+
+    Args:
+        pipeline: that the stream is over.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        audio = next(one for one in pipeline.manifest.model.modalities if one.name == "audio")
+        self.rate_hz = int(audio.preprocess.sample_rate_hz)  # type: ignore[union-attr] # it is sound
+        self._rng, self._number = np.random.default_rng(1), count()
+
+    def values(self, seconds: float) -> npt.NDArray[np.float32]:
+        """Return as much sound."""
+        return (0.1 * self._rng.standard_normal(round(seconds * self.rate_hz))).clip(-1, 1).astype(np.float32)
+
+    def hop(self, stream: Stream) -> Iterator[Answer]:
+        """Push a hop, and yield the answers that are due with it."""
+        stream.push("audio", self.values(HOP_S), next(self._number) * HOP_S)
+        while (answer := stream.poll()) is not None:
+            yield answer
+
+
+def _stages(pipeline: Pipeline) -> dict[str, tuple[Callable[[], object], Fraction]]:
+    """Return what runs at a hop, by name: a call of it alone, and how often it runs at one."""
+    sounds = _Sounds(pipeline)
+    raw = {"image": _picture(pipeline), "text": _TEXT, "audio": sounds.values(_window_s(pipeline, sounds.rate_hz))}
+    with _recorded(pipeline) as fed:
+        pipeline.infer(pipeline.preprocess(**raw))
+    sessions = {name: session for name, session in _sessions(pipeline).items() if _is_run(pipeline, name)}
+    found = {name: (_alone(session, fed[name]), Fraction(1)) for name, session in sessions.items()}
+    if "audio" in pipeline.streaming:
+        heard = pipeline.incremental("audio")
+        heard.push(sounds.values(2 * _window_s(pipeline, sounds.rate_hz)))
+        found = {name: one for name, one in found.items() if _modality(pipeline, name) != "audio"}
+        runs = Fraction(round(HOP_S * sounds.rate_hz), heard.chunk)
+        chunk = sounds.values(heard.chunk / sounds.rate_hz)[None]
+        found["audio_steps"] = (_steps(heard, chunk), runs)
+    return found
+
+
+def _window_s(pipeline: Pipeline, rate_hz: int) -> float:
+    audio = next(one for one in pipeline.manifest.model.modalities if one.name == "audio")
+    return audio.tensors[0].max_shape[1] / rate_hz
+
+
+def _alone(session: Session, feeds: Mapping[str, Array]) -> Callable[[], object]:
+    return lambda: session.run(feeds)
+
+
+def _steps(heard: Incremental, chunk: npt.NDArray[np.float32]) -> Callable[[], object]:
+    """Return a call that runs the steps of an encoder on a chunk, and nothing else."""
+
+    def call() -> None:
+        given: Array = chunk
+        for step in heard._steps:
+            given = step.run(given)[step.feature]
+
+    return call
+
+
+def _is_run(pipeline: Pipeline, stage: str) -> bool:
+    """Tell whether a stage runs at each hop: of the sound, or of all."""
+    return _modality(pipeline, stage) in ("audio", "")
+
+
+def _modality(pipeline: Pipeline, stage: str) -> str:
+    return next(one.modality for one in pipeline.manifest.stages if one.name == stage)
+
+
+def _sessions(pipeline: Pipeline) -> dict[str, Any]:
+    with pipeline._calling() as graph:
+        return {name: getattr(session, "session", session) for name, session in graph._sessions.items()}
+
+
+class _Recorder:
+    """Runs a session, and keeps what it was fed with."""
+
+    def __init__(self, session: Session, fed: dict[str, Any], name: str) -> None:
+        self._session, self._fed, self._name = session, fed, name
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        self._fed[self._name] = {port: value.copy() for port, value in feeds.items()}
+        return self._session.run(feeds)
+
+
+@contextmanager
+def _recorded(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
+    """Give what each stage is fed with, by name."""
+    fed: dict[str, Any] = {}
+    with pipeline._calling() as graph:
+        before = graph._sessions
+        graph._sessions = {name: _Recorder(session, fed, name) for name, session in before.items()}  # type: ignore[misc]
+    try:
+        yield fed
+    finally:
+        graph._sessions = before
