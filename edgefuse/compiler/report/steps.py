@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgefuse.compiler.report.compiled import Compiled
-from edgefuse.compiler.search.frontier import reduced
+from edgefuse.compiler.search.frontier import WORTH
 
 _HELP = (
     "Nothing that was judged is so fast at a drop that a rung may have, or it lies too near to another; smaller forms "
@@ -20,7 +20,9 @@ def ladders(made: Compiled) -> Iterator[str]:
         return
     for target, rungs in made.rungs.items():
         times = made.timings.rungs[target]
-        first, below = rungs[0].name, [rung.name for rung in rungs if reduced(rung.name)]
+        first = rungs[0].name
+        faster = [rung.name for rung in rungs[1:] if times[rung.name].p50 <= (1 - WORTH) * times[first].p50]
+        below = sorted(faster, key=lambda name: -times[name].p50)
         shares = [times[name].p50 / times[first].p50 for name in below]
         steps = ", ".join(f"{name} {share:.0%}" for name, share in zip(below, shares, strict=True))
         said = f"of the time of '{first}' its rungs take: {steps}" if below else f"it has no rung below '{first}'"
