@@ -18,22 +18,19 @@ import numpy.typing as npt
 from edgefuse.bundle.spec import ClassOutput, LabelsOutput, ModelSpec, Output, ValuesOutput
 from edgefuse.errors import InputError
 from edgefuse.runtime.backends.backend import Array
-from edgefuse.runtime.graph import Graph, Subset
+from edgefuse.runtime.graph import Graph, Inputs, Subset
 from edgefuse.runtime.prediction import Contribution, Contributions, chances, is_finite
 
 _Numbers: TypeAlias = npt.NDArray[np.float64]
 _Pair: TypeAlias = tuple[Output, _Numbers, _Numbers]
 
 
-def explained(
-    graph: Graph, values: Mapping[str, Array], present: Subset, model: ModelSpec
-) -> tuple[dict[str, Array], Contributions]:
+def explained(graph: Graph, inputs: Inputs, model: ModelSpec) -> tuple[dict[str, Array], Contributions]:
     """Return the outputs, and what each modality added to them.
 
     Args:
         graph: of a pipeline.
-        values: preprocessed tensors by key.
-        present: names of the modalities that are there.
+        inputs: preprocessed, or encoded already.
         model: whose they are.
 
     Raises:
@@ -45,8 +42,9 @@ def explained(
             "what each modality added is not told of a model that makes one token after the other",
             fix="compare what it generates with and without a modality",
         )
-    outputs, features = graph.run_with_features(values, present)
-    pool = {**values, **features}
+    present = inputs.present
+    outputs, features = graph.run_with_features(inputs.values, present, inputs.encoded)
+    pool = {**inputs.values, **features}
 
     def without(left_out: Subset) -> Contribution:
         rest = graph.after_encoders.run(pool, tuple(name for name in present if name not in left_out))

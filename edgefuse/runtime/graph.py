@@ -130,11 +130,17 @@ class Graph:
         return fed
 
     def run_with_features(
-        self, values: Mapping[str, Array], present: Subset
+        self, values: Mapping[str, Array], present: Subset, encoded: Subset = ()
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Return the results, and by key the outputs of the stages that belong to one modality; within `flushed`."""
+        """Return the results, and by key the outputs of the stages that belong to one modality; within `flushed`.
+
+        Args:
+            values: as of `run`.
+            present: as of `run`.
+            encoded: as of `run`.
+        """
         features: dict[str, Array] = {}
-        prepared = self._prepare(present, ())
+        prepared = self._prepare(present, encoded)
 
         def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
             made = self._run_stage(stage, feeds)

@@ -180,7 +180,7 @@ class Pipeline:
         self._guard.check()
         inputs, model = self.preprocess(**raw), self.manifest.model
         with self._calling() as graph:
-            outputs, contributions = explained(graph, inputs.values, inputs.present, model)
+            outputs, contributions = explained(graph, inputs, model)
         return Prediction(outputs=outputs, spec=model.outputs, contributions=contributions)
 
     def generate(self, config: GenerationConfig | None = None, /, **raw: object) -> Generation:

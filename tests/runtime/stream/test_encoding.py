@@ -91,3 +91,14 @@ def test_it_can_be_a_window_each_time(listens: Pipeline) -> None:
         for answer in in_chunks(stream, "sound", values, RATE_HZ, [20]):
             at = round(answer.time_s * RATE_HZ)
             assert_near(answer.outputs["logits"], fresh(listens, values[max(0, at - SAMPLES) : at]))
+
+
+def test_what_it_added_is_told_of_what_is_encoded_already(listens: Pipeline) -> None:
+    heard, right = listens.incremental("sound"), np.ones((1, 5), np.float32)
+    heard.push(sound(SAMPLES))
+    prediction = listens.explain(sound=heard.encoded, right=right)
+    np.testing.assert_array_equal(
+        prediction.outputs["logits"], listens(sound=heard.encoded, right=right).outputs["logits"]
+    )
+    assert prediction.contributions is not None
+    assert "right" in prediction.contributions.each
