@@ -26,13 +26,12 @@ class Alarms:
     def look(self, now_s: float, reading: Reading) -> None:
         """Take the next reading."""
         self.clear, self._words = True, {}
+        since, self._since = self._since, {}  # what the device does not tell any more has not lasted
         for name, beyond, near, words in self._checks(reading):
             self.clear = self.clear and not (beyond or near)
             if beyond:
-                self._since.setdefault(name, now_s)
+                self._since[name] = since.get(name, now_s)
                 self._words[name] = words
-            else:
-                self._since.pop(name, None)
 
     def cause(self, now_s: float) -> str | None:
         """Return which limits have been passed for long enough, in words."""

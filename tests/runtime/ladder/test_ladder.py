@@ -132,6 +132,12 @@ def test_each_signal_costs_a_step_at_a_time_and_gives_it_back(manifest: Manifest
     assert min(np.diff(times_s)) >= 5.0
 
 
+def test_what_a_device_did_not_tell_meanwhile_has_not_lasted(manifest: Manifest) -> None:
+    flat, silent = Reading(battery=0.1), Reading()
+    charged = Replay([(0.0, flat), (1.0, silent), (30.0, flat), (31.0, silent)])  # a second each, of the two it takes
+    assert run(manifest, Ladder(manifest, charged), lambda _: 1.0, 40.0).changes == []
+
+
 def test_near_a_limit_it_stays_where_it_is(manifest: Manifest) -> None:
     near = Replay([(0.0, Reading(temperature_c=86.0)), (4.0, Reading(temperature_c=83.0))])
     assert [change.rung for _, change in predict(Ladder(manifest, near), 0.0, 60.0)] == ["reduced-1"]
