@@ -245,6 +245,8 @@ def _line(connection: socket.socket, seconds: float) -> bytes:
             raise InputError("a control message did not come", got=reason(error)) from error
         data += part
         if not part or len(data) > MAX_MESSAGE_BYTES or time.monotonic() > until:
-            got = f"{len(data)} bytes, and no end of the line in {seconds:g} seconds"
-            raise InputError("a control message is one line", got=got, expected=f"<= {MAX_MESSAGE_BYTES} bytes")
+            expected = f"<= {MAX_MESSAGE_BYTES} bytes in {seconds:g} seconds"
+            raise InputError(
+                "a control message is one line", got=f"{len(data)} bytes without its end", expected=expected
+            )
     return bytes(data)

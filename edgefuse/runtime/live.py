@@ -169,8 +169,9 @@ class Live:
         is logged, and the old bundle stays.
 
         Raises:
-            InputError: there is no such signal on this system (Windows), or this is not the main thread.
+            InputError: Windows has no such signal, this is not the main thread, or this is closed.
         """
+        self._check_open()
         if sys.platform == "win32":
             raise InputError(
                 "Windows has no signal SIGHUP", fix="call live.swap() where the process learns of a bundle"
@@ -191,8 +192,9 @@ class Live:
             path: of the socket, which goes when this is closed.
 
         Raises:
-            InputError: there is something else, or the system does not allow it.
+            InputError: there is something else, the system does not allow it, or this is closed.
         """
+        self._check_open()
         from edgefuse.runtime.control import Control
 
         return self._ending.enter_context(Control(self, path))

@@ -304,7 +304,14 @@ def test_what_is_closed_says_so(first: Path, other: Path, tiny_raw: Raw) -> None
     with edgefuse.Live(first) as live:
         pass
     live.close()
-    for action in (lambda: live.swap(other), lambda: live.at("small"), lambda: live.pipeline(**tiny_raw)):
+    socket = first.with_name("closed.sock")
+    for action in (
+        lambda: live.swap(other),
+        lambda: live.at("small"),
+        lambda: live.pipeline(**tiny_raw),
+        live.on_signal,
+        lambda: live.listen(socket),
+    ):
         with pytest.raises(InputError, match=r"this .*is closed"):
             action()
     gc.collect()
