@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -54,7 +55,8 @@ class Series:
         self._batched = not isinstance(modality.preprocess, AudioPreprocess)
         self._max_items = feed.item_limit(modality)
         tensor = modality.tensors[0]
-        kept = self._steps + round(slack_s * self._model_hz)
+        step_bytes = np.dtype(tensor.dtype).itemsize * math.prod(tensor.max_shape[2:])
+        kept = self._steps + min(round(slack_s * self._model_hz), feed.max_bytes // step_bytes)
         self._window = Window(kept, tensor.max_shape[2:], tensor.dtype)
         horizon, jitter = round(feed.reorder_s * self._given_hz), round(feed.jitter_s * self._given_hz)
         self._ordering = Ordering(horizon, jitter, self._max_items, feed.max_bytes)

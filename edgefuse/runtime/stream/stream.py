@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -26,6 +27,12 @@ from edgefuse.runtime.stream.triggers import Due, Triggers
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
     from concurrent.futures import Executor
+
+_log = logging.getLogger(__name__)
+_LEAST, _MOST = 1e-9, 1e9
+"""Of a setting: what is beyond them is a mistake in a unit, and overflows."""
+_LATEST_S = 1e12
+"""Of a time: what is beyond it counts no seconds, and floats are too coarse for samples."""
 
 
 class Stream(Iterator[Answer], AsyncIterator[Answer]):
@@ -82,6 +89,8 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         self._triggers = Triggers(self._hop_s or 0.0, int(_positive("backlog", backlog)))
         self._names = tuple(holder.pipeline.preprocessors)
         feeds = feeds or {}
+        if not isinstance(feeds, Mapping) or not all(isinstance(feed, Feed) for feed in feeds.values()):
+            raise InputError("the stream's feeds make no sense", got=shown(feeds, 80), expected="a Feed by modality")
         for name in (*feeds, *([clock] if clock is not None else [])):
             self._check_name(name)
         self._intake = Intake(holder.pipeline.preprocessors, feeds, backlog * (self._hop_s or 0.0))
@@ -150,6 +159,7 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
             time_s = self._intake.time_s if t is None else _checked_time("a prediction", t)
         answer = None if time_s is None else self._answer(Due(time_s, self._now()))
         if answer is None:
+            self._check_open()  # it may have been closed meanwhile
             raise InputError("the stream has nothing to predict from", expected="data that are not too old")
         return answer
 
@@ -172,12 +182,15 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
 
     def finish(self) -> None:
         """Take no more; iterators end after what is due."""
+        self._guard.check()
         with self._changed:
             self._finished = True
             self._wake()
 
     def close(self) -> None:
-        """Take no more, and end all iterators. Closing twice is harmless."""
+        """Take no more, and end all iterators. Closing twice is harmless, and so is closing in a forked child."""
+        if self._guard.inherited:  # a thread of the parent may hold the lock for ever
+            return
         with self._changed:
             if not self._closed:
                 self._closed = True
@@ -189,6 +202,7 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
     @property
     def counts(self) -> dict[str, Counts]:
         """What became of the pushes so far, by modality."""
+        self._guard.check()
         with self._changed:
             return {name: replace(counts) for name, counts in self._intake.counts.items()}
 
@@ -200,6 +214,7 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
     @property
     def size_bytes(self) -> int:
         """Of all that the stream keeps now: buffers, items, features."""
+        self._guard.check()
         with self._changed:
             return self._intake.size_bytes + self._kept.size_bytes
 
@@ -274,13 +289,12 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
             return None if self._closed else self._triggers.take()
 
     def _answer(self, due: Due) -> Answer | None:
-        """Return the prediction at a time; None if there is nothing to predict from."""
+        """Return the prediction at a time; None if there is nothing to predict from, or the stream is closed."""
         with self._predicting:
             pipeline = self._holder.pipeline
             self._follow(pipeline)
             with self._changed:
-                self._check_open()
-                taken = self._intake.take(due.time_s, self._without)
+                taken = None if self._closed else self._intake.take(due.time_s, self._without)
             if taken is None:
                 return None
             found = {name: prepare() for name, prepare in taken.items()}
@@ -321,7 +335,7 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         self._running = ref(pipeline)
 
     def _consult(self, pipeline: Runner, now_s: float, took_s: float) -> None:
-        """Tell the ladder, and do what it decides."""
+        """Tell the ladder, and do what it decides; where that cannot be done, the answer is not lost for it."""
         if self._ladder is None:
             return
         self._ladder.observe(now_s, took_s, self._deadline_s)
@@ -329,7 +343,10 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         if change is not None:
             self._without = frozenset(change.without)
             if change.rung != pipeline.rung.name:
-                self._holder.pipeline = pipeline.at(change.rung)  # type: ignore[misc] # see `Holder`
+                try:
+                    self._holder.pipeline = pipeline.at(change.rung)  # type: ignore[misc] # see `Holder`
+                except EdgefuseError as error:  # such as that of a bundle that was swapped for one with other rungs
+                    _log.warning("the stream stays at the rung '%s': %s", pipeline.rung.name, str(error))
 
     def _check_open(self) -> None:
         if self._closed:
@@ -352,12 +369,18 @@ def _one_thread() -> Executor:
 
 
 def _checked_time(whose: str, t: Any) -> float:
-    if isinstance(t, bool) or not hasattr(t, "__float__") or not math.isfinite(given := float(t)):
+    try:
+        given = math.nan if isinstance(t, bool | str) else float(t)
+    except (TypeError, ValueError, OverflowError):
+        given = math.nan
+    if not abs(given) <= _LATEST_S:
         raise InputError(f"the time of '{whose}' makes no sense", got=shown(t, 80), expected="seconds, a finite number")
     return given
 
 
 def _positive(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise InputError(f"the stream's {name} makes no sense", got=shown(value, 80), expected="a number above 0")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _LEAST <= value <= _MOST:
+        raise InputError(
+            f"the stream's {name} makes no sense", got=shown(value, 80), expected="a number above 0, up to 1e9"
+        )
     return value

@@ -354,18 +354,21 @@ def test_wrong_sound_and_wrong_times_are_refused(hearing: Pipeline) -> None:
             with pytest.raises(InputError) as refusal:
                 stream.push("sound", chunk, 0.0)
             assert str(refusal.value).startswith(sentence)
-        for time_s in (float("nan"), "noon"):
-            with pytest.raises(InputError, match=r"the time of 'sound' makes no sense: got n.*, expected seconds, a f"):
+        for time_s in (float("nan"), "noon", 1e308, 10**400, np.zeros(2)):
+            with pytest.raises(InputError, match=r"the time of 'sound' makes no sense: got .*, expected seconds, a f"):
                 stream.push("sound", sound(0.1), time_s)  # type: ignore[arg-type]
-        assert stream.counts["sound"].refused == stream.counts["sound"].pushed == 6
+        assert stream.counts["sound"].refused == stream.counts["sound"].pushed == 9
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"deadline_ms": 0}, "the stream's deadline_ms makes no sense: got 0, expected a number above 0."),
-        ({"hop_s": -1}, "the stream's hop_s makes no sense: got -1, expected a number above 0."),
+        ({"deadline_ms": 0}, "the stream's deadline_ms makes no sense: got 0, expected a number above 0, up to 1e9."),
+        ({"hop_s": -1}, "the stream's hop_s makes no sense: got -1, expected a number above 0, up to 1e9."),
+        ({"hop_s": 1e-310}, "the stream's hop_s makes no sense: got 1e-310"),
+        ({"backlog": 10**400}, "the stream's backlog makes no sense: got 1000"),
         ({"backlog": 1.5}, "the stream's backlog makes no sense: got 1.5, expected a whole number."),
+        ({"feeds": {"sound": {"rate_hz": 8000}}}, "the stream's feeds make no sense: got {'sound': {'rate_hz': 8000}}"),
         ({"clock": "sun"}, "this model has no modality 'sun': expected sound or picture."),
         ({"feeds": {"smell": Feed()}}, "this model has no modality 'smell': expected sound or picture."),
         ({"feeds": {"sound": Feed(window_s=1)}}, "the window of 'sound' does not fit the model: got 1 s, 16000 steps"),
@@ -410,3 +413,8 @@ def test_queues_are_bounded_by_count_and_bytes(tiny: Pipeline) -> None:
         assert counts["motion"].waiting <= 8, "four that wait for what is missing, four in the window"
         assert stream.size_bytes < 1_000
     assert all(one.waiting == 0 for one in stream.counts.values())
+
+
+def test_what_waits_for_slow_hops_is_bounded_by_bytes(hearing: Pipeline) -> None:
+    with hearing.stream(hop_s=1e6, feeds={"sound": Feed(max_bytes=1_000)}) as stream:
+        assert stream.size_bytes == 2 * (4 * SAMPLES + 1_000), "twice the window and what waits"
