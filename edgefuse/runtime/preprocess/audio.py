@@ -16,7 +16,7 @@ from edgefuse.runtime.preprocess.files import ENCODED, origin
 from edgefuse.runtime.preprocess.tensor import delivered, fill, plain, with_length
 
 _A_SOUND = "a path, the bytes of a sound file, an array at the model's rate or a tuple (array, sample_rate_hz)"
-_MIN_RATE_HZ, _MAX_RATE_HZ = 1_000, 768_000
+MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
 # A float file may overshoot 1 a little; far beyond it stand integers that were cast to float without scaling.
 _MAX_PEAK = 32.0
 # What lies behind the model's clip still reaches its last samples through the resampler's filter.
@@ -113,11 +113,11 @@ class AudioReader:
 
     def _checked_rate(self, rate_hz: object, where: str = "") -> int:
         is_number = isinstance(rate_hz, (int, float, np.integer, np.floating)) and not isinstance(rate_hz, bool)
-        if not is_number or not _MIN_RATE_HZ <= cast(float, rate_hz) <= _MAX_RATE_HZ:
+        if not is_number or not MIN_RATE_HZ <= cast(float, rate_hz) <= MAX_RATE_HZ:
             raise InputError(
                 f"the sample rate of '{self._name}' makes no sense",
                 got=_found(shown(rate_hz, 80), where),
-                expected=f"{_MIN_RATE_HZ} to {_MAX_RATE_HZ} Hz (the model's is {self._rate_hz} Hz)",
+                expected=f"{MIN_RATE_HZ} to {MAX_RATE_HZ} Hz (the model's is {self._rate_hz} Hz)",
             )
         return round(cast(float, rate_hz))
 

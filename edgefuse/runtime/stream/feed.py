@@ -7,7 +7,9 @@ from dataclasses import dataclass, fields
 
 from edgefuse.bundle.spec import AudioPreprocess, Modality, TensorPreprocess, TextPreprocess, largest
 from edgefuse.errors import InputError, shown
+from edgefuse.runtime.preprocess.audio import MAX_RATE_HZ, MIN_RATE_HZ
 
+_MOST = 1e12  # of all: what is beyond overflows
 _SERIES_ITEMS, _LATEST_ITEMS = 4096, 8
 _POSITIVE = ("rate_hz", "window_s", "max_age_s", "jump_s", "max_items", "max_bytes")
 
@@ -81,6 +83,11 @@ class Feed:
         """Return the steps per second of what is pushed to a series, and of what the model takes."""
         if isinstance(modality.preprocess, AudioPreprocess):
             model_hz = modality.preprocess.sample_rate_hz
+            if self.rate_hz is not None and not MIN_RATE_HZ <= self.rate_hz <= MAX_RATE_HZ:
+                expected = f"{MIN_RATE_HZ} to {MAX_RATE_HZ} Hz"
+                raise InputError(
+                    f"the rate of '{modality.name}' makes no sense", got=f"{self.rate_hz:g}", expected=expected
+                )
             return self.rate_hz or model_hz, model_hz
         if self.rate_hz is None:
             raise InputError(f"the series '{modality.name}' has no rate", expected="Feed(rate_hz=…)")
@@ -111,6 +118,6 @@ class Feed:
 def _is_fine(name: str, value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if name in ("max_items", "max_bytes") else (int, float)):
         return False
-    if not math.isfinite(value) and name != "max_age_s":
+    if value > _MOST and name != "max_age_s":
         return False
-    return value > 0 if name in _POSITIVE else value >= 0
+    return value > 0 if name in _POSITIVE else value >= 0  # which NaN is not

@@ -371,6 +371,7 @@ def test_wrong_sound_and_wrong_times_are_refused(hearing: Pipeline) -> None:
         ({"feeds": {"sound": {"rate_hz": 8000}}}, "the stream's feeds make no sense: got {'sound': {'rate_hz': 8000}}"),
         ({"clock": "sun"}, "this model has no modality 'sun': expected sound or picture."),
         ({"feeds": {"smell": Feed()}}, "this model has no modality 'smell': expected sound or picture."),
+        ({"feeds": {"sound": Feed(rate_hz=1e-9)}}, "the rate of 'sound' makes no sense: got 1e-09, expected 1000 to"),
         ({"feeds": {"sound": Feed(window_s=1)}}, "the window of 'sound' does not fit the model: got 1 s, 16000 steps"),
     ],
 )
@@ -384,6 +385,8 @@ def test_settings_that_do_not_fit(hearing: Pipeline, settings: dict[str, Any], s
     ("settings", "sentence"),
     [
         ({"rate_hz": 0}, "the feed's rate_hz makes no sense: got 0, expected a number above 0."),
+        ({"jitter_s": 1e308}, "the feed's jitter_s makes no sense: got 1e+308, expected a number from 0 on."),
+        ({"max_age_s": float("nan")}, "the feed's max_age_s makes no sense: got nan"),
         ({"reorder_s": -1}, "the feed's reorder_s makes no sense: got -1, expected a number from 0 on."),
         ({"max_items": 2.5}, "the feed's max_items makes no sense: got 2.5, expected a number above 0."),
         ({"jump_s": 0.1}, "a feed that reorders further than its clock may jump: got reorder_s=0.1, jump_s=0.1"),
