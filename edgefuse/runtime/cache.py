@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from weakref import ref
 
 import numpy as np
@@ -38,10 +38,14 @@ class FeatureCache:
 
 
 class CachedSession:
-    """A session, and what it made of its last inputs; the most recently used first."""
+    """A session, and what it made of its last inputs; the most recently used first.
+
+    Attributes:
+        session: what runs.
+    """
 
     def __init__(self, session: Session, cache: FeatureCache) -> None:
-        self._session = session
+        self.session = session
         self._cache = cache
         self._kept: list[tuple[_Content, dict[str, Array]]] = []
 
@@ -56,13 +60,18 @@ class CachedSession:
                     kept.insert(0, kept.pop(position))
                 return outputs
         self._cache.misses += 1
-        outputs = self._session.run(feeds)
+        outputs = self.session.run(feeds)
         for value in outputs.values():
             value.setflags(write=False)
         if all(_is_finite(value) for value in outputs.values()):
             kept.insert(0, (content, outputs))
             del kept[self._cache.entries :]
         return outputs
+
+    def run_anew(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the outputs for feeds that nothing is remembered of, and that will not come again: a miss."""
+        self._cache.misses += 1
+        return self.session.run(feeds)
 
 
 class Kept:
@@ -72,12 +81,16 @@ class Kept:
     each modality's values stand, and never gives one to two contents. A stage that another rung runs in another
     session runs anew. Not safe for concurrent calls.
 
+    Args:
+        passing: modalities that go on, as sound does: their inputs are not looked for by content, either.
+
     Attributes:
         keys: by modality; what has none is not kept.
         hits: runs that were answered from what was kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, passing: Collection[str] = ()) -> None:
+        self._passing = frozenset(passing)
         self.keys: Mapping[str, Hashable] = {}
         self.hits = 0
         self._made: dict[str, tuple[ref[Session], Hashable, dict[str, Array]]] = {}
@@ -95,7 +108,8 @@ class Kept:
         if known is not None and known[0]() is session and known[1] == key:
             self.hits += 1
             return known[2]
-        made = session.run(feeds)
+        passing = stage.modality in self._passing
+        made = session.run_anew(feeds) if passing and isinstance(session, CachedSession) else session.run(feeds)
         if key is not None and all(port.kind != "state" for port in stage.outputs):
             self._made[stage.name] = ref(session), key, made
         return made

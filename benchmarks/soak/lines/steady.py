@@ -90,7 +90,7 @@ _FOREVER = Feed(max_age_s=1e9)
 
 
 def _picture(pipeline: Pipeline) -> npt.NDArray[np.uint8]:
-    shape = next(one for one in pipeline.manifest.model.modalities if one.name == "image").tensors[0].max_shape
+    shape = pipeline.manifest.model.modality("image").tensors[0].max_shape
     return np.random.default_rng(0).integers(0, 256, shape[1:]).astype(np.uint8)
 
 
@@ -102,7 +102,8 @@ class _Sounds:
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
-        audio = next(one for one in pipeline.manifest.model.modalities if one.name == "audio")
+        audio = pipeline.manifest.model.modality("audio")
+        self.window_s = audio.tensors[0].max_shape[1] / audio.preprocess.sample_rate_hz  # type: ignore[union-attr]
         self.rate_hz = int(audio.preprocess.sample_rate_hz)  # type: ignore[union-attr] # it is sound
         self._rng, self._number = np.random.default_rng(1), count()
 
@@ -120,24 +121,19 @@ class _Sounds:
 def _stages(pipeline: Pipeline) -> dict[str, tuple[Callable[[], object], Fraction]]:
     """Return what runs at a hop, by name: a call of it alone, and how often it runs at one."""
     sounds = _Sounds(pipeline)
-    raw = {"image": _picture(pipeline), "text": _TEXT, "audio": sounds.values(_window_s(pipeline, sounds.rate_hz))}
+    raw = {"image": _picture(pipeline), "text": _TEXT, "audio": sounds.values(sounds.window_s)}
     with _recorded(pipeline) as fed:
         pipeline.infer(pipeline.preprocess(**raw))
     sessions = {name: session for name, session in _sessions(pipeline).items() if _is_run(pipeline, name)}
     found = {name: (_alone(session, fed[name]), Fraction(1)) for name, session in sessions.items()}
     if "audio" in pipeline.streaming:
         heard = pipeline.incremental("audio")
-        heard.push(sounds.values(2 * _window_s(pipeline, sounds.rate_hz)))
+        heard.push(sounds.values(2 * sounds.window_s))
         runs = Fraction(round(HOP_S * sounds.rate_hz), heard.chunk)
         chunk = sounds.values(heard.chunk / sounds.rate_hz)[None]
         others = {name: one for name, one in found.items() if _modality(pipeline, name) != "audio"}
         found = {"audio_steps": (_steps(heard, chunk), runs), **others}
     return found
-
-
-def _window_s(pipeline: Pipeline, rate_hz: int) -> float:
-    audio = next(one for one in pipeline.manifest.model.modalities if one.name == "audio")
-    return audio.tensors[0].max_shape[1] / rate_hz
 
 
 def _alone(session: Session, feeds: Mapping[str, Array]) -> Callable[[], object]:
@@ -167,7 +163,7 @@ def _modality(pipeline: Pipeline, stage: str) -> str:
 def _sessions(pipeline: Pipeline) -> dict[str, Any]:
     with pipeline._calling() as graph:
         return {
-            name: session._session if isinstance(session, CachedSession) else session
+            name: session.session if isinstance(session, CachedSession) else session
             for name, session in graph._sessions.items()
         }
 

@@ -96,7 +96,7 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         self._intake = Intake(holder.pipeline.preprocessors, feeds, backlog * (self._hop_s or 0.0))
         self._clock = (*self._intake.series, *self._names)[0] if clock is None and self._hop_s else clock
         self._without: frozenset[str] = frozenset()
-        self._kept = Kept()
+        self._kept = Kept(self._intake.series)
         self._guard = Guard()
         self._changed = Condition(Lock())
         self._predicting = Lock()
