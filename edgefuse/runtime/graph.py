@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -18,6 +18,8 @@ from edgefuse.runtime.decoding import NO_TOKENS, TOKEN, DecoderSession
 
 Subset = tuple[str, ...]
 """Names of the modalities that are present."""
+
+_RunStage = Callable[[StageSpec, dict[str, Array]], dict[str, Array]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +100,8 @@ class Graph:
         prepared = self._prepare(present, encoded)
         # What is absent stays zero, whatever was given.
         with self.flushed:
-            pool = {TOKEN: NO_TOKENS, **values, **prepared.constants}
             run = self._run_stage if kept is None else partial(self._run_kept, kept)
-            return self._stages.run(prepared.plan, run, pool, state or prepared.state)
+            return self._walked(prepared, values, run, state)
 
     @property
     def decoder(self) -> DecoderSession | None:
@@ -117,7 +118,6 @@ class Graph:
             encoded: as of `run`.
         """
         fed: dict[str, Array] = {}
-        prepared = self._prepare(present, encoded)
 
         def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
             if stage.role != "decoder":
@@ -125,8 +125,7 @@ class Graph:
             fed.update(feeds)
             return dict.fromkeys((port.tensor.name for port in stage.outputs), NO_TOKENS)
 
-        pool = {TOKEN: NO_TOKENS, **values, **prepared.constants}
-        self._stages.run(prepared.plan, run_stage, pool, prepared.state)
+        self._walked(self._prepare(present, encoded), values, run_stage)
         return fed
 
     def run_with_features(
@@ -140,7 +139,6 @@ class Graph:
             encoded: as of `run`.
         """
         features: dict[str, Array] = {}
-        prepared = self._prepare(present, encoded)
 
         def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
             made = self._run_stage(stage, feeds)
@@ -148,7 +146,7 @@ class Graph:
                 features.update((stage.key(port), value) for port, value in made.items())
             return made
 
-        return self._stages.run(prepared.plan, run_stage, {**values, **prepared.constants}, prepared.state)[0], features
+        return self._walked(self._prepare(present, encoded), values, run_stage)[0], features
 
     @cached_property
     def after_encoders(self) -> Graph:
@@ -159,6 +157,13 @@ class Graph:
     def initial_state(self) -> dict[str, Array]:
         """Return the state before the first step."""
         return self._stages.initial(zeros_of_tensor)
+
+    def _walked(
+        self, prepared: _Prepared, values: Mapping[str, Array], run: _RunStage, state: Mapping[str, Array] | None = None
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Run a subset's plan, and return the results and the next state."""
+        pool = {TOKEN: NO_TOKENS, **values, **prepared.constants}
+        return self._stages.run(prepared.plan, run, pool, state or prepared.state)
 
     def _run_stage(self, stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
         return self._sessions[stage.name].run(feeds)
