@@ -58,8 +58,8 @@ class Incremental:
     ) -> None:
         self.modality = streamed.modality
         self._chunks: Chunks = chunks_of(streamed.stages)
-        self._window = self._chunks.window(tensor.max_shape[1])
-        self._tensor = tensor
+        self._shape, self._dtype = tensor.max_shape, np.dtype(tensor.dtype)
+        self._window = self._chunks.window(self._shape[1])
         self._steps = [_Step(stage, sessions[stage.name], self._chunks) for stage in streamed.stages]
         features = (port.tensor.name for port in streamed.stages[-1].outputs if port.kind != "state")
         self._keys = [(name, f"/{streamed.encoder}.{name}") for name in features]
@@ -128,7 +128,7 @@ class Incremental:
 
     def _checked(self, values: object) -> Array:
         """Return values as the modality's tensor has them."""
-        shape, dtype = self._tensor.max_shape, np.dtype(self._tensor.dtype)
+        shape, dtype = self._shape, self._dtype
         if not isinstance(values, np.ndarray):
             what = f"what is pushed to '{self.modality}' is no array"
             raise InputError(what, got=type(values).__name__, expected=f"{dtype} {_open(shape)}")
