@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 _NUMBERS = (0, 1, 2, 7, 8, 255, 256, 65_535, 65_536, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 2, (1 << 32) - 1)
@@ -47,6 +47,31 @@ def mutated(rng: random.Random, data: bytes, hot: int = 256) -> tuple[str, bytes
             del changed[at : at + size]
             what.append(f"{size} cut out at {at}")
     return ", ".join(what), bytes(changed)
+
+
+def edited_or_bomb(
+    rng: random.Random,
+    seeds: Mapping[str, bytes],
+    bombs: Iterator[tuple[str, Callable[[], bytes]]],
+    edited: Callable[[random.Random, str, bytes], tuple[str, bytes]],
+    chance: float,
+) -> Iterator[tuple[str, bytes, bool]]:
+    """Yield what was done to a file, the result, and whether it is a bomb: each bomb once, among edits without end.
+
+    Args:
+        rng: decides.
+        seeds: files by name.
+        bombs: what each is, and a function that makes it.
+        edited: does something to a seed.
+        chance: of a bomb before an edit, while there are any.
+    """
+    names = sorted(seeds)
+    while True:
+        if rng.random() < chance and (bomb := next(bombs, None)):
+            yield bomb[0], bomb[1](), True
+        name = rng.choice(names)
+        what, data = edited(rng, name, seeds[name])
+        yield f"{name}: {what}", data, False
 
 
 def check_refusal(text: str, named: str) -> None:

@@ -75,14 +75,8 @@ class Model:
 def attempts(rng: random.Random, folder: Path) -> Iterator[Attempt]:
     """Yield known holes and bombs, each once, among edits of small pictures of every format."""
     Image.init()
-    once = bombs()
-    names = sorted(seeds())
-    while True:
-        if rng.random() < 0.1 and (bomb := next(once, None)):
-            yield attempt(rng, folder, bomb[0], bomb[1](), ("bytes", "path"))
-        name = rng.choice(names)
-        what, data = edited(rng, name, seeds()[name])
-        yield attempt(rng, folder, f"{name}: {what}", data, ("bytes", "path", "object"))
+    for what, data, is_bomb in encoded.edited_or_bomb(rng, seeds(), bombs(), edited, 0.1):
+        yield attempt(rng, folder, what, data, ("bytes", "path") if is_bomb else ("bytes", "path", "object"))
 
 
 def attempt(rng: random.Random, folder: Path, what: str, data: bytes, ways: tuple[str, ...]) -> Attempt:

@@ -31,14 +31,8 @@ _MARGIN_S = 0.1
 def attempts(rng: random.Random, folder: Path) -> Iterator[Attempt]:
     """Yield known holes and bombs, each once, among edits of short sounds of every format and coding."""
     soxr.resample(np.zeros(100, np.float32), 8_000, RATE_HZ)  # warm
-    once = bombs()
-    names = sorted(seeds())
-    while True:
-        if rng.random() < 0.2 and (bomb := next(once, None)):
-            yield attempt(rng, folder, bomb[0], bomb[1]())
-        name = rng.choice(names)
-        what, data = edited(rng, name, seeds()[name])
-        yield attempt(rng, folder, f"{name}: {what}", data)
+    for what, data, _ in encoded.edited_or_bomb(rng, seeds(), bombs(), edited, 0.2):
+        yield attempt(rng, folder, what, data)
 
 
 def attempt(rng: random.Random, folder: Path, what: str, data: bytes) -> Attempt:

@@ -39,14 +39,8 @@ _HEIGHT, _WIDTH = 16, 24
 def attempts(rng: random.Random, folder: Path) -> Iterator[Attempt]:
     """Yield known holes and bombs, each once, among edits of short clips of every format."""
     prepared(seeds()["gif gif"], 4, 10.0, variable=True)  # warm
-    once = bombs()
-    names = sorted(seeds())
-    while True:
-        if rng.random() < 0.2 and (bomb := next(once, None)):
-            yield attempt(rng, folder, bomb[0], bomb[1]())
-        name = rng.choice(names)
-        what, data = edited(rng, name, seeds()[name])
-        yield attempt(rng, folder, f"{name}: {what}", data)
+    for what, data, _ in encoded.edited_or_bomb(rng, seeds(), bombs(), edited, 0.2):
+        yield attempt(rng, folder, what, data)
 
 
 def attempt(rng: random.Random, folder: Path, what: str, data: bytes) -> Attempt:
