@@ -59,6 +59,7 @@ class OpenBundle:
     ) -> None:
         manifest = bundle.manifest
         self.manifest: Manifest = manifest
+        self.digest = bundle.digest
         self.cache = FeatureCache() if cache else FeatureCache(entries=0)
         self._bundle = bundle
         self._warned: set[str] | None = None if backend == NOTHING else set()

@@ -46,6 +46,7 @@ class Pipeline:
 
     def __init__(self, opened: OpenBundle, rung: str | None) -> None:
         self.manifest = manifest = opened.manifest
+        self.digest = opened.digest
         self.rung = manifest.rung(rung)
         self.cache = opened.cache
         self._opened: OpenBundle | None = opened
@@ -175,10 +176,14 @@ class Pipeline:
             InputError: as for a call, or the model makes one token after the other.
             MissingExtraError, BackendError: as for a call.
         """
+        return self.explained(self.preprocess(**raw))
+
+    def explained(self, inputs: Inputs) -> Prediction:
+        """Return the answer to preprocessed inputs, with what each modality added: the second half of `explain`."""
         from edgefuse.runtime.contributions import explained  # which most programs do without
 
         self._guard.check()
-        inputs, model = self.preprocess(**raw), self.manifest.model
+        model = self.manifest.model
         with self._calling() as graph:
             outputs, contributions = explained(graph, inputs, model)
         return Prediction(outputs=outputs, spec=model.outputs, contributions=contributions)

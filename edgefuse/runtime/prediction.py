@@ -80,6 +80,15 @@ class Prediction:
         given = ((output, self._array(output)) for output in self.spec if output.name in self.outputs)
         return all(is_finite(output, value) for output, value in given)
 
+    def views(self) -> dict[str, object]:
+        """Return the views that the given outputs have, by name, as JSON tells them; an embedding is in `outputs`.
+
+        Raises:
+            InputError: if one is not finite.
+        """
+        kinds = {type(output) for output in self.spec if output.name in self.outputs}
+        return {name: getattr(self, name) for kind, names in _VIEWS.items() if kind in kinds for name in names}
+
     @property
     def label(self) -> str:
         """The most probable class."""
@@ -182,6 +191,14 @@ class Prediction:
             got=", ".join(f"'{o.name}' ({type(o).__name__.removesuffix('Output').lower()})" for o in self.spec),
             fix="read prediction.outputs, or the view that fits",
         )
+
+
+_VIEWS: Mapping[type, tuple[str, ...]] = {
+    ClassOutput: ("label", "score", "scores"),
+    LabelsOutput: ("labels",),
+    ValuesOutput: ("values",),
+    TokensOutput: ("text",),
+}
 
 
 def chances(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
