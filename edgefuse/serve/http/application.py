@@ -6,9 +6,8 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as LateError
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from typing import TypeVar
@@ -43,6 +42,7 @@ class Parts:
         limits: of the service.
         metrics: that are counted.
         token: that requests must carry, or None.
+        given_up: is done when the service waits for answers no longer.
     """
 
     live: Live
@@ -50,6 +50,7 @@ class Parts:
     limits: Limits
     metrics: Metrics
     token: Token | None
+    given_up: Future[None] = field(default_factory=Future)
 
 
 class Application:
@@ -72,6 +73,7 @@ class Application:
             MAX_FORM_PARTS=parts.limits.parts,
             TRAP_HTTP_EXCEPTIONS=False,
             PROPAGATE_EXCEPTIONS=False,
+            PROVIDE_AUTOMATIC_OPTIONS=False,
         )
         app.logger.disabled = True  # it would log the path of a request, and what an error quotes
         app.before_request(self._admit)
@@ -103,7 +105,8 @@ class Application:
         if not generates(model):
             raise Refusal(404, "this model makes no tokens one after the other", fix="send the request to /v1/predict")
         raw, generation = raw_inputs(request, model)
-        events = Events(self._parts.queue, config_of(generation), raw, self._parts.metrics.token)
+        config = config_of(generation)
+        events = Events(self._parts.queue, config, raw, self._parts.metrics.token, self._parts.given_up.done)
         events.begin(self._parts.limits.answer_s)
         return Response(_Stream(events), mimetype="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
@@ -127,11 +130,11 @@ class Application:
 
     def _answered(self, future: Future[T]) -> T:
         timeout_s = self._parts.limits.answer_s
-        try:
-            return future.result(timeout_s)
-        except LateError:
-            future.cancel()
-            raise Refusal(503, "there was no answer in time", expected=f"one in {timeout_s:g} s") from None
+        done, _ = wait((future, self._parts.given_up), timeout_s, FIRST_COMPLETED)
+        if future in done:
+            return future.result()
+        future.cancel()
+        raise Refusal(503, "there was no answer in time", expected=f"one in {timeout_s:g} s")
 
     def _admit(self) -> None:
         token = self._parts.token

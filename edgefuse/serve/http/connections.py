@@ -41,6 +41,7 @@ class Connection(HTTPConnection):  # type: ignore[misc]
         head: of the request, once that is whole.
         since_s: when this part of the request began, or the connection became idle, by the monotonic clock.
         active_s: when bytes came last.
+        is_new: no request has come over it yet.
         lingering: it was refused: what still comes is dropped, so that the peer can read why.
     """
 
@@ -52,6 +53,7 @@ class Connection(HTTPConnection):  # type: ignore[misc]
         self.buffer = bytearray()
         self.head: Head | None = None
         self.lingering = False
+        self.is_new = True
         self.since_s = self.active_s = time.monotonic()
         self._checked = self._begin = 0
 
@@ -89,6 +91,7 @@ class Connection(HTTPConnection):  # type: ignore[misc]
             self.rfile = Whole(bytes(view[:end]))
         del self.buffer[:end]
         self.head, self._checked, self._begin = None, 0, 0
+        self.is_new = False
         return end
 
     def send(self, data: bytes) -> None:
@@ -138,6 +141,7 @@ class Connections(ConnectionManager):  # type: ignore[misc]
         self._limits, self._refused = limits, refused
         self._lock = threading.Lock()
         self._open: dict[Connection, int] = {}  # and the bytes that each holds
+        self._listening = True
 
     def received(self, connection: Connection) -> None:
         """Go on with a connection that is new or has something to read; called by the thread that waits."""
@@ -159,6 +163,17 @@ class Connections(ConnectionManager):  # type: ignore[misc]
             self._wait(connection)
         else:
             self._append(connection, data)
+
+    def listen_no_more(self) -> None:
+        """Accept no more connections; the thread that waits does it within half a second."""
+        self._listening = False
+
+    @property
+    def expects(self) -> bool:
+        """Whether new connections may come, or a request is coming over one that was accepted."""
+        if self.server.socket is not None:
+            return True
+        return any(one.is_new or one.buffer for one in self._waiting() if not one.lingering)
 
     def put(self, connection: Connection) -> None:
         """Take a connection back whose request was answered; called by the thread that did."""
@@ -244,8 +259,12 @@ class Connections(ConnectionManager):  # type: ignore[misc]
         connection.close()
 
     def _expire(self, threshold: float) -> None:
-        """End what takes too long; called by the thread that waits, about twice a second."""
+        """End what takes too long; called by the thread that waits, some times in a second."""
         del threshold  # of cheroot, which knows one time for everything
+        if not self._listening and self.server.socket is not None:
+            self._selector.unregister(self.server.socket.fileno())
+            self.server.socket.close()
+            self.server.socket = None
         now, limits = time.monotonic(), self._limits
         for one in self._waiting():
             if one.lingering or not one.buffer:

@@ -13,12 +13,15 @@ from typing import Any
 import msgspec
 
 from edgefuse.bundle.spec import ModelSpec, TokensOutput
-from edgefuse.errors import EdgefuseError, InputError, cited, shown
+from edgefuse.errors import EdgefuseError, InputError, shown
 from edgefuse.runtime.generation.config import GenerationConfig
 from edgefuse.runtime.pipeline import Pipeline
 from edgefuse.serve.http.answers import encoded
 from edgefuse.serve.http.refusal import ErrorAnswer, ErrorDetail, Refusal
 from edgefuse.serve.queue import Queue
+
+_PAUSE_S = 0.5
+_COMMENT = b":\n\n"
 
 
 class TokenEvent(msgspec.Struct, frozen=True):
@@ -88,21 +91,28 @@ class Events:
         config: how tokens are chosen.
         raw: inputs by modality.
         made: is called at each token.
+        ended: tells whether the service waits no longer.
 
     Raises:
         Full, Draining: as for `Queue.submit`.
     """
 
     def __init__(
-        self, queue: Queue, config: GenerationConfig, raw: Mapping[str, object], made: Callable[[], object]
+        self,
+        queue: Queue,
+        config: GenerationConfig,
+        raw: Mapping[str, object],
+        made: Callable[[], object],
+        ended: Callable[[], bool],
     ) -> None:
         self._parts: SimpleQueue[TokenEvent | None] = SimpleQueue()
         self._given_up = threading.Event()
-        self._config, self._raw, self._made = config, raw, made
+        self._config, self._raw, self._made, self._ended = config, raw, made, ended
         self._admitted_s = time.perf_counter()
         self._end: Future[EndEvent] = queue.submit(self._generate)
         self._end.add_done_callback(lambda _: self._parts.put(None))
         self._first: TokenEvent | None = None
+        self._next: TokenEvent | None = None
 
     def begin(self, timeout_s: float) -> None:
         """Wait for the first token, so that an input that is wrong has a status of its own.
@@ -110,11 +120,15 @@ class Events:
         Raises:
             EdgefuseError: as for `Pipeline.generate`, or there is none in time.
         """
-        try:
-            self._first = self._parts.get(timeout=timeout_s)
-        except Empty:
-            self.close()
-            raise Refusal(503, "there was no token in time", expected=f"one in {timeout_s:g} s") from None
+        until = time.monotonic() + timeout_s
+        while True:
+            try:
+                self._first = self._parts.get(timeout=_PAUSE_S)
+                break
+            except Empty:
+                if self._ended() or time.monotonic() > until:
+                    self.close()
+                    raise Refusal(503, "there was no token in time", expected=f"one in {timeout_s:g} s") from None
         if self._first is None:
             self._end.result()
 
@@ -123,10 +137,23 @@ class Events:
             part = self._first
             while part is not None:
                 yield event("token", part)
-                part = self._parts.get()
+                yield from self._waited()
+                part = self._next
             yield self._last()
         finally:
             self.close()
+
+    def _waited(self) -> Iterator[bytes]:
+        """Wait for the next token; a comment now and then finds out whether somebody still reads."""
+        while True:
+            try:
+                self._next = self._parts.get(timeout=_PAUSE_S)
+                return
+            except Empty:
+                if self._ended():
+                    self._next = None
+                    return
+                yield _COMMENT
 
     def close(self) -> None:
         """Make no more tokens: nobody reads them."""
@@ -134,10 +161,12 @@ class Events:
         self._end.cancel()
 
     def _last(self) -> bytes:
+        if not self._end.done():
+            return _error("service_unavailable", "the service ends.")
         try:
             return event("end", self._end.result())
         except EdgefuseError as error:
-            return event("error", ErrorAnswer(ErrorDetail("internal_server_error", cited(error))))
+            return _error("internal_server_error", str(error))
 
     def _generate(self, pipeline: Pipeline) -> EndEvent:
         """Make the tokens; what the queue calls."""
@@ -163,6 +192,10 @@ class Events:
             first_token_ms=1e3 * ((first or ended) - began),
             all_ms=1e3 * (ended - began),
         )
+
+
+def _error(code: str, sentence: str) -> bytes:
+    return event("error", ErrorAnswer(ErrorDetail(code, sentence)))
 
 
 def event(name: str, data: object) -> bytes:

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import traceback as traceback_
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,9 @@ from edgefuse.serve.http.limits import Limits
 from edgefuse.serve.http.tls import Tls
 
 _log = logging.getLogger(__name__)
+_PAUSE_S = 0.02
+_SHARE_OF_COMING = 0.5
+"""Of the time that an ending may take: for requests that are coming over connections that were accepted."""
 
 
 class Server(wsgi.Server):  # type: ignore[misc]
@@ -40,6 +44,7 @@ class Server(wsgi.Server):  # type: ignore[misc]
     """
 
     ConnectionClass = Connection
+    expiration_interval = 0.2
 
     def __init__(
         self,
@@ -85,7 +90,11 @@ class Server(wsgi.Server):  # type: ignore[misc]
         Args:
             timeout_s: after which a connection that still sends or receives is cut.
         """
-        self.shutdown_timeout = timeout_s
+        until = time.monotonic() + timeout_s
+        self._connections.listen_no_more()
+        while self._connections.expects and time.monotonic() < until - timeout_s * (1 - _SHARE_OF_COMING):
+            time.sleep(_PAUSE_S)
+        self.shutdown_timeout = max(_PAUSE_S, until - time.monotonic())
         self.stop()
         if self._thread.is_alive():
             self._thread.join()
@@ -99,7 +108,13 @@ class Server(wsgi.Server):  # type: ignore[misc]
         self._connections.forget(connection)
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
-        """Log where something went wrong; what cheroot says of it may quote a request, and is left out."""
+        """Log where something went wrong; what cheroot says of it may quote a request, and is left out.
+
+        Args:
+            msg: is not logged.
+            level: is that of the kind of error.
+            traceback: is logged where the error is a bug.
+        """
         error = sys.exc_info()[1]
         if error is None or isinstance(error, OSError):
             _log.debug("a connection ended: %s", type(error).__name__)

@@ -17,7 +17,7 @@ from edgefuse.serve.http.token import Token, is_loopback
 from edgefuse.serve.queue import Queue
 
 _SPARE_THREADS = 16
-_SHARE_OF_CALLS = 0.8
+_SHARE_OF_CALLS = 0.7
 """Of the time that an ending may take: what runs is waited for so long, and what is sent after that."""
 
 
@@ -67,10 +67,11 @@ class Http:
             )
         self._queue = queue
         metrics = Metrics(live, queue)
-        application = Application(Parts(live, queue, settings.limits, metrics, settings.token))
+        parts = Parts(live, queue, settings.limits, metrics, settings.token)
+        self._given_up = parts.given_up
         self._server = Server(
             (host, port),
-            application.flask,
+            Application(parts).flask,
             settings.limits,
             threads=queue.depth + _SPARE_THREADS,
             tls=settings.tls,
@@ -87,7 +88,8 @@ class Http:
             timeout_s: after which what is not answered yet is given up.
         """
         until = time.monotonic() + timeout_s
-        self._queue.drain(timeout_s * _SHARE_OF_CALLS)
+        if not self._queue.drain(timeout_s * _SHARE_OF_CALLS) and not self._given_up.done():
+            self._given_up.set_result(None)
         self._server.end(max(0.1, until - time.monotonic()))
 
     def __enter__(self) -> Http:

@@ -52,5 +52,11 @@ class Tls(Adapter):
         return {}
 
     def makefile(self, sock: Any, mode: str = "r", bufsize: int = -1) -> Any:
-        """Return a file over a socket."""
+        """Return a file over a socket.
+
+        Args:
+            sock: of a connection.
+            mode: `rb` or `wb`.
+            bufsize: in bytes.
+        """
         return MakeFile(sock, mode, bufsize)
