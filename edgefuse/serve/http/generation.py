@@ -145,15 +145,13 @@ class Events:
 
     def _waited(self) -> Iterator[bytes]:
         """Wait for the next token; a comment now and then finds out whether somebody still reads."""
-        while True:
+        while not self._ended():
             try:
                 self._next = self._parts.get(timeout=_PAUSE_S)
                 return
             except Empty:
-                if self._ended():
-                    self._next = None
-                    return
                 yield _COMMENT
+        self._next = None
 
     def close(self) -> None:
         """Make no more tokens: nobody reads them."""
