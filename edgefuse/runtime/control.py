@@ -154,7 +154,7 @@ def ask(path: str | os.PathLike[str], bundle: str | None, digest: str | None, *,
             connection.connect(os.fspath(path))
             connection.sendall(line)
             answer = decode(_line(connection, timeout_seconds), Answer)
-        except (OSError, msgspec.MsgspecError, RecursionError) as error:
+        except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
             raise InputError(
                 f"no process answers at the socket '{os.fspath(path)}'",
                 got=reason(error),
@@ -180,7 +180,7 @@ def _bound(path: Path) -> socket.socket:
         path.chmod(stat.S_IRUSR | stat.S_IWUSR)
         listener.listen()
         listener.setblocking(False)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
         listener.close()
         raise InputError(f"the socket '{path}' cannot be made", got=reason(error)) from error
     except InputError:

@@ -201,6 +201,13 @@ def test_nothing_else_is_removed(live: Live, place: Path) -> None:
     assert (place / "taken").exists()
 
 
+def test_a_path_that_no_system_takes_is_refused(live: Live) -> None:
+    with pytest.raises(InputError, match="the socket '.*' cannot be made: got .*null"):
+        live.listen("a\0b")
+    with pytest.raises(InputError, match="no process answers at the socket"):
+        control.ask("a\0b", None, None)
+
+
 def test_a_forked_child_that_ends_leaves_the_socket(live: Live, place: Path) -> None:
     in_child(live.close)
     assert told(place, b"{}\n")["ok"]
