@@ -202,7 +202,7 @@ def test_nothing_else_is_removed(live: Live, place: Path) -> None:
 
 
 def test_a_path_that_no_system_takes_is_refused(live: Live) -> None:
-    with pytest.raises(InputError, match="the socket '.*' cannot be made: got .*null"):
+    with pytest.raises(InputError, match=r"the socket '.*' cannot be made: got .*null"):
         live.listen("a\0b")
     with pytest.raises(InputError, match="no process answers at the socket"):
         control.ask("a\0b", None, None)
