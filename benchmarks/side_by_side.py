@@ -65,7 +65,7 @@ def compared(path: str, rounds: int) -> dict[str, object]:
         ways: dict[str, Call] = {
             "one_thread": lambda: [call() for call in one.values()],
             "two_threads": lambda: [call() for call in two.values()],
-            "side_by_side": lambda: (others.put(True), one[first](), done.get()),
+            "side_by_side": partial(_side_by_side, one[first], others, done),
         }
         taken = _timed(ways, rounds)
         others.put(None)
@@ -103,6 +103,12 @@ def _modalities(pipeline: Pipeline, inputs: Inputs) -> dict[str, Call]:
 def _run(chain: Sequence[tuple[Any, Mapping[str, Array]]]) -> None:
     for session, feeds in chain:
         session.run(feeds)
+
+
+def _side_by_side(mine: Call, others: SimpleQueue[bool | None], done: SimpleQueue[None]) -> None:
+    others.put(True)
+    mine()
+    done.get()
 
 
 def _serve(asked: SimpleQueue[bool | None], done: SimpleQueue[None], calls: Sequence[Call]) -> None:

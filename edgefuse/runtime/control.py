@@ -148,13 +148,14 @@ def ask(path: str | os.PathLike[str], bundle: str | None, digest: str | None, *,
         line = _encoded(Request(bundle, digest))
     except UnicodeEncodeError:
         raise InputError("the path of the bundle cannot be sent", got=ascii(bundle), expected="UTF-8") from None
+    _check_path(path)
     with _unix_socket() as connection:
         try:
             connection.settimeout(timeout_seconds)
             connection.connect(os.fspath(path))
             connection.sendall(line)
             answer = decode(_line(connection, timeout_seconds), Answer)
-        except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
+        except (OSError, msgspec.MsgspecError, RecursionError) as error:
             raise InputError(
                 f"no process answers at the socket '{os.fspath(path)}'",
                 got=reason(error),
@@ -165,6 +166,12 @@ def ask(path: str | os.PathLike[str], bundle: str | None, digest: str | None, *,
     return answer.said
 
 
+def _check_path(path: str | os.PathLike[str]) -> None:
+    """Refuse a NUL: Python hands such a path to the system, which takes what stands before it."""
+    if "\0" in os.fspath(path):
+        raise InputError("the path of a socket holds a NUL", got=repr(os.fspath(path)), expected="a path")
+
+
 def _unix_socket() -> socket.socket:
     if not hasattr(socket, "AF_UNIX"):
         raise InputError("this system has no unix sockets", fix="call live.swap() in the process itself")
@@ -173,6 +180,7 @@ def _unix_socket() -> socket.socket:
 
 def _bound(path: Path) -> socket.socket:
     """Return a socket that listens at a path; nobody can connect before its mode is 0600."""
+    _check_path(path)
     listener = _unix_socket()
     try:
         _clear(path)
@@ -180,7 +188,7 @@ def _bound(path: Path) -> socket.socket:
         path.chmod(stat.S_IRUSR | stat.S_IWUSR)
         listener.listen()
         listener.setblocking(False)
-    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
+    except OSError as error:
         listener.close()
         raise InputError(f"the socket '{path}' cannot be made", got=reason(error)) from error
     except InputError:

@@ -121,13 +121,15 @@ def test_what_waits_behind_a_gap_is_predicted_from_when_nothing_more_comes(tiny:
 
 
 def test_numbers_of_numpy_are_numbers(hearing: Pipeline) -> None:
-    feed: Any = Feed(max_items=np.int64(4), max_age_s=np.float32(0.5))
+    numbers: dict[str, Any] = {"max_items": np.int64(4), "max_age_s": np.float32(0.5)}
+    feed = Feed(**numbers)
     assert (type(feed.max_items), type(feed.max_age_s)) == (int, float)
     settings: dict[str, Any] = {"deadline_ms": np.float32(50), "hop_s": np.float32(0), "backlog": np.int8(2)}
     with hearing.stream(feeds={"sound": feed}, **settings) as stream:
         stream.push("sound", sound(0.1), 0.0)
         assert stream.poll() is not None
-    for wrong in (np.bool_(True), np.zeros(2), 1j):
+    refused: list[Any] = [np.bool_(True), np.zeros(2), 1j]
+    for wrong in refused:
         with pytest.raises(InputError, match="the stream's deadline_ms makes no sense"):
             hearing.stream(wrong)
         with pytest.raises(InputError, match="the feed's max_age_s makes no sense"):
