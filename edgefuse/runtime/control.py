@@ -148,6 +148,7 @@ def ask(path: str | os.PathLike[str], bundle: str | None, digest: str | None, *,
         line = _encoded(Request(bundle, digest))
     except UnicodeEncodeError:
         raise InputError("the path of the bundle cannot be sent", got=ascii(bundle), expected="UTF-8") from None
+    _check_path(path)
     with _unix_socket() as connection:
         try:
             connection.settimeout(timeout_seconds)
@@ -165,6 +166,12 @@ def ask(path: str | os.PathLike[str], bundle: str | None, digest: str | None, *,
     return answer.said
 
 
+def _check_path(path: str | os.PathLike[str]) -> None:
+    """Refuse a NUL: Python hands such a path to the system, which takes what stands before it."""
+    if "\0" in os.fspath(path):
+        raise InputError("the path of a socket holds a NUL", got=repr(os.fspath(path)), expected="a path")
+
+
 def _unix_socket() -> socket.socket:
     if not hasattr(socket, "AF_UNIX"):
         raise InputError("this system has no unix sockets", fix="call live.swap() in the process itself")
@@ -173,6 +180,7 @@ def _unix_socket() -> socket.socket:
 
 def _bound(path: Path) -> socket.socket:
     """Return a socket that listens at a path; nobody can connect before its mode is 0600."""
+    _check_path(path)
     listener = _unix_socket()
     try:
         _clear(path)

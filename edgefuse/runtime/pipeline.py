@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgefuse.bundle.reader import Bundle, is_pinned, open_bundle
 from edgefuse.bundle.spec import largest
-from edgefuse.errors import BundleError, EdgefuseError, InputError
+from edgefuse.errors import BundleError, EdgefuseError, InputError, shown
 from edgefuse.runtime.backends.backend import Array, SessionOptions
 from edgefuse.runtime.graph import Graph
 from edgefuse.runtime.graph import Inputs as Inputs
@@ -262,17 +262,16 @@ class Pipeline:
             BundleError, BackendError, MissingExtraError: as for `at`.
         """
         found = streamed_at(self.manifest.streamed or (), self.rung.name)
-        if modality not in found:
+        if not isinstance(modality, str) or modality not in found:
             raise InputError(
-                f"the modality {modality!r} is not encoded chunk by chunk at the rung '{self.rung.name}'",
+                f"the modality '{shown(modality, 80)}' is not encoded chunk by chunk at the rung '{self.rung.name}'",
                 expected=" or ".join(found) or "none of this bundle",
                 fix="keep the last window of it, and give that to each call",
             )
         opened, one = self._opened, found[modality]
         if opened is None:
             raise _closed()
-        tensor = self.manifest.model.modality(modality).tensors[0]
-        return Incremental(one, tensor, opened.steps(one, self.rung), self._calling)
+        return Incremental(one, self.preprocessors[modality], opened.steps(one, self.rung), self._calling)
 
     @contextmanager
     def _calling(self) -> Iterator[Graph]:
