@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     """Predict once and show label, scores and latency; or search an index, and show what is near."""
     with open_bundle(arguments.bundle, digest=arguments.digest) as bundle:
         raw = modalities.parse(bundle.manifest.model, extra, arguments.parser)
-        raw |= searching.query(arguments, bundle.manifest.model)
+        raw |= searching.query(arguments, bundle.manifest.model, raw)
         if not raw:
             known = [modalities.option(m, arguments.parser) for m in bundle.manifest.model.modalities]
             raise InputError("no input is given", expected=" or ".join(known), fix="see 'edgefuse run --help'")
