@@ -208,7 +208,7 @@ class Pipeline:
                 made = ", ".join(f"'{output.name}'" for output in self.manifest.model.outputs)
                 raise InputError("this model makes no tokens one after the other", got=made, fix="call the pipeline")
             feeds = graph.before_decoder(inputs.values, inputs.present, inputs.encoded)
-        return Generation(decoder, feeds, config or GenerationConfig(), self._calling)
+        return Generation(decoder, feeds, GenerationConfig() if config is None else config, self._calling)
 
     def stream(
         self,
@@ -276,6 +276,7 @@ class Pipeline:
     @contextmanager
     def _calling(self) -> Iterator[Graph]:
         """Hold the bundle's lock for one call of a runtime."""
+        self._guard.check()
         with self._turns, self._guard.lock:
             if self._graph is None:
                 raise _closed()
