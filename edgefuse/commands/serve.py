@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from edgefuse.commands import console, terminal
@@ -71,8 +71,7 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         stack.callback(queue.close)
         addresses, closers = _start(arguments, queue, live)
         _announce(addresses, as_json=arguments.json)
-        while not ended.wait(1.0):
-            pass
+        ended.get()
         if not _end(queue, closers):
             terminal.complain("edgefuse: some answers did not end in time")
             terminal.flush()
@@ -87,7 +86,7 @@ def _start(
     addresses: dict[str, str] = {}
     closers: list[Callable[[float], object]] = []
     try:
-        if arguments.wyoming is not None:
+        if arguments.wyoming is not None:  # the other service over the same queue: its address, and what closes it
             raise InputError("this edgefuse has no Wyoming service", got=arguments.wyoming, fix="leave --wyoming out")
         if arguments.http is not None or arguments.wyoming is None:
             from edgefuse.serve.http.access import read_token
@@ -118,11 +117,11 @@ def _announce(addresses: dict[str, str], *, as_json: bool) -> None:
 
 
 @contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Within the block, SIGTERM and SIGINT set the event that is given, instead of what they do else."""
-    ended = threading.Event()
+def _signals() -> Iterator[SimpleQueue[int]]:
+    """Within the block, SIGTERM and SIGINT are put into the queue that is given, instead of what they do else."""
+    ended: SimpleQueue[int] = SimpleQueue()  # its `put` may interrupt its `get`; an event would wait for itself
     kinds = (signal.SIGTERM, signal.SIGINT)
-    before = {kind: signal.signal(kind, lambda *_: ended.set()) for kind in kinds}
+    before = {kind: signal.signal(kind, lambda number, _: ended.put(number)) for kind in kinds}
     try:
         yield ended
     finally:

@@ -8,6 +8,7 @@ that connect and say nothing hold nobody up.
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 import sys
 import threading
@@ -57,7 +58,7 @@ class Tls(Adapter):
         wrapped = self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         return wrapped, self.get_environ(wrapped)
 
-    def get_environ(self, sock: Any) -> dict[str, str]:
+    def get_environ(self, sock: Any = None) -> dict[str, str]:
         """Return what WSGI is to know of a connection."""
         return {"wsgi.url_scheme": "https", "HTTPS": "on"}
 
@@ -77,6 +78,7 @@ class Server(CherootServer):
     """
 
     ConnectionClass = Connection
+    _connections: Any  # its manager of connections, since `prepare`
 
     def __init__(self, address: tuple[str, int], app: Any, limits: Limits, tls: Tls | None = None) -> None:
         super().__init__(
@@ -86,7 +88,7 @@ class Server(CherootServer):
             max=limits.threads,
             server_name="edgefuse",
             request_queue_size=128,
-            timeout=limits.idle_s,
+            timeout=math.ceil(limits.idle_s),
             shutdown_timeout=1,
         )
         self.limits = limits

@@ -78,7 +78,7 @@ class Request(HTTPRequest):
 
     def read_request_headers(self) -> bool:
         """Read the fields, and answer where they are wrong; whether they are right."""
-        if not super().read_request_headers():
+        if not super().read_request_headers():  # type: ignore[no-untyped-call]
             return False
         if b"Transfer-Encoding" in self.inheaders:
             self.simple_response("411 Length Required", "A request says its length: send Content-Length.")
@@ -90,7 +90,8 @@ class Request(HTTPRequest):
 
     def send_headers(self) -> None:
         """Send the status and fields; after an error the rest of the request is not read, and the connection ends."""
-        if int(self.status[:3]) >= 400 and getattr(self.rfile, "remaining", 0):
+        unread: int = getattr(self.rfile, "remaining", 0)
+        if unread and int(self.status[:3]) >= 400:
             self.close_connection = self.conn.rude = True
         super().send_headers()
 
