@@ -62,7 +62,7 @@ class Tls(Adapter):
         """Return what WSGI is to know of a connection."""
         return {"wsgi.url_scheme": "https", "HTTPS": "on"}
 
-    def makefile(self, sock: Any, mode: str = "r", bufsize: int = -1) -> Any:
+    def makefile(self, *_: Any) -> Any:
         """Is not called: a connection makes its files itself."""
         raise NotImplementedError
 
