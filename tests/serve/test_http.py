@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 import ssl
 import subprocess
 import threading
@@ -145,7 +146,12 @@ def test_the_model_its_description_and_figures_are_told(serving: Serving, motion
 
 def test_what_is_over_the_queue_gets_429_with_a_time(serving: Serving, motion: dict[str, Any]) -> None:
     client, free, began = serving(depth=2), threading.Event(), threading.Event()
-    held = client.queue.submit(lambda _: (began.set(), free.wait(30)))
+
+    def hold(_: object) -> bool:
+        began.set()
+        return free.wait(30)
+
+    held = client.queue.submit(hold)
     assert began.wait(30)
     with ThreadPoolExecutor(8) as clients:
         asked = [clients.submit(client.ask, "POST", "/v1/predict", motion) for _ in range(8)]
@@ -217,7 +223,7 @@ def test_https(serving: Serving, tmp_path: Path, motion: dict[str, Any]) -> None
     subprocess.run([*command, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
     client = serving(tls=(certificate, key))
     context = ssl.create_default_context(cafile=str(certificate))
-    silent = [__import__("socket").create_connection(client.address) for _ in range(3)]  # no handshake holds us up
+    silent = [socket.create_connection(client.address) for _ in range(3)]  # no handshake holds us up
     request = urllib.request.Request(f"{client.service.url}/v1/predict", json.dumps(motion).encode())
     request.add_header("Content-Type", "application/json")
     with urllib.request.urlopen(request, context=context, timeout=30) as answer:
