@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any, TypeAlias
 
 import msgspec
 
-from edgefuse import __version__
 from edgefuse.bundle.spec import Modality, ModelSpec, TensorPreprocess, TextPreprocess
 from edgefuse.runtime.generation.config import GenerationConfig
 from edgefuse.serve.http.answers import Answer, Failure, Health, Made, Model, Whole
@@ -39,7 +39,7 @@ def describe(model: ModelSpec, *, generates: bool, with_token: bool) -> _Json:
     (_, components) = msgspec.json.schema_components(_SENT, ref_template="#/components/schemas/{name}")
     document: _Json = {
         "openapi": "3.1.0",
-        "info": {"title": f"edgefuse: {model.name}", "version": __version__},
+        "info": {"title": f"edgefuse: {model.name}", "version": version("edgefuse")},
         "paths": {
             "/v1/model": {"get": _get("What is served.", _json("Model"), with_token)},
             "/healthz": {"get": _health()},
