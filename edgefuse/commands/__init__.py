@@ -14,6 +14,7 @@
 - `verify`: `edgefuse verify`;
 - `searching`: what `run --index` does;
 - `run`: `edgefuse run`;
+- `serve`: `edgefuse serve`;
 - `swap`: `edgefuse swap`;
 - `index`: `edgefuse index`;
 - `bench`: `edgefuse bench`;
