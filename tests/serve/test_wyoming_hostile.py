@@ -149,15 +149,20 @@ def test_whoever_does_not_read_is_left(tmp_path: Path) -> None:
             time.sleep(0.01)
 
 
+class PanicError(BaseException):
+    """As runtimes written in Rust raise it."""
+
+
+@pytest.mark.parametrize("kind", [KeyError, PanicError])
 def test_a_bug_is_logged_without_what_was_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
 ) -> None:
     def fail(_: object) -> None:
-        raise KeyError(SECRET)
+        raise kind(SECRET)
 
     with serving(intents(tmp_path / "i.edgefuse")) as service:
         monkeypatch.setattr(service.queue, "submit", fail)
         (error,) = asked(service.uri, Recognize(SECRET).event())
         assert (error.type, error.data["code"]) == ("error", "failed")
-    assert "KeyError" in caplog.text
+    assert kind.__name__ in caplog.text
     assert SECRET not in caplog.text + error.data["text"]

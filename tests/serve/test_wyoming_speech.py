@@ -61,6 +61,16 @@ def test_the_sound_of_an_utterance_is_fused_with_its_text_once(service: Service)
     assert understood(service) == ("HassTurnOff", ["text"])
 
 
+@pytest.mark.parametrize(("rate_hz", "width", "channels"), [(8000, 1, 2), (44100, 3, 1), (48000, 4, 2)])
+def test_sound_of_another_format_is_converted(service: Service, rate_hz: int, width: int, channels: int) -> None:
+    loud = (b"\xff" * (width - 1) + (b"\xff" if width == 1 else b"\x7f")) * channels * (rate_hz // 5)
+    start, chunk = (
+        kind.event() for kind in (AudioStart(rate_hz, width, channels), AudioChunk(rate_hz, width, channels, loud))
+    )
+    assert asked(service.uri, TRANSCRIBE, start, chunk, STOP)[0].type == "transcript"
+    assert understood(service) == ("HassTurnOn", ["audio", "text"])
+
+
 def test_sound_is_not_fused_with_what_was_typed_meanwhile(service: Service) -> None:
     heard(service)
     assert understood(service, "please stop")[1] == ["text"]

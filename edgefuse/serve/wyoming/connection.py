@@ -127,9 +127,9 @@ class Connection:
         except EdgefuseError as error:
             await self._say(error)
             return event.type not in _OF_SOUND  # the rest of a stream would only fail again
-        except _GoneError:
+        except (_GoneError, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             raise
-        except Exception as error:  # noqa: BLE001 - one request must not end the service
+        except BaseException as error:  # noqa: BLE001 - one request must not end the service; a panic in a runtime is one
             # Its message may quote what was said, which no log is to hold: where it happened is enough.
             where = "".join(traceback.format_tb(error.__traceback__))
             _log.error("a bug of ours, or of a runtime: %s\n%s", type(error).__name__, where)
@@ -213,7 +213,8 @@ class Connection:
         await self._end_hearing()
         recogniser = Recogniser(settings.recogniser, self._limits)
         self._hearing = Hearing(recogniser, utterances, self._shared.roles.clip_s, self._limits, self._write)
-        await self._hearing.start(self._transcribe or Transcribe().event(), event)
+        transcribe, self._transcribe = self._transcribe or Transcribe().event(), None
+        await self._hearing.start(transcribe, event)
 
     async def _hear(self, event: Event) -> None:
         if self._hearing is None:
