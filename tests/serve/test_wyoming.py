@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import stat
 import sys
@@ -20,7 +21,9 @@ from wyoming.intent import Intent, Recognize
 from wyoming.ping import Ping
 
 import edgefuse
+from edgefuse.commands.voice import add_voice_arguments, start_voice
 from edgefuse.errors import InputError, MissingExtraError
+from edgefuse.serve.queue import Queue
 from edgefuse.serve.wyoming.address import address_of
 from edgefuse.serve.wyoming.announcement import announced
 from edgefuse.serve.wyoming.limits import Limits
@@ -127,7 +130,7 @@ def test_what_was_asked_is_answered_before_the_end(bundle: Path) -> None:
     with serving(bundle) as service, ThreadPoolExecutor() as threads:
         with service.busy():
             waiting = threads.submit(asked, service.uri, transcript("go"))
-            service.queue.admitted.acquire()
+            service.queue.taken.acquire()
             ending = threads.submit(service.running.close, 30.0)
             while not service.running._closing.is_set():
                 time.sleep(0.01)
@@ -228,3 +231,24 @@ def test_the_network_is_told_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> N
     assert names == ("_wyoming._tcp.local.", "kitchen._wyoming._tcp.local.")
     assert told == {"addresses": [b"\xc0\x00\x02\x07"], "port": 10400}
     assert calls[1:] == ["running", "unregistered", "closed"]
+
+
+def test_the_command_starts_what_its_arguments_ask_for(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--wyoming")
+    add_voice_arguments(parser)
+    given = parser.parse_args(
+        ["--wyoming", "tcp://127.0.0.1:0", "--asr", "tcp://127.0.0.1:9", "--language", "de", "--threshold", "0.99999"]
+    )
+    with edgefuse.Live(bundle) as live:
+        queue = Queue(live, depth=2)
+        with start_voice(given, queue, live) as service:
+            (info,) = asked(service.uri, Describe().event())
+            assert info.data["asr"][0]["models"][0]["languages"] == ["de"]
+            assert asked(service.uri, transcript("not not not not not go"))[0].type == "not-recognized"
+        for name in [name for name in sys.modules if name.startswith(("wyoming", "edgefuse.serve.wyoming"))]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, "wyoming", None)
+        with pytest.raises(MissingExtraError, match=r"serving voice assistants needs .*edgefuse\[wyoming\]"):
+            start_voice(given, queue, live)
+        queue.close()

@@ -21,7 +21,7 @@ from edgefuse.serve.wyoming.settings import Settings
 from tests.serve.voice import Service, asked, intents, serving
 
 SECRET = "the code is 4711"
-QUICK = Limits(idle_s=0.3, event_s=0.3, connections=8, connection_bytes=200_000)
+QUICK = Limits(idle_s=0.3, event_s=0.3, linger_s=0.3, connections=8, connection_bytes=200_000)
 
 
 @pytest.fixture
@@ -76,16 +76,16 @@ def header(**fields: object) -> bytes:
         (header()[:9], b"too slowly"),
         (header(payload_length=10) + b"x", b"too slowly"),
         (header(data_length=10) + b"x", b"too slowly"),
-        (header(type="x", payload_length=90_000) * 3 + b"x" * 200_000, b""),
-        (b"x" * 1_000_000, b""),
+        (header(payload_length=90_000) + b"x" * 200_000, b"too long"),
+        ((header(type="x", payload_length=90_000) + b"x" * 90_000) * 3, b"sent too much"),
+        (b"x" * 1_000_000, b"too long"),
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_what_is_no_event_ends_the_connection(service: Service, data: bytes, why: bytes) -> None:
     answer = b"\n".join(sent(service, data))
     assert why in answer
-    if why:
-        assert json.loads(answer.split(b"\n")[0])["type"] == "error"
+    assert json.loads(answer.split(b"\n")[0])["type"] == "error"
     assert SECRET.encode() not in answer
 
 
@@ -130,7 +130,7 @@ def test_those_who_are_being_answered_are_not_sent_away(tmp_path: Path) -> None:
     with serving(intents(tmp_path / "i.edgefuse"), Settings(limits=limits)) as service, connected(service) as peer:
         with service.busy():
             peer.sendall(header(data={"text": "go"}))
-            service.queue.admitted.acquire()
+            service.queue.taken.acquire()
             (refused,) = asked(service.uri, Describe().event())
             assert (refused.type, refused.data["code"]) == ("error", "full")
         assert b'"intent"' in peer.makefile("rb").readline()

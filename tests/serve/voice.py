@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,8 +40,8 @@ from edgefuse.bundle.spec import (
 )
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.runtime.pipeline import Pipeline
+from edgefuse.serve.queue import Queue
 from edgefuse.serve.wyoming.background import Background
-from edgefuse.serve.wyoming.model import FullError
 from edgefuse.serve.wyoming.service import closed
 from edgefuse.serve.wyoming.settings import Settings
 from tests import tiny
@@ -195,37 +195,23 @@ def _written(path: Path, spec: ModelSpec, *parts: tuple[StageSpec, str, dict[str
     return path
 
 
-class Queue:
-    """Two calls may wait or run; says when it has taken one."""
-
-    depth = 2
+class Counted(Queue):
+    """A queue of two that says when it has taken a call."""
 
     def __init__(self, live: edgefuse.Live) -> None:
-        self.admitted = threading.Semaphore(0)
-        self._live = live
-        self._taken = 0
-        self._worker = ThreadPoolExecutor(1)
+        super().__init__(live, depth=2)
+        self.taken = threading.Semaphore(0)
 
     def submit(self, call: Callable[[Pipeline], T]) -> Future[T]:
-        if self._taken == self.depth:
-            raise FullError("the queue is full", retry_after_s=1.0)
-        self._taken += 1
-        taken = self._worker.submit(lambda: call(self._live.pipeline))
-        taken.add_done_callback(self._end)
-        self.admitted.release()
-        return taken
-
-    def close(self) -> None:
-        self._worker.shutdown()
-
-    def _end(self, _: object) -> None:
-        self._taken -= 1
+        future = super().submit(call)
+        self.taken.release()
+        return future
 
 
 class Service:
     """A service that runs, and its queue, whose one worker may be kept busy."""
 
-    def __init__(self, running: Background, queue: Queue) -> None:
+    def __init__(self, running: Background, queue: Counted) -> None:
         self.running, self.queue, self.uri = running, queue, running.uri
 
     @contextmanager
@@ -239,7 +225,7 @@ class Service:
 
         done = self.queue.submit(wait)
         begun.wait()
-        self.queue.admitted.acquire()
+        self.queue.taken.acquire()
         try:
             yield
         finally:
@@ -251,7 +237,7 @@ class Service:
 def serving(bundle: Path, settings: Settings | None = None, uri: str = "tcp://127.0.0.1:0") -> Iterator[Service]:
     """Serve a bundle."""
     with edgefuse.Live(bundle) as live:
-        queue = Queue(live)
+        queue = Counted(live)
         try:
             with Background(uri, queue, live, settings) as running:
                 yield Service(running, queue)

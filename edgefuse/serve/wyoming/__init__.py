@@ -3,7 +3,6 @@
 - `limits`: what one peer may take: bytes, seconds, connections;
 - `settings`: what whoever starts the service decides;
 - `events`: events from a peer, within these limits;
-- `model`: what answers, as the service sees it;
 - `roles`: what a model can do in the terms of the protocol;
 - `info`: the answer to `describe`, without the model;
 - `sound`: PCM as it comes over the wire;

@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import Future
 from types import TracebackType
 
-from edgefuse.serve.wyoming.model import Queue, Source
+from edgefuse.serve.queue import Queue, Source
 from edgefuse.serve.wyoming.service import Wyoming
 from edgefuse.serve.wyoming.settings import Settings
 

@@ -23,10 +23,11 @@ from wyoming.ping import Pong
 
 from edgefuse.errors import EdgefuseError, InputError
 from edgefuse.runtime.pipeline import Pipeline
+from edgefuse.serve.queue import Draining, Expired, Full, Queue
 from edgefuse.serve.wyoming import answers
 from edgefuse.serve.wyoming.events import Reader, fields
 from edgefuse.serve.wyoming.hearing import Hearing
-from edgefuse.serve.wyoming.model import FullError, Queue
+from edgefuse.serve.wyoming.limits import CrowdedError
 from edgefuse.serve.wyoming.recogniser import Recogniser, RecogniserError
 from edgefuse.serve.wyoming.roles import Roles
 from edgefuse.serve.wyoming.settings import Settings
@@ -95,8 +96,11 @@ class Connection:
 
     async def refuse(self, error: EdgefuseError) -> None:
         """Send an error instead, and close the connection."""
+        self.busy = True
         with suppress(_GoneError):
             await self._say(error)
+            self.busy = False
+            await self._linger()
         await self._close()
 
     async def _serve(self) -> None:
@@ -105,17 +109,21 @@ class Connection:
                 event = await self._reader.read()
             except InputError as error:
                 await self._say(error)
-                return
+                break
             except OSError:
                 return
             if event is None:
                 return
             self.active_s, self.busy = time.monotonic(), True
             try:
-                if not await self._handled(event):
-                    return
+                goes_on = await self._handled(event)
             finally:
                 self.busy = False
+            if not goes_on:
+                break
+        else:
+            return
+        await self._linger()
 
     async def _handled(self, event: Event) -> bool:
         """Answer an event; false where the connection cannot go on. Events that nobody knows are dropped."""
@@ -209,7 +217,11 @@ class Connection:
                 "this service takes no sound", got=f"the event '{event.type}'", fix="start it with a speech recogniser"
             )
         if utterances.streams >= self._limits.streams:
-            raise FullError("too many utterances are heard at once", retry_after_s=1.0)
+            raise CrowdedError(
+                "too many utterances are heard at once",
+                expected=f"at most {self._limits.streams}",
+                fix="try again later",
+            )
         await self._end_hearing()
         recogniser = Recogniser(settings.recogniser, self._limits)
         self._hearing = Hearing(recogniser, utterances, self._shared.roles.clip_s, self._limits, self._write)
@@ -237,9 +249,14 @@ class Connection:
             raise _GoneError from error
 
     async def _say(self, error: EdgefuseError) -> None:
-        full = getattr(error, "retry_after_s", None) is not None
-        code = "full" if full else next(code for kind, code in _CODES.items() if isinstance(error, kind))
+        code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
         await self._write(Error(str(error), code).event())
+
+    async def _linger(self) -> None:
+        """Take what is still sent, for a moment: a connection that is closed before loses the error on its way."""
+        with suppress(OSError, asyncio.TimeoutError):
+            self._writer.write_eof()
+            await asyncio.wait_for(self._reader.discard(), self._limits.linger_s)
 
     async def _close(self) -> None:
         """Close the connection: at once if the peer does not take what is still to be sent."""
@@ -262,6 +279,10 @@ class _TooLateError(EdgefuseError):
 
 _CODES: Mapping[type[EdgefuseError], str] = MappingProxyType(
     {
+        Full: "full",
+        CrowdedError: "full",
+        Draining: "ending",
+        Expired: "timeout",
         _TooLateError: "timeout",
         RecogniserError: "recogniser",
         InputError: "input",

@@ -59,6 +59,11 @@ class Reader:
         except asyncio.IncompleteReadError as error:
             raise InputError("an event ends too early", got=f"{len(error.partial)} bytes of a part of it") from None
 
+    async def discard(self) -> None:
+        """Throw away what comes, up to the end."""
+        while await self._stream.read(self._limits.header_bytes):
+            pass
+
     async def _rest(self, first: bytes) -> Event:
         header = _decoded(await self._line(first), _Header, "the header of an event")
         data = header.data or {}

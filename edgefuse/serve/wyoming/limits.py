@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgefuse.errors import EdgefuseError
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -18,6 +20,7 @@ class Limits:
         streams: of sound that are heard at once.
         idle_s: between two events of a connection, which is closed then.
         event_s: from the first byte of an event to its last, and for a peer to take an answer.
+        linger_s: after an error that ends a connection, in which what still comes is thrown away.
         answer_s: from a request to its answer.
         utterance_s: of sound in one stream.
     """
@@ -30,5 +33,10 @@ class Limits:
     streams: int = 8
     idle_s: float = 60.0
     event_s: float = 10.0
+    linger_s: float = 1.0
     answer_s: float = 30.0
     utterance_s: float = 60.0
+
+
+class CrowdedError(EdgefuseError):
+    """There are as many connections, or utterances, as may be."""

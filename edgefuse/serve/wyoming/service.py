@@ -10,11 +10,12 @@ from types import TracebackType
 from edgefuse.errors import InputError
 from edgefuse.files import reason
 from edgefuse.runtime.control import bound, identity
+from edgefuse.serve.queue import Queue, Source
 from edgefuse.serve.wyoming.address import Address, address_of
 from edgefuse.serve.wyoming.announcement import announced
 from edgefuse.serve.wyoming.connection import Connection, Shared
 from edgefuse.serve.wyoming.info import described
-from edgefuse.serve.wyoming.model import FullError, Queue, Source
+from edgefuse.serve.wyoming.limits import CrowdedError
 from edgefuse.serve.wyoming.recogniser import client_of
 from edgefuse.serve.wyoming.roles import roles_of
 from edgefuse.serve.wyoming.settings import Settings
@@ -121,9 +122,9 @@ class Wyoming:
             if waiting:
                 self._connections.pop(min(waiting, key=lambda one: one.active_s)).cancel()
             else:
-                connection.busy, refusal = True, FullError("too many connections", retry_after_s=1.0)
+                most = f"at most {self._limits.connections}"
                 serving.close()
-                serving = connection.refuse(refusal)
+                serving = connection.refuse(CrowdedError("too many connections", expected=most, fix="try again later"))
         task = asyncio.create_task(serving, name="edgefuse connection")
         self._connections[connection] = task
         task.add_done_callback(lambda _: self._forget(connection, writer))
