@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from edgefuse.bundle.reader import open_bundle
-from edgefuse.bundle.spec import ClassOutput, LabelsOutput, TokensOutput, ValuesOutput
+from edgefuse.bundle.spec import ClassOutput
 from edgefuse.commands import console, modalities, searching
 from edgefuse.commands.quieting import quiet_libraries
 from edgefuse.errors import InputError
 from edgefuse.runtime.generation.config import GenerationConfig
 from edgefuse.runtime.pipeline import Inputs, Pipeline, load
-from edgefuse.runtime.prediction import Contributions, Prediction
+from edgefuse.runtime.prediction import VIEWS, Contributions, Prediction
 
 TAKES_EXTRA = True
 _SHOWN = 5
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     latency = {"preprocess_ms": 1e3 * (ready - started), "inference_ms": 1e3 * (ended - ready)}
     if arguments.json:
         opened = {"rung": pipeline.rung.name, "backend": arguments.backend or _backends(pipeline)}
-        answer = opened | {"present": inputs.present} | _answer(prediction) | latency
+        answer = opened | {"present": inputs.present} | prediction.views() | latency
         if prediction.contributions is not None:
             answer["contributions"] = prediction.contributions
         console.write_json(answer | {"outputs": {name: value.tolist() for name, value in outputs.items()}})
@@ -141,24 +141,8 @@ def _overflow(inputs: Inputs) -> InputError:
     )
 
 
-_VIEWS: Mapping[type, str] = {LabelsOutput: "labels", ValuesOutput: "values", TokensOutput: "text"}
-"""The view of a prediction that shows an output of a kind, classes apart."""
-
-
-def _answer(prediction: Prediction) -> dict[str, object]:
-    """Return the typed views that this model's outputs have."""
-    answer: dict[str, object] = {}
-    given = [output for output in prediction.spec if output.name in prediction.outputs]
-    if any(isinstance(output, ClassOutput) for output in given):
-        answer |= {"label": prediction.label, "score": prediction.score, "scores": prediction.scores}
-    for kind, view in _VIEWS.items():
-        if any(isinstance(output, kind) for output in given):
-            answer[view] = getattr(prediction, view)
-    return answer
-
-
 def _print(prediction: Prediction, present: tuple[str, ...], rung: str, latency: dict[str, float]) -> None:
-    answer = _answer(prediction)
+    answer = prediction.views()
     if "label" in answer:
         console.write(f"{prediction.label}  {console.percent(prediction.score)} %")
         console.write(console.table(("label", "%"), [(n, console.percent(p)) for n, p in prediction.top(_SHOWN)]))
@@ -170,7 +154,7 @@ def _print(prediction: Prediction, present: tuple[str, ...], rung: str, latency:
     if "text" in answer:
         console.write(prediction.text)
     for output in prediction.spec:
-        if output.name in prediction.outputs and not isinstance(output, (ClassOutput, *_VIEWS)):
+        if output.name in prediction.outputs and not isinstance(output, (ClassOutput, *VIEWS)):
             console.write(f"{output.name}: {prediction.outputs[output.name].ravel().tolist()}")
     if prediction.contributions is not None:
         _print_contributions(prediction.contributions)

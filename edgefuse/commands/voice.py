@@ -41,7 +41,7 @@ def start_voice(arguments: argparse.Namespace, queue: Queue, live: Live) -> Back
         InputError: an argument is wrong, or the model cannot answer a voice assistant.
         MissingExtraError: a library is not installed.
     """
-    with needing("serving voice assistants", extra="wyoming"):
+    with needing("serving voice assistants", extra="serve"):
         from edgefuse.serve.wyoming.background import Background
         from edgefuse.serve.wyoming.settings import Settings
     settings = Settings(

@@ -61,6 +61,7 @@ class OpenBundle:
         self.manifest: Manifest = manifest
         self.cache = FeatureCache() if cache else FeatureCache(entries=0)
         self._bundle = bundle
+        self.digest = bundle.digest
         self._warned: set[str] | None = None if backend == NOTHING else set()
         self._backends = Backends(manifest, backend)
         self._options = options

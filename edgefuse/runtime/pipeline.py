@@ -46,7 +46,7 @@ class Pipeline:
 
     def __init__(self, opened: OpenBundle, rung: str | None) -> None:
         self.manifest = manifest = opened.manifest
-        self.rung = manifest.rung(rung)
+        self.rung, self.digest = manifest.rung(rung), opened.digest
         self.cache = opened.cache
         self._opened: OpenBundle | None = opened
         self._graph: Graph | None = opened.open(self.rung)

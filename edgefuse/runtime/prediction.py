@@ -15,6 +15,8 @@ from edgefuse.errors import InputError
 from edgefuse.runtime.backends.backend import Array
 from edgefuse.runtime.generation.ctc import PrefixBeamSearch
 
+VIEWS: Mapping[type, str] = {LabelsOutput: "labels", ValuesOutput: "values", TokensOutput: "text"}
+"""The view of a prediction that shows an output of a kind, classes apart."""
 _O = TypeVar("_O", ClassOutput, LabelsOutput, EmbeddingOutput, ValuesOutput, TokensOutput)
 
 
@@ -79,6 +81,14 @@ class Prediction:
         """Whether all outputs are numbers. A class at minus infinity is one: its probability is 0."""
         given = ((output, self._array(output)) for output in self.spec if output.name in self.outputs)
         return all(is_finite(output, value) for output, value in given)
+
+    def views(self) -> dict[str, object]:
+        """Return the typed views that this model's outputs have, by name, as JSON can say them; not embeddings."""
+        given = {type(output) for output in self.spec if output.name in self.outputs}
+        shown: dict[str, object] = {}
+        if ClassOutput in given:
+            shown |= {"label": self.label, "score": self.score, "scores": self.scores}
+        return shown | {view: getattr(self, view) for kind, view in VIEWS.items() if kind in given}
 
     @property
     def label(self) -> str:

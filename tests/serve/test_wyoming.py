@@ -249,6 +249,6 @@ def test_the_command_starts_what_its_arguments_ask_for(bundle: Path, monkeypatch
         for name in [name for name in sys.modules if name.startswith(("wyoming", "edgefuse.serve.wyoming"))]:
             monkeypatch.delitem(sys.modules, name)
         monkeypatch.setitem(sys.modules, "wyoming", None)
-        with pytest.raises(MissingExtraError, match=r"serving voice assistants needs .*edgefuse\[wyoming\]"):
+        with pytest.raises(MissingExtraError, match=r"serving voice assistants needs .*edgefuse\[serve\]"):
             start_voice(given, queue, live)
         queue.close()

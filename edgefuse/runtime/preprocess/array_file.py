@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from os import PathLike
 
 import numpy as np
 
 from edgefuse.errors import InputError, shown
 from edgefuse.runtime.backends.backend import Array
-from edgefuse.runtime.preprocess.files import origin, read
+from edgefuse.runtime.preprocess.files import Encoded, origin, read
 
 MAX_FILE_BYTES = 256 << 20
 _MAX_HEADER_BYTES = 10_000
@@ -29,11 +28,11 @@ _HEADER = re.compile(
 )
 
 
-def read_array(path: str | PathLike[str], name: str) -> Array:
+def read_array(path: Encoded, name: str) -> Array:
     """Return the array in a `.npy` file.
 
     Args:
-        path: of the file.
+        path: of the file, or what is in it as bytes.
         name: of the modality that it is for.
 
     Raises:

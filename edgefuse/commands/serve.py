@@ -1,0 +1,143 @@
+"""`edgefuse serve`: answer with a bundle until the process is told to end."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgefuse.commands import console, terminal
+from edgefuse.commands.voice import add_voice_arguments, start_voice
+from edgefuse.errors import InputError
+from edgefuse.runtime.live import Live
+
+if TYPE_CHECKING:
+    from edgefuse.serve.queue import Queue
+
+_HTTP = "127.0.0.1:8080"
+_END_S = 4.5
+"""From a signal to the end: whoever starts services waits for a while and kills then."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.epilog = (
+        "SIGTERM and Ctrl-C end it after the answers to all that was admitted. SIGHUP opens the same path again and "
+        "answers with what is there now. The token comes from --token-file, or from EDGEFUSE_TOKEN; without one, only "
+        "this machine is served."
+    )
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument(
+        "--http", metavar="HOST:PORT", help=f"serve HTTP there; port 0: any (default: {_HTTP}, unless --wyoming)"
+    )
+    parser.add_argument("--wyoming", metavar="URI", help="serve voice assistants there: tcp://HOST:PORT, unix:///PATH")
+    parser.add_argument("--queue", type=int, default=16, metavar="N", help="requests at a time (default: 16)")
+    parser.add_argument("--threads", type=int, default=1, help="threads for inference (default: 1)")
+    parser.add_argument("--rung", help="the operating point (default: the bundle's)")
+    parser.add_argument("--backend", help="another backend than the bundle names")
+    parser.add_argument("--digest", help="the digest that the bundle must have")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="the token that HTTP requests must have")
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="a certificate (PEM): serve HTTPS")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its key")
+    parser.add_argument("--max-body", type=int, default=16, metavar="MB", help="of a request (default: 16)")
+    parser.add_argument("--timeout", type=float, default=30.0, metavar="S", help="until an answer (default: 30)")
+    add_voice_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="write the addresses as a line of JSON")
+
+
+def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
+    """Serve until a signal comes, answer what was admitted, and end."""
+    from edgefuse.serve.queue import Queue
+
+    if (arguments.tls_cert is None) != (arguments.tls_key is None):
+        raise InputError("HTTPS takes a certificate and its key", expected="--tls-cert and --tls-key")
+    with ExitStack() as stack, _signals() as ended:
+        live = stack.enter_context(
+            Live(
+                arguments.bundle,
+                arguments.digest,
+                rung=arguments.rung,
+                backend=arguments.backend,
+                threads=arguments.threads,
+            )
+        )
+        if hasattr(signal, "SIGHUP"):
+            live.on_signal()
+        queue = Queue(live, arguments.queue, workers=2, deadline_s=arguments.timeout)
+        stack.callback(queue.close)
+        addresses, closers = _start(arguments, queue, live)
+        _announce(addresses, as_json=arguments.json)
+        while not ended.wait(1.0):
+            pass
+        if not _end(queue, closers):
+            terminal.complain("edgefuse: some answers did not end in time")
+            terminal.flush()
+            os._exit(1)  # their threads would keep the process
+    return 0
+
+
+def _start(
+    arguments: argparse.Namespace, queue: Queue, live: Live
+) -> tuple[dict[str, str], list[Callable[[float], object]]]:
+    """Start the services that were asked for; return where they listen, and what ends them within some seconds."""
+    addresses: dict[str, str] = {}
+    closers: list[Callable[[float], object]] = []
+    try:
+        if arguments.wyoming is not None:
+            voice = start_voice(arguments, queue, live)
+            addresses["wyoming"] = voice.uri
+            closers.append(voice.close)
+        if arguments.http is not None or arguments.wyoming is None:
+            from edgefuse.serve.http.access import read_token
+            from edgefuse.serve.http.limits import Limits
+            from edgefuse.serve.http.service import HttpService
+
+            body_bytes = arguments.max_body << 20
+            limits = Limits(body_bytes=body_bytes, bodies_bytes=4 * body_bytes, answer_s=arguments.timeout)
+            tls = (arguments.tls_cert, arguments.tls_key) if arguments.tls_cert else None
+            token = read_token(arguments.token_file)
+            http = HttpService(arguments.http or _HTTP, queue, live, limits, token, tls)
+            addresses["http"] = http.url
+            closers.append(http.close)
+    except BaseException:
+        for close in closers:
+            close(1.0)
+        raise
+    return addresses, closers
+
+
+def _announce(addresses: dict[str, str], *, as_json: bool) -> None:
+    """Say where the services listen, at once: whoever started them reads it."""
+    if as_json:
+        console.write_json(addresses)
+    else:
+        console.write(*(f"serving {name} at {address}" for name, address in addresses.items()))
+    terminal.flush()
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """Within the block, SIGTERM and SIGINT set the event that is given, instead of what they do else."""
+    ended = threading.Event()
+    kinds = (signal.SIGTERM, signal.SIGINT)
+    before = {kind: signal.signal(kind, lambda *_: ended.set()) for kind in kinds}
+    try:
+        yield ended
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def _end(queue: Queue, closers: Sequence[Callable[[float], object]]) -> bool:
+    """Answer what was admitted, and end the services; whether all of it ended in time."""
+    ends = time.monotonic() + _END_S
+    whole = queue.drain(_END_S - 1.5)
+    for close in closers:
+        whole = close(max(0.2, ends - time.monotonic())) is not False and whole
+    return whole
