@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from edgefuse.commands import console, terminal
+from edgefuse.commands.voice import add_voice_arguments, start_voice
 from edgefuse.errors import InputError
 from edgefuse.runtime.live import Live
 
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its key")
     parser.add_argument("--max-body", type=int, default=16, metavar="MB", help="of a request (default: 16)")
     parser.add_argument("--timeout", type=float, default=30.0, metavar="S", help="until an answer (default: 30)")
+    add_voice_arguments(parser)
     parser.add_argument("--json", action="store_true", help="write the addresses as a line of JSON")
 
 
@@ -86,8 +88,10 @@ def _start(
     addresses: dict[str, str] = {}
     closers: list[Callable[[float], object]] = []
     try:
-        if arguments.wyoming is not None:  # the other service over the same queue: its address, and what closes it
-            raise InputError("this edgefuse has no Wyoming service", got=arguments.wyoming, fix="leave --wyoming out")
+        if arguments.wyoming is not None:
+            voice = start_voice(arguments, queue, live)
+            addresses["wyoming"] = voice.uri
+            closers.append(voice.close)
         if arguments.http is not None or arguments.wyoming is None:
             from edgefuse.serve.http.access import read_token
             from edgefuse.serve.http.limits import Limits
