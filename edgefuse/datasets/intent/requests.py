@@ -18,7 +18,20 @@ import numpy as np
 from edgefuse.datasets.dialogue.commands import LANGUAGES, MAX_LENGTH, ROOMS, SHARES, package_file, tenth
 from edgefuse.datasets.dialogue.grammar import draw, named
 
-__all__ = ["AREAS", "DOMAINS", "INTENTS", "LANGUAGES", "MAX_LENGTH", "SHARES", "SLOTS", "VALUES", "Request", "drawn"]
+__all__ = [
+    "AREAS",
+    "COMBINATIONS",
+    "DOMAINS",
+    "INTENTS",
+    "LANGUAGES",
+    "MAX_LENGTH",
+    "NONE",
+    "SHARES",
+    "SLOTS",
+    "VALUES",
+    "Request",
+    "drawn",
+]
 
 INTENTS = (
     *("HassTurnOn", "HassTurnOff", "HassLightSet", "HassSetPosition", "HassFanSetSpeed"),
@@ -51,7 +64,7 @@ VALUES = (NONE, *(str(number) for number in sorted({*sum(_NUMBERS.values(), ())}
 SLOTS: Mapping[str, tuple[str, ...]] = {"intent": INTENTS, "area": AREAS, "domain": DOMAINS, "value": VALUES}
 """The labels of each output."""
 
-_COMBINATIONS = (
+COMBINATIONS = (
     *("default", "domain_only", "device_class", "device_class_cover", "context_area", "temperature_only"),
     *("brightness_only", "color_only", "minutes_only"),
     *("area_only", "area_domain", "area_device_class", "area_device_class_cover", "area_temperature"),
@@ -148,7 +161,7 @@ def _entries(language: str) -> tuple[_Entry, ...]:
     for intent in INTENTS:
         for block in package_file(language)["intents"][intent]["data"]:
             combination = block["metadata"]["slot_combination"]
-            if combination in _COMBINATIONS:
+            if combination in COMBINATIONS:
                 here = block.get("requires_context") == {"area": {"slot": True}}
                 domain = block.get("slots", {}).get("domain", NONE)
                 sentences = [one for one in block["sentences"] if named(one, rules) <= known]
