@@ -6,6 +6,7 @@
 - `tracing`: `torch.export` for all targets, and what exporters refuse as one sentence;
 - `sizes`: what stays open in a traced stage;
 - `answers`: a file held to torch when it is made;
+- `fourier`: discrete Fourier transforms in two factors, as weights;
 - `differing`: the operator at which answers begin to differ;
 - `onnx`: ONNX files;
 - `tflite`: TFLite files;

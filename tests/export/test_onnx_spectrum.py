@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgefuse.bundle import spec
 from edgefuse.bundle.manifest import Tolerance
-from edgefuse.export.onnx.spectrum import bin_transforms, factors, residue_transform, spread_filters
+from edgefuse.export.fourier import bin_transforms, factors, residue_transform, spread_filters
 from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.export.target import Lowered
 from edgefuse.models.digits.layers import LogMelFrontend

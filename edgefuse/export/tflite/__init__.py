@@ -1,6 +1,8 @@
 """Stages as TFLite files.
 
 - `rewrites`: operators that LiteRT runs fast;
+- `spectrum`: Fourier transforms in two factors;
+- `editing`: graphs of `torch.export`, read and changed;
 - `recurrent`: recurrent layers, traced as one operator each;
 - `by_length`: recurrent layers that end at the last valid step;
 - `recurrent_loops`: loops in place of those operators;

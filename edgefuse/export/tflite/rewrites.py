@@ -10,7 +10,6 @@ and works on the operators of `torch.export`, whatever the module that they come
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +17,17 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
+from edgefuse.export.tflite.editing import (
+    add_constant,
+    are_constants,
+    call,
+    calls,
+    constant,
+    frames_of,
+    linear,
+    replace,
+)
+from edgefuse.export.tflite.spectrum import lower_spectrum
 from edgefuse.export.torch.inlining import argument
 
 aten = torch.ops.aten
@@ -31,7 +41,7 @@ _CONV1D_SIZES = ((3, 1), (4, 0), (5, 1))
 def rewrite(program: ExportedProgram) -> GraphModule:
     """Return a module that computes the same as a program, in operators that LiteRT runs fast."""
     module = program.module(check_guards=False)
-    for apply in (fold_batch_norm, lower_conv1d, lower_layer_norm, lower_matmul, sink_transposes):
+    for apply in (fold_batch_norm, lower_spectrum, lower_conv1d, lower_layer_norm, lower_matmul, sink_transposes):
         apply(module)
         module.graph.eliminate_dead_code()
     module.graph.lint()
@@ -41,94 +51,92 @@ def rewrite(program: ExportedProgram) -> GraphModule:
 
 def fold_batch_norm(module: GraphModule) -> None:
     """Fold each batch norm that follows a convolution into its weights and bias."""
-    for norm in _calls(module, aten.batch_norm.default):
+    for norm in calls(module, aten.batch_norm.default):
         conv, gamma, beta, mean, variance, training, _, eps = norm.args[:8]
         bias = argument(conv, 2, None)
         if training or conv.target not in (aten.conv1d.default, aten.conv2d.default) or len(conv.users) > 1:
             continue
-        if not _are_constants(conv.args[1], bias, gamma, beta, mean, variance):
+        if not are_constants(conv.args[1], bias, gamma, beta, mean, variance):
             continue
-        weight, mean, variance = _constant(module, conv.args[1]), _constant(module, mean), _constant(module, variance)
+        weight, mean, variance = constant(module, conv.args[1]), constant(module, mean), constant(module, variance)
         scale = torch.rsqrt(variance + eps)
-        scale = scale if gamma is None else scale * _constant(module, gamma)
-        shift = (-mean if bias is None else _constant(module, bias) - mean) * scale
-        shift = shift if beta is None else shift + _constant(module, beta)
+        scale = scale if gamma is None else scale * constant(module, gamma)
+        shift = (-mean if bias is None else constant(module, bias) - mean) * scale
+        shift = shift if beta is None else shift + constant(module, beta)
         with module.graph.inserting_before(conv):
             conv.args = (
                 conv.args[0],
-                _add_constant(module, weight * scale.reshape(-1, *[1] * (weight.dim() - 1))),
-                _add_constant(module, shift),
+                add_constant(module, weight * scale.reshape(-1, *[1] * (weight.dim() - 1))),
+                add_constant(module, shift),
                 *conv.args[3:],
             )
-        _replace(norm, conv)
+        replace(norm, conv)
 
 
 def lower_conv1d(module: GraphModule) -> None:
     """Turn convolutions over [B, C, T] into ones with channels last: matrix products where they are that."""
-    for conv in _calls(module, aten.conv1d.default):
+    for conv in calls(module, aten.conv1d.default):
         bias = argument(conv, 2, None)
-        if conv.meta["val"].dim() != 3 or argument(conv, 6, 1) != 1 or not _are_constants(conv.args[1], bias):
+        if conv.meta["val"].dim() != 3 or argument(conv, 6, 1) != 1 or not are_constants(conv.args[1], bias):
             continue
         stride, padding, dilation = (argument(conv, position, [default])[0] for position, default in _CONV1D_SIZES)
-        x, weight = conv.args[0], _constant(module, conv.args[1])
+        x, weight = conv.args[0], constant(module, conv.args[1])
         kernel = weight.shape[2]
         with module.graph.inserting_before(conv):
             if weight.shape[1] == 1 and dilation == 1 and padding == 0 and kernel <= _MAX_CHUNKS * stride:
-                frames = _frames(module.graph, x, conv.meta["val"].shape[2], kernel, stride)
-                y = _linear(module, frames, weight[:, 0], bias)
+                frames = frames_of(module.graph, x, conv.meta["val"].shape[2], kernel, stride)
+                y = linear(module, frames, weight[:, 0], bias)
             else:
-                steps = _call(module.graph, aten.transpose.int, x, 1, 2)
+                steps = call(module.graph, aten.transpose.int, x, 1, 2)
                 steps.meta["val"] = x.meta["val"].transpose(1, 2)
                 if kernel == 1 and stride == 1 and padding == 0:
-                    y = _linear(module, steps, weight[:, :, 0], bias)
+                    y = linear(module, steps, weight[:, :, 0], bias)
                 else:
                     y = _channels_last_conv(module, steps, weight, bias, stride, padding, dilation)
-            result = _call(module.graph, aten.transpose.int, y, 1, 2)
-        _replace(conv, result)
+            result = call(module.graph, aten.transpose.int, y, 1, 2)
+        replace(conv, result)
 
 
 def lower_layer_norm(module: GraphModule) -> None:
     """Spell out layer norms over the last axis, with weight and bias moved into the linear layers that follow."""
-    for norm in _calls(module, aten.layer_norm.default):
+    for norm in calls(module, aten.layer_norm.default):
         x, shape = norm.args[:2]
         if len(shape) != 1:
             continue
         gamma, beta = (argument(norm, position, None) for position in (2, 3))
         graph = module.graph
         with graph.inserting_before(norm):
-            centred = _call(graph, aten.sub.Tensor, x, _call(graph, aten.mean.dim, x, [-1], True))
-            squares = _call(graph, aten.mul.Tensor, centred, centred)
-            variance = _call(graph, aten.mean.dim, squares, [-1], True)
-            deviation = _call(
-                graph, aten.rsqrt.default, _call(graph, aten.add.Tensor, variance, argument(norm, 4, 1e-5))
-            )
-            y = _call(graph, aten.mul.Tensor, centred, deviation)
+            centred = call(graph, aten.sub.Tensor, x, call(graph, aten.mean.dim, x, [-1], True))
+            squares = call(graph, aten.mul.Tensor, centred, centred)
+            variance = call(graph, aten.mean.dim, squares, [-1], True)
+            deviation = call(graph, aten.rsqrt.default, call(graph, aten.add.Tensor, variance, argument(norm, 4, 1e-5)))
+            y = call(graph, aten.mul.Tensor, centred, deviation)
         if not _move_into_linear(module, norm, gamma, beta):
             with graph.inserting_before(norm):
-                y = y if gamma is None else _call(graph, aten.mul.Tensor, y, gamma)
-                y = y if beta is None else _call(graph, aten.add.Tensor, y, beta)
-        _replace(norm, y)
+                y = y if gamma is None else call(graph, aten.mul.Tensor, y, gamma)
+                y = y if beta is None else call(graph, aten.add.Tensor, y, beta)
+        replace(norm, y)
 
 
 def lower_matmul(module: GraphModule) -> None:
     """Run products of equal batches in three dimensions, with the transpose next to the product that absorbs it."""
     graph = module.graph
-    for product in _calls(module, aten.matmul.default):
+    for product in calls(module, aten.matmul.default):
         a, b = product.args
         shape_a, shape_b = tuple(a.meta["val"].shape), tuple(b.meta["val"].shape)
         if len(shape_a) < 4 or shape_a[:-2] != shape_b[:-2]:
             continue
         batch = math.prod(shape_a[:-2])
         with graph.inserting_before(product):
-            left = _call(graph, aten.reshape.default, a, [batch, *shape_a[-2:]])
+            left = call(graph, aten.reshape.default, a, [batch, *shape_a[-2:]])
             if _transposes_last_axes(b):
-                rows = _call(graph, aten.reshape.default, b.args[0], [batch, shape_b[-1], shape_b[-2]])
-                right = _call(graph, aten.transpose.int, rows, 1, 2)
+                rows = call(graph, aten.reshape.default, b.args[0], [batch, shape_b[-1], shape_b[-2]])
+                right = call(graph, aten.transpose.int, rows, 1, 2)
             else:
-                right = _call(graph, aten.reshape.default, b, [batch, *shape_b[-2:]])
-            flat = _call(graph, aten.bmm.default, left, right)
-            result = _call(graph, aten.reshape.default, flat, [*shape_a[:-1], shape_b[-1]])
-        _replace(product, result)
+                right = call(graph, aten.reshape.default, b, [batch, *shape_b[-2:]])
+            flat = call(graph, aten.bmm.default, left, right)
+            result = call(graph, aten.reshape.default, flat, [*shape_a[:-1], shape_b[-1]])
+        replace(product, result)
 
 
 def _transposes_last_axes(node: Any) -> bool:
@@ -141,28 +149,10 @@ def _channels_last_conv(
 ) -> Any:
     """Convolve [B, T, C] over time as an image of height one; the permutations cancel in litert-torch."""
     graph = module.graph
-    image = _call(graph, aten.permute.default, _call(graph, aten.unsqueeze.default, steps, 1), [0, 3, 1, 2])
-    kernel = _add_constant(module, weight.unsqueeze(2))
-    y = _call(graph, aten.conv2d.default, image, kernel, bias, [1, stride], [0, padding], [1, dilation])
-    return _call(graph, aten.squeeze.dim, _call(graph, aten.permute.default, y, [0, 2, 3, 1]), 1)
-
-
-def _frames(graph: Graph, x: Any, count: int, kernel: int, stride: int) -> Any:
-    """Cut [B, 1, T] into overlapping frames, [B, count, kernel]: shifted copies in rows of `stride`, side by side."""
-    batch, _, length = x.meta["val"].shape
-    chunks = math.ceil(kernel / stride)
-    flat = _call(graph, aten.reshape.default, x, [batch, length])
-    needed = (chunks - 1 + count) * stride
-    if needed > length:
-        flat = _call(graph, aten.constant_pad_nd.default, flat, [0, needed - length], 0.0)
-    columns = []
-    for chunk in range(chunks):
-        start = chunk * stride
-        part = _call(graph, aten.slice.Tensor, flat, 1, start, start + count * stride)
-        rows = _call(graph, aten.reshape.default, part, [batch, count, stride])
-        width = min(stride, kernel - start)
-        columns.append(_call(graph, aten.slice.Tensor, rows, 2, 0, width) if width < stride else rows)
-    return columns[0] if chunks == 1 else _call(graph, aten.cat.default, columns, 2)
+    image = call(graph, aten.permute.default, call(graph, aten.unsqueeze.default, steps, 1), [0, 3, 1, 2])
+    kernel = add_constant(module, weight.unsqueeze(2))
+    y = call(graph, aten.conv2d.default, image, kernel, bias, [1, stride], [0, padding], [1, dilation])
+    return call(graph, aten.squeeze.dim, call(graph, aten.permute.default, y, [0, 2, 3, 1]), 1)
 
 
 def _move_into_linear(module: GraphModule, norm: Node, gamma: Node | None, beta: Node | None) -> bool:
@@ -170,59 +160,18 @@ def _move_into_linear(module: GraphModule, norm: Node, gamma: Node | None, beta:
     users = list(norm.users)
     if not users or any(user.target is not aten.linear.default or user.args[0] is not norm for user in users):
         return False
-    if not all(_are_constants(gamma, beta, user.args[1], argument(user, 2, None)) for user in users):
+    if not all(are_constants(gamma, beta, user.args[1], argument(user, 2, None)) for user in users):
         return False
-    for linear in users:
-        weight, bias = _constant(module, linear.args[1]), argument(linear, 2, None)
-        with module.graph.inserting_before(linear):
+    for layer in users:
+        weight, bias = constant(module, layer.args[1]), argument(layer, 2, None)
+        with module.graph.inserting_before(layer):
             if beta is not None:
-                shift = weight @ _constant(module, beta)
-                shift = shift if bias is None else shift + _constant(module, bias)
-                bias = _add_constant(module, shift)
-            scaled = weight if gamma is None else weight * _constant(module, gamma)
-            linear.args = (norm, _add_constant(module, scaled), bias)
+                shift = weight @ constant(module, beta)
+                shift = shift if bias is None else shift + constant(module, bias)
+                bias = add_constant(module, shift)
+            scaled = weight if gamma is None else weight * constant(module, gamma)
+            layer.args = (norm, add_constant(module, scaled), bias)
     return True
-
-
-def _linear(module: GraphModule, x: Node, weight: Tensor, bias: Node | None) -> Any:
-    return _call(module.graph, aten.linear.default, x, _add_constant(module, weight.contiguous()), bias)
-
-
-def _calls(module: GraphModule, target: Callable[..., Any]) -> Iterator[Any]:
-    """Yield the calls of an operator with positional arguments only, which is how `torch.export` writes them."""
-    nodes = [node for node in module.graph.nodes if node.op == "call_function" and node.target is target]
-    yield from (node for node in nodes if not node.kwargs)
-
-
-def _call(graph: Graph, target: Callable[..., Any], *args: Any) -> Any:
-    return graph.call_function(target, args)
-
-
-def _replace(node: Any, result: Any) -> None:
-    """Put a result in a node's place; it takes over what is known of the node's value."""
-    result.meta["val"] = node.meta["val"]
-    node.replace_all_uses_with(result)
-    node.graph.erase_node(node)
-
-
-def _are_constants(*nodes: Any) -> bool:
-    """Tell whether nodes read parameters or buffers; an argument that is not given counts as one."""
-    return all(node is None or (isinstance(node, Node) and node.op == "get_attr") for node in nodes)
-
-
-def _constant(module: GraphModule, node: Any) -> Tensor:
-    """Return the parameter or buffer that a node reads."""
-    value: Any = module
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
-    return value.detach()  # type: ignore[no-any-return]
-
-
-def _add_constant(module: GraphModule, value: Tensor) -> Node:
-    """Hold a tensor in the module and return a node that reads it, at the graph's insertion point."""
-    name = f"rewritten_{sum(key.startswith('rewritten_') for key in module._buffers)}"
-    module.register_buffer(name, value)
-    return module.graph.get_attr(name)
 
 
 _ELEMENTWISE = frozenset(
