@@ -23,7 +23,7 @@ what a build host runs:
 - `quantize`: schemes of quantization, calibration;
 - `prune`: pruning and recovery;
 - `compiler`: from a recipe to bundles and a report;
-- `serve`: a bundle as a service;
+- `serve`: a bundle as a service of its machine or network;
 - `commands`: the verbs of the command line;
 - `cli`: the command line;
 - `__main__`: `python -m edgefuse`.

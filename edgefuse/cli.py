@@ -32,7 +32,7 @@ VERBS = MappingProxyType(
         "prepare": "measure a bundle's rungs here, once per device",
         "verify": "check hashes and golden vectors on this device's backends",
         "run": "predict from files, or find what an index has near to them",
-        "serve": "answer over HTTP with a bundle",
+        "serve": "answer over HTTP until told to end",
         "swap": "put another bundle in the place of the one that a running process answers with",
         "index": "embed files, and write an index of them for 'run --index'",
         "bench": "measure latency and memory, against a reference if one is given",

@@ -254,7 +254,6 @@ def test_what_is_missing_is_named_with_its_extra(bare: Python, tiny_bundle: Path
         (("verify", tiny_bundle), "onnx"),
         (("compile", "a.toml", "-o", "out"), "compile"),
         (("bench", tiny_bundle), "onnx"),
-        (("serve", tiny_bundle), "serve"),
     ):
         done = bare("-m", "edgefuse", *arguments)
         assert (done.returncode, done.stdout) == (2, "")

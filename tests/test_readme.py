@@ -21,6 +21,18 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
+def test_pages_name_bundles_as_a_compile_does() -> None:
+    root = Path(__file__).parents[1]
+    named = [
+        (page.name, bundle)
+        for page in [root / "README.md", *root.glob("docs/*.md"), *root.glob("examples/*/README.md")]
+        for bundle in re.findall(r"edgefuse (?:run|bench|index|inspect|verify) (out/\S+)", page.read_text("utf-8"))
+    ]
+    assert named
+    wrong = [(page, bundle) for page, bundle in named if not re.fullmatch(r"out/\w+(-\w+)+\.edgefuse", bundle)]
+    assert not wrong
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """Return a folder with the module and the recipe of "Your own model"."""

@@ -21,7 +21,6 @@ from benchmarks.systems import page, record
 from benchmarks.systems.catalogue import Entry, entries
 from benchmarks.systems.record import System, Target
 from benchmarks.systems.verdicts import verdicts
-from edgefuse.compiler.recipe.recipe import load
 from edgefuse.compiler.report.encoding import parse
 from edgefuse.errors import DataError, EdgefuseError, MeasureError, cited
 from edgefuse.typed_json import decode
@@ -54,7 +53,7 @@ def system_of(entry: Entry, folder: Path, jobs: int, explained: Collection[str])
     """
     try:
         report = parse(decode(compiled(entry, folder, jobs).read_bytes(), dict[str, Any]))
-        found = record.measured(entry.model, report, load(entry.recipe).search.subsets or ())
+        found = record.measured(entry.model, report)
         found = msgspec.structs.replace(found, targets=dict(_with_steps(found.targets, folder)))
     except (EdgefuseError, OSError, msgspec.MsgspecError) as error:
         found = msgspec.structs.replace(record.described(entry.model), failed={entry.model.name: cited(error)})

@@ -71,7 +71,7 @@ class System(Part, frozen=True, kw_only=True):
         reference: its value for the full-precision model by subset, on the test split; null likewise.
         lower_is_better: whether it is an error.
         items: of that split.
-        bound: the subsets in which the recipe limits what may be lost.
+        bound: the subsets in which the budget limits what may be lost.
         targets: by name.
         failed: why there are no figures: of all targets, under the name of the system, or of one.
         verdicts: what it must show.
@@ -103,13 +103,12 @@ def described(model: ReferenceModel) -> System:
     return System(name=model.name, modalities=model.modalities, data=data)
 
 
-def measured(model: ReferenceModel, report: Report, bound: tuple[str, ...]) -> System:
+def measured(model: ReferenceModel, report: Report) -> System:
     """Return a system with the figures of a report.
 
     Args:
         model: as it describes itself.
         report: of its compile.
-        bound: the subsets that its recipe names for the budget; all if there are none.
     """
     reference, claimed = report.reference, model.metric is not None
     targets = {bundle.target: _target(bundle, reference, claimed) for bundle in report.bundles}
@@ -122,7 +121,7 @@ def measured(model: ReferenceModel, report: Report, bound: tuple[str, ...]) -> S
         reference=reference.accuracy,
         lower_is_better=reference.lower_is_better,
         items=reference.items,
-        bound=bound or tuple(reference.accuracy),
+        bound=report.budget.subsets if report.budget and report.budget.subsets else tuple(reference.accuracy),
     )
 
 

@@ -15,6 +15,7 @@
 - `searching`: what `run --index` does;
 - `run`: `edgefuse run`;
 - `serve`: `edgefuse serve`;
+- `voice`: what `serve --wyoming` takes, and the service that it starts;
 - `swap`: `edgefuse swap`;
 - `index`: `edgefuse index`;
 - `bench`: `edgefuse bench`;

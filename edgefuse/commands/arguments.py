@@ -31,9 +31,14 @@ class Parser(argparse.ArgumentParser):
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
         """Declare an argument; see `argparse`."""
-        if settings.get("action", "store") in _WITH_VALUES:
-            settings["type"] = _given(settings.get("type", str))
-        return super().add_argument(*names, **settings)
+        return super().add_argument(*names, **_checking(settings))
+
+    def add_argument_group(self, *names: Any, **settings: Any) -> Any:
+        """Return a group, whose values are held to the same; see `argparse`."""
+        group = super().add_argument_group(*names, **settings)
+        declare = group.add_argument
+        group.add_argument = lambda *names, **settings: declare(*names, **_checking(settings))  # type: ignore[method-assign]
+        return group
 
     def _print_message(self, message: str, file: Any = None) -> None:
         # argparse's own one lets a help that cannot be written pass for one that was.
@@ -60,6 +65,12 @@ class Parser(argparse.ArgumentParser):
         terminal.complain(*self.format_usage().rstrip("\n").split("\n"))
         terminal.complain(f"{self.prog}: error: {shown(message, _MAX_MESSAGE)}")
         self.exit(EdgefuseError.exit_code)
+
+
+def _checking(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of an argument with a type that refuses what no value can be, where it takes values."""
+    takes_values = settings.get("action", "store") in _WITH_VALUES
+    return {**settings, "type": _given(settings.get("type", str))} if takes_values else settings
 
 
 def _given(convert: Callable[[str], object]) -> Callable[[str], object]:

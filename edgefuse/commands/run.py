@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 
 from edgefuse.bundle.reader import open_bundle
-from edgefuse.bundle.spec import ArrayOutput, EmbeddingOutput
+from edgefuse.bundle.spec import ClassOutput
 from edgefuse.commands import console, modalities, searching
 from edgefuse.commands.quieting import quiet_libraries
-from edgefuse.errors import InputError
+from edgefuse.errors import InputError, shown
 from edgefuse.runtime.generation.config import GenerationConfig
 from edgefuse.runtime.pipeline import Inputs, Pipeline, load
-from edgefuse.runtime.prediction import Contributions, Prediction
+from edgefuse.runtime.prediction import VIEWS, Contributions, Prediction
 
 TAKES_EXTRA = True
 _SHOWN = 5
+_MOST_SHOWN = 80
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         action="append",
         help="how tokens are chosen, where the model makes them; may be repeated: "
-        "num_beams=4, or do_sample=true top_p=0.9 seed=1 (default: greedily)",
+        "num_beams=4, or do_sample=true --generate top_p=0.9 --generate seed=1 (default: greedily)",
     )
     parser.add_argument("--explain", action="store_true", help="say what each optional modality added to the answer")
     searching.add_arguments(parser)
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     """Predict once and show label, scores and latency; or search an index, and show what is near."""
     with open_bundle(arguments.bundle, digest=arguments.digest) as bundle:
         raw = modalities.parse(bundle.manifest.model, extra, arguments.parser)
-        raw |= searching.query(arguments, bundle.manifest.model)
+        raw |= searching.query(arguments, bundle.manifest.model, raw)
         if not raw:
             known = [modalities.option(m, arguments.parser) for m in bundle.manifest.model.modalities]
             raise InputError("no input is given", expected=" or ".join(known), fix="see 'edgefuse run --help'")
@@ -96,10 +97,12 @@ def _config(pairs: Sequence[str]) -> GenerationConfig:
         key, _, text = pair.partition("=")
         if key not in known or not text:
             expected = f"KEY=VALUE of {', '.join(known)}"
-            raise InputError("--generate takes no such setting", got=repr(pair), expected=expected)
+            raise InputError("--generate takes no such setting", got=repr(shown(pair, _MOST_SHOWN)), expected=expected)
+        if key in given:
+            raise InputError(f"--generate takes {key} once", got=shown(f"{given[key]!r}, {text!r}", _MOST_SHOWN))
         try:
             given[key] = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             given[key] = text
     return GenerationConfig(**given)
 
@@ -154,7 +157,7 @@ def _print(prediction: Prediction, present: tuple[str, ...], rung: str, latency:
     if "text" in answer:
         console.write(prediction.text)
     for output in prediction.spec:
-        if output.name in prediction.outputs and isinstance(output, EmbeddingOutput | ArrayOutput):
+        if output.name in prediction.outputs and not isinstance(output, (ClassOutput, *VIEWS)):
             console.write(f"{output.name}: {prediction.outputs[output.name].ravel().tolist()}")
     if prediction.contributions is not None:
         _print_contributions(prediction.contributions)

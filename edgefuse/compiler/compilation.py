@@ -37,6 +37,7 @@ from edgefuse.compiler.candidates.toolchain import Toolchains
 from edgefuse.compiler.check.checking import Examination
 from edgefuse.compiler.evaluation.budget import budget
 from edgefuse.compiler.evaluation.evaluator import Evaluator
+from edgefuse.compiler.evaluation.guesses import guesses
 from edgefuse.compiler.evaluation.passes import Passes
 from edgefuse.compiler.evaluation.runners import in_torch
 from edgefuse.compiler.model.given import Given, given, is_of_model
@@ -273,6 +274,7 @@ class _Compile:
             split: Evaluator(subject, subject.splits[split], self.cache, partial(self.progress, 0, 0)).answers(chain)
             for split in splits
         }
+        subject = replace(subject, guesses=guesses(subject, answers["validation"]))
         return replace(subject, budget=budget(subject, asked, answers))
 
     def _searched(

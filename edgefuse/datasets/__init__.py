@@ -10,7 +10,8 @@
 - `sentiment`: the data of the reference model `sentiment`;
 - `sequence`: the data of the reference model `seq2seq`;
 - `scenes`: the data of the reference models `vqa` and `captioning`;
-- `dialogue`: the data of the reference model `dialogue`.
+- `dialogue`: the data of the reference model `dialogue`;
+- `intent`: the data of the reference model `intent`.
 """
 
 from edgefuse.datasets.sample import Sample, Splits, samples

@@ -12,7 +12,8 @@
 - `seq2seq`: the reference model `seq2seq`;
 - `vqa`: the reference model `vqa`;
 - `captioning`: the reference model `captioning`;
-- `dialogue`: the reference model `dialogue`.
+- `dialogue`: the reference model `dialogue`;
+- `intent`: the reference model `intent`.
 """
 
 from edgefuse.models.decoder import Decoder

@@ -5,6 +5,7 @@
 - `signals`: the device: which machine it is, its condition, what rungs cost on it;
 - `preprocess`: from raw inputs to tensors;
 - `backends`: how files run;
+- `numbers`: numbers that settings are given as;
 - `cache`: the feature cache;
 - `generation`: from logits to tokens, and to text;
 - `decoding`: a decoder's step, repeated;

@@ -8,7 +8,6 @@ from weakref import ref
 
 import numpy as np
 
-from edgefuse.bundle.spec import StageSpec
 from edgefuse.runtime.backends.backend import Array, Session
 
 _Content = tuple[tuple[str, str, tuple[int, ...], bytes], ...]
@@ -75,49 +74,60 @@ class CachedSession:
 
 
 class Kept:
-    """What the stages of each modality made of the last input in one stream, found again by a key of that input.
+    """The features of each modality's last input in one stream, found again by a key of that input.
 
-    Other streams over the same bundle do not push it out, and no content is compared: a stream says under which key
-    each modality's values stand, and never gives one to two contents. A stage that another rung runs in another
-    session runs anew. Not safe for concurrent calls.
+    Other streams over the same bundle do not push them out, and no content is compared: a stream says under which key
+    each modality's values stand, and never gives one to two contents. Where another rung runs, its stages run anew.
+    Not safe for concurrent calls.
 
     Args:
         passing: modalities that go on, as sound does: their inputs are not looked for by content, either.
 
     Attributes:
         keys: by modality; what has none is not kept.
-        hits: runs that were answered from what was kept.
     """
 
     def __init__(self, passing: Collection[str] = ()) -> None:
         self._passing = frozenset(passing)
         self.keys: Mapping[str, Hashable] = {}
-        self.hits = 0
-        self._made: dict[str, tuple[ref[Session], Hashable, dict[str, Array]]] = {}
+        self._made: dict[str, tuple[ref[object], Hashable, Mapping[str, Array]]] = {}
 
-    def run(self, stage: StageSpec, session: Session, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the outputs of a stage, run or kept; see `Session.run`.
+    def found(self, by: object) -> dict[str, Mapping[str, Array]]:
+        """Return, by modality, the features of those whose inputs are as they were; `by` is what made them."""
+        made = self._made
+        return {
+            name: known[2]
+            for name, key in self.keys.items()
+            if (known := made.get(name)) is not None and known[1] == key and known[0]() is by
+        }
+
+    def keep(self, modality: str, by: object, features: Mapping[str, Array]) -> None:
+        """Keep what the stages of a modality gave, in the place of what they gave before.
 
         Args:
-            stage: of the graph.
+            modality: that has a key.
+            by: what made them.
+            features: by key of the graph.
+        """
+        if modality in self.keys:
+            self._made[modality] = ref(by), self.keys[modality], features
+
+    def run(self, modality: str, session: Session, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the outputs of a stage; see `Session.run`.
+
+        Args:
+            modality: of the stage.
             session: that runs it.
             feeds: arrays under port names.
         """
-        key = self.keys.get(stage.modality)
-        known = self._made.get(stage.name)
-        if known is not None and known[0]() is session and known[1] == key:
-            self.hits += 1
-            return known[2]
-        passing = stage.modality in self._passing
-        made = session.run_anew(feeds) if passing and isinstance(session, CachedSession) else session.run(feeds)
-        if key is not None and all(port.kind != "state" for port in stage.outputs):
-            self._made[stage.name] = ref(session), key, made
-        return made
+        if modality in self._passing and isinstance(session, CachedSession):
+            return session.run_anew(feeds)
+        return session.run(feeds)
 
     @property
     def size_bytes(self) -> int:
         """Of all that is kept."""
-        return sum(value.nbytes for _, _, made in self._made.values() for value in made.values())
+        return sum(value.nbytes for _, _, features in self._made.values() for value in features.values())
 
 
 def _is_finite(value: Array) -> bool:

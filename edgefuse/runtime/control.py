@@ -83,8 +83,8 @@ class Control:
         self.path = Path(path).absolute()
         self._live = live
         self._process = os.getpid()
-        self._listener = _bound(self.path)
-        self._mine = _identity(self.path)
+        self._listener = bound(self.path)
+        self._mine = identity(self.path)
         self._wake, self._woken = socket.socketpair()
         self._thread = threading.Thread(target=self._serve, name="edgefuse-control", daemon=True)
         self._thread.start()
@@ -97,7 +97,7 @@ class Control:
         for one in (self._listener, self._wake, self._woken):
             one.close()
         with suppress(OSError):  # it is neither a forked child's to remove, nor that of a process started since
-            if self._process == os.getpid() and _identity(self.path) == self._mine:
+            if self._process == os.getpid() and identity(self.path) == self._mine:
                 self.path.unlink()
 
     def __enter__(self) -> Control:
@@ -148,6 +148,7 @@ def ask(path: str | os.PathLike[str], bundle: str | None, digest: str | None, *,
         line = _encoded(Request(bundle, digest))
     except UnicodeEncodeError:
         raise InputError("the path of the bundle cannot be sent", got=ascii(bundle), expected="UTF-8") from None
+    _check_path(path)
     with _unix_socket() as connection:
         try:
             connection.settimeout(timeout_seconds)
@@ -165,14 +166,25 @@ def ask(path: str | os.PathLike[str], bundle: str | None, digest: str | None, *,
     return answer.said
 
 
+def _check_path(path: str | os.PathLike[str]) -> None:
+    """Refuse a NUL: Python hands such a path to the system, which takes what stands before it."""
+    if "\0" in os.fspath(path):
+        raise InputError("the path of a socket holds a NUL", got=repr(os.fspath(path)), expected="a path")
+
+
 def _unix_socket() -> socket.socket:
     if not hasattr(socket, "AF_UNIX"):
         raise InputError("this system has no unix sockets", fix="call live.swap() in the process itself")
     return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
 
-def _bound(path: Path) -> socket.socket:
-    """Return a socket that listens at a path; nobody can connect before its mode is 0600."""
+def bound(path: Path) -> socket.socket:
+    """Return a socket that listens at a path; nobody can connect before its mode is 0600.
+
+    Raises:
+        InputError: somebody else does, there is something else, or the system does not allow it or has none.
+    """
+    _check_path(path)
     listener = _unix_socket()
     try:
         _clear(path)
@@ -210,7 +222,8 @@ def _clear(path: Path) -> None:
             raise InputError(f"another process listens at '{path}'", fix="end it, or name another path")
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def identity(path: Path) -> tuple[int, int]:
+    """Return what tells a file from another one that is at its path later."""
     found = path.lstat()
     return found.st_dev, found.st_ino
 

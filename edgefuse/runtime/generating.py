@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from threading import Event
 from types import TracebackType
 from typing import TypeAlias
 
 import numpy as np
 
 from edgefuse.bundle.spec import TokensOutput
+from edgefuse.errors import InputError
 from edgefuse.runtime.backends.backend import Array
 from edgefuse.runtime.decoding import DecoderSession
 from edgefuse.runtime.generation.config import GenerationConfig
@@ -20,11 +22,15 @@ Calling: TypeAlias = Callable[[], AbstractContextManager[object]]
 """Holds the bundle for one call of a runtime."""
 
 
+class _ClosedError(Exception):
+    """Ends the loop of steps of a generation that another thread has closed."""
+
+
 class Generation(Iterator[Token]):
     """The tokens that a decoder makes of one input: an iterator, which `Pipeline.generate` returns.
 
     Each step is a call of its own: others of the bundle may come in between. It may be given up after any token, by
-    `close`, by leaving a `with` block, or by letting go of it; nothing of it stays.
+    `close`, which may come from another thread, by leaving a `with` block, or by letting go of it; nothing of it stays.
 
     Attributes:
         tokens: those made so far, the end token included.
@@ -39,10 +45,20 @@ class Generation(Iterator[Token]):
     ) -> None:
         self.tokens: list[Token] = []
         self._output = decoder.output
+        if not isinstance(config, GenerationConfig):
+            got = type(config).__name__
+            raise InputError("this does not say how tokens are chosen", got=got, expected="a GenerationConfig, or None")
+        self._closed = closed = Event()  # not `self`, which a generator of its own would keep
         config.limit(decoder.output.steps)
+
+        def unless_closed() -> AbstractContextManager[object]:
+            if closed.is_set():
+                raise _ClosedError
+            return calling()
+
         made = _from_buffers if config.num_beams == 1 else _from_states
         first = {port: value for port, value in feeds.items() if port != decoder.ports.token}
-        self._made = made(decoder, first, config, calling)
+        self._made = made(decoder, first, config, unless_closed)
 
     @property
     def text(self) -> str:
@@ -50,14 +66,21 @@ class Generation(Iterator[Token]):
         return self._output.text([token.id for token in self.tokens])
 
     def close(self) -> None:
-        """Make no more tokens. Closing twice is harmless."""
-        self._made.close()
+        """Make no more tokens; a step that another thread is in is the last one. Closing twice is harmless."""
+        self._closed.set()
+        with suppress(ValueError):  # it is executing: it sees that it is closed before its next step
+            self._made.close()
 
     def __iter__(self) -> Generation:
         return self
 
     def __next__(self) -> Token:
-        token = next(self._made)
+        if self._closed.is_set():
+            self._made.close()
+        try:
+            token = next(self._made)
+        except _ClosedError:
+            raise StopIteration from None
         self.tokens.append(token)
         return token
 

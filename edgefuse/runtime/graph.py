@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 
@@ -62,6 +62,8 @@ class Graph:
         self.flushed = Flushed()
         self._given = [stage.name for stage in stages.stages if stage.name not in sessions]
         self._prepared: dict[tuple[Subset, Subset], _Prepared] = {}
+        stateful = {s.modality for s in stages.stages if any(port.kind == "state" for port in s.outputs)}
+        self._stateless = {stage.modality for stage in stages.stages} - stateful - {""}
 
     def run(
         self, values: Mapping[str, Array], present: Subset, encoded: Subset = (), kept: Kept | None = None
@@ -97,11 +99,10 @@ class Graph:
             encoded: as of `run`.
             kept: as of `run`.
         """
-        prepared = self._prepare(present, encoded)
-        # What is absent stays zero, whatever was given.
         with self.flushed:
-            run = self._run_stage if kept is None else partial(self._run_kept, kept)
-            return self._walked(prepared, values, run, state)
+            if kept is not None:
+                return self._continued(kept, values, present, state, encoded)
+            return self._walked(self._prepare(present, encoded), values, self._run_stage, state)
 
     @property
     def decoder(self) -> DecoderSession | None:
@@ -161,15 +162,39 @@ class Graph:
     def _walked(
         self, prepared: _Prepared, values: Mapping[str, Array], run: _RunStage, state: Mapping[str, Array] | None = None
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Run a subset's plan, and return the results and the next state."""
+        """Run a subset's plan, and return the results and the next state. Absent is zero, whatever was given."""
         pool = {TOKEN: NO_TOKENS, **values, **prepared.constants}
         return self._stages.run(prepared.plan, run, pool, state or prepared.state)
 
     def _run_stage(self, stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
         return self._sessions[stage.name].run(feeds)
 
-    def _run_kept(self, kept: Kept, stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
-        return kept.run(stage, self._sessions[stage.name], feeds)
+    def _continued(
+        self,
+        kept: Kept,
+        values: Mapping[str, Array],
+        present: Subset,
+        state: Mapping[str, Array] | None,
+        encoded: Subset,
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Run a step of a stream: where an input is as it was, its features stand in its place; others are kept."""
+        made: dict[str, dict[str, Array]] = {}
+
+        def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
+            outputs = kept.run(stage.modality, self._sessions[stage.name], feeds)
+            if stage.modality in self._stateless:
+                features = made.setdefault(stage.modality, {})
+                features.update((stage.key(port), value) for port, value in outputs.items())
+            return outputs
+
+        found = kept.found(self)
+        pool = dict(values)
+        for features in found.values():
+            pool.update(features)
+        answer = self._walked(self._prepare(present, (*encoded, *found)), pool, run_stage, state)
+        for name, one in made.items():
+            kept.keep(name, self, one)
+        return answer
 
     def _prepare(self, present: Subset, encoded: Subset) -> _Prepared:
         """Return a subset's plan, worked out once."""

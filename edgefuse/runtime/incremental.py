@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgefuse.bundle.manifest import Streamed
-from edgefuse.bundle.spec import StageSpec, TensorSpec
+from edgefuse.bundle.spec import StageSpec
 from edgefuse.bundle.streamed import Chunks, chunks_of
-from edgefuse.errors import InputError
 from edgefuse.runtime.backends.backend import Array, Bound, Session, Stepping
 from edgefuse.runtime.graph import zeros_of_tensor
+from edgefuse.runtime.preprocess import Preprocessor
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,49 +47,46 @@ class Incremental:
     Attributes:
         encoded: what a call takes now, as the last step gave it; None until a whole window was heard.
         heard: how many values were taken in since the reset, along axis 1, those that wait for a step among them.
+        behind: how many of them wait: so much older is what is `encoded`.
+        chunk: how many values one step takes, along axis 1: samples of sound.
     """
 
     def __init__(
         self,
         streamed: Streamed,
-        tensor: TensorSpec,
+        preprocessor: Preprocessor,
         sessions: Mapping[str, Session],
         calling: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self.modality = streamed.modality
         self._chunks: Chunks = chunks_of(streamed.stages)
-        self._shape, self._dtype = tensor.max_shape, np.dtype(tensor.dtype)
-        self._window = self._chunks.window(self._shape[1])
+        self._preprocessor = preprocessor
+        tensor = preprocessor.modality.tensors[0]
+        shape = tensor.max_shape
+        self._axes = len(shape)
+        self._window = self._chunks.window(shape[1])
+        self.chunk = self._chunks.size
+        self._waiting: Array = np.zeros((1, max(self.chunk, self._chunks.lead), *shape[2:]), tensor.dtype)
         self._steps = [_Step(stage, sessions[stage.name], self._chunks) for stage in streamed.stages]
         features = (port.tensor.name for port in streamed.stages[-1].outputs if port.kind != "state")
         self._keys = [(name, f"/{streamed.encoder}.{name}") for name in features]
         self._calling = calling
+        self._made: Mapping[str, Array] = {}  # of the last step; it lasts until the next one
         self.reset()
-
-    @property
-    def chunk(self) -> int:
-        """How many values one step takes, along axis 1: samples of sound."""
-        return self._chunks.size
-
-    @property
-    def behind(self) -> int:
-        """How many values were heard that no step has taken yet: so much older is what is `encoded`."""
-        return sum(value.shape[1] for value in self._waiting)
 
     def reset(self) -> None:
         """Forget what was heard: the next value is the first of a stream."""
         self.encoded: Encoded | None = None
-        self.heard = 0
+        self.heard = self.behind = 0
         self._taken = 0
-        self._waiting: list[Array] = []
         self._begun = False
 
     def push(self, values: Array) -> Encoded | None:
         """Take in the next values of the stream, and run as many steps as they fill.
 
         Args:
-            values: any number along axis 1, [1, n, …] or without the batch, at the model's rate. Sound is float32 or
-                float64 from -1 to 1, or int16.
+            values: any number from 1 on along axis 1, [1, n, …] or without the batch, at the model's rate; checked as
+                those of a call are. Sound is float32 or float64 from -1 to 1, or int16.
 
         Returns:
             What the last of the steps gave, or None if there was none, or no whole window was heard yet.
@@ -98,50 +95,41 @@ class Incremental:
             InputError: if the values are not what the modality takes; nothing was taken in then.
             BackendError: if a runtime cannot run a step, which leaves the stream to be reset.
         """
-        taken = self._checked(values)
-        self.heard += taken.shape[1]
-        self._waiting.append(taken)
-        before = self._taken
-        for chunk in self._filled():
-            with self._calling():
+        if isinstance(values, np.ndarray) and values.ndim == self._axes - 1:
+            values = values[None]
+        return self.advance(self._preprocessor.chunk(values)[None])
+
+    def advance(self, values: Array) -> Encoded | None:
+        """Take in values that `Preprocessor.chunk` has checked, [1, n, …]; see `push`."""
+        before, count, waiting = self._taken, values.shape[1], self._waiting
+        self.heard += count
+        size = self.chunk if self._begun else self._chunks.lead
+        start = -self.behind  # of what is next to be taken: below 0 it waits already
+        while count - start >= size:
+            if start < 0:
+                waiting[:, -start:size] = values[:, : start + size]
+            full = waiting[:, :size] if start < 0 else values[:, start : start + size]
+            start += size
+            self.behind = 0
+            if self._begun:
+                self._step(full)
+            else:
+                self._begun, size = True, self.chunk
                 for step in self._steps:
-                    made = step.run(chunk)
-                    chunk = made[step.feature]
-            self._taken += 1
+                    step.begin(full)
+        waiting[:, max(0, -start) : count - start] = values[:, max(0, start) :]
+        self.behind = count - start
         if self._taken == before or self._taken < self._window:
             return None
-        self.encoded = Encoded(self.modality, {key: np.array(made[name]) for name, key in self._keys})
+        self.encoded = Encoded(self.modality, {key: np.array(self._made[name]) for name, key in self._keys})
         return self.encoded
 
-    def _filled(self) -> Iterator[Array]:
-        """Yield the chunks that are full; the first values of all begin a state."""
-        waiting = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting, axis=1)
-        start = 0
-        if not self._begun and waiting.shape[1] >= self._chunks.lead:
-            start, self._begun = self._chunks.lead, True
+    def _step(self, chunk: Array) -> None:
+        with self._calling():
             for step in self._steps:
-                step.begin(waiting[:, :start])
-        while self._begun and waiting.shape[1] - start >= self.chunk:
-            start += self.chunk
-            yield waiting[:, start - self.chunk : start]
-        self._waiting = [waiting[:, start:].copy()]  # a view would keep all that was pushed
-
-    def _checked(self, values: object) -> Array:
-        """Return values as the modality's tensor has them."""
-        shape, dtype = self._shape, self._dtype
-        if not isinstance(values, np.ndarray):
-            what = f"what is pushed to '{self.modality}' is no array"
-            raise InputError(what, got=type(values).__name__, expected=f"{dtype} {_open(shape)}")
-        found = values[None] if values.ndim == len(shape) - 1 else values
-        if dtype == np.float32 and found.dtype in (np.int16, np.float64):
-            found = found.astype(np.float32) / np.float32(32768 if found.dtype == np.int16 else 1)
-        fitting = found.ndim == len(shape) and found.shape[:1] + found.shape[2:] == shape[:1] + shape[2:]
-        if found.dtype != dtype or not fitting:
-            what, got = f"what is pushed to '{self.modality}' does not fit it", f"{values.dtype} {list(values.shape)}"
-            raise InputError(what, got=got, expected=f"{dtype} {_open(shape)}, n of any size")
-        if dtype == np.float32 and not np.isfinite(found).all():
-            raise InputError(f"what is pushed to '{self.modality}' holds values that are not finite")
-        return found
+                self._made = step.run(chunk)
+                chunk = self._made[step.feature]
+        self._taken += 1
 
 
 class _Step:
@@ -186,7 +174,3 @@ def streamed_at(streamed: Sequence[Streamed], rung: str) -> dict[str, Streamed]:
         rung: its name.
     """
     return {one.modality: one for one in streamed if rung in one.rungs}
-
-
-def _open(shape: tuple[int, ...]) -> str:
-    return f"[{shape[0]}, n{''.join(f', {size}' for size in shape[2:])}]"

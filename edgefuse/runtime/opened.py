@@ -59,9 +59,9 @@ class OpenBundle:
     ) -> None:
         manifest = bundle.manifest
         self.manifest: Manifest = manifest
-        self.digest = bundle.digest
         self.cache = FeatureCache() if cache else FeatureCache(entries=0)
         self._bundle = bundle
+        self.digest = bundle.digest
         self._warned: set[str] | None = None if backend == NOTHING else set()
         self._backends = Backends(manifest, backend)
         self._options = options

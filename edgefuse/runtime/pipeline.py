@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgefuse.bundle.reader import Bundle, is_pinned, open_bundle
 from edgefuse.bundle.spec import largest
-from edgefuse.errors import BundleError, EdgefuseError, InputError
+from edgefuse.errors import BundleError, EdgefuseError, InputError, shown
 from edgefuse.runtime.backends.backend import Array, SessionOptions
 from edgefuse.runtime.graph import Graph
 from edgefuse.runtime.graph import Inputs as Inputs
@@ -46,8 +46,7 @@ class Pipeline:
 
     def __init__(self, opened: OpenBundle, rung: str | None) -> None:
         self.manifest = manifest = opened.manifest
-        self.digest = opened.digest
-        self.rung = manifest.rung(rung)
+        self.rung, self.digest = manifest.rung(rung), opened.digest
         self.cache = opened.cache
         self._opened: OpenBundle | None = opened
         self._graph: Graph | None = opened.open(self.rung)
@@ -176,14 +175,10 @@ class Pipeline:
             InputError: as for a call, or the model makes one token after the other.
             MissingExtraError, BackendError: as for a call.
         """
-        return self.explained(self.preprocess(**raw))
-
-    def explained(self, inputs: Inputs) -> Prediction:
-        """Return the answer to preprocessed inputs, with what each modality added: the second half of `explain`."""
         from edgefuse.runtime.contributions import explained  # which most programs do without
 
         self._guard.check()
-        model = self.manifest.model
+        inputs, model = self.preprocess(**raw), self.manifest.model
         with self._calling() as graph:
             outputs, contributions = explained(graph, inputs, model)
         return Prediction(outputs=outputs, spec=model.outputs, contributions=contributions)
@@ -213,7 +208,7 @@ class Pipeline:
                 made = ", ".join(f"'{output.name}'" for output in self.manifest.model.outputs)
                 raise InputError("this model makes no tokens one after the other", got=made, fix="call the pipeline")
             feeds = graph.before_decoder(inputs.values, inputs.present, inputs.encoded)
-        return Generation(decoder, feeds, config or GenerationConfig(), self._calling)
+        return Generation(decoder, feeds, GenerationConfig() if config is None else config, self._calling)
 
     def stream(
         self,
@@ -267,21 +262,21 @@ class Pipeline:
             BundleError, BackendError, MissingExtraError: as for `at`.
         """
         found = streamed_at(self.manifest.streamed or (), self.rung.name)
-        if modality not in found:
+        if not isinstance(modality, str) or modality not in found:
             raise InputError(
-                f"the modality {modality!r} is not encoded chunk by chunk at the rung '{self.rung.name}'",
+                f"the modality '{shown(modality, 80)}' is not encoded chunk by chunk at the rung '{self.rung.name}'",
                 expected=" or ".join(found) or "none of this bundle",
                 fix="keep the last window of it, and give that to each call",
             )
         opened, one = self._opened, found[modality]
         if opened is None:
             raise _closed()
-        tensor = self.manifest.model.modality(modality).tensors[0]
-        return Incremental(one, tensor, opened.steps(one, self.rung), self._calling)
+        return Incremental(one, self.preprocessors[modality], opened.steps(one, self.rung), self._calling)
 
     @contextmanager
     def _calling(self) -> Iterator[Graph]:
         """Hold the bundle's lock for one call of a runtime."""
+        self._guard.check()
         with self._turns, self._guard.lock:
             if self._graph is None:
                 raise _closed()

@@ -15,6 +15,8 @@ from edgefuse.errors import InputError
 from edgefuse.runtime.backends.backend import Array
 from edgefuse.runtime.generation.ctc import PrefixBeamSearch
 
+VIEWS: Mapping[type, str] = {LabelsOutput: "labels", ValuesOutput: "values", TokensOutput: "text"}
+"""The view of a prediction that shows an output of a kind, classes apart."""
 _O = TypeVar("_O", ClassOutput, LabelsOutput, EmbeddingOutput, ValuesOutput, TokensOutput)
 
 
@@ -81,13 +83,12 @@ class Prediction:
         return all(is_finite(output, value) for output, value in given)
 
     def views(self) -> dict[str, object]:
-        """Return the views that the given outputs have, by name, as JSON tells them; an embedding is in `outputs`.
-
-        Raises:
-            InputError: if one is not finite.
-        """
-        kinds = {type(output) for output in self.spec if output.name in self.outputs}
-        return {name: getattr(self, name) for kind, names in _VIEWS.items() if kind in kinds for name in names}
+        """Return the typed views that this model's outputs have, by name, as JSON can say them; not embeddings."""
+        given = {type(output) for output in self.spec if output.name in self.outputs}
+        shown: dict[str, object] = {}
+        if ClassOutput in given:
+            shown |= {"label": self.label, "score": self.score, "scores": self.scores}
+        return shown | {view: getattr(self, view) for kind, view in VIEWS.items() if kind in given}
 
     @property
     def label(self) -> str:
@@ -191,14 +192,6 @@ class Prediction:
             got=", ".join(f"'{o.name}' ({type(o).__name__.removesuffix('Output').lower()})" for o in self.spec),
             fix="read prediction.outputs, or the view that fits",
         )
-
-
-_VIEWS: Mapping[type, tuple[str, ...]] = {
-    ClassOutput: ("label", "score", "scores"),
-    LabelsOutput: ("labels",),
-    ValuesOutput: ("values",),
-    TokensOutput: ("text",),
-}
 
 
 def chances(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:

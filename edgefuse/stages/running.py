@@ -58,6 +58,5 @@ def call_torch(stage: TorchStage, feeds: Feeds) -> dict[str, Any]:
 
 
 def tensors_of(spec: StageSpec, feeds: Feeds) -> tuple[Tensor, ...]:
-    """Return the feeds of a stage as torch's, in the order of its inputs; they share memory that can be written."""
-    arrays = (feeds[port.tensor.name] for port in spec.inputs)
-    return tuple(torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in arrays)
+    """Return the feeds of a stage as torch's, in the order of its inputs: copies, as a module may change its inputs."""
+    return tuple(torch.from_numpy(np.array(feeds[port.tensor.name], order="C")) for port in spec.inputs)

@@ -61,7 +61,8 @@ _NOT_TRACED = (
 """What is no operator of torch's, and what to do about it."""
 
 _SIGNS = {
-    "data-dependent": "write the forward pass without Python branches on the values of tensors",
+    "data-dependent": "write the forward pass without Python branches on the values of tensors, and without slices and "
+    "sizes by them; a place that a tensor names is written to by `torch.where(places == position, new, old)`",
     "numpy": "compute with torch alone inside of a stage",
 }
 _ANY_FIX = "mend that line; a model is traced without Python branches on the values of tensors"

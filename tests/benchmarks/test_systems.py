@@ -19,7 +19,7 @@ from edgefuse.commands.models import ReferenceModel
 from edgefuse.compiler.report.encoding import encode
 from edgefuse.compiler.report.judged import SaidReport
 from edgefuse.compiler.report.part import Gain
-from edgefuse.compiler.report.schema import BundleReport, Reference, Report, RungReport, StageChoice
+from edgefuse.compiler.report.schema import BudgetReport, BundleReport, Reference, Report, RungReport, StageChoice
 from edgefuse.errors import DataError, MeasureError
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +69,7 @@ def report(
     lower_is_better: bool = False,
     said: SaidReport | None = None,
     failed: Mapping[str, str] | None = None,
+    bound: tuple[str, ...] = (),
 ) -> Report:
     reference = Reference(
         runtime="torch (eager)",
@@ -84,17 +85,18 @@ def report(
     bundle = BundleReport(
         target="onnx", path="b", size_bytes=1, within_budget=True, float_p50=2.5, float_size_bytes=200, rungs=rungs
     )
-    return Report(reference=reference, bundles=(bundle,), failed=dict(failed or {}))
+    budget = BudgetReport(max_drop=0.01, subsets=bound)
+    return Report(reference=reference, bundles=(bundle,), failed=dict(failed or {}), budget=budget)
 
 
-def missed(made: Report, explained: tuple[str, ...] = (), bound: tuple[str, ...] = ()) -> list[str]:
-    system = record.measured(model(), made, bound)
+def missed(made: Report, explained: tuple[str, ...] = ()) -> list[str]:
+    system = record.measured(model(), made)
     return [f"{one.what}: {one.figure}" for one in verdicts(system, explained) if not one.ok]
 
 
 def test_figures_are_those_of_the_report() -> None:
     after = {"image+text": 0.895, "image": 0.81, "text": 0.69}
-    system = record.measured(model(), report(after), ())
+    system = record.measured(model(), report(after))
     target = system.targets["onnx"]
     assert (system.reference, system.metric, system.items, system.bound) == (BEFORE, "accuracy", 500, tuple(BEFORE))
     assert (system.data.real, system.data.synthetic) == (("image",), ("text",))
@@ -106,8 +108,8 @@ def test_figures_are_those_of_the_report() -> None:
 
 def test_a_model_that_generates_has_its_tokens_and_random_weights_claim_nothing() -> None:
     said = SaidReport(items=20, tokens_equal=0.97, sentences_equal=0.8)
-    assert record.measured(model(), report(said=said), ()).targets["onnx"].tokens_equal == 0.97
-    system = record.measured(model(metric=None, reference=None), report(smallest=1.0), ())
+    assert record.measured(model(), report(said=said)).targets["onnx"].tokens_equal == 0.97
+    system = record.measured(model(metric=None, reference=None), report(smallest=1.0))
     assert (system.metric, system.reference, system.targets["onnx"].metric) == (None, None, None)
     assert [one.what for one in verdicts(system, ())] == ["onnx: a rung of a third of the size"]
 
@@ -142,7 +144,7 @@ def test_a_share_of_what_is_generated_may_be_lost() -> None:
 
 
 def test_a_subset_that_the_budget_does_not_bind_may_lose_more() -> None:
-    assert missed(report({**BEFORE, "text": 0.5}), bound=("image+text", "image")) == []
+    assert missed(report({**BEFORE, "text": 0.5}, bound=("image+text", "image"))) == []
 
 
 def test_the_page_may_say_why_one_modality_does_as_well() -> None:
@@ -169,7 +171,7 @@ def test_the_pages_columns_are_fields_of_the_json() -> None:
 
 def test_a_row_shows_what_the_json_has() -> None:
     said = SaidReport(items=20, tokens_equal=0.97, sentences_equal=0.8)
-    system = record.measured(model(), report({**BEFORE, "image": 0.79}, said=said), ())
+    system = record.measured(model(), report({**BEFORE, "image": 0.79}, said=said))
     system = msgspec.structs.replace(system, verdicts=verdicts(system, ()))
     text = page.with_table(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n", [system])
     row = (

@@ -74,7 +74,13 @@ def test_nothing_to_index_leaves_nothing(cli: Cli, made: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--query", "red"), "a query needs an index to search: got --query without --index"),
+        (("--query", "red"), "--query is of a search, which needs an index: got --query without --index"),
+        (("--text", "red", "--top", "2"), "--top is of a search, which needs an index: got --top without --index"),
+        (
+            ("--index", "i", "--query", "red", "--text", "red"),
+            "the text 'text' is given twice: got --query beside --text",
+        ),
+        (("--index", "i", "--query", "red", "--generate", "num_beams=2"), "a search makes no tokens: got --generate"),
         (("--index", "gone", "--query", "red"), "there is no index at 'gone': got index.json: No such file"),
         (("--index", "i"), "no input is given"),
         (("--index", "i", "--query", "red", "--top", "0"), "'0' is not a whole number from 1 to 10000"),

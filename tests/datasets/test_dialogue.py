@@ -9,8 +9,9 @@ import pytest
 
 from edgefuse.datasets import dialogue
 from edgefuse.datasets.dialogue import commands, grammar
-from edgefuse.datasets.dialogue.items import END, SAMPLES, STEPS, guessed, ids, labels
+from edgefuse.datasets.dialogue.items import END, STEPS, guessed, ids, labels
 from edgefuse.datasets.dialogue.pictures import picture
+from edgefuse.datasets.dialogue.speech import SAMPLES
 from edgefuse.errors import DataError
 
 SMALL = dialogue.Settings(commands=(60, 6, 6, 12))

@@ -129,3 +129,23 @@ class Residual(nn.Module):
 def test_the_sum_before_a_layer_norm_is_not_fused() -> None:
     graph = onnx.load_from_string(OnnxTarget().lower(one_stage(Residual(), (1, 6, 4), 4)).data).graph
     assert "Sum" in [node.op_type for node in graph.node]
+
+
+class LooksUp(nn.Module):
+    """Reads and writes at places of int32, as the position and the token of a decoder's step are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.arange(40.0).reshape(8, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x[:, :2].abs().clamp(max=4).to(torch.int32)
+        first = torch.arange(len(x), dtype=torch.int32)
+        return self.table[rows[:, 0]].index_put((first, rows[:, 1]), x[:, 2])
+
+
+def test_indices_may_be_int32() -> None:
+    stage = one_stage(LooksUp(), (1, 3), 5)
+    session = opened(OnnxTarget().lower(stage))
+    for feeds in example_feeds(stage, count=3, seed=7):
+        assert verify(stage, session, feeds, Tolerance()).ok

@@ -12,7 +12,8 @@ from torch import Tensor
 
 import edgefuse
 from edgefuse.datasets import dialogue as data
-from edgefuse.datasets.dialogue.items import SAMPLES, START, STEPS, labels
+from edgefuse.datasets.dialogue.items import START, STEPS, labels
+from edgefuse.datasets.dialogue.speech import SAMPLES
 from edgefuse.errors import DataError
 from edgefuse.models import dialogue
 from edgefuse.models.dialogue.decoder import TransformerDecoder

@@ -201,6 +201,13 @@ def test_nothing_else_is_removed(live: Live, place: Path) -> None:
     assert (place / "taken").exists()
 
 
+def test_a_path_that_no_system_takes_is_refused(live: Live, place: Path) -> None:
+    for ask in (live.listen, lambda path: control.ask(path, None, None)):
+        with pytest.raises(InputError, match="the path of a socket holds a NUL"):
+            ask(f"{place / 'another'}\0b")
+    assert not (place / "another").exists()
+
+
 def test_a_forked_child_that_ends_leaves_the_socket(live: Live, place: Path) -> None:
     in_child(live.close)
     assert told(place, b"{}\n")["ok"]

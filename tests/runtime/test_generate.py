@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -11,12 +12,15 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 import edgefuse
 from edgefuse.cli import main
-from edgefuse.errors import BundleError, InputError
+from edgefuse.errors import BackendError, BundleError, InputError
+from edgefuse.runtime.generation import beams, tokens
 from edgefuse.runtime.generation.config import GenerationConfig
+from edgefuse.runtime.generation.step import Logits, log_probabilities
 from edgefuse.runtime.pipeline import Pipeline, load
 from tests.decoders import STEPS, CachedDecoder, LstmDecoder, answer_of, generating, inputs_of
 
@@ -99,6 +103,65 @@ def test_several_take_turns(pipeline: Pipeline) -> None:
     assert [results[seed] for seed in range(4)] == alone
 
 
+@pytest.mark.parametrize("config", [GenerationConfig(), GenerationConfig(num_beams=3)])
+def test_another_thread_gives_it_up(
+    bundles: dict[str, Path], config: GenerationConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with load(bundles["lstm-onnx"]) as pipeline:
+        whole = [token.id for token in pipeline.generate(config, **inputs_of(2))]
+        generation = pipeline.generate(config, **inputs_of(2))
+        chosen, steps = log_probabilities, 0
+
+        def closing(logits: Logits, of: str) -> npt.NDArray[np.float64]:
+            nonlocal steps
+            steps += 1
+            if steps == 2:  # within a step, as far as the generation can tell
+                thread = threading.Thread(target=generation.close)
+                thread.start()
+                thread.join()
+            return chosen(logits, of)
+
+        for module in (beams, tokens):
+            monkeypatch.setattr(module, "log_probabilities", closing)
+        told = [token.id for token in generation]
+        assert steps <= 4  # with beams, those of the same position may follow
+        assert told == ([] if config.num_beams > 1 else whole[:2])
+        assert list(generation) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("config", [GenerationConfig(), GenerationConfig(num_beams=3)])
+def test_a_forked_child_does_not_go_on(bundles: dict[str, Path], config: GenerationConfig) -> None:
+    with load(bundles["lstm-onnx"]) as pipeline:
+        whole = [token.id for token in pipeline.generate(config, **inputs_of(2))]
+        generation = pipeline.generate(config, **inputs_of(2))
+        begun = [] if config.num_beams > 1 else [next(generation).id]
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            said = "it went on"
+            try:
+                next(generation)
+            except BackendError as error:
+                said = str(error)
+            finally:
+                os.write(writing, said.encode())
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert "opened before a fork" in os.read(reading, 1000).decode()
+        for end in (reading, writing):
+            os.close(end)
+        assert begun + [token.id for token in generation] == whole
+
+
+def test_what_is_no_config_is_refused(pipeline: Pipeline) -> None:
+    for other in ({"num_beams": 2}, {}, "num_beams=2"):
+        with pytest.raises(
+            InputError, match=r"this does not say how tokens are chosen: got (dict|str), expected a Gen"
+        ):
+            pipeline.generate(other, **inputs_of(0))  # type: ignore[arg-type] # that is the point
+
+
 def test_it_ends_with_the_most_tokens_that_are_asked_for(pipeline: Pipeline) -> None:
     assert len(list(pipeline.generate(GenerationConfig(max_new_tokens=1), **inputs_of(0)))) == 1
     with pytest.raises(InputError, match=f"expected at most {STEPS}"):
@@ -166,8 +229,17 @@ def test_the_command_line_makes_them(
     assert told["text"] == greedy["text"]
     assert len(told["tokens"]) <= STEPS
     assert 0 < told["first_token_ms"] <= told["all_ms"]
-    assert main(["run", bundle, *given, "--generate", "beams=4"]) == 2
-    assert "--generate takes no such setting: got 'beams=4'" in capsys.readouterr().err
+    for wrong, said in [
+        (["beams=4"], "--generate takes no such setting: got 'beams=4'"),
+        ([f"num_beams={100_000 * '['}"], "num_beams is out of range"),
+        (["do_sample=true", f"temperature=1{400 * '0'}"], "temperature is out of range"),
+        (["num_beams=2", "num_beams=3"], "--generate takes num_beams once: got 2, '3'."),
+        (["num_beams=3", "num_return_sequences=2"], "num_return_sequences has no effect"),
+    ]:
+        assert main(["run", bundle, *given, *(part for pair in wrong for part in ("--generate", pair))]) == 2
+        told_of = capsys.readouterr().err
+        assert said in told_of
+        assert len(told_of) < 400
 
 
 def test_bench_says_how_fast_tokens_come(bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,6 +112,10 @@ def test_pictures_at_another_rate_are_taken_by_their_times(rate: float, model: f
         ((FRAMES, float("nan")), "the frame rate of 'clip' makes no sense: got nan"),
         ((FRAMES, True), "the frame rate of 'clip' makes no sense: got True"),
         ((7, 10), "'clip' is not a video: got int"),
+        (
+            (b"GIF89a", 10),
+            r"'clip' is not a video: got bytes, .* or a tuple \(such an array or list, frames_per_second",
+        ),
         ([FRAMES[0], "no/such.png"], r"the file for 'clip' cannot be read: got 'no/such.png' \(No such file"),
         ([FRAMES[0], 3], "'clip' is not a picture: got int"),
         (b"", "the file for 'clip' is empty"),

@@ -16,6 +16,7 @@ import edgefuse
 from edgefuse.errors import InputError, MissingExtraError
 from edgefuse.runtime.pipeline import Pipeline
 from edgefuse.runtime.retrieval import Hit, Index, build
+from edgefuse.runtime.retrieval.encoder import encoder_of
 from edgefuse.runtime.retrieval.graph import Graph
 from edgefuse.runtime.retrieval.index import HEADER_BYTES, RECORD, VECTORS, Record, header
 from tests import dual
@@ -109,6 +110,28 @@ def test_what_cannot_be_read_is_told_or_ends_it(pipeline: Pipeline, tmp_path: Pa
     assert not (tmp_path / "j").exists()
 
 
+def test_names_may_be_paths(pipeline: Pipeline, tmp_path: Path) -> None:
+    with build(tmp_path / "i", pipeline, [(Path("a", "b"), coloured("red"))], modality="image") as made:
+        assert made.record.names == (str(Path("a", "b")),)
+
+
+@pytest.mark.parametrize(
+    ("items", "modality", "message"),
+    [
+        ([(3, coloured("red"))], "image", "these are no items of an index: got tuple, expected pairs of a name and"),
+        ([("a", "b", "c")], "image", "these are no items of an index: got tuple"),
+        (5, "image", "these are no items of an index: got int"),
+        ([("one", coloured("red"))], "sound", "the model 'colours' has no such modality: got sound, expected image or"),
+        ([("one", coloured("red"))], None, "the model 'colours' has no such modality: got None"),
+    ],
+)
+def test_what_cannot_be_indexed_is_a_sentence(
+    pipeline: Pipeline, tmp_path: Path, items: Any, modality: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        build(tmp_path / "i", pipeline, items, modality=modality)
+
+
 def test_search_is_exact_over_many_blocks(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((9000, 100), np.float32)  # blocks of 2,621
@@ -131,10 +154,16 @@ def test_search_is_exact_over_many_blocks(tmp_path: Path) -> None:
         (np.empty((0, 3)), 3, r"a point does not fit the index: got the shape \[0, 3\]"),
         ([0.0, 0.0, 0.0], 3, "a point that is looked for has no direction: got the length 0"),
         ([np.nan, 0.0, 0.0], 3, "has no direction: got the length nan, expected finite numbers, not all zero"),
+        ([1e300, 1e300, 0.0], 3, "has no direction: got the length inf"),
+        (["a", "b", "c"], 3, "a point that is looked for is no array of numbers: got <U1"),
+        ([[1.0], [1.0, 2.0]], 3, "a point that is looked for is no array of numbers: got ValueError"),
+        ([1j, 0.0, 0.0], 3, "a point that is looked for is no array of numbers: got complex128"),
+        ([1.0, 0.0, 0.0], 2.5, "a search needs a positive number of items: got 2.5, expected 1 or more"),
+        ([1.0, 0.0, 0.0], None, "a search needs a positive number of items: got None, expected 1 or more"),
         ([1.0, 0.0, 0.0], 0, "a search needs a positive number of items: got 0, expected 1 or more"),
     ],
 )
-def test_what_cannot_be_searched_is_a_sentence(index: Index, points: Any, top: int, message: str) -> None:
+def test_what_cannot_be_searched_is_a_sentence(index: Index, points: Any, top: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         index.search(points, top)
 
@@ -144,10 +173,13 @@ def test_an_index_of_another_rung_or_model_is_refused(index: Index, bundle: Path
     with edgefuse.load(bundle, rung="other") as other:
         with pytest.raises(InputError) as caught:
             Index.open(tmp_path / "index", other)
+        # Two bundles of one name and rung differ in these alone.
+        made, here = index.record.encoder[:12], encoder_of(other.manifest, other.rung, "image").digest[:12]
+        assert made != here
         assert str(caught.value) == (
             f"the index '{tmp_path / 'index'}' was made by other files than those that embed 'image' here: "
-            "got those of 'colours' at its rung 'float', expected those of 'colours' at the rung 'other'. "
-            "Fix: name the rung 'float'."
+            f"got those of 'colours' at its rung 'float', {made}, expected those of 'colours' at the rung 'other', "
+            f"{here}. Fix: name the rung 'float'."
         )
         foreign = written(tmp_path / "foreign", np.eye(3, dtype=np.float32))
         with pytest.raises(InputError, match="Fix: make it anew with 'edgefuse index'"):

@@ -28,8 +28,13 @@ def queued(depth: int, **options: Any) -> Iterator[tuple[Queue, Source, threadin
     source, free = Source(), threading.Event()
     queue = Queue(source, depth, **options)
     began = threading.Event()
+
+    def hold(_: object) -> bool:
+        began.set()
+        return free.wait(30)
+
     try:
-        queue.submit(lambda _: (began.set(), free.wait(30)))
+        queue.submit(hold)
         assert began.wait(30)
         yield queue, source, free
     finally:
@@ -45,7 +50,7 @@ def test_what_is_over_the_depth_is_refused_at_once_and_a_freed_place_is_taken() 
             queue.submit(lambda pipeline: pipeline)
         assert caught.value.retry_after_s == pytest.approx(3 * queue.p50_s)
         free.set()
-        assert [future.result(30) for future in taken] == ["first", "first"]
+        assert [str(future.result(30)) for future in taken] == ["first", "first"]
         for _ in range(50):  # whoever has an answer finds a place
             fill = [queue.submit(lambda _: None) for _ in range(3)]
             wait(fill, 30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 from torch import Tensor, nn
 
 from edgefuse.bundle.decoders import check_decoders
-from edgefuse.bundle.spec import ModelSpec, StageSpec
+from edgefuse.bundle.spec import ModelSpec, StageSpec, tensor
 from edgefuse.bundle.wiring import check_model, check_stages
 from edgefuse.errors import BundleError, ModelError
 from edgefuse.graph import StageGraph
@@ -20,6 +21,7 @@ from edgefuse.runtime.decoding import DecoderSession
 from edgefuse.runtime.graph import Graph
 from edgefuse.stages.examples import chained_feeds
 from edgefuse.stages.explicit import split
+from edgefuse.stages.found.generating import find_generating
 from edgefuse.stages.running import run_torch
 from edgefuse.stages.stage import TorchStage
 from tests.decoders import STEPS, WORDS, CachedDecoder, LstmDecoder, answer_of, generating, inputs_of
@@ -65,6 +67,55 @@ def test_the_stages_one_after_the_other_say_what_the_model_says(
         expected = answer_of(model, inputs)
         assert told[0, : len(expected)].argmax(axis=1).tolist() == expected
         assert not told[0, len(expected) :].any()
+
+
+class Whole(nn.Module):
+    """A model that nobody took apart, and that counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self.layer, self.decoder = nn.Linear(8, 16), LstmDecoder(16)
+
+    def forward(self, left: Tensor) -> Tensor:
+        self.calls += 1
+        return torch.as_tensor(self.layer(left))
+
+
+def test_what_a_decoder_prepares_is_seen_in_one_call() -> None:
+    class Seen(Exception):  # noqa: N818 - no error
+        """Ends it where stages are looked for."""
+
+    def find(*_: object) -> Any:
+        raise Seen
+
+    module = Whole().eval()
+    spec = replace(generating().spec, modalities=(tensor("left", shape=(1, 8)),))
+    with pytest.raises(Seen):
+        find_generating(module, spec, (), find)
+    assert module.calls == 1
+
+
+class InPlaceDecoder(CachedDecoder):
+    """Writes into the caches that it is handed, as code for one machine does."""
+
+    def forward(
+        self, token: Tensor, position: Tensor, values: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        logits, made = super().forward(token, position, values)
+        return logits, {name: values[name].copy_(value) for name, value in made.items()}
+
+
+def test_a_step_that_changes_its_inputs_leaves_feeds_as_they_are() -> None:
+    stages = split(generating(InPlaceDecoder))
+    for feeds in chained_feeds(stages, count=2):
+        before = {name: value.copy() for name, value in feeds["decoder"].items()}
+        first = run_torch(stages[-1], feeds["decoder"])
+        again = run_torch(stages[-1], feeds["decoder"])
+        for name, value in before.items():
+            np.testing.assert_array_equal(feeds["decoder"][name], value)
+        for name, value in first.items():
+            np.testing.assert_array_equal(again[name], value)
 
 
 def test_generated_feeds_of_a_step_come_from_steps_before_it() -> None:

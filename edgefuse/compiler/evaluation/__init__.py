@@ -7,6 +7,7 @@
 - `expected_drop`: what is lost of accuracy, where labels are few;
 - `sentences`: what a model that makes tokens says by itself;
 - `correction`: drops on the validation set, corrected by it;
+- `guesses`: subsets in which the reference only guesses;
 - `budget`: what may be lost, in numbers, by what the reference reaches;
 - `reference`: the full-precision reference in torch;
 - `inductor`: the folder of torch's compiler.

@@ -79,6 +79,21 @@ class Model(_TakenApart):
 
 
 @dataclass(frozen=True)
+class Guess:
+    """A subset in which the reference is right no more often than one answer for all items would be.
+
+    Attributes:
+        key: of its figures, see `key_of`.
+        reached: how often the reference is right, on the validation set.
+        of_one_answer: how often the commonest class is.
+    """
+
+    key: str
+    reached: float
+    of_one_answer: float
+
+
+@dataclass(frozen=True)
 class Subject(_TakenApart):
     """A model under compilation, and its data; it travels to workers.
 
@@ -86,11 +101,13 @@ class Subject(_TakenApart):
         splits: the three that every compile reads, and `train` where stages are to be pruned and recover.
         provenance: of the bundles.
         budget: what may be lost, in numbers, once the reference has answered.
+        guesses: known by then, too: what the budget does not bind unless the recipe names the subset.
     """
 
     splits: Mapping[str, SplitData]
     provenance: Provenance
     budget: Budget = field(default_factory=Budget)
+    guesses: tuple[Guess, ...] = ()
 
     @property
     def specs(self) -> tuple[StageSpec, ...]:
@@ -122,11 +139,6 @@ class Subject(_TakenApart):
         """Return the columns of `present` that a subset fills."""
         return [i for i, modality in enumerate(self.spec.modalities) if modality.name in subset]
 
-    @property
-    def budget_subsets(self) -> tuple[str, ...]:
-        """The names of the subsets that the budget binds."""
-        return self.recipe.search.subsets or tuple(subset_name(subset) for subset in self.subsets)
-
     @cached_property
     def judged(self) -> tuple[str, ...]:
         """The names of the outputs that a metric judges: the first one, and those that need no targets or have some."""
@@ -150,8 +162,10 @@ class Subject(_TakenApart):
         return {name: key_of(self.spec, output, name) for name in map(subset_name, self.subsets_of(output))}
 
     def bound_keys_of(self, output: str) -> tuple[str, ...]:
-        """Return those that the budget binds."""
-        return tuple(key for subset, key in self.keys_of(output).items() if subset in self.budget_subsets)
+        """Return those that the budget binds: of the subsets that the recipe names, or of all that are no guess."""
+        asked, guesses = self.recipe.search.subsets, {guess.key for guess in self.guesses}
+        keys = self.keys_of(output).items()
+        return tuple(key for subset, key in keys if (subset in asked if asked else key not in guesses))
 
     @property
     def budget_keys(self) -> tuple[str, ...]:

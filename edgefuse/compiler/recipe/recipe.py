@@ -85,7 +85,8 @@ class SearchSection(Record, frozen=True, kw_only=True):
         max_drop: how much of the metric may be lost in each subset: a number in its own unit (0.01 is one point of
             accuracy), or a share of what the reference reaches there, as `"2 %"`. If left out, it is a point of
             accuracy, or `"1 %"` for a metric with a unit of its own. It is the first output's, or a table by output.
-        subsets: the subsets that the budget binds (`image+audio`); all admissible ones if empty.
+        subsets: the subsets that the budget binds (`image+audio`). If empty, all admissible ones but those in which the
+            reference is right no more often than one answer for all would be: what is lost there is chance.
         max_fusion_passes: how many combinations are judged per target, at the most.
     """
 

@@ -99,6 +99,7 @@ def _budget(made: Compiled) -> BudgetReport:
         share=budget.share,
         limits={} if plain else limits.get("test", {}),
         search_limits={} if plain else limits.get("validation", {}),
+        subsets=tuple(by_subset(subject, first, dict.fromkeys(subject.bound_keys_of(first), True))),
     )
 
 

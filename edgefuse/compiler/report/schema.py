@@ -328,6 +328,7 @@ class BudgetReport(Part, frozen=True, kw_only=True):
         share: of what the reference reaches, where the recipe asks for a share.
         limits: what may be lost by subset, on the test items, where it differs.
         search_limits: the same on the validation items, for the search.
+        subsets: that the budget binds, of the first output.
     """
 
     max_drop: float
@@ -335,6 +336,7 @@ class BudgetReport(Part, frozen=True, kw_only=True):
     share: float | None = None
     limits: dict[str, float] = {}
     search_limits: dict[str, float] = {}
+    subsets: tuple[str, ...] = ()
 
     def limit(self, subset: str) -> float:
         """Return what may be lost in a subset."""

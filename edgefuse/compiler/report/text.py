@@ -149,6 +149,13 @@ def notes(made: Compiled, bundles: Sequence[BundleReport]) -> tuple[str, ...]:
             "compiled. The reference did not run on the device, so nothing is compared with its speed."
         ]
     found += [f"Stages: {note}." for note in made.subject.found.notes]
+    found += [
+        f"'{guess.key}' binds nothing: the reference is right there in {100 * guess.reached:.1f} % of the validation "
+        f"items, one answer for all would be in {100 * guess.of_one_answer:.1f} %, and what a guess loses is chance. "
+        "[search] subsets says otherwise."
+        for guess in made.subject.guesses
+        if not made.subject.recipe.search.subsets
+    ]
     found += [f"{target}: no bundle. {reason}" for target, reason in made.failed.items()]
     for target in made.rungs:
         refused = made.timings.refused.get(target, {})

@@ -3,6 +3,7 @@
 - `grammar`: sentences drawn from templates;
 - `commands`: commands for a home in three languages, and what is replied;
 - `pictures`: six rooms, drawn;
+- `speech`: sentences, said, in noise;
 - `items`: samples and splits.
 """
 

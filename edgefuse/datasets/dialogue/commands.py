@@ -104,10 +104,14 @@ def drawn(split: str, count: int, seed: int) -> tuple[Command, ...]:
     found: list[Command] = []
     while len(found) < count:
         command = _drawn(rng)
-        tenth = int.from_bytes(hashlib.sha256(command.text.casefold().encode()).digest()[:8], "big") % 10
-        if tenth in SHARES[split] and len(command.text) <= MAX_LENGTH:
+        if tenth(command.text) in SHARES[split] and len(command.text) <= MAX_LENGTH:
             found.append(command)
     return tuple(found)
+
+
+def tenth(sentence: str) -> int:
+    """Return which tenth of all sentences one belongs to; upper and lower case are the same."""
+    return int.from_bytes(hashlib.sha256(sentence.casefold().encode()).digest()[:8], "big") % 10
 
 
 @cache
@@ -124,7 +128,7 @@ def _drawn(rng: np.random.Generator) -> Command:
     degrees = DEGREES[int(rng.integers(len(DEGREES)))]
     templates = _sentences(language, action, room is not None)
     values = {"temperature": str(degrees), "area": "" if room is None else ROOMS[language][room]}
-    text = draw(templates[int(rng.integers(len(templates)))], _file(language)["expansion_rules"], values, rng)
+    text = draw(templates[int(rng.integers(len(templates)))], package_file(language)["expansion_rules"], values, rng)
     return Command(text, language, _reply(language, action, degrees), room)
 
 
@@ -133,7 +137,7 @@ def _blocks(language: str, action: Action, named: bool) -> list[dict[str, Any]]:
     wanted = ("area_domain", "area_temperature") if named else ("domain_only", "temperature_only")
     return [
         block
-        for block in _file(language)["intents"][action.intent]["data"]
+        for block in package_file(language)["intents"][action.intent]["data"]
         if block["metadata"]["slot_combination"] in wanted and block.get("slots", {}).get("domain") == action.domain
         if named or block.get("requires_context") == {"area": {"slot": True}}
     ]
@@ -147,12 +151,17 @@ def _sentences(language: str, action: Action, named: bool) -> tuple[str, ...]:
 @cache
 def _reply(language: str, action: Action, degrees: int) -> str:
     name = _blocks(language, action, named=True)[0].get("response", "default")
-    template = _file(language)["responses"]["intents"][action.intent][name]
+    template = package_file(language)["responses"]["intents"][action.intent][name]
     return SandboxedEnvironment().from_string(template).render(slots={"temperature": degrees}).strip()
 
 
 @cache
-def _file(language: str) -> dict[str, Any]:
+def package_file(language: str) -> dict[str, Any]:
+    """Return what the package says in a language: intents, rules, lists, responses.
+
+    Raises:
+        DataError: the package cannot be fetched.
+    """
     path = fetch("home-assistant-intents", VERSION, f"home_assistant_intents/data/{language}.json", LANGUAGES[language])
     found: dict[str, Any] = json.loads(path.read_bytes())
     return found

@@ -92,5 +92,33 @@ def _drawn(part: Group | str, rules: Mapping[str, str], values: Mapping[str, str
     name = part[1:-1].partition(":")[0]
     known = rules if part.startswith("<") else values
     if name not in known:
-        raise DataError("a template names what is not there", got=f"'{part}'", expected=", ".join(sorted(known)))
+        raise _unknown(part, known)
     return _drawn(parse(rules[name]), rules, values, rng) if known is rules else values[name]
+
+
+def named(template: str, rules: Mapping[str, str]) -> frozenset[str]:
+    """Return the lists from which a template, or a rule that it names, may take a value.
+
+    Args:
+        template: of a sentence.
+        rules: templates by name.
+
+    Raises:
+        DataError: there is no such rule.
+    """
+    return _named(parse(template), rules)
+
+
+def _named(part: Group | str, rules: Mapping[str, str]) -> frozenset[str]:
+    if isinstance(part, Group):
+        return frozenset().union(*(_named(inner, rules) for inner in part.parts))
+    name = part[1:-1].partition(":")[0]
+    if part.startswith("<"):
+        if name not in rules:
+            raise _unknown(part, rules)
+        return _named(parse(rules[name]), rules)
+    return frozenset({name} if part.startswith("{") else ())
+
+
+def _unknown(part: str, known: Mapping[str, str]) -> DataError:
+    return DataError("a template names what is not there", got=f"'{part}'", expected=", ".join(sorted(known)))

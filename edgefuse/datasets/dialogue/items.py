@@ -13,7 +13,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -22,21 +21,16 @@ import numpy.typing as npt
 from edgefuse.datasets.cache import Cache, cache_folder
 from edgefuse.datasets.dialogue.commands import MAX_LENGTH, PLACES, SHARES, Command, drawn, words
 from edgefuse.datasets.dialogue.pictures import picture
-from edgefuse.datasets.digits.espeak import SAMPLE_RATE_HZ, Utterance, synthesise
-from edgefuse.datasets.digits.speech import VARIANTS
+from edgefuse.datasets.dialogue.speech import noisy, spoken, voices
 from edgefuse.datasets.digits.text import misspell
 from edgefuse.datasets.sample import MadeSamples, RawInput, Sample, Splits
-from edgefuse.datasets.sentiment.speech import compress, expand
+from edgefuse.datasets.sentiment.speech import expand
 
 START, END = 0, 1
 VOCABULARY = ("<start>", "<end>")
 STEPS = 12
 """The most tokens of a reply, the end token included."""
 
-SAMPLES = 3 * SAMPLE_RATE_HZ
-_ACCENTS = {"en": ("en-us", "en", "en-gb-scotland"), "de": ("de",), "fr": ("fr",)}
-_HEARD_IN_TEST_ONLY = {"en": ("en-029",), "de": (), "fr": ("fr-be", "fr-ch")}
-_CALL = 200  # utterances that one process of the engine says
 _FILE = "speech.npy"
 
 
@@ -103,16 +97,10 @@ class DialogueItems(MadeSamples):
         said = expand(_speech(self.split, self.settings)[index % len(self.commands)])
         inputs: dict[str, RawInput] = {
             "image": picture(self.shown(index), rng),
-            "audio": self._noisy(said, rng),
+            "audio": noisy(said, self.settings.snr_db, rng),
             "text": written,
         }
         return Sample(inputs, ids(self.reply(index)))
-
-    def _noisy(self, said: npt.NDArray[np.int16], rng: np.random.Generator) -> npt.NDArray[np.int16]:
-        speech = said.astype(np.float32)
-        power = float(np.sqrt(np.mean(speech * speech))) * 10 ** (-rng.uniform(*self.settings.snr_db) / 20)
-        noisy = speech + np.float32(power) * rng.standard_normal(SAMPLES, dtype=np.float32)
-        return np.asarray(np.clip(np.rint(noisy * np.float32(rng.uniform(0.3, 1.0))), -32768, 32767), np.int16)
 
     def _rng(self, index: int, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.settings.seed, list(SHARES).index(self.split), purpose, index])
@@ -179,8 +167,7 @@ def _commands(split: str, settings: Settings) -> tuple[Command, ...]:
 
 def _voices(split: str, settings: Settings) -> tuple[object, ...]:
     """Return all that decides how the commands of a split sound."""
-    accents = (_ACCENTS, _HEARD_IN_TEST_ONLY) if split == "test" else _ACCENTS
-    return (settings.version, settings.seed, VARIANTS[split], accents, SAMPLES, version("espeakng-loader"))
+    return (settings.version, settings.seed, *voices(split))
 
 
 @lru_cache(maxsize=len(SHARES))
@@ -190,25 +177,12 @@ def _speech(split: str, settings: Settings) -> npt.NDArray[np.uint8]:
 
     def make(folder: Path) -> None:
         data = io.BytesIO()  # to a file, numpy does not say why it could not write
-        np.save(data, _spoken(commands, split, settings), allow_pickle=False)
+        sentences = [(command.text, command.language) for command in commands]
+        rng = np.random.default_rng([settings.seed, list(SHARES).index(split), 2])
+        np.save(data, spoken(sentences, split, rng), allow_pickle=False)
         (folder / _FILE).write_bytes(data.getbuffer())
 
     key = repr((split, _voices(split, settings), hashlib.sha256(repr(commands).encode()).hexdigest()))
     folder = Cache(cache_folder()).entry("dialogue", key, make)
-    spoken: npt.NDArray[np.uint8] = np.load(folder / _FILE, mmap_mode="r", allow_pickle=False)
-    return spoken
-
-
-def _spoken(commands: Sequence[Command], split: str, settings: Settings) -> npt.NDArray[np.uint8]:
-    rng = np.random.default_rng([settings.seed, list(SHARES).index(split), 2])
-    said = []
-    for command in commands:
-        accents = _ACCENTS[command.language] + (_HEARD_IN_TEST_ONLY[command.language] if split == "test" else ())
-        accent, variant = str(rng.choice(accents)), str(rng.choice(VARIANTS[split]))
-        rate, pitch, spread = (int(value) for value in rng.integers((190, 20, 20), (250, 80, 80)))
-        said.append(Utterance(command.text, accent, variant, rate, pitch, spread))
-    spoken = np.full((len(said), SAMPLES), compress(np.zeros(1, np.int16))[0], np.uint8)
-    for start in range(0, len(said), _CALL):
-        for row, clip in enumerate(synthesise(said[start : start + _CALL]), start=start):
-            spoken[row, : clip.size] = compress(clip[:SAMPLES])
-    return spoken
+    speech: npt.NDArray[np.uint8] = np.load(folder / _FILE, mmap_mode="r", allow_pickle=False)
+    return speech

@@ -189,12 +189,28 @@ def _kept_copies(program: torch.export.ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
+def _wide_indices(program: torch.export.ExportedProgram) -> None:
+    """Write out that indices are int64: ONNX has no others, and the exporter passes on what torch takes."""
+    aten = torch.ops.aten
+    for node in program.graph.nodes:
+        if node.target not in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default):
+            continue
+        for index in node.args[1]:
+            if index is not None and index.meta["val"].dtype in (torch.int8, torch.int16, torch.int32):
+                with program.graph.inserting_before(node):
+                    wide = program.graph.call_function(aten._to_copy.default, (index,), {"dtype": torch.int64})
+                wide.meta = {**index.meta, "val": index.meta["val"].long()}
+                node.args = (node.args[0], [wide if one is index else one for one in node.args[1]], *node.args[2:])
+    program.graph_module.recompile()
+
+
 _TRANSPOSES = (torch.ops.aten.transpose.int, torch.ops.aten.permute.default)
 
 
 @open_steps()
 def _translate(program: torch.export.ExportedProgram, stage: TorchStage) -> ir.Model:
     _kept_copies(program)
+    _wide_indices(program)
     try:
         with quiet():
             exported = _core.export(

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from edgefuse.bundle import spec
 from edgefuse.datasets.dialogue.commands import MAX_LENGTH
-from edgefuse.datasets.dialogue.items import END, SAMPLES, START, STEPS, labels
+from edgefuse.datasets.dialogue.items import END, START, STEPS, labels
+from edgefuse.datasets.dialogue.speech import SAMPLES
 from edgefuse.datasets.digits.espeak import SAMPLE_RATE_HZ
 from edgefuse.datasets.digits.text import tokenizer, vocabulary_size
 from edgefuse.errors import DataError

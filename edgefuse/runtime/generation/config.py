@@ -6,9 +6,12 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from edgefuse.errors import InputError
+from edgefuse.errors import InputError, shown
 
 _MAX_PENALTY = 10
+_MAX_BEAMS = 1024
+"""Each has its state; without a bound, a few steps with as many beams as there are texts take all memory."""
+_MOST_SHOWN = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +23,12 @@ class GenerationConfig:
 
     Attributes:
         max_new_tokens: at most so many, the end token included; as many as the model can if None.
-        num_beams: hypotheses that are kept; 1 is greedy. Each costs a run of the decoder per token.
+        num_beams: hypotheses that are kept, up to 1,024; 1 is greedy. Each costs a run of the decoder per token.
         length_penalty: with beams: the power of its length that the sum of a hypothesis' log probabilities is divided
             by. More than 0 favours long ones.
         early_stopping: with beams: true ends the search when as many hypotheses as beams are finished, false when
             the best running one is worse than those by its present length, "never" when by no length it can be better.
-        num_return_sequences: with beams: the hypotheses that a search returns, the best first.
+        num_return_sequences: with beams: the hypotheses that `beam_search` returns, the best first.
         do_sample: draw each token instead of taking the most probable one.
         temperature: of a draw: logits are divided by it.
         top_k: of a draw: from the k most probable tokens only.
@@ -49,17 +52,18 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_beams", "num_return_sequences"):
-            self._check(name, _is_whole(getattr(self, name), 1), "1 or more")
+            value = getattr(self, name)
+            self._check(name, _is_whole(value, 1) and value <= _MAX_BEAMS, f"an int from 1 to {_MAX_BEAMS}")
         for name, least in (("max_new_tokens", 1), ("top_k", 1), ("seed", 0)):
             value = getattr(self, name)
-            self._check(name, value is None or _is_whole(value, least), f"{least} or more, or None")
+            self._check(name, value is None or _is_whole(value, least), f"an int of {least} or more, or None")
         self._check("do_sample", isinstance(self.do_sample, bool), "true or false")
         stopping = self.early_stopping
         self._check("early_stopping", isinstance(stopping, bool) or stopping == "never", 'true, false or "never"')
         bounded = _is_number(self.length_penalty) and abs(self.length_penalty) <= _MAX_PENALTY
-        self._check("length_penalty", bounded, f"a number from {-_MAX_PENALTY} to {_MAX_PENALTY}")
-        self._check("temperature", _is_number(self.temperature) and self.temperature > 0, "a number above 0")
-        self._check("top_p", _is_number(self.top_p) and 0 < self.top_p <= 1, "a number above 0 and at most 1")
+        self._check("length_penalty", bounded, f"an int or a float from {-_MAX_PENALTY} to {_MAX_PENALTY}")
+        self._check("temperature", _is_number(self.temperature) and self.temperature > 0, "an int or a float above 0")
+        self._check("top_p", _is_number(self.top_p) and 0 < self.top_p <= 1, "an int or a float above 0 and at most 1")
         most = self.num_return_sequences <= self.num_beams
         self._check("num_return_sequences", most, f"at most num_beams, {self.num_beams}")
         if self.do_sample:
@@ -82,7 +86,9 @@ class GenerationConfig:
 
     def _check(self, name: str, good: bool, expected: str) -> None:
         if not good:
-            raise InputError(f"{name} is out of range", got=repr(getattr(self, name)), expected=expected)
+            value = getattr(self, name)
+            got = shown(value if isinstance(value, int) else repr(value), _MOST_SHOWN)
+            raise InputError(f"{name} is out of range", got=got, expected=expected)
 
     def _refuse(self, name: str, beside: str) -> None:
         default = next(field.default for field in fields(self) if field.name == name)
@@ -95,4 +101,9 @@ def _is_whole(value: object, least: int) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float is as large as
+        return False

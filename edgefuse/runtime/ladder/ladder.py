@@ -15,6 +15,7 @@ import math
 from collections.abc import Mapping
 
 from edgefuse.bundle.manifest import Figure, Manifest
+from edgefuse.errors import cited
 from edgefuse.runtime.ladder.alarms import Alarms
 from edgefuse.runtime.ladder.reading import Reading, Signals
 from edgefuse.runtime.ladder.replay import Replay
@@ -35,6 +36,7 @@ class Ladder:
         signals: what the device says of itself; nothing if None.
         settings: limits and waiting times.
         figures: of the rungs, measured on this device (`edgefuse prepare`); the bundle's own if None.
+        rung: that it begins at, and comes back to; the bundle's default if None.
 
     Attributes:
         steps: what there is to be at, the first one without any trouble.
@@ -51,16 +53,22 @@ class Ladder:
         settings: Settings | None = None,
         *,
         figures: Mapping[str, Figure] | None = None,
+        rung: str | None = None,
     ) -> None:
         self._settings = settings or Settings()
-        self._signals = signals or Replay(())
-        self.steps = steps_of(manifest, self._settings.may_drop, figures)
-        self.answered = [0] * len(self.steps)
-        self._at = 0
+        self._signals, self._deaf = signals or Replay(()), False
+        self._manifest, self._figures = manifest, figures
         self._window, self._alarms = Window(self._settings.window_s), Alarms(self._settings)
         self._reading, self._read_s = Reading(), -math.inf
         self._changed_s, self._up = -math.inf, False
         self._alarmed = False
+        self._begin(rung)
+
+    def _begin(self, rung: str | None) -> None:
+        """Stand at the first step, at a rung of the bundle."""
+        self.steps = steps_of(self._manifest, self._settings.may_drop, self._figures, rung)
+        self.answered = [0] * len(self.steps)
+        self._at = 0
         self._fits_since_s = math.inf
         self._waits_s = [self._settings.first_wait_s] * len(self.steps)
         self._barred_until_s = [-math.inf] * len(self.steps)
@@ -79,14 +87,20 @@ class Ladder:
                 found[price.subset] = found.get(price.subset, 0.0) + price.now * answered / max(count, 1)
         return found if count else {}
 
-    def observe(self, now_s: float, took_s: float, deadline_s: float) -> None:
+    def observe(self, now_s: float, took_s: float, deadline_s: float, rung: str | None = None) -> None:
         """Take note of a prediction.
+
+        If it ran at another rung than this ladder stands at, somebody else had chosen that, and it goes on from there:
+        at the step of that rung or, if no step has it, as one that begins at it.
 
         Args:
             now_s: when it was there, in seconds of a clock that never goes back.
             took_s: how long it took since its inputs were due.
             deadline_s: how long it might have taken; infinite if there is no deadline.
+            rung: at which it ran; that of `step` if None.
         """
+        if rung is not None and rung != self.step.rung:
+            self._stand(rung)
         self._window.add(now_s, took_s, deadline_s)
         self.answered[self._at] += 1
 
@@ -97,7 +111,7 @@ class Ladder:
             now_s: the time, by the clock of `observe`.
         """
         if now_s - self._read_s >= self._settings.every_s:
-            self._reading, self._read_s = self._signals.read(now_s), now_s
+            self._reading, self._read_s = self._read(now_s), now_s
             self._alarms.look(now_s, self._reading)
         held_s = now_s - self._changed_s
         if held_s > self._settings.trial_s:
@@ -119,6 +133,28 @@ class Ladder:
             expected = f", {window.used * self._ratio(up):.0%} is expected" if window.used else ""
             return self._go(now_s, up, f"predictions take {window.used:.0%} of the deadline{expected}")
         return None
+
+    def _stand(self, rung: str) -> None:
+        """Go on from a rung that somebody else has chosen."""
+        if all(one.name != rung for one in self._manifest.rungs):  # that of another bundle, of which nothing is known
+            return
+        self._window.clear()
+        self._fits_since_s, self._up, self._alarmed = math.inf, False, False
+        at = next((number for number, step in enumerate(self.steps) if step.rung == rung), None)
+        if at is not None:
+            self._at = at
+        else:
+            self._begin(rung)
+
+    def _read(self, now_s: float) -> Reading:
+        """Return what the device says now: nothing, where asking it fails."""
+        try:
+            return self._signals.read(now_s)
+        except Exception as error:  # noqa: BLE001 - a user's own code may raise anything, and predictions go on
+            if not self._deaf:
+                logger.warning("the ladder goes on without a reading of the device: %s", cited(error))
+            self._deaf = True
+            return Reading()
 
     def _down(self, alarm: str | None) -> tuple[int, str] | None:
         """Return the step further down that is needed, and why; None if none is, or there is none."""

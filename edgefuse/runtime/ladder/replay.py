@@ -10,7 +10,7 @@ from dataclasses import fields
 from os import PathLike
 from pathlib import Path
 
-from edgefuse.errors import InputError
+from edgefuse.errors import InputError, cited
 from edgefuse.runtime.ladder.reading import Reading
 
 _TIME = "now_s"
@@ -45,8 +45,8 @@ class Replay:
         try:
             with Path(path).open(encoding="utf-8", newline="") as file:
                 rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"the readings in {path} cannot be read", got=error) from error
+        except (OSError, ValueError, csv.Error) as error:  # not UTF-8, or a path with a NUL: a ValueError
+            raise InputError(f"the readings in {path} cannot be read", got=cited(error)) from error
         return cls(_row(path, number, row) for number, row in enumerate(rows, start=2))
 
     def read(self, now_s: float) -> Reading:

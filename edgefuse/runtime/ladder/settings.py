@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, fields
 
 from edgefuse.errors import InputError
+from edgefuse.runtime.numbers import number_of
 
-_SHARES = ("most_missed", "fits", "most_load", "least_battery")
+_SHARES = ("most_missed", "fits", "most_load", "least_battery", "margin")
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,10 @@ class Settings:
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self) if field.name != "may_drop"):
             value, most = getattr(self, name), 1.0 if name in _SHARES else math.inf
-            if not (isinstance(value, int | float) and 0 <= value <= most and not math.isnan(value)):
+            number = number_of(value)
+            if number is None or not 0 <= number <= most:  # which NaN is not
                 expected = "a share from 0 to 1" if name in _SHARES else "zero or more"
                 raise InputError(f"{name} of a ladder is out of range", got=value, expected=expected)
+            object.__setattr__(self, name, number)
         if not self.fits:
             raise InputError("fits of a ladder is out of range", got=self.fits, expected="more than 0")

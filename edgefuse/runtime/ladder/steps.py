@@ -80,9 +80,12 @@ class Change:
 
 
 def steps_of(
-    manifest: Manifest, may_drop: Sequence[str] = (), figures: Mapping[str, Figure] | None = None
+    manifest: Manifest,
+    may_drop: Sequence[str] = (),
+    figures: Mapping[str, Figure] | None = None,
+    rung: str | None = None,
 ) -> tuple[Step, ...]:
-    """Return the steps of a bundle's ladder, the default rung first.
+    """Return the steps of a bundle's ladder, from one rung down.
 
     Below it stand the rungs that are ever faster, but for those that lose no less than a faster one; below the last of
     them, the same rung without one modality more each time.
@@ -91,18 +94,20 @@ def steps_of(
         manifest: of the bundle.
         may_drop: optional modalities, in the order in which they may be left out.
         figures: measured on this device, by rung (`edgefuse prepare`); the bundle's own if None.
+        rung: the first one; the bundle's default if None.
 
     Raises:
         InputError: if a modality cannot be left out.
+        BundleError: if there is no such rung.
     """
-    first = manifest.rung()
-    times = {rung.name: _time(rung, figures or {}) for rung in manifest.rungs}
+    first = manifest.rung(rung)
+    times = {one.name: _time(one, figures or {}) for one in manifest.rungs}
     rungs = [first, *_below(manifest, first, times)]
-    steps = [Step(rung.name, (), times[rung.name], tuple(_prices(manifest, rung, ()))) for rung in rungs]
+    steps = [Step(one.name, (), times[one.name], tuple(_prices(manifest, first, one, ()))) for one in rungs]
     last = rungs[-1]
     for count in range(1, len(_checked(manifest, may_drop)) + 1):
         without = tuple(may_drop[:count])
-        steps.append(Step(last.name, without, None, tuple(_prices(manifest, last, without))))
+        steps.append(Step(last.name, without, None, tuple(_prices(manifest, first, last, without))))
     return tuple(steps)
 
 
@@ -128,8 +133,7 @@ def _loss(rung: Rung) -> float:
     return sum((low + high) / 2 for low, high in rung.drop_ci95.values())
 
 
-def _prices(manifest: Manifest, rung: Rung, without: Sequence[str]) -> Iterator[Price]:
-    first = manifest.rung()
+def _prices(manifest: Manifest, first: Rung, rung: Rung, without: Sequence[str]) -> Iterator[Price]:
     for names in manifest.model.subsets():
         given, left = subset_name(names), subset_name(tuple(name for name in names if name not in without) or names)
         if given in first.accuracy and left in rung.accuracy:

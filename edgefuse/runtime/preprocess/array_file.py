@@ -32,7 +32,7 @@ def read_array(path: Encoded, name: str) -> Array:
     """Return the array in a `.npy` file.
 
     Args:
-        path: of the file, or its bytes.
+        path: of the file, or what is in it as bytes.
         name: of the modality that it is for.
 
     Raises:

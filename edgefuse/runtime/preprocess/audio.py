@@ -126,6 +126,8 @@ class AudioReader:
         if pcm.size == 0:
             got = _found("0 samples", where)
             raise InputError(f"{self._what} is empty", got=got, expected="at least one")
+        if np.vdot(pcm, pcm) <= _MAX_PEAK**2:  # then no sample is beyond, nor NaN, and one pass has told so
+            return
         peak = max(float(np.maximum.reduce(pcm)), -float(np.minimum.reduce(pcm)))  # NaN and infinity come through
         if not math.isfinite(peak):
             raise InputError(

@@ -18,7 +18,7 @@ from edgefuse.runtime.preprocess.video_file import LATE_S, decoded
 
 _A_VIDEO = (
     "a path, the bytes of a video file, a uint8 array [frames, height, width, channels] or a list of pictures at the "
-    "model's rate, or a tuple (either of these, frames_per_second)"
+    "model's rate, or a tuple (such an array or list, frames_per_second)"
 )
 _MAX_RATE = 960  # of cameras that slow time down; beyond a thousand, `LATE_S` would skip frames
 

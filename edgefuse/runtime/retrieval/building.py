@@ -27,7 +27,7 @@ Failed = Callable[[str, InputError], None]
 def build(
     path: str | os.PathLike[str],
     pipeline: Pipeline,
-    items: Iterable[tuple[str, object]],
+    items: Iterable[tuple[str | os.PathLike[str], object]],
     *,
     modality: str,
     failed: Failed | None = None,
@@ -55,7 +55,7 @@ def build(
         _check_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder.parent) as vectors:
-            for name, raw in items:
+            for name, raw in _named(items):
                 try:
                     inputs = raw if isinstance(raw, Inputs) else pipeline.preprocess(**{modality: raw})
                     vector = embed(pipeline, inputs)
@@ -81,6 +81,29 @@ def build(
     except OSError as error:
         raise InputError(f"the index '{folder}' cannot be written", got=reason(error)) from error
     return Index.open(folder, pipeline)
+
+
+def _named(items: Iterable[tuple[str | os.PathLike[str], object]]) -> Iterator[tuple[str, object]]:
+    """Yield each item's name as text, and what it is.
+
+    Raises:
+        InputError: if these are no pairs, or a name is neither text nor a path.
+    """
+    if not isinstance(items, Iterable):
+        raise _no_items(items)
+    for item in items:
+        try:
+            name, raw = item
+            text = os.fsdecode(name)
+        except (TypeError, ValueError) as error:
+            raise _no_items(item) from error
+        yield text, raw
+
+
+def _no_items(found: object) -> InputError:
+    return InputError(
+        "these are no items of an index", got=type(found).__name__, expected="pairs of a name and what it names"
+    )
 
 
 def _publish(folder: Path, record: Record, vectors: IO[bytes]) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgefuse.bundle.layout import ASSETS
 from edgefuse.bundle.manifest import Manifest, Rung
 from edgefuse.bundle.spec import EmbeddingOutput
-from edgefuse.errors import InputError
+from edgefuse.errors import InputError, shown
 from edgefuse.graph import StageGraph
 from edgefuse.runtime.pipeline import Inputs, Pipeline
 
@@ -44,6 +44,11 @@ def encoder_of(manifest: Manifest, rung: Rung, modality: str) -> Encoder:
     Raises:
         InputError: if there is no such modality, it cannot be alone, or that gives no embedding, or several.
     """
+    known = {one.name: one for one in manifest.model.modalities}
+    if modality not in known:
+        what = f"the model '{manifest.model.name}' has no such modality"
+        raise InputError(what, got=shown(modality, 80), expected=" or ".join(known))
+    described = known[modality]
     others = [one.name for one in manifest.model.modalities if not one.optional and one.name != modality]
     if others:
         raise InputError(
@@ -53,7 +58,6 @@ def encoder_of(manifest: Manifest, rung: Rung, modality: str) -> Encoder:
         )
     plan = StageGraph(manifest.stages, manifest.model.modalities).plan((modality,))
     output = _only(manifest, [name for name, _ in plan.results], modality)
-    (described,) = (one for one in manifest.model.modalities if one.name == modality)
     assets = {file.path: file.sha256 for file in manifest.files if file.path.startswith(ASSETS)}
     tokenizer = assets.get(ASSETS + getattr(described.preprocess, "tokenizer", ""), "")
     files = {step.stage.name: manifest.candidate(rung.candidates[step.stage.name]).sha256 for step in plan.steps}
@@ -84,7 +88,8 @@ def unit(vector: npt.ArrayLike, what: str) -> Vector:
         InputError: if it has no direction: it is zero, or not finite.
     """
     exact = np.asarray(vector, np.float64)
-    length = float(np.linalg.norm(exact))
+    with np.errstate(over="ignore"):  # what is too large is told below
+        length = float(np.linalg.norm(exact))
     if not (np.isfinite(length) and length > 0):
         raise InputError(
             f"{what} has no direction", got=f"the length {length:g}", expected="finite numbers, not all zero"

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.errors import InputError, cited
+from edgefuse.errors import InputError, cited, shown
 from edgefuse.files import check_regular, read_regular, reason
 from edgefuse.runtime.pipeline import Pipeline
 from edgefuse.runtime.retrieval.encoder import Vector, encoder_of, unit
@@ -161,9 +161,14 @@ class Index:
 
     def queries(self, points: npt.ArrayLike, top: int) -> Vector:
         """Return points at length one, float32 [Q, size]; arguments and errors as those of `search`."""
-        if top < 1:
-            raise InputError("a search needs a positive number of items", got=top, expected="1 or more")
-        given = np.atleast_2d(np.asarray(points, np.float64))
+        if not isinstance(top, int | np.integer) or top < 1:
+            raise InputError("a search needs a positive number of items", got=shown(top, 80), expected="1 or more")
+        try:
+            given = np.atleast_2d(np.asarray(points))
+        except ValueError as error:
+            raise _no_point(cited(error)) from error
+        if given.dtype.kind not in "biuf":
+            raise _no_point(str(given.dtype))
         if given.ndim != 2 or given.shape[1] != self.record.size or not len(given):
             raise InputError(
                 "a point does not fit the index",
@@ -250,14 +255,21 @@ def _check_encoder(folder: Path, record: Record, pipeline: Pipeline) -> None:
         for rung in manifest.rungs
         if record.modality in known
     }
-    if digests.get(pipeline.rung.name) == record.encoder:
+    here = digests.get(pipeline.rung.name, "")
+    if here == record.encoder:
         return
     fitting = [name for name, digest in digests.items() if digest == record.encoder]
     raise InputError(
         f"the index '{folder}' was made by other files than those that embed '{record.modality}' here",
-        got=f"those of '{record.model}' at its rung '{record.rung}'",
-        expected=f"those of '{manifest.model.name}' at the rung '{pipeline.rung.name}'",
+        got=f"those of '{record.model}' at its rung '{record.rung}', {record.encoder[:12]}",
+        expected=f"those of '{manifest.model.name}' at the rung '{pipeline.rung.name}', {here[:12] or 'none'}",
         fix=f"name the rung '{fitting[0]}'" if fitting else _ANEW,
+    )
+
+
+def _no_point(got: str) -> InputError:
+    return InputError(
+        "a point that is looked for is no array of numbers", got=got, expected="[size], or [points, size]"
     )
 
 

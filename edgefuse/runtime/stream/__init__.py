@@ -14,5 +14,6 @@
 - `triggers`: when predictions are due;
 - `answer`: a prediction at a time;
 - `holder`: what a stream runs on, and who may change that;
+- `predictor`: what is due, predicted on the pipeline that runs now;
 - `stream`: all of them over a pipeline.
 """

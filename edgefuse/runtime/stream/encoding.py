@@ -24,12 +24,19 @@ class Encoding:
         self._encoder, self._rate_hz = encoder, rate_hz
         self._heard: tuple[int, int] | None = None
 
-    def taken(self, serial: int) -> int | None:
-        """Return the step after the last one that was taken from a window; None if it has to begin anew.
+    def missing(self, serial: int, at: int, count: int) -> int:
+        """Return how many of the last steps of a whole window it has not heard; all of them if it has to begin anew.
 
         Args:
             serial: of the window.
+            at: the step after its last one.
+            count: its steps.
         """
+        taken = self._taken(serial)
+        return count if taken is None else min(count, max(0, at - taken))
+
+    def _taken(self, serial: int) -> int | None:
+        """Return the step after the last one that was taken from a window; None if it has to begin anew."""
         return self._heard[1] if self._heard is not None and self._heard[0] == serial else None
 
     def __call__(self, serial: int, at: int, steps: Array) -> Value:
@@ -45,10 +52,10 @@ class Encoding:
         """
         encoder = self._encoder
         if len(steps):
-            if self.taken(serial) != at - len(steps):
+            if self._taken(serial) != at - len(steps):
                 encoder.reset()
             self._heard = None  # a step that fails leaves states to be begun anew
-            encoder.push(steps[None])
+            encoder.advance(steps[None])
             self._heard = serial, at
         if encoder.encoded is None or self._heard is None:
             raise BackendError(f"the encoder of '{encoder.modality}' gave nothing", got="a whole window")

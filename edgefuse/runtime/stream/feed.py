@@ -7,10 +7,12 @@ from dataclasses import dataclass, fields
 
 from edgefuse.bundle.spec import AudioPreprocess, Modality, TensorPreprocess, TextPreprocess, largest
 from edgefuse.errors import InputError, shown
+from edgefuse.runtime.numbers import number_of
 from edgefuse.runtime.preprocess.audio import MAX_RATE_HZ, MIN_RATE_HZ
 
 _MOST = 1e12  # of all: what is beyond overflows
 _SERIES_ITEMS, _LATEST_ITEMS = 4096, 8
+_WHOLE = ("max_items", "max_bytes")
 _POSITIVE = ("rate_hz", "window_s", "max_age_s", "jump_s", "max_items", "max_bytes")
 
 
@@ -47,9 +49,13 @@ class Feed:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None and field.name != "incremental" and not _is_fine(field.name, value):
+            if value is None or field.name == "incremental":
+                continue
+            number = number_of(value, whole=field.name in _WHOLE)
+            if number is None or not _is_fine(field.name, number):
                 least = "a number above 0" if field.name in _POSITIVE else "a number from 0 on"
                 raise InputError(f"the feed's {field.name} makes no sense", got=shown(value, 80), expected=least)
+            object.__setattr__(self, field.name, number)
         if self.jump_s <= self.reorder_s:
             raise InputError(
                 "a feed that reorders further than its clock may jump",
@@ -114,10 +120,23 @@ class Feed:
             )
         return steps
 
+    def least_steps(self, modality: Modality) -> int:
+        """Return how many steps of a series must be there, at the model's rate.
 
-def _is_fine(name: str, value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int if name in ("max_items", "max_bytes") else (int, float)):
-        return False
+        Raises:
+            InputError: if a window never has as many.
+        """
+        least, steps = round(self.min_window_s * self.rates_hz(modality)[1]), self.window_steps(modality)
+        if least > steps:
+            raise InputError(
+                f"the min_window_s of '{modality.name}' is more than a window has",
+                got=f"{self.min_window_s:g} s, {least} steps",
+                expected=f"0 to {steps} steps",
+            )
+        return least
+
+
+def _is_fine(name: str, value: float) -> bool:
     if value > _MOST and name != "max_age_s":
         return False
     return value > 0 if name in _POSITIVE else value >= 0  # which NaN is not

@@ -72,13 +72,14 @@ class Change(Protocol):
 class Ladder(Protocol):
     """Whoever decides at which rung to run."""
 
-    def observe(self, now_s: float, took_s: float, deadline_s: float) -> None:
+    def observe(self, now_s: float, took_s: float, deadline_s: float, rung: str) -> None:
         """Note how long a prediction took.
 
         Args:
             now_s: by the clock of this machine.
             took_s: from when it was due to the answer.
             deadline_s: that it was to take at most; infinite if the stream has none.
+            rung: at which it ran.
         """
 
     def decide(self, now_s: float) -> Change | None:

@@ -31,6 +31,7 @@ class Intake:
         sources: by modality.
         counts: by modality.
         time_s: of the stream; None before the first item.
+        closed: whether nothing is taken any more.
 
     Raises:
         InputError: if a feed does not fit its modality.
@@ -39,8 +40,10 @@ class Intake:
 
     def __init__(self, preprocessors: Mapping[str, Preprocessor], feeds: Mapping[str, Feed], slack_s: float) -> None:
         self.time_s: float | None = None
+        self.closed = False
         self.counts = {name: Counts() for name in preprocessors}
         self._modalities = _modalities(preprocessors)
+        self._required = [name for name, modality in self._modalities.items() if not modality.optional]
         self._reached_s = 0.0
         self._feeds = {name: feeds.get(name, Feed()) for name in preprocessors}
         self._clocks = {name: Clock(feed.jump_s) for name, feed in self._feeds.items()}
@@ -92,21 +95,35 @@ class Intake:
         self.counts[modality].drop(refused=True)
 
     def take(self, time_s: float, without: frozenset[str]) -> dict[str, Callable[[], Value]] | None:
-        """Take what there is at a time, in the order of the model's modalities; None if that is not enough.
+        """Take what there is at a time, in the order of the model's modalities.
+
+        None if that is not enough, or it is closed.
 
         Args:
             time_s: of the stream.
             without: modalities that are left out, wherever others are there.
         """
+        if self.closed:
+            return None
         found = self._found(time_s, without)
         if without and not found:
             found = self._found(time_s, frozenset())
-        enough = all(modality.optional or name in found for name, modality in self._modalities.items())
-        return found if found and enough else None
+        for name in self._required:
+            if name not in found:
+                return None
+        return found or None
 
     def _found(self, time_s: float, without: frozenset[str]) -> dict[str, Callable[[], Value]]:
-        values = {name: source.take(time_s) for name, source in self.sources.items() if name not in without}
-        return {name: value for name, value in values.items() if value is not None}
+        return {
+            name: taken
+            for name, source in self.sources.items()
+            if name not in without and (taken := source.take(time_s)) is not None
+        }
+
+    def flush(self) -> None:
+        """Nothing more comes: what waits for something that is missing need not wait."""
+        for source in self.sources.values():
+            source.flush()
 
     @property
     def incremental(self) -> list[str]:
@@ -135,6 +152,7 @@ class Intake:
 
     def close(self) -> None:
         """Count what waits as dropped, and let go of it."""
+        self.closed = True
         for source in self.sources.values():
             source.close()
 

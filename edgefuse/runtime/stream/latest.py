@@ -30,14 +30,17 @@ class _Prepared(NamedTuple):
 
 @dataclass(slots=True)
 class _Item:
-    time_s: float
     made: _Prepared
-    number: int
+    value: Value
     used: bool = False
 
     @property
+    def time_s(self) -> float:
+        return self.value.time_s
+
+    @property
     def size_bytes(self) -> int:
-        return sum(value.nbytes for value in self.made.values.values())
+        return sum(value.nbytes for value in self.value.values.values())
 
 
 class Latest:
@@ -81,7 +84,7 @@ class Latest:
         if self._start_s is None:
             self._start_s = time_s
         self._newest_s = max(newest_s, time_s)
-        self._items.insert(self._after(time_s), _Item(time_s, self._renewed(item), next(self._numbers)))
+        self._items.insert(self._after(time_s), self._item(item, time_s))
         self._expire(self._newest_s)
         while len(self._items) > 1 and (
             len(self._items) > self._max_items or sum(kept.size_bytes for kept in self._items) > self._max_bytes
@@ -104,15 +107,19 @@ class Latest:
         self._expire(time_s)
         if not self._items:
             return None
-        for _ in range(self._after(time_s) - 1):
-            self._drop_first()
+        if len(self._items) > 1:
+            for _ in range(self._after(time_s) - 1):
+                self._drop_first()
         item = self._items[0]
         self._passed_s = item.time_s
         if not item.used:
             item.used = True
             self._counts.used += 1
-        value = Value(item.made.values, item.time_s, item.number)
+        value = item.value
         return lambda: value
+
+    def flush(self) -> None:
+        """Nothing waits for anything; see `Source`."""
 
     def restart(self) -> None:
         """Begin anew; see `Source`. What is there stays, until something newer comes or it is too old."""
@@ -124,7 +131,8 @@ class Latest:
             return
         self.preprocessor = preprocessor
         for item in self._items:
-            item.made, item.number = self._renewed(item.made), next(self._numbers)
+            anew = self._item(item.made, item.time_s)
+            item.made, item.value = anew.made, anew.value
 
     def close(self) -> None:
         """Count what waits as dropped."""
@@ -136,8 +144,10 @@ class Latest:
         """Of the items' tensors."""
         return sum(item.size_bytes for item in self._items)
 
-    def _renewed(self, made: _Prepared) -> _Prepared:
-        return made if made.by is self.preprocessor or made.text is None else _prepared(made.text, self.preprocessor)
+    def _item(self, made: _Prepared, time_s: float) -> _Item:
+        if made.by is not self.preprocessor and made.text is not None:
+            made = _prepared(made.text, self.preprocessor)
+        return _Item(made, Value(made.values, time_s, next(self._numbers)))
 
     def _after(self, time_s: float) -> int:
         """Return how many items are not newer than a time."""

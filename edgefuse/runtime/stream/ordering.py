@@ -68,6 +68,29 @@ class Ordering:
         self._newest = chunk.start if self.next is None else max(self._newest, chunk.start)
         return None
 
+    def follow(self, place: int, steps: Array) -> Chunk | None:
+        """Hand a chunk on at once if nothing waits, and it follows on what was handed on; None if not: `add` it then.
+
+        Args:
+            place: of its first step, by its time.
+            steps: [n, ...].
+        """
+        start = self.next
+        if self._waiting or start is None or place in self._recent:
+            return None
+        count = len(steps)
+        if abs(place - start) > min(self._jitter, count // 2):
+            return None
+        self._recent.append(place)
+        self._newest = max(self._newest, start)
+        self.next = start + count
+        return Chunk(start, self.next, steps)
+
+    @property
+    def waits(self) -> bool:
+        """Whether something waits."""
+        return bool(self._waiting)
+
     def ready(self, now: int | None = None) -> Iterator[tuple[int, Chunk]]:
         """Yield (steps missing before it, chunk) of what need not wait any more; overlaps are cut.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -50,7 +49,7 @@ class Series:
         self._counts = counts
         self._given_hz, self._model_hz = feed.rates_hz(modality)
         self._steps = feed.window_steps(modality)
-        self._least = round(feed.min_window_s * self._model_hz)
+        self._least = feed.least_steps(modality)
         self._max_age_s = feed.age_limit_s(modality)
         self._batched = not isinstance(modality.preprocess, AudioPreprocess)
         self._max_items = feed.item_limit(modality)
@@ -63,6 +62,7 @@ class Series:
         same = self._given_hz == self._model_hz
         self._resampling = None if same else Resampling(self._given_hz, self._model_hz)
         self._seen: deque[Chunk] = deque()  # those that the window still holds, without their steps
+        self._fresh: deque[Chunk] = deque()  # those of them that no prediction has seen
         self._encoding: Encoding | None = None
         self._serial = 0  # of the window: how often it began anew
 
@@ -74,7 +74,11 @@ class Series:
     def push(self, item: Any, time_s: float) -> bool:
         """Take a chunk; see `Source`."""
         steps: Array = item
-        refusal = self._ordering.add(round(time_s * self._given_hz), steps)
+        place = round(time_s * self._given_hz)
+        if (chunk := self._ordering.follow(place, steps)) is not None:
+            self._write(0, chunk)
+            return True
+        refusal = self._ordering.add(place, steps)
         if refusal == "duplicate":
             self._counts.drop(duplicate=True)
         elif refusal == "late":
@@ -94,38 +98,46 @@ class Series:
 
     def take(self, time_s: float) -> Callable[[], Value] | None:
         """Take the last window up to a time; see `Source`."""
-        self._settle(round(min(time_s, 1e12) * self._given_hz))
+        bounded_s = min(time_s, 1e12)
+        if self._ordering.waits:
+            self._settle(round(bounded_s * self._given_hz))
         window = self._window
-        at = min(round(min(time_s, 1e12) * self._model_hz), window.end)
+        at = min(round(bounded_s * self._model_hz), window.end)
         ends_s = at / self._model_hz
         if time_s - ends_s > self._max_age_s:
             self._forget(stale=True)
             window.restart(window.end)
             return None
-        steps = window.last(at, self._steps)
-        if steps is None or len(steps) < self._least:
+        count = window.count(at, self._steps)
+        if count < max(1, self._least):
             return None
-        for chunk in self._seen:
-            if not chunk.used and chunk.start < at and chunk.end > at - len(steps):
+        if self._fresh:
+            self._use(at - count, at)
+        if (encoding := self._encoding) is not None and count == self._steps:
+            return partial(encoding, self._serial, at, window.last(at, encoding.missing(self._serial, at, count)))
+        return partial(self._prepared, window.last(at, count), Value({}, ends_s, (self._serial, at, count)))
+
+    def _use(self, begin: int, end: int) -> None:
+        """Count what a prediction sees first."""
+        fresh, self._fresh = self._fresh, deque()
+        for chunk in fresh:
+            if chunk.start < end and chunk.end > begin:
                 chunk.used = True
                 self._counts.used += 1
-        if self._encoding is not None and len(steps) == self._steps:
-            return partial(self._encoding, self._serial, at, self._new(self._encoding, at, steps))
-        return partial(self._prepared, steps, Value({}, ends_s, (self._serial, at, len(steps))))
+            else:
+                self._fresh.append(chunk)
 
-    def _new(self, encoding: Encoding, at: int, window: Array) -> Array:
-        """Return what of a window an encoder has not taken yet; all of it if it has to begin anew."""
-        taken = encoding.taken(self._serial)
-        missing = len(window) if taken is None else max(0, at - taken)
-        return window[len(window) - missing :] if missing < len(window) else window
+    def flush(self) -> None:
+        """Write what waits behind a gap; see `Source`."""
+        for gap, chunk in self._ordering.drain():
+            self._write(gap, chunk)
 
     def _prepared(self, steps: Array, value: Value) -> Value:
-        return replace(value, values=self.preprocessor(steps[None] if self._batched else steps))
+        return value._replace(values=self.preprocessor(steps[None] if self._batched else steps))
 
     def restart(self) -> None:
         """Begin anew; see `Source`."""
-        for gap, chunk in self._ordering.drain():
-            self._write(gap, chunk)
+        self.flush()
         self._forget()
         self._ordering.restart()
 
@@ -173,13 +185,18 @@ class Series:
         if not len(chunk.steps):  # all of it had come in other chunks
             self._counts.drop(duplicate=True)
             return
-        start = self._at_model_rate(chunk.start)
-        end = max(start + 1, self._at_model_rate(chunk.end))
-        self._seen.append(Chunk(start, end, _NO_STEPS))
-        if len(self._seen) > self._max_items:
-            self._window.forget(self._seen[0].end)
-        while self._seen and self._seen[0].end <= self._window.begin:
-            if not self._seen.popleft().used:
+        if self._resampling:
+            chunk.start = self._at_model_rate(chunk.start)
+            chunk.end = max(chunk.start + 1, self._at_model_rate(chunk.end))
+        chunk.steps = _NO_STEPS
+        seen = self._seen
+        seen.append(chunk)
+        self._fresh.append(chunk)
+        if len(seen) > self._max_items:
+            self._window.forget(seen[0].end)
+        while seen and seen[0].end <= self._window.begin:
+            if not seen.popleft().used:
+                self._fresh.popleft()  # it is the oldest of them, too
                 self._counts.drop()
 
     def _append(self, steps: Array) -> None:
@@ -190,7 +207,7 @@ class Series:
 
     def _forget(self, *, stale: bool = False) -> None:
         """Count what the window holds and no prediction has seen as dropped."""
-        for chunk in self._seen:
-            if not chunk.used:
-                self._counts.drop(stale=stale)
+        for _ in self._fresh:
+            self._counts.drop(stale=stale)
         self._seen.clear()
+        self._fresh.clear()

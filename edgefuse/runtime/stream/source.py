@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from edgefuse.runtime.backends.backend import Array
 from edgefuse.runtime.incremental import Incremental
 from edgefuse.runtime.preprocess import Preprocessor
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """A modality at a time.
 
     Attributes:
@@ -61,6 +59,9 @@ class Source(Protocol):
 
         It is called without the lock, by one thread at a time, before the next is taken.
         """
+
+    def flush(self) -> None:
+        """Nothing more comes: what waits for something that is missing need not wait."""
 
     def restart(self) -> None:
         """Begin anew: what comes next does not follow on what was there."""

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
 from threading import Condition, Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 from edgefuse.errors import EdgefuseError, InputError, shown
-from edgefuse.runtime.cache import Kept
 from edgefuse.runtime.forks import Guard
-from edgefuse.runtime.graph import Inputs
+from edgefuse.runtime.numbers import number_of
 from edgefuse.runtime.stream.answer import Answer
 from edgefuse.runtime.stream.counts import Counts
 from edgefuse.runtime.stream.feed import Feed
-from edgefuse.runtime.stream.holder import Holder, Ladder, Runner
+from edgefuse.runtime.stream.holder import Holder, Ladder
 from edgefuse.runtime.stream.intake import Intake
-from edgefuse.runtime.stream.source import Value
+from edgefuse.runtime.stream.predictor import Predictor
 from edgefuse.runtime.stream.triggers import Due, Triggers
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
     from concurrent.futures import Executor
 
-_log = logging.getLogger(__name__)
 _LEAST, _MOST = 1e-9, 1e9
 """Of a setting: what is beyond them is a mistake in a unit, and overflows."""
 _LATEST_S = 1e12
@@ -59,10 +56,6 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         ladder: is told how long each prediction took, and decides at which rung the next one runs.
         now: the clock of this machine, in seconds.
 
-    Attributes:
-        predictions: made so far.
-        missed: of these, later than the deadline.
-
     Raises:
         InputError: if a setting does not fit the model.
         MissingExtraError: if sound has to be resampled, and soxr is not installed.
@@ -80,31 +73,27 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         ladder: Ladder | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.predictions = self.missed = 0
-        self._holder, self._ladder, self._now = holder, ladder, now
-        self._deadline_s = math.inf if deadline_ms is None else _positive("deadline_ms", deadline_ms) / 1000
-        self._hop_s = None if hop_s is None else 0.0 if hop_s == 0 else _positive("hop_s", hop_s)
-        if not isinstance(backlog, int):
-            raise InputError("the stream's backlog makes no sense", got=shown(backlog, 80), expected="a whole number")
-        self._triggers = Triggers(self._hop_s or 0.0, int(_positive("backlog", backlog)))
+        self._now = now
+        deadline_s = math.inf if deadline_ms is None else _positive("deadline_ms", deadline_ms) / 1000
+        self._hop_s = None if hop_s is None else 0.0 if number_of(hop_s) == 0 else _positive("hop_s", hop_s)
+        waiting = _whole("backlog", backlog)
+        self._triggers = Triggers(self._hop_s or 0.0, waiting)
         self._names = tuple(holder.pipeline.preprocessors)
         feeds = feeds or {}
         if not isinstance(feeds, Mapping) or not all(isinstance(feed, Feed) for feed in feeds.values()):
             raise InputError("the stream's feeds make no sense", got=shown(feeds, 80), expected="a Feed by modality")
         for name in (*feeds, *([clock] if clock is not None else [])):
             self._check_name(name)
-        self._intake = Intake(holder.pipeline.preprocessors, feeds, backlog * (self._hop_s or 0.0))
+        self._intake = Intake(holder.pipeline.preprocessors, feeds, waiting * (self._hop_s or 0.0))
         self._clock = (*self._intake.series, *self._names)[0] if clock is None and self._hop_s else clock
-        self._without: frozenset[str] = frozenset()
-        self._kept = Kept(self._intake.series)
         self._guard = Guard()
         self._changed = Condition(Lock())
-        self._predicting = Lock()
-        self._closed = self._finished = False
-        self._running: Callable[[], object] = lambda: None  # a weak reference: a pipeline that is let go of is freed
+        self._predictor = Predictor(holder, self._intake, self._changed, deadline_s=deadline_s, ladder=ladder, now=now)
+        self._finished = False
         self._sleepers: list[tuple[AbstractEventLoop, Future[None]]] = []
         self._worker: Executor | None = None
-        self._follow(holder.pipeline)
+        self._working = False
+        self._ahead: deque[Answer | Exception] = deque()  # what the worker made, for whoever asks next
 
     def push(self, modality: str, chunk: object, t: float | None = None) -> bool:
         """Hand over a chunk of a series, a picture, a text; return whether it was taken.
@@ -131,11 +120,11 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
             given_s = self._now() - lasts_s if t is None else _checked_time(modality, t)
         except EdgefuseError:
             with self._changed:
-                if not self._closed:
+                if not self._intake.closed:
                     self._intake.refuse(modality)
             raise
         with self._changed:
-            if self._closed or self._finished:
+            if self._intake.closed or self._finished:
                 return False
             now_s = self._now()
             taken = self._intake.push(modality, item, given_s, lasts_s, now_s)
@@ -157,7 +146,7 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         with self._changed:
             self._check_open()
             time_s = self._intake.time_s if t is None else _checked_time("a prediction", t)
-        answer = None if time_s is None else self._answer(Due(time_s, self._now()))
+        answer = None if time_s is None else self._predictor.answer(Due(time_s, self._now()))
         if answer is None:
             self._check_open()  # it may have been closed meanwhile
             raise InputError("the stream has nothing to predict from", expected="data that are not too old")
@@ -173,18 +162,21 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
             BackendError: if a runtime cannot run a stage.
         """
         self._guard.check()
-        while (due := self._take()) is not None:
-            if (answer := self._answer(due)) is not None:
-                return answer
+        if self._ahead:
             with self._changed:
-                self._triggers.skipped += 1
-        return None
+                if self._ahead:
+                    return self._made_ahead()
+        return self._next()
 
     def finish(self) -> None:
-        """Take no more; iterators end after what is due."""
+        """Take no more; iterators end after what is due. What waits for something that is missing waits no longer."""
         self._guard.check()
         with self._changed:
-            self._finished = True
+            if not self._finished and not self._intake.closed:
+                self._finished = True
+                self._intake.flush()
+                if self._hop_s and self._clock is not None:
+                    self._is_due(self._clock, self._now())
             self._wake()
 
     def close(self) -> None:
@@ -192,12 +184,21 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         if self._guard.inherited:  # a thread of the parent may hold the lock for ever
             return
         with self._changed:
-            if not self._closed:
-                self._closed = True
+            if not self._intake.closed:
                 self._intake.close()
                 self._wake()
         if self._worker is not None:
             self._worker.shutdown(wait=False)
+
+    @property
+    def predictions(self) -> int:
+        """Made so far."""
+        return self._predictor.predictions
+
+    @property
+    def missed(self) -> int:
+        """Of these, how many were later than the deadline."""
+        return self._predictor.missed
 
     @property
     def counts(self) -> dict[str, Counts]:
@@ -216,13 +217,13 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         """Of all that the stream keeps now: buffers, items, features."""
         self._guard.check()
         with self._changed:
-            return self._intake.size_bytes + self._kept.size_bytes
+            return self._intake.size_bytes + self._predictor.size_bytes
 
     def __next__(self) -> Answer:
         self._guard.check()
         while True:
             with self._changed:
-                while not self._triggers and not self._ended:
+                while not (self._triggers or self._ahead or self._ended):
                     self._changed.wait()
                 if self._ended:
                     raise StopIteration
@@ -239,19 +240,19 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
             with self._changed:
                 if self._ended:
                     raise StopAsyncIteration
-                self._worker = self._worker or _one_thread()
-                made = self._worker.submit(self.poll) if self._triggers else None
-                if made is None:
-                    self._sleepers.append(sleeper)
-            if made is None:
-                try:
-                    await sleeper[1]
-                finally:
-                    with self._changed:
-                        if sleeper in self._sleepers:  # it was cancelled
-                            self._sleepers.remove(sleeper)
-            elif (answer := await asyncio.wrap_future(made)) is not None:
-                return answer
+                if self._ahead:
+                    return self._made_ahead()
+                if self._triggers and not self._working:
+                    self._worker = self._worker or _one_thread()
+                    self._worker.submit(self._work)
+                    self._working = True
+                self._sleepers.append(sleeper)
+            try:
+                await sleeper[1]
+            finally:
+                with self._changed:
+                    if sleeper in self._sleepers:  # it was cancelled
+                        self._sleepers.remove(sleeper)
 
     def __enter__(self) -> Stream:
         return self
@@ -263,18 +264,18 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
 
     @property
     def _ended(self) -> bool:
-        return self._closed or (self._finished and not self._triggers)
+        return self._intake.closed or (self._finished and not (self._triggers or self._working or self._ahead))
 
     def _is_due(self, modality: str, now_s: float) -> bool:
         """Return whether something has become due with an item of a modality."""
         if self._hop_s is None or self._clock not in (None, modality):
             return False
-        source, time_s = self._intake.sources[modality], self._intake.time_s
         if not self._hop_s:
+            time_s = self._intake.time_s
             return time_s is not None and self._triggers.reach(time_s, time_s, now_s)
-        if source.ready_s is None or source.start_s is None:
-            return False
-        return self._triggers.reach(source.ready_s, source.start_s, now_s)
+        source = self._intake.sources[modality]
+        ready_s, start_s = source.ready_s, source.start_s
+        return ready_s is not None and start_s is not None and self._triggers.reach(ready_s, start_s, now_s)
 
     def _wake(self) -> None:
         """Wake all who wait for predictions."""
@@ -284,76 +285,43 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_settle, woken)
 
-    def _take(self) -> Due | None:
-        with self._changed:
-            return None if self._closed else self._triggers.take()
-
-    def _answer(self, due: Due) -> Answer | None:
-        """Return the prediction at a time; None if there is nothing to predict from, or the stream is closed."""
-        with self._predicting:
-            pipeline = self._holder.pipeline
-            self._follow(pipeline)
+    def _next(self) -> Answer | None:
+        """Make the prediction that has been due for the longest time."""
+        while True:
             with self._changed:
-                taken = None if self._closed else self._intake.take(due.time_s, self._without)
-            if taken is None:
+                due = None if self._intake.closed else self._triggers.take()
+            if due is None:
                 return None
-            found = {name: prepare() for name, prepare in taken.items()}
-            outputs = pipeline.infer(self._inputs(pipeline, found))
-            now_s = self._now()
-            took_s = now_s - due.since_s
-            missed = took_s > self._deadline_s
-            self.predictions += 1
-            self.missed += missed
-            self._consult(pipeline, now_s, took_s)
-            return Answer(
-                outputs=outputs,
-                spec=pipeline.manifest.model.outputs,
-                time_s=due.time_s,
-                ages={name: due.time_s - value.time_s for name, value in found.items()},
-                latency_s=took_s,
-                missed=missed,
-                rung=pipeline.rung.name,
-            )
+            if (answer := self._predictor.answer(due)) is not None:
+                return answer
+            with self._changed:
+                self._triggers.skipped += 1
 
-    def _inputs(self, pipeline: Runner, found: Mapping[str, Value]) -> Inputs:
-        self._kept.keys = {name: value.key for name, value in found.items()}
-        return Inputs(
-            values={key: array for value in found.values() for key, array in value.values.items()},
-            present=tuple(found),
-            encoded=tuple(name for name, value in found.items() if value.encoded),
-            kept=self._kept if pipeline.cache.entries else None,
-        )
-
-    def _follow(self, pipeline: Runner) -> None:
-        """Go on with the pipeline that runs now; files of encoders are opened without the lock."""
-        if self._running() is pipeline:
-            return
-        streaming = set(pipeline.streaming)
-        encoders = {name: pipeline.incremental(name) for name in self._intake.incremental if name in streaming}
+    def _work(self) -> None:
+        """Make a prediction that is due, in the stream's thread: who asked may have given up, and another gets it."""
+        made: Answer | Exception | None
+        try:
+            made = self._next()
+        except Exception as error:  # noqa: BLE001 - whoever asks next raises it
+            made = error
         with self._changed:
-            self._intake.follow(pipeline.preprocessors, encoders)
-        self._running = ref(pipeline)
+            self._working = False
+            if made is not None:
+                self._ahead.append(made)
+            self._wake()
 
-    def _consult(self, pipeline: Runner, now_s: float, took_s: float) -> None:
-        """Tell the ladder, and do what it decides; where that cannot be done, the answer is not lost for it."""
-        if self._ladder is None:
-            return
-        self._ladder.observe(now_s, took_s, self._deadline_s)
-        change = self._ladder.decide(now_s)
-        if change is not None:
-            self._without = frozenset(change.without)
-            if change.rung != pipeline.rung.name:
-                try:
-                    self._holder.pipeline = pipeline.at(change.rung)  # type: ignore[misc] # see `Holder`
-                except EdgefuseError as error:  # such as that of a bundle that was swapped for one with other rungs
-                    _log.warning("the stream stays at the rung '%s': %s", pipeline.rung.name, str(error))
+    def _made_ahead(self) -> Answer:
+        made = self._ahead.popleft()
+        if isinstance(made, Exception):
+            raise made
+        return made
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._intake.closed:
             raise InputError("this stream is closed", fix="open another one with pipeline.stream()")
 
     def _check_name(self, name: str) -> None:
-        if name not in self._names:
+        if not isinstance(name, str) or name not in self._names:
             raise InputError(f"this model has no modality '{shown(name, 80)}'", expected=" or ".join(self._names))
 
 
@@ -379,8 +347,15 @@ def _checked_time(whose: str, t: Any) -> float:
 
 
 def _positive(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _LEAST <= value <= _MOST:
+    number = number_of(value)
+    if number is None or not _LEAST <= number <= _MOST:
         raise InputError(
             f"the stream's {name} makes no sense", got=shown(value, 80), expected="a number above 0, up to 1e9"
         )
-    return value
+    return number
+
+
+def _whole(name: str, value: int) -> int:
+    if number_of(value, whole=True) is None:
+        raise InputError(f"the stream's {name} makes no sense", got=shown(value, 80), expected="a whole number")
+    return int(_positive(name, value))

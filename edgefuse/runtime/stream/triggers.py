@@ -51,19 +51,24 @@ class Triggers:
             since_s: now, by the clock of this machine.
         """
         if not self._hop_s:
-            times = [time_s]
-        else:
-            self._start_s = start_s if self._start_s is None else self._start_s
-            hops = int((time_s - self._start_s) / self._hop_s + _ROUNDING)
-            first = max(self._hops, hops - self._backlog) + 1
-            self.skipped += max(0, first - 1 - self._hops)
-            times = [self._start_s + hop * self._hop_s for hop in range(first, hops + 1)]
-            self._hops = max(self._hops, hops)
-        self._due.extend(Due(time, since_s) for time in times)
-        while len(self._due) > self._backlog:
+            self._add(time_s, since_s)
+            return True
+        self._start_s = start_s if self._start_s is None else self._start_s
+        hops = int((time_s - self._start_s) / self._hop_s + _ROUNDING)
+        if hops <= self._hops:
+            return False
+        first = max(self._hops, hops - self._backlog) + 1
+        self.skipped += first - 1 - self._hops
+        for hop in range(first, hops + 1):
+            self._add(self._start_s + hop * self._hop_s, since_s)
+        self._hops = hops
+        return True
+
+    def _add(self, time_s: float, since_s: float) -> None:
+        self._due.append(Due(time_s, since_s))
+        if len(self._due) > self._backlog:
             self._due.popleft()
             self.skipped += 1
-        return bool(times)
 
     def take(self) -> Due | None:
         """Return what has been due for the longest time, and forget it."""

@@ -56,13 +56,15 @@ class Window:
         self.begin = min(max(self.begin, before), self.end)
         self.start = max(self.start, self.begin)
 
-    def last(self, at: int, steps: int) -> Array | None:
-        """Return a copy of the steps that end at one, [n, ...]: fewer where the window began later.
+    def count(self, at: int, steps: int) -> int:
+        """Return how many of the steps that end at one are there: fewer where the window began later.
 
-        None if there are none, or some of them were forgotten.
+        0 if there are none, or some of them were forgotten.
         """
         first = max(at - steps, self.start)
-        if not self.begin <= first < at <= self.end:
-            return None
+        return at - first if self.begin <= first < at <= self.end else 0
+
+    def last(self, at: int, steps: int) -> Array:
+        """Return a copy of the steps that end at one, [n, ...]: as many as there are, see `count`."""
         ends = self._head - (self.end - at)
-        return self._buffer[ends - (at - first) : ends].copy()
+        return self._buffer[ends - self.count(at, steps) : ends].copy()

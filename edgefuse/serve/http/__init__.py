@@ -1,19 +1,19 @@
-"""A bundle as a service over HTTP and HTTPS: Flask behind cheroot.
+"""A bundle over HTTP and HTTPS.
 
-- `limits`: what peers may take: bytes, seconds, connections;
-- `refusal`: what a request is refused with, as JSON;
-- `head`: the head of a request, read strictly;
-- `request`: a request that has come whole, as cheroot reads and answers it;
-- `connections`: connections until a whole request has come;
-- `tls`: a certificate and its key;
-- `server`: cheroot, with these connections in front of its threads;
-- `token`: the bearer token, and who may do without;
-- `inputs`: from a request's body to what a pipeline takes;
-- `answers`: what the model answers, as JSON;
-- `generation`: tokens as server-sent events;
-- `described`: what the model takes and gives;
-- `openapi`: the description of the endpoints;
-- `metrics`: figures for Prometheus;
-- `application`: the endpoints;
-- `service`: all of it: listening, answering, ending.
+In the order in which a request passes through them:
+
+- `limits`: sizes and times that a client cannot exceed.
+- `wire`: requests read strictly from a connection, in bounded time.
+- `server`: connections, threads and TLS.
+- `access`: who may ask: the bearer token, and the names of this host.
+- `app`: the endpoints.
+- `inputs`: what a pipeline takes, from JSON or from the parts of a form.
+- `calls`: the call of the pipeline, in the queue.
+- `events`: tokens as server-sent events.
+- `answers`: what is sent, as typed records.
+- `openapi`: the description of all this for one model.
+- `metrics`: counters and times for Prometheus.
+- `service`: all of it together, from start to stop.
+
+The folder `page` holds what a browser is given at `/`.
 """

@@ -1,33 +1,31 @@
-"""What the model answers, as typed data and as JSON."""
+"""What is sent, as typed records; `openapi` describes them."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from edgefuse.errors import InputError
-from edgefuse.runtime.pipeline import Pipeline
-from edgefuse.runtime.prediction import Contributions, Prediction
+from edgefuse.bundle.spec import ModelSpec
+from edgefuse.runtime.prediction import Contributions
 
 
-class Timing(msgspec.Struct, frozen=True):
-    """What a request took.
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request took on this device, in milliseconds.
 
     Attributes:
-        queued_ms: until it was begun.
-        preprocess_ms: from its files to tensors.
-        infer_ms: from tensors to the answer; with contributions, all runs that they take.
+        queued_ms: until its turn came.
+        preprocess_ms: from raw inputs to tensors; null where it is a part of `infer_ms`.
+        infer_ms: from tensors to the answer.
     """
 
     queued_ms: float
-    preprocess_ms: float
+    preprocess_ms: float | None
     infer_ms: float
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """A prediction.
 
     Attributes:
@@ -35,14 +33,14 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
         digest: of the bundle that answered.
         present: the modalities that were given.
         timing: what it took.
-        outputs: every output with the batch, 1, first; what is not finite is null.
+        outputs: every output of the model as nested lists, the batch of 1 first; null is a number that is infinite.
         label: the most probable class.
         score: its probability.
         scores: the probability of every class.
-        labels: the labels that are above the threshold, with their probabilities.
-        values: the plain numbers by name.
+        labels: of several labels: those above the threshold, with their probabilities.
+        values: plain numbers by name.
         text: what the most probable tokens spell.
-        contributions: what each optional modality that was given added.
+        contributions: what each modality added, where it was asked for.
     """
 
     rung: str
@@ -50,54 +48,82 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     present: tuple[str, ...]
     timing: Timing
     outputs: dict[str, Any]
-    label: str | None = None
-    score: float | None = None
-    scores: dict[str, float] | None = None
-    labels: dict[str, float] | None = None
-    values: dict[str, float] | None = None
-    text: str | None = None
-    contributions: Contributions | None = None
+    label: str | UnsetType = UNSET
+    score: float | UnsetType = UNSET
+    scores: dict[str, float] | UnsetType = UNSET
+    labels: dict[str, float] | UnsetType = UNSET
+    values: dict[str, float] | UnsetType = UNSET
+    text: str | UnsetType = UNSET
+    contributions: Contributions | UnsetType = UNSET
 
 
-def predict(pipeline: Pipeline, raw: Mapping[str, object], *, admitted_s: float, explain: bool) -> Answer:
-    """Return the answer to raw inputs; what the queue calls.
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """A token: the data of an event `token`.
 
-    Args:
-        pipeline: that answers.
-        raw: inputs by modality.
-        admitted_s: when the request came to the queue, by the clock of `time.perf_counter`.
-        explain: say what each modality added.
-
-    Raises:
-        InputError: an input is wrong, or what comes out is no numbers.
-        MissingExtraError, BackendError: as for a call of the pipeline.
+    Attributes:
+        id: its index in the vocabulary.
+        logprob: the logarithm of its probability by the model; null if it is infinite.
+        text: what all tokens so far spell.
     """
-    began = time.perf_counter()
-    inputs = pipeline.preprocess(**raw)
-    ready = time.perf_counter()
-    if explain:
-        prediction = pipeline.explained(inputs)
-    else:
-        prediction = Prediction(outputs=pipeline.infer(inputs), spec=pipeline.manifest.model.outputs)
-    ended = time.perf_counter()
-    if not prediction.finite:
-        raise InputError(
-            "the model's answer is not finite: it overflows",
-            expected="numbers",
-            fix="scale the inputs as in training",
-        )
-    views: dict[str, Any] = prediction.views()
-    return Answer(
-        rung=pipeline.rung.name,
-        digest=pipeline.digest,
-        present=inputs.present,
-        timing=Timing(1e3 * (began - admitted_s), 1e3 * (ready - began), 1e3 * (ended - ready)),
-        outputs={name: value.tolist() for name, value in prediction.outputs.items()},
-        contributions=prediction.contributions,
-        **views,
-    )
+
+    id: int
+    logprob: float | None
+    text: str
 
 
-def encoded(answer: object) -> bytes:
-    """Return JSON; what is not finite becomes null."""
-    return msgspec.json.encode(answer)
+class Whole(msgspec.Struct, frozen=True, kw_only=True):
+    """All that was generated: the data of the last event, `done`.
+
+    Attributes:
+        rung: the operating point that answered.
+        digest: of the bundle that answered.
+        present: the modalities that were given.
+        text: what the tokens spell.
+        tokens: how many there are.
+        timing: what it took; `preprocess_ms` is a part of `infer_ms`.
+    """
+
+    rung: str
+    digest: str
+    present: tuple[str, ...]
+    text: str
+    tokens: int
+    timing: Timing
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """What is served.
+
+    Attributes:
+        digest: of the bundle.
+        rung: the operating point that answers.
+        rungs: all of them.
+        generates: whether it makes tokens one after the other.
+        model: its modalities and outputs.
+    """
+
+    digest: str
+    rung: str
+    rungs: tuple[str, ...]
+    generates: bool
+    model: ModelSpec
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the service runs, and whether it takes requests."""
+
+    alive: bool
+    ready: bool
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wrong, in a sentence; `status` is that of the answer."""
+
+    status: int
+    message: str
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to what cannot be answered."""
+
+    error: Fault

@@ -1,195 +1,188 @@
-"""From the body of a request to what a pipeline takes: JSON, or the parts of a form."""
+"""What a pipeline takes, from the body of a request: JSON, or the parts of a form.
+
+Nothing of a request is ever a path or a name that is opened: what is no text comes as bytes or numbers.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import io
-from collections.abc import Mapping
-from typing import IO, Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
-from flask import Request
-from werkzeug.datastructures import FileStorage
+from werkzeug.datastructures import FileStorage, MultiDict
+from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.wrappers import Request
 
-from edgefuse.bundle.spec import (
-    AudioPreprocess,
-    ImagePreprocess,
-    Modality,
-    ModelSpec,
-    TensorSpec,
-    TextPreprocess,
-    VideoPreprocess,
-)
-from edgefuse.errors import InputError, shown
+from edgefuse.bundle.spec import Modality, ModelSpec, TensorPreprocess, TensorSpec, TextPreprocess
+from edgefuse.errors import InputError
+from edgefuse.runtime.backends.backend import Array
+from edgefuse.runtime.generation.config import GenerationConfig
 from edgefuse.runtime.preprocess.array_file import read_array
-from edgefuse.serve.http.refusal import Refusal
-from edgefuse.typed_json import decode
 
-MEDIA = (ImagePreprocess, AudioPreprocess, VideoPreprocess)
-"""What comes as the bytes of a file of a format that others made."""
-FORM, JSON = "multipart/form-data", "application/json"
-GENERATION = "generation"
+_ARRAY = b"\x93NUMPY"
+CONFIG = "config"
 """The part of a form that says how tokens are chosen."""
 
 
-class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The JSON of a request.
+class Asked(NamedTuple):
+    """What a request asks."""
 
-    Attributes:
-        inputs: by modality: text as it is, a file's bytes in base64, an array as lists of numbers or its `.npy` file in
-            base64, or several arrays by name.
-        generation: how tokens are chosen, as the fields of `GenerationConfig`.
-    """
+    raw: dict[str, object]
+    config: GenerationConfig
 
+
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
     inputs: dict[str, Any]
-    generation: dict[str, Any] | None = None
+    config: dict[str, Any] = {}
 
 
-class FormRequest(Request):
-    """A request whose files stay in memory, which the size of a body bounds: nothing of it is written anywhere."""
-
-    def _get_file_stream(
-        self,
-        total_content_length: int | None,
-        content_type: str | None,
-        filename: str | None = None,
-        content_length: int | None = None,
-    ) -> IO[bytes]:
-        del total_content_length, content_type, filename, content_length
-        return io.BytesIO()
-
-
-def raw_inputs(request: Request, model: ModelSpec) -> tuple[dict[str, object], dict[str, Any]]:
-    """Return the raw inputs by modality, and how tokens are to be chosen.
-
-    Args:
-        request: with JSON or a form.
-        model: that they are for.
+def read(request: Request, model: ModelSpec) -> Asked:
+    """Return what a request asks of a model.
 
     Raises:
-        InputError: they are not as the model takes them, or the JSON or the form is damaged.
-        Refusal: the body is neither JSON nor a form.
+        InputError: it cannot be understood.
+        werkzeug.exceptions.HTTPException: it is too large, of another type, or did not come in time.
     """
-    if request.mimetype == JSON:
-        return _from_json(request.get_data(cache=False), model)
-    if request.mimetype == FORM:
-        return _from_form(request, model)
-    got = shown(request.mimetype, 60) or "no Content-Type"
-    raise Refusal(415, "a body of this type is not read", got=got, expected=f"{JSON} or {FORM}")
+    if request.mimetype == "application/json":
+        body = _parsed(request.get_data(cache=False))
+        raw = {name: _from_json(model, name, value) for name, value in body.inputs.items() if value is not None}
+        return Asked(raw, _config(body.config))
+    if request.mimetype == "multipart/form-data":
+        return _from_form(request.form, request.files, model)
+    raise UnsupportedMediaType("A body is application/json or multipart/form-data.")
 
 
-def _from_json(data: bytes, model: ModelSpec) -> tuple[dict[str, object], dict[str, Any]]:
-    body = parsed(data, Body, '{"inputs": {"text": "…"}}')
-    return {name: _value(model, name, value) for name, value in body.inputs.items()}, body.generation or {}
+def _parsed(data: bytes) -> _Body:
+    try:
+        return msgspec.json.decode(data, type=_Body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        what = "nests too deeply" if isinstance(error, RecursionError) else str(error).rstrip(".")
+        raise InputError(
+            "the body cannot be read", got=what, expected='JSON as in {"inputs": {…}} with one value for each modality'
+        ) from error
 
 
-def _from_form(request: Request, model: ModelSpec) -> tuple[dict[str, object], dict[str, Any]]:
-    """Return what the parts of a form say: files are bytes, and fields are what JSON would have."""
-    names = [name for name, _ in (*request.form.items(multi=True), *request.files.items(multi=True))]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"the part '{shown(twice, 60)}' came {names.count(twice)} times", expected="once")
-    given: dict[str, object] = {}
-    generation: dict[str, Any] = {}
-    modalities = {modality.name: modality for modality in model.modalities}
-    for name, text in request.form.items():
-        if name == GENERATION and name not in modalities:
-            generation = parsed(text.encode(), dict[str, Any], '{"num_beams": 4}')
-        else:
-            given[name] = _value(model, name, _field(modalities.get(name), text))
-    for name, file in request.files.items():
-        given[name] = _file(modalities.get(name), name, file)
-    return given, generation
+def _config(settings: Mapping[str, object]) -> GenerationConfig:
+    known = GenerationConfig.__dataclass_fields__
+    for name in settings:
+        if name not in known:
+            raise InputError("there is no such setting", got=repr(name), expected=", ".join(known))
+    return GenerationConfig(**settings)  # type: ignore[arg-type] # it checks them itself
 
 
-def _field(modality: Modality | None, text: str) -> object:
-    """Return the value of a field: JSON for arrays, which may be a file in base64, too."""
-    if modality is None or isinstance(modality.preprocess, (TextPreprocess, *MEDIA)) or text[:1] not in ("[", "{"):
-        return text
-    return parsed(text.encode(), Any, "lists of numbers")
+def _known(model: ModelSpec, name: str) -> Modality:
+    for modality in model.modalities:
+        if modality.name == name:
+            return modality
+    names = " or ".join(modality.name for modality in model.modalities)
+    raise InputError("this model has no such modality", got=repr(name), expected=names)
 
 
-def _file(modality: Modality | None, name: str, file: FileStorage) -> object:
-    data = file.stream.read()
-    if modality is None:
-        return data  # the pipeline says that it has none
+def _from_json(model: ModelSpec, name: str, value: object) -> object:
+    modality = _known(model, name)
+    if isinstance(value, dict):
+        return _arrays(modality, value)
+    if isinstance(value, list):
+        return _array(name, value, modality.tensors[0])
+    if not isinstance(value, str):
+        kind = {bool: "true or false", int: "a number", float: "a number"}.get(type(value), type(value).__name__)
+        raise InputError(f"'{name}' is given in no form that is known", got=kind, expected=_expected(modality))
+    return value if isinstance(modality.preprocess, TextPreprocess) else _bytes(modality, _decoded(name, value))
+
+
+def _arrays(modality: Modality, values: Mapping[str, object]) -> dict[str, Array]:
+    """Return several arrays of one modality, by the names of its tensors."""
+    tensors = {tensor.name: tensor for tensor in modality.tensors}
+    if not isinstance(modality.preprocess, TensorPreprocess) or set(values) != set(tensors):
+        expected = _expected(modality)
+        raise InputError(f"'{modality.name}' is given in no form that is known", got="an object", expected=expected)
+    return {name: _tensor(f"{modality.name}.{name}", value, tensors[name]) for name, value in values.items()}
+
+
+def _tensor(name: str, value: object, tensor: TensorSpec) -> Array:
+    if isinstance(value, str):
+        return read_array(_decoded(name, value), name)
+    return _array(name, value, tensor)
+
+
+def _expected(modality: Modality) -> str:
+    if isinstance(modality.preprocess, TextPreprocess):
+        return "a string"
+    if not isinstance(modality.preprocess, TensorPreprocess):
+        return "a file in base64"
+    if len(modality.tensors) > 1:
+        return f"an object with lists of numbers for {', '.join(one.name for one in modality.tensors)}"
+    return "a list of numbers, or a .npy file in base64"
+
+
+def _decoded(name: str, text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputError(f"'{name}' is no base64", got=f"{len(text)} characters", expected="RFC 4648") from error
+
+
+def _bytes(modality: Modality, data: bytes) -> object:
+    """Return an array that is given as a .npy file, the text of a file of text, or any other file as it is."""
+    name = modality.name
     if isinstance(modality.preprocess, TextPreprocess):
         try:
             return data.decode()
-        except UnicodeDecodeError:
-            raise InputError(f"the text '{name}' is not UTF-8", expected="text in UTF-8") from None
-    return data if isinstance(modality.preprocess, MEDIA) else read_array(data, name)
+        except UnicodeDecodeError as error:
+            raise InputError(f"'{name}' is no text", got=f"{len(data)} bytes", expected="UTF-8") from error
+    if isinstance(modality.preprocess, TensorPreprocess) or data.startswith(_ARRAY):
+        return read_array(data, name)
+    return data
 
 
-def _value(model: ModelSpec, name: str, value: object) -> object:
-    """Return what a pipeline takes for what JSON has; a text is never taken for the path of a file here."""
-    modality = next((one for one in model.modalities if one.name == name), None)
-    if modality is None or value is None:
-        return value  # the pipeline says that it has none
-    if isinstance(modality.preprocess, TextPreprocess):
-        if isinstance(value, str):
-            return value
-        raise _mismatch(name, value, "a text")
-    if isinstance(modality.preprocess, MEDIA):
-        if isinstance(value, str):
-            return _decoded(name, value)
-        raise _mismatch(name, value, "the bytes of a file in base64")
-    if isinstance(value, dict):
-        tensors = {tensor.name: tensor for tensor in modality.tensors}
-        return {key: _array(f"{name}.{key}", one, tensors.get(key)) for key, one in value.items()}
-    return _array(name, value, modality.tensors[0])
-
-
-def _array(name: str, value: object, tensor: TensorSpec | None) -> object:
-    """Return lists of numbers as an array of the tensor's type, or the array of a `.npy` file in base64."""
-    if isinstance(value, str):
-        return read_array(_decoded(name, value), name)
-    if not isinstance(value, list) or tensor is None:
-        return value  # of the wrong type, or for a tensor that is not: the pipeline says so
-    dtype = np.dtype(tensor.dtype)
+def _array(name: str, value: object, tensor: TensorSpec) -> Array:
+    """Return nested lists of numbers as an array of the type that a tensor has."""
     try:
-        found: npt.NDArray[Any] = np.asarray(value)
-    except (ValueError, OverflowError):
-        raise _mismatch(name, value, "lists of numbers of equal lengths") from None
-    if found.dtype.kind not in ("iuf" if dtype.kind == "f" else "iu"):
-        raise _mismatch(name, value, f"lists of {'' if dtype.kind == 'f' else 'whole '}numbers of equal lengths")
-    if (
-        dtype.kind != "f"
-        and found.size
-        and not np.iinfo(dtype).min <= found.min() <= found.max() <= np.iinfo(dtype).max
-    ):
-        raise _mismatch(name, value, f"numbers from {np.iinfo(dtype).min} to {np.iinfo(dtype).max}")
-    with np.errstate(over="ignore"):  # what is too large is infinite, which the pipeline refuses
-        return found.astype(dtype)
+        found = np.array(value)
+        if found.dtype.kind not in ("iuf" if tensor.dtype == "float32" else "iu"):
+            raise ValueError
+        if found.dtype.kind in "iu" and tensor.dtype != "float32":
+            range_ = np.iinfo(tensor.dtype)
+            if found.size and not (range_.min <= found.min() and found.max() <= range_.max):
+                raise ValueError
+    except (ValueError, OverflowError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"'{name}' is no array", got="a list", expected=f"numbers of {tensor.dtype}, all rows equally long"
+        ) from error
+    with np.errstate(over="ignore"):  # what is infinite then is refused by the runtime
+        return found.astype(tensor.dtype)
 
 
-def _decoded(name: str, value: str) -> bytes:
+def _from_form(form: MultiDict[str, str], files: MultiDict[str, FileStorage], model: ModelSpec) -> Asked:
+    _check_single((*form.items(multi=True), *files.items(multi=True)))
+    raw: dict[str, object] = {}
+    config: dict[str, object] = {}
+    for name, value in form.items():
+        if name == CONFIG and name not in {modality.name for modality in model.modalities}:
+            config = _settings(value)
+        elif isinstance(_known(model, name).preprocess, TextPreprocess):
+            raw[name] = value
+        else:
+            raise InputError(f"'{name}' is no file", got="a field", expected="a part with a filename")
+    for name, file in files.items():
+        raw[name] = _bytes(_known(model, name), file.stream.read())
+    return Asked(raw, _config(config))
+
+
+def _check_single(parts: Iterable[tuple[str, object]]) -> None:
+    names = [name for name, _ in parts]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError("a part of the form stands twice", got=repr(name), expected="one for each modality")
+
+
+def _settings(text: str) -> dict[str, object]:
     try:
-        return base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError):
-        raise InputError(f"the file for '{name}' is no base64", got=f"{len(value)} characters") from None
-
-
-def _mismatch(name: str, value: object, expected: str) -> InputError:
-    kinds: Mapping[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "a truth value"}
-    return InputError(f"'{name}' is not as expected", got=kinds.get(type(value), "a number"), expected=expected)
-
-
-def parsed(data: bytes, kind: Any, expected: str) -> Any:
-    """Return JSON as a type.
-
-    Args:
-        data: in UTF-8.
-        kind: the type.
-        expected: an example of it.
-
-    Raises:
-        InputError: it is no JSON, or not of that type.
-    """
-    try:
-        return decode(data, kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise InputError("the JSON of the request cannot be used", got=str(error), expected=expected) from error
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise InputError(
+            f"the part '{CONFIG}' cannot be read", got=f"{len(text)} characters", expected="JSON"
+        ) from error

@@ -1,36 +1,47 @@
-"""What one peer, and all of them together, may take: bytes, seconds, connections."""
+"""Sizes and times that a client cannot exceed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from edgefuse.errors import InputError
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The bounds of the service; what passes one is refused in a sentence.
+    """What a client may take of a service.
 
     Attributes:
-        header_bytes: of the request line and the headers.
-        headers: their number.
-        body_bytes: of the rest of a request.
-        parts: of a multipart request.
-        buffered_bytes: of all requests that have not come whole yet, together.
-        connections: that are open at once. One more takes the place of the one that has sent nothing for longest.
-        header_s: from the first byte of a request to the end of its headers.
-        body_s: from there to its end.
-        idle_s: between two requests of a connection, which is closed then.
-        write_s: for a peer to take a part of an answer.
-        answer_s: from a whole request to its answer, or to the first token.
+        body_bytes: of one request.
+        bodies_bytes: of all requests at a time, that is, of the memory that they take before they are decoded.
+        header_bytes: of the request line and all header fields of one request.
+        fields: header fields of one request.
+        parts: of a multipart form.
+        read_s: from the first byte of a request to its last one.
+        write_s: that a client may take to accept a piece of an answer.
+        idle_s: that a connection may be open without a request.
+        answer_s: that a request may wait for its answer.
+        connections: open at a time; the one that was idle for the longest goes for one more.
+        threads: requests that are read or answered at a time.
+
+    Raises:
+        InputError: one of them is not above 0.
     """
 
-    header_bytes: int = 16_384
-    headers: int = 64
-    body_bytes: int = 16_777_216
+    body_bytes: int = 16 << 20
+    bodies_bytes: int = 64 << 20
+    header_bytes: int = 16 << 10
+    fields: int = 64
     parts: int = 32
-    buffered_bytes: int = 134_217_728
-    connections: int = 256
-    header_s: float = 10.0
-    body_s: float = 30.0
-    idle_s: float = 30.0
+    read_s: float = 10.0
     write_s: float = 5.0
+    idle_s: float = 30.0
     answer_s: float = 30.0
+    connections: int = 256
+    threads: int = 32
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not value > 0:
+                raise InputError(f"the limit '{field.name}' is too small", got=value, expected="more than 0")

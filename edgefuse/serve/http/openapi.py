@@ -1,178 +1,140 @@
-"""The description of the endpoints in the terms of OpenAPI 3.1, made from the types and the bundle's spec."""
+"""The description of the service for one model (OpenAPI 3.1), made from the records that it sends."""
 
 from __future__ import annotations
 
-from typing import Any
+from importlib.metadata import version
+from typing import Any, TypeAlias
 
 import msgspec
 
-from edgefuse import __version__
-from edgefuse.bundle.spec import Modality, TensorSpec, TextPreprocess, largest
+from edgefuse.bundle.spec import Modality, ModelSpec, TensorPreprocess, TextPreprocess
 from edgefuse.runtime.generation.config import GenerationConfig
-from edgefuse.runtime.pipeline import Pipeline
-from edgefuse.serve.http.answers import Answer
-from edgefuse.serve.http.described import Model
-from edgefuse.serve.http.generation import generates
-from edgefuse.serve.http.inputs import FORM, GENERATION, JSON, MEDIA
-from edgefuse.serve.http.limits import Limits
-from edgefuse.serve.http.refusal import ErrorAnswer
+from edgefuse.serve.http.answers import Answer, Failure, Health, Made, Model, Whole
 
-_Json = dict[str, Any]
-_MEANINGS = {
-    400: "The request is damaged, or an input is wrong: the sentence says how.",
-    401: "The request carries no valid token.",
-    404: "There is no such endpoint, or the model does not do that.",
-    405: "The endpoint does not take this method.",
+_Json: TypeAlias = dict[str, Any]
+_SENT = (Answer, Made, Whole, Model, Health, Failure)
+_ALWAYS = {
+    400: "The request cannot be understood; the sentence says what is wrong.",
     408: "The request did not come in time.",
     411: "The request does not say its length.",
-    413: "The request is too large, or has too many parts.",
-    415: "The body is neither JSON nor a form.",
-    429: "Too many requests wait.",
-    431: "The headers are too large.",
-    500: "A runtime failed.",
-    501: "The service lacks a library that reads this kind of input.",
-    503: "The service ends, or there was no answer in time.",
+    413: "The request, or its header, is too large.",
+    414: "The path is too long.",
+    421: "The request is for another host.",
 }
-_ALWAYS = (400, 401, 405, 408, 411, 413, 431, 503)
-_OF_BODIES = (415, 429, 500, 501)
-_LATER = (429, 503)
+_OF_BODIES = {
+    415: "The body is neither JSON nor a form, or holds media that this service cannot read.",
+    429: "The service has as much to do as it takes; Retry-After says in how many seconds to try again.",
+    503: "The service ends, or the answer did not come in time.",
+}
 
 
-def description(pipeline: Pipeline, limits: Limits, secured: bool) -> _Json:
+def describe(model: ModelSpec, *, generates: bool, with_token: bool) -> _Json:
     """Return the description.
 
     Args:
-        pipeline: that answers.
-        limits: of the service.
-        secured: requests must carry a token.
+        model: its modalities are what requests hold.
+        generates: whether it makes tokens one after the other.
+        with_token: whether requests have to have the token.
     """
-    model = pipeline.manifest.model
-    schemas, components = _schemas()
-    paths: _Json = {
-        "/v1/predict": {"post": _predict(model.modalities, schemas)},
-        "/v1/model": {"get": _get("What the model takes and gives.", {JSON: {"schema": schemas[Model]}})},
-        "/healthz": {"get": _get("Whether requests are taken.", {JSON: {"schema": _HEALTH}}) | {"security": []}},
-        "/metrics": {"get": _get("Figures for Prometheus.", {"text/plain": {"schema": {"type": "string"}}})},
-        "/openapi.json": {"get": _get("This description.", {JSON: {"schema": {"type": "object"}}})},
-    }
-    if generates(model):
-        paths["/v1/generate"] = {"post": _generate(model.modalities)}
-    found: _Json = {
+    (_, components) = msgspec.json.schema_components(_SENT, ref_template="#/components/schemas/{name}")
+    document: _Json = {
         "openapi": "3.1.0",
-        "info": {
-            "title": f"edgefuse: {model.name}",
-            "version": __version__,
-            "description": f"Bodies of at most {limits.body_bytes} bytes and {limits.parts} parts.",
+        "info": {"title": f"edgefuse: {model.name}", "version": version("edgefuse")},
+        "paths": {
+            "/v1/model": {"get": _get("What is served.", _json("Model"), with_token)},
+            "/healthz": {"get": _health()},
+            "/metrics": {"get": _get("Figures for Prometheus.", {"text/plain": {"schema": _TEXT}}, with_token)},
+            "/openapi.json": {"get": _get("This.", {"application/json": {"schema": {"type": "object"}}}, with_token)},
         },
-        "paths": paths,
         "components": {"schemas": components},
     }
-    if secured:
-        found["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        found["security"] = [{"token": []}]
-    return found
+    predict = _post(model, "Predict.", _json("Answer"), with_token)
+    explain = {"name": "explain", "in": "query", "schema": {"type": "boolean", "default": False}}
+    document["paths"]["/v1/predict"] = {"post": predict | {"parameters": [explain]}}
+    if generates:
+        events = {"text/event-stream": {"schema": _TEXT}}
+        document["paths"]["/v1/generate"] = {"post": _post(model, "Make tokens.", events, with_token, config=True)}
+    if with_token:
+        document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    return document
 
 
-_HEALTH: _Json = {"type": "object", "properties": {"status": {"const": "ok"}}, "required": ["status"]}
+_TEXT: _Json = {"type": "string"}
 
 
-def _schemas() -> tuple[dict[type, _Json], _Json]:
-    """Return references to the types by type, and their schemas."""
-    types = (Answer, Model, ErrorAnswer)
-    references, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
-    return dict(zip(types, references, strict=True)), components
+def _json(name: str) -> _Json:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
 
 
-def _predict(modalities: tuple[Modality, ...], schemas: dict[type, _Json]) -> _Json:
-    explain = {
-        "name": "explain",
-        "in": "query",
-        "description": "Say what each optional modality added.",
-        "schema": {"type": "boolean", "default": False},
+def _responses(good: _Json, codes: dict[int, str], with_token: bool) -> _Json:
+    told = codes | ({401: "The token is missing or wrong."} if with_token else {})
+    failures: _Json = {str(code): {"description": text, "content": _json("Failure")} for code, text in told.items()}
+    if "429" in failures:
+        whole = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}}}
+        failures["429"]["headers"] = whole
+    return {"200": {"description": "Good.", "content": good}} | dict(sorted(failures.items()))
+
+
+def _secured(operation: _Json, with_token: bool) -> _Json:
+    return operation | ({"security": [{"token": []}]} if with_token else {})
+
+
+def _get(summary: str, good: _Json, with_token: bool) -> _Json:
+    return _secured({"summary": summary, "responses": _responses(good, _ALWAYS, with_token)}, with_token)
+
+
+def _health() -> _Json:
+    responses = _responses(_json("Health"), _ALWAYS, with_token=False)
+    responses["503"] = {"description": "It ends.", "content": _json("Health")}
+    return {"summary": "Whether it runs, and takes requests.", "responses": responses}
+
+
+def _post(model: ModelSpec, summary: str, good: _Json, with_token: bool, *, config: bool = False) -> _Json:
+    settings = {"config": _settings()} if config else {}
+    whole = {
+        "type": "object",
+        "properties": {"inputs": _object(model, {m.name: _in_json(m) for m in model.modalities})} | settings,
+        "required": ["inputs"],
+        "additionalProperties": False,
     }
-    return {
-        "summary": "Predict from the inputs.",
-        "operationId": "predict",
-        "parameters": [explain],
-        "requestBody": _body(modalities, generation=False),
-        "responses": _responses({JSON: {"schema": schemas[Answer]}}, (*_ALWAYS, *_OF_BODIES)),
-    }
-
-
-def _generate(modalities: tuple[Modality, ...]) -> _Json:
-    events = {"schema": {"type": "string", "description": "Events `token`, then one `end` or `error`, with JSON."}}
-    return {
-        "summary": "Make tokens from the inputs, one after the other.",
-        "operationId": "generate",
-        "requestBody": _body(modalities, generation=True),
-        "responses": _responses({"text/event-stream": events}, (*_ALWAYS, *_OF_BODIES)),
-    }
-
-
-def _get(summary: str, content: _Json) -> _Json:
-    return {"summary": summary, "responses": _responses(content, _ALWAYS)}
-
-
-def _responses(content: _Json, statuses: tuple[int, ...]) -> _Json:
-    error = {JSON: {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
-    later = {"headers": {"Retry-After": {"schema": {"type": "integer", "minimum": 1}}}}
-    found: _Json = {"200": {"description": "The answer.", "content": content}}
-    for status in sorted(statuses):
-        more = later if status in _LATER else {}
-        found[str(status)] = {"description": _MEANINGS[status], "content": error, **more}
-    return found
-
-
-def _body(modalities: tuple[Modality, ...], *, generation: bool) -> _Json:
-    inputs = _object({one.name: _value(one) for one in modalities}, [m.name for m in modalities if not m.optional])
-    inputs["minProperties"] = 1
-    parts = {one.name: _part(one) for one in modalities}
-    given: _Json = {"inputs": inputs}
-    if generation:
-        given[GENERATION] = _object({name: _setting(name) for name in GenerationConfig.__dataclass_fields__}, [])
-        parts.setdefault(GENERATION, {"type": "string", "description": "How tokens are chosen, as JSON."})
-    form = _object(parts, inputs["required"]) | {"minProperties": 1}
-    return {
+    form = _object(model, {m.name: _in_form(m) for m in model.modalities} | ({"config": _TEXT} if config else {}))
+    body = {
         "required": True,
-        "content": {JSON: {"schema": _object(given, ["inputs"])}, FORM: {"schema": form}},
+        "content": {"application/json": {"schema": whole}, "multipart/form-data": {"schema": form}},
     }
+    responses = _responses(good, _ALWAYS | _OF_BODIES, with_token)
+    return _secured({"summary": summary, "requestBody": body, "responses": responses}, with_token)
 
 
-def _object(properties: _Json, required: list[str]) -> _Json:
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+def _object(model: ModelSpec, properties: _Json) -> _Json:
+    required = [modality.name for modality in model.modalities if not modality.optional]
+    return {
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        "minProperties": 1,
+    } | ({"required": required} if required else {})
 
 
-def _value(modality: Modality) -> _Json:
-    """Return the schema of a modality in JSON."""
+def _settings() -> _Json:
+    _, found = msgspec.json.schema_components((GenerationConfig,))
+    schema: _Json = found["GenerationConfig"]
+    return {"type": "object", "properties": schema["properties"], "additionalProperties": False}
+
+
+def _in_json(modality: Modality) -> _Json:
     if isinstance(modality.preprocess, TextPreprocess):
         return {"type": "string", "minLength": 1}
-    if isinstance(modality.preprocess, MEDIA):
-        kind = msgspec.to_builtins(modality.preprocess)["kind"]
-        return {"type": "string", "contentEncoding": "base64", "description": f"A file ({kind}) in base64."}
+    file = {"type": "string", "contentEncoding": "base64", "pattern": "^[A-Za-z0-9+/]*={0,2}$"}
+    if not isinstance(modality.preprocess, TensorPreprocess):
+        return {"anyOf": [file, {"type": "array"}]}
     if len(modality.tensors) == 1:
-        return _tensor(modality.tensors[0])
-    return _object({one.name: _tensor(one) for one in modality.tensors}, [one.name for one in modality.tensors])
+        return {"anyOf": [{"type": "array", "description": modality.tensors[0].dtype}, file]}
+    lists = {tensor.name: {"type": "array", "description": tensor.dtype} for tensor in modality.tensors}
+    return {"type": "object", "properties": lists, "required": list(lists), "additionalProperties": False}
 
 
-def _tensor(tensor: TensorSpec) -> _Json:
-    kind = "number" if tensor.dtype == "float32" else "integer"
-    schema: _Json = {"type": kind}
-    if tensor.dtype == "uint8":
-        schema |= {"minimum": 0, "maximum": 255}
-    for dim in reversed(tensor.shape):
-        fewest = dim if isinstance(dim, int) else 1
-        schema = {"type": "array", "items": schema, "minItems": fewest, "maxItems": largest(dim)}
-    npy = {"type": "string", "contentEncoding": "base64", "description": "A .npy file in base64."}
-    return {"oneOf": [schema, npy]}
-
-
-def _part(modality: Modality) -> _Json:
-    """Return the schema of a modality's part of a form."""
+def _in_form(modality: Modality) -> _Json:
     if isinstance(modality.preprocess, TextPreprocess):
         return {"type": "string", "minLength": 1}
-    what = "A file." if isinstance(modality.preprocess, MEDIA) else "A .npy file, or lists of numbers as JSON."
-    return {"type": "string", "contentMediaType": "application/octet-stream", "description": what}
-
-
-def _setting(name: str) -> _Json:
-    return {"description": f"As the field '{name}' of GenerationConfig."}
+    return {"type": "string", "format": "binary"}

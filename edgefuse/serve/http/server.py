@@ -1,133 +1,149 @@
-"""The server: cheroot, with connections of our own in front of its threads."""
+"""The server: connections, threads and TLS.
+
+Cheroot reads a new connection with a thread of its pool at once, and does the handshake of TLS in the one that accepts.
+Here a connection is watched until it has something to say, and the handshake is a part of reading it, so that clients
+that connect and say nothing hold nobody up.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import socket
+import math
+import ssl
 import sys
 import threading
-import time
-import traceback as traceback_
-from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from cheroot import wsgi
-from cheroot.workers.threadpool import ThreadPool
+from cheroot.ssl import Adapter
+from cheroot.wsgi import Server as CherootServer
 
-from edgefuse.errors import InputError
-from edgefuse.files import reason
-from edgefuse.serve.http.connections import Connection, Connections
+from edgefuse.errors import InputError, cited
 from edgefuse.serve.http.limits import Limits
-from edgefuse.serve.http.tls import Tls
+from edgefuse.serve.http.wire import Connection
 
 _log = logging.getLogger(__name__)
-_PAUSE_S = 0.02
-_SHARE_OF_COMING = 0.5
-"""Of the time that an ending may take: for requests that are coming over connections that were accepted."""
 
 
-class Server(wsgi.Server):  # type: ignore[misc]
-    """Listens from when it is made, and answers from `serve` on, until `stop`.
+class Tls(Adapter):
+    """Wraps connections; the handshake is done when they are read.
 
     Args:
-        address: host and port; port 0 takes a free one.
-        application: of WSGI.
-        limits: of the service.
-        threads: that answer: more than requests may wait in front of the model, so that more are refused at once.
-        tls: a certificate, if it speaks HTTPS.
-        refused: is called with the status of each request that never reaches the application.
+        certificate: a PEM file with the certificate, and those that lead to it.
+        key: a PEM file with its key.
 
     Raises:
-        InputError: nothing can listen there.
+        InputError: they cannot be read, or do not belong together.
+    """
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        super().__init__(str(certificate), str(key))
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            self.context.load_cert_chain(certificate, key, password=lambda: "")
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"the certificate '{certificate}' and the key '{key}' cannot be used",
+                got=cited(error),
+                expected="two PEM files that belong together, the key without a password",
+            ) from error
+
+    def bind(self, sock: Any) -> Any:
+        """Return the listening socket as it is."""
+        return sock
+
+    def wrap(self, sock: Any) -> tuple[Any, dict[str, str]]:
+        """Return an accepted socket with TLS around it, and what WSGI is to know of it."""
+        wrapped = self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        return wrapped, self.get_environ(wrapped)
+
+    def get_environ(self, sock: Any = None) -> dict[str, str]:
+        """Return what WSGI is to know of a connection."""
+        return {"wsgi.url_scheme": "https", "HTTPS": "on"}
+
+    def makefile(self, *_: Any) -> Any:
+        """Is not called: a connection makes its files itself."""
+        raise NotImplementedError
+
+
+class Server(CherootServer):
+    """Serves a WSGI application within limits.
+
+    Args:
+        address: host and port; of port 0, `bind_addr` has the real one after `prepare`.
+        app: the application.
+        limits: of each client, and of all of them.
+        tls: for HTTPS.
     """
 
     ConnectionClass = Connection
-    expiration_interval = 0.2
+    _connections: Any  # its manager of connections, since `prepare`
 
-    def __init__(
-        self,
-        address: tuple[str, int],
-        application: Any,
-        limits: Limits,
-        threads: int,
-        tls: Tls | None = None,
-        refused: Callable[[int], object] = lambda status: None,
-    ) -> None:
-        super().__init__(address, application, server_name="edgefuse", timeout=limits.write_s, request_queue_size=128)
-        self._limits, self._refused = limits, refused
-        self.requests = _Threads(self, min=threads, max=threads)
-        self.keep_alive_conn_limit = None  # the limit of connections holds for these, too
+    def __init__(self, address: tuple[str, int], app: Any, limits: Limits, tls: Tls | None = None) -> None:
+        super().__init__(
+            address,
+            app,
+            numthreads=limits.threads,
+            max=limits.threads,
+            server_name="edgefuse",
+            request_queue_size=128,
+            timeout=math.ceil(limits.idle_s),
+            shutdown_timeout=1,
+        )
+        self.limits = limits
         self.ssl_adapter = tls
-        try:
-            self.prepare()
-        except OSError as error:
-            raise InputError(
-                f"nothing can listen at {address[0]}:{address[1]}", got=reason(error), fix="name another address"
-            ) from error
-        self._thread = threading.Thread(target=self.serve, name="edgefuse-http", daemon=True)
+        self.max_request_header_size = limits.header_bytes
+        self.max_request_body_size = limits.body_bytes
+        self.keep_alive_conn_limit = limits.connections
+        self.software = "edgefuse"
+        self.expiration_interval = 0.1
+        self._open: set[Connection] = set()
+        self._lock = threading.Lock()
 
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self.bind_addr[1])
+    def opened(self, connection: Connection) -> None:
+        """Count a connection."""
+        with self._lock:
+            self._open.add(connection)
 
-    def prepare(self) -> None:
-        """Listen, with connections of our own."""
-        os.environ.pop("LISTEN_PID", None)  # cheroot would take whatever socket has the number 3 for ours
-        super().prepare()
-        self._connections.close()
-        self._connections = Connections(self, self._limits, self._refused)
+    def closed(self, connection: Connection) -> None:
+        """Count it no more."""
+        with self._lock:
+            self._open.discard(connection)
 
-    def run(self) -> None:
-        """Answer, in threads of its own."""
-        self._thread.start()
-
-    def end(self, timeout_s: float) -> None:
-        """Listen no more; requests that have come are answered.
-
-        Args:
-            timeout_s: after which a connection that still sends or receives is cut.
-        """
-        until = time.monotonic() + timeout_s
-        self._connections.listen_no_more()
-        while self._connections.expects and time.monotonic() < until - timeout_s * (1 - _SHARE_OF_COMING):
-            time.sleep(_PAUSE_S)
-        self.shutdown_timeout = max(_PAUSE_S, until - time.monotonic())
-        self.stop()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def process_conn(self, connection: Connection) -> None:
-        """Go on with a connection that is new, or has something to read."""
-        self._connections.received(connection)
-
-    def forget(self, connection: Connection) -> None:
-        """Count a connection no more: it is closed."""
-        self._connections.forget(connection)
+    def process_conn(self, conn: Connection) -> None:
+        """Give a connection that has something to say to a thread; watch a new one until then."""
+        if conn.seen:
+            super().process_conn(conn)
+            return
+        conn.seen = True
+        if len(self._open) > self.limits.connections and not self._end_idlest():
+            conn.close()
+            return
+        self._connections.put(conn)
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
-        """Log where something went wrong; what cheroot says of it may quote a request, and is left out.
+        """Log what kind of thing went wrong with a connection, and nothing of what came over it.
 
         Args:
             msg: is not logged.
-            level: is that of the kind of error.
-            traceback: is logged where the error is a bug.
+            level: of the line.
+            traceback: whether an error is being handled, whose type is logged.
         """
         error = sys.exc_info()[1]
-        if error is None or isinstance(error, OSError):
-            _log.debug("a connection ended: %s", type(error).__name__)
+        if isinstance(error, OSError) or error is None:  # a client that went away, or did not speak TLS
+            _log.debug("a connection ended early (%s)", type(error).__name__)
         else:
-            where = "".join(traceback_.format_tb(error.__traceback__))
-            _log.error("a bug of ours, or of cheroot: %s\n%s", type(error).__name__, where)
+            _log.log(level, "a connection ended by an error: %s", type(error).__name__)
 
-
-class _Threads(ThreadPool):  # type: ignore[misc]
-    """Threads that answer; one that waits for a peer when the time is over is woken, whatever it waits for."""
-
-    @staticmethod
-    def _force_close(conn: Connection | None) -> None:
-        if conn is not None:
-            with contextlib.suppress(OSError):
-                conn.socket.shutdown(socket.SHUT_RDWR)
+    def _end_idlest(self) -> bool:
+        """End the connection that has been watched for the longest time, if there is one."""
+        selector = self._connections._selector
+        watched = [(fd, one) for fd, one in selector.connections if one is not self]
+        if not watched:
+            return False
+        fd, idlest = min(watched, key=lambda pair: pair[1].last_used)
+        selector.unregister(fd)
+        with suppress(OSError):
+            idlest.close()
+        return True

@@ -1,98 +1,88 @@
-"""The service: listening, answering, and its end."""
+"""The HTTP service, from start to stop."""
 
 from __future__ import annotations
 
+import threading
 import time
-from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 
-from edgefuse.errors import InputError
-from edgefuse.runtime.live import Live
-from edgefuse.serve.http.application import Application, Parts
+from edgefuse.errors import InputError, needing
+from edgefuse.serve.queue import Queue, Source
+
+with needing("serving over HTTP", extra="serve"):
+    from edgefuse.serve.http.app import make_app
+    from edgefuse.serve.http.server import Server, Tls
+from edgefuse.serve.http import access
 from edgefuse.serve.http.limits import Limits
-from edgefuse.serve.http.metrics import Metrics
-from edgefuse.serve.http.server import Server
-from edgefuse.serve.http.tls import Tls
-from edgefuse.serve.http.token import Token, is_loopback
-from edgefuse.serve.queue import Queue
-
-_SPARE_THREADS = 16
-_SHARE_OF_CALLS = 0.7
-"""Of the time that an ending may take: what runs is waited for so long, and what is sent after that."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How the service answers, and to whom.
+class HttpService:
+    """Answers over HTTP from when it is made until it is closed; a context manager that closes itself.
 
-    Attributes:
-        token: that requests must carry; without one the service listens on loopback alone.
-        tls: a certificate and its key; plain HTTP if None.
-        limits: what peers may take.
-    """
-
-    token: Token | None = None
-    tls: Tls | None = None
-    limits: Limits = field(default_factory=Limits)
-
-
-class Http:
-    """A bundle behind HTTP, from when it is made until it is closed; a context manager that closes itself.
-
-        with Live("model.edgefuse") as live, Http("127.0.0.1", 8080, Queue(live, depth=16), live) as service:
-            print(service.url)
+        with edgefuse.Live("assistant.edgefuse") as live:
+            queue = Queue(live, depth=16)
+            with HttpService("127.0.0.1:8080", queue, live) as service:
+                print(service.url)
 
     Args:
-        host: to listen at.
-        port: to listen at; 0 takes a free one.
-        queue: in front of the model, which stays open.
-        live: has the pipeline that answers.
-        settings: how it answers, and to whom.
+        address: `HOST:PORT`; port 0 is any that is free.
+        queue: in front of the model; it stays open.
+        source: of the pipeline that answers.
+        limits: of a client.
+        token: that requests must have.
+        tls: the files of a certificate and of its key, for HTTPS.
 
     Attributes:
         url: where it listens.
 
     Raises:
-        InputError: nothing can listen there, or others could reach it without a token.
+        InputError: without a token, others than this machine could reach it; the address or the files are wrong.
+        MissingExtraError: what it is made of is not installed.
     """
 
-    def __init__(self, host: str, port: int, queue: Queue, live: Live, settings: Settings | None = None) -> None:
-        settings = settings or Settings()
-        if settings.token is None and not is_loopback(host):
+    def __init__(
+        self,
+        address: str,
+        queue: Queue,
+        source: Source,
+        limits: Limits | None = None,
+        token: str | None = None,
+        tls: tuple[Path, Path] | None = None,
+    ) -> None:
+        limits = limits or Limits()
+        host, port = access.parse_address(address)
+        if token is None and not access.is_loopback(host):
             raise InputError(
-                "without a token, others could reach the service",
-                got=host,
-                expected="loopback, such as 127.0.0.1",
-                fix="give a token: --token-file, or the variable EDGEFUSE_TOKEN",
+                "without a token, only this machine may be served",
+                got=address,
+                expected="127.0.0.1, [::1] or localhost",
+                fix="give --token-file, or set EDGEFUSE_TOKEN",
             )
-        self._queue = queue
-        metrics = Metrics(live, queue)
-        parts = Parts(live, queue, settings.limits, metrics, settings.token)
-        self._given_up = parts.given_up
-        self._server = Server(
-            (host, port),
-            Application(parts).flask,
-            settings.limits,
-            threads=queue.depth + _SPARE_THREADS,
-            tls=settings.tls,
-            refused=metrics.refused,
-        )
-        shown = f"[{host}]" if ":" in host else host
-        self.url = f"{'http' if settings.tls is None else 'https'}://{shown}:{self._server.port}"
-        self._server.run()
+        self._server = Server((host, port), make_app(queue, source, limits, token), limits, Tls(*tls) if tls else None)
+        try:
+            self._server.prepare()
+        except OSError as error:
+            raise InputError("the HTTP service cannot listen", got=f"{address} ({error.strerror or error})") from error
+        bound = self._server.socket.getsockname()[1]
+        self.url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{bound}"
+        self._thread = threading.Thread(target=self._server.serve, name="edgefuse-http", daemon=True)
+        self._thread.start()
 
-    def close(self, timeout_s: float = 5.0) -> None:
-        """Take no more requests, answer those that were taken, and end; closing twice is harmless.
+    def close(self, timeout_s: float = 5.0) -> bool:
+        """Listen no more, and end the connections after the answers that are under way. Twice is harmless.
 
-        Args:
-            timeout_s: after which what is not answered yet is given up.
+        Returns:
+            Whether all of them ended in time.
         """
-        until = time.monotonic() + timeout_s
-        if not self._queue.drain(timeout_s * _SHARE_OF_CALLS) and not self._given_up.done():
-            self._given_up.set_result(None)
-        self._server.end(max(0.1, until - time.monotonic()))
+        ending = threading.Thread(target=self._server.stop, name="edgefuse-http-stop", daemon=True)
+        ends = time.monotonic() + timeout_s
+        ending.start()
+        ending.join(timeout_s)
+        self._thread.join(max(0.0, ends - time.monotonic()))
+        return not ending.is_alive() and not self._thread.is_alive()
 
-    def __enter__(self) -> Http:
+    def __enter__(self) -> HttpService:
         return self
 
     def __exit__(

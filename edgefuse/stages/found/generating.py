@@ -124,9 +124,12 @@ def _tried(
     def arguments(types: Sequence[torch.dtype]) -> list[Argument]:
         return [Argument(names.get(value.source.key), dtype) for value, dtype in zip(taken, types, strict=True)]
 
-    def called(types: Sequence[torch.dtype]) -> dict[str, Tensor]:
+    made: dict[str, Tensor] = {}
+
+    def called(types: Sequence[torch.dtype]) -> None:
+        nonlocal made
         with torch.inference_mode():
-            return named(decoder, outputs_of(module(**handed_on(arguments(types), tensors))))
+            made = named(decoder, outputs_of(module(**handed_on(arguments(types), tensors))))
 
     try:
         types = first_that_works(options, called)
@@ -135,7 +138,7 @@ def _tried(
     except Exception as error:  # a user's own code may raise anything
         what = f"{type(module).__name__}, which has a decoder, fails on inputs that its spec allows"
         raise ModelError(what, got=first_words(error), expected="what its decoder prepares steps from") from error
-    return arguments(types), called(types)
+    return arguments(types), made
 
 
 def _body(module: nn.Module, decoder: Decoder, names: tuple[str, ...]) -> nn.Module:

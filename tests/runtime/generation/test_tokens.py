@@ -177,20 +177,43 @@ def test_a_search_with_few_tokens_left_returns_what_there_is() -> None:
     assert [[token.id for token in one.tokens] for one in found] == [[3, 0]]
 
 
+def test_several_sequences_are_not_made_one_token_after_the_other() -> None:
+    config = GenerationConfig(num_beams=2, num_return_sequences=2)
+    with pytest.raises(InputError, match="num_return_sequences has no effect where tokens come one after the other"):
+        generated(Counting(1), config)
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens is out of range: got 0, expected 1 or more, or None."),
-        ({"num_beams": 1.5}, "num_beams is out of range: got 1.5, expected 1 or more."),
-        ({"num_beams": True}, "num_beams is out of range: got True, expected 1 or more."),
+        ({"max_new_tokens": 0}, "max_new_tokens is out of range: got 0, expected an int of 1 or more, or None."),
+        ({"num_beams": 1.5}, "num_beams is out of range: got 1.5, expected an int from 1 to 1024."),
+        ({"num_beams": 1025}, "num_beams is out of range: got 1025, expected an int from 1 to 1024."),
+        ({"num_beams": np.int64(2)}, "num_beams is out of range: got np.int64(2), expected an int from 1 to 1024."),
+        (
+            {"temperature": 10**400, "do_sample": True},
+            f"temperature is out of range: got 1{76 * '0'}..., expected an int or a float above 0.",
+        ),
+        (
+            {"top_p": 10**5000, "do_sample": True},
+            "top_p is out of range: got a number that is too long to show, "
+            "expected an int or a float above 0 and at most 1.",
+        ),
+        ({"num_beams": True}, "num_beams is out of range: got True, expected an int from 1 to 1024."),
         ({"num_return_sequences": 2}, "num_return_sequences is out of range: got 2, expected at most num_beams, 1."),
         ({"do_sample": 1}, "do_sample is out of range: got 1, expected true or false."),
-        ({"temperature": 0.0, "do_sample": True}, "temperature is out of range: got 0.0, expected a number above 0."),
-        ({"temperature": NAN}, "temperature is out of range: got nan, expected a number above 0."),
-        ({"top_k": 0, "do_sample": True}, "top_k is out of range: got 0, expected 1 or more, or None."),
-        ({"top_p": 1.1}, "top_p is out of range: got 1.1, expected a number above 0 and at most 1."),
-        ({"seed": -1}, "seed is out of range: got -1, expected 0 or more, or None."),
-        ({"length_penalty": 1e3}, "length_penalty is out of range: got 1000.0, expected a number from -10 to 10."),
+        (
+            {"temperature": 0.0, "do_sample": True},
+            "temperature is out of range: got 0.0, expected an int or a float above 0.",
+        ),
+        ({"temperature": NAN}, "temperature is out of range: got nan, expected an int or a float above 0."),
+        ({"top_k": 0, "do_sample": True}, "top_k is out of range: got 0, expected an int of 1 or more, or None."),
+        ({"top_p": 1.1}, "top_p is out of range: got 1.1, expected an int or a float above 0 and at most 1."),
+        ({"seed": -1}, "seed is out of range: got -1, expected an int of 0 or more, or None."),
+        (
+            {"length_penalty": 1e3},
+            "length_penalty is out of range: got 1000.0, expected an int or a float from -10 to 10.",
+        ),
         (
             {"early_stopping": "always"},
             "early_stopping is out of range: got 'always', expected true, false or \"never\".",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgefuse.bundle.manifest import Manifest
-from edgefuse.errors import InputError
+from edgefuse.errors import BundleError, InputError
 from edgefuse.runtime.ladder import Change, Ladder, Reading, Replay, Settings, Step, steps_of
 from tests.runtime.ladder.simulated import ACCURACY, PERIOD_S, TIMES_MS, manifest_of, run
 
@@ -218,7 +218,13 @@ def test_what_cannot_be_left_out_is_refused(manifest: Manifest, dropped: tuple[s
 
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
-    [("fits", 1.5, "a share from 0 to 1"), ("fits", 0.0, "more than 0"), ("hold_s", -1.0, "zero or more")],
+    [
+        ("fits", 1.5, "a share from 0 to 1"),
+        ("fits", 0.0, "more than 0"),
+        ("hold_s", -1.0, "zero or more"),
+        ("margin", 1.5, "a share from 0 to 1"),
+        ("hold_s", True, "zero or more"),
+    ],
 )
 def test_settings_out_of_range_are_refused(field: str, value: float, expected: str) -> None:
     with pytest.raises(InputError, match=f"{field} of a ladder is out of range: got {value}, expected {expected}"):
@@ -233,3 +239,52 @@ def test_predictions_take_bounded_memory_and_deadlines_may_be_none_or_over(manif
     ladder.observe(0.021, 1.0, 0.0)
     assert len(ladder._window._seen) == 4096
     assert math.isfinite(ladder._window.used)
+
+
+def test_settings_may_be_numbers_of_numpy() -> None:
+    settings = Settings(hold_s=np.float32(2.5), most_load=np.int64(1))  # type: ignore[arg-type] # which are numbers
+    assert settings == Settings(hold_s=2.5, most_load=1.0)
+    assert type(settings.hold_s) is float
+
+
+def test_it_goes_on_from_the_rung_that_runs(manifest: Manifest) -> None:
+    ladder = Ladder(manifest)
+    for number in range(20):  # late at the second rung, where a caller has begun
+        ladder.observe(number / 10, 0.13, 0.1, "reduced-1")
+        if change := ladder.decide(number / 10):
+            break
+    assert change is not None
+    assert change.rung == "reduced-2", "expectations are from that rung on"
+    ladder = Ladder(manifest)
+    changes: list[Change] = []
+    for number in range(100):
+        ladder.observe(number / 10, 0.02, 0.1, changes[-1].rung if changes else "reduced-2")
+        changes += [change for change in [ladder.decide(number / 10)] if change]
+    assert [change.rung for change in changes] == ["fast"]
+    ladder.observe(10.0, 0.02, 0.1, "a rung of another bundle")
+    assert ladder.step.rung == "fast"
+
+
+def test_it_may_begin_at_a_rung_below_which_it_stays(manifest: Manifest) -> None:
+    ladder = Ladder(manifest, rung="reduced-1")
+    assert [step.rung for step in ladder.steps] == ["reduced-1", "reduced-2"]
+    assert ladder.steps[1].price[0].before == pytest.approx(ACCURACY["reduced-1"])
+    ladder.observe(0.0, 0.02, 0.1, "fast")  # which is none of its steps
+    assert [step.rung for step in ladder.steps] == ["fast", "reduced-1", "reduced-2"]
+    with pytest.raises(BundleError, match="no such rung"):
+        Ladder(manifest, rung="gone")
+
+
+class Broken:
+    """A device's own signals, which fail."""
+
+    def read(self, now_s: float) -> Reading:
+        raise KeyError("sensor\n0")
+
+
+def test_signals_that_fail_are_no_reading_and_said_once(manifest: Manifest, caplog: pytest.LogCaptureFixture) -> None:
+    ladder = Ladder(manifest, Broken())
+    with caplog.at_level(logging.WARNING, "edgefuse.runtime.ladder"):
+        assert predict(ladder, 0.0, 5.0) == []
+    (record,) = caplog.records
+    assert record.getMessage().startswith("the ladder goes on without a reading of the device: KeyError: ")

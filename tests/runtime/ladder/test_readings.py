@@ -123,6 +123,7 @@ def test_written_readings_come_back_at_their_times(tmp_path: Path) -> None:
         ("now_s,load\n2,0.5\n1,0.5\n", "out of order"),
         ("now_s,load\nnan,0.5\n", "out of order"),
         ("now_s\n1,2\n", "no known column"),
+        ("now_s,load\n1," + 200_000 * "0" + "\n", "cannot be read: got .*field larger than field limit"),
     ],
 )
 def test_a_table_that_is_none_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -132,3 +133,5 @@ def test_a_table_that_is_none_is_refused(tmp_path: Path, text: str, message: str
         Replay.of_csv(path)
     with pytest.raises(InputError, match="cannot be read"):
         Replay.of_csv(tmp_path / "none.csv")
+    with pytest.raises(InputError, match="cannot be read"):
+        Replay.of_csv("a\0b")

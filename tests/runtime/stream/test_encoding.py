@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import pytest
 
 import edgefuse
 from edgefuse.compiler import export
+from edgefuse.errors import InputError
 from edgefuse.runtime.pipeline import Pipeline
 from edgefuse.runtime.stream.feed import Feed
 from edgefuse.runtime.stream.stream import Stream
@@ -102,3 +104,29 @@ def test_what_it_added_is_told_of_what_is_encoded_already(listens: Pipeline) -> 
     )
     assert prediction.contributions is not None
     assert "right" in prediction.contributions.each
+
+
+def test_what_is_pushed_is_checked_as_what_a_call_is_given(listens: Pipeline) -> None:
+    heard = listens.incremental("sound")
+    wrong: list[Any] = [
+        np.full(SAMPLES, 9999.0, np.float32),
+        np.full(SAMPLES, np.inf, np.float32),
+        np.zeros(SAMPLES, np.int32),
+        np.zeros(0, np.float32),
+        np.zeros((1, 2, SAMPLES), np.float32),
+    ]
+    for values in wrong:
+        with pytest.raises(InputError) as of_call:
+            listens(sound=values)
+        with pytest.raises(InputError) as of_push:
+            heard.push(values)
+        assert str(of_push.value) == str(of_call.value)
+    assert heard.heard == 0
+    assert heard.push(np.zeros((1, SAMPLES), np.int16)) is not None
+
+
+def test_only_a_name_is_a_modality_that_streams(listens: Pipeline) -> None:
+    names: list[Any] = [["sound"], {}, None, 7, "smell"]
+    for name in names:
+        with pytest.raises(InputError, match=r"the modality '.*' is not encoded chunk by chunk at the rung"):
+            listens.incremental(name)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
+from typing import Any
 
+import numpy as np
 import pytest
 
 from edgefuse.errors import InputError
 from edgefuse.runtime.pipeline import Pipeline
 from edgefuse.runtime.stream.answer import Answer
+from edgefuse.runtime.stream.feed import Feed
 from edgefuse.runtime.stream.stream import Stream
-from tests.runtime.stream.test_stream import Down, Held, Once, picture
+from tests.runtime.stream.test_stream import MOTION, Down, Held, Once, motion, picture, sound
 from tests.runtime.test_forks import in_child
 
 
@@ -27,7 +31,7 @@ def test_closing_ends_who_waits_for_another_prediction_to_end(tiny: Pipeline) ->
             ends.append(str(error))
 
     waiting = [threading.Thread(target=listen, args=(asked,)) for asked in ("iterate", "predict")]
-    with stream._predicting:
+    with stream._predictor.lock:
         stream.push("text", "go", 0.0)
         for thread in waiting:
             thread.start()
@@ -64,3 +68,77 @@ def test_a_change_to_a_rung_that_is_not_there_costs_no_answer(tiny: Pipeline, ca
         assert [stream.predict().rung for _ in range(2)] == ["float", "float"]
     assert held.pipeline is tiny
     assert "the stream stays at the rung 'float': this bundle has no such rung: got 'gone'" in caplog.text
+
+
+def test_who_gives_up_while_a_prediction_is_made_leaves_it_to_the_next(tiny: Pipeline) -> None:
+    async def ask(stream: Stream) -> list[float]:
+        stream.push("text", "go", 0.0)
+        stream.push("text", "stop", 0.1)
+        with stream._predictor.lock:  # as if it took long
+            for _ in range(2):
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(anext(stream), 0.05)
+            stream.finish()
+        return [answer.time_s async for answer in stream]
+
+    with tiny.stream() as stream:
+        assert asyncio.run(ask(stream)) == [0.0, 0.1]
+
+
+def test_what_was_made_ahead_comes_out_of_any_iterator_errors_too(tiny: Pipeline) -> None:
+    held = Held(tiny)
+
+    async def give_up(stream: Stream) -> None:
+        with stream._predictor.lock, pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(anext(stream), 0.05)
+
+    with Stream(held) as stream:
+        stream.push("text", "go", 0.0)
+        asyncio.run(give_up(stream))
+        stream.finish()
+        assert [answer.time_s for answer in stream] == [0.0]
+    with Stream(held) as stream:
+        stream.push("text", "go", 0.0)
+        held.pipeline = tiny.at(None)
+        held.pipeline.close()
+        asyncio.run(give_up(stream))
+        with pytest.raises(InputError, match="this pipeline is closed"):
+            next(stream)
+
+
+def test_what_waits_behind_a_gap_is_predicted_from_when_nothing_more_comes(tiny: Pipeline) -> None:
+    feeds = {"motion": Feed(rate_hz=100, reorder_s=1.0)}
+    with tiny.stream(hop_s=0.02, feeds=feeds) as stream:
+        stream.push("motion", motion(2), 0.0)
+        stream.push("motion", motion(4), 0.04)
+        assert stream.poll() is not None
+        assert stream.poll() is None, "it waits for what is missing"
+        stream.finish()
+        stream.finish()
+        assert [round(answer.time_s, 2) for answer in stream] == [0.04, 0.06, 0.08]
+        assert stream.counts["motion"].used == 2
+        assert stream.counts["motion"].lost_s == pytest.approx(0.02)
+
+
+def test_numbers_of_numpy_are_numbers(hearing: Pipeline) -> None:
+    numbers: dict[str, Any] = {"max_items": np.int64(4), "max_age_s": np.float32(0.5)}
+    feed = Feed(**numbers)
+    assert (type(feed.max_items), type(feed.max_age_s)) == (int, float)
+    settings: dict[str, Any] = {"deadline_ms": np.float32(50), "hop_s": np.float32(0), "backlog": np.int8(2)}
+    with hearing.stream(feeds={"sound": feed}, **settings) as stream:
+        stream.push("sound", sound(0.1), 0.0)
+        assert stream.poll() is not None
+    refused: list[Any] = [np.bool_(True), np.zeros(2), 1j]
+    for wrong in refused:
+        with pytest.raises(InputError, match="the stream's deadline_ms makes no sense"):
+            hearing.stream(wrong)
+        with pytest.raises(InputError, match="the feed's max_age_s makes no sense"):
+            Feed(max_age_s=wrong)
+
+
+def test_a_name_may_be_anything_and_is_refused(tiny: Pipeline) -> None:
+    names: list[Any] = [np.zeros(2), ["text"], 7, None]
+    with tiny.stream(feeds=MOTION) as stream:
+        for name in names:
+            with pytest.raises(InputError, match="this model has no modality"):
+                stream.push(name, "go", 0.0)

@@ -206,8 +206,9 @@ class Once:
     def __init__(self) -> None:
         self.seen: list[tuple[float, float]] = []
 
-    def observe(self, now_s: float, took_s: float, deadline_s: float) -> None:
+    def observe(self, now_s: float, took_s: float, deadline_s: float, rung: str) -> None:
         assert now_s > 0
+        assert rung
         self.seen.append((took_s, deadline_s))
 
     def decide(self, now_s: float) -> Down | None:
@@ -372,6 +373,10 @@ def test_wrong_sound_and_wrong_times_are_refused(hearing: Pipeline) -> None:
         ({"clock": "sun"}, "this model has no modality 'sun': expected sound or picture."),
         ({"feeds": {"smell": Feed()}}, "this model has no modality 'smell': expected sound or picture."),
         ({"feeds": {"sound": Feed(rate_hz=1e-9)}}, "the rate of 'sound' makes no sense: got 1e-09, expected 1000 to"),
+        (
+            {"feeds": {"sound": Feed(window_s=0.05, min_window_s=0.06)}},
+            "the min_window_s of 'sound' is more than a window has: got 0.06 s, 960 steps, expected 0 to 800 steps.",
+        ),
         ({"feeds": {"sound": Feed(window_s=1)}}, "the window of 'sound' does not fit the model: got 1 s, 16000 steps"),
     ],
 )

@@ -1,0 +1,54 @@
+"""What `edgefuse serve --wyoming` takes, and the service that it starts."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from edgefuse.errors import needing
+
+if TYPE_CHECKING:
+    from edgefuse.runtime.live import Live
+    from edgefuse.serve.queue import Queue
+    from edgefuse.serve.wyoming.background import Background
+
+
+def add_voice_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments beside `--wyoming` itself."""
+    voice = parser.add_argument_group("voice assistants (--wyoming)")
+    voice.add_argument(
+        "--asr", metavar="URI", help="a Wyoming speech recogniser: be one in its place, and hear how it is said"
+    )
+    voice.add_argument(
+        "--language", action="append", metavar="CODE", help="a language of the model; may be repeated (default: en)"
+    )
+    voice.add_argument(
+        "--threshold", type=float, default=0.5, metavar="P", help="of an intent's probability (default: 0.5)"
+    )
+    voice.add_argument("--exposed", action="store_true", help="let other machines in: there is no password")
+    voice.add_argument("--announce", metavar="NAME", help="tell the local network of it under this name (zeroconf)")
+
+
+def start_voice(arguments: argparse.Namespace, queue: Queue, live: Live) -> Background:
+    """Start the service that the arguments ask for.
+
+    Args:
+        arguments: those above, and `wyoming`: the URI to listen at.
+        queue: in front of the model.
+        live: the pipeline that answers.
+
+    Raises:
+        InputError: an argument is wrong, or the model cannot answer a voice assistant.
+        MissingExtraError: a library is not installed.
+    """
+    with needing("serving voice assistants", extra="serve"):
+        from edgefuse.serve.wyoming.background import Background
+        from edgefuse.serve.wyoming.settings import Settings
+    settings = Settings(
+        languages=tuple(arguments.language or ("en",)),
+        threshold=arguments.threshold,
+        recogniser=arguments.asr,
+        exposed=arguments.exposed,
+        announced=arguments.announce,
+    )
+    return Background(arguments.wyoming, queue, live, settings)

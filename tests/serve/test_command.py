@@ -1,0 +1,98 @@
+"""`edgefuse serve` as a process: where it listens, what it does at each signal."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgefuse.cli import main
+
+BODY = json.dumps({"inputs": {"motion": [[[0.5, 0.25, -1.0]] * 3]}})
+
+
+@contextmanager
+def running(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Start it, and give the process and the port that it tells."""
+    command = [sys.executable, "-m", "edgefuse", "serve", *map(str, arguments), "--http", "127.0.0.1:0", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        text = ""
+        while not text.rstrip().endswith("}"):
+            line = process.stdout.readline()
+            assert line, process.communicate()
+            text += line
+        yield process, int(json.loads(text)["http"].rpartition(":")[2])
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def predict(port: int) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("POST", "/v1/predict", BODY, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, json.load(answer)
+    finally:
+        connection.close()
+
+
+def test_sigterm_under_load_answers_all_that_was_admitted(tiny_bundle: Path) -> None:
+    def load(port: int) -> list[int]:
+        seen = []
+        while True:
+            try:
+                seen.append(predict(port)[0])
+            except ConnectionRefusedError:
+                return seen
+            except (ConnectionError, http.client.HTTPException):  # accepted by the system, never read
+                seen.append(0)
+                return seen
+
+    with running(tiny_bundle, "--queue", "4") as (process, port), ThreadPoolExecutor(8) as clients:
+        loads = [clients.submit(load, port) for _ in range(8)]
+        time.sleep(1.0)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, complaints = process.communicate(timeout=30)
+        took = time.monotonic() - began
+        statuses = [status for one in loads for status in one.result()]
+    assert process.returncode == 0, complaints
+    assert statuses.count(200) > 8
+    assert set(statuses) <= {200, 429, 503, 0}
+    assert "did not end in time" not in complaints
+    assert took < 10  # it is meant to be 5; this machine may be busy
+
+
+def test_sighup_answers_with_what_is_there_now(tiny_bundle: Path) -> None:
+    with running(tiny_bundle) as (process, port):
+        before = predict(port)[1]["digest"]
+        process.send_signal(signal.SIGHUP)
+        assert predict(port)[1]["digest"] == before
+        os.kill(process.pid, 0)
+
+
+def test_what_is_wrong_is_said_before_it_serves(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, words in (
+        (["--http", "0.0.0.0:0"], "only this machine may be served"),
+        (["--http", "nowhere"], "no address"),
+        (["--tls-cert", "a"], "a certificate and its key"),
+        (["--queue", "0"], "depth is too small"),
+        (["--token-file", "/nonexistent"], "token cannot be read"),
+        (["--digest", "0" * 64], "digest"),
+    ):
+        assert main(["serve", str(tiny_bundle), *arguments]) == 2
+        assert words in capsys.readouterr().err
