@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from edgefuse.serve.queue import Queue
 
 _HTTP = "127.0.0.1:8080"
+_SPARE_THREADS = 16
+"""Of HTTP, beside one for each place in the queue: else the next request would wait unseen, and not get its 429."""
 _END_S = 4.5
 """From a signal to the end: whoever starts services waits for a while and kills then."""
 
@@ -98,7 +100,12 @@ def _start(
             from edgefuse.serve.http.service import HttpService
 
             body_bytes = arguments.max_body << 20
-            limits = Limits(body_bytes=body_bytes, bodies_bytes=4 * body_bytes, answer_s=arguments.timeout)
+            limits = Limits(
+                body_bytes=body_bytes,
+                bodies_bytes=4 * body_bytes,
+                answer_s=arguments.timeout,
+                threads=queue.depth + _SPARE_THREADS,
+            )
             tls = (arguments.tls_cert, arguments.tls_key) if arguments.tls_cert else None
             token = read_token(arguments.token_file)
             http = HttpService(arguments.http or _HTTP, queue, live, limits, token, tls)

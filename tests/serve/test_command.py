@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,9 @@ from typing import Any
 import pytest
 
 from edgefuse.cli import main
+from edgefuse.commands.serve import _start
+from edgefuse.runtime.live import Live
+from edgefuse.serve.queue import Queue
 
 BODY = json.dumps({"inputs": {"motion": [[[0.5, 0.25, -1.0]] * 3]}})
 
@@ -96,3 +101,15 @@ def test_what_is_wrong_is_said_before_it_serves(tiny_bundle: Path, capsys: pytes
     ):
         assert main(["serve", str(tiny_bundle), *arguments]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_each_place_in_the_queue_has_a_thread_and_refusals_have_more(tiny_bundle: Path) -> None:
+    arguments = argparse.Namespace(
+        wyoming=None, http="127.0.0.1:0", max_body=1, timeout=30.0, token_file=None, tls_cert=None, tls_key=None
+    )
+    with Live(tiny_bundle) as live:
+        queue = Queue(live, 40)
+        _, (close,) = _start(arguments, queue, live)
+        assert len([one for one in threading.enumerate() if one.name.startswith("CP Server")]) > queue.depth
+        close(5.0)
+        queue.close()

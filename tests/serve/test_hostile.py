@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import select
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -73,6 +77,78 @@ def test_idle_connections_hold_nobody_up_and_are_bounded(serving: Serving, motio
     finally:
         for one in idle:
             one.close()
+
+
+def test_half_requests_hold_no_thread(serving: Serving, motion: dict[str, Any]) -> None:
+    client = serving(threads=2, read_s=120)
+    whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    halves = (HEAD, HEAD + b"Content-Length: 1000\r\n\r\n{", b"G", b"\r\n", whole + HEAD)
+    with ExitStack() as stack:
+        for number in range(60):
+            half = stack.enter_context(socket.create_connection(client.address, timeout=30))
+            half.sendall(halves[number % len(halves)])
+        for _ in range(3):
+            assert client.ask("POST", "/v1/predict", motion).status == 200
+
+
+def test_a_request_may_come_in_any_pieces(serving: Serving, motion: dict[str, Any]) -> None:
+    client = serving(threads=2)
+    body = json.dumps(motion).encode()
+    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    last = request.replace(b"Host:", b"Connection: close\r\nHost:")
+    for size in (1, 7, 50):
+        with socket.create_connection(client.address, timeout=30) as slow:
+            slow.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            data = request + b"\r\n" + last
+            for begin in range(0, len(data), size):
+                slow.sendall(data[begin : begin + size])
+                time.sleep(0.001)
+            found = b""
+            while part := slow.recv(65536):
+                found += part
+        assert found.count(b"HTTP/1.1 200 OK") == 2, found
+    assert client.send(request + request + last).count(b"HTTP/1.1 200 OK") == 3
+
+
+def test_who_waits_before_the_body_is_told_to_go_on_once(serving: Serving, motion: dict[str, Any]) -> None:
+    client = serving(threads=2, read_s=30)
+    body = json.dumps(motion).encode()
+    head = HEAD + b"Expect: 100-continue\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(client.address, timeout=30) as waiting:
+        waiting.sendall(head)
+        assert waiting.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        waiting.sendall(body)
+        assert waiting.recv(1000).startswith(b"HTTP/1.1 200 OK")
+    assert client.send(head + body).startswith(b"HTTP/1.1 200 OK")  # it did not wait
+
+
+def test_what_is_refused_in_any_case_is_refused_before_its_body(serving: Serving) -> None:
+    client = serving(threads=2, read_s=120, body_bytes=4096, header_bytes=2048)
+    for head, status in (
+        (HEAD + b"Content-Length: 5000\r\n\r\n", b"413"),
+        (HEAD + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", b"400"),
+        (HEAD + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\n", b"400"),
+        (HEAD + b"Content-Length : 4\r\n\r\n", b"400"),
+        (HEAD + b"X: a\n", b"400"),
+        (HEAD + b"X: " + b"a" * 3000, b"413"),
+        (b"GET /" + b"a" * 3000, b"414"),
+    ):
+        assert client.send(head)[9:12] == status, head
+
+
+def test_what_is_coming_is_bounded_together(serving: Serving, motion: dict[str, Any]) -> None:
+    client = serving(threads=2, read_s=120, body_bytes=1_000_000, bodies_bytes=2_000_000)
+    half = HEAD + b"Content-Length: 1000000\r\n\r\n" + b"x" * 900_000
+    with ExitStack() as stack, ThreadPoolExecutor(4) as clients:
+        peers = [stack.enter_context(socket.create_connection(client.address, timeout=30)) for _ in range(4)]
+        for sent in [clients.submit(peer.sendall, half) for peer in peers]:
+            sent.exception()  # whoever was refused may not get rid of all of it
+        refused = []
+        while not refused:
+            refused = select.select(peers, [], [], 30)[0]
+            assert refused, "nobody was refused"
+        assert refused[0].recv(1000).startswith(b"HTTP/1.1 429 Too Many Requests")
+        assert client.ask("POST", "/v1/predict", motion).status == 200
 
 
 def test_nothing_of_a_request_is_logged(

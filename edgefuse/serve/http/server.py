@@ -1,21 +1,25 @@
 """The server: connections, threads and TLS.
 
 Cheroot reads a new connection with a thread of its pool at once, and does the handshake of TLS in the one that accepts.
-Here a connection is watched until it has something to say, and the handshake is a part of reading it, so that clients
-that connect and say nothing hold nobody up.
+Here the thread that watches all connections also receives, without waiting, and a thread of the pool gets a request
+that has come whole; the handshake is a part of receiving. So clients that are silent or slow hold nobody up.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import os
+import selectors
 import ssl
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cheroot.connections import ConnectionManager, _ThreadsafeSelector
 from cheroot.ssl import Adapter
 from cheroot.wsgi import Server as CherootServer
 
@@ -24,6 +28,7 @@ from edgefuse.serve.http.limits import Limits
 from edgefuse.serve.http.wire import Connection
 
 _log = logging.getLogger(__name__)
+_LINGER_S = 1.0
 
 
 class Tls(Adapter):
@@ -67,6 +72,52 @@ class Tls(Adapter):
         raise NotImplementedError
 
 
+class _Selector(_ThreadsafeSelector):
+    """Forgets what was closed meanwhile: cheroot goes through sockets that were ready a moment ago."""
+
+    def unregister(self, fileobj: int) -> None:
+        with suppress(KeyError, ValueError):
+            super().unregister(fileobj)  # type: ignore[no-untyped-call]
+
+
+class Watched(ConnectionManager):
+    """The connections that wait for their client.
+
+    Args:
+        server: whose they are.
+    """
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)  # type: ignore[no-untyped-call]
+        self._selector.close()  # type: ignore[has-type]
+        self._selector: Any = _Selector()  # type: ignore[no-untyped-call]
+        self._selector.register(server.socket.fileno(), selectors.EVENT_READ, data=server)
+
+    @property
+    def waiting(self) -> list[Connection]:
+        """All of them."""
+        return [one for _, one in list(self._selector.connections) if one is not self.server]
+
+    def take(self, connection: Connection) -> None:
+        """Watch one no more."""
+        self._selector.unregister(connection.arrived.fileno())
+
+    def _expire(self, threshold: float) -> None:
+        """End what was idle, or lingers, for too long; a request that does not come in time is told so by a thread."""
+        now = time.monotonic()
+        for one in self.waiting:
+            took_s = now - one.since_s
+            if one.lingering:
+                over = took_s > _LINGER_S
+            elif one.arrived.data:
+                over, one.arrived.late = False, took_s > self.server.limits.read_s
+            else:
+                over = one.last_used < threshold
+            if over or one.arrived.late:
+                self.take(one)
+                one.close() if over else self.server.requests.put(one)
+
+
 class Server(CherootServer):
     """Serves a WSGI application within limits.
 
@@ -78,7 +129,7 @@ class Server(CherootServer):
     """
 
     ConnectionClass = Connection
-    _connections: Any  # its manager of connections, since `prepare`
+    _connections: Watched  # since `prepare`
 
     def __init__(self, address: tuple[str, int], app: Any, limits: Limits, tls: Tls | None = None) -> None:
         super().__init__(
@@ -111,16 +162,67 @@ class Server(CherootServer):
         with self._lock:
             self._open.discard(connection)
 
+    def prepare(self) -> None:
+        """Listen."""
+        os.environ.pop("LISTEN_PID", None)  # cheroot would take whatever has the number 3 for a socket of ours
+        super().prepare()  # type: ignore[no-untyped-call]
+        self._connections.close()  # type: ignore[no-untyped-call]
+        self._connections = Watched(self)
+
     def process_conn(self, conn: Connection) -> None:
-        """Give a connection that has something to say to a thread; watch a new one until then."""
-        if conn.seen:
-            super().process_conn(conn)
+        """Go on with a connection that is new, or has something to say; called by the thread that watches."""
+        if not conn.seen:
+            conn.seen = True
+            if len(self._open) > self.limits.connections and not self._end_idlest():
+                conn.close()
+            else:
+                self._connections.put(conn)
             return
-        conn.seen = True
-        if len(self._open) > self.limits.connections and not self._end_idlest():
+        if conn.arrived.fileno() < 0:  # it was ended since
+            return
+        conn.receive()
+        if conn.arrived.ended and not conn.arrived.data:
             conn.close()
             return
-        self._connections.put(conn)
+        if not conn.is_ready():
+            self._end_largest(conn)
+        self._sort(conn)
+
+    def put_conn(self, conn: Connection) -> None:
+        """Go on with a connection whose request was answered; called by the thread that did."""
+        conn.again()
+        if self.ready:
+            self._sort(conn)
+        else:
+            conn.close()
+
+    def watch(self, conn: Connection) -> bool:
+        """Watch a connection; whether that is done: a service that ends watches none."""
+        if self.ready:
+            with suppress(OSError, ValueError, KeyError):
+                self._connections.put(conn)
+                return True
+        return False
+
+    def _sort(self, conn: Connection) -> None:
+        """Give a request that has come to a thread, and watch for the rest of any other."""
+        if not conn.lingering and (conn.crowded or conn.is_ready()):
+            self.requests.put(conn)
+        elif not self.watch(conn):
+            conn.close()
+
+    def _end_largest(self, conn: Connection) -> None:
+        """Where all that has come takes too much memory, refuse the largest request that is not whole."""
+        with self._lock:
+            held = sum(len(one.arrived.data) for one in self._open)
+        if held <= max(self.limits.bodies_bytes, self.limits.body_bytes):
+            return
+        largest = max([conn, *self._connections.waiting], key=lambda one: len(one.arrived.data))
+        largest.crowded = True
+        largest.arrived.data.clear()
+        if largest is not conn:
+            self._connections.take(largest)
+            self.requests.put(largest)
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         """Log what kind of thing went wrong with a connection, and nothing of what came over it.
@@ -138,12 +240,10 @@ class Server(CherootServer):
 
     def _end_idlest(self) -> bool:
         """End the connection that has been watched for the longest time, if there is one."""
-        selector = self._connections._selector
-        watched = [(fd, one) for fd, one in selector.connections if one is not self]
-        if not watched:
+        waiting = self._connections.waiting
+        if not waiting:
             return False
-        fd, idlest = min(watched, key=lambda pair: pair[1].last_used)
-        selector.unregister(fd)
-        with suppress(OSError):
-            idlest.close()
+        idlest = min(waiting, key=lambda one: one.last_used)
+        self._connections.take(idlest)
+        idlest.close()
         return True

@@ -1,4 +1,7 @@
-"""Requests as they stand on a connection, read strictly (RFC 9112) and in bounded time.
+"""Requests as they stand on a connection, read strictly (RFC 9112), whole, and in bounded time.
+
+A thread is given a request when all of it has come, or no more of it will: `Connection.receive` takes what comes
+without waiting, so that no thread ever waits for a client to send.
 
 Whatever two programs could read differently is refused, since one that is in front of this may read it the other way
 (request smuggling): folded fields, bare CR or LF, space before a colon, a length twice or beside a transfer coding,
@@ -10,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 import time
 from contextlib import suppress
 from typing import Any, BinaryIO
@@ -23,7 +27,15 @@ _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _ONCE = (b"Content-Length", b"Transfer-Encoding", b"Host", b"Authorization", b"Content-Type", b"Expect")
-_LINGER_S, _LINGER_BYTES = 1.0, 1 << 20
+_END = b"\r\n\r\n"
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_SAID = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*(?=\r\n)", re.IGNORECASE)
+_CODED = re.compile(rb"\r\ntransfer-encoding", re.IGNORECASE)
+_EXPECTS = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
+_READ_BYTES = 1 << 16
+_LINE_BYTES = 256
+"""Of a line that cheroot reads at a time: a head that is too large is told as such when so much more is there."""
+_LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Fields(HeaderReader):
@@ -39,6 +51,7 @@ class Fields(HeaderReader):
             line = rfile.readline()
             if line == b"\r\n":
                 _check_body(found)
+                found.pop(b"Expect", None)  # `Connection` has told the client to go on, where it had to wait for that
                 return found
             name, value = _field(line)
             if name in found:
@@ -74,7 +87,13 @@ class Request(HTTPRequest):
     def __init__(self, server: Any, conn: Connection, *arguments: Any, **options: Any) -> None:
         super().__init__(server, conn, *arguments, **options)
         self.header_reader = Fields(server.limits.fields)
-        conn.timed.begin(server.limits.read_s)
+
+    def parse_request(self) -> None:
+        """Read the request line and the fields."""
+        if self.conn.crowded:
+            self.simple_response("429 Too Many Requests", "This service reads as many bytes as it takes at a time.")
+        else:
+            super().parse_request()  # type: ignore[no-untyped-call]
 
     def read_request_headers(self) -> bool:
         """Read the fields, and answer where they are wrong; whether they are right."""
@@ -105,28 +124,46 @@ class Request(HTTPRequest):
         code, _, reason = str(status).partition(" ")
         body = json.dumps({"error": {"status": int(code), "message": msg or f"{reason}."}}).encode()
         head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        head += "Retry-After: 1\r\n" if code == "429" else ""
         self.close_connection = self.conn.rude = True
         with suppress(OSError):
             self.conn.wfile.write(f"{head}Connection: close\r\n\r\n".encode() + body)
 
 
-class Timed:
-    """A socket whose request has to be read by some time, however slowly its bytes come."""
+class Arrived:
+    """A socket that is read without waiting: what has come of a request, and then that no more of it does.
+
+    Attributes:
+        data: what has come and was not read yet.
+        late: the time in which more may come is over.
+        ended: the client sends no more.
+    """
 
     def __init__(self, inner: socket.socket, write_s: float) -> None:
-        self._inner, self._write_s, self._ends = inner, write_s, 0.0
+        self._inner, self._write_s = inner, write_s
+        self.data = bytearray()
+        self.late = self.ended = False
 
-    def begin(self, read_s: float) -> None:
-        """From now on, all of a request has to come in so many seconds."""
-        self._ends = time.monotonic() + read_s
+    def receive(self) -> None:
+        """Take what has come."""
+        try:
+            self._inner.setblocking(False)
+            part = self._inner.recv(_READ_BYTES)
+        except _LATER:
+            return
+        except OSError:  # the connection is broken, or does not speak TLS
+            part = b""
+        self.data += part
+        self.ended = not part
 
-    def recv_into(self, buffer: Any, *arguments: Any) -> int:
-        """Receive; a `TimeoutError` where the time is up."""
-        left = self._ends - time.monotonic()
-        if left <= 0:
+    def recv_into(self, buffer: Any, *_: int) -> int:
+        """Read of what has come; a `TimeoutError` where that ends before the request does."""
+        if not self.data and not self.ended:
             raise TimeoutError("timed out")
-        self._inner.settimeout(left)
-        return self._inner.recv_into(buffer, *arguments)
+        count = min(len(buffer), len(self.data))
+        buffer[:count] = self.data[:count]
+        del self.data[:count]
+        return count
 
     def send(self, data: bytes, *arguments: Any) -> int:
         """Send; a `TimeoutError` where the client does not accept it."""
@@ -138,37 +175,83 @@ class Timed:
 
 
 class Connection(HTTPConnection):
-    """A connection that does not wait for ever, and that ends so that a refused client can read why.
+    """A connection that nobody waits for, and that ends so that a refused client can read why.
 
     Attributes:
-        timed: its socket.
+        arrived: its socket.
         rude: whether it ends with something of a request unread.
-        seen: whether a request may have come, so that a thread is to read it.
+        lingering: whether what still comes is thrown away: it was refused, and would not see why if it were closed.
+        crowded: whether it is refused because all requests that are coming take too much memory together.
+        seen: whether it is watched, so that something has come when it is looked at.
+        since_s: when the request that is coming began, or it began to linger, by the monotonic clock.
     """
 
     RequestHandlerClass = Request
 
     def __init__(self, server: Any, sock: socket.socket, makefile: Any = MakeFile) -> None:
-        limits: Limits = server.limits
-        self.timed = Timed(sock, limits.write_s)
-        self.rude = self.seen = False
-        super().__init__(server, self.timed, MakeFile)
+        self._limits: Limits = server.limits
+        self.arrived = Arrived(sock, self._limits.write_s)
+        self.rude = self.lingering = self.crowded = self.seen = False
+        self.since_s = time.monotonic()
+        self._looked = self._size = 0
+        super().__init__(server, self.arrived, MakeFile)
         server.opened(self)
+
+    def receive(self) -> None:
+        """Take what has come, without waiting."""
+        if not self.arrived.data and not self.lingering:
+            self.since_s = time.monotonic()
+        self.arrived.receive()
+        if self.lingering:
+            self.arrived.data.clear()
+
+    def is_ready(self) -> bool:
+        """Tell whether a thread is to read the request: it has come whole, no more of it will, or it is refused."""
+        arrived = self.arrived
+        if arrived.data.startswith(b"\r\n"):  # behind the request before
+            del arrived.data[:2]
+        return bool(arrived.data) and (arrived.ended or arrived.late or self._is_whole())
+
+    def _is_whole(self) -> bool:
+        data = self.arrived.data
+        if not self._size:
+            end = data.find(_END, max(0, self._looked - len(_END)))
+            if end < 0:
+                begin, self._looked = max(0, self._looked - 1), len(data)
+                return len(data) > self._limits.header_bytes + _LINE_BYTES or bool(_BARE_LF.search(data, begin))
+            self._size = end + len(_END) + self._body_bytes(bytes(data[: end + 2]))
+            if len(data) < self._size and _EXPECTS.search(data, 0, end + 2):
+                with suppress(OSError):
+                    self.arrived.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return len(data) >= self._size
+
+    def _body_bytes(self, head: bytes) -> int:
+        """Return how many bytes to wait for; none where a strict reader will refuse the head in any case."""
+        said = [] if _CODED.search(head) else [int(digits) for digits in _SAID.findall(head)]
+        return said[0] if len(said) == 1 and said[0] <= self._limits.body_bytes else 0
+
+    def again(self) -> None:
+        """Begin anew after an answer: what cheroot has read beyond the request is the beginning of the next one."""
+        self.arrived.data[:0] = self._read_ahead()
+        self.arrived.late = False
+        self._looked = self._size = 0
+        self.since_s = time.monotonic()
+
+    def _read_ahead(self) -> bytes:
+        return bytes(self.rfile.read(len(self.rfile.peek()))) if self.rfile.has_data() else b""
 
     def close(self) -> None:
         """End; what a refused client still sends is thrown away for a while, or it would not see the answer."""
-        self.server.closed(self)
         if self.rude:
+            self.rude = False
             with suppress(OSError):
-                self._linger()
-        super().close()
-
-    def _linger(self) -> None:
-        self.timed.shutdown(socket.SHUT_WR)
-        ends, left, thrown = time.monotonic() + _LINGER_S, _LINGER_BYTES, bytearray(1 << 16)
-        while left > 0 and (seconds := ends - time.monotonic()) > 0:
-            self.timed.settimeout(seconds)
-            count = self.timed._inner.recv_into(thrown)
-            if not count:
-                return
-            left -= count
+                self.arrived.shutdown(socket.SHUT_WR)
+                self._read_ahead()
+                self.arrived.data.clear()
+                self.arrived.late = False
+                self.lingering, self.since_s = True, time.monotonic()
+                if self.server.watch(self):
+                    return
+        self.server.closed(self)
+        with suppress(OSError):  # the client was faster
+            super().close()
