@@ -143,7 +143,7 @@ def test_what_is_coming_is_bounded_together(serving: Serving, motion: dict[str, 
         peers = [stack.enter_context(socket.create_connection(client.address, timeout=30)) for _ in range(4)]
         for sent in [clients.submit(peer.sendall, half) for peer in peers]:
             sent.exception()  # whoever was refused may not get rid of all of it
-        refused = []
+        refused: list[socket.socket] = []
         while not refused:
             refused = select.select(peers, [], [], 30)[0]
             assert refused, "nobody was refused"

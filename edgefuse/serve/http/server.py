@@ -88,9 +88,9 @@ class Watched(ConnectionManager):
     """
 
     def __init__(self, server: Server) -> None:
-        super().__init__(server)  # type: ignore[no-untyped-call]
-        self._selector.close()  # type: ignore[has-type]
-        self._selector: Any = _Selector()  # type: ignore[no-untyped-call]
+        super().__init__(server)
+        self._selector.close()
+        self._selector: Any = _Selector()
         self._selector.register(server.socket.fileno(), selectors.EVENT_READ, data=server)
 
     @property
@@ -165,8 +165,8 @@ class Server(CherootServer):
     def prepare(self) -> None:
         """Listen."""
         os.environ.pop("LISTEN_PID", None)  # cheroot would take whatever has the number 3 for a socket of ours
-        super().prepare()  # type: ignore[no-untyped-call]
-        self._connections.close()  # type: ignore[no-untyped-call]
+        super().prepare()
+        self._connections.close()
         self._connections = Watched(self)
 
     def process_conn(self, conn: Connection) -> None:

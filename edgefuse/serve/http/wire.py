@@ -93,7 +93,7 @@ class Request(HTTPRequest):
         if self.conn.crowded:
             self.simple_response("429 Too Many Requests", "This service reads as many bytes as it takes at a time.")
         else:
-            super().parse_request()  # type: ignore[no-untyped-call]
+            super().parse_request()
 
     def read_request_headers(self) -> bool:
         """Read the fields, and answer where they are wrong; whether they are right."""
