@@ -86,7 +86,7 @@ class Incremental:
 
         Args:
             values: any number from 1 on along axis 1, [1, n, …] or without the batch, at the model's rate; checked as
-                those of a call are. Sound is float32 or float64 from -1 to 1, or int16.
+                those of a call are. Sound is float32 or float64 from -1 to 1, or int16; [n, channels] is mixed down.
 
         Returns:
             What the last of the steps gave, or None if there was none, or no whole window was heard yet.

@@ -93,12 +93,12 @@ def test_a_long_stream_is_the_same_in_any_split(exported: ExportResult) -> None:
 def test_what_cannot_be_pushed_is_refused_and_nothing_taken_in(exported: ExportResult) -> None:
     with edgefuse.load(exported.bundle) as pipeline:
         heard = pipeline.incremental("sound")
-        bad = [np.zeros((2, 5), np.float32), np.zeros(5, np.int32), np.full(5, np.nan, np.float32), [0.0], None]
+        odd = [np.zeros((1, 2, 5), np.float32), np.zeros(0, np.float32), np.zeros(5, np.int32), [0.0], None]
+        bad = [*odd, np.full(5, np.nan, np.float32), np.full(5, 100.0, np.float32)]
         for values in bad:
             with pytest.raises(InputError):
                 heard.push(values)  # type: ignore[arg-type] # that is what is tried
         assert heard.heard == 0
-        assert heard.push(np.zeros(0, np.float32)) is None
         heard.push((sound(SAMPLES) * 32768).astype(np.int16))
         assert heard.encoded is not None
         with pytest.raises(InputError, match="keep the last window"):
