@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from jinja2.sandbox import SandboxedEnvironment
@@ -47,6 +47,17 @@ MAX_LENGTH = 64
 
 SHARES = {"train": range(7), "calibration": range(7, 8), "validation": range(8, 9), "test": range(9, 10)}
 """Tenths of all sentences, by a hash of theirs: no sentence of one split is in another."""
+
+
+class Sentence(Protocol):
+    """What is asked for in words."""
+
+    @property
+    def text(self) -> str:
+        """The words."""
+
+
+S = TypeVar("S", bound=Sentence)
 
 
 @dataclass(frozen=True)
@@ -100,12 +111,24 @@ def drawn(split: str, count: int, seed: int) -> tuple[Command, ...]:
     Raises:
         DataError: the package cannot be fetched.
     """
+    return of_split(split, count, seed, _drawn)
+
+
+def of_split(split: str, count: int, seed: int, draw_one: Callable[[np.random.Generator], S]) -> tuple[S, ...]:
+    """Return sentences of a split, drawn until there are enough that belong to it and are short enough.
+
+    Args:
+        split: a key of `SHARES`.
+        count: of sentences.
+        seed: of the draws.
+        draw_one: draws any sentence.
+    """
     rng = np.random.default_rng([seed, list(SHARES).index(split)])
-    found: list[Command] = []
+    found: list[S] = []
     while len(found) < count:
-        command = _drawn(rng)
-        if tenth(command.text) in SHARES[split] and len(command.text) <= MAX_LENGTH:
-            found.append(command)
+        one = draw_one(rng)
+        if tenth(one.text) in SHARES[split] and len(one.text) <= MAX_LENGTH:
+            found.append(one)
     return tuple(found)
 
 

@@ -9,19 +9,16 @@ that is shown. No sentence and no voice of one split is in another.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.datasets.cache import Cache, cache_folder
 from edgefuse.datasets.dialogue.commands import MAX_LENGTH, PLACES, SHARES, Command, drawn, words
 from edgefuse.datasets.dialogue.pictures import picture
-from edgefuse.datasets.dialogue.speech import noisy, spoken, voices
+from edgefuse.datasets.dialogue.speech import kept, noisy, voices
 from edgefuse.datasets.digits.text import misspell
 from edgefuse.datasets.sample import MadeSamples, RawInput, Sample, Splits
 from edgefuse.datasets.sentiment.speech import expand
@@ -30,8 +27,6 @@ START, END = 0, 1
 VOCABULARY = ("<start>", "<end>")
 STEPS = 12
 """The most tokens of a reply, the end token included."""
-
-_FILE = "speech.npy"
 
 
 @dataclass(frozen=True)
@@ -174,15 +169,6 @@ def _voices(split: str, settings: Settings) -> tuple[object, ...]:
 def _speech(split: str, settings: Settings) -> npt.NDArray[np.uint8]:
     """Return the speech of a split, uint8 [commands, SAMPLES], mapped from a file in the cache."""
     commands = _commands(split, settings)
-
-    def make(folder: Path) -> None:
-        data = io.BytesIO()  # to a file, numpy does not say why it could not write
-        sentences = [(command.text, command.language) for command in commands]
-        rng = np.random.default_rng([settings.seed, list(SHARES).index(split), 2])
-        np.save(data, spoken(sentences, split, rng), allow_pickle=False)
-        (folder / _FILE).write_bytes(data.getbuffer())
-
+    sentences = [(command.text, command.language) for command in commands]
     key = repr((split, _voices(split, settings), hashlib.sha256(repr(commands).encode()).hexdigest()))
-    folder = Cache(cache_folder()).entry("dialogue", key, make)
-    speech: npt.NDArray[np.uint8] = np.load(folder / _FILE, mmap_mode="r", allow_pickle=False)
-    return speech
+    return kept("dialogue", key, sentences, split, (settings.seed, list(SHARES).index(split), 2))

@@ -5,12 +5,15 @@ No voice of one split is in another, and some accents are heard in the test spli
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from edgefuse.datasets.cache import Cache, cache_folder
 from edgefuse.datasets.digits.espeak import SAMPLE_RATE_HZ, Utterance, synthesise
 from edgefuse.datasets.digits.speech import VARIANTS
 from edgefuse.datasets.sentiment.speech import compress
@@ -18,6 +21,7 @@ from edgefuse.datasets.sentiment.speech import compress
 SAMPLES = 3 * SAMPLE_RATE_HZ
 _ACCENTS = {"en": ("en-us", "en", "en-gb-scotland"), "de": ("de",), "fr": ("fr",)}
 _HEARD_IN_TEST_ONLY = {"en": ("en-029",), "de": (), "fr": ("fr-be", "fr-ch")}
+_FILE = "speech.npy"
 _CALL = 200  # utterances that one process of the engine says
 
 
@@ -50,6 +54,29 @@ def spoken(sentences: Sequence[tuple[str, str]], split: str, rng: np.random.Gene
         for row, clip in enumerate(synthesise(said[start : start + _CALL]), start=start):
             clips[row, : clip.size] = compress(clip[:SAMPLES])
     return clips
+
+
+def kept(
+    kind: str, key: str, sentences: Sequence[tuple[str, str]], split: str, seed: Sequence[int]
+) -> npt.NDArray[np.uint8]:
+    """Return what `spoken` gives, mapped from a file in the cache; the first call says it.
+
+    Args:
+        kind: of the entry in the cache.
+        key: of everything that decides how it sounds.
+        sentences: each with its language.
+        split: whose voices.
+        seed: of what draws them.
+    """
+
+    def make(folder: Path) -> None:
+        data = io.BytesIO()  # to a file, numpy does not say why it could not write
+        np.save(data, spoken(sentences, split, np.random.default_rng(seed)), allow_pickle=False)
+        (folder / _FILE).write_bytes(data.getbuffer())
+
+    folder = Cache(cache_folder()).entry(kind, key, make)
+    speech: npt.NDArray[np.uint8] = np.load(folder / _FILE, mmap_mode="r", allow_pickle=False)
+    return speech
 
 
 def noisy(said: npt.NDArray[np.int16], snr_db: tuple[float, float], rng: np.random.Generator) -> npt.NDArray[np.int16]:

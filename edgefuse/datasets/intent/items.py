@@ -8,25 +8,20 @@ does not matter. No sentence and no voice of one split is in another.
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.datasets.cache import Cache, cache_folder
 from edgefuse.datasets.dialogue.pictures import picture
-from edgefuse.datasets.dialogue.speech import SAMPLES, noisy, spoken, voices
+from edgefuse.datasets.dialogue.speech import SAMPLES, kept, noisy, voices
 from edgefuse.datasets.digits.text import misspell
 from edgefuse.datasets.intent.requests import AREAS, MAX_LENGTH, SHARES, SLOTS, Request, drawn
 from edgefuse.datasets.sample import MadeSamples, RawInput, Sample, Splits
 from edgefuse.datasets.sentiment.speech import expand
 
 __all__ = ["DEFAULT", "MAX_LENGTH", "SAMPLES", "IntentItems", "Settings", "items", "load"]
-
-_FILE = "speech.npy"
 
 
 @dataclass(frozen=True)
@@ -134,14 +129,5 @@ def _requests(split: str, settings: Settings) -> tuple[Request, ...]:
 def _speech(split: str, settings: Settings) -> npt.NDArray[np.uint8]:
     """Return the speech of a split, uint8 [requests, SAMPLES], mapped from a file in the cache."""
     sentences = [(request.text, request.language) for request in _requests(split, settings)]
-
-    def make(folder: Path) -> None:
-        data = io.BytesIO()  # to a file, numpy does not say why it could not write
-        rng = np.random.default_rng([settings.seed, list(SHARES).index(split), 2])
-        np.save(data, spoken(sentences, split, rng), allow_pickle=False)
-        (folder / _FILE).write_bytes(data.getbuffer())
-
     key = repr((split, settings.seed, voices(split), hashlib.sha256(repr(sentences).encode()).hexdigest()))
-    folder = Cache(cache_folder()).entry("intent", key, make)
-    speech: npt.NDArray[np.uint8] = np.load(folder / _FILE, mmap_mode="r", allow_pickle=False)
-    return speech
+    return kept("intent", key, sentences, split, (settings.seed, list(SHARES).index(split), 2))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edgefuse.datasets.dialogue.commands import LANGUAGES, MAX_LENGTH, ROOMS, SHARES, package_file, tenth
+from edgefuse.datasets.dialogue.commands import LANGUAGES, MAX_LENGTH, ROOMS, SHARES, of_split, package_file
 from edgefuse.datasets.dialogue.grammar import draw, named
 
 __all__ = [
@@ -123,13 +123,7 @@ def drawn(split: str, count: int, seed: int) -> tuple[Request, ...]:
     Raises:
         DataError: the package cannot be fetched.
     """
-    rng = np.random.default_rng([seed, list(SHARES).index(split)])
-    found: list[Request] = []
-    while len(found) < count:
-        request = _drawn(rng)
-        if tenth(request.text) in SHARES[split] and len(request.text) <= MAX_LENGTH:
-            found.append(request)
-    return tuple(found)
+    return of_split(split, count, seed, _drawn)
 
 
 def _drawn(rng: np.random.Generator) -> Request:

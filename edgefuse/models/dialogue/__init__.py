@@ -3,7 +3,8 @@
 - `encoders`: a CNN, a recurrent layer over log-mel frames, an embedding of characters;
 - `decoder`: attention over modalities, and the Transformer decoder;
 - `model`: the whole model;
-- `training`: trains it, a random subset of the modalities at a time.
+- `fitting`: training with all modalities and with a random subset at a time;
+- `training`: trains it.
 """
 
 from edgefuse.models.dialogue.model import build

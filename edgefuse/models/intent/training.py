@@ -6,12 +6,11 @@ seen the same rooms; a sentence that is in one split here is in no other split t
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -21,39 +20,28 @@ from edgefuse.datasets.intent.items import IntentItems
 from edgefuse.datasets.intent.requests import SLOTS
 from edgefuse.datasets.sample import Sample
 from edgefuse.errors import DataError
+from edgefuse.models.dialogue import fitting
+from edgefuse.models.dialogue.fitting import Features, Inputs, Progress, rows, stacked
 from edgefuse.models.digits.training import Prepare
 from edgefuse.models.fusion import FusionModel, masked
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How `intent` is trained.
-
-    Attributes:
-        epochs: length of the one-cycle schedule; in each, every request comes once.
-        batch: samples in a step.
-        learning_rate: the highest.
-        weight_decay: of AdamW.
-        seed: of weights, order and subsets.
-    """
+class Settings(fitting.Settings):
+    """How `intent` is trained; in each epoch, every request comes once."""
 
     epochs: int = 6
-    batch: int = 32
     learning_rate: float = 1.5e-3
-    weight_decay: float = 0.05
-    seed: int = 0
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Inputs):
     """Prepared samples.
 
     Attributes:
-        inputs: tensors with the batch first, as `FusionModel.encode` takes them.
         targets: the class of each output, int64 [B, outputs].
     """
 
-    inputs: Mapping[str, Tensor]
     targets: Tensor
 
 
@@ -100,9 +88,8 @@ def begin(model: FusionModel, dialogue: Path) -> None:
 
 def collate(samples: Sequence[Sample], prepare: Prepare) -> Batch:
     """Prepare samples and stack them; `prepare` gives arrays with a batch of one first."""
-    prepared = [prepare(sample) for sample in samples]
-    inputs = {name: torch.from_numpy(np.concatenate([item[name] for item in prepared])) for name in prepared[0]}
-    return Batch(inputs, torch.tensor([[sample.target[slot] for slot in SLOTS] for sample in samples]))
+    targets = torch.tensor([[sample.target[slot] for slot in SLOTS] for sample in samples])
+    return Batch(stacked(samples, prepare), targets)
 
 
 def answered(model: FusionModel, features: Mapping[str, Tensor], present: Tensor) -> tuple[Tensor, ...]:
@@ -123,66 +110,25 @@ def fit(
     samples: IntentItems,
     prepare: Prepare,
     settings: Settings,
-    progress: Callable[[int, float, float], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> None:
-    """Train a model in place and leave it in evaluation mode.
+    """Train a model in place and leave it in evaluation mode; what encodes pictures knows the rooms, and stays so.
 
     Args:
         model: freshly built from a seed.
         samples: as many as there are epochs times requests.
         prepare: makes a sample's tensors.
         settings: how to train.
-        progress: is told the epoch, its mean loss and the seconds since the beginning.
+        progress: of the epochs.
     """
-    per_epoch = len(samples) // settings.epochs
-    steps = per_epoch // settings.batch
-    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, total_steps=settings.epochs * steps, pct_start=0.2
-    )
-    loss_of, begun = nn.CrossEntropyLoss(), time.monotonic()
-    for epoch in range(settings.epochs):
-        model.train()
-        model.encoders["image"].eval()
-        losses = []
-        for batch, partly in _batches(model, samples, epoch, per_epoch, prepare, settings):
-            features = {name: _encoded(model, name, batch.inputs) for name in model.encoders}
-            twice = {name: torch.cat([feature, feature]) for name, feature in features.items()}
-            logits = answered(model, twice, torch.cat([torch.ones_like(partly), partly]))
-            targets = torch.cat([batch.targets, batch.targets])
-            loss = torch.stack([loss_of(one, targets[:, place]) for place, one in enumerate(logits)]).sum()
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        progress(epoch + 1, sum(losses) / len(losses), time.monotonic() - begun)
-    model.eval()
+    entropy = nn.CrossEntropyLoss()
 
+    def loss_of(features: Features, present: Tensor, batch: Batch) -> Tensor:
+        logits = answered(model, features, present)
+        targets = torch.cat([batch.targets, batch.targets])
+        return torch.stack([entropy(one, targets[:, place]) for place, one in enumerate(logits)]).sum()
 
-def _encoded(model: FusionModel, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Encode a modality; what encodes pictures knows the rooms, and stays as it is."""
-    with torch.set_grad_enabled(name != "image"):
-        return model.encode(name, inputs)
-
-
-def _batches(
-    model: FusionModel, samples: IntentItems, epoch: int, per_epoch: int, prepare: Prepare, settings: Settings
-) -> Iterator[tuple[Batch, Tensor]]:
-    """Give the batches of an epoch, each with a random subset of the modalities per sample."""
-    rng = np.random.default_rng([settings.seed, epoch])
-    subsets = _rows(model)
-    order = rng.permutation(per_epoch) + epoch * per_epoch
-    for start in range(0, per_epoch - settings.batch + 1, settings.batch):
-        chosen = [samples[int(index)] for index in order[start : start + settings.batch]]
-        yield collate(chosen, prepare), subsets[torch.from_numpy(rng.integers(len(subsets), size=settings.batch))]
-
-
-def _rows(model: FusionModel) -> Tensor:
-    """Return a row of `present` for every admissible subset."""
-    names = [modality.name for modality in model.spec.modalities]
-    return torch.tensor([[float(name in subset) for name in names] for subset in model.spec.subsets()])
+    fitting.fit(model, samples, partial(collate, prepare=prepare), loss_of, settings, progress, frozen=("image",))
 
 
 @torch.inference_mode()
@@ -191,7 +137,7 @@ def scores_by_subset(model: FusionModel, batches: Sequence[Batch]) -> dict[str, 
     model.eval()
     features = [{name: model.encode(name, batch.inputs) for name in model.encoders} for batch in batches]
     found: dict[str, Score] = {}
-    for subset, row in zip(model.spec.subsets(), _rows(model), strict=True):
+    for subset, row in zip(model.spec.subsets(), rows(model), strict=True):
         right = []
         for batch, encoded in zip(batches, features, strict=True):
             logits = answered(model, encoded, row.expand(len(batch.targets), -1))
