@@ -16,9 +16,13 @@ from wyoming.client import AsyncClient
 from wyoming.event import Event
 from wyoming.info import Describe
 
+from edgefuse.serve.wyoming.address import recogniser_at
+from edgefuse.serve.wyoming.hearing import Hearing
 from edgefuse.serve.wyoming.limits import Limits
+from edgefuse.serve.wyoming.recogniser import Recogniser
 from edgefuse.serve.wyoming.settings import Settings
 from edgefuse.serve.wyoming.sound import Format, samples_of
+from edgefuse.serve.wyoming.utterances import Utterances
 from tests.serve.voice import Service, asked, intents, recognising, said, serving
 
 LOUD = np.full(1600, 32767, np.int16).tobytes()
@@ -149,6 +153,26 @@ def test_the_recogniser_hears_what_was_sent(bundle: Path) -> None:
         assert heard(service) == "go"
     assert [event.type for event in heard_there] == [one.type for one in (TRANSCRIBE, START, CHUNK, CHUNK, STOP)]
     assert (heard_there[0].data, heard_there[2].payload) == (TRANSCRIBE.data, LOUD)
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_a_recogniser_is_let_go_of_however_early_closing_is_given_up(steps: int) -> None:
+    """`stop` cancels a connection at any point, and cancels what does not end at once a second time."""
+
+    async def give_up() -> bool:
+        hearing = Hearing(recogniser, Utterances(1), 0, Limits(), lambda event: asyncio.sleep(0))
+        await hearing.start(TRANSCRIBE, START)
+        closing = asyncio.create_task(hearing.close())
+        for _ in range(steps + 1):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+        assert recogniser._writer is not None
+        return recogniser._writer.is_closing()
+
+    with recognising("stop") as uri:
+        recogniser = Recogniser(recogniser_at(uri), Limits())
+        assert asyncio.run(give_up())
 
 
 @pytest.mark.parametrize("fault", ["none", "silent", "error", "gone"])

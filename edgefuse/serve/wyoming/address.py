@@ -42,7 +42,7 @@ class Address:
 
 
 def address_of(uri: str, *, exposed: bool) -> Address:
-    """Return the address that a URI tells.
+    """Return the address to listen at that a URI tells.
 
     Args:
         uri: `tcp://HOST:PORT` or `unix:///PATH`.
@@ -51,16 +51,7 @@ def address_of(uri: str, *, exposed: bool) -> Address:
     Raises:
         InputError: it is no such URI, or others may reach it and are not to.
     """
-    try:
-        parts = urlsplit(uri)
-        host, port = parts.hostname or "", parts.port
-    except ValueError as error:
-        raise InputError("this is no address to listen at", got=f"{uri} ({cited(error)})", expected=_EXPECTED) from None
-    if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
-        return Address(path=parts.path)
-    if parts.scheme != "tcp" or not host or port is None or parts.path not in ("", "/"):
-        raise InputError("this is no address to listen at", got=uri, expected=_EXPECTED)
-    address = Address(host, port)
+    address = _parsed(uri, "address to listen at")
     if not exposed and not address.local:
         raise InputError(
             "the Wyoming protocol knows no password and no encryption, and others could reach this address",
@@ -69,3 +60,25 @@ def address_of(uri: str, *, exposed: bool) -> Address:
             fix="say that you want it exposed, on a network that you trust",
         )
     return address
+
+
+def recogniser_at(uri: str) -> Address:
+    """Return the address of a speech recogniser.
+
+    Raises:
+        InputError: the URI is of no service.
+    """
+    return _parsed(uri, "address of a speech recogniser")
+
+
+def _parsed(uri: str, what: str) -> Address:
+    try:
+        parts = urlsplit(uri)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise InputError(f"this is no {what}", got=f"{uri} ({cited(error)})", expected=_EXPECTED) from None
+    if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
+        return Address(path=parts.path)
+    if parts.scheme != "tcp" or not host or port is None or parts.path not in ("", "/"):
+        raise InputError(f"this is no {what}", got=uri, expected=_EXPECTED)
+    return Address(host, port)

@@ -25,6 +25,7 @@ from edgefuse.errors import EdgefuseError, InputError
 from edgefuse.runtime.pipeline import Pipeline
 from edgefuse.serve.queue import Draining, Expired, Full, Queue
 from edgefuse.serve.wyoming import answers
+from edgefuse.serve.wyoming.address import recogniser_at
 from edgefuse.serve.wyoming.events import Reader, fields
 from edgefuse.serve.wyoming.hearing import Hearing
 from edgefuse.serve.wyoming.limits import CrowdedError
@@ -223,7 +224,7 @@ class Connection:
                 fix="try again later",
             )
         await self._end_hearing()
-        recogniser = Recogniser(settings.recogniser, self._limits)
+        recogniser = Recogniser(recogniser_at(settings.recogniser), self._limits)
         self._hearing = Hearing(recogniser, utterances, self._shared.roles.clip_s, self._limits, self._write)
         transcribe, self._transcribe = self._transcribe or Transcribe().event(), None
         await self._hearing.start(transcribe, event)

@@ -99,10 +99,12 @@ class Hearing:
         """Let go of everything that is not kept for the text; closing twice is harmless."""
         self._utterances.end(self._stream)
         self._kept.clear()
-        if self._relaying is not None:
-            self._relaying.cancel()
-            await asyncio.gather(self._relaying, return_exceptions=True)
-        await self._recogniser.close()
+        try:
+            if self._relaying is not None:
+                self._relaying.cancel()
+                await asyncio.gather(self._relaying, return_exceptions=True)
+        finally:
+            await self._recogniser.close()
 
     def _relay_done(self) -> bool:
         """Tell whether the transcript was sent, or raise why it was not."""

@@ -8,11 +8,11 @@ from contextlib import suppress
 from typing import NoReturn
 
 from wyoming.asr import Transcript
-from wyoming.client import AsyncClient
 from wyoming.error import Error
-from wyoming.event import Event
+from wyoming.event import Event, async_read_event, async_write_event
 
-from edgefuse.errors import EdgefuseError, InputError, shown
+from edgefuse.errors import EdgefuseError, shown
+from edgefuse.serve.wyoming.address import Address
 from edgefuse.serve.wyoming.limits import Limits
 
 _log = logging.getLogger(__name__)
@@ -25,27 +25,33 @@ class RecogniserError(EdgefuseError):
 class Recogniser:
     """One utterance at another service; open it before anything else, and close it in any case.
 
+    The client of the library `wyoming` is not used: cancelled at a bad moment, it leaves its connection open.
+
     Args:
-        uri: of the service, `tcp://HOST:PORT` or `unix:///PATH`.
+        address: of the service.
         limits: how long it may take.
     """
 
-    def __init__(self, uri: str, limits: Limits) -> None:
-        self._uri = uri
+    def __init__(self, address: Address, limits: Limits) -> None:
+        self._address = address
         self._limits = limits
-        self._client = client_of(uri, limits)
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter | None = None
 
     async def open(self) -> None:
         """Connect."""
+        to = self._address
+        opening = asyncio.open_unix_connection(to.path) if to.path else asyncio.open_connection(to.host, to.port)
         try:
-            await self._client.connect()
+            self._reader, self._writer = await asyncio.wait_for(opening, self._limits.event_s)
         except (OSError, asyncio.TimeoutError) as error:
             self._lost("cannot be reached", error)
 
     async def write(self, event: Event) -> None:
         """Send it an event."""
+        assert self._writer is not None
         try:
-            await asyncio.wait_for(self._client.write_event(event), self._limits.event_s)
+            await asyncio.wait_for(async_write_event(event, self._writer), self._limits.event_s)
         except (OSError, asyncio.TimeoutError) as error:
             self._lost("does not listen any more", error)
 
@@ -53,7 +59,7 @@ class Recogniser:
         """Return what it understood, which may come before the sound has ended."""
         while True:
             try:
-                event = await self._client.read_event()
+                event = await async_read_event(self._reader)
                 if event is not None and Transcript.is_type(event.type):
                     return Transcript.from_event(event)
             except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -64,24 +70,13 @@ class Recogniser:
                 raise RecogniserError("the speech recogniser reports an error", got=event.data.get("text"))
 
     async def close(self) -> None:
-        """Disconnect; closing twice is harmless."""
+        """Disconnect; closing twice is harmless. It closes before it waits, since waiting may be cancelled."""
+        if self._writer is None:
+            return
+        self._writer.close()
         with suppress(OSError, asyncio.TimeoutError):
-            await asyncio.wait_for(self._client.disconnect(), self._limits.event_s)
+            await asyncio.wait_for(self._writer.wait_closed(), self._limits.event_s)
 
     def _lost(self, what: str, error: Exception | None) -> NoReturn:
-        _log.warning("the speech recogniser %s %s (%s)", shown(self._uri), what, type(error).__name__)
+        _log.warning("the speech recogniser %s %s (%s)", shown(str(self._address)), what, type(error).__name__)
         raise RecogniserError(f"the speech recogniser {what}", fix="start it again, or tell the service where it is")
-
-
-def client_of(uri: str, limits: Limits) -> AsyncClient:
-    """Return a client that is not connected yet.
-
-    Raises:
-        InputError: the URI is of no service.
-    """
-    try:
-        if uri.startswith(("tcp://", "unix://")):
-            return AsyncClient.from_uri(uri, connect_timeout=limits.event_s)
-    except ValueError:  # no port, or none that is a number
-        pass
-    raise InputError("this is no address of a speech recogniser", got=uri, expected="tcp://HOST:PORT or unix:///PATH")

@@ -11,12 +11,11 @@ from edgefuse.errors import InputError
 from edgefuse.files import reason
 from edgefuse.runtime.control import bound, identity
 from edgefuse.serve.queue import Queue, Source
-from edgefuse.serve.wyoming.address import Address, address_of
+from edgefuse.serve.wyoming.address import Address, address_of, recogniser_at
 from edgefuse.serve.wyoming.announcement import announced
 from edgefuse.serve.wyoming.connection import Connection, Shared
 from edgefuse.serve.wyoming.info import described
 from edgefuse.serve.wyoming.limits import CrowdedError
-from edgefuse.serve.wyoming.recogniser import client_of
 from edgefuse.serve.wyoming.roles import roles_of
 from edgefuse.serve.wyoming.settings import Settings
 
@@ -44,7 +43,7 @@ class Wyoming:
         self._limits = settings.limits
         self._address = address_of(uri, exposed=settings.exposed)
         if settings.recogniser is not None:
-            client_of(settings.recogniser, settings.limits)
+            recogniser_at(settings.recogniser)
         roles = roles_of(source.pipeline.manifest.model, hears=settings.recogniser is not None)
         self._shared = Shared(queue, roles, settings, lambda: described(source.pipeline.manifest, roles, settings))
         self._connections: dict[Connection, asyncio.Task[None]] = {}
