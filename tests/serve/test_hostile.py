@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import select
+import selectors
 import socket
 import time
 from collections.abc import Callable
@@ -13,6 +15,8 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+
+from edgefuse.serve.http.server import _Selector
 
 Serving = Callable[..., Any]
 HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -149,6 +153,27 @@ def test_what_is_coming_is_bounded_together(serving: Serving, motion: dict[str, 
             assert refused, "nobody was refused"
         assert refused[0].recv(1000).startswith(b"HTTP/1.1 429 Too Many Requests")
         assert client.ask("POST", "/v1/predict", motion).status == 200
+
+
+def test_what_was_taken_meanwhile_is_nobody_elses_and_its_number_may_be_used_again() -> None:
+    selector, pairs = _Selector(), [socket.socketpair() for _ in range(3)]
+    with ExitStack() as stack:
+        for end in (end for pair in pairs for end in pair):
+            stack.enter_context(end)
+        stack.callback(selector.close)
+        for connection, (watched, peer) in enumerate(pairs[:2]):
+            peer.sendall(b"x")
+            selector.register(watched.fileno(), selectors.EVENT_READ, data=connection)
+        ready = selector.select(0)
+        fileno, first = next(ready)
+        other = pairs[1 - first][0]
+        assert fileno == pairs[first][0].fileno()
+        assert selector.take(other.fileno(), 1 - first)  # another thread's now, which closes it
+        os.dup2(pairs[2][0].fileno(), other.fileno())
+        selector.register(other.fileno(), selectors.EVENT_READ, data="new")
+        assert list(ready) == []
+        assert not selector.take(other.fileno(), 1 - first)
+        assert selector.take(other.fileno(), "new")
 
 
 def test_nothing_of_a_request_is_logged(

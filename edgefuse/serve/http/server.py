@@ -15,6 +15,7 @@ import ssl
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,32 @@ class Tls(Adapter):
 
 
 class _Selector(_ThreadsafeSelector):
-    """Forgets what was closed meanwhile: cheroot goes through sockets that were ready a moment ago."""
+    """Knows whose each connection is: whoever took it from here.
+
+    Cheroot goes through what was ready a moment ago. Meanwhile one of these may have been given to a thread and closed,
+    and its number be that of a connection that came since.
+    """
+
+    _selector: selectors.BaseSelector
+    _lock: threading.Lock
+
+    def select(self, timeout: float | None = None) -> Iterator[tuple[int, Any]]:
+        """Take, one after the other, what is ready and still watched."""
+        for key, _ in self._selector.select(timeout):
+            if isinstance(key.data, Server) or self.take(key.fd, key.data):
+                yield key.fd, key.data
+
+    def take(self, fileno: int, data: Any) -> bool:
+        """Watch a connection no more; whether it was watched."""
+        with self._lock:
+            key = (self._selector.get_map() or {}).get(fileno)
+            if key is None or key.data is not data:
+                return False
+            self._selector.unregister(fileno)
+        return True
 
     def unregister(self, fileobj: int) -> None:
+        """Is called by cheroot for what `select` has taken already."""
         with suppress(KeyError, ValueError):
             super().unregister(fileobj)  # type: ignore[no-untyped-call]
 
@@ -98,24 +122,24 @@ class Watched(ConnectionManager):
         """All of them."""
         return [one for _, one in list(self._selector.connections) if one is not self.server]
 
-    def take(self, connection: Connection) -> None:
-        """Watch one no more."""
-        self._selector.unregister(connection.arrived.fileno())
+    def take(self, connection: Connection) -> bool:
+        """Watch one no more; whether it was watched: if not, it is another thread's."""
+        return bool(self._selector.take(connection.arrived.fileno(), connection))
 
     def _expire(self, threshold: float) -> None:
         """End what was idle, or lingers, for too long; a request that does not come in time is told so by a thread."""
         now = time.monotonic()
         for one in self.waiting:
-            took_s = now - one.since_s
+            took_s, unfinished = now - one.since_s, bool(one.arrived.data) and not one.lingering
             if one.lingering:
                 over = took_s > _LINGER_S
-            elif one.arrived.data:
-                over, one.arrived.late = False, took_s > self.server.limits.read_s
+            elif unfinished:
+                over = took_s > self.server.limits.read_s
             else:
                 over = one.last_used < threshold
-            if over or one.arrived.late:
-                self.take(one)
-                one.close() if over else self.server.requests.put(one)
+            if over and self.take(one):
+                one.arrived.late = unfinished
+                self.server.requests.put(one) if unfinished else one.close()
 
 
 class Server(CherootServer):
@@ -178,8 +202,6 @@ class Server(CherootServer):
             else:
                 self._connections.put(conn)
             return
-        if conn.arrived.fileno() < 0:  # it was ended since
-            return
         conn.receive()
         if conn.arrived.ended and not conn.arrived.data:
             conn.close()
@@ -218,10 +240,11 @@ class Server(CherootServer):
         if held <= max(self.limits.bodies_bytes, self.limits.body_bytes):
             return
         largest = max([conn, *self._connections.waiting], key=lambda one: len(one.arrived.data))
+        if largest is not conn and not self._connections.take(largest):
+            return
         largest.crowded = True
         largest.arrived.data.clear()
         if largest is not conn:
-            self._connections.take(largest)
             self.requests.put(largest)
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
@@ -244,6 +267,6 @@ class Server(CherootServer):
         if not waiting:
             return False
         idlest = min(waiting, key=lambda one: one.last_used)
-        self._connections.take(idlest)
-        idlest.close()
+        if self._connections.take(idlest):
+            idlest.close()
         return True
