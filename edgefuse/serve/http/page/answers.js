@@ -20,15 +20,17 @@ function signed(value, digits = 1) {
 }
 
 function bar(share, from = 0) {
-  const element = make('span', { className: from ? 'bar signed' : 'bar', ariaHidden: 'true' }, make('i', { className: share < 0 ? 'less' : '' }));
-  element.firstChild.style.setProperty('--share', Math.abs(share)); // the policy of the service forbids `style` in markup alone
-  element.firstChild.style.setProperty('--from', share < 0 ? from + share : from);
-  return element;
+  const part = make('i', { className: share < 0 ? 'less' : '' });
+  part.style.setProperty('--share', Math.abs(share)); // what the policy of the service forbids is `style` in markup
+  part.style.setProperty('--from', share < 0 ? from + share : from);
+  return make('span', { className: from ? 'bar signed' : 'bar', ariaHidden: 'true' }, part);
 }
 
 function table(caption, head, rows, className = '') {
-  const columns = head.length ? [make('thead', {}, make('tr', {}, ...head.map((one) => make('th', { scope: 'col' }, one))))] : [];
-  const made = make('table', { className }, ...(caption ? [make('caption', {}, caption)] : []), ...columns, make('tbody', {}, ...rows));
+  const made = make('table', { className });
+  if (caption) made.append(make('caption', {}, caption));
+  if (head.length) made.append(make('thead', {}, make('tr', {}, ...head.map((one) => make('th', { scope: 'col' }, one)))));
+  made.append(make('tbody', {}, ...rows));
   return make('div', { className: 'scroll' }, made);
 }
 
@@ -40,98 +42,108 @@ function folded(rows, answer, what, kind = 'bars') {
   const few = Object.keys(answer.outputs).length > 1 ? 3 : MOST;
   const most = rows.length === few + 1 ? rows.length : few;
   const parts = [table('', [], rows.slice(0, most), kind)];
-  if (rows.length > most) parts.push(make('details', {}, make('summary', {}, `The other ${rows.length - most} ${what}`), table('', [], rows.slice(most), kind)));
+  const summary = make('summary', {}, `The other ${rows.length - most} ${what}`);
+  if (rows.length > most) parts.push(make('details', {}, summary, table('', [], rows.slice(most), kind)));
   return parts;
 }
 
-const chances = (output, shares) =>
-  output.labels.map((label, index) => [label, shares[index]]).sort((one, other) => other[1] - one[1]);
-const barred = ([label, share], index, best) => row(label, [bar(share), percent(share)], best ? 'best' : '');
-
-function softmax(logits) {
-  const [known, most] = [logits.map((one) => one ?? -Infinity), Math.max(...logits.filter((one) => one !== null))];
-  const powers = known.map((one) => Math.exp(one - most));
-  const sum = powers.reduce((one, other) => one + other);
-  return powers.map((one) => one / sum);
+// The labels of an output with a number each, the largest first.
+function ranked({ labels }, numbers) {
+  return labels.map((label, index) => [label, numbers[index]]).sort((one, other) => other[1] - one[1]);
 }
 
-function spelled(output, steps) {
-  let ids = steps.map((logits) => logits.indexOf(Math.max(...logits.map((one) => one ?? -Infinity))));
-  if (output.blank !== null) ids = ids.filter((id, index) => id !== ids[index - 1] && id !== output.blank);
-  return (ids.includes(output.end) ? ids.slice(0, ids.indexOf(output.end)) : ids).map((id) => output.labels[id]).join(output.separator);
+function chances(found, isBest) {
+  return found.map((one) => row(one[0], [bar(one[1]), percent(one[1])], isBest(one) ? 'best' : ''));
 }
 
-function vector(output, answer) {
-  const flat = answer.outputs[output.name].flat(Infinity);
-  const first = flat.slice(0, 8).map(number).join(', ');
-  return [`${output.name}, ${flat.length} numbers`, make('p', { className: 'muted small' }, `${flat.length} numbers: ${first}${flat.length > 8 ? ', …' : ''}`)];
+function softmax(numbers) {
+  const logits = numbers.map((one) => one ?? -Infinity); // a class that is ruled out
+  const most = logits.reduce((one, other) => Math.max(one, other));
+  const powers = logits.map((one) => Math.exp(one - most));
+  const whole = powers.reduce((one, other) => one + other);
+  return powers.map((one) => one / whole);
 }
 
-// By kind of output: a summary in words, and what is shown.
+function spelled({ labels, blank, end, separator }, steps) {
+  const best = (logits) => logits.reduce((found, one, index) => (one > logits[found] ? index : found), 0);
+  let ids = steps.map((logits) => best(logits.map((one) => one ?? -Infinity)));
+  if (blank !== null) ids = ids.filter((id, index) => id !== ids[index - 1] && id !== blank);
+  if (ids.includes(end)) ids = ids.slice(0, ids.indexOf(end));
+  return ids.map((id) => labels[id]).join(separator);
+}
+
+function vector({ name }, { outputs }) {
+  const flat = outputs[name].flat(Infinity);
+  const told = `${flat.length} numbers: ${flat.slice(0, 8).map(number).join(', ')}${flat.length > 8 ? ', …' : ''}`;
+  return { words: `${flat.length} numbers`, parts: [make('p', { className: 'muted small' }, told)] };
+}
+
+// By kind of output: the answer in words, and what is shown.
 export const SHOWN = {
   classes(output, answer) {
-    const found = chances(output, softmax(answer.outputs[output.name][0]));
+    const found = ranked(output, softmax(answer.outputs[output.name][0]));
     const [label, share] = found[0];
-    return [
-      `${label}, ${percent(share)}`,
-      make('p', { className: 'said' }, label, ' ', make('span', { className: 'muted' }, percent(share))),
-      ...folded(found.map((one, index) => barred(one, index, !index)), answer, 'classes'),
-    ];
+    const said = make('p', { className: 'said' }, label, ' ', make('span', { className: 'muted' }, percent(share)));
+    const rows = chances(found, (one) => one === found[0]);
+    return { words: `${label}, ${percent(share)}`, parts: [said, ...folded(rows, answer, 'classes')] };
   },
   labels(output, answer) {
-    const found = chances(output, answer.outputs[output.name][0].map((one) => 1 / (1 + Math.exp(-one))));
-    const given = found.filter(([, share]) => share > output.threshold).map(([label]) => label);
-    const told = given.join(', ') || 'None of the labels';
-    return [
-      told,
-      make('p', { className: 'said' }, told),
-      ...folded(found.map((one, index) => barred(one, index, one[1] > output.threshold)), answer, 'labels'),
-    ];
+    const found = ranked(output, answer.outputs[output.name][0].map((one) => 1 / (1 + Math.exp(-one))));
+    const given = (one) => one[1] > output.threshold;
+    const words = found.filter(given).map(([label]) => label).join(', ') || 'none of the labels';
+    return { words, parts: [make('p', { className: 'said' }, words), ...folded(chances(found, given), answer, 'labels')] };
   },
   values(output, answer) {
-    const found = answer.outputs[output.name][0].map((value, index) => [output.labels[index], number(value)]);
-    return [`${found.map((one) => one.join(' ')).join(', ')}`, ...folded(found.map(([label, value]) => row(label, [value])), answer, 'values', '')];
+    const found = output.labels.map((label, index) => [label, number(answer.outputs[output.name][0][index])]);
+    const rows = found.map(([label, value]) => row(label, [value]));
+    return { words: found.slice(0, MOST).map((one) => one.join(' ')).join(', '), parts: folded(rows, answer, 'values', '') };
   },
   tokens(output, answer) {
-    const text = spelled(output, answer.outputs[output.name][0]);
-    return [text || 'no text', make('p', { className: 'text' }, text || 'No text.')];
+    const words = spelled(output, answer.outputs[output.name][0]) || 'no text';
+    return { words, parts: [make('p', { className: 'text' }, words)] };
   },
   embedding: vector,
   array: vector,
 };
 
-export function added(output, answer) {
-  const { each, together } = answer.contributions ?? {};
-  if (!each) return [];
-  const names = Object.keys(each);
-  const told = names.length > 1 ? [...names.map((name) => [name, each[name]]), ['together', together]] : names.map((name) => [name, each[name]]);
-  const title = make('h3', {}, 'What each input added');
-  if (!names.length) return [title, make('p', { className: 'small muted' }, 'None of them can be left out, so there is nothing to compare with.')];
-  if (output.type === 'classes') return [title, ofClasses(output, answer, told)];
-  if (output.type === 'labels' || output.type === 'values') return [title, ofNumbers(output, answer, told)];
-  const rows = told.filter(([, one]) => output.name in one.distance).map(([name, one]) => row(name, [number(one.distance[output.name])], sum(name, told)));
-  return rows.length ? [title, table('How far each input moved these numbers (Euclidean distance).', [], rows)] : [];
+// What each input added to an output, as a heading and a table.
+export function added(output, { contributions, outputs }) {
+  if (!contributions) return [];
+  const told = Object.entries(contributions.each);
+  if (told.length > 1) told.push(['together', contributions.together]);
+  const by = { classes: addedToClass, labels: addedToNumbers, values: addedToNumbers }[output.type] ?? addedToVector;
+  const none = make('p', { className: 'small muted' }, 'None of these can be left out: there is nothing to compare with.');
+  const shown = told.length ? by(output, outputs[output.name][0], told) : none;
+  return [make('h3', {}, 'What each input added'), shown];
 }
 
-const sum = (name, told) => (name === 'together' && told.length > 1 ? 'sum' : '');
+const kind = (name) => (name === 'together' ? 'sum' : '');
 
-function ofClasses(output, answer, told) {
-  const odds = (one) => one.log_odds[output.name] ?? 0;
-  const most = Math.max(...told.map(([, one]) => Math.abs(odds(one))), 1e-9);
-  const rows = told
-    .filter(([, one]) => output.name in one.probability)
-    .map(([name, one]) => row(name, [bar(odds(one) / most / 2, 0.5), signed(100 * one.probability[output.name])], sum(name, told)));
-  const [[label]] = chances(output, softmax(answer.outputs[output.name][0]));
-  return table(`To the probability of “${label}”, in percentage points; as log-odds in the bars.`, [], rows, 'bars');
+function addedToClass(output, logits, told) {
+  const { name } = output;
+  const odds = (one) => one.log_odds[name] ?? 0; // none where a probability is 0 or 1
+  const most = Math.max(...told.map(([, one]) => Math.abs(odds(one)))) || 1;
+  const known = told.filter(([, one]) => name in one.probability);
+  const cells = (one) => [bar(odds(one) / most / 2, 0.5), signed(100 * one.probability[name])];
+  const [[label]] = ranked(output, softmax(logits));
+  const caption = `To the probability of “${label}”, in percentage points. The bars show log-odds.`;
+  return table(caption, [], known.map(([input, one]) => row(input, cells(one), kind(input))), 'bars');
 }
 
-function ofNumbers(output, answer, told) {
-  const labels = output.type === 'labels';
-  const shown = told.filter(([, one]) => output.name in one.values);
-  const names = labels ? chances(output, answer.outputs[output.name][0]).map(([label]) => label) : output.labels;
-  const cell = (value) => (labels ? signed(100 * value) : signed(value, Math.max(0, Math.min(6, 2 - Math.floor(Math.log10(Math.abs(value) || 1))))));
-  const rows = names.slice(0, MOST).map((label) => row(label, shown.map(([, one]) => cell(one.values[output.name][label]))));
-  return table(labels ? 'To the probability of each label, in percentage points.' : 'To each value.', ['', ...shown.map(([name]) => name)], rows);
+function addedToNumbers(output, numbers, told) {
+  const { name, type } = output;
+  const known = told.filter(([, one]) => name in one.values);
+  const labels = type === 'labels' ? ranked(output, numbers).map(([label]) => label) : output.labels;
+  const cell = (value) => (type === 'labels' ? signed(100 * value) : `${value > 0 ? '+' : ''}${number(value)}`);
+  const rows = labels.slice(0, MOST).map((label) => row(label, known.map(([, one]) => cell(one.values[name][label]))));
+  const caption = type === 'labels' ? 'To the probability of each label, in percentage points.' : 'To each value.';
+  return table(caption, ['', ...known.map(([input]) => input)], rows);
+}
+
+function addedToVector({ name }, _, told) {
+  const known = told.filter(([, one]) => name in one.distance);
+  const rows = known.map(([input, one]) => row(input, [number(one.distance[name])], kind(input)));
+  return table('How far each moved it (Euclidean distance).', [], rows);
 }
 
 export function took({ timing, rung, digest, contributions, tokens }, whole) {

@@ -2,9 +2,11 @@
 
 import { $, make } from './elements.js';
 
+const CAMERA = { video: { facingMode: 'environment' } };
+const MICROPHONE = { audio: { echoCancellation: false, noiseSuppression: false } }; // as it is: models are not trained on less
 const KINDS = {
-  image: { word: 'picture', accept: 'image/*', button: 'Use the camera', device: 'camera', wanted: { video: { facingMode: 'environment' } } },
-  audio: { word: 'sound', accept: 'audio/*', button: 'Record', device: 'microphone', wanted: { audio: { echoCancellation: false, noiseSuppression: false } } },
+  image: { word: 'picture', accept: 'image/*', button: 'Use the camera', device: 'camera', wanted: CAMERA },
+  audio: { word: 'sound', accept: 'audio/*', button: 'Record', device: 'microphone', wanted: MICROPHONE },
   video: { word: 'video', accept: 'video/*', button: '' },
   tensor: { word: '.npy or .json file', accept: '.npy,.json', button: '' },
 };
@@ -22,7 +24,7 @@ function hint({ preprocess: made, tensors, optional }) {
     audio: () => `up to ${+(made.samples / made.sample_rate_hz).toFixed(2)} s`,
     text: () => `up to ${made.max_length} tokens`,
     video: () => `${size}, up to ${+(made.frames / made.frames_per_second).toFixed(2)} s`,
-    tensor: () => tensors.map((one) => `${tensors.length > 1 ? `${one.name} ` : ''}${one.dtype} [${one.shape.map(sizes).join(', ')}]`).join('; '),
+    tensor: () => tensors.map((one) => `${one.name}: ${one.dtype} [${one.shape.map(sizes).join(', ')}]`).join('; '),
   };
   return `${told[kindOf({ preprocess: made })]()} · ${optional ? 'can be left out' : 'needed'}`;
 }
@@ -41,7 +43,7 @@ class Field {
   }
 }
 
-export class Words extends Field {
+class Words extends Field {
   constructor(modality, index) {
     super(modality, index, 'words');
     this.area = this.find('textarea');
@@ -59,12 +61,13 @@ export class Words extends Field {
   }
 }
 
-export class Media extends Field {
+class Media extends Field {
   constructor(modality, index) {
     super(modality, index, 'file');
     this.kind = KINDS[kindOf(modality)];
     this.element.setAttribute('aria-labelledby', `field-${index}`);
-    this.file = this.finish = null; // `finish` ends what a device is doing
+    this.file = this.finish = this.leave = null; // `finish` keeps what a device has heard or seen, `leave` ends it
+    this.turn = 0;
     const input = this.find('input');
     input.accept = this.kind.accept;
     input.addEventListener('change', () => input.files[0] && this.take(input.files[0]));
@@ -79,7 +82,8 @@ export class Media extends Field {
 
   accepts(file) {
     const { accept } = this.kind;
-    return accept.endsWith('/*') ? file.type.startsWith(accept.slice(0, -1)) : accept.split(',').some((end) => file.name.endsWith(end));
+    if (accept.endsWith('*')) return file.type.startsWith(accept.slice(0, -1));
+    return accept.split(',').some((end) => file.name.endsWith(end));
   }
 
   note(text = '') {
@@ -89,6 +93,7 @@ export class Media extends Field {
 
   take(file) {
     this.leave?.();
+    this.turn += 1;
     this.file = file;
     this.note();
     URL.revokeObjectURL(this.url);
@@ -96,8 +101,9 @@ export class Media extends Field {
     if (file) {
       this.url = URL.createObjectURL(file);
       const told = `${file.name}, ${(file.size / 1024).toFixed(0)} KiB`;
-      const [tag, more] = { picture: ['img', { alt: told }], sound: ['audio', { controls: true }], video: ['video', { controls: true }] }[word] ?? ['p'];
-      view.replaceChildren(make(tag, tag === 'p' ? { textContent: told } : { className: 'shown', src: this.url, title: told, ...more }));
+      const tag = { picture: 'img', sound: 'audio', video: 'video' }[word];
+      const shown = { className: 'shown', src: this.url, title: told, ...(tag === 'img' ? { alt: told } : { controls: true }) };
+      view.replaceChildren(tag ? make(tag, shown) : make('p', {}, told));
     } else {
       this.find('input').value = '';
       view.replaceChildren(make('p', { className: 'small muted drop' }, `Drop a ${word} here.`));
@@ -121,23 +127,37 @@ export class Media extends Field {
 
   async stream() {
     const { device, wanted } = this.kind;
-    if (!navigator.mediaDevices) throw new Error(`Browsers give a page the ${device} over HTTPS alone, or on the machine that serves it. Start the service with --tls-cert and --tls-key.`);
+    if (!navigator.mediaDevices) {
+      const secure = 'over HTTPS alone, or on the machine that serves it. Start the service with --tls-cert and --tls-key.';
+      throw new Error(`Browsers give a page the ${device} ${secure}`);
+    }
+    const turn = this.turn;
     let stream;
     try {
       stream = await navigator.mediaDevices.getUserMedia(wanted);
     } catch (error) {
-      throw new Error({ NotAllowedError: `The browser was not allowed to use the ${device}.`, NotFoundError: `There is no ${device}.` }[error.name] ?? error.message);
+      const known = { NotAllowedError: `The browser was not allowed to use the ${device}.`, NotFoundError: `There is no ${device}.` };
+      throw new Error(known[error.name] ?? error.message);
     }
-    const [button, view, capture] = [this.find('.device'), this.find('.view'), this.find('.capture')];
+    if (turn !== this.turn) {
+      for (const track of stream.getTracks()) track.stop();
+      throw new Error(''); // a file was given meanwhile
+    }
+    const [button, remove, view, capture] = ['.device', '.remove', '.view', '.capture'].map((part) => this.find(part));
+    const before = this.leave;
+    stream.getTracks()[0].addEventListener('ended', () => this.finish?.()); // the device is gone
     this.leave = () => {
+      before?.();
       for (const track of stream.getTracks()) track.stop();
       this.leave = this.finish = null;
       button.textContent = this.kind.button;
+      remove.textContent = 'Remove';
       capture.hidden = true;
       view.hidden = false;
     };
     button.textContent = device === 'camera' ? 'Take the picture' : 'Stop';
-    this.find('.remove').hidden = capture.hidden = false;
+    remove.textContent = 'Cancel';
+    remove.hidden = capture.hidden = false;
     view.hidden = true;
     for (const part of capture.children) part.hidden = (part.localName === 'video') !== (device === 'camera');
     return stream;
@@ -157,13 +177,12 @@ export class Media extends Field {
   }
 
   async record() {
-    const stream = await this.stream();
-    const context = new AudioContext();
-    const leave = this.leave;
+    const context = new AudioContext(); // within the click: later, some browsers would not start it
     this.leave = () => {
-      leave();
+      this.leave = null;
       context.close();
     };
+    const stream = await this.stream();
     await context.audioWorklet.addModule(new URL('recorder.js', import.meta.url));
     if (!this.leave) return;
     const seconds = this.modality.preprocess.samples / this.modality.preprocess.sample_rate_hz;
@@ -183,10 +202,11 @@ export class Media extends Field {
       if (count === most) this.finish();
     };
     this.finish = () => {
-      this.take(count ? new File([wav(sound.subarray(0, count), context.sampleRate)], 'recording.wav', { type: 'audio/wav' }) : null);
+      const bytes = wav(sound.subarray(0, count), context.sampleRate);
+      this.take(count ? new File([bytes], 'recording.wav', { type: 'audio/wav' }) : null);
       if (loudest < 1e-4) this.note('The microphone was silent.');
     };
-    context.createMediaStreamSource(stream).connect(node).connect(context.destination); // silent: the node gives nothing
+    context.createMediaStreamSource(stream).connect(node).connect(context.destination); // the node plays silence
   }
 
   async value() {
@@ -202,11 +222,16 @@ export class Media extends Field {
     const url = await new Promise((done, failed) => {
       const reader = new FileReader();
       reader.onload = () => done(reader.result);
-      reader.onerror = () => failed(new Error(`'${this.modality.name}' cannot be read: ${this.file.name} is gone, or has changed.`));
+      const gone = `'${this.modality.name}' cannot be read: ${this.file.name} is gone, or has changed.`;
+      reader.onerror = () => failed(new Error(gone));
       reader.readAsDataURL(this.file);
     });
     return url.slice(url.indexOf(',') + 1);
   }
+}
+
+export function fieldOf(modality, index) {
+  return modality.preprocess.kind === 'text' ? new Words(modality, index) : new Media(modality, index);
 }
 
 function wav(samples, rate) {

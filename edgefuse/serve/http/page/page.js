@@ -2,7 +2,7 @@
 
 import { SHOWN, added, took } from './answers.js';
 import { $, make } from './elements.js';
-import { Media, Words } from './fields.js';
+import { fieldOf } from './fields.js';
 
 const fields = [];
 let token = ''; // in memory alone: whoever opens the browser later does not find it
@@ -45,10 +45,11 @@ async function open() {
   complain(null);
   document.title = `${model.model.name} · edgefuse`;
   $('name').textContent = model.model.name;
-  $('facts').textContent = `${model.model.modalities.map((one) => one.name).join(', ')} → ${model.model.outputs.map((one) => one.name).join(', ')}`;
-  if (!fields.length) fields.push(...model.model.modalities.map((one, index) => new (one.preprocess.kind === 'text' ? Words : Media)(one, index)));
+  const { modalities, outputs } = model.model;
+  $('facts').textContent = [modalities, outputs].map((all) => all.map((one) => one.name).join(', ')).join(' → ');
+  if (!fields.length) fields.push(...modalities.map(fieldOf));
   $('fields').replaceChildren(...fields.map((field) => field.element));
-  $('explaining').hidden = model.generates || !model.model.modalities.some((one) => one.optional);
+  $('explaining').hidden = model.generates || !modalities.some((one) => one.optional);
   $('access').hidden = true;
   $('ask').hidden = $('answered').hidden = false;
 }
@@ -85,13 +86,15 @@ async function ask() {
 async function predicted(options) {
   const explained = $('explain').checked && !$('explaining').hidden;
   const answer = await (await call(`v1/predict?explain=${explained}`, options)).json();
-  const shown = model.model.outputs.filter((output) => answer.outputs[output.name]).map((output) => [output, SHOWN[output.type](output, answer)]);
+  const given = model.model.outputs.filter((output) => answer.outputs[output.name]);
+  const shown = given.map((output) => ({ output, ...SHOWN[output.type](output, answer) }));
+  const titled = ({ name }) => (shown.length > 1 ? [make('h2', {}, name)] : []);
   $('answer').replaceChildren(
-    ...shown.map(([output, [, ...parts]]) =>
-      make('div', { className: 'output' }, ...(shown.length > 1 ? [make('h2', {}, output.name)] : []), ...parts, ...added(output, answer))),
+    ...shown.map(({ output, parts }) =>
+      make('div', { className: 'output' }, ...titled(output), ...parts, ...added(output, answer))),
   );
-  const heard = `: ${shown.map(([output, [summary]]) => (shown.length > 1 ? `${output.name} ${summary}` : summary)).join('; ')}`;
-  $('status').replaceChildren(`From ${answer.present.join(', ')}`, make('span', { className: 'unseen' }, heard));
+  const heard = shown.map(({ output, words }) => (shown.length > 1 ? `${output.name} ${words}` : words)).join('; ');
+  $('status').replaceChildren(`From ${answer.present.join(', ')}`, make('span', { className: 'unseen' }, `: ${heard}`));
   return answer;
 }
 
@@ -113,8 +116,9 @@ async function generated(options) {
       if (kind === 'error') throw new Error(told.error.message);
       text.textContent = told.text;
       if (kind !== 'done') continue;
-      const hint = 'What each input added is not told of a model that makes one token after the other: leave one out, and compare.';
-      $('answer').append(make('p', { className: 'small muted' }, hint));
+      const hint = 'What each input added is not told of a model that makes one token after the other.';
+      const optional = model.model.modalities.some((one) => one.optional);
+      $('answer').append(make('p', { className: 'small muted' }, optional ? `${hint} Leave one out, and compare.` : hint));
       $('status').textContent = `From ${told.present.join(', ')}: ${told.tokens} tokens.`;
       return told;
     }
