@@ -32,14 +32,20 @@ Serving = Callable[..., Any]
 TOKEN = "a-token-of-the-tests-0123456789"
 CHROMIUM = shutil.which("chromium")
 DEVICES = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-PATIENCE_MS = 60_000
+PATIENCE_MS = 120_000
 """A busy machine is no failure."""
-# What a page would do that were another's: run what stands in it, and send somewhere.
+# What a page would do that were another's: run code and styles that stand in it, and ask somebody else.
 FORBIDDEN = """async () => {
+    const refused = new Set();
+    const all = new Promise((done) => addEventListener('securitypolicyviolation', (event) => {
+        refused.add(event.effectiveDirective);
+        if (refused.size === 3) done();
+    }));
     document.body.append(Object.assign(document.createElement('script'), { textContent: 'window.ran = true' }));
-    document.body.insertAdjacentHTML('beforeend', '<p id="styled" style="color: rgb(1, 2, 3)">x</p>');
+    document.body.insertAdjacentHTML('beforeend', '<p style="color: red">x</p>');
     const sent = await fetch('http://127.0.0.1:1/').then(() => true, () => false);
-    return { ran: window.ran === true, sent, styled: getComputedStyle(styled).color === 'rgb(1, 2, 3)' };
+    await Promise.race([all, new Promise((done) => setTimeout(done, 60000))]);
+    return { refused: [...refused].sort(), ran: window.ran === true, sent };
 }"""
 
 
@@ -96,10 +102,10 @@ def visit(browser: Browser) -> Iterator[Callable[[str], Visit]]:
         return visited
 
     yield opened
+    context.close()
     for url, visited in visits:
         assert visited.complaints == []
         assert [one for one in visited.asked if not one.startswith((f"{url}/", "blob:", "data:"))] == []
-    context.close()
 
 
 def field(page: Page, name: str) -> Any:
@@ -135,8 +141,8 @@ def added(page: Page, output: int) -> dict[str, str]:
 def test_a_picture_a_voice_and_words_are_answered(
     serving: Serving, tmp_path: Path, visit: Callable[[str], Visit]
 ) -> None:
-    client = serving(bundle=senses(tmp_path / "senses"))
-    page, asked, complaints = visit(client.service.url)
+    client = serving(bundle=senses(tmp_path / "senses"), answer_s=120)
+    page, asked, _ = visit(client.service.url)
     dropped(page, "white.png", "image/png", picture())
     expect(field(page, "image").locator("img")).to_be_visible()
     field(page, "audio").get_by_role("button", name="Record").click()
@@ -158,21 +164,20 @@ def test_a_picture_a_voice_and_words_are_answered(
     assert float(added(page, 1)["seen"]) > 0
     levels = page.locator(".output").nth(2).locator("table").first.locator("td").all_inner_texts()
     assert float(levels[0]) == 1
-    assert 0.05 < float(levels[1]) < 0.95  # of the tone
+    assert 0 < float(levels[1]) < 1  # of the tone
     expect(page.locator("#status")).to_contain_text("From image, audio, text")
     expect(page.locator("dl")).to_contain_text(client.live.digest[:12])
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    complaints.clear()
-    assert page.evaluate(FORBIDDEN) == {"ran": False, "sent": False, "styled": False}
-    assert len(complaints) >= 3
-    complaints.clear()
-    asked[:] = [one for one in asked if ":1/" not in one]
+    other = page.context.new_page()
+    other.goto(client.service.url)
+    refused = ["connect-src", "script-src-elem", "style-src-attr"]
+    assert other.evaluate(FORBIDDEN) == {"refused": refused, "ran": False, "sent": False}
 
 
 def test_the_camera_takes_a_picture_and_what_was_given_can_be_left_out(
     serving: Serving, tmp_path: Path, visit: Callable[[str], Visit]
 ) -> None:
-    page = visit(serving(bundle=senses(tmp_path / "senses")).service.url).page
+    page = visit(serving(bundle=senses(tmp_path / "senses"), answer_s=120).service.url).page
     seen = field(page, "image")
     seen.get_by_role("button", name="Use the camera").click()
     seen.get_by_role("button", name="Take the picture").click()
@@ -188,7 +193,7 @@ def test_the_camera_takes_a_picture_and_what_was_given_can_be_left_out(
 
 
 def test_who_has_the_token_is_served_and_what_is_wrong_is_told(serving: Serving, visit: Callable[[str], Visit]) -> None:
-    page = visit(serving(token=TOKEN).service.url).page
+    page = visit(serving(token=TOKEN, answer_s=120).service.url).page
     given = page.get_by_label("Token", exact=True)
     expect(given).to_be_focused()
     expect(page.locator("#error")).to_be_hidden()
@@ -251,7 +256,7 @@ def test_tokens_are_shown_as_they_come_until_they_are_stopped(tmp_path: Path, vi
         source = Paused(live)
         queue = Queue(source, 2)
         try:
-            with HttpService("127.0.0.1:0", queue, source, Limits(threads=4)) as service:
+            with HttpService("127.0.0.1:0", queue, source, Limits(threads=4, answer_s=120)) as service:
                 page = visit(service.url).page
                 page.get_by_label("text", exact=True).fill("please")
                 ask = page.get_by_role("button", name="Ask")

@@ -191,7 +191,7 @@ class Media extends Field {
     const sound = new Float32Array(most);
     let [count, level, loudest] = [0, 0, 0];
     node.port.onmessage = ({ data }) => {
-      if (!this.finish) return;
+      if (!this.finish || (!count && data.every((sample) => sample === 0))) return; // the device is starting
       sound.set(data.subarray(0, most - count), count);
       count = Math.min(most, count + data.length);
       const peak = data.reduce((so_far, sample) => Math.max(so_far, Math.abs(sample)), 0);

@@ -15,7 +15,9 @@ async function call(path, options = {}) {
   try {
     response = await fetch(path, { ...options, headers, credentials: 'omit', redirect: 'error' });
   } catch (error) {
-    throw error.name === 'AbortError' ? error : new Error('The service cannot be reached.');
+    if (error.name === 'AbortError') throw error;
+    const size = Math.round((options.body?.length ?? 0) / 2 ** 20); // one that is too large may be cut off before its 413 is read
+    throw new Error(`The service cannot be reached${size ? `, or takes no request of ${size} MB (--max-body)` : ''}.`);
   }
   if (response.ok) return response;
   const told = await response.json().catch(() => null);
