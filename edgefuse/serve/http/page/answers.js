@@ -149,7 +149,8 @@ function addedToVector({ name }, _, told) {
 export function took({ timing, rung, digest, contributions, tokens }, whole) {
   const { queued_ms: queued, preprocess_ms: preparing, infer_ms: inferring } = timing;
   const server = queued + (preparing ?? 0) + inferring;
-  const within = preparing === null ? `inputs and model${contributions ? ', with and without each' : ''}` : 'model';
+  const alone = preparing === null ? 'inputs and model' : 'model'; // of tokens, both are one
+  const within = contributions ? `${alone}, with and without each input` : alone;
   const ms = (value) => `${value < 10 ? value.toFixed(1) : value.toFixed(0)} ms`;
   const lines = [
     ['From asking to answer', ms(whole)],
