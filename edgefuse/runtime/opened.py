@@ -106,27 +106,30 @@ class OpenBundle:
         chosen.sort(key=lambda pair: -pair[1].size_bytes)
         if self.helper is None:
             return Graph(self._stages, self._all(chosen, self._options.threads))
-        return self._halved(rung, chosen, self.helper)
+        return self._beside(rung, chosen, self.helper)
 
-    def _halved(self, rung: Rung, chosen: _Chosen, helper: Helper) -> Graph:
+    def _beside(self, rung: Rung, chosen: _Chosen, helper: Helper) -> Graph:
         """Return the stages of a rung, of which encoders run side by side where that is measured to be faster."""
         from edgefuse.runtime.side_by_side import Sides, measured, plans_of, separate
 
-        threads, times = self._options.threads, self._times.get(rung.name)
-        names = separate(self.manifest, rung)
+        threads, names = self._options.threads, separate(self.manifest, rung)
+        times, plans = self._times.get(rung.name), plans_of(self._stages, names)
+        half: dict[str, Session] = {}
+        if names and (times is None or times.pay):
+            half = self._all([pair for pair in chosen if pair[0].modality in names], threads // 2)
+        kept: list[object] = []  # is open until the end, and then found by `_all`
+        if names and times is None:
+
+            def opened(name: str) -> dict[str, Session]:
+                return self._all([pair for pair in chosen if pair[0].modality == name], threads)
+
+            times, kept = measured(self._stages, plans, half, opened, helper=helper, turn=self._turn)
+            self._times[rung.name] = times
         narrow = times.narrow if times else ()
         full = self._all([pair for pair in chosen if pair[0].modality not in narrow], threads)
-        if not names or (times and not times.pay):
-            return Graph(self._stages, full)
-        half = self._all([pair for pair in chosen if pair[0].modality in names], threads // 2)
-        plans = plans_of(self._stages, names)
-        if times is None:
-            times = measured(self._stages, plans, full, half, helper=helper, turn=self._turn)
-            self._times[rung.name] = times
-            if not times.pay:
-                return Graph(self._stages, full)
-        kept = {stage.name: full[stage.name] for stage, _ in chosen if stage.modality not in times.narrow}
-        return Graph(self._stages, {**half, **kept}, Sides(self._stages, plans, half, times, helper))
+        sides = Sides(self._stages, plans, half, times, helper) if times and times.pay else None
+        kept.clear()
+        return Graph(self._stages, {**half, **full}, sides)
 
     def _all(self, chosen: _Chosen, threads: int) -> dict[str, Session]:
         with self._opening.lock:  # opening is native code, too, which a fork must not cut in two

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import inf
 from queue import SimpleQueue
 from threading import Lock, Thread, current_thread
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -29,14 +29,13 @@ from edgefuse.runtime.backends.backend import Array, Session
 from edgefuse.runtime.backends.denormals import Flushed
 from edgefuse.runtime.cache import CachedSession
 
-_ROUNDS, _MOST_S = 8, 0.1
+_ROUNDS, _MOST_S = 8, 0.05
 """How often each way is timed: at least twice, and no more once so much time has gone."""
 _GAIN_S = 50e-6
 """What a call must save: about what it takes to wake a thread."""
 _CLEARLY = 0.95
 
 Job: TypeAlias = Callable[[], object]
-_Way = TypeVar("_Way", bound=Hashable)
 
 
 class Helper:
@@ -292,52 +291,59 @@ def plans_of(stages: StageGraph, names: Iterable[str]) -> dict[str, Plan]:
 def measured(
     stages: StageGraph,
     plans: Mapping[str, Plan],
-    full: Mapping[str, Session],
     half: Mapping[str, Session],
+    opened: Callable[[str], Mapping[str, Session]],
     *,
     helper: Helper,
     turn: Callable[[], AbstractContextManager[object]],
-) -> Times:
+) -> tuple[Times, list[object]]:
     """Time the encoders of a rung, on zeros of the largest sizes: the least of a few runs each.
 
     Args:
         stages: of the model.
         plans: by modality.
-        full: sessions with all threads, by stage.
-        half: sessions with half of them.
+        half: sessions with half of the threads, by stage.
+        opened: opens those of a modality with all threads; one modality's are in memory at a time, unless they are
+            clearly faster.
         helper: of the bundle.
         turn: is held for each run, as calls of other rungs may come between.
+
+    Returns:
+        The times, and the sessions that are clearly faster.
     """
     values = _zeros(stages.modalities)
-    sessions = {"full": _uncached(full), "half": _uncached(half)}
 
-    def encode(name: str, width: str) -> None:
-        by_stage = sessions[width]
-        stages.run(plans[name], lambda stage, feeds: by_stage[stage.name].run(feeds), values)
+    def encode(name: str, sessions: Mapping[str, Session]) -> Job:
+        plain = {stage: one.session if isinstance(one, CachedSession) else one for stage, one in sessions.items()}
+        return lambda: stages.run(plans[name], lambda stage, feeds: plain[stage.name].run(feeds), values)
 
+    full_s, half_s = dict[str, float](), dict[str, float]()
+    kept: list[object] = []
+    jobs = {name: encode(name, half) for name in plans}
     try:
-        alone = _fastest({(name, width): partial(encode, name, width) for name in plans for width in sessions}, turn)
-        full_s, half_s = ({name: alone[name, width] for name in plans} for width in ("full", "half"))
-        order = sorted(plans, key=lambda name: -half_s[name])
-        jobs = [partial(encode, name, "half") for name in order]
-        together_s = _fastest({"": lambda: helper.share(jobs)}, turn)[""]
+        for name, job in jobs.items():
+            full = opened(name)
+            full_s[name], half_s[name] = _fastest([encode(name, full), job], turn)
+            if full_s[name] <= _CLEARLY * half_s[name]:
+                kept.append(full)
+            del full  # before the next one's files are opened
+        order = sorted(jobs, key=lambda name: -half_s[name])
+        (together_s,) = _fastest([lambda: helper.share([jobs[name] for name in order])], turn)
     except EdgefuseError:  # a call will say why
-        return Times({}, {}, inf)
-    return Times(full_s, half_s, together_s / _two_threads_s([half_s[name] for name in order]))
+        return Times({}, {}, inf), []
+    return Times(full_s, half_s, together_s / _two_threads_s([half_s[name] for name in order])), kept
 
 
-def _fastest(
-    ways: Mapping[_Way, Callable[[], object]], turn: Callable[[], AbstractContextManager[object]]
-) -> dict[_Way, float]:
+def _fastest(ways: Sequence[Job], turn: Callable[[], AbstractContextManager[object]]) -> list[float]:
     """Return the least time of each way, in turns."""
-    taken = dict.fromkeys(ways, inf)
+    taken = [inf] * len(ways)
     began, flushed = time.perf_counter(), Flushed()
     for number in range(_ROUNDS):
-        for way, call in ways.items():
+        for at, job in enumerate(ways):
             with turn(), flushed:
                 before = time.perf_counter()
-                call()
-                taken[way] = min(taken[way], time.perf_counter() - before)
+                job()
+                taken[at] = min(taken[at], time.perf_counter() - before)
         if number and time.perf_counter() - began > _MOST_S:
             break
     return taken
@@ -353,7 +359,3 @@ def _zeros(modalities: Iterable[Modality]) -> dict[str, Array]:
         if modality.length:
             values[f"{modality.name}.length"] = np.array([largest(modality.tensors[0].shape[1])], np.int32)
     return {**values, "present": np.ones((1, names), np.float32)}
-
-
-def _uncached(sessions: Mapping[str, Session]) -> dict[str, Session]:
-    return {name: one.session if isinstance(one, CachedSession) else one for name, one in sessions.items()}

@@ -59,7 +59,7 @@ def test_tokens_are_the_same_where_encoders_run_side_by_side(
 ) -> None:
     names = ("left", "right")
     faster = Times(dict.fromkeys(names, 1.0), dict.fromkeys(names, 1.0), 0.5)
-    monkeypatch.setattr(side_by_side, "measured", lambda *_, **__: faster)
+    monkeypatch.setattr(side_by_side, "measured", lambda *_, **__: (faster, []))
     monkeypatch.setattr("edgefuse.runtime.backends.backend.checked_threads", lambda threads: threads)
     with load(bundles["lstm-onnx"]) as one, load(bundles["lstm-onnx"], threads=2) as two:
         for seed in range(5):

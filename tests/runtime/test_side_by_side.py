@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import chain, combinations
 from pathlib import Path
@@ -20,6 +21,8 @@ from edgefuse.bundle.spec import StageOutput, StageSpec, TensorSpec
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import BackendError
 from edgefuse.runtime import side_by_side
+from edgefuse.runtime.backends.backend import SessionOptions
+from edgefuse.runtime.backends.onnx.backend import OnnxBackend
 from edgefuse.runtime.graph import Graph
 from edgefuse.runtime.pipeline import Pipeline
 from edgefuse.runtime.side_by_side import Helper, Times, separate
@@ -47,9 +50,9 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], list[object]
     def measure(full_s: float) -> list[object]:
         asked: list[object] = []
 
-        def measured(stages: object, plans: Mapping[str, object], *_: object, **__: object) -> Times:
+        def measured(stages: object, plans: Mapping[str, object], *_: object, **__: object) -> Any:
             asked.append(stages)
-            return Times(dict.fromkeys(plans, full_s), dict.fromkeys(plans, 1.0), 0.1)
+            return Times(dict.fromkeys(plans, full_s), dict.fromkeys(plans, 1.0), 0.1), []
 
         monkeypatch.setattr(side_by_side, "measured", measured)
         return asked
@@ -190,7 +193,7 @@ def test_the_thread_ends_with_the_last_pipeline(tiny_bundle: Path, measuring: Ca
     measuring(NARROW)
     before = helpers()
     pipeline = edgefuse.load(tiny_bundle, threads=2)
-    assert helpers() == before, "there was nothing to do yet"
+    assert set(helpers()) <= set(before), "there was nothing to do yet"
     pipeline(**raws(1)[0])
     (thread,) = set(helpers()) - set(before)
     other = pipeline.at("small")
@@ -220,7 +223,7 @@ def test_one_thread_has_no_helper(tiny_bundle: Path, measuring: Callable[[float]
         assert pipeline._opened is not None
         assert pipeline._opened.helper is None
     assert not asked
-    assert helpers() == before
+    assert set(helpers()) <= set(before)
 
 
 def test_a_rung_is_measured_once(tiny_bundle: Path, measuring: Callable[[float], list[object]]) -> None:
@@ -243,6 +246,43 @@ def test_a_file_is_opened_twice_only_where_all_threads_are_faster(
         assert {name for name in beside if alone[name] is beside[name]} == (set(beside) if full_s == NARROW else set())
         assert pipeline._opened is not None
         assert len(pipeline._opened._sessions) == (5 if full_s == NARROW else 9)
+
+
+def test_what_is_measured_is_opened_a_modality_at_a_time(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    open_file, times = OnnxBackend.open, iter([[0.5, 1.0], [1.0, 1.0], [0.97, 1.0], [1.1]])
+
+    def noting(self: OnnxBackend, data: bytes, inputs: Any, outputs: Any, options: SessionOptions) -> Any:
+        opened.append(options.threads)
+        return open_file(self, data, inputs, outputs, options)
+
+    def timed(ways: Sequence[Callable[[], object]], turn: Callable[[], AbstractContextManager[object]]) -> list[float]:
+        for way in ways:
+            with turn():
+                way()
+        return next(times)
+
+    monkeypatch.setattr(OnnxBackend, "open", noting)
+    monkeypatch.setattr(side_by_side, "_fastest", timed)
+    with edgefuse.load(tiny_bundle, threads=2) as pipeline:
+        assert opened == [1] * 4 + [2] * 5, (
+            "four encoders' files; these, and the fusion"
+        )
+        with pipeline._calling() as graph:
+            assert graph._sides is not None
+            assert graph._sides.times.narrow == {"text", "motion"}
+        assert pipeline._opened is not None
+        assert len(pipeline._opened._sessions) == 4 + 2 + 1
+
+
+def test_where_it_does_not_pay_all_have_all_threads(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [3.5]])
+    monkeypatch.setattr(side_by_side, "_fastest", lambda *_: next(times))
+    with edgefuse.load(tiny_bundle, threads=2) as pipeline, pipeline._calling() as graph:
+        assert graph._sides is None
+        assert pipeline._opened is not None
+        assert {key[-1] for key in pipeline._opened._sessions} == {2}
+        assert pipeline._opened.open(pipeline.rung)._sides is None
 
 
 def test_a_live_bundle_is_swapped(tiny_bundle: Path, measuring: Callable[[float], Any]) -> None:
