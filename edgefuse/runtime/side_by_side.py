@@ -62,8 +62,8 @@ class Helper:
             work.do()
         finally:
             work.end()
-        if work.error is not None:
             error, work.error = work.error, None
+        if error is not None:
             try:
                 raise error
             finally:
