@@ -299,7 +299,10 @@ class Pipeline:
     def close(self) -> None:
         """Free what no other pipeline of the bundle uses; the last one closes it. Closing twice is harmless."""
         with self._guard.lock:
+            helper = self._opened.helper if self._opened is not None else None
             self._graph = self._opened = None
+        if helper is not None:
+            helper.join()  # if this was the last one
 
     def __enter__(self) -> Pipeline:
         return self
@@ -382,7 +385,9 @@ def load(
         path: the bundle's folder or `.edgefuse` file, which stays open until the last pipeline is closed; or an open
             `Bundle`, which is for the caller to close, after the last change of rungs.
         backend: what runs the files; the manifest's choice if None, `null` to run nothing.
-        threads: how many threads inference may use; at most as many as there are processors.
+        threads: how many threads inference may use; at most as many as there are processors. With two or more, several
+            new modalities are encoded side by side where that is faster, which is measured now, in at least four runs
+            of the encoders and mostly less than a second.
         rung: the operating point; the bundle's default if None.
         digest: refuse the bundle unless this is its digest.
         cache: keep the features of unchanged modalities.
