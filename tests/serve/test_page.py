@@ -11,6 +11,7 @@ import threading
 import wave
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -205,14 +206,16 @@ def test_who_has_the_token_is_served_and_what_is_wrong_is_told(serving: Serving,
     ask = page.get_by_role("button", name="Ask")
     ask.click()
     expect(page.get_by_role("alert")).to_contain_text("no modality is present")
-    for data, sentence in ((b"[[[1, 2], [1]]]", "'motion' is no array"), (b"[", "holds no JSON")):
-        dropped(page, "steps.json", "application/json", base64.b64encode(data).decode())
-        ask.click()
-        expect(page.get_by_role("alert")).to_contain_text(sentence)
-    dropped(page, "steps.json", "application/json", base64.b64encode(b"[[[1, 2, 3]]]").decode())
+    steps = partial(dropped, page, "steps.json", "application/json")
+    steps(base64.b64encode(b"[[[1, 2, 3]]]").decode())
     ask.click()
     expect(page.locator("#status")).to_contain_text("From motion")
     expect(page.locator("#error")).to_be_hidden()
+    for data, sentence in ((b"[[[1, 2], [1]]]", "'motion' is no array"), (b"[", "holds no JSON")):
+        steps(base64.b64encode(data).decode())
+        ask.click()
+        expect(page.get_by_role("alert")).to_contain_text(sentence)
+        expect(page.locator("#answer")).to_be_empty()
     assert (
         page.evaluate("JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie])") == '[{},{},""]'
     )

@@ -78,8 +78,10 @@ async function ask() {
     $('answer').append(took(answer, performance.now() - began));
     if (innerWidth < 860) $('answered').scrollIntoView();
   } catch (error) {
-    $('status').textContent = error.name === 'AbortError' ? 'Stopped.' : 'No answer.';
-    if (error.name !== 'AbortError') complain(error);
+    const stopped = error.name === 'AbortError';
+    $('status').textContent = stopped ? 'Stopped.' : 'No answer.';
+    if (!stopped || !model.generates) $('answer').replaceChildren(); // of what was asked before
+    if (!stopped) complain(error);
   } finally {
     busy(false);
   }
@@ -101,10 +103,10 @@ async function predicted(options) {
 }
 
 async function generated(options) {
-  const response = await call('v1/generate', options);
   const text = make('p', { className: 'text' });
   $('answer').replaceChildren(text);
   $('status').textContent = 'Making tokens …';
+  const response = await call('v1/generate', options);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
   for (;;) {
