@@ -62,15 +62,7 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         raise InputError("HTTPS takes a certificate and its key", expected="--tls-cert and --tls-key")
     _need(arguments)
     with ExitStack() as stack, _signals() as ended:
-        live = stack.enter_context(
-            Live(
-                arguments.bundle,
-                arguments.digest,
-                rung=arguments.rung,
-                backend=arguments.backend,
-                threads=arguments.threads,
-            )
-        )
+        live = stack.enter_context(_opened(arguments))
         if hasattr(signal, "SIGHUP"):
             live.on_signal()
         queue = Queue(live, arguments.queue, workers=2, deadline_s=arguments.timeout)
@@ -83,6 +75,18 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
             terminal.flush()
             os._exit(1)  # their threads would keep the process
     return 0
+
+
+def _opened(arguments: argparse.Namespace) -> Live:
+    """Open the bundle. It remembers no features: they are of a request, and a faster answer would tell of it."""
+    return Live(
+        arguments.bundle,
+        arguments.digest,
+        rung=arguments.rung,
+        backend=arguments.backend,
+        threads=arguments.threads,
+        cache=False,
+    )
 
 
 def _need(arguments: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from edgefuse.cli import main
-from edgefuse.commands.serve import _start
+from edgefuse.commands.serve import _opened, _start
 from edgefuse.runtime.live import Live
 from edgefuse.serve.queue import Queue
 
@@ -110,6 +110,15 @@ def test_a_library_that_is_missing_is_told_of_before_anything_is_opened(library:
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (told.returncode, told.stdout) == (2, "")
     assert "pip install 'edgefuse[serve]'" in told.stderr
+
+
+def test_nothing_of_a_request_is_remembered(tiny_bundle: Path) -> None:
+    arguments = argparse.Namespace(bundle=tiny_bundle, digest=None, rung=None, backend=None, threads=1)
+    with _opened(arguments) as live:
+        pipeline = live.pipeline
+        for _ in range(2):
+            pipeline(text="please stop")
+        assert (pipeline.cache.hits, pipeline.cache.misses) == (0, 0)
 
 
 def test_each_place_in_the_queue_has_a_thread_and_refusals_have_more(tiny_bundle: Path) -> None:

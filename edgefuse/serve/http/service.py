@@ -20,7 +20,7 @@ from edgefuse.serve.http.limits import Limits
 class HttpService:
     """Answers over HTTP from when it is made until it is closed; a context manager that closes itself.
 
-        with edgefuse.Live("assistant.edgefuse") as live:
+        with edgefuse.Live("assistant.edgefuse", cache=False) as live:
             queue = Queue(live, depth=16)
             with HttpService("127.0.0.1:8080", queue, live) as service:
                 print(service.url)
