@@ -125,3 +125,9 @@ def test_code_that_ends_the_process_is_not_a_success(
     monkeypatch.chdir(tmp_path)
     assert cli.main(["compile", "recipe.toml", "-o", "out"]) == 2
     assert "has ended it with sys.exit(0)." in capsys.readouterr().err
+
+
+def test_what_may_be_repeated_may_be_left_out() -> None:
+    parser = Parser()
+    parser.add_argument("--scheme", action="append", default=[])
+    assert parser.parse_known_args([])[0].scheme == []
