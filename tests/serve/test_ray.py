@@ -24,6 +24,7 @@ import onnx
 import onnx.parser
 import pytest
 
+from benchmarks.soak_services.replicated import Replicated, below
 from edgefuse.bundle.manifest import Manifest
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.runtime.backends.onnx.api import onnxruntime
@@ -67,27 +68,7 @@ class Served(NamedTuple):
     @property
     def replicas(self) -> set[int]:
         """The processes that answer, without what stands in front of them."""
-        below = processes(self.process.pid)
-        return {pid for pid, name in below.items() if name.split()[:1] == ["ray::ServeReplica:default:bundle"]}
-
-
-def processes(root: int) -> dict[int, str]:
-    """Return the command lines of all processes below one."""
-    parents: dict[int, int] = {}
-    names: dict[int, str] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-            names[int(folder.name)] = (
-                (folder / "cmdline").read_text(encoding="utf-8", errors="replace").replace("\0", " ")
-            )
-        except OSError:  # it has ended
-            continue
-        parents[int(folder.name)] = int(stat[1]) if stat[0] != "Z" else 0
-    found = {root}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return {pid: names.get(pid, "") for pid in found - {root}}
+        return Replicated(self.process, "127.0.0.1", self.port).replicas
 
 
 def pictures(scale: float) -> npt.NDArray[np.uint8]:
@@ -294,15 +275,15 @@ def until(condition: Any) -> None:
 
 
 def test_nothing_phones_home_and_nobody_else_is_let_in(served: Served) -> None:
-    all_of_them = processes(served.process.pid)
+    all_of_them = below(served.process.pid)
     assert len(all_of_them) > 5
-    for pid, name in all_of_them.items():
+    for pid, words in all_of_them.items():
         try:
             variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if not name.startswith("ray::"):  # they write their titles over their variables, which are these
-            assert b"RAY_USAGE_STATS_ENABLED=0" in variables, name
+        if words and not words[0].startswith("ray::"):  # they write their titles over their variables, which are these
+            assert b"RAY_USAGE_STATS_ENABLED=0" in variables, words
     assert listening(set(all_of_them)) <= {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
@@ -326,13 +307,20 @@ def listening(pids: set[int]) -> set[str]:
 
 def test_it_ends_whole_after_the_last_answer(served: Served) -> None:
     """The last test of this module: what was admitted is answered, and no process and no folder stays."""
-    ours = processes(served.process.pid)
-    with ThreadPoolExecutor(8) as clients:
-        loads = [clients.submit(served.predict) for _ in range(8)]
-        assert served.predict().status == 200
-        served.process.send_signal(signal.SIGTERM)
-        statuses = [one.result().status for one in loads]
-        _, complaints = served.process.communicate(timeout=60)
+    ours = below(served.process.pid)
+    data, connections = json.dumps(BODY).encode(), []
+    for _ in range(8):
+        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+        connection.request("POST", "/v1/predict", data, {"Content-Type": "application/json"})
+        connections.append(connection)
+    assert served.predict().status == 200  # what was sent before it has come in
+    served.process.send_signal(signal.SIGTERM)
+    statuses = []
+    for connection in connections:
+        answer = connection.getresponse()
+        statuses.append((answer.status, answer.read())[0])
+        connection.close()
+    _, complaints = served.process.communicate(timeout=120)
     assert set(statuses) == {200}
     assert served.process.returncode == 0, complaints
     until(lambda: not [pid for pid in ours if Path(f"/proc/{pid}").exists()])
