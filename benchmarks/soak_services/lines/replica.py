@@ -121,7 +121,8 @@ def ask(service: Replicated, body: bytes, expected: Mapping[str, Any] | None) ->
     """
     connection = http.client.HTTPConnection(service.host, service.port, timeout=_LIMIT_S)
     began = time.monotonic()
-    status, outputs = 0, {}
+    status = 0
+    outputs: dict[str, Any] = {}
     try:
         connection.request("POST", "/v1/predict", body, {"Content-Type": "application/json"})
         answer = connection.getresponse()

@@ -85,6 +85,12 @@ def _dead(error: RayActorError) -> frozenset[str | None]:
 
 
 def fault(status: int, message: str, fields: dict[str, str] | None = None) -> Answered:
-    """Return an answer that says what is wrong, as `edgefuse.serve.http` says it."""
+    """Return an answer that says what is wrong, as `edgefuse.serve.http` says it.
+
+    Args:
+        status: of HTTP.
+        message: what is wrong, in a sentence.
+        fields: further ones of the answer.
+    """
     body = msgspec.json.encode(Failure(error=Fault(status=status, message=message)))
     return Answered(status, {"Content-Type": "application/json"} | (fields or {}), body)
