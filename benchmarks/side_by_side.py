@@ -1,9 +1,14 @@
 """Encoders of different modalities in two threads, or one after the other: `python -m benchmarks.side_by_side BUNDLE`.
 
 Both have two processors. One after the other, each stage's runtime has two threads; side by side, each has one, the
-longest modality runs in the thread that calls and the others in one that waits for work, as a pipeline would do it. A
-third way, one after the other with one thread, says what a second processor is worth at all. The three run in shuffled
-order in each round and are compared by the clock, fusion apart: medians, and a bootstrap interval of their ratio.
+longest modality runs in the thread that calls and the others in one that waits for work. A third way, one after the
+other with one thread, says what a second processor is worth at all. All run in shuffled order in each round and are
+compared by the clock: medians, and a bootstrap interval of their ratio. They are compared
+
+- by their encoders alone, fusion apart (`encoders`);
+- in whole calls of a pipeline in which all modalities are new (`calls`): as `edgefuse.load(…, threads=2)` runs them by
+  what it measured when it opened the bundle, and as it would if there were nothing side by side;
+- in calls with one modality alone, one call for each (`alone`), which must not be slower.
 """
 
 from __future__ import annotations
@@ -14,14 +19,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 
-from edgefuse.bundle.reader import open_bundle
+from edgefuse.bundle.reader import Bundle, open_bundle
 from edgefuse.bundle.spec import StageSpec
 from edgefuse.measure.rungs import golden_inputs
 from edgefuse.runtime.backends.backend import Array
@@ -43,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def compared(path: str, rounds: int) -> dict[str, object]:
-    """Return the medians in microseconds of the three ways, and two ratios with their 95 % intervals.
+    """Return medians in microseconds, and ratios with their 95 % intervals.
 
     Args:
         path: of a bundle whose model has at least two modalities with stages of their own.
@@ -52,10 +59,48 @@ def compared(path: str, rounds: int) -> dict[str, object]:
     with (
         open_bundle(path) as bundle,
         load(bundle, threads=1, cache=False) as single,
-        load(bundle, threads=2, cache=False) as double,
-        ThreadPoolExecutor(1) as other,
+        _one_after_the_other(bundle) as double,
+        load(bundle, threads=2, cache=False) as beside,
     ):
         inputs = golden_inputs(bundle)
+        manifest = bundle.manifest
+        with beside._calling() as graph:
+            done = graph._sides is not None
+        pipelines = {"one_thread": single, "two_threads": double, "side_by_side": beside}
+        alone = [replace(inputs, present=(name,)) for name in inputs.present]
+        return {
+            "model": manifest.model.name,
+            "backend": manifest.candidates[0].backend,
+            "rung": single.rung.name,
+            "chosen": done,
+            "encoders": _encoders(single, double, inputs, rounds),
+            "calls": _told({name: partial(one.infer, inputs) for name, one in pipelines.items()}, rounds),
+            "alone": _told({name: partial(_each, one, alone) for name, one in pipelines.items()}, rounds),
+        }
+
+
+def _one_after_the_other(bundle: Bundle) -> Pipeline:
+    with patch("edgefuse.runtime.side_by_side.separate", lambda *_: ()):
+        return load(bundle, threads=2, cache=False)
+
+
+def _each(pipeline: Pipeline, alone: Sequence[Inputs]) -> None:
+    for inputs in alone:
+        pipeline.infer(inputs)
+
+
+def _told(ways: Mapping[str, Call], rounds: int) -> dict[str, object]:
+    taken = _timed(ways, rounds)
+    return {
+        **{f"{name}_us": round(float(np.median(values)), 1) for name, values in taken.items()},
+        "side_by_side_over_two_threads": _ratio(taken["side_by_side"], taken["two_threads"]),
+        "side_by_side_over_one_thread": _ratio(taken["side_by_side"], taken["one_thread"]),
+    }
+
+
+def _encoders(single: Pipeline, double: Pipeline, inputs: Inputs, rounds: int) -> dict[str, object]:
+    """Compare the stages of all modalities, on what they were fed with in a whole run."""
+    with ThreadPoolExecutor(1) as other:
         one, two = _modalities(single, inputs), _modalities(double, inputs)
         alone_us = {name: _alone_us(call) for name, call in one.items()}
         first, *rest = sorted(one, key=lambda name: -alone_us[name])
@@ -67,19 +112,12 @@ def compared(path: str, rounds: int) -> dict[str, object]:
             "two_threads": lambda: [call() for call in two.values()],
             "side_by_side": partial(_side_by_side, one[first], others, done),
         }
-        taken = _timed(ways, rounds)
-        others.put(None)
+        try:
+            told = _told(ways, rounds)
+        finally:
+            others.put(None)
         serving.result()
-        manifest = bundle.manifest
-        return {
-            "model": manifest.model.name,
-            "backend": manifest.candidates[0].backend,
-            "rung": single.rung.name,
-            "each_us": {name: round(value, 1) for name, value in alone_us.items()},
-            **{f"{name}_us": round(float(np.median(values)), 1) for name, values in taken.items()},
-            "side_by_side_over_two_threads": _ratio(taken["side_by_side"], taken["two_threads"]),
-            "side_by_side_over_one_thread": _ratio(taken["side_by_side"], taken["one_thread"]),
-        }
+    return {"each_us": {name: round(value, 1) for name, value in alone_us.items()}, **told}
 
 
 def _modalities(pipeline: Pipeline, inputs: Inputs) -> dict[str, Call]:
@@ -88,11 +126,11 @@ def _modalities(pipeline: Pipeline, inputs: Inputs) -> dict[str, Call]:
     with pipeline._calling() as graph:
         sessions = dict(graph._sessions)
 
-        def recorded(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
+        def recorded(stage: StageSpec, feeds: dict[str, Array], *_: object) -> dict[str, Array]:
             fed[stage.name] = feeds
             return sessions[stage.name].run(feeds)
 
-        graph._walked(graph._prepare(inputs.present, ()), inputs.values, recorded)
+        graph._walked(inputs.values, inputs.present, (), recorded)
     chains: dict[str, list[tuple[Any, Mapping[str, Array]]]] = {}
     for stage in pipeline.manifest.stages:
         if stage.modality and stage.name in fed:

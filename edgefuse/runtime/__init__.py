@@ -11,6 +11,7 @@
 - `decoding`: a decoder's step, repeated;
 - `generating`: tokens of one input, as they are made;
 - `turns`: who waits for the runtime is served in order;
+- `side_by_side`: encoders in two threads, where that was measured to be faster;
 - `graph`: the stage graph over opened files;
 - `incremental`: a modality encoded chunk by chunk;
 - `opened`: a bundle opened: what the pipelines at its rungs share;

@@ -19,8 +19,8 @@ class FeatureCache:
 
     A camera gives one frame while a microphone gives ten chunks: the frame's features are then computed once. What a
     session made is kept with it, so that rungs which share an encoder's file share its features, and they are freed
-    when the file is. Not safe for concurrent calls; an open bundle holds its lock. `hits` counts runs that were
-    answered from what was kept, `misses` the others. What overflowed is not kept.
+    when the file is. What overflowed is not kept. Not safe for concurrent calls, unless they are of the sessions of
+    different modalities; an open bundle holds its lock.
 
     Args:
         entries: inputs kept per session; 0 switches the cache off.
@@ -28,12 +28,39 @@ class FeatureCache:
 
     def __init__(self, entries: int = 4) -> None:
         self.entries = entries
-        self.hits = 0
-        self.misses = 0
+        self._counts: dict[str, _Counts] = {}
 
-    def attach(self, session: Session) -> Session:
-        """Return a session that remembers what it made (itself if the cache is off)."""
-        return CachedSession(session, self) if self.entries > 0 else session
+    @property
+    def hits(self) -> int:
+        """How many runs were answered from what was kept."""
+        return sum(one.hits for one in self._counts.values())
+
+    @property
+    def misses(self) -> int:
+        """How many were not."""
+        return sum(one.misses for one in self._counts.values())
+
+    def attach(self, session: Session, modality: str = "", twin: Session | None = None) -> Session:
+        """Return a session that remembers what it made (itself if the cache is off).
+
+        Args:
+            session: of a file.
+            modality: of the stage that it was opened for, under which its runs are counted.
+            twin: another session of that file, with which it shares what is remembered; one runs at a time.
+        """
+        if self.entries <= 0:
+            return session
+        counts = self._counts.setdefault(modality, _Counts())
+        return CachedSession(session, self.entries, counts, twin.kept if isinstance(twin, CachedSession) else [])
+
+
+class _Counts:
+    """Hits and misses of a modality: it runs in one thread at a time, where several are encoded side by side."""
+
+    __slots__ = ("hits", "misses")
+
+    def __init__(self) -> None:
+        self.hits = self.misses = 0
 
 
 class CachedSession:
@@ -41,36 +68,45 @@ class CachedSession:
 
     Attributes:
         session: what runs.
+        kept: what it made, by content.
     """
 
-    def __init__(self, session: Session, cache: FeatureCache) -> None:
+    def __init__(
+        self, session: Session, entries: int, counts: _Counts, kept: list[tuple[_Content, dict[str, Array]]]
+    ) -> None:
         self.session = session
-        self._cache = cache
-        self._kept: list[tuple[_Content, dict[str, Array]]] = []
+        self.kept = kept
+        self._entries = entries
+        self._counts = counts
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs for these feeds, run or remembered; they are read-only. See `Session.run`."""
         content = tuple((port, value.dtype.str, value.shape, value.tobytes()) for port, value in feeds.items())
-        kept = self._kept
+        kept = self.kept
         for position, (known, outputs) in enumerate(kept):
             if known == content:
-                self._cache.hits += 1
+                self._counts.hits += 1
                 if position:
                     kept.insert(0, kept.pop(position))
                 return outputs
-        self._cache.misses += 1
+        self._counts.misses += 1
         outputs = self.session.run(feeds)
         for value in outputs.values():
             value.setflags(write=False)
         if all(_is_finite(value) for value in outputs.values()):
             kept.insert(0, (content, outputs))
-            del kept[self._cache.entries :]
+            del kept[self._entries :]
         return outputs
 
     def run_anew(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs for feeds that nothing is remembered of, and that will not come again: a miss."""
-        self._cache.misses += 1
+        self._counts.misses += 1
         return self.session.run(feeds)
+
+    def knows(self, feeds: Mapping[str, Array]) -> bool:
+        """Tell whether the outputs for these feeds are remembered; this is counted as nothing."""
+        content = tuple((port, value.dtype.str, value.shape, value.tobytes()) for port, value in feeds.items())
+        return any(known == content for known, _ in self.kept)
 
 
 class Kept:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +17,11 @@ from edgefuse.runtime.backends.denormals import Flushed
 from edgefuse.runtime.cache import Kept
 from edgefuse.runtime.decoding import NO_TOKENS, TOKEN, DecoderSession
 
+if TYPE_CHECKING:
+    from edgefuse.runtime.side_by_side import RunStage, Sides
+
 Subset = tuple[str, ...]
 """Names of the modalities that are present."""
-
-_RunStage = Callable[[StageSpec, dict[str, Array]], dict[str, Array]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +56,17 @@ class Graph:
     A stage of an absent modality is skipped: its outputs are zeros of the largest shape, and so are the modality's
     tensors where another stage asks for them. A stage without a session is not run: whoever needs its outputs finds
     them among the given values (features that were kept). Not safe for concurrent calls; an open bundle holds its lock.
+
+    Args:
+        stages: of the model.
+        sessions: by stage.
+        sides: encodes several new modalities in two threads, where that is faster.
     """
 
-    def __init__(self, stages: StageGraph, sessions: Mapping[str, Session]) -> None:
+    def __init__(self, stages: StageGraph, sessions: Mapping[str, Session], sides: Sides | None = None) -> None:
         self._stages = stages
         self._sessions = dict(sessions)
+        self._sides = sides
         self.flushed = Flushed()
         self._given = [stage.name for stage in stages.stages if stage.name not in sessions]
         self._prepared: dict[tuple[Subset, Subset], _Prepared] = {}
@@ -102,7 +110,7 @@ class Graph:
         with self.flushed:
             if kept is not None:
                 return self._continued(kept, values, present, state, encoded)
-            return self._walked(self._prepare(present, encoded), values, self._run_stage, state)
+            return self._walked(values, present, encoded, self._run_stage, state)
 
     @property
     def decoder(self) -> DecoderSession | None:
@@ -120,13 +128,15 @@ class Graph:
         """
         fed: dict[str, Array] = {}
 
-        def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
+        def run_stage(
+            stage: StageSpec, feeds: dict[str, Array], sessions: Mapping[str, Session] = self._sessions, /
+        ) -> dict[str, Array]:
             if stage.role != "decoder":
-                return self._run_stage(stage, feeds)
+                return self._run_stage(stage, feeds, sessions)
             fed.update(feeds)
             return dict.fromkeys((port.tensor.name for port in stage.outputs), NO_TOKENS)
 
-        self._walked(self._prepare(present, encoded), values, run_stage)
+        self._walked(values, present, encoded, run_stage)
         return fed
 
     def run_with_features(
@@ -141,13 +151,15 @@ class Graph:
         """
         features: dict[str, Array] = {}
 
-        def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
-            made = self._run_stage(stage, feeds)
+        def run_stage(
+            stage: StageSpec, feeds: dict[str, Array], sessions: Mapping[str, Session] = self._sessions, /
+        ) -> dict[str, Array]:
+            made = self._run_stage(stage, feeds, sessions)
             if stage.modality:
                 features.update((stage.key(port), value) for port, value in made.items())
             return made
 
-        return self._walked(self._prepare(present, encoded), values, run_stage)[0], features
+        return self._walked(values, present, encoded, run_stage)[0], features
 
     @cached_property
     def after_encoders(self) -> Graph:
@@ -160,14 +172,27 @@ class Graph:
         return self._stages.initial(zeros_of_tensor)
 
     def _walked(
-        self, prepared: _Prepared, values: Mapping[str, Array], run: _RunStage, state: Mapping[str, Array] | None = None
+        self,
+        values: Mapping[str, Array],
+        present: Subset,
+        encoded: Subset,
+        run: RunStage,
+        state: Mapping[str, Array] | None = None,
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Run a subset's plan, and return the results and the next state. Absent is zero, whatever was given."""
+        prepared = self._prepare(present, encoded)
         pool = {TOKEN: NO_TOKENS, **values, **prepared.constants}
+        if self._sides is not None:
+            new, features = self._sides.encode(present, encoded, pool, run)
+            if new:
+                pool.update(features)
+                prepared = self._prepare(present, (*encoded, *new))
         return self._stages.run(prepared.plan, run, pool, state or prepared.state)
 
-    def _run_stage(self, stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
-        return self._sessions[stage.name].run(feeds)
+    def _run_stage(
+        self, stage: StageSpec, feeds: dict[str, Array], sessions: Mapping[str, Session] | None = None, /
+    ) -> dict[str, Array]:
+        return (self._sessions if sessions is None else sessions)[stage.name].run(feeds)
 
     def _continued(
         self,
@@ -180,8 +205,10 @@ class Graph:
         """Run a step of a stream: where an input is as it was, its features stand in its place; others are kept."""
         made: dict[str, dict[str, Array]] = {}
 
-        def run_stage(stage: StageSpec, feeds: dict[str, Array]) -> dict[str, Array]:
-            outputs = kept.run(stage.modality, self._sessions[stage.name], feeds)
+        def run_stage(
+            stage: StageSpec, feeds: dict[str, Array], sessions: Mapping[str, Session] = self._sessions, /
+        ) -> dict[str, Array]:
+            outputs = kept.run(stage.modality, sessions[stage.name], feeds)
             if stage.modality in self._stateless:
                 features = made.setdefault(stage.modality, {})
                 features.update((stage.key(port), value) for port, value in outputs.items())
@@ -191,7 +218,7 @@ class Graph:
         pool = dict(values)
         for features in found.values():
             pool.update(features)
-        answer = self._walked(self._prepare(present, (*encoded, *found)), pool, run_stage, state)
+        answer = self._walked(pool, present, (*encoded, *found), run_stage, state)
         for name, one in made.items():
             kept.keep(name, self, one)
         return answer

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary, finalize
 
 from edgefuse.bundle.layout import ASSETS
@@ -22,8 +26,13 @@ from edgefuse.runtime.processor import processor
 from edgefuse.runtime.suitability import concern
 from edgefuse.runtime.turns import Turns
 
-_Key = tuple[str, str, tuple[Binding, ...], tuple[Binding, ...], BuildPlan | None, bool]
-"""What makes two opened files the same: runtime, hash, bindings, how an engine is built, whether features are kept."""
+if TYPE_CHECKING:
+    from edgefuse.runtime.side_by_side import Helper
+
+_Key = tuple[str, str, tuple[Binding, ...], tuple[Binding, ...], BuildPlan | None, bool, int]
+"""What makes two sessions the same: runtime, hash, bindings, build of an engine, whether features are kept, threads."""
+
+_Chosen = list[tuple[StageSpec, Candidate]]
 
 
 class OpenBundle:
@@ -34,6 +43,7 @@ class OpenBundle:
       turns, so that callers get equal shares.
       Opening has a guard of its own: a rung is opened beside the calls of another.
     * Preprocessors, made once, and the feature cache: rungs that share an encoder share its features.
+    * With two threads or more, the helper: a thread that encodes beside the one that calls, where that is faster.
 
     Every pipeline that is not closed refers to it; when the last one is closed or let go of, the bundle's file is
     closed, unless it was the caller who had opened it. Until then a rung's files are read from that open file, and
@@ -70,6 +80,13 @@ class OpenBundle:
         self._opening = Guard()
         self.guard = Guard()
         self.turns = Turns()
+        self.helper: Helper | None = None
+        if options.threads > 1:
+            from edgefuse.runtime.side_by_side import Helper, Times  # which the default does without
+
+            self.helper = Helper()
+            self._times: dict[str, Times] = {}
+            finalize(self, self.helper.stop).atexit = False
         if owned:
             finalize(self, bundle.close).atexit = False
 
@@ -87,12 +104,44 @@ class OpenBundle:
         # The largest file first: what its opening needed for a moment is then free for the weights of the others, and
         # the peak of memory stays near what the opened files occupy.
         chosen.sort(key=lambda pair: -pair[1].size_bytes)
+        if self.helper is None:
+            return Graph(self._stages, self._all(chosen, self._options.threads))
+        return self._beside(rung, chosen, self.helper)
+
+    def _beside(self, rung: Rung, chosen: _Chosen, helper: Helper) -> Graph:
+        """Return the stages of a rung, of which encoders run side by side where that is measured to be faster."""
+        from edgefuse.runtime.side_by_side import Sides, measured, plans_of, separate
+
+        threads, names = self._options.threads, separate(self.manifest, rung)
+        times, plans = self._times.get(rung.name), plans_of(self._stages, names)
+        half: dict[str, Session] = {}
+        if names and (times is None or times.pay):
+            half = self._all([pair for pair in chosen if pair[0].modality in names], threads // 2)
+        kept: list[object] = []  # is open until the end, and then found by `_all`
+        if names and times is None:
+
+            def opened(name: str) -> dict[str, Session]:
+                return self._all([pair for pair in chosen if pair[0].modality == name], threads)
+
+            times, kept = measured(self._stages, plans, half, opened, helper=helper, turn=self._turn)
+            self._times[rung.name] = times
+        narrow = times.narrow if times else ()
+        full = self._all([pair for pair in chosen if pair[0].modality not in narrow], threads)
+        sides = Sides(self._stages, plans, half, times, helper) if times and times.pay else None
+        kept.clear()
+        return Graph(self._stages, {**half, **full}, sides)
+
+    def _all(self, chosen: _Chosen, threads: int) -> dict[str, Session]:
         with self._opening.lock:  # opening is native code, too, which a fork must not cut in two
-            sessions = {
-                stage.name: repeated(self._session(stage, candidate), stage, self.manifest.model)
+            return {
+                stage.name: repeated(self._session(stage, candidate, threads), stage, self.manifest.model)
                 for stage, candidate in chosen
             }
-        return Graph(self._stages, sessions)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self.turns, self.guard.lock:
+            yield
 
     def steps(self, streamed: Streamed, rung: Rung) -> dict[str, Session]:
         """Return the sessions of the steps of a modality at a rung, by stage; errors are those of `open`.
@@ -104,7 +153,8 @@ class OpenBundle:
         self._opening.check()
         chosen = streamed.rungs[rung.name]
         with self._opening.lock:
-            return {s.name: self._session(s, self.manifest.candidate(chosen[s.name])) for s in streamed.stages}
+            threads = self._options.threads
+            return {s.name: self._session(s, self.manifest.candidate(chosen[s.name]), threads) for s in streamed.stages}
 
     @cached_property
     def preprocessors(self) -> dict[str, Preprocessor]:
@@ -125,17 +175,20 @@ class OpenBundle:
 
             logging.getLogger(__name__).warning(sentence)
 
-    def _session(self, stage: StageSpec, candidate: Candidate) -> Session:
+    def _session(self, stage: StageSpec, candidate: Candidate, threads: int) -> Session:
         """Return a file's session; if it has to be opened, its bytes are free again before the next one is read."""
         # Fusion depends on everything and would never hit; what carries a state is not a function of its feeds alone.
         kept = stage.role in ("frontend", "encoder") and all(port.kind != "state" for port in stage.outputs)
-        key = (candidate.backend, candidate.sha256, candidate.inputs, candidate.outputs, candidate.plan, kept)
-        session = self._sessions.get(key)
+        file = (candidate.backend, candidate.sha256, candidate.inputs, candidate.outputs, candidate.plan, kept)
+        session = self._sessions.get((*file, threads))
         if session is None:
-            session = self._backends.open(candidate, self._bundle.read(candidate.file), self._options)
+            options = replace(self._options, threads=threads)
+            session = self._backends.open(candidate, self._bundle.read(candidate.file), options)
             if kept:
-                session = self.cache.attach(session)
-            self._sessions[key] = session
+                most = self._options.threads
+                twin = self._sessions.get((*file, most // 2 if threads == most else most))
+                session = self.cache.attach(session, stage.modality, twin)
+            self._sessions[(*file, threads)] = session
         return session
 
 

@@ -41,9 +41,9 @@ def stages_run(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counts: Counter[str] = Counter()
     real = Graph._run_stage
 
-    def counting(self: Graph, stage: StageSpec, feeds: Any) -> Any:
+    def counting(self: Graph, stage: StageSpec, feeds: Any, *sessions: Any) -> Any:
         counts[stage.name] += 1
-        return real(self, stage, feeds)
+        return real(self, stage, feeds, *sessions)
 
     monkeypatch.setattr(Graph, "_run_stage", counting)
     return counts

@@ -18,10 +18,12 @@ import pytest
 import edgefuse
 from edgefuse.cli import main
 from edgefuse.errors import BackendError, BundleError, InputError
+from edgefuse.runtime import side_by_side
 from edgefuse.runtime.generation import beams, tokens
 from edgefuse.runtime.generation.config import GenerationConfig
 from edgefuse.runtime.generation.step import Logits, log_probabilities
 from edgefuse.runtime.pipeline import Pipeline, load
+from edgefuse.runtime.side_by_side import Times
 from tests.decoders import STEPS, CachedDecoder, LstmDecoder, answer_of, generating, inputs_of
 
 KINDS = {"lstm": LstmDecoder, "cached": CachedDecoder}
@@ -50,6 +52,22 @@ def test_greedy_tokens_are_those_of_torch(pipeline: Pipeline, request: pytest.Fi
     for seed in range(25):
         expected = answer_of(model, inputs_of(seed))
         assert [token.id for token in pipeline.generate(**inputs_of(seed))] == expected
+
+
+def test_tokens_are_the_same_where_encoders_run_side_by_side(
+    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("left", "right")
+    faster = Times(dict.fromkeys(names, 1.0), dict.fromkeys(names, 1.0), 0.5)
+    monkeypatch.setattr(side_by_side, "measured", lambda *_, **__: (faster, []))
+    monkeypatch.setattr("edgefuse.runtime.backends.backend.checked_threads", lambda threads: threads)
+    with load(bundles["lstm-onnx"]) as one, load(bundles["lstm-onnx"], threads=2) as two:
+        for seed in range(5):
+            assert list(two.generate(**inputs_of(seed))) == list(one.generate(**inputs_of(seed)))
+            assert two(**inputs_of(seed)).text == one(**inputs_of(seed)).text
+        assert two._opened is not None
+        assert two._opened.helper is not None
+        assert two._opened.helper._thread is not None
 
 
 def test_what_each_modality_added_is_not_told_of_tokens(pipeline: Pipeline) -> None:

@@ -101,9 +101,9 @@ def _counted() -> Iterator[Counter[str]]:
     """Count how often each stage runs within the block."""
     counts, real = Counter[str](), Graph._run_stage
 
-    def counting(graph: Graph, stage: StageSpec, feeds: Any) -> Any:
+    def counting(graph: Graph, stage: StageSpec, feeds: Any, *sessions: Any) -> Any:
         counts[stage.name] += 1
-        return real(graph, stage, feeds)
+        return real(graph, stage, feeds, *sessions)
 
     Graph._run_stage = counting  # type: ignore[method-assign,assignment] # for the block
     try:
