@@ -3,7 +3,7 @@
 Its plugin manager finds it as `edgefuse-intent` among the entry points `opm.transformer.text`; `mycroft.conf` says
 which bundle:
 
-    {"utterance_transformers": {"edgefuse-intent": {"bundle": "/home/ovos/intent.edgefuse"}}}
+    {"utterance_transformers": {"edgefuse-intent": {"bundle": "/srv/intent.edgefuse"}}}
 
 The utterances are left as they are. What goes wrong is a line in the assistant's log, without what was said, and the
 assistant goes on without it.
