@@ -12,6 +12,7 @@ what a build host runs:
 - `bundle`: the artifact: its manifest, reading, writing, checking;
 - `registry`: finds targets, backends, quantizers, pruners, devices and engines by name;
 - `progress`: how long work reports its progress;
+- `cluster`: a Ray cluster on this machine that speaks to itself only;
 - `graph`: the stage graph and its executor;
 - `runtime`: a bundle on a device: preprocessing, backends, pipeline;
 - `measure`: latency, memory, metrics and the state of the machine;

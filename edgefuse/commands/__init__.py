@@ -16,6 +16,7 @@
 - `run`: `edgefuse run`;
 - `serve`: `edgefuse serve`;
 - `voice`: what `serve --wyoming` takes, and the service that it starts;
+- `replicas`: what `serve --replicas` takes, and the service that it runs;
 - `swap`: `edgefuse swap`;
 - `index`: `edgefuse index`;
 - `bench`: `edgefuse bench`;

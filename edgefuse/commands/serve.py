@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from edgefuse.commands import console, terminal
+from edgefuse.commands.replicas import add_replica_arguments, replicated
 from edgefuse.commands.voice import add_voice_arguments, need_voice, start_voice
 from edgefuse.errors import InputError
 from edgefuse.runtime.live import Live
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-body", type=int, default=16, metavar="MB", help="of a request (default: 16)")
     parser.add_argument("--timeout", type=float, default=30.0, metavar="S", help="until an answer (default: 30)")
     add_voice_arguments(parser)
+    add_replica_arguments(parser)
     parser.add_argument("--json", action="store_true", help="write the addresses as a line of JSON")
 
 
@@ -60,6 +62,11 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
 
     if (arguments.tls_cert is None) != (arguments.tls_key is None):
         raise InputError("HTTPS takes a certificate and its key", expected="--tls-cert and --tls-key")
+    if arguments.replicas is not None:
+        with replicated(arguments, arguments.http or _HTTP) as addresses, _signals() as ended:
+            _announce(addresses, as_json=arguments.json)
+            ended.get()
+        return 0
     _need(arguments)
     with ExitStack() as stack, _signals() as ended:
         live = stack.enter_context(_opened(arguments))

@@ -5,8 +5,7 @@ job: jobs run beside each other, and a latency counts on a quiet machine only. H
 wherever it runs.
 
 - `local`: this process, or processes of this machine;
-- `ray`: tasks on a Ray cluster;
-- `cluster`: a Ray cluster on this machine.
+- `ray`: tasks on a Ray cluster.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import secrets
@@ -17,8 +16,8 @@ from typing import Any, TypeAlias, TypeVar
 import ray
 from ray.exceptions import RayError
 
+from edgefuse.cluster import LOCAL, connected
 from edgefuse.compiler.workers import Messages, Outcome, Settings, attempt, become_worker, heard_by, pass_on, pickled
-from edgefuse.compiler.workers.cluster import own_cluster
 from edgefuse.errors import EngineError, cited
 
 T = TypeVar("T")
@@ -55,7 +54,8 @@ class RayWorkers:
             self._probe.parent.mkdir(parents=True, exist_ok=True)
             self._probe.touch()
             opening.callback(self._probe.unlink, missing_ok=True)
-            self._connect(opening)
+            if opening.enter_context(connected(self._settings.jobs)) == LOCAL:
+                self._home = os.environ.get("HOME")
             self._board = _board()
             self._open = opening.pop_all()
         return self
@@ -64,22 +64,6 @@ class RayWorkers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
-
-    def _connect(self, opening: ExitStack) -> None:
-        address = os.environ.get("RAY_ADDRESS") or "local"
-        try:
-            if address == "local":
-                opening.enter_context(own_cluster(self._settings.jobs))
-                self._home = os.environ.get("HOME")
-            else:
-                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-                opening.callback(ray.shutdown)
-        except (RayError, ConnectionError, RuntimeError, ValueError) as error:
-            raise EngineError(
-                f"the Ray cluster '{address}' cannot be used",
-                got=cited(error),
-                fix="correct RAY_ADDRESS, or leave it out to start a cluster on this machine",
-            ) from error
 
     def map(self, function: Callable[[T], R], items: Sequence[T], what: str) -> list[R]:
         """Return what the function gives for every item; see `Workers.map`."""

@@ -11,6 +11,7 @@ In the order in which a request passes through them:
 - `calls`: the call of the pipeline, in the queue.
 - `events`: tokens as server-sent events.
 - `answers`: what is sent, as typed records.
+- `faults`: what kind of thing went wrong, as a status.
 - `openapi`: the description of all this for one model.
 - `metrics`: counters and times for Prometheus.
 - `service`: all of it together, from start to stop.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import math
 import threading
 import time
 from collections.abc import Iterator
@@ -14,23 +13,16 @@ from typing import IO, Any
 
 import flask
 import msgspec
-from werkzeug.exceptions import (
-    ClientDisconnected,
-    HTTPException,
-    MisdirectedRequest,
-    NotFound,
-    TooManyRequests,
-    Unauthorized,
-)
+from werkzeug.exceptions import HTTPException, MisdirectedRequest, NotFound, TooManyRequests, Unauthorized
 
-from edgefuse.errors import EdgefuseError, InputError, MissingExtraError
-from edgefuse.serve.http import access, inputs, openapi
+from edgefuse.errors import EdgefuseError, InputError
+from edgefuse.serve.http import access, faults, inputs, openapi
 from edgefuse.serve.http.answers import Failure, Fault, Health, Model
 from edgefuse.serve.http.calls import predict
 from edgefuse.serve.http.events import Events
 from edgefuse.serve.http.limits import Limits
 from edgefuse.serve.http.metrics import Metrics
-from edgefuse.serve.queue import Draining, Expired, Full, Queue, Source
+from edgefuse.serve.queue import Queue, Source
 
 _log = logging.getLogger(__name__)
 PAGE = Path(__file__).with_name("page")
@@ -114,7 +106,7 @@ class _Endpoints:
         return response
 
     def _refuse(self, error: Exception) -> flask.Response:
-        status, fields = _status(error)
+        status, fields = faults.status(error)
         message = str(getattr(error, "description", None) or error)
         if status == 500:
             _log.error("a request ended by an error: %s", _where(error))
@@ -203,21 +195,6 @@ def make_app(queue: Queue, source: Source, limits: Limits, token: str | None = N
 
 def _json(value: object, status: int = 200) -> flask.Response:
     return flask.Response(msgspec.json.encode(value), status, mimetype="application/json")
-
-
-def _status(error: Exception) -> tuple[int, dict[str, str]]:
-    """Return the status that says what kind of thing went wrong, and the fields that belong to it."""
-    if isinstance(error, ClientDisconnected):
-        return (408 if isinstance(error.__context__, TimeoutError) else 400), {"Connection": "close"}
-    if isinstance(error, Full | TooManyRequests):
-        return 429, {"Retry-After": str(max(1, math.ceil(getattr(error, "retry_after_s", 1))))}
-    if isinstance(error, Draining | Expired):
-        return 503, {"Retry-After": "1"}
-    if isinstance(error, HTTPException):
-        return error.code or 500, {}
-    if isinstance(error, MissingExtraError):
-        return 415, {}
-    return (400, {}) if isinstance(error, InputError) else (500, {})
 
 
 def _where(error: BaseException) -> str:

@@ -7,12 +7,8 @@ from collections.abc import Callable, Mapping
 from wyoming.event import Event
 from wyoming.intent import Entity, Intent, NotRecognized
 
-from edgefuse.bundle.spec import ClassOutput
 from edgefuse.runtime.pipeline import Pipeline
-from edgefuse.runtime.prediction import Prediction
-
-NO_INTENT = frozenset({"", "none"})
-"""Labels, in any case, by which a model says that there is nothing: no intent, or no entity."""
+from edgefuse.serve.intents import recognise
 
 
 def intent(pipeline: Pipeline, given: Mapping[str, object], threshold: float) -> Event:
@@ -29,19 +25,12 @@ def intent(pipeline: Pipeline, given: Mapping[str, object], threshold: float) ->
     Raises:
         InputError, MissingExtraError, BackendError: as for a call of the pipeline.
     """
-    prediction = pipeline(**given)
-    classes = [one for one in prediction.spec if isinstance(one, ClassOutput) and one.name in prediction.outputs]
-    named, *slots = [(one.name, Prediction(outputs=prediction.outputs, spec=(one,))) for one in classes]
-    _, best = named
-    context = {"probability": round(best.score, 4), "modalities": sorted(given)}
-    if not _told(best, threshold):
+    found = recognise(pipeline, given, threshold)
+    context = {"probability": round(found.probability, 4), "modalities": sorted(given)}
+    if found.intent is None:
         return NotRecognized(context=context).event()
-    entities = [Entity(name, slot.label) for name, slot in slots if _told(slot, threshold)]
-    return Intent(best.label, entities, context=context).event()
-
-
-def _told(prediction: Prediction, threshold: float) -> bool:
-    return prediction.score >= threshold and prediction.label.lower() not in NO_INTENT
+    entities = [Entity(name, label) for name, label in found.slots.items()]
+    return Intent(found.intent, entities, context=context).event()
 
 
 def reply(

@@ -13,20 +13,52 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
 import ray
 from ray._private import ray_constants
+from ray.exceptions import RayError
 
+from edgefuse.errors import EngineError, cited
+
+LOCAL = "local"
+"""In the place of an address: a cluster that is started here."""
 _LONGEST_PARENT = 19  # below it stand Ray's sockets, whose paths have at most 107 bytes
 _FAREWELL_SECONDS = 10
 
 
 @contextmanager
-def own_cluster(jobs: int) -> Iterator[None]:
-    """Start a cluster with as many CPUs as `jobs` for the block, and connect to it.
+def connected(cpus: int) -> Iterator[str]:
+    """Connect to the cluster that `RAY_ADDRESS` names for the block, or to one that is started for it; yield which.
+
+    Args:
+        cpus: of one that is started here.
+
+    Raises:
+        EngineError: it cannot be used.
+    """
+    address = os.environ.get("RAY_ADDRESS") or LOCAL
+    with ExitStack() as opening:
+        try:
+            if address == LOCAL:
+                opening.enter_context(own_cluster(cpus))
+            else:
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+                opening.callback(ray.shutdown)
+        except (RayError, ConnectionError, RuntimeError, ValueError) as error:
+            raise EngineError(
+                f"the Ray cluster '{address}' cannot be used",
+                got=cited(error),
+                fix="correct RAY_ADDRESS, or leave it out to start a cluster on this machine",
+            ) from error
+        yield address
+
+
+@contextmanager
+def own_cluster(cpus: int) -> Iterator[None]:
+    """Start a cluster with so many CPUs for the block, and connect to it.
 
     Raises:
         RayError, ConnectionError, RuntimeError, ValueError: if it cannot be started.
@@ -39,7 +71,7 @@ def own_cluster(jobs: int) -> Iterator[None]:
         with _starting(folder):
             ray.init(
                 "local",
-                num_cpus=jobs,
+                num_cpus=cpus,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,

@@ -1,0 +1,135 @@
+"""A process with the bundle, which answers one request after the other.
+
+The files of a bundle have a batch of one. So a batch of requests costs as much inference as the same requests alone,
+and each gets the same answer, bit for bit: a graph that took several at a time would scale all of them by the largest
+number among them, where it is quantized dynamically.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from werkzeug.test import EnvironBuilder
+from werkzeug.wrappers import Response
+
+from edgefuse.errors import EdgefuseError
+from edgefuse.runtime.live import Live
+from edgefuse.serve.http.app import make_app
+from edgefuse.serve.http.limits import Limits
+from edgefuse.serve.queue import Queue
+from edgefuse.serve.ray.options import Options
+from edgefuse.serve.ray.reach import keep_to_node
+
+BATCHES = 2
+"""That a replica has at a time: it reads one while it answers the other."""
+
+
+class Asked(NamedTuple):
+    """A request of HTTP, as it goes from process to process."""
+
+    method: str
+    path: str
+    query: str
+    fields: dict[str, str]
+    body: bytes
+
+
+class Answered(NamedTuple):
+    """Its answer."""
+
+    status: int
+    fields: dict[str, str]
+    body: bytes
+
+
+def asking(path: str, inputs: dict[str, object], token: str | None = None) -> Asked:
+    """Return a request for an answer to inputs, for an application that has replicas of several bundles.
+
+    Args:
+        path: `/v1/predict` or `/v1/generate`.
+        inputs: by modality, as JSON has them; bytes become base64.
+        token: that the replicas want.
+    """
+    authorised = {"Authorization": f"Bearer {token}"} if token else {}
+    fields = {"Content-Type": "application/json", "Host": "localhost"} | authorised
+    return Asked("POST", path, "", fields, msgspec.json.encode({"inputs": inputs}))
+
+
+class Replica:
+    """Answers requests with a bundle; Ray makes one per process.
+
+    Args:
+        bundle: its path on this machine.
+        digest: that it must have there, so that all replicas answer with the same one.
+        options: how it is run.
+        token: that requests must have; if None, they must name this machine.
+
+    Raises:
+        BundleError, BackendError, MissingExtraError, InputError: as for `edgefuse.load`.
+    """
+
+    def __init__(self, bundle: str, digest: str, options: Options, token: str | None = None) -> None:
+        keep_to_node()
+        self._live = Live(bundle, digest, rung=options.rung, backend=options.backend, threads=options.threads)
+        places = BATCHES * options.batch
+        self._queue = Queue(self._live, places, deadline_s=options.answer_s)
+        limits = Limits(
+            body_bytes=options.body_bytes, bodies_bytes=places * options.body_bytes, answer_s=options.answer_s
+        )
+        self._app = make_app(self._queue, self._live, limits, token)
+        self._hung_s = 2 * options.answer_s
+        self._began: dict[int, float] = {}  # when each call began that has not ended
+
+    async def answer(self, asked: Sequence[Asked]) -> list[Answered]:
+        """Return the answers, in the order of the requests."""
+        number = id(asked)
+        self._began[number] = time.monotonic()
+        try:
+            return await asyncio.to_thread(self._answer, asked, number)
+        finally:
+            del self._began[number]
+
+    def _answer(self, asked: Sequence[Asked], number: int) -> list[Answered]:
+        answers = []
+        for one in asked:
+            self._began[number] = time.monotonic()
+            answers.append(_called(self._app, one))
+        return answers
+
+    def check_health(self) -> None:
+        """Tell Ray that this answers; an error has it put another replica in the place of this one.
+
+        Raises:
+            EdgefuseError: a call goes on for much longer than it may.
+        """
+        oldest = min(self._began.values(), default=time.monotonic())
+        if time.monotonic() - oldest > self._hung_s:
+            raise EdgefuseError("a request does not end", expected=f"an answer within {self._hung_s:g} s")
+
+    def close(self) -> None:
+        """End; the bundle is closed."""
+        self._queue.close()
+        self._live.close()
+
+
+def _called(app: Any, asked: Asked) -> Answered:
+    """Return what an application of WSGI answers; a stream is read to its end."""
+    builder = EnvironBuilder(
+        path=asked.path,
+        method=asked.method,
+        query_string=asked.query,
+        headers=[*asked.fields.items()],
+        data=asked.body,
+    )
+    try:
+        response = Response.from_app(app, builder.get_environ(), buffered=True)
+    finally:
+        builder.close()
+    try:
+        return Answered(response.status_code, dict(response.headers.items()), response.get_data())
+    finally:
+        response.close()

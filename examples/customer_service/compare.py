@@ -1,0 +1,138 @@
+"""The desk behind Ray Serve and, for comparison, two services of one process each, asked by the same clients.
+
+    python -m examples.customer_service.compare INTENT DIALOGUE [--replicas 2] [--clients 8] [--requests 400]
+
+Each client asks for a class and a reply, waits for both, and asks again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import aiohttp
+
+from edgefuse.serve.ray.options import Options
+from edgefuse.serve.ray.service import running
+from examples.customer_service.desk import desk, reply
+
+REQUESTS = (
+    *("turn on the lights in the kitchen", "set the temperature to 21 degrees", "Schalte das Licht aus"),
+    *("Mach den Ventilator im Schlafzimmer an", "allume la lumière", "éteins le ventilateur dans le salon"),
+)
+Ask: TypeAlias = Callable[[aiohttp.ClientSession, dict[str, str]], Awaitable[dict[str, Any]]]
+
+
+def main() -> None:
+    """Print an answer, and throughput and times of both ways."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("intent", type=Path, metavar="INTENT", help="the bundle that names the class")
+    parser.add_argument("dialogue", type=Path, metavar="DIALOGUE", help="the bundle that makes the reply")
+    parser.add_argument("--image", type=Path, help="a picture that goes with every request")
+    parser.add_argument("--audio", type=Path, help="a sound that goes with every request")
+    parser.add_argument("--replicas", type=int, default=2, help="of each bundle (default: 2)")
+    parser.add_argument("--clients", type=int, default=8, help="that ask at a time (default: 8)")
+    parser.add_argument("--requests", type=int, default=400, help="in all (default: 400)")
+    arguments = parser.parse_args()
+    files = {name: getattr(arguments, name) for name in ("image", "audio") if getattr(arguments, name)}
+    shown = {name: base64.b64encode(path.read_bytes()).decode() for name, path in files.items()}
+    asked = [shown | {"text": REQUESTS[number % len(REQUESTS)]} for number in range(arguments.requests)]
+    options = Options(replicas=arguments.replicas, cpus=0.5, depth=4 * arguments.clients)
+    app = desk(arguments.intent.resolve(), arguments.dialogue.resolve(), options)
+    with running(app, "127.0.0.1:0", arguments.replicas) as url:
+        measure(f"Ray Serve, {arguments.replicas} replicas of each", of_desk(url), asked, arguments.clients)
+    with ExitStack() as stack:
+        classes, replies = (stack.enter_context(single(path)) for path in (arguments.intent, arguments.dialogue))
+        measure("two services of a process each", of_services(classes, replies), asked, arguments.clients)
+
+
+def of_desk(url: str) -> Ask:
+    """Ask the desk."""
+
+    async def ask(session: aiohttp.ClientSession, inputs: dict[str, str]) -> dict[str, Any]:
+        async with session.post(url, json={"inputs": inputs}) as answer:
+            answer.raise_for_status()
+            found: dict[str, Any] = await answer.json()
+            return found
+
+    return ask
+
+
+def of_services(classes: str, replies: str) -> Ask:
+    """Ask one service for the class and the other for the reply, at a time."""
+
+    async def part(session: aiohttp.ClientSession, url: str, inputs: dict[str, str]) -> bytes:
+        async with session.post(url, json={"inputs": inputs}) as answer:
+            answer.raise_for_status()
+            return await answer.read()
+
+    async def ask(session: aiohttp.ClientSession, inputs: dict[str, str]) -> dict[str, Any]:
+        classed, replied = await asyncio.gather(
+            part(session, f"{classes}/v1/predict", inputs), part(session, f"{replies}/v1/generate", inputs)
+        )
+        found = json.loads(classed)
+        return {"class": found["label"], "score": found["score"], "reply": reply(replied)}
+
+    return ask
+
+
+def measure(name: str, ask: Ask, asked: list[dict[str, str]], clients: int) -> None:
+    """Ask everything, so many at a time, and print the first answer, throughput and times."""
+    answers, times_s, took_s = asyncio.run(_asked(ask, asked, clients))
+    p50, p90 = (1e3 * statistics.quantiles(times_s, n=10, method="inclusive")[tenth] for tenth in (4, 8))
+    print(name)
+    print(f"  {asked[0]['text']!r}: {json.dumps(answers[0], ensure_ascii=False)}")
+    print(f"  {len(asked) / took_s:.1f} answers per second, p50 {p50:.0f} ms, p90 {p90:.0f} ms", flush=True)
+
+
+async def _asked(
+    ask: Ask, asked: list[dict[str, str]], clients: int
+) -> tuple[list[dict[str, Any]], list[float], float]:
+    answers: list[dict[str, Any]] = [{}] * len(asked)
+    times_s = [0.0] * len(asked)
+    left = iter(range(len(asked)))
+
+    async def client(session: aiohttp.ClientSession) -> None:
+        for number in left:
+            began = time.perf_counter()
+            answers[number] = await ask(session, asked[number])
+            times_s[number] = time.perf_counter() - began
+
+    async with aiohttp.ClientSession() as session:
+        for inputs in asked[:clients]:
+            await ask(session, inputs)  # until all is warm
+        began = time.perf_counter()
+        await asyncio.gather(*(client(session) for _ in range(clients)))
+        return answers, times_s, time.perf_counter() - began
+
+
+@contextmanager
+def single(bundle: Path) -> Iterator[str]:
+    """Serve a bundle by one process, and yield where."""
+    command = [sys.executable, "-m", "edgefuse", "serve", str(bundle), "--http", "127.0.0.1:0", "--queue", "256"]
+    with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            said = ""
+            while not said.rstrip().endswith("}"):
+                line = process.stdout.readline()
+                if not line:
+                    sys.exit(f"the service of {bundle} does not start")
+                said += line
+            yield json.loads(said)["http"]
+        finally:
+            process.terminate()
+
+
+if __name__ == "__main__":
+    main()
