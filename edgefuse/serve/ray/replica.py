@@ -74,7 +74,9 @@ class Replica:
 
     def __init__(self, bundle: str, digest: str, options: Options, token: str | None = None) -> None:
         keep_to_node()
-        self._live = Live(bundle, digest, rung=options.rung, backend=options.backend, threads=options.threads)
+        self._live = Live(  # no features of a request are kept
+            bundle, digest, rung=options.rung, backend=options.backend, threads=options.threads, cache=False
+        )
         places = BATCHES * options.batch
         self._queue = Queue(self._live, places, deadline_s=options.answer_s)
         limits = Limits(
