@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import socket
@@ -163,6 +164,32 @@ def test_what_is_over_the_queue_gets_429_with_a_time(serving: Serving, motion: d
     refused = [answer for answer in answers if answer.status == 429]
     assert all(int(answer.fields["Retry-After"]) >= 1 for answer in refused)
     held.result(30)
+
+
+def test_what_is_refused_is_not_decoded_and_its_connection_goes_on(serving: Serving, motion: dict[str, Any]) -> None:
+    client, free, began = serving(depth=1), threading.Event(), threading.Event()
+
+    def hold(_: object) -> bool:
+        began.set()
+        return free.wait(30)
+
+    held = client.queue.submit(hold)
+    assert began.wait(30)
+    host, port = client.address
+    connection = http.client.HTTPConnection(host, port, timeout=30)
+    try:
+        for body, status in ((b"{", 429), (b"{", 429), (json.dumps(motion).encode(), 200)):
+            if status == 200:
+                free.set()
+                held.result(30)
+            connection.request("POST", "/v1/predict", body, {"Content-Type": "application/json"})
+            own = connection.sock
+            answer = connection.getresponse()
+            assert (answer.status, bool(answer.read())) == (status, True)
+            assert connection.sock is own
+    finally:
+        connection.close()
+    assert client.queue.refused == 2
 
 
 def test_a_service_that_drains_says_so(serving: Serving, motion: dict[str, Any]) -> None:

@@ -133,7 +133,16 @@ class _Endpoints:
     @contextmanager
     def _asked(self) -> Iterator[inputs.Asked]:
         with self._bodies.held(flask.request.content_length or 0):
+            self._refuse_unread()
             yield inputs.read(flask.request, self._source.pipeline.manifest.model)
+
+    def _refuse_unread(self) -> None:
+        """Where the queue is full, decode nothing of the body; its bytes are taken, so that the connection goes on."""
+        try:
+            self._queue.check()
+        except EdgefuseError:
+            flask.request.get_data(cache=False)
+            raise
 
     def _model(self) -> flask.Response:
         pipeline = self._source.pipeline

@@ -126,6 +126,21 @@ class Watched(ConnectionManager):
         """Watch one no more; whether it was watched: if not, it is another thread's."""
         return bool(self._selector.take(connection.arrived.fileno(), connection))
 
+    def stop(self) -> None:
+        """Watch and listen no more; what has come up to now is given to threads: closed, it would have no answer."""
+        super().stop()
+        come = [one for one in self.waiting if self.take(one)]
+        listener, self.server.socket = self.server.socket, None
+        listener.setblocking(False)
+        for _ in range(self.server.limits.connections):
+            new = self._from_server_socket(listener)  # type: ignore[attr-defined] # its types do not have it
+            if new is None:
+                break
+            come.append(new)
+        listener.close()
+        for one in come:
+            self.server.finish(one)
+
     def _expire(self, threshold: float) -> None:
         """End what was idle, or lingers, for too long; a request that does not come in time is told so by a thread."""
         now = time.monotonic()
@@ -215,6 +230,15 @@ class Server(CherootServer):
         conn.again()
         if self.ready:
             self._sort(conn)
+        else:
+            conn.close()
+
+    def finish(self, conn: Connection) -> None:
+        """Give a request that has come to a thread, and end any other connection: nobody watches any more."""
+        if not conn.lingering:
+            conn.receive()
+        if not conn.lingering and conn.is_ready():
+            self.requests.put(conn)
         else:
             conn.close()
 
