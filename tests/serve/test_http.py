@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import http.client
 import io
 import json
 import socket
@@ -166,7 +165,9 @@ def test_what_is_over_the_queue_gets_429_with_a_time(serving: Serving, motion: d
     held.result(30)
 
 
-def test_what_is_refused_is_not_decoded_and_its_connection_goes_on(serving: Serving, motion: dict[str, Any]) -> None:
+def test_what_is_over_the_queue_is_refused_unread_and_everything_else_goes_on(
+    serving: Serving, motion: dict[str, Any]
+) -> None:
     client, free, began = serving(depth=1), threading.Event(), threading.Event()
 
     def hold(_: object) -> bool:
@@ -175,21 +176,18 @@ def test_what_is_refused_is_not_decoded_and_its_connection_goes_on(serving: Serv
 
     held = client.queue.submit(hold)
     assert began.wait(30)
-    host, port = client.address
-    connection = http.client.HTTPConnection(host, port, timeout=30)
-    try:
-        for body, status in ((b"{", 429), (b"{", 429), (json.dumps(motion).encode(), 200)):
-            if status == 200:
-                free.set()
-                held.result(30)
-            connection.request("POST", "/v1/predict", body, {"Content-Type": "application/json"})
-            own = connection.sock
-            answer = connection.getresponse()
-            assert (answer.status, bool(answer.read())) == (status, True)
-            assert connection.sock is own
-    finally:
-        connection.close()
-    assert client.queue.refused == 2
+    for _ in range(2):  # its JSON is not looked at
+        refused = client.ask("POST", "/v1/predict?explain=true", b"{")
+        assert (refused.status, refused.fields["Connection"], refused.fields["Retry-After"]) == (429, "close", "1")
+        assert refused.json["error"]["message"].startswith("the queue is full: got 1 requests that wait or run")
+    assert client.ask("POST", "/v1/predicted", b"{").status == 404
+    assert client.ask("GET", "/v1/model").status == 200
+    figures = client.ask("GET", "/metrics").body.decode()
+    assert 'edgefuse_http_requests_total{endpoint="/v1/predict",status="429"} 2.0' in figures
+    assert "edgefuse_queue_refused_total 2.0" in figures
+    free.set()
+    held.result(30)
+    assert client.ask("POST", "/v1/predict", motion).status == 200
 
 
 def test_a_service_that_drains_says_so(serving: Serving, motion: dict[str, Any]) -> None:
