@@ -168,6 +168,7 @@ def judged(
         "after_bytes": found.rounds[-1].now,
         "peak_growth_bytes": growth,
         "kept_bytes": kept,
+        "after_each_round_bytes": [one.now for one in found.rounds],
         "logged": secret in said,
         "lines_said": len(said.splitlines()),
         "written": written,
