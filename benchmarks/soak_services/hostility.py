@@ -39,8 +39,8 @@ class Suffered:
     """What came of one kind of attack.
 
     Attributes:
-        usual_s: what honest requests took just before.
-        under_s: what they took while it was made.
+        usual_s: what honest requests took just before, the median of each round.
+        under_s: what they took while it was made, as well.
         seen: what the hostile client came to see.
         peak_bytes: of resident memory, at the most.
     """
@@ -52,8 +52,8 @@ class Suffered:
 
     @property
     def times_slower(self) -> float:
-        """The median of the honest requests under it, to that of those before."""
-        return median(self.under_s) / median(self.usual_s)
+        """How many times as long honest requests took under it as just before: the median of the rounds."""
+        return median(under / usual for under, usual in zip(self.under_s, self.usual_s, strict=True))
 
 
 @dataclass
@@ -112,19 +112,23 @@ def _fair_threads() -> Iterator[None]:
 
 
 def _suffer(service: Service, front: Front, attack: Attack, told: Suffered) -> None:
-    told.usual_s += [_taken_s(front) for _ in range(_HONEST)]
+    told.usual_s.append(_taken_s(front))
     service.forget_peak()
     with peer(front.address, front.kind) as hostile:
         attack(hostile)
-        told.under_s += [_taken_s(front) for _ in range(_HONEST)]
+        told.under_s.append(_taken_s(front))
     told.seen += hostile.seen
     told.peak_bytes = max(told.peak_bytes, service.usage().peak)
 
 
 def _taken_s(front: Front) -> float:
-    with timed() as took:
-        front.honest()
-    return took.seconds
+    """Return the median of what some honest requests take."""
+    found = []
+    for _ in range(_HONEST):
+        with timed() as took:
+            front.honest()
+        found.append(took.seconds)
+    return median(found)
 
 
 def judged(

@@ -45,6 +45,18 @@ class Peer:
         self._sockets.append(found)
         return found
 
+    def idle(self, count: int, most: int) -> None:
+        """Open connections, and wait until the service has seen all of them.
+
+        Args:
+            count: of connections.
+            most: that the service keeps; it ends those that were idle for the longest.
+        """
+        opened = [self.connect() for _ in range(count)]
+        if count > most:
+            with suppress(OSError):
+                opened[count - most - 1].recv(1)
+
     def send(self, data: bytes) -> None:
         """Send over a connection of its own, and look at what comes back, for a moment."""
         own = self.connect()

@@ -93,7 +93,7 @@ def test_what_hostile_clients_do_is_judged(
     slower: float, peak: int, after: int, seen: str, secret: str, ok: bool, tmp_path: Path
 ) -> None:
     suffered = Suffered(
-        usual_s=[1.0, 5.0, 1.0], under_s=[slower, slower, 9.0], seen=Counter([seen]), peak_bytes=100 + peak
+        usual_s=[1.0, 5.0, 1.0], under_s=[slower, 5.0 * slower, 9.0], seen=Counter([seen]), peak_bytes=100 + peak
     )
     found = Outcome({"a": suffered}, Usage(100, 100), [Usage(100, 100), Usage(100 + after, 100 + after)])
     service = _Quiet(process=None, http=("", 0), wyoming=("", 0), folder=tmp_path, log=tmp_path)  # type: ignore[arg-type] # none runs

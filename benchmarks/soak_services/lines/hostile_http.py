@@ -134,8 +134,7 @@ def _slow(peer: Peer, head: bytes, data: bytes) -> None:
 
 
 def _idle(peer: Peer) -> None:
-    for _ in range(IDLE):
-        peer.connect()
+    peer.idle(IDLE, Limits().connections)
 
 
 def smuggled(head: bytes) -> list[bytes]:

@@ -21,6 +21,7 @@ from benchmarks.soak_services.hostility import Attack, Front
 from benchmarks.soak_services.peers import Peer, allow_connections
 from benchmarks.soak_services.service import Service, serving
 from edgefuse.errors import MeasureError
+from edgefuse.serve.wyoming.limits import Limits
 
 EXPORTS = ("digits/recipe.toml",)
 IDLE = 1_000
@@ -123,5 +124,4 @@ def _slow(peer: Peer, whole: bytes) -> None:
 
 
 def _idle(peer: Peer) -> None:
-    for _ in range(IDLE):
-        peer.connect()
+    peer.idle(IDLE, Limits().connections)
