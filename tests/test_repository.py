@@ -192,7 +192,8 @@ def test_the_wheel_is_small(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         members = archive.infolist()
     names = {member.filename for member in members}
-    assert {"edgefuse/py.typed", "edgefuse/compiler/report/page/page.html"} <= names
+    pages = {"edgefuse/compiler/report/page/page.html", "edgefuse/serve/http/page/index.html"}
+    assert {"edgefuse/py.typed", *pages} <= names
     assert all(name.startswith(("edgefuse/", f"edgefuse-{edgefuse.__version__}.dist-info/")) for name in names)
     systems = "assistant|captioning|classifier|dialogue|digits|intent|sentiment|seq2seq|vqa"
     data = "clothing|scenes|sequence|stamps"

@@ -53,8 +53,7 @@ class Parser(argparse.ArgumentParser):
         found, extra = super().parse_known_args(args, namespace)
         for action in self._actions:
             value = getattr(found, action.dest, None)
-            given = value is not action.default  # which may be an empty list
-            if given and isinstance(value, list) and (not value or [] in value):
+            if isinstance(value, list) and value is not action.default and (not value or [] in value):
                 error = argparse.ArgumentError(action, f"the value is empty: got '{_END_OF_OPTIONS}'")
                 if not self.exit_on_error:
                     raise error

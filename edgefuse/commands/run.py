@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
             ended = time.perf_counter()
             prediction = Prediction(outputs=outputs, spec=bundle.manifest.model.outputs)
             if arguments.explain:
-                prediction = pipeline.explain(**raw)
+                prediction = pipeline.explained(inputs)
     if not prediction.finite:
         raise _overflow(inputs)
     latency = {"preprocess_ms": 1e3 * (ready - started), "inference_ms": 1e3 * (ended - ready)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import time
@@ -13,7 +14,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from edgefuse.commands import console, terminal
-from edgefuse.commands.voice import add_voice_arguments, start_voice
+from edgefuse.commands.voice import add_voice_arguments, need_voice, start_voice
 from edgefuse.errors import InputError
 from edgefuse.runtime.live import Live
 
@@ -60,6 +61,7 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
 
     if (arguments.tls_cert is None) != (arguments.tls_key is None):
         raise InputError("HTTPS takes a certificate and its key", expected="--tls-cert and --tls-key")
+    _need(arguments)
     give_back_large_blocks()
     with ExitStack() as stack, _signals() as ended:
         live = stack.enter_context(
@@ -85,6 +87,18 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     return 0
 
 
+def _need(arguments: argparse.Namespace) -> None:
+    """Import what the services take: a library that is missing is told of before a bundle is opened."""
+    if arguments.wyoming is not None:
+        need_voice()
+    if _speaks_http(arguments):
+        import edgefuse.serve.http.service  # noqa: F401
+
+
+def _speaks_http(arguments: argparse.Namespace) -> bool:
+    return arguments.http is not None or arguments.wyoming is None
+
+
 def _start(
     arguments: argparse.Namespace, queue: Queue, live: Live
 ) -> tuple[dict[str, str], list[Callable[[float], object]]]:
@@ -96,7 +110,7 @@ def _start(
             voice = start_voice(arguments, queue, live)
             addresses["wyoming"] = voice.uri
             closers.append(voice.close)
-        if arguments.http is not None or arguments.wyoming is None:
+        if _speaks_http(arguments):
             from edgefuse.serve.http.access import read_token
             from edgefuse.serve.http.limits import Limits
             from edgefuse.serve.http.service import HttpService
@@ -123,7 +137,7 @@ def _start(
 def _announce(addresses: dict[str, str], *, as_json: bool) -> None:
     """Say where the services listen, at once: whoever started them reads it."""
     if as_json:
-        console.write_json(addresses)
+        console.write(json.dumps(addresses))
     else:
         console.write(*(f"serving {name} at {address}" for name, address in addresses.items()))
     terminal.flush()

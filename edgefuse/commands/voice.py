@@ -29,6 +29,16 @@ def add_voice_arguments(parser: argparse.ArgumentParser) -> None:
     voice.add_argument("--announce", metavar="NAME", help="tell the local network of it under this name (zeroconf)")
 
 
+def need_voice() -> None:
+    """Import what the service takes.
+
+    Raises:
+        MissingExtraError: a library is not installed.
+    """
+    with needing("serving voice assistants", extra="serve"):
+        import edgefuse.serve.wyoming.background  # noqa: F401
+
+
 def start_voice(arguments: argparse.Namespace, queue: Queue, live: Live) -> Background:
     """Start the service that the arguments ask for.
 
@@ -39,11 +49,11 @@ def start_voice(arguments: argparse.Namespace, queue: Queue, live: Live) -> Back
 
     Raises:
         InputError: an argument is wrong, or the model cannot answer a voice assistant.
-        MissingExtraError: a library is not installed.
+        MissingExtraError: zeroconf is to announce it, and is not installed.
     """
-    with needing("serving voice assistants", extra="serve"):
-        from edgefuse.serve.wyoming.background import Background
-        from edgefuse.serve.wyoming.settings import Settings
+    from edgefuse.serve.wyoming.background import Background
+    from edgefuse.serve.wyoming.settings import Settings
+
     settings = Settings(
         languages=tuple(arguments.language or ("en",)),
         threshold=arguments.threshold,

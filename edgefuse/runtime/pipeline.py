@@ -151,16 +151,20 @@ class Pipeline:
     def infer(self, inputs: Inputs) -> dict[str, Array]:
         """Return the outputs by name for preprocessed inputs: the second half of a call."""
         self._guard.check()
-        if not isinstance(inputs, Inputs):
-            raise InputError("these are no inputs", got=type(inputs).__name__, expected="what `preprocess` gives")
-        for name, key, steps in self._lengths:  # what was not preprocessed here may say anything
-            given = inputs.values.get(key)
-            if given is not None and given.size == 1 and name in inputs.present and not 1 <= given.item() <= steps:
-                raise InputError(f"the length of '{name}' is out of range", got=given.item(), expected=f"1 to {steps}")
+        self._check(inputs)
         with self._turns, self._guard.lock:
             if self._graph is None:
                 raise _closed()
             return self._graph.run(inputs.values, inputs.present, inputs.encoded, inputs.kept)
+
+    def _check(self, inputs: Inputs) -> None:
+        """Refuse what was not preprocessed here, which may say anything."""
+        if not isinstance(inputs, Inputs):
+            raise InputError("these are no inputs", got=type(inputs).__name__, expected="what `preprocess` gives")
+        for name, key, steps in self._lengths:
+            given = inputs.values.get(key)
+            if given is not None and given.size == 1 and name in inputs.present and not 1 <= given.item() <= steps:
+                raise InputError(f"the length of '{name}' is out of range", got=given.item(), expected=f"1 to {steps}")
 
     def explain(self, /, **raw: object) -> Prediction:
         """Predict as a call does, and say in `contributions` what each optional modality added.
@@ -175,10 +179,19 @@ class Pipeline:
             InputError: as for a call, or the model makes one token after the other.
             MissingExtraError, BackendError: as for a call.
         """
+        return self.explained(self.preprocess(**raw))
+
+    def explained(self, inputs: Inputs, /) -> Prediction:
+        """Return what `explain` does, of inputs that are preprocessed, as `infer` does of a call.
+
+        Raises:
+            InputError, BackendError: as for `explain`.
+        """
         from edgefuse.runtime.contributions import explained  # which most programs do without
 
         self._guard.check()
-        inputs, model = self.preprocess(**raw), self.manifest.model
+        self._check(inputs)
+        model = self.manifest.model
         with self._calling() as graph:
             outputs, contributions = explained(graph, inputs, model)
         return Prediction(outputs=outputs, spec=model.outputs, contributions=contributions)

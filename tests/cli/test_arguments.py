@@ -45,6 +45,18 @@ def test_no_value_is_empty_or_blank(verb: str, capsys: pytest.CaptureFixture[str
             )
 
 
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_nothing_is_refused_that_was_not_given(verb: str) -> None:
+    words = [verb]
+    for action in arguments_with_values(verb):
+        if action.required:
+            words += [*action.option_strings[-1:], "digits" if verb == "demo" else "x"]
+    found = cli._parser([verb]).parse_args(words)
+    assert all(
+        getattr(found, action.dest) == action.default for action in arguments_with_values(verb) if not action.required
+    )
+
+
 def test_what_takes_values_was_found() -> None:
     found = {action.dest for verb in cli.VERBS for action in arguments_with_values(verb)}
     assert {"bundle", "device", "device_python", "out", "rung", "digest", "threads", "against", "cache"} <= found

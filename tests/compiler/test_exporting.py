@@ -136,10 +136,6 @@ def test_the_shell_exports_what_it_is_told(
     assert [row["candidate"] for row in told["golden"] if row["ok"]][-1] == "fusion.float"
     with open_bundle(bundle, digest=told["digest"]) as opened:
         assert {c.stage: c.scheme for c in opened.manifest.candidates} == {"fusion": "float", **schemes}
-    assert main(words) == 0
-    with open_bundle(bundle) as opened:
-        assert {c.scheme for c in opened.manifest.candidates} == {"float"}
-    capsys.readouterr()
     for wrong, says in (
         (["--scheme", "fusion"], "argument --scheme: 'fusion' is not STAGE=SCHEME, as fusion=dynamic_wi8_af32"),
         (["--scheme", "fusion=a", "--scheme", "fusion=b"], "--scheme names two schemes of the stage 'fusion': "),

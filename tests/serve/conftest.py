@@ -74,13 +74,13 @@ class Client(NamedTuple):
 
 @pytest.fixture
 def serving(tiny_bundle: Path) -> Iterator[Callable[..., Client]]:
-    """Start a service; takes `depth`, the keywords of `HttpService`, and limits by their names."""
+    """Start a service; takes `depth`, another bundle, the keywords of `HttpService`, and limits by their names."""
     with ExitStack() as stack:
 
         def start(depth: int = 8, workers: int = 1, token: str | None = None, **options: Any) -> Client:
             options.setdefault("threads", 4)  # starting one takes a while
             tls = options.pop("tls", None)
-            live = stack.enter_context(Live(tiny_bundle))
+            live = stack.enter_context(Live(options.pop("bundle", tiny_bundle)))
             queue = Queue(live, depth, workers)
             stack.callback(queue.close)
             service = HttpService("127.0.0.1:0", queue, live, Limits(**options), token, tls)

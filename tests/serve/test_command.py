@@ -103,6 +103,15 @@ def test_what_is_wrong_is_said_before_it_serves(tiny_bundle: Path, capsys: pytes
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("library", "service"), [("flask", "--http"), ("wyoming", "--wyoming")])
+def test_a_library_that_is_missing_is_told_of_before_anything_is_opened(library: str, service: str) -> None:
+    program = f"import sys; sys.modules[{library!r}] = None; from edgefuse.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "serve", "nowhere.edgefuse", service, "tcp://127.0.0.1:0"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout) == (2, "")
+    assert "pip install 'edgefuse[serve]'" in told.stderr
+
+
 def test_each_place_in_the_queue_has_a_thread_and_refusals_have_more(tiny_bundle: Path) -> None:
     arguments = argparse.Namespace(
         wyoming=None, http="127.0.0.1:0", max_body=1, timeout=30.0, token_file=None, tls_cert=None, tls_key=None

@@ -16,7 +16,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         queued_ms: until its turn came.
-        preprocess_ms: from raw inputs to tensors; null where it is a part of `infer_ms`.
+        preprocess_ms: from raw inputs to tensors; null where it is a part of `infer_ms`: of tokens that are generated.
         infer_ms: from tensors to the answer.
     """
 

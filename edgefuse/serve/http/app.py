@@ -14,7 +14,14 @@ from typing import IO, Any
 
 import flask
 import msgspec
-from werkzeug.exceptions import ClientDisconnected, HTTPException, MisdirectedRequest, TooManyRequests, Unauthorized
+from werkzeug.exceptions import (
+    ClientDisconnected,
+    HTTPException,
+    MisdirectedRequest,
+    NotFound,
+    TooManyRequests,
+    Unauthorized,
+)
 
 from edgefuse.errors import EdgefuseError, InputError, MissingExtraError
 from edgefuse.serve.http import access, inputs, openapi
@@ -27,9 +34,10 @@ from edgefuse.serve.queue import Draining, Expired, Full, Queue, Source
 
 _log = logging.getLogger(__name__)
 PAGE = Path(__file__).with_name("page")
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+"""Of the page's files: what a system says of them may be anything."""
 _FLAGS = {None: False, "false": False, "true": True}
 _FIELDS = {
-    "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Permissions-Policy": "camera=(self), microphone=(self)",
@@ -98,6 +106,7 @@ class _Endpoints:
 
     def _finish(self, response: flask.Response) -> flask.Response:
         response.headers.update(_FIELDS)
+        response.headers.setdefault("Cache-Control", "no-store")  # files of the page are asked for again, by their tag
         if "began" in flask.g:
             rule = flask.request.url_rule
             took_s = time.perf_counter() - flask.g.began
@@ -164,7 +173,10 @@ class _Endpoints:
         return _json(openapi.describe(model, generates=self._generates, with_token=self._token is not None))
 
     def _page(self, name: str = "index.html") -> flask.Response:
-        return flask.send_from_directory(PAGE, name)
+        kind = _TYPES.get(Path(name).suffix)
+        if kind is None:
+            raise NotFound
+        return flask.send_from_directory(PAGE, name, mimetype=kind)
 
 
 def make_app(queue: Queue, source: Source, limits: Limits, metrics: Metrics, token: str | None = None) -> flask.Flask:

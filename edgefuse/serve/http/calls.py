@@ -39,21 +39,19 @@ def predict(queue: Queue, raw: Mapping[str, object], explain: bool, answer_s: fl
 
 
 def _predicted(pipeline: Pipeline, raw: Mapping[str, object], explain: bool, asked: float) -> Answer:
-    began = ready = time.perf_counter()
-    preprocess_ms = None
+    began = time.perf_counter()
+    inputs = pipeline.preprocess(**raw)
+    ready = time.perf_counter()
     if explain:
-        prediction = pipeline.explain(**raw)
-        present = tuple(name for name in pipeline.preprocessors if name in raw)
+        prediction = pipeline.explained(inputs)
     else:
-        inputs = pipeline.preprocess(**raw)
-        ready = time.perf_counter()
-        preprocess_ms = 1e3 * (ready - began)
         prediction = Prediction(outputs=pipeline.infer(inputs), spec=pipeline.manifest.model.outputs)
-        present = inputs.present
     ended = time.perf_counter()
     if not prediction.finite:
         raise InputError("the model's answer is not finite", expected="numbers", fix="scale the inputs as in training")
-    timing = Timing(queued_ms=1e3 * (began - asked), preprocess_ms=preprocess_ms, infer_ms=1e3 * (ended - ready))
+    timing = Timing(
+        queued_ms=1e3 * (began - asked), preprocess_ms=1e3 * (ready - began), infer_ms=1e3 * (ended - ready)
+    )
     told = prediction.views()
     if prediction.contributions is not None:
         told["contributions"] = prediction.contributions
@@ -61,7 +59,7 @@ def _predicted(pipeline: Pipeline, raw: Mapping[str, object], explain: bool, ask
     return Answer(
         rung=pipeline.rung.name,
         digest=pipeline.digest,
-        present=present,
+        present=inputs.present,
         timing=timing,
         outputs=outputs,
         **told,  # type: ignore[arg-type] # the views have the names and types of these fields

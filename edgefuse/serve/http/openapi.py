@@ -1,4 +1,7 @@
-"""The description of the service for one model (OpenAPI 3.1), made from the records that it sends."""
+"""The description of the service for one model (OpenAPI 3.1), made from the records that it sends.
+
+The page at `/` and its files are not in it: they are for people.
+"""
 
 from __future__ import annotations
 

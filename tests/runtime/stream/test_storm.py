@@ -62,6 +62,7 @@ def test_a_storm_in_step_is_accounted_for_at_any_time(load_tiny: Callable[..., P
     assert stream.predictions > 100
 
 
+@pytest.mark.timing
 def test_eight_streams_get_equal_shares_without_threads_of_their_own(load_tiny: Callable[..., Pipeline]) -> None:
     with load_tiny() as pipeline:
         found = streams.shares(pipeline, 1.0)
