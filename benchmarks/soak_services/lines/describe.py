@@ -68,7 +68,7 @@ def _busy(service: Service, body: bytes, client: asking.Http) -> Iterator[None]:
     host, port = service.http
     process = load.started(load.Plan(host=host, port=port, body=body, seconds=_FOREVER_S, clients=_QUEUE))
     try:
-        while not client.figures()["edgefuse_queue_waiting"]:
+        while client.figures()["edgefuse_queue_admitted_total"] < _QUEUE:
             if process.poll() is not None:
                 raise MeasureError("the generator of load failed", got=f"code {process.returncode}")
         yield

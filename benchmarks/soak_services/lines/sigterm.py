@@ -32,7 +32,7 @@ DEPTH = 64
 END_S = 5.0
 TIMES = 5
 _LOAD_S = 2.0
-_LIMIT_S = 60.0
+_FULL_S, _LIMIT_S = 10.0, 60.0
 _ANSWERED = ("200", "intent", "not-recognized")
 _OTHERS = ("429", "503", "error: full", "error: ending", "nobody listens", "ended without a byte")
 
@@ -80,7 +80,7 @@ def _ended(service: Service, body: bytes, event: Event) -> dict[str, Any]:
     reading = _Figures(service)
     with ThreadPoolExecutor(2 * DEPTH) as pool:
         clients = [
-            pool.submit(_until_nobody_listens, _http(service, body) if number % 4 else _wyoming(service, event))
+            pool.submit(_until_the_end, service, _http(service, body) if number % 4 else _wyoming(service, event))
             for number in range(2 * DEPTH)
         ]
         time.sleep(_LOAD_S)
@@ -114,7 +114,7 @@ class _Figures:
 
     def until_full(self) -> int:
         """Wait until the queue is full, and return what is in it."""
-        self._full.wait(_LIMIT_S)
+        self._full.wait(_FULL_S)
         return int(self._last["edgefuse_queue_waiting"] + self._last["edgefuse_queue_running"])
 
     def end(self) -> int:
@@ -133,10 +133,10 @@ class _Figures:
             pass
 
 
-def _until_nobody_listens(ask: Callable[[], str]) -> list[str]:
-    """Ask again and again; return what was seen."""
+def _until_the_end(service: Service, ask: Callable[[], str]) -> list[str]:
+    """Ask again and again while the service runs; return what was seen."""
     seen = []
-    while True:
+    while service.process.returncode is None:  # later, the port may be another's
         try:
             seen.append(ask())
         except ConnectionRefusedError:
@@ -145,6 +145,7 @@ def _until_nobody_listens(ask: Callable[[], str]) -> list[str]:
             seen.append("ended without a byte")
         except (http.client.HTTPException, EOFError, ValueError):
             seen.append("half an answer")
+    return seen
 
 
 def _http(service: Service, body: bytes) -> Callable[[], str]:
