@@ -26,7 +26,6 @@ from edgefuse.errors import MeasureError
 
 JSON = {"Content-Type": "application/json"}
 TIMEOUT_S = 30.0
-PREDICT = "/v1/predict"
 
 
 class Answer(NamedTuple):
@@ -37,12 +36,13 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def inputs(bundle: Path, text: str) -> dict[str, str]:
-    """Return a file of noise, in base64, for each picture and sound that a model takes, and a text.
+def inputs(bundle: Path, text: str, side: int = 64) -> dict[str, str]:
+    """Return a file, in base64, for each picture and sound that a model takes, and a text.
 
     Args:
         bundle: of the model.
         text: for its modality of text.
+        side: of a picture, in pixels.
 
     Raises:
         MeasureError: it takes something else, too.
@@ -50,13 +50,16 @@ def inputs(bundle: Path, text: str) -> dict[str, str]:
     with open_bundle(bundle) as opened:
         modalities = opened.manifest.model.modalities
     rng = np.random.default_rng(0)
-    return {one.name: text if isinstance(one.preprocess, TextPreprocess) else _file(one, rng) for one in modalities}
+    return {
+        one.name: text if isinstance(one.preprocess, TextPreprocess) else _file(one, side, rng) for one in modalities
+    }
 
 
-def _file(modality: Modality, rng: np.random.Generator) -> str:
+def _file(modality: Modality, side: int, rng: np.random.Generator) -> str:
     made, shape = io.BytesIO(), modality.tensors[0].max_shape
     if isinstance(modality.preprocess, ImagePreprocess):
-        Image.fromarray(rng.integers(0, 256, (64, 64), dtype=np.uint8)).save(made, "PNG")
+        waves = np.sin(np.arange(side) / 9)
+        Image.fromarray(np.uint8(127 + 60 * (waves + waves[:, np.newaxis]))).save(made, "PNG")
     elif isinstance(modality.preprocess, AudioPreprocess):
         with wave.open(made, "wb") as file:
             file.setparams((1, 2, modality.preprocess.sample_rate_hz, 0, "NONE", ""))
@@ -89,9 +92,9 @@ class Http:
         answer = self._connection.getresponse()
         return Answer(answer.status, dict(answer.getheaders()), answer.read())
 
-    def predict(self, data: bytes, path: str = PREDICT) -> Answer:
+    def predict(self, data: bytes) -> Answer:
         """Ask for a prediction."""
-        return self.ask("POST", path, data)
+        return self.ask("POST", "/v1/predict", data)
 
     def figures(self) -> dict[str, float]:
         """Return what the service counts, by name and labels, as Prometheus is told."""
@@ -112,16 +115,10 @@ class Http:
         self.close()
 
 
-def predicted(address: Address, data: bytes, path: str = PREDICT) -> Answer:
-    """Ask for a prediction over a connection of its own.
-
-    Args:
-        address: of the service.
-        data: the body.
-        path: of the endpoint, with what is asked beside the body.
-    """
+def predicted(address: Address, data: bytes) -> Answer:
+    """Ask for a prediction over a connection of its own."""
     with Http(address) as client:
-        return client.predict(data, path)
+        return client.predict(data)
 
 
 class Wyoming:

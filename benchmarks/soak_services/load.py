@@ -19,7 +19,6 @@ from typing import TypeAlias
 
 import msgspec
 
-from benchmarks.soak_services.asking import PREDICT
 from edgefuse.errors import MeasureError
 from edgefuse.typed_json import decode
 
@@ -35,7 +34,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         host: of the service.
         port: of the service.
         body: of each request.
-        path: of the endpoint.
         seconds: for so long; requests that are out then are waited for.
         clients: that ask again when they have an answer; 0 if there is a rate.
         rate_hz: requests a second; 0 if there are clients.
@@ -45,7 +43,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     host: str
     port: int
     body: bytes
-    path: str = PREDICT
     seconds: float
     clients: int = 0
     rate_hz: float = 0.0
@@ -74,7 +71,7 @@ class _Client:
     """Sends requests, and reads as much of the answers as tells what became of them."""
 
     def __init__(self, plan: Plan) -> None:
-        head = f"POST {plan.path} HTTP/1.1\r\nHost: {plan.host}\r\nContent-Type: application/json\r\n"
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: {plan.host}\r\nContent-Type: application/json\r\n"
         head += f"Content-Length: {len(plan.body)}\r\n"
         self._request = {
             True: f"{head}\r\n".encode() + plan.body,

@@ -6,8 +6,8 @@ the predictions a second, to those of the capacity; their p99, to the p99 of a r
 queue's depth times its p50; the others, to 429 with Retry-After. A request that waits for this machine to send it
 counts as waiting.
 
-What is asked for takes a while (a prediction of `assistant`, and what each modality added): a refusal costs 0.3 ms of a
-processor, so that ten times the requests of a model that takes one could hardly even be refused by one process.
+What is asked for takes a while: the picture is one of four megapixels, which the service makes small. A refusal costs
+0.3 ms of a processor, so that ten times the requests of what takes one could hardly be sent, nor refused, by a process.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from benchmarks.soak_services.service import Address, serving
 from edgefuse.errors import MeasureError
 from edgefuse.measure.statistics import percentile
 
-EXPORTS = ("assistant/recipe.toml",)
+EXPORTS = ("digits/recipe.toml",)
 DEPTH = 16
 TIMES = (1, 2, 10)
 HOLDS = 0.8
 """Of the capacity: what must come at any load."""
 ROUNDS = 3
-_PATH = "/v1/predict?explain=true"
+_SIDE = 2_000
 _CAPACITY_S, _LOAD_S, _ALONE = 5.0, 15.0, 1_000
 
 
 def run(setting: Setting) -> Line:
     """Measure a request alone, the capacity, and each load."""
     bundle = setting.bundle(*EXPORTS)
-    body = asking.body(asking.inputs(bundle, "seven"))
+    body = asking.body(asking.inputs(bundle, "seven", _SIDE))
     capacities: list[float] = []
     found: dict[int, list[Row]] = {times: [] for times in TIMES}
     with serving(bundle, "--queue", str(DEPTH)) as service:
@@ -97,7 +97,7 @@ def _told(rows: list[Row], seconds: float) -> dict[str, Any]:
 
 def _alone_ms(address: Address, body: bytes) -> float:
     with asking.timed() as took:
-        answer = asking.predicted(address, body, _PATH)
+        answer = asking.predicted(address, body)
     if answer.status != 200:
         raise MeasureError("an honest request was refused", got=answer.status)
     return 1e3 * took.seconds
@@ -112,4 +112,4 @@ def _capacity_hz(address: Address, body: bytes) -> float:
 
 def _plan(address: Address, body: bytes, seconds: float, **how: Any) -> Plan:
     host, port = address
-    return Plan(host=host, port=port, body=body, path=_PATH, seconds=seconds, **how)
+    return Plan(host=host, port=port, body=body, seconds=seconds, **how)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import http.client
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -87,7 +88,7 @@ def _ended(service: Service, body: bytes, event: Event) -> dict[str, Any]:
         queued = reading.until_full()
         began = time.monotonic()
         service.process.send_signal(signal.SIGTERM)
-        code = service.process.wait(_LIMIT_S)
+        code = _code(service.process)
         seconds = time.monotonic() - began
         seen = Counter(chain.from_iterable(one.result() for one in clients))
     answered = sum(seen[kind] for kind in _ANSWERED)
@@ -100,6 +101,15 @@ def _ended(service: Service, body: bytes, event: Event) -> dict[str, Any]:
         "answered": answered,
         "seen": seen,
     }
+
+
+def _code(process: subprocess.Popen[bytes]) -> int:
+    """Return with which code a process ends; it is killed if it does not."""
+    try:
+        return process.wait(_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 class _Figures:
