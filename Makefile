@@ -8,6 +8,7 @@
 # make train   make the weights of the reference model from scratch, to out/train
 # make systems  compile the reference models and hold each to what it must show, to out/systems.json and docs/systems.md
 # make soak    hold a process that runs for long to what it must show, to out/soak.json
+# make soak-services  hold the services and the voice assistant to what they must show, to out/soak-services.json
 # make peers   compare with other tools, each in an environment of its own (after `make compress`), to out/peers.json
 # make portability  verify bundles of `digits` on emulated Arm, other Pythons and runtimes, to out/portability.json
 # make gpu     the reference models in full precision on a GPU, to out/gpu.json; GPU_ARGS=--dry-run shows the plan
@@ -27,6 +28,7 @@ TRAIN_ARGS ?=
 PEERS_ARGS ?=
 SYSTEMS_ARGS ?= --docs docs/systems.md
 SOAK_ARGS ?=
+SOAK_SERVICES_ARGS ?=
 PORTABILITY_ARGS ?= --docs docs/portability.md
 # A machine with a GPU may have no network: its own Python, which has torch, runs this without an environment.
 GPU_PYTHON ?= $(PYTHON)
@@ -44,7 +46,7 @@ ARM64 ?= examples/digits/arm64.toml
 PRUNED = $(wildcard $(foreach recipe,$(COMPRESS),$(OUT)/$(notdir $(patsubst %/,%,$(dir $(recipe))))/*.edgefuse))
 
 .DELETE_ON_ERROR:
-.PHONY: demo compress test test-exhaustive test-all attack check train systems soak peers portability gpu wheel clean
+.PHONY: demo compress test test-exhaustive test-all attack check train systems soak soak-services peers portability gpu wheel clean
 
 demo: $(VENV)/.compile
 	$(BIN)/python examples/digits/demo.py --out $(OUT)/demo
@@ -90,6 +92,11 @@ systems: $(VENV)/.compile
 # SOAK_ARGS narrows it: SOAK_ARGS='--only swaps --minutes 1'. What was compiled before comes from the cache.
 soak: $(VENV)/.compile
 	$(BIN)/python -m benchmarks.soak --out $(OUT)/soak.json --work $(OUT)/soak --jobs $(JOBS) $(SOAK_ARGS)
+
+# SOAK_SERVICES_ARGS narrows it: SOAK_SERVICES_ARGS='--only sigterm'. Bundles are exported in float first, without a search.
+soak-services: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.soak --lines benchmarks.soak_services.lines --out $(OUT)/soak-services.json \
+	--work $(OUT)/soak-services $(SOAK_SERVICES_ARGS)
 
 # PEERS_ARGS narrows it: PEERS_ARGS='--items 200 --systems "nncf default"'; PEERS names the recipes of the models.
 peers: $(VENV)/.compile

@@ -7,6 +7,7 @@
 - `alone`: runs one in a process of its own;
 - `__main__`: the command line.
 
-A line is a module with `RECIPES`, the recipes below `examples/` whose bundles it takes, and `run(setting) -> Line`. It
-runs in a fresh process: its memory, descriptors and threads are its own, and one that hangs or crashes stops no other.
+A line is a module with `RECIPES`, the recipes below `examples/` whose bundles it takes (or `EXPORTS`, where a bundle in
+float for ONNX does, without a search), and `run(setting) -> Line`. It runs in a fresh process: its memory, descriptors
+and threads are its own, and one that hangs or crashes stops no other.
 """

@@ -1,7 +1,9 @@
 """Hold a running process to what it must show, line by line; see `benchmarks/soak/lines/`.
 
-Bundles come from the recipes that the lines name, through the cache. The file is written after each line; lines that
-are not asked for keep their place in it. A line that fails, hangs or crashes does not keep the others from theirs.
+Lines of another package (`--lines benchmarks.soak_services.lines`) are run in the same way. Bundles come from the
+recipes that the lines name, compiled or exported in float, through the cache. The file is written after each line;
+lines that are not asked for keep their place in it. A line that fails, hangs or crashes does not keep the others from
+theirs.
 Exit code 1: one does not show what it must.
 """
 
@@ -17,13 +19,14 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.compiling import compiled
+from benchmarks.compiling import compiled, exported
 from benchmarks.soak import line, registry
 from benchmarks.soak.line import Line, Setting
 from edgefuse.errors import DataError, EdgefuseError, MeasureError, cited
 from edgefuse.typed_json import decode
 
 TARGETS = ("onnx", "tflite")
+EXPORTED_FOR = "onnx"
 
 
 @cache
@@ -42,6 +45,16 @@ def compile_once(recipe: str, examples: Path, work: Path, jobs: int) -> None:
     compiled(recipe, examples / recipe, line.home(work, recipe), jobs=jobs, targets=TARGETS)
 
 
+@cache
+def export_once(recipe: str, examples: Path, work: Path) -> None:
+    """Export a recipe in float, which takes no search, once for all lines that take it; arguments as above.
+
+    Raises:
+        MeasureError: the export failed.
+    """
+    exported(recipe, examples / recipe, line.home(work, recipe) / f"exported-{EXPORTED_FOR}.edgefuse", EXPORTED_FOR)
+
+
 def line_of(name: str, arguments: argparse.Namespace) -> Line:
     """Return what a line came to; if it cannot be run, why.
 
@@ -51,28 +64,32 @@ def line_of(name: str, arguments: argparse.Namespace) -> Line:
     """
     try:
         if not arguments.as_compiled:
-            for recipe in registry.module(name).RECIPES:
+            module = registry.module(name, arguments.lines)
+            for recipe in getattr(module, "RECIPES", ()):
                 compile_once(recipe, arguments.examples, arguments.work, arguments.jobs)
-        setting = Setting(folder=str(arguments.work), minutes=arguments.minutes)
-        return in_process(name, setting, limit_minutes=arguments.limit)
+            for recipe in getattr(module, "EXPORTS", ()):
+                export_once(recipe, arguments.examples, arguments.work)
+        setting = Setting(folder=str(arguments.work.resolve()), minutes=arguments.minutes)
+        return in_process(f"{arguments.lines}.{name}", setting, limit_minutes=arguments.limit)
     except (EdgefuseError, OSError, ImportError, msgspec.MsgspecError) as error:
         return Line(line=name, figures={"failed": cited(error)}, ok=False)
 
 
-def in_process(name: str, setting: Setting, *, limit_minutes: float) -> Line:
+def in_process(module: str, setting: Setting, *, limit_minutes: float) -> Line:
     """Run a line in a process of its own.
 
     Args:
-        name: of the line.
+        module: of the line.
         setting: that it is given.
         limit_minutes: after which it is ended: it hangs.
 
     Raises:
         MeasureError: the process ended without a result, or had to be ended.
     """
+    name = module.rpartition(".")[2]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "line.json"
-        command = [sys.executable, "-m", "benchmarks.soak.alone", f"{registry.PACKAGE}.{name}", str(out)]
+        command = [sys.executable, "-m", "benchmarks.soak.alone", module, str(out)]
         try:  # what it prints goes to stderr, descriptor 2: stdout is for what lines came to
             done = subprocess.run(
                 command, input=msgspec.json.encode(setting), stdout=2, timeout=60 * limit_minutes, check=False
@@ -90,14 +107,15 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         DataError: there is no such line.
     """
-    names = registry.names()
+    names = registry.names(arguments.lines)
     for name in arguments.only or ():
         if name not in names:
             raise DataError("there is no such line", got=repr(name), expected=" or ".join(names))
     found = {one.line: one for one in line.read(arguments.out) if one.line in names}
     for name in names:
         if not arguments.only or name in arguments.only:
-            print(f"{name}: {(registry.module(name).__doc__ or '').splitlines()[0]}", file=sys.stderr, flush=True)
+            must = (registry.module(name, arguments.lines).__doc__ or "").splitlines()[0]
+            print(f"{name}: {must}", file=sys.stderr, flush=True)
             found[name] = line_of(name, arguments)
             line.write(arguments.out, tuple(found[one] for one in names if one in found))
             print(f"{'ok    ' if found[name].ok else 'not ok'}  {name}: {told(found[name])}", flush=True)
@@ -117,6 +135,12 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = made.add_argument
+    add(
+        "--lines",
+        default=registry.PACKAGE,
+        metavar="PACKAGE",
+        help="whose modules are the lines (default: %(default)s)",
+    )
     add("--out", type=Path, default=Path("out/soak.json"), help="the lines as JSON")
     add("--work", type=Path, default=Path("out/soak"), help="folder of bundles, reports and logs")
     add("--only", action="append", metavar="LINE", help="only this line (again for more)")

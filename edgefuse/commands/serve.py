@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     """Serve until a signal comes, answer what was admitted, and end."""
+    from edgefuse.serve.memory import give_back_large_blocks
     from edgefuse.serve.queue import Queue
 
     if (arguments.tls_cert is None) != (arguments.tls_key is None):
@@ -68,6 +69,7 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
             ended.get()
         return 0
     _need(arguments)
+    give_back_large_blocks()
     with ExitStack() as stack, _signals() as ended:
         live = stack.enter_context(_opened(arguments))
         if hasattr(signal, "SIGHUP"):

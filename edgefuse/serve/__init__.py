@@ -8,6 +8,7 @@ In the order in which a request passes through them:
 - `ovos`: a transformer of utterances for OpenVoiceOS, which runs in its process.
 - `intents`: what a request is for, by a model of classes.
 - `queue`: the requests of all services that wait in front of inference, a bounded number of them.
+- `memory`: what large requests took goes back to the system.
 
 Nothing of a request is logged, and nothing is kept beyond its life.
 """

@@ -120,6 +120,16 @@ class Queue:
         with self._changed:
             return statistics.median(self._recent_s) if self._recent_s else _GUESSED_S
 
+    def check(self) -> None:
+        """Refuse a request that `submit` would refuse now, before any work is done for it.
+
+        Raises:
+            Full: there are as many as may be.
+            Draining: this ends.
+        """
+        with self._changed:
+            self._check()
+
     def submit(self, call: Callable[[Pipeline], T]) -> Future[T]:
         """Take a request or refuse it, at once.
 
@@ -133,15 +143,7 @@ class Queue:
         """
         future: Future[T] = Future()
         with self._changed:
-            if self._draining:
-                self.refused += 1
-                raise Draining("this service ends, and takes no more requests", fix="ask again when it runs again")
-            if len(self._waiting) + self._running >= self.depth:
-                self._forget_cancelled()
-            ahead = len(self._waiting) + self._running
-            if ahead >= self.depth:
-                self.refused += 1
-                raise Full(self.depth, ahead * self.p50_s / len(self._workers))
+            self._check()
             self.admitted += 1
             self._waiting.append(_Request(call, future, time.monotonic()))
             self._changed.notify_all()
@@ -168,6 +170,17 @@ class Queue:
                 request.future.set_exception(Draining("this service ended before the request was begun"))
         for worker in self._workers:
             worker.join()
+
+    def _check(self) -> None:
+        if self._draining:
+            self.refused += 1
+            raise Draining("this service ends, and takes no more requests", fix="ask again when it runs again")
+        if len(self._waiting) + self._running >= self.depth:
+            self._forget_cancelled()
+        ahead = len(self._waiting) + self._running
+        if ahead >= self.depth:
+            self.refused += 1
+            raise Full(self.depth, ahead * self.p50_s / len(self._workers))
 
     def _forget_cancelled(self) -> None:
         self._waiting = deque(request for request in self._waiting if not request.future.cancelled())

@@ -15,12 +15,15 @@ from edgefuse.bundle.manifest import Manifest
 from edgefuse.bundle.writer import write_bundle
 from edgefuse.errors import DataError
 
+ROOT = Path(__file__).parents[2]
 LINES = {
     "crashes": "import os\nRECIPES = ()\ndef run(setting): os._exit(7)",
     "fails": "RECIPES = ()\ndef run(setting): raise ValueError('no such thing')",
     "hangs": "import time\nRECIPES = ()\ndef run(setting): time.sleep(600)",
     "misses": "from benchmarks.soak.line import Line\nRECIPES = ()\n"
     "def run(setting): return Line(line='misses', figures={'lost': 1}, ok=False)",
+    "takes": "from benchmarks.soak.line import Line\nEXPORTS = ('door/recipe.toml',)\ndef run(setting):\n"
+    "    return Line(line='takes', figures={'bundle': setting.bundle('door/recipe.toml').name}, ok=True)",
     "shows": "from benchmarks.soak.line import Line\nRECIPES = ('door/recipe.toml',)\ndef run(setting):\n"
     "    found = [setting.bundle('door/recipe.toml', target).name for target in ('onnx', 'tflite')]\n"
     "    return Line(line='shows', figures={'bundles': found, 'minutes': setting.minutes}, ok=True)",
@@ -35,9 +38,9 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in LINES.items():
         (tmp_path / "made_up" / f"{name}.py").write_text(f'"""Show {name}."""\n{text}\n', encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")
-    monkeypatch.setattr(registry, "PACKAGE", "made_up")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     command.compile_once.cache_clear()
+    command.export_once.cache_clear()
     return tmp_path / "out" / "soak.json"
 
 
@@ -46,7 +49,17 @@ def told(out: Path) -> dict[str, Any]:
 
 
 def words(out: Path, *more: str) -> list[str]:
-    return ["--out", str(out), "--work", str(out.parent / "work"), "--examples", str(out.parent), *more]
+    return [
+        "--lines",
+        "made_up",
+        "--out",
+        str(out),
+        "--work",
+        str(out.parent / "work"),
+        "--examples",
+        str(out.parent),
+        *more,
+    ]
 
 
 def test_a_line_that_fails_stops_no_other(
@@ -98,6 +111,22 @@ def test_there_is_no_such_line(out: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "there is no such line: got 'roof', expected crashes or fails or hangs" in capsys.readouterr().err
 
 
+def test_a_bundle_may_be_exported(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exported(named: str, recipe: Path, bundle: Path, target: str) -> None:
+        assert (named, recipe, target) == ("door/recipe.toml", out.parent / "door" / "recipe.toml", "onnx")
+        bundle.parent.mkdir(parents=True)
+        bundle.touch()
+
+    monkeypatch.setattr(command, "exported", exported)
+    assert command.main(words(out, "--only", "takes")) == 0
+    assert told(out)["takes"] == (True, {"bundle": "exported-onnx.edgefuse"})
+
+
+def test_there_is_no_such_package_of_lines(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--lines", "benchmarks.walls", "--out", str(out)]) == 2
+    assert "there is no such package of lines: got 'benchmarks.walls'" in capsys.readouterr().err
+
+
 def test_a_bundle_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is not one bundle of 'a/b\.toml' for onnx in .*a-b: got none"):
         Setting(folder=str(tmp_path)).bundle("a/b.toml")
@@ -109,11 +138,12 @@ def test_minutes_end_a_repetition_after_the_first() -> None:
 
 
 def test_every_line_says_what_it_must_show() -> None:
-    for name in registry.names():
-        module = registry.module(name)
-        assert (module.__doc__ or "").splitlines()[0].endswith((".", "?", ":")), name
-        assert all((Path("examples") / recipe).suffix == ".toml" for recipe in module.RECIPES), name
-        assert callable(module.run), name
+    packages = (registry.PACKAGE, "benchmarks.soak_services.lines")
+    for module in (registry.module(name, package) for package in packages for name in registry.names(package)):
+        assert (module.__doc__ or "").splitlines()[0].endswith((".", "?", ":")), module
+        taken = (*getattr(module, "RECIPES", ()), *getattr(module, "EXPORTS", ()))
+        assert all((ROOT / "examples" / recipe).is_file() for recipe in taken), module
+        assert callable(module.run), module
 
 
 def test_swaps_run_on_the_tiny_model(

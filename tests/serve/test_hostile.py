@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import http.client
 import json
 import logging
 import os
 import select
 import selectors
 import socket
+import sys
+import termios
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +19,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from cheroot.connections import ConnectionManager
 
 from edgefuse.serve.http.server import _Selector
 
@@ -174,6 +179,45 @@ def test_what_was_taken_meanwhile_is_nobody_elses_and_its_number_may_be_used_aga
         assert list(ready) == []
         assert not selector.take(other.fileno(), 1 - first)
         assert selector.take(other.fileno(), "new")
+
+
+@pytest.mark.skipif(not hasattr(termios, "TIOCOUTQ"), reason="the system does not tell what has arrived")
+def test_what_has_come_when_a_service_stops_to_read_is_answered(
+    serving: Serving, motion: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, stop = serving(threads=2), ConnectionManager.stop
+    body = json.dumps(motion).encode()
+    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    with ExitStack() as stack:
+        kept = stack.enter_context(socket.create_connection(client.address, timeout=30))
+        kept.sendall(request)
+        answer = http.client.HTTPResponse(kept, method="POST")
+        answer.begin()
+        assert (answer.status, bool(answer.read())) == (200, True)
+        while not client.service._server._connections.waiting:
+            time.sleep(0.001)
+        peers = [kept]
+
+        def stopped(watched: ConnectionManager) -> None:
+            stop(watched)
+            peers.extend(stack.enter_context(socket.create_connection(client.address, timeout=30)) for _ in range(2))
+            for peer, data in zip(peers, (request, request, request[:-1]), strict=True):
+                peer.sendall(data)
+                while int.from_bytes(fcntl.ioctl(peer, termios.TIOCOUTQ, bytes(4)), sys.byteorder):
+                    time.sleep(0.001)
+
+        monkeypatch.setattr(ConnectionManager, "stop", stopped)
+        assert client.service.close(30)
+        assert [_first(peer) for peer in peers] == [b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK", b""]
+        assert not client.service._server._open
+
+
+def _first(peer: socket.socket) -> bytes:
+    """Return the first bytes that come; none where the connection ends."""
+    try:
+        return peer.recv(15)
+    except ConnectionResetError:
+        return b""
 
 
 def test_nothing_of_a_request_is_logged(

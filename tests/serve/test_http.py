@@ -165,6 +165,31 @@ def test_what_is_over_the_queue_gets_429_with_a_time(serving: Serving, motion: d
     held.result(30)
 
 
+def test_what_is_over_the_queue_is_refused_unread_and_everything_else_goes_on(
+    serving: Serving, motion: dict[str, Any]
+) -> None:
+    client, free, began = serving(depth=1), threading.Event(), threading.Event()
+
+    def hold(_: object) -> bool:
+        began.set()
+        return free.wait(30)
+
+    held = client.queue.submit(hold)
+    assert began.wait(30)
+    for _ in range(2):  # its JSON is not looked at
+        refused = client.ask("POST", "/v1/predict?explain=true", b"{")
+        assert (refused.status, refused.fields["Connection"], refused.fields["Retry-After"]) == (429, "close", "1")
+        assert refused.json["error"]["message"].startswith("the queue is full: got 1 requests that wait or run")
+    assert client.ask("POST", "/v1/predicted", b"{").status == 404
+    assert client.ask("GET", "/v1/model").status == 200
+    figures = client.ask("GET", "/metrics").body.decode()
+    assert 'edgefuse_http_requests_total{endpoint="/v1/predict",status="429"} 2.0' in figures
+    assert "edgefuse_queue_refused_total 2.0" in figures
+    free.set()
+    held.result(30)
+    assert client.ask("POST", "/v1/predict", motion).status == 200
+
+
 def test_a_service_that_drains_says_so(serving: Serving, motion: dict[str, Any]) -> None:
     client = serving()
     assert client.queue.drain(30)

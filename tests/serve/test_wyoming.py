@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import fcntl
+import io
+import socket
 import stat
 import sys
+import termios
 import time
 import types
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -15,7 +19,7 @@ from typing import Any
 import pytest
 from wyoming.asr import Transcript
 from wyoming.client import AsyncClient, AsyncTcpClient, AsyncUnixClient
-from wyoming.event import Event
+from wyoming.event import Event, write_event
 from wyoming.info import Describe, Info
 from wyoming.intent import Intent, Recognize
 from wyoming.ping import Ping
@@ -27,6 +31,7 @@ from edgefuse.serve.queue import Queue
 from edgefuse.serve.wyoming.address import address_of
 from edgefuse.serve.wyoming.announcement import announced
 from edgefuse.serve.wyoming.limits import Limits
+from edgefuse.serve.wyoming.service import Wyoming
 from edgefuse.serve.wyoming.settings import Settings
 from tests.serve.voice import asked, intents, replies, said, serving
 
@@ -138,6 +143,35 @@ def test_what_was_asked_is_answered_before_the_end(bundle: Path) -> None:
         ending.result()
         with pytest.raises(OSError, match=r"refused|Connect call failed"):
             asked(service.uri, Describe().event())
+
+
+@pytest.mark.skipif(not hasattr(termios, "TIOCOUTQ"), reason="the system does not tell what has arrived")
+def test_what_has_come_before_the_end_is_answered(bundle: Path) -> None:
+    async def go(live: edgefuse.Live, queue: Queue) -> bytes:
+        service = Wyoming("tcp://127.0.0.1:0", queue, live)
+        await service.start()
+        host, _, port = service.uri.removeprefix("tcp://").rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=30) as peer:  # the service does not run meanwhile
+            peer.sendall(_bytes(transcript("go")))
+            while int.from_bytes(fcntl.ioctl(peer, termios.TIOCOUTQ, bytes(4)), sys.byteorder):
+                time.sleep(0.001)
+            await service.stop()
+            with peer.makefile("rb") as answer:
+                return answer.read()
+
+    with edgefuse.Live(bundle) as live:
+        queue = Queue(live, 2)
+        try:
+            assert b'"type": "intent"' in asyncio.run(go(live, queue))
+        finally:
+            queue.close()
+
+
+def _bytes(event: Event) -> bytes:
+    """Return the bytes of an event, as the library writes them."""
+    written = io.BytesIO()
+    write_event(event, written)
+    return written.getvalue()
 
 
 def test_a_reply_comes_in_parts_and_as_a_whole(tmp_path: Path) -> None:

@@ -95,6 +95,13 @@ def soak(made: Path) -> None:
     assert all(one["ok"] for one in lines), lines
 
 
+def soak_services(made: Path) -> None:
+    """Promise that what was asked for shows what it must: not what a busy machine would make late."""
+    (line,) = _json(made / "soak-services.json")
+    assert line["line"] == "token", line
+    assert line["ok"], line
+
+
 def peers(made: Path) -> None:
     """Promise figures of the reference, of the peer and of edgefuse."""
     rows = {row["system"]: row for row in _json(made / "peers.json")}
@@ -134,6 +141,7 @@ TARGETS = (
     Target("compress", compress, (f"COMPRESS={RECIPE}",), (("TORCHDYNAMO_DISABLE", "1"),)),
     Target("systems", systems, ("SYSTEMS_ARGS=--only digits",)),  # what `demo` compiled
     Target("soak", soak, ("SOAK_ARGS=--only swaps --only contributions --only pushes --only shares --minutes 0.1",)),
+    Target("soak-services", soak_services, ("SOAK_SERVICES_ARGS=--only token --minutes 0.1",)),
     Target(
         "peers",
         peers,

@@ -5,6 +5,7 @@ In the order in which a request passes through them:
 - `limits`: sizes and times that a client cannot exceed.
 - `wire`: requests read strictly from a connection, in bounded time.
 - `server`: connections, threads and TLS.
+- `gate`: refuses what the queue has no place for before it is read.
 - `access`: who may ask: the bearer token, and the names of this host.
 - `app`: the endpoints.
 - `inputs`: what a pipeline takes, from JSON or from the parts of a form.

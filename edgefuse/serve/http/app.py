@@ -67,10 +67,10 @@ class _Bodies:
 class _Endpoints:
     """What is answered at each path."""
 
-    def __init__(self, queue: Queue, source: Source, limits: Limits, token: str | None) -> None:
+    def __init__(self, queue: Queue, source: Source, limits: Limits, metrics: Metrics, token: str | None) -> None:
         self._queue, self._source, self._limits, self._token = queue, source, limits, token
         self._bodies = _Bodies(max(limits.bodies_bytes, limits.body_bytes))
-        self._metrics = Metrics(queue)
+        self._metrics = metrics
 
     def bind(self, app: flask.Flask) -> None:
         """Put them into an application."""
@@ -171,13 +171,14 @@ class _Endpoints:
         return flask.send_from_directory(PAGE, name, mimetype=kind)
 
 
-def make_app(queue: Queue, source: Source, limits: Limits, token: str | None = None) -> flask.Flask:
+def make_app(queue: Queue, source: Source, limits: Limits, metrics: Metrics, token: str | None = None) -> flask.Flask:
     """Return the WSGI application.
 
     Args:
         queue: in front of the pipeline.
         source: has the pipeline that answers.
         limits: of a client.
+        metrics: count what is answered.
         token: that requests must have; if None, only this machine may ask.
     """
     app = flask.Flask("edgefuse.serve.http", static_folder=None, template_folder=None)
@@ -189,7 +190,7 @@ def make_app(queue: Queue, source: Source, limits: Limits, token: str | None = N
         MAX_FORM_PARTS=limits.parts,
         PROVIDE_AUTOMATIC_OPTIONS=False,
     )
-    _Endpoints(queue, source, limits, token).bind(app)
+    _Endpoints(queue, source, limits, metrics, token).bind(app)
     return app
 
 

@@ -15,7 +15,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from edgefuse.serve.http.wire import Connection
 
 _log = logging.getLogger(__name__)
 _LINGER_S = 1.0
+_BEGIN_BYTES = 32
 
 
 class Tls(Adapter):
@@ -126,6 +127,21 @@ class Watched(ConnectionManager):
         """Watch one no more; whether it was watched: if not, it is another thread's."""
         return bool(self._selector.take(connection.arrived.fileno(), connection))
 
+    def stop(self) -> None:
+        """Watch and listen no more; what has come up to now is given to threads: closed, it would have no answer."""
+        super().stop()
+        come = [one for one in self.waiting if self.take(one)]
+        listener, self.server.socket = self.server.socket, None
+        listener.setblocking(False)
+        for _ in range(self.server.limits.connections):
+            new = self._from_server_socket(listener)  # type: ignore[attr-defined] # its types do not have it
+            if new is None:
+                break
+            come.append(new)
+        listener.close()
+        for one in come:
+            self.server.finish(one)
+
     def _expire(self, threshold: float) -> None:
         """End what was idle, or lingers, for too long; a request that does not come in time is told so by a thread."""
         now = time.monotonic()
@@ -149,13 +165,22 @@ class Server(CherootServer):
         address: host and port; of port 0, `bind_addr` has the real one after `prepare`.
         app: the application.
         limits: of each client, and of all of them.
+        gate: is given the first bytes of each request that has come; what it returns is the answer, and the request is
+            not read.
         tls: for HTTPS.
     """
 
     ConnectionClass = Connection
     _connections: Watched  # since `prepare`
 
-    def __init__(self, address: tuple[str, int], app: Any, limits: Limits, tls: Tls | None = None) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        app: Any,
+        limits: Limits,
+        gate: Callable[[bytes], bytes | None],
+        tls: Tls | None = None,
+    ) -> None:
         super().__init__(
             address,
             app,
@@ -166,7 +191,7 @@ class Server(CherootServer):
             timeout=math.ceil(limits.idle_s),
             shutdown_timeout=1,
         )
-        self.limits = limits
+        self.limits, self.gate = limits, gate
         self.ssl_adapter = tls
         self.max_request_header_size = limits.header_bytes
         self.max_request_body_size = limits.body_bytes
@@ -218,6 +243,15 @@ class Server(CherootServer):
         else:
             conn.close()
 
+    def finish(self, conn: Connection) -> None:
+        """Give a request that has come to a thread, and end any other connection: nobody watches any more."""
+        if not conn.lingering:
+            conn.receive()
+        if not conn.lingering and conn.is_ready():
+            self.requests.put(conn)
+        else:
+            conn.close()
+
     def watch(self, conn: Connection) -> bool:
         """Watch a connection; whether that is done: a service that ends watches none."""
         if self.ready:
@@ -229,7 +263,8 @@ class Server(CherootServer):
     def _sort(self, conn: Connection) -> None:
         """Give a request that has come to a thread, and watch for the rest of any other."""
         if not conn.lingering and (conn.crowded or conn.is_ready()):
-            self.requests.put(conn)
+            answer = None if conn.crowded else self.gate(bytes(conn.arrived.data[:_BEGIN_BYTES]))
+            self.requests.put(conn) if answer is None else conn.refuse(answer)
         elif not self.watch(conn):
             conn.close()
 

@@ -12,6 +12,8 @@ from edgefuse.serve.queue import Queue, Source
 
 with needing("serving over HTTP", extra="serve"):
     from edgefuse.serve.http.app import make_app
+    from edgefuse.serve.http.gate import Gate
+    from edgefuse.serve.http.metrics import Metrics
     from edgefuse.serve.http.server import Server, Tls
 from edgefuse.serve.http import access
 from edgefuse.serve.http.limits import Limits
@@ -59,7 +61,9 @@ class HttpService:
                 expected="127.0.0.1, [::1] or localhost",
                 fix="give --token-file, or set EDGEFUSE_TOKEN",
             )
-        self._server = Server((host, port), make_app(queue, source, limits, token), limits, Tls(*tls) if tls else None)
+        metrics = Metrics(queue)
+        app = make_app(queue, source, limits, metrics, token)
+        self._server = Server((host, port), app, limits, Gate(queue, metrics), Tls(*tls) if tls else None)
         try:
             self._server.prepare()
         except OSError as error:

@@ -11,6 +11,7 @@ and transfer codings as such: a request says its length.
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 import ssl
@@ -121,13 +122,24 @@ class Request(HTTPRequest):
             status: code and reason.
             msg: what is wrong.
         """
-        code, _, reason = str(status).partition(" ")
-        body = json.dumps({"error": {"status": int(code), "message": msg or f"{reason}."}}).encode()
-        head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        head += "Retry-After: 1\r\n" if code == "429" else ""
         self.close_connection = self.conn.rude = True
         with suppress(OSError):
-            self.conn.wfile.write(f"{head}Connection: close\r\n\r\n".encode() + body)
+            self.conn.wfile.write(refusal(str(status), msg, 1 if str(status).startswith("429") else None))
+
+
+def refusal(status: str, message: str, retry_s: float | None = None) -> bytes:
+    """Return an answer after which the connection ends.
+
+    Args:
+        status: code and reason.
+        message: what is wrong.
+        retry_s: after which it is worth another try.
+    """
+    code, _, reason = status.partition(" ")
+    body = json.dumps({"error": {"status": int(code), "message": message or f"{reason}."}}).encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    head += "" if retry_s is None else f"Retry-After: {max(1, math.ceil(retry_s))}\r\n"
+    return f"{head}Connection: close\r\n\r\n".encode() + body
 
 
 class Arrived:
@@ -169,6 +181,11 @@ class Arrived:
         """Send; a `TimeoutError` where the client does not accept it."""
         self._inner.settimeout(self._write_s)
         return self._inner.send(data, *arguments)
+
+    def send_at_once(self, data: bytes) -> None:
+        """Send what the client accepts without being waited for."""
+        self._inner.setblocking(False)
+        self._inner.send(data)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -229,6 +246,13 @@ class Connection(HTTPConnection):
         """Return how many bytes to wait for; none where a strict reader will refuse the head in any case."""
         said = [] if _CODED.search(head) else [int(digits) for digits in _SAID.findall(head)]
         return said[0] if len(said) == 1 and said[0] <= self._limits.body_bytes else 0
+
+    def refuse(self, answer: bytes) -> None:
+        """Send an answer without reading the request or waiting for the client, and end; see `close`."""
+        self.rude = True
+        with suppress(OSError):
+            self.arrived.send_at_once(answer)
+        self.close()
 
     def again(self) -> None:
         """Begin anew after an answer: what cheroot has read beyond the request is the beginning of the next one."""

@@ -20,6 +20,7 @@ from edgefuse.errors import EdgefuseError
 from edgefuse.runtime.live import Live
 from edgefuse.serve.http.app import make_app
 from edgefuse.serve.http.limits import Limits
+from edgefuse.serve.http.metrics import Metrics
 from edgefuse.serve.queue import Queue
 from edgefuse.serve.ray.options import Options
 from edgefuse.serve.ray.reach import keep_to_node
@@ -82,7 +83,7 @@ class Replica:
         limits = Limits(
             body_bytes=options.body_bytes, bodies_bytes=places * options.body_bytes, answer_s=options.answer_s
         )
-        self._app = make_app(self._queue, self._live, limits, token)
+        self._app = make_app(self._queue, self._live, limits, Metrics(self._queue), token)
         self._hung_s = 2 * options.answer_s
         self._began: dict[int, float] = {}  # when each call began that has not ended
 

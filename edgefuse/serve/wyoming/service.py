@@ -19,6 +19,9 @@ from edgefuse.serve.wyoming.limits import CrowdedError
 from edgefuse.serve.wyoming.roles import roles_of
 from edgefuse.serve.wyoming.settings import Settings
 
+_TURNS = 16
+"""Of the event loop: a connection takes a few of them from being accepted to the end of an event that has come."""
+
 
 class Wyoming:
     """A bundle behind the Wyoming protocol: an intent service, or one that replies, and a speech-to-text proxy.
@@ -75,6 +78,8 @@ class Wyoming:
             timeout_s: after which what is not answered yet is given up.
         """
         await self._ending.aclose()
+        for _ in range(_TURNS):  # what has come up to now is read
+            await asyncio.sleep(0)
         for connection, task in self._connections.items():
             connection.ending = True
             if not connection.busy:
@@ -135,8 +140,10 @@ class Wyoming:
 
 
 async def closed(server: asyncio.Server) -> None:
-    """Listen no more. What was accepted becomes a connection first: asyncio would leave it open for ever."""
+    """Listen no more. Who has come becomes a connection first: asyncio would leave it open for ever, or unanswered."""
     loop = asyncio.get_running_loop()
+    for _ in range(2):
+        await asyncio.sleep(0)
     with suppress(NotImplementedError):  # on Windows
         for listener in server.sockets:
             loop.remove_reader(listener.fileno())

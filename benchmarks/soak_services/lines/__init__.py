@@ -1,0 +1,1 @@
+"""The lines, a module each; see `benchmarks.soak_services`."""
