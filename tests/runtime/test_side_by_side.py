@@ -265,9 +265,7 @@ def test_what_is_measured_is_opened_a_modality_at_a_time(tiny_bundle: Path, monk
     monkeypatch.setattr(OnnxBackend, "open", noting)
     monkeypatch.setattr(side_by_side, "_fastest", timed)
     with edgefuse.load(tiny_bundle, threads=2) as pipeline:
-        assert opened == [1] * 4 + [2] * 5, (
-            "four encoders' files; these, and the fusion"
-        )
+        assert opened == [1] * 4 + [2] * 5, "four encoders' files; these, and the fusion"
         with pipeline._calling() as graph:
             assert graph._sides is not None
             assert graph._sides.times.narrow == {"text", "motion"}

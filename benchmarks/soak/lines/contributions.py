@@ -105,7 +105,7 @@ def _counted() -> Iterator[Counter[str]]:
         counts[stage.name] += 1
         return real(graph, stage, feeds, *sessions)
 
-    Graph._run_stage = counting  # type: ignore[method-assign,assignment] # for the block
+    Graph._run_stage = counting  # type: ignore[method-assign] # for the block
     try:
         yield counts
     finally:

@@ -229,7 +229,7 @@ def check_values(bundle: Path, values: Array) -> None:
             prediction = edgefuse.Prediction(pipeline.infer(inputs), pipeline.manifest.model.outputs)
         assert pipeline._opened is not None
         sessions = [session for session in pipeline._opened._sessions.values() if isinstance(session, CachedSession)]
-        kept = [outputs for session in sessions for _, outputs in session._kept]
+        kept = [outputs for session in sessions for _, outputs in session.kept]
     assert all(np.isfinite(value).all() for outputs in kept for value in outputs.values()), "the cache keeps it"
     seen: list[float] = []
     for view in ("label", "score", "scores", "values", "embedding"):
