@@ -56,9 +56,9 @@ def predict(port: int) -> tuple[int, Any]:
 
 
 def test_sigterm_under_load_answers_all_that_was_admitted(tiny_bundle: Path) -> None:
-    def load(port: int) -> list[int]:
-        seen = []
-        while True:
+    def load(process: subprocess.Popen[str], port: int) -> list[int]:
+        seen: list[int] = []
+        while process.poll() is None:  # the port may be somebody else's afterwards
             try:
                 seen.append(predict(port)[0])
             except ConnectionRefusedError:
@@ -66,9 +66,10 @@ def test_sigterm_under_load_answers_all_that_was_admitted(tiny_bundle: Path) -> 
             except (ConnectionError, http.client.HTTPException):  # accepted by the system, never read
                 seen.append(0)
                 return seen
+        return seen
 
     with running(tiny_bundle, "--queue", "4") as (process, port), ThreadPoolExecutor(8) as clients:
-        loads = [clients.submit(load, port) for _ in range(8)]
+        loads = [clients.submit(load, process, port) for _ in range(8)]
         time.sleep(1.0)
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
