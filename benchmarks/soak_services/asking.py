@@ -10,7 +10,7 @@ import socket
 import time
 import wave
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -135,9 +135,9 @@ class Wyoming:
 
     def close(self) -> None:
         """Disconnect."""
-        self._reading.close()
-        self._writing.close()
-        self._socket.close()
+        with self._socket, suppress(OSError):  # what was not sent cannot be, where the service has gone
+            self._reading.close()
+            self._writing.close()
 
     def __enter__(self) -> Wyoming:
         return self

@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = (
         "SIGTERM and Ctrl-C end it after the answers to all that was admitted. SIGHUP opens the same path again and "
-        "answers with what is there now. The token comes from --token-file, or from EDGEFUSE_TOKEN; without one, only "
-        "this machine is served."
+        "answers with what is there now (with --replicas it does nothing). The token comes from --token-file, or from "
+        "EDGEFUSE_TOKEN; without one, only this machine is served."
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument(
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     if (arguments.tls_cert is None) != (arguments.tls_key is None):
         raise InputError("HTTPS takes a certificate and its key", expected="--tls-cert and --tls-key")
     if arguments.replicas is not None:
-        with replicated(arguments, arguments.http or _HTTP) as addresses, _signals() as ended:
+        with _without_hangup(), replicated(arguments, arguments.http or _HTTP) as addresses, _signals() as ended:
             _announce(addresses, as_json=arguments.json)
             ended.get()
         return 0
@@ -165,6 +165,17 @@ def _signals() -> Iterator[SimpleQueue[int]]:
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
+
+
+@contextmanager
+def _without_hangup() -> Iterator[None]:
+    """Within the block, SIGHUP does nothing: it would end the process, and what was admitted with it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN) if hasattr(signal, "SIGHUP") else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGHUP, before)
 
 
 def _end(queue: Queue, closers: Sequence[Callable[[float], object]]) -> bool:

@@ -81,7 +81,7 @@ class CachedSession:
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs for these feeds, run or remembered; they are read-only. See `Session.run`."""
-        content = tuple((port, value.dtype.str, value.shape, value.tobytes()) for port, value in feeds.items())
+        content = _content(feeds)
         kept = self.kept
         for position, (known, outputs) in enumerate(kept):
             if known == content:
@@ -105,8 +105,12 @@ class CachedSession:
 
     def knows(self, feeds: Mapping[str, Array]) -> bool:
         """Tell whether the outputs for these feeds are remembered; this is counted as nothing."""
-        content = tuple((port, value.dtype.str, value.shape, value.tobytes()) for port, value in feeds.items())
+        content = _content(feeds)
         return any(known == content for known, _ in self.kept)
+
+
+def _content(feeds: Mapping[str, Array]) -> _Content:
+    return tuple((port, value.dtype.str, value.shape, value.tobytes()) for port, value in feeds.items())
 
 
 class Kept:

@@ -16,8 +16,8 @@ from starlette.responses import Response
 
 from edgefuse.serve.ray.application import LOGGING, replicated
 from edgefuse.serve.ray.options import Options
-from edgefuse.serve.ray.replica import Answered, asking
-from edgefuse.serve.ray.replicas import Replicas, fault
+from edgefuse.serve.ray.replica import Answered, asking, fault
+from edgefuse.serve.ray.replicas import Replicas
 
 _MOST_BYTES = 4 << 20
 

@@ -227,6 +227,8 @@ def test_without_a_token_only_this_machine_is_served_under_its_own_names(serving
         with pytest.raises(InputError, match="only this machine may be served"):
             HttpService(address, client.queue, client.live)
     with pytest.raises(InputError, match="no address"):
+        HttpService("a..b:0", client.queue, client.live, token="x" * 32)
+    with pytest.raises(InputError, match="no address"):
         HttpService("8080", client.queue, client.live)
 
 

@@ -49,7 +49,7 @@ def grown(*words: str) -> int:
     not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "mallopt"), reason="not checked: no glibc"
 )
 def test_large_blocks_go_back_to_the_system() -> None:
-    assert grown("asked") == 0  # without that, it is some 4
+    assert grown("asked") <= 0  # without that, it is some 4
 
 
 def test_who_has_set_a_variable_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:

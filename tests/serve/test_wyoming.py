@@ -208,7 +208,9 @@ def test_others_reach_it_only_if_they_are_to(uri: str) -> None:
     assert not address_of(uri, exposed=True).local
 
 
-@pytest.mark.parametrize("uri", ["", "stdio://", "tcp://127.0.0.1", "tcp://127.0.0.1:x", "unix://a", "http://[", "x:1"])
+@pytest.mark.parametrize(
+    "uri", ["", "stdio://", "tcp://127.0.0.1", "tcp://127.0.0.1:x", "unix://a", "http://[", "x:1", "tcp://a..b:1"]
+)
 def test_what_is_no_address_is_refused(uri: str) -> None:
     with pytest.raises(InputError, match="no address to listen at"):
         address_of(uri, exposed=True)

@@ -73,6 +73,10 @@ def parse_address(text: str) -> tuple[str, int]:
     """
     host, colon, port = text.rpartition(":")
     good = colon and host and port.isascii() and port.isdigit() and int(port) < 1 << 16
+    try:
+        host.encode("idna")
+    except UnicodeError:  # as a part that is empty, or too long
+        good = False
     if not good or (":" in host) != host.startswith("["):
         raise InputError("this is no address to listen at", got=text, expected="HOST:PORT, or [IPV6]:PORT")
     return host.strip("[]"), int(port)

@@ -14,14 +14,14 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 from starlette.responses import Response
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
 
 from edgefuse.errors import EdgefuseError
 from edgefuse.serve.http import faults
 from edgefuse.serve.queue import Expired, Full
 from edgefuse.serve.ray.options import Options
-from edgefuse.serve.ray.replica import Answered, Asked
-from edgefuse.serve.ray.replicas import Replicas, fault
+from edgefuse.serve.ray.replica import Answered, Asked, fault
+from edgefuse.serve.ray.replicas import Replicas
 
 _log = logging.getLogger(__name__)
 _PASSED_ON = ("Host", "Authorization", "Content-Type")
@@ -29,6 +29,8 @@ _HOP = ("content-length", "connection")
 """Fields that Ray's proxy writes itself."""
 _RECENT = 64
 _GUESSED_S = 0.1
+_READ_S = 10.0
+"""From the head of a request to its last byte, as `edgefuse.serve.http` has it."""
 
 
 class Ingress:
@@ -65,7 +67,7 @@ class Ingress:
         self._held += 1
         began = time.monotonic()
         try:
-            answered = await self._replicas.ask(await self._read(request))
+            answered = await self._replicas.ask(await self._read_in_time(request))
         except asyncio.TimeoutError as error:
             raise Expired(
                 "the answer did not come in time", expected=f"at most {self._options.answer_s:g} s"
@@ -74,6 +76,17 @@ class Ingress:
             self._held -= 1
         self._recent_s.append(time.monotonic() - began)
         return answered
+
+    async def _read_in_time(self, request: Request) -> Asked:
+        """Return a request whole: who sends nothing must not keep a place.
+
+        Raises:
+            HTTPException: it is too large, or too slow.
+        """
+        try:
+            return await asyncio.wait_for(self._read(request), _READ_S)
+        except asyncio.TimeoutError:
+            raise RequestTimeout from None
 
     async def _read(self, request: Request) -> Asked:
         """Return a request whole.

@@ -8,8 +8,10 @@ number among them, where it is quantized dynamically.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,6 +20,7 @@ from werkzeug.wrappers import Response
 
 from edgefuse.errors import EdgefuseError
 from edgefuse.runtime.live import Live
+from edgefuse.serve.http.answers import Failure, Fault
 from edgefuse.serve.http.app import make_app
 from edgefuse.serve.http.limits import Limits
 from edgefuse.serve.http.metrics import Metrics
@@ -25,6 +28,7 @@ from edgefuse.serve.queue import Queue
 from edgefuse.serve.ray.options import Options
 from edgefuse.serve.ray.reach import keep_to_node
 
+_log = logging.getLogger(__name__)
 BATCHES = 2
 """That a replica has at a time: it reads one while it answers the other."""
 
@@ -84,7 +88,7 @@ class Replica:
             body_bytes=options.body_bytes, bodies_bytes=places * options.body_bytes, answer_s=options.answer_s
         )
         self._app = make_app(self._queue, self._live, limits, Metrics(self._queue), token)
-        self._hung_s = 2 * options.answer_s
+        self._answer_s, self._hung_s = options.answer_s, 2 * options.answer_s
         self._began: dict[int, float] = {}  # when each call began that has not ended
 
     async def answer(self, asked: Sequence[Asked]) -> list[Answered]:
@@ -100,7 +104,11 @@ class Replica:
         answers = []
         for one in asked:
             self._began[number] = time.monotonic()
-            answers.append(_called(self._app, one))
+            try:
+                answers.append(_called(self._app, one, self._answer_s))
+            except Exception as error:  # noqa: BLE001 - one request must not take the answers of the others with it
+                _log.error("a request cannot be read: %s", type(error).__name__)
+                answers.append(fault(400, "This request cannot be read."))
         return answers
 
     def check_health(self) -> None:
@@ -119,8 +127,21 @@ class Replica:
         self._live.close()
 
 
-def _called(app: Any, asked: Asked) -> Answered:
-    """Return what an application of WSGI answers; a stream is read to its end."""
+def fault(status: int, message: str, fields: dict[str, str] | None = None) -> Answered:
+    """Return an answer that says what is wrong, as `edgefuse.serve.http` says it.
+
+    Args:
+        status: of HTTP.
+        message: what is wrong, in a sentence.
+        fields: further ones of the answer.
+    """
+    body = msgspec.json.encode(Failure(error=Fault(status=status, message=message)))
+    return Answered(status, {"Content-Type": "application/json"} | (fields or {}), body)
+
+
+def _called(app: Any, asked: Asked, answer_s: float) -> Answered:
+    """Return what an application of WSGI answers; a stream is read to its end, or until nobody waits for it."""
+    ends = time.monotonic() + answer_s
     builder = EnvironBuilder(
         path=asked.path,
         method=asked.method,
@@ -129,10 +150,13 @@ def _called(app: Any, asked: Asked) -> Answered:
         data=asked.body,
     )
     try:
-        response = Response.from_app(app, builder.get_environ(), buffered=True)
+        response = Response.from_app(app, builder.get_environ())
     finally:
         builder.close()
-    try:
-        return Answered(response.status_code, dict(response.headers.items()), response.get_data())
-    finally:
-        response.close()
+    body = bytearray()
+    with closing(response):
+        for part in response.iter_encoded():
+            body += part
+            if time.monotonic() > ends:
+                return fault(503, "The answer did not come in time.", {"Retry-After": "1"})
+    return Answered(response.status_code, dict(response.headers.items()), bytes(body))

@@ -13,15 +13,13 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 from ray import serve
 from ray.exceptions import ActorDiedError, RayActorError
 from ray.serve.handle import DeploymentHandle
 
-from edgefuse.serve.http.answers import Failure, Fault
 from edgefuse.serve.ray.options import Options
 from edgefuse.serve.ray.reach import keep_to_node
-from edgefuse.serve.ray.replica import BATCHES, Answered, Asked
+from edgefuse.serve.ray.replica import BATCHES, Answered, Asked, fault
 
 _log = logging.getLogger(__name__)
 _DEATHS = 3
@@ -57,16 +55,16 @@ class Replicas:
         return await asyncio.wait_for(self._gathered(asked), self._answer_s)
 
     async def _hand_over(self, asked: list[Asked]) -> list[Answered]:
+        until = time.monotonic() + self._answer_s
         try:
             answers: list[Answered] = await self._handle.answer.remote(asked)
         except RayActorError as error:
             dead = _dead(error)
-            return list(await asyncio.gather(*(self._again(one, dead) for one in asked)))
+            return list(await asyncio.gather(*(self._again(one, dead, until) for one in asked)))
         return answers
 
-    async def _again(self, asked: Asked, dead: frozenset[str | None]) -> Answered:
-        """Return the answer to a request that was lost with a replica."""
-        until = time.monotonic() + self._answer_s
+    async def _again(self, asked: Asked, dead: frozenset[str | None], until: float) -> Answered:
+        """Return the answer to a request that was lost with a replica; nobody waits for it after `until`."""
         while len(dead) < _DEATHS and time.monotonic() < until:
             await asyncio.sleep(_PAUSE_S)
             try:
@@ -82,15 +80,3 @@ class Replicas:
 def _dead(error: RayActorError) -> frozenset[str | None]:
     """Return the replica that died; none where one could not be reached for a while."""
     return frozenset({error.actor_id} if isinstance(error, ActorDiedError) else ())
-
-
-def fault(status: int, message: str, fields: dict[str, str] | None = None) -> Answered:
-    """Return an answer that says what is wrong, as `edgefuse.serve.http` says it.
-
-    Args:
-        status: of HTTP.
-        message: what is wrong, in a sentence.
-        fields: further ones of the answer.
-    """
-    body = msgspec.json.encode(Failure(error=Fault(status=status, message=message)))
-    return Answered(status, {"Content-Type": "application/json"} | (fields or {}), body)

@@ -15,6 +15,7 @@ from pathlib import Path
 from edgefuse.errors import EngineError, InputError, cited, needing
 
 with needing("serving with Ray", extra="replicas"):
+    import ray
     from ray import serve
     from ray.serve import Application
 
@@ -88,6 +89,7 @@ def running(app: Application, address: str, cpus: int, tls: tuple[Path, Path] | 
     with ExitStack() as stack:
         with _aside():
             stack.enter_context(connected(max(1, cpus)))
+            _refuse_others()
             stack.callback(serve.shutdown)
             _start(app, listening)
         try:
@@ -95,6 +97,19 @@ def running(app: Application, address: str, cpus: int, tls: tuple[Path, Path] | 
         finally:
             with _aside():
                 stack.close()
+
+
+def _refuse_others() -> None:
+    """Raise where Ray Serve runs already: it listens elsewhere, perhaps for all, and would end with us."""
+    try:
+        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    except ValueError:
+        return
+    raise EngineError(
+        "Ray Serve runs on this cluster already",
+        expected="a cluster of its own, or one without Ray Serve",
+        fix="end it, or run `edgefuse.serve.ray.application.application(bundle)` beside the others yourself",
+    )
 
 
 def _start(app: Application, listening: dict[str, object]) -> None:

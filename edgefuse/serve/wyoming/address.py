@@ -75,6 +75,7 @@ def _parsed(uri: str, what: str) -> Address:
     try:
         parts = urlsplit(uri)
         host, port = parts.hostname or "", parts.port
+        host.encode("idna")  # or connecting would raise what is no error of a connection
     except ValueError as error:
         raise InputError(f"this is no {what}", got=f"{uri} ({cited(error)})", expected=_EXPECTED) from None
     if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
