@@ -53,13 +53,10 @@ def replicated(bundle: Path, *words: str) -> Iterator[Replicated]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
-        said = ""
-        while not said.rstrip().endswith("}"):
-            line = process.stdout.readline()
-            if not line:
-                raise MeasureError("the service does not start", got=f"exit code {process.wait()}")
-            said += line
-        host, _, port = json.loads(said)["http"].removeprefix("http://").rpartition(":")
+        told = process.stdout.readline()
+        if not told:
+            raise MeasureError("the service does not start", got=f"exit code {process.wait()}")
+        host, _, port = json.loads(told)["http"].removeprefix("http://").rpartition(":")
         yield Replicated(process, host, int(port))
     finally:
         process.terminate()

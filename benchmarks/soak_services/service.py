@@ -94,13 +94,10 @@ def serving(bundle: Path, *words: str) -> Iterator[Service]:
 def _told(process: subprocess.Popen[bytes], log: Path) -> dict[str, str]:
     """Return the addresses that a service prints when it listens."""
     assert process.stdout is not None
-    text = b""
-    while not text.rstrip().endswith(b"}"):
-        line = process.stdout.readline()
-        if not line:
-            said = log.read_text(encoding="utf-8", errors="replace").splitlines() or ["nothing"]
-            raise MeasureError("the service does not start", got=said[-1])
-        text += line
+    text = process.stdout.readline()
+    if not text:
+        said = log.read_text(encoding="utf-8", errors="replace").splitlines() or ["nothing"]
+        raise MeasureError("the service does not start", got=said[-1])
     return {str(name): str(value) for name, value in json.loads(text).items()}
 
 

@@ -56,6 +56,22 @@ class Draining(EdgefuseError):  # noqa: N818 - a state, as in the standard libra
     """The service ends, and takes no more requests."""
 
 
+class Pace:
+    """How long the latest calls took."""
+
+    def __init__(self) -> None:
+        self._recent_s: deque[float] = deque(maxlen=_RECENT)
+
+    def add(self, seconds: float) -> None:
+        """Count a call."""
+        self._recent_s.append(seconds)
+
+    @property
+    def p50_s(self) -> float:
+        """The median, in seconds."""
+        return statistics.median(self._recent_s) if self._recent_s else _GUESSED_S
+
+
 class _Request(NamedTuple):
     call: Callable[[Pipeline], Any]
     future: Future[Any]
@@ -93,7 +109,7 @@ class Queue:
         self._running = self._unanswered = 0  # the second counts a call until its caller has the answer
         self._draining = self._ended = False
         self._changed = threading.Condition()
-        self._recent_s: deque[float] = deque(maxlen=_RECENT)
+        self._pace = Pace()
         names = (f"edgefuse-serve-{number}" for number in range(workers))
         self._workers = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
         for worker in self._workers:
@@ -118,7 +134,7 @@ class Queue:
     def p50_s(self) -> float:
         """The median time that the latest calls took."""
         with self._changed:
-            return statistics.median(self._recent_s) if self._recent_s else _GUESSED_S
+            return self._pace.p50_s
 
     def check(self) -> None:
         """Refuse a request that `submit` would refuse now, before any work is done for it.
@@ -232,4 +248,4 @@ class Queue:
         with self._changed:
             self._running -= 1
             if took_s is not None:
-                self._recent_s.append(took_s)
+                self._pace.add(took_s)

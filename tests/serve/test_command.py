@@ -34,11 +34,8 @@ def running(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], int
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        text = ""
-        while not text.rstrip().endswith("}"):
-            line = process.stdout.readline()
-            assert line, process.communicate()
-            text += line
+        text = process.stdout.readline()
+        assert text, process.communicate()
         yield process, int(json.loads(text)["http"].rpartition(":")[2])
     finally:
         process.kill()

@@ -65,6 +65,34 @@ def is_of_this_host(field: str) -> bool:
     return is_loopback(host)
 
 
+def address_for(text: str, token: str | None) -> tuple[str, int]:
+    """Return host and port of an address at which a service listens that wants a token, or None.
+
+    Raises:
+        InputError: it is no address; or without a token, others than this machine could reach it.
+    """
+    host, port = parse_address(text)
+    if token is None and not is_loopback(host):
+        raise InputError(
+            "without a token, only this machine may be served",
+            got=text,
+            expected="127.0.0.1, [::1] or localhost",
+            fix=f"give --token-file, or set {VARIABLE}",
+        )
+    return host, port
+
+
+def url_of(host: str, port: object, *, secure: bool) -> str:
+    """Return the URL of a service.
+
+    Args:
+        host: at which it listens; a number of IPv6 without brackets.
+        port: at which it listens.
+        secure: whether it speaks TLS.
+    """
+    return f"{'https' if secure else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def parse_address(text: str) -> tuple[str, int]:
     """Return host and port of `HOST:PORT` or `[IPV6]:PORT`.
 

@@ -6,7 +6,9 @@ Python is one processor: where ten times as many requests come as can be answere
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 
+from edgefuse.serve.http.faults import status
 from edgefuse.serve.http.metrics import Metrics
 from edgefuse.serve.http.wire import refusal
 from edgefuse.serve.queue import Draining, Full, Queue
@@ -39,7 +41,7 @@ class Gate:
         try:
             self._queue.check()
         except (Full, Draining) as error:
-            status = "429 Too Many Requests" if isinstance(error, Full) else "503 Service Unavailable"
-            self._metrics.count(path, int(status[:3]), time.perf_counter() - began)
-            return refusal(status, str(error), getattr(error, "retry_after_s", 1))
+            code, fields = status(error)
+            self._metrics.count(path, code, time.perf_counter() - began)
+            return refusal(f"{code} {HTTPStatus(code).phrase}", str(error), fields)
         return None

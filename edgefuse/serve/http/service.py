@@ -53,14 +53,7 @@ class HttpService:
         tls: tuple[Path, Path] | None = None,
     ) -> None:
         limits = limits or Limits()
-        host, port = access.parse_address(address)
-        if token is None and not access.is_loopback(host):
-            raise InputError(
-                "without a token, only this machine may be served",
-                got=address,
-                expected="127.0.0.1, [::1] or localhost",
-                fix="give --token-file, or set EDGEFUSE_TOKEN",
-            )
+        host, port = access.address_for(address, token)
         metrics = Metrics(queue)
         app = make_app(queue, source, limits, metrics, token)
         self._server = Server((host, port), app, limits, Gate(queue, metrics), Tls(*tls) if tls else None)
@@ -69,7 +62,7 @@ class HttpService:
         except OSError as error:
             raise InputError("the HTTP service cannot listen", got=f"{address} ({error.strerror or error})") from error
         bound = self._server.socket.getsockname()[1]
-        self.url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{bound}"
+        self.url = access.url_of(host, bound, secure=tls is not None)
         self._thread = threading.Thread(target=self._server.serve, name="edgefuse-http", daemon=True)
         self._thread.start()
 

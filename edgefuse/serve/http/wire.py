@@ -11,11 +11,11 @@ and transfer codings as such: a request says its length.
 from __future__ import annotations
 
 import json
-import math
 import re
 import socket
 import ssl
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, BinaryIO
 
@@ -124,21 +124,22 @@ class Request(HTTPRequest):
         """
         self.close_connection = self.conn.rude = True
         with suppress(OSError):
-            self.conn.wfile.write(refusal(str(status), msg, 1 if str(status).startswith("429") else None))
+            fields = {"Retry-After": "1"} if str(status).startswith("429") else {}
+            self.conn.wfile.write(refusal(str(status), msg, fields))
 
 
-def refusal(status: str, message: str, retry_s: float | None = None) -> bytes:
+def refusal(status: str, message: str, fields: Mapping[str, str]) -> bytes:
     """Return an answer after which the connection ends.
 
     Args:
         status: code and reason.
         message: what is wrong.
-        retry_s: after which it is worth another try.
+        fields: further ones of the answer.
     """
     code, _, reason = status.partition(" ")
     body = json.dumps({"error": {"status": int(code), "message": message or f"{reason}."}}).encode()
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    head += "" if retry_s is None else f"Retry-After: {max(1, math.ceil(retry_s))}\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return f"{head}Connection: close\r\n\r\n".encode() + body
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import statistics
 import time
-from collections import deque
 from typing import Any
 
 from ray.exceptions import RayError
@@ -18,7 +16,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTim
 
 from edgefuse.errors import EdgefuseError
 from edgefuse.serve.http import faults
-from edgefuse.serve.queue import Expired, Full
+from edgefuse.serve.queue import Expired, Full, Pace
 from edgefuse.serve.ray.options import Options
 from edgefuse.serve.ray.replica import Answered, Asked, fault
 from edgefuse.serve.ray.replicas import Replicas
@@ -27,8 +25,6 @@ _log = logging.getLogger(__name__)
 _PASSED_ON = ("Host", "Authorization", "Content-Type")
 _HOP = ("content-length", "connection")
 """Fields that Ray's proxy writes itself."""
-_RECENT = 64
-_GUESSED_S = 0.1
 _READ_S = 10.0
 """From the head of a request to its last byte, as `edgefuse.serve.http` has it."""
 
@@ -44,7 +40,7 @@ class Ingress:
     def __init__(self, replicas: DeploymentHandle[Any], options: Options) -> None:
         self._replicas, self._options = Replicas(replicas, options), options
         self._held = 0
-        self._recent_s: deque[float] = deque(maxlen=_RECENT)
+        self._pace = Pace()  # of the latest requests, with all that waited before them
 
     async def __call__(self, request: Request) -> Response:
         """Answer a request."""
@@ -63,7 +59,7 @@ class Ingress:
         if request.url.path == "/metrics":
             return fault(404, "Figures are Ray's here: those of one replica say nothing of the others.")
         if self._held >= self._options.depth:
-            raise Full(self._held, self._p50_s)
+            raise Full(self._held, self._pace.p50_s)
         self._held += 1
         began = time.monotonic()
         try:
@@ -74,7 +70,7 @@ class Ingress:
             ) from error
         finally:
             self._held -= 1
-        self._recent_s.append(time.monotonic() - began)
+        self._pace.add(time.monotonic() - began)
         return answered
 
     async def _read_in_time(self, request: Request) -> Asked:
@@ -101,8 +97,3 @@ class Ingress:
                 raise RequestEntityTooLarge
         fields = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         return Asked(request.method, request.url.path, request.url.query, fields, bytes(body))
-
-    @property
-    def _p50_s(self) -> float:
-        """The median time of the latest requests, with all that waited before them."""
-        return statistics.median(self._recent_s) if self._recent_s else _GUESSED_S

@@ -55,14 +55,7 @@ def serving(
         MissingExtraError: Ray is not installed.
     """
     options = options or Options()
-    host, _ = access.parse_address(address)
-    if token is None and not access.is_loopback(host):
-        raise InputError(
-            "without a token, only this machine may be served",
-            got=address,
-            expected="127.0.0.1, [::1] or localhost",
-            fix="give a token",
-        )
+    access.address_for(address, token)
     cpus = options.threads if options.cpus is None else options.cpus
     with running(application(bundle, options, token), address, math.ceil(options.replicas * cpus), tls) as url:
         yield url
@@ -93,7 +86,7 @@ def running(app: Application, address: str, cpus: int, tls: tuple[Path, Path] | 
             stack.callback(serve.shutdown)
             _start(app, listening)
         try:
-            yield f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{listening['port']}"
+            yield access.url_of(host, listening["port"], secure=tls is not None)
         finally:
             with _aside():
                 stack.close()

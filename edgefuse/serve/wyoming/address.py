@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from edgefuse.errors import InputError, cited
+from edgefuse.serve.http.access import is_loopback
 
 _EXPECTED = "tcp://HOST:PORT or unix:///PATH"
 
@@ -28,12 +28,7 @@ class Address:
     @property
     def local(self) -> bool:
         """Whether nobody but this machine can reach it."""
-        if self.path or self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:  # another name may lead anywhere
-            return False
+        return bool(self.path) or is_loopback(self.host)
 
     def __str__(self) -> str:
         if self.path:
