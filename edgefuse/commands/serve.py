@@ -6,9 +6,10 @@ import argparse
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -64,10 +65,7 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     if (arguments.tls_cert is None) != (arguments.tls_key is None):
         raise InputError("HTTPS takes a certificate and its key", expected="--tls-cert and --tls-key")
     if arguments.replicas is not None:
-        with _without_hangup(), replicated(arguments, arguments.http or _HTTP) as addresses, _signals() as ended:
-            _announce(addresses, as_json=arguments.json)
-            ended.get()
-        return 0
+        return _serve_replicas(arguments)
     _need(arguments)
     give_back_large_blocks()
     with ExitStack() as stack, _signals() as ended:
@@ -83,6 +81,19 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
             terminal.complain("edgefuse: some answers did not end in time")
             terminal.flush()
             os._exit(1)  # their threads would keep the process
+    return 0
+
+
+def _serve_replicas(arguments: argparse.Namespace) -> int:
+    """Serve with replicas until a signal comes; one that comes while they start ends the start."""
+    try:
+        with _without_hangup(), replicated(arguments, arguments.http or _HTTP) as addresses, _signals() as ended:
+            _announce(addresses, as_json=arguments.json)
+            with redirect_stdout(sys.stderr):  # what Ray says meanwhile is no result
+                ended.get()
+    except SystemExit as end:
+        if end.code != signal.SIGTERM:  # as which Ray raises that signal
+            raise
     return 0
 
 

@@ -13,13 +13,16 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 from starlette.responses import Response
+from werkzeug.exceptions import RequestTimeout
 
 from edgefuse.serve.ray.application import LOGGING, replicated
+from edgefuse.serve.ray.ingress import refusal
 from edgefuse.serve.ray.options import Options
 from edgefuse.serve.ray.replica import Answered, asking, fault
 from edgefuse.serve.ray.replicas import Replicas
 
 _MOST_BYTES = 4 << 20
+_READ_S = 10.0
 
 
 class Desk:
@@ -42,6 +45,8 @@ class Desk:
         self._left -= 1
         try:
             return sent(await self._answered(request))
+        except Exception as error:  # noqa: BLE001 - what is wrong is told, and not logged with what a client sent
+            return sent(refusal(error))
         finally:
             self._left += 1
 
@@ -49,8 +54,12 @@ class Desk:
         if int(request.headers.get("Content-Length") or _MOST_BYTES + 1) > _MOST_BYTES:
             return fault(413, f"A request says its length, at most {_MOST_BYTES} bytes.")
         try:
-            inputs = msgspec.json.decode(await request.body(), type=dict[str, dict[str, Any]])["inputs"]
-        except (msgspec.MsgspecError, KeyError):
+            body = await asyncio.wait_for(request.body(), _READ_S)
+        except asyncio.TimeoutError:
+            raise RequestTimeout from None
+        try:
+            inputs = msgspec.json.decode(body, type=dict[str, dict[str, Any]])["inputs"]
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError):
             return fault(400, 'The body is not JSON as in {"inputs": {"text": "…"}}.')
         classed, replied = await asyncio.gather(
             self._classes.ask(asking("/v1/predict", inputs)), self._replies.ask(asking("/v1/generate", inputs))

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import onnx
 import onnx.parser
 import pytest
+from ray._private import ray_constants
 
 from benchmarks.soak_services.replicated import Replicated, below
 from edgefuse.bundle.manifest import Manifest
@@ -35,6 +36,8 @@ from tests import tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timing]
 """One process after the other, in this order: they share a cluster, which takes all processors to start."""
+TOKEN = 32 * "5e"
+"""Of the cluster."""
 BODY = {"inputs": {"motion": [[[0.5, 0.25, -1.0]] * 3], "text": "please stop"}}
 
 
@@ -138,7 +141,10 @@ def served(
     command += ["--http", "127.0.0.1:0", "--max-body", "1", "--json"]
     complaints = bundle.with_name("complaints")
     with complaints.open("w") as stderr:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+        variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=variables | {"RAY_AUTH_TOKEN": TOKEN}
+        )
     assert process.stdout is not None
     try:
         text = process.stdout.readline()
@@ -173,10 +179,16 @@ def compare(served: Served, local: Served) -> None:
         ("GET", "/healthz", None),
         ("GET", "/nothing", None),
         ("GET", "/", None),
+        ("HEAD", "/v1/model", None),
+        ("OPTIONS", "/v1/predict", None),
+        ("GET", "/healthz%0A", None),
+        ("POST", "/v1/%2570redict", BODY),
+        ("POST", "/v1/predict?explain=%ff", BODY),
     )
     for method, path, body in requests:
         there, here = served.ask(method, path, body), local.ask(method, path, body)
         assert there.status == here.status, path
+        assert there.fields["content-length"] == here.fields["content-length"] or "predict" in path
         if "predict?" in path or path.endswith("predict"):
             assert {k: v for k, v in there.json.items() if k != "timing"} == {
                 k: v for k, v in here.json.items() if k != "timing"
@@ -194,10 +206,40 @@ def test_what_cannot_be_read_takes_no_other_answer_with_it(served: Served) -> No
         assert {one.result().status for one in odd} <= {400, 404}
 
 
+def test_where_ray_serve_runs_already_a_second_one_is_refused(served: Served) -> None:
+    """On a cluster that `RAY_ADDRESS` names: the one that is there, and what it answers, are not touched."""
+    (address,) = {
+        word.removeprefix("--gcs-address=")
+        for words in below(served.process.pid).values()
+        for word in words
+        if word.startswith("--gcs-address=")
+    }
+    command = [sys.executable, "-m", "edgefuse", "serve", str(served.bundle), "--replicas", "1"]
+    here = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}  # else Ray looks for 127.0.0.1 at the network's address
+    variables = os.environ | here | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    second = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=180, check=False)
+    assert (second.returncode, second.stdout) == (2, "")
+    assert second.stderr == (
+        "edgefuse: error: Ray Serve runs on this cluster already: expected a cluster of its own, or one without Ray "
+        "Serve. Fix: end it, or run `edgefuse.serve.ray.application.application(bundle)` beside the others yourself.\n"
+    )
+    assert served.predict().status == 200
+
+
 def test_a_hangup_does_nothing(served: Served) -> None:
     served.process.send_signal(signal.SIGHUP)
     assert served.predict().status == 200
     assert served.process.poll() is None
+
+
+def test_nobody_gives_orders_to_ray(served: Served) -> None:
+    """By fields that its proxy knows: it would give up early, fail where one is not UTF-8, and repeat one."""
+    for name in ("x-request-timeout-seconds", "x-request-disconnect-disabled", "x-request-id", "x-session-id"):
+        answer = served.ask("POST", "/v1/predict", BODY, **{name: "0.0001\xff"})
+        assert answer.status == 200, name
+        assert "0.0001" not in answer.fields["x-request-id"]
+    fields = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    assert served.ask("GET", "/", None, **fields, **{"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}).status == 403
 
 
 def test_what_is_too_large_is_refused(served: Served) -> None:
@@ -336,5 +378,7 @@ def test_it_ends_whole_after_the_last_answer(served: Served) -> None:
         connection.close()
     served.process.communicate(timeout=120)
     assert set(statuses) == {200}
-    assert served.process.returncode == 0, served.bundle.with_name("complaints").read_text()
+    complaints = served.bundle.with_name("complaints").read_text()
+    assert served.process.returncode == 0, complaints
+    assert "graceful_shutdown" not in complaints  # an error that is none
     until(lambda: not [pid for pid in ours if Path(f"/proc/{pid}").exists()])

@@ -15,7 +15,7 @@ import flask
 import msgspec
 from werkzeug.exceptions import HTTPException, MisdirectedRequest, NotFound, TooManyRequests, Unauthorized
 
-from edgefuse.errors import EdgefuseError, InputError
+from edgefuse.errors import InputError
 from edgefuse.serve.http import access, faults, inputs, openapi
 from edgefuse.serve.http.answers import Failure, Fault, Health, Model
 from edgefuse.serve.http.calls import predict
@@ -109,8 +109,8 @@ class _Endpoints:
         status, fields = faults.status(error)
         message = str(getattr(error, "description", None) or error)
         if status == 500:
-            _log.error("a request ended by an error: %s", _where(error))
-            message = "An error of this service; its log says which."
+            _log.error("a request ended by an error: %s", faults.where(error))
+            message = faults.UNEXPECTED
         response = _json(Failure(error=Fault(status=status, message=message)), status)
         if isinstance(error, HTTPException):
             response.headers.extend((k, v) for k, v in error.get_headers() if k in ("Allow", "WWW-Authenticate"))
@@ -196,13 +196,3 @@ def make_app(queue: Queue, source: Source, limits: Limits, metrics: Metrics, tok
 
 def _json(value: object, status: int = 200) -> flask.Response:
     return flask.Response(msgspec.json.encode(value), status, mimetype="application/json")
-
-
-def _where(error: BaseException) -> str:
-    """Return what kind of error it is and where it was raised: its words may hold what a client sent."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})" if trace else ""
-    own = f": {error}" if isinstance(error, EdgefuseError) else ""
-    return f"{type(error).__name__}{place}{own}"

@@ -1,13 +1,16 @@
-"""What kind of thing went wrong, as a status of HTTP."""
+"""What kind of thing went wrong, as a status of HTTP, and as a log may say it."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from werkzeug.exceptions import ClientDisconnected, HTTPException, TooManyRequests
 
-from edgefuse.errors import InputError, MissingExtraError
+from edgefuse.errors import EdgefuseError, InputError, MissingExtraError
 from edgefuse.serve.queue import Draining, Expired, Full
+
+UNEXPECTED = "An error of this service; its log says which."
 
 
 def status(error: Exception) -> tuple[int, dict[str, str]]:
@@ -23,3 +26,13 @@ def status(error: Exception) -> tuple[int, dict[str, str]]:
     if isinstance(error, MissingExtraError):
         return 415, {}
     return (400, {}) if isinstance(error, InputError) else (500, {})
+
+
+def where(error: BaseException) -> str:
+    """Return what kind of error it is and where it was raised: its words may hold what a client sent."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})" if trace else ""
+    own = f": {error}" if isinstance(error, EdgefuseError) else ""
+    return f"{type(error).__name__}{place}{own}"

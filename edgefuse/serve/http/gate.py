@@ -13,8 +13,9 @@ from edgefuse.serve.http.metrics import Metrics
 from edgefuse.serve.http.wire import refusal
 from edgefuse.serve.queue import Draining, Full, Queue
 
-_PATHS = ("/v1/predict", "/v1/generate")
-_BEGINNINGS = tuple((f"POST {path}{end}".encode(), path) for path in _PATHS for end in " ?")
+INFERRING = ("/v1/predict", "/v1/generate")
+"""What is posted there waits for inference; everything else is answered beside it."""
+_BEGINNINGS = tuple((f"POST {path}{end}".encode(), path) for path in INFERRING for end in " ?")
 
 
 class Gate:

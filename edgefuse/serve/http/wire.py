@@ -96,6 +96,14 @@ class Request(HTTPRequest):
         else:
             super().parse_request()
 
+    def read_request_line(self) -> bool:
+        """Read the request line, and answer where it is wrong; whether it is right."""
+        try:
+            return bool(super().read_request_line())  # type: ignore[no-untyped-call]
+        except ValueError:  # as the host of a URL that begins with a bracket alone
+            self.simple_response("400 Bad Request", "The request line cannot be read.")
+            return False
+
     def read_request_headers(self) -> bool:
         """Read the fields, and answer where they are wrong; whether they are right."""
         if not super().read_request_headers():  # type: ignore[no-untyped-call]

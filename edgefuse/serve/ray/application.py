@@ -10,16 +10,19 @@ from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
 from edgefuse.bundle.reader import open_bundle
-from edgefuse.serve.ray.ingress import Ingress
+from edgefuse.runtime.backends.choice import Backends
+from edgefuse.serve.ray import ingress
 from edgefuse.serve.ray.options import Options
-from edgefuse.serve.ray.replica import BATCHES, Replica
+from edgefuse.serve.ray.replica import BATCHES, LOOKUPS, Replica
 
 LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
 """Of all that is deployed: nothing of a request is logged, so neither its path."""
 END_S = 5.0
 """In which a replica that is to end answers what it has."""
-_SPARE = 64
-"""Requests beside those that are admitted, so that each is refused at once."""
+_SPARE = 2 * ingress.LOOKUPS
+"""Requests beside those that wait for inference: lookups, and others, so that each is refused at once."""
+_TRIES = 3
+"""To make the first replica, before all is given up: what it fails by is mostly the same each time."""
 
 
 def application(
@@ -49,7 +52,7 @@ def application(
         graceful_shutdown_wait_loop_s=0.1,
         logging_config=LOGGING,
     )
-    return deployed(Ingress).bind(replicated(bundle, options, token, name), options)
+    return deployed(ingress.Ingress).bind(replicated(bundle, options, token, name), options)
 
 
 def replicated(
@@ -59,22 +62,25 @@ def replicated(
 
     Args:
         bundle: its path, which is the same on every machine of the cluster. All replicas answer with the bundle that
-            is there now, or not at all: its
-            digest is pinned.
+            is there now, or not at all: its digest is pinned.
         options: how it is replicated.
         token: that requests must have.
         name: of the deployment.
 
     Raises:
-        BundleError: it cannot be read here.
+        BundleError: it cannot be read here, or has no such rung.
+        BackendError: it is for another backend.
     """
     path = Path(bundle).resolve()
     with open_bundle(path, digest=options.digest) as opened:
         digest = opened.digest
+        opened.manifest.rung(options.rung)
+        Backends(opened.manifest, options.backend)
     deployed = serve.deployment(
         name=name,
         num_replicas=options.replicas,
-        max_ongoing_requests=BATCHES,
+        max_ongoing_requests=BATCHES + LOOKUPS,
+        max_constructor_retry_count=_TRIES,
         ray_actor_options={"num_cpus": options.threads if options.cpus is None else options.cpus},
         health_check_period_s=5.0,
         graceful_shutdown_timeout_s=END_S,

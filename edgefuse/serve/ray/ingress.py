@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
-from ray.exceptions import RayError
+from ray.exceptions import RayError, TaskCancelledError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout, TooManyRequests
 
 from edgefuse.errors import EdgefuseError
 from edgefuse.serve.http import faults
-from edgefuse.serve.queue import Expired, Full, Pace
+from edgefuse.serve.http.gate import INFERRING
+from edgefuse.serve.queue import Full, Pace
 from edgefuse.serve.ray.options import Options
+from edgefuse.serve.ray.proxy import PASSED_ON
 from edgefuse.serve.ray.replica import Answered, Asked, fault
 from edgefuse.serve.ray.replicas import Replicas
 
 _log = logging.getLogger(__name__)
-_PASSED_ON = ("Host", "Authorization", "Content-Type")
-_HOP = ("content-length", "connection")
-"""Fields that Ray's proxy writes itself."""
+LOOKUPS = 32
+"""Requests without inference that may wait or run at a time, beside those with it."""
+_HOP = {"connection", "content-length"}
+"""Fields that Ray's proxy writes itself; but for HEAD, which has the length of the body that it does not have."""
 _READ_S = 10.0
 """From the head of a request to its last byte, as `edgefuse.serve.http` has it."""
+_BODIES = 4
+"""Of the largest size, that all requests together may have."""
+_SLASH = re.compile(b"%2F", re.IGNORECASE)
 
 
 class Ingress:
@@ -39,61 +47,95 @@ class Ingress:
 
     def __init__(self, replicas: DeploymentHandle[Any], options: Options) -> None:
         self._replicas, self._options = Replicas(replicas, options), options
-        self._held = 0
+        self._held = self._lookups = self._bytes = 0
         self._pace = Pace()  # of the latest requests, with all that waited before them
 
     async def __call__(self, request: Request) -> Response:
         """Answer a request."""
         try:
             answered = await self._answered(request)
-        except (HTTPException, EdgefuseError) as error:
-            status, fields = faults.status(error)
-            answered = fault(status, str(getattr(error, "description", None) or error), fields)
-        except (RayError, RayServeException) as error:
-            _log.error("the replicas do not answer: %s", type(error).__name__)
-            answered = fault(503, "The replicas do not answer.", {"Retry-After": "1"})
-        fields = {name: value for name, value in answered.fields.items() if name.lower() not in _HOP}
+        except Exception as error:  # noqa: BLE001 - Ray would log its words, which may hold what a client sent
+            answered = refusal(error)
+        hop = _HOP - ({"content-length"} if request.method == "HEAD" else set())
+        fields = {name: value for name, value in answered.fields.items() if name.lower() not in hop}
         return Response(answered.body, answered.status, fields)
 
     async def _answered(self, request: Request) -> Answered:
-        if request.url.path == "/metrics":
+        asked = asked_by(request)
+        if asked.path == "/metrics":
             return fault(404, "Figures are Ray's here: those of one replica say nothing of the others.")
+        if asked.method == "POST" and asked.path in INFERRING:
+            return await self._inferred(request, asked)
+        return await self._looked_up(asked)
+
+    async def _looked_up(self, asked: Asked) -> Answered:
+        """Return the answer to a request that waits for no inference, whose body nobody reads."""
+        if self._lookups >= LOOKUPS:
+            raise TooManyRequests("This service answers as many requests as it takes at a time.")
+        self._lookups += 1
+        try:
+            return await self._replicas.look_up(asked)
+        finally:
+            self._lookups -= 1
+
+    async def _inferred(self, request: Request, asked: Asked) -> Answered:
         if self._held >= self._options.depth:
             raise Full(self._held, self._pace.p50_s)
         self._held += 1
-        began = time.monotonic()
+        began, body = time.monotonic(), bytearray()
         try:
-            answered = await self._replicas.ask(await self._read_in_time(request))
-        except asyncio.TimeoutError as error:
-            raise Expired(
-                "the answer did not come in time", expected=f"at most {self._options.answer_s:g} s"
-            ) from error
+            await self._read_in_time(request, body)
+            answered = await self._replicas.ask(asked._replace(body=bytes(body)))
         finally:
             self._held -= 1
+            self._bytes -= len(body)
         self._pace.add(time.monotonic() - began)
         return answered
 
-    async def _read_in_time(self, request: Request) -> Asked:
-        """Return a request whole: who sends nothing must not keep a place.
+    async def _read_in_time(self, request: Request, body: bytearray) -> None:
+        """Read a request whole: who sends nothing must not keep a place.
 
         Raises:
             HTTPException: it is too large, or too slow.
         """
         try:
-            return await asyncio.wait_for(self._read(request), _READ_S)
+            await asyncio.wait_for(self._read(request, body), _READ_S)
         except asyncio.TimeoutError:
             raise RequestTimeout from None
 
-    async def _read(self, request: Request) -> Asked:
-        """Return a request whole.
-
-        Raises:
-            HTTPException: it is too large.
-        """
-        body = bytearray()
+    async def _read(self, request: Request, body: bytearray) -> None:
         async for part in request.stream():
             body += part
+            self._bytes += len(part)
             if len(body) > self._options.body_bytes:
                 raise RequestEntityTooLarge
-        fields = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
-        return Asked(request.method, request.url.path, request.url.query, fields, bytes(body))
+            if self._bytes > _BODIES * self._options.body_bytes:
+                raise TooManyRequests("This service reads as many bytes as it takes at a time.")
+
+
+def asked_by(request: Request) -> Asked:
+    """Return a request without its body.
+
+    Its path is read once: Starlette's URL would be parsed, and decoded, a second time.
+    """
+    scope = request.scope
+    parts = _SLASH.split(scope.get("raw_path") or scope["path"].encode())
+    path = b"%2F".join(unquote_to_bytes(part) for part in parts).decode("latin-1")
+    fields = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
+    return Asked(request.method, path, scope["query_string"].decode("latin-1"), fields, b"")
+
+
+def refusal(error: Exception) -> Answered:
+    """Return the answer to a request that ended with an error."""
+    if isinstance(error, ClientDisconnect | TaskCancelledError):  # nobody will read it
+        return fault(400, "The request ended before it was whole.")
+    if isinstance(error, asyncio.TimeoutError):
+        return fault(503, "The answer did not come in time.", {"Retry-After": "1"})
+    if isinstance(error, HTTPException | EdgefuseError):
+        status, fields = faults.status(error)
+        return fault(status, str(getattr(error, "description", None) or error), fields)
+    if isinstance(error, RayError | RayServeException):
+        _log.error("the replicas do not answer: %s", type(error).__name__)
+        return fault(503, "The replicas do not answer.", {"Retry-After": "1"})
+    _log.error("a request ended by an error: %s", faults.where(error))
+    return fault(500, faults.UNEXPECTED)

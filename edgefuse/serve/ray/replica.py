@@ -12,6 +12,8 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from io import BytesIO
+from itertools import count
 from typing import Any, NamedTuple
 
 import msgspec
@@ -24,6 +26,7 @@ from edgefuse.serve.http.answers import Failure, Fault
 from edgefuse.serve.http.app import make_app
 from edgefuse.serve.http.limits import Limits
 from edgefuse.serve.http.metrics import Metrics
+from edgefuse.serve.memory import give_back_large_blocks
 from edgefuse.serve.queue import Queue
 from edgefuse.serve.ray.options import Options
 from edgefuse.serve.ray.reach import keep_to_node
@@ -31,10 +34,15 @@ from edgefuse.serve.ray.reach import keep_to_node
 _log = logging.getLogger(__name__)
 BATCHES = 2
 """That a replica has at a time: it reads one while it answers the other."""
+LOOKUPS = 1
+"""That a replica has beside them: what needs no inference waits for none."""
 
 
 class Asked(NamedTuple):
-    """A request of HTTP, as it goes from process to process."""
+    """A request of HTTP, as it goes from process to process; path and query as WSGI has them.
+
+    The path is decoded, but for slashes, which would be others.
+    """
 
     method: str
     path: str
@@ -79,6 +87,7 @@ class Replica:
 
     def __init__(self, bundle: str, digest: str, options: Options, token: str | None = None) -> None:
         keep_to_node()
+        give_back_large_blocks()
         self._live = Live(  # no features of a request are kept
             bundle, digest, rung=options.rung, backend=options.backend, threads=options.threads, cache=False
         )
@@ -89,26 +98,25 @@ class Replica:
         )
         self._app = make_app(self._queue, self._live, limits, Metrics(self._queue), token)
         self._answer_s, self._hung_s = options.answer_s, 2 * options.answer_s
-        self._began: dict[int, float] = {}  # when each call began that has not ended
+        self._began: dict[int, float] = {}  # when the request began that each call is at
+        self._numbers = count()
 
     async def answer(self, asked: Sequence[Asked]) -> list[Answered]:
         """Return the answers, in the order of the requests."""
-        number = id(asked)
-        self._began[number] = time.monotonic()
-        try:
-            return await asyncio.to_thread(self._answer, asked, number)
-        finally:
-            del self._began[number]
+        return await asyncio.to_thread(self._answer, asked)
 
-    def _answer(self, asked: Sequence[Asked], number: int) -> list[Answered]:
-        answers = []
-        for one in asked:
-            self._began[number] = time.monotonic()
-            try:
-                answers.append(_called(self._app, one, self._answer_s))
-            except Exception as error:  # noqa: BLE001 - one request must not take the answers of the others with it
-                _log.error("a request cannot be read: %s", type(error).__name__)
-                answers.append(fault(400, "This request cannot be read."))
+    def _answer(self, asked: Sequence[Asked]) -> list[Answered]:
+        answers, number = [], next(self._numbers)
+        try:
+            for one in asked:
+                self._began[number] = time.monotonic()
+                try:
+                    answers.append(_called(self._app, one, self._answer_s))
+                except Exception as error:  # noqa: BLE001 - one request must not take the answers of the others with it
+                    _log.error("a request cannot be read: %s", type(error).__name__)
+                    answers.append(fault(400, "This request cannot be read."))
+        finally:  # here, since whoever waits for the call may be cancelled before it ends
+            del self._began[number]
         return answers
 
     def check_health(self) -> None:
@@ -117,7 +125,7 @@ class Replica:
         Raises:
             EdgefuseError: a call goes on for much longer than it may.
         """
-        oldest = min(self._began.values(), default=time.monotonic())
+        oldest = min(list(self._began.values()), default=time.monotonic())
         if time.monotonic() - oldest > self._hung_s:
             raise EdgefuseError("a request does not end", expected=f"an answer within {self._hung_s:g} s")
 
@@ -142,12 +150,12 @@ def fault(status: int, message: str, fields: dict[str, str] | None = None) -> An
 def _called(app: Any, asked: Asked, answer_s: float) -> Answered:
     """Return what an application of WSGI answers; a stream is read to its end, or until nobody waits for it."""
     ends = time.monotonic() + answer_s
-    builder = EnvironBuilder(
-        path=asked.path,
+    builder = EnvironBuilder(  # what it is given as path and query it reads as a URL, a second time
         method=asked.method,
-        query_string=asked.query,
         headers=[*asked.fields.items()],
-        data=asked.body,
+        input_stream=BytesIO(asked.body),
+        content_length=len(asked.body),
+        environ_overrides={"PATH_INFO": asked.path, "QUERY_STRING": asked.query},
     )
     try:
         response = Response.from_app(app, builder.get_environ())

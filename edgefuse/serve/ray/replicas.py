@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections import deque
+from contextvars import Context
+from typing import Any, NamedTuple
 
-from ray import serve
 from ray.exceptions import ActorDiedError, RayActorError
 from ray.serve.handle import DeploymentHandle
 
+from edgefuse.serve.queue import Pace
 from edgefuse.serve.ray.options import Options
 from edgefuse.serve.ray.reach import keep_to_node
 from edgefuse.serve.ray.replica import BATCHES, Answered, Asked, fault
@@ -25,10 +26,22 @@ _log = logging.getLogger(__name__)
 _DEATHS = 3
 """Of replicas, with one and the same request, before it is given up."""
 _PAUSE_S = 0.05
+_EARLY_S = 1e-3  # a timer rounds
+_TOGETHER_S = 0.1
+"""That the first request of a batch waits for the last one, about: a call saves some milliseconds, not more."""
+
+
+class _Waiting(NamedTuple):
+    asked: Asked
+    answered: asyncio.Future[Answered]
+    due_s: float
 
 
 class Replicas:
     """Answers requests by the replicas of a bundle.
+
+    Batches are made when a replica takes one, of all that waits then. (`serve.batch` makes them when requests come, and
+    lets the batches wait: what does not come in the same moment is never together.)
 
     Args:
         handle: of the deployment of `Replica`.
@@ -38,13 +51,11 @@ class Replicas:
     def __init__(self, handle: DeploymentHandle[Any], options: Options) -> None:
         keep_to_node()
         self._handle = handle
-        self._answer_s = options.answer_s
-        gathering = serve.batch(
-            max_batch_size=options.batch,
-            batch_wait_timeout_s=options.wait_ms / 1e3,
-            max_concurrent_batches=BATCHES * options.replicas,
-        )
-        self._gathered: Callable[[Asked], Awaitable[Answered]] = gathering(self._hand_over)
+        self._answer_s, self._wait_s = options.answer_s, options.wait_ms / 1e3
+        self._batch, self._most_calls = options.batch, BATCHES * options.replicas
+        self._waiting: deque[_Waiting] = deque()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._pace = Pace()  # of one request of a call
 
     async def ask(self, asked: Asked) -> Answered:
         """Return the answer to a request.
@@ -52,7 +63,55 @@ class Replicas:
         Raises:
             TimeoutError: it did not come in time.
         """
-        return await asyncio.wait_for(self._gathered(asked), self._answer_s)
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(asked, loop.create_future(), time.monotonic() + self._wait_s)
+        self._waiting.append(waiting)
+        self._begin()
+        if self._wait_s:
+            loop.call_later(self._wait_s + _EARLY_S, self._begin)
+        return await asyncio.wait_for(waiting.answered, self._answer_s)
+
+    async def look_up(self, asked: Asked) -> Answered:
+        """Return the answer to a request that needs no inference: alone, and beside those that do.
+
+        Raises:
+            TimeoutError: it did not come in time.
+        """
+        (answered,) = await asyncio.wait_for(self._hand_over([asked]), self._answer_s)
+        return answered
+
+    def _begin(self) -> None:
+        """Hand over what waits, as far as replicas take it."""
+        while len(self._calls) < self._most_calls and (together := self._next()):
+            # Of no request's context: Ray ends what belongs to one whose client went away.
+            call: asyncio.Task[None] = Context().run(asyncio.ensure_future, self._call(together))
+            self._calls.add(call)
+            call.add_done_callback(self._ended)
+
+    def _ended(self, call: asyncio.Task[None]) -> None:
+        self._calls.discard(call)
+        self._begin()
+
+    def _next(self) -> list[_Waiting]:
+        """Return the requests of the next call; none where none waits, or where others may come in time."""
+        self._waiting = deque(one for one in self._waiting if not one.answered.done())  # the others were given up
+        most = max(1, min(self._batch, int(_TOGETHER_S / max(self._pace.p50_s, 1e-6))))
+        if len(self._waiting) < most and self._wait_s and self._waiting and time.monotonic() < self._waiting[0].due_s:
+            return []
+        return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+    async def _call(self, together: list[_Waiting]) -> None:
+        began = time.monotonic()
+        try:
+            answers = await self._hand_over([one.asked for one in together])
+            for one, answered in zip(together, answers, strict=True):
+                if not one.answered.done():
+                    one.answered.set_result(answered)
+        except Exception as error:  # noqa: BLE001 - it is raised where the answers are waited for
+            for one in together:
+                if not one.answered.done():
+                    one.answered.set_exception(error)
+        self._pace.add((time.monotonic() - began) / len(together))
 
     async def _hand_over(self, asked: list[Asked]) -> list[Answered]:
         until = time.monotonic() + self._answer_s

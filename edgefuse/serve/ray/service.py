@@ -5,27 +5,40 @@ from __future__ import annotations
 import logging
 import math
 import random
+import re
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, redirect_stdout
+from io import StringIO
 from os import PathLike
 from pathlib import Path
+from typing import TextIO
 
 from edgefuse.errors import EngineError, InputError, cited, needing
 
 with needing("serving with Ray", extra="replicas"):
     import ray
     from ray import serve
+    from ray.exceptions import RayError
     from ray.serve import Application
+    from ray.serve.exceptions import RayServeException
 
-    from edgefuse.cluster import connected
+    from edgefuse.cluster import connected, starts_here
+    from edgefuse.serve.http.server import Tls
+    from edgefuse.serve.ray import proxy
     from edgefuse.serve.ray.application import LOGGING, application
+from edgefuse.runtime.processor import checked_threads
+from edgefuse.runtime.signals import available_bytes
 from edgefuse.serve.http import access
 from edgefuse.serve.ray.options import Options
 
 _PORTS = range(20_000, 30_000)
 """Of which one that is free is taken: Ray's own are below, and those that the system gives out above."""
+_REPLICA_BYTES = 100 << 20
+"""That a replica takes at least: 122 MB with the smallest bundle."""
+_OURS = re.compile(r"^edgefuse\.errors\.\w+: (.+)$", re.MULTILINE)
+"""A sentence of ours at the end of a traceback, as Ray hands it on."""
 
 
 @contextmanager
@@ -49,13 +62,18 @@ def serving(
         tls: the files of a certificate and of its key, for HTTPS.
 
     Raises:
-        InputError: without a token, others than this machine could reach it; or the address is wrong.
-        BundleError: the bundle cannot be read.
+        InputError: without a token, others than this machine could reach it; the address is wrong or taken; the files
+            of a certificate are wrong; or this machine has not so many processors, or so much memory.
+        BundleError: the bundle cannot be read, or has no such rung.
+        BackendError: it is for another backend.
         EngineError: the cluster cannot be used, or the replicas do not start.
         MissingExtraError: Ray is not installed.
     """
     options = options or Options()
     access.address_for(address, token)
+    if starts_here():
+        checked_threads(options.threads)
+        _check_memory(options.replicas)
     cpus = options.threads if options.cpus is None else options.cpus
     with running(application(bundle, options, token), address, math.ceil(options.replicas * cpus), tls) as url:
         yield url
@@ -72,24 +90,28 @@ def running(app: Application, address: str, cpus: int, tls: tuple[Path, Path] | 
         tls: the files of a certificate and of its key, for HTTPS.
 
     Raises:
-        InputError: the address is wrong.
+        InputError: the address is wrong or taken, or the files of a certificate are wrong.
         EngineError: the cluster cannot be used, or the application does not start.
     """
     host, port = access.parse_address(address)
+    if starts_here():  # else Ray's proxy listens on another machine, perhaps, and reads the files there
+        _check_free(address)
+        if tls is not None:
+            Tls(*tls)
     listening: dict[str, object] = {"host": host, "port": port or _free(host)}
     if tls is not None:
         listening |= {"ssl_certfile": str(tls[0]), "ssl_keyfile": str(tls[1])}
-    with ExitStack() as stack:
-        with _aside():
-            stack.enter_context(connected(max(1, cpus)))
+    stack = ExitStack()
+    try:
+        with _aside(sys.stderr):
+            stack.enter_context(connected(max(1, cpus), proxy.VARIABLES))
             _refuse_others()
             stack.callback(serve.shutdown)
             _start(app, listening)
-        try:
-            yield access.url_of(host, listening["port"], secure=tls is not None)
-        finally:
-            with _aside():
-                stack.close()
+        yield access.url_of(host, listening["port"], secure=tls is not None)
+    finally:
+        with _aside(StringIO()):  # Ray says that it kills its controller, which it was asked for
+            stack.close()
 
 
 def _refuse_others() -> None:
@@ -110,30 +132,79 @@ def _start(app: Application, listening: dict[str, object]) -> None:
         serve.start(proxy_location="HeadOnly", http_options=listening, logging_config=LOGGING)
         serve.run(app)
     except Exception as error:
-        raise EngineError("the replicas do not start", got=cited(error)) from error
+        raise not_started(error, _status()) from error
+
+
+def _status() -> str:
+    """Return what Ray says of all that is deployed."""
+    try:
+        applications = serve.status().applications.values()
+    except (RayError, RayServeException):
+        return ""
+    return "\n".join(one.message for each in applications for one in each.deployments.values())
+
+
+def not_started(error: Exception, status: str = "") -> EngineError:
+    """Return the error that says why replicas do not start.
+
+    Args:
+        error: that Ray raised.
+        status: what Ray says besides.
+    """
+    ours = _OURS.findall(f"{status}\n{error}")
+    if ours:
+        return EngineError(f"the replicas do not start: {ours[-1]}")
+    return EngineError("the replicas do not start", got=cited(error))
 
 
 @contextmanager
-def _aside() -> Iterator[None]:
-    """Within the block, Ray says in this process only what is wrong, and not on stdout, which is for results."""
+def _aside(said: TextIO) -> Iterator[None]:
+    """Within the block, Ray says in this process only what is wrong, and not on stdout, which is for results.
+
+    Args:
+        said: where it goes.
+    """
     logger = logging.getLogger("ray.serve")
     before = logger.level
     logger.setLevel(logging.WARNING)
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(said):
             yield
     finally:
         logger.setLevel(before)
 
 
+def _check_memory(replicas: int) -> None:
+    """Raise where so many processes would take all memory: the system ends others for that, perhaps."""
+    most = (available_bytes() or sys.maxsize) // _REPLICA_BYTES
+    if replicas > most:
+        raise InputError(
+            "this machine has no memory for so many replicas",
+            got=replicas,
+            expected=f"at most {most}, each of {_REPLICA_BYTES >> 20} MB or more",
+        )
+
+
+def _check_free(address: str) -> None:
+    """Raise where somebody listens: the proxies of Ray share a port, even those of different clusters."""
+    try:
+        _bind(*access.parse_address(address))
+    except OSError as error:
+        raise InputError("the replicas cannot listen", got=f"{address} ({error.strerror or error})") from error
+
+
+def _bind(host: str, port: int) -> None:
+    with closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that ended are in nobody's way
+        tried.bind((host, port))
+
+
 def _free(host: str) -> int:
     """Return a port that nobody listens at."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port in random.sample(_PORTS, 100):
-        with closing(socket.socket(family)) as tried:
-            try:
-                tried.bind((host, port))
-            except OSError:
-                continue
-            return port
+        try:
+            _bind(host, port)
+        except OSError:
+            continue
+        return port
     raise InputError("no port is free", got=f"100 tried from {_PORTS.start} to {_PORTS.stop}", fix="name one")
