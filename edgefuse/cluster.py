@@ -55,7 +55,7 @@ def connected(cpus: int, variables: Mapping[str, str] = MappingProxyType({})) ->
     Raises:
         EngineError: it cannot be used, or this process uses one already.
     """
-    if ray.is_initialized():
+    if starts_here() and ray.is_initialized():
         raise EngineError("this process is connected to a Ray cluster already", fix="call ray.shutdown() before")
     address = os.environ.get("RAY_ADDRESS") or LOCAL
     with ExitStack() as opening:
