@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import sys
+import threading
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ray.serve import context as serve_context
 from edgefuse.cli import main
 from edgefuse.errors import BackendError, BundleError, EngineError, InputError
 from edgefuse.serve.ray import replicas as module
+from edgefuse.serve.ray import service
 from edgefuse.serve.ray.application import replicated
 from edgefuse.serve.ray.options import Options
 from edgefuse.serve.ray.replica import Answered, Asked, Replica, asking
@@ -262,6 +264,24 @@ def test_why_a_replica_does_not_start_is_told_in_our_sentence() -> None:
     with pytest.raises(EngineError) as raised:
         raise not_started(RuntimeError(words))
     assert str(raised.value) == "the replicas do not start: it is damaged. Fix: copy it again."
+
+
+def test_why_a_replica_does_not_start_again_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where another bundle took the place of the one that is pinned, and a replica died."""
+    asked = threading.Semaphore(0)
+
+    def status() -> str:
+        asked.release()
+        return "A replica failed:\nedgefuse.errors.BundleError: the bundle is not the one that was pinned.\n"
+
+    monkeypatch.setattr(service, "_status", status)
+    monkeypatch.setattr(service, "_WATCH_S", 0.01)
+    with service.watched():
+        for _ in range(4):
+            asked.acquire()
+    assert caplog.messages == ["a replica does not start: the bundle is not the one that was pinned."]
 
 
 def test_others_are_served_with_a_token_only(tiny_bundle: Path) -> None:

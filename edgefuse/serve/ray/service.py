@@ -8,6 +8,7 @@ import random
 import re
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, redirect_stdout
 from io import StringIO
@@ -33,6 +34,8 @@ from edgefuse.runtime.signals import available_bytes
 from edgefuse.serve.http import access
 from edgefuse.serve.ray.options import Options
 
+_log = logging.getLogger(__name__)
+_WATCH_S = 5.0
 _PORTS = range(20_000, 30_000)
 """Of which one that is free is taken: Ray's own are below, and those that the system gives out above."""
 _REPLICA_BYTES = 100 << 20
@@ -107,7 +110,7 @@ def running(app: Application, address: str, cpus: int, tls: tuple[Path, Path] | 
             stack.enter_context(connected(max(1, cpus), proxy.VARIABLES))
             _refuse_others()
             stack.callback(serve.shutdown)
-            _start(app, listening)
+            _start(app, listening, stack)
         yield access.url_of(host, listening["port"], secure=tls is not None)
     finally:
         with _aside(StringIO()):  # Ray says that it kills its controller, which it was asked for
@@ -127,12 +130,35 @@ def _refuse_others() -> None:
     )
 
 
-def _start(app: Application, listening: dict[str, object]) -> None:
+def _start(app: Application, listening: dict[str, object], stack: ExitStack) -> None:
     try:
         serve.start(proxy_location="HeadOnly", http_options=listening, logging_config=LOGGING)
+        stack.enter_context(watched())
         serve.run(app)
     except Exception as error:
         raise not_started(error, _status()) from error
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Within the block, log why a replica does not start: Ray goes on trying, and says it to nobody."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        told = ""
+        while not ended.wait(_WATCH_S):
+            why = (_OURS.findall(_status()) or [""])[-1]
+            if why not in ("", told):
+                _log.warning("a replica does not start: %s", why)
+            told = why
+
+    thread = threading.Thread(target=watch, name="edgefuse-replicas", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(_WATCH_S)
 
 
 def _status() -> str:
