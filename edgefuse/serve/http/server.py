@@ -120,9 +120,8 @@ class Server(CherootServer):
 
     def finish(self, conn: Connection) -> None:
         """Give a request that has come to a thread, and end any other connection: nobody watches any more."""
-        if not conn.lingering:
-            conn.receive()
-        if not conn.lingering and conn.is_ready():
+        conn.receive()
+        if conn.is_ready():
             self.requests.put(conn)
         else:
             conn.close()
@@ -147,7 +146,7 @@ class Server(CherootServer):
         if arrived.ended and not arrived.data:
             conn.close()
             return
-        begun = len(arrived.data) >= _BEGIN_BYTES and not conn.crowded  # nothing of one that lingers is kept
+        begun = len(arrived.data) >= _BEGIN_BYTES and not conn.crowded
         if begun and (answer := self.gate(bytes(arrived.data[:_BEGIN_BYTES]))) is not None:
             conn.refuse(answer)
             return
@@ -196,10 +195,12 @@ class Server(CherootServer):
 
         One of which something has come that nobody looked at yet was not silent.
         """
-        for idlest in sorted(self._connections.waiting, key=lambda one: not one.lingering):
+        if self._connections.end_lingering():
+            return True
+        for idlest in self._connections.waiting:
             if not self._connections.take(idlest):
                 continue
-            if self._receive(idlest) and not idlest.lingering:
+            if self._receive(idlest):
                 self._sort(idlest)
             else:
                 idlest.close()

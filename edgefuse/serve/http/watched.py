@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from operator import itemgetter
@@ -78,10 +79,26 @@ class Watched(ConnectionManager):
         self._selector.close()
         self._selector: Any = _Selector()
         self._selector.register(server.socket.fileno(), selectors.EVENT_READ, data=server)
+        self._lingering: deque[Connection] = deque()
+        self._lock, self._ended = threading.Lock(), False
+
+    def put(self, conn: Connection) -> None:
+        """Watch a connection. One that lingers has nothing to say: what comes is thrown away at intervals.
+
+        Raises:
+            ValueError: this has ended, and watches no more.
+        """
+        if not conn.lingering:
+            super().put(conn)
+            return
+        with self._lock:
+            if self._ended:
+                raise ValueError
+            self._lingering.append(conn)
 
     @property
     def waiting(self) -> list[Connection]:
-        """All of them, the one that is watched for the longest first."""
+        """All that have something to say, the one that is watched for the longest first."""
         with self._selector._lock:
             return list(self._selector.watched.values())
 
@@ -96,6 +113,15 @@ class Watched(ConnectionManager):
                 return
             yield new
 
+    def end_lingering(self) -> bool:
+        """End the one that lingers for the longest; whether there is one."""
+        with suppress(IndexError):
+            longest = self._lingering.popleft()
+            longest.discard()
+            longest.close()
+            return True
+        return False
+
     def take(self, connection: Connection) -> bool:
         """Watch one no more; whether it was watched: if not, it is another thread's."""
         return bool(self._selector.take(connection.arrived.fileno(), connection))
@@ -109,18 +135,23 @@ class Watched(ConnectionManager):
         listener.close()
         for one in come:
             self.server.finish(one)
+        with self._lock:
+            self._ended = True
+        while self.end_lingering():
+            pass
 
     def _expire(self, threshold: float) -> None:
         """End what was idle, or lingers, for too long; a request that does not come in time is told so by a thread."""
         now = time.monotonic()
         for one in self.waiting:
-            took_s, unfinished = now - one.since_s, bool(one.arrived.data) and not one.lingering
-            if one.lingering:
-                over = took_s > _LINGER_S
-            elif unfinished:
-                over = took_s > self.server.limits.read_s
-            else:
-                over = one.last_used < threshold
+            unfinished = bool(one.arrived.data)
+            over = now - one.since_s > self.server.limits.read_s if unfinished else one.last_used < threshold
             if over and self.take(one):
                 one.arrived.late = unfinished
                 self.server.requests.put(one) if unfinished else one.close()
+        for _ in range(len(self._lingering)):
+            one = self._lingering.popleft()
+            if one.discard() and now - one.since_s <= _LINGER_S:
+                self._lingering.append(one)
+            else:
+                one.close()

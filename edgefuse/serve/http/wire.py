@@ -36,6 +36,8 @@ _CODED = re.compile(rb"\r\ntransfer-encoding", re.IGNORECASE)
 _EXPECTS = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
 _LINE_BYTES = 256
 """Of a line that cheroot reads at a time: a head that is too large is told as such when so much more is there."""
+_FIRST_BYTES = 1 << 14
+_ROUNDS = 64
 _DISCARD = socket.MSG_TRUNC if sys.platform == "linux" else 0
 """What comes over TCP is not even copied, as tcp(7) has it."""
 _LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -161,15 +163,17 @@ class Arrived:
         self.late = self.ended = False
 
     def receive(self, buffer: memoryview, *, keep: bool = True) -> int:
-        """Take what has come; how many bytes that are.
+        """Take what has come; how many bytes that are. Of a request that begins, no more than tells what it is.
 
         Args:
             buffer: that it comes into, as much as there is room for.
             keep: for whoever reads it; or it is thrown away.
         """
+        most = 0 if self.data or not keep else _FIRST_BYTES
+        flags = 0 if keep or self._is_tls else _DISCARD
         try:
             self._inner.setblocking(False)
-            count = self._inner.recv_into(buffer, 0, 0 if keep or self._is_tls else _DISCARD)
+            count = self._inner.recv_into(buffer, most, flags)
         except _LATER:
             return 0
         except OSError:  # the connection is broken, or does not speak TLS
@@ -229,9 +233,16 @@ class Connection(HTTPConnection):
 
     def receive(self) -> int:
         """Take what has come, without waiting; how many bytes that are."""
-        if not self.arrived.data and not self.lingering:
+        if not self.arrived.data:
             self.since_s = time.monotonic()
-        return self.arrived.receive(self._buffer, keep=not self.lingering)
+        return self.arrived.receive(self._buffer)
+
+    def discard(self) -> bool:
+        """Throw away what has come, without waiting; whether more may come."""
+        for _ in range(_ROUNDS):
+            if not self.arrived.receive(self._buffer, keep=False):
+                break
+        return not self.arrived.ended
 
     def is_ready(self) -> bool:
         """Tell whether a thread is to read the request: it has come whole, no more of it will, or it is refused."""
