@@ -17,6 +17,7 @@ from ray.serve import context as serve_context
 
 from edgefuse.cli import main
 from edgefuse.errors import BackendError, BundleError, EngineError, InputError
+from edgefuse.serve.ray import replica as process
 from edgefuse.serve.ray import replicas as module
 from edgefuse.serve.ray import service
 from edgefuse.serve.ray.application import replicated
@@ -170,17 +171,30 @@ def test_a_call_belongs_to_no_request() -> None:
     assert seen == [None]
 
 
-def test_a_call_that_was_given_up_does_not_count_as_hung(tiny_bundle: Path) -> None:
-    async def scenario() -> None:
+def test_a_call_that_was_given_up_counts_until_it_ends_and_no_longer(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a replica that is well would be taken for one that hangs."""
+    begun, let = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> Answered:
+        begun.set()
+        let.wait()
+        return Answered(200, {}, b"")
+
+    async def scenario() -> int:
         call = asyncio.ensure_future(replica.answer(3 * [asking("/v1/predict", {"text": "stop"})]))
-        while not replica._began:
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(begun.wait)
         call.cancel()
         await asyncio.wait([call])
+        running = len(replica._began)
+        let.set()
+        return running
 
     replica = made(tiny_bundle)
+    monkeypatch.setattr(process, "_called", slow)
     try:
-        asyncio.run(scenario())  # which waits for its threads
+        assert asyncio.run(scenario()) == 1  # and waits for its threads
         assert not replica._began
     finally:
         replica.close()

@@ -35,7 +35,7 @@ from edgefuse.serve.http import access
 from edgefuse.serve.ray.options import Options
 
 _log = logging.getLogger(__name__)
-_WATCH_S = 5.0
+_WATCH_S, _END_S = 5.0, 10.0
 _PORTS = range(20_000, 30_000)
 """Of which one that is free is taken: Ray's own are below, and those that the system gives out above."""
 _REPLICA_BYTES = 100 << 20
@@ -158,13 +158,13 @@ def watched() -> Iterator[None]:
         yield
     finally:
         ended.set()
-        thread.join(_WATCH_S)
+        thread.join(_END_S)
 
 
 def _status() -> str:
     """Return what Ray says of all that is deployed."""
     try:
-        applications = serve.status().applications.values()
+        applications = serve.status().applications.values() if ray.is_initialized() else ()
     except (RayError, RayServeException):
         return ""
     return "\n".join(one.message for each in applications for one in each.deployments.values())
