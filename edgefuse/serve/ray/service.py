@@ -26,7 +26,7 @@ with needing("serving with Ray", extra="replicas"):
     from ray.serve.exceptions import RayServeException
 
     from edgefuse.cluster import connected, starts_here
-    from edgefuse.serve.http.server import Tls
+    from edgefuse.serve.http.tls import Tls
     from edgefuse.serve.ray import proxy
     from edgefuse.serve.ray.application import LOGGING, application
 from edgefuse.runtime.processor import checked_threads
