@@ -208,12 +208,7 @@ def test_what_cannot_be_read_takes_no_other_answer_with_it(served: Served) -> No
 
 def test_where_ray_serve_runs_already_a_second_one_is_refused(served: Served) -> None:
     """On a cluster that `RAY_ADDRESS` names: the one that is there, and what it answers, are not touched."""
-    (address,) = {
-        word.removeprefix("--gcs-address=")
-        for words in below(served.process.pid).values()
-        for word in words
-        if word.startswith("--gcs-address=")
-    }
+    address = told_to_rays(served, "gcs-address")
     command = [sys.executable, "-m", "edgefuse", "serve", str(served.bundle), "--replicas", "1"]
     here = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}  # else Ray looks for 127.0.0.1 at the network's address
     variables = os.environ | here | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
@@ -224,6 +219,13 @@ def test_where_ray_serve_runs_already_a_second_one_is_refused(served: Served) ->
         "Serve. Fix: end it, or run `edgefuse.serve.ray.application.application(bundle)` beside the others yourself.\n"
     )
     assert served.predict().status == 200
+
+
+def told_to_rays(served: Served, option: str) -> str:
+    """Return what the processes of Ray are given as an option."""
+    words = {word for words in below(served.process.pid).values() for word in words}
+    (value,) = {word.partition("=")[2] for word in words if word.startswith(f"--{option}=")}
+    return value
 
 
 def test_a_hangup_does_nothing(served: Served) -> None:
@@ -341,6 +343,9 @@ def test_nothing_phones_home_and_nobody_else_is_let_in(served: Served) -> None:
         if words and not words[0].startswith("ray::"):  # they write their titles over their variables, which are these
             assert b"RAY_USAGE_STATS_ENABLED=0" in variables, words
     assert listening(set(all_of_them)) <= {"0100007F", "0000000000000000FFFF00000100007F"}
+    folder = Path(told_to_rays(served, "session-dir")).parents[1]  # Ray opens its own to everybody
+    assert folder.name.startswith("edgefuse-")
+    assert folder.stat().st_mode & 0o077 == 0
 
 
 def listening(pids: set[int]) -> set[str]:
@@ -363,7 +368,7 @@ def listening(pids: set[int]) -> set[str]:
 
 def test_it_ends_whole_after_the_last_answer(served: Served) -> None:
     """The last test of this module: what was admitted is answered, and no process and no folder stays."""
-    ours = below(served.process.pid)
+    ours, folder = below(served.process.pid), Path(told_to_rays(served, "session-dir")).parents[1]
     data, connections = json.dumps(BODY).encode(), []
     for _ in range(8):
         connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
@@ -382,3 +387,4 @@ def test_it_ends_whole_after_the_last_answer(served: Served) -> None:
     assert served.process.returncode == 0, complaints
     assert "graceful_shutdown" not in complaints  # an error that is none
     until(lambda: not [pid for pid in ours if Path(f"/proc/{pid}").exists()])
+    assert not folder.exists()

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
 from ray.serve import context as serve_context
 
 from edgefuse.cli import main
+from edgefuse.cluster import _sweep, connected
 from edgefuse.errors import BackendError, BundleError, EngineError, InputError
 from edgefuse.serve.ray import replica as process
 from edgefuse.serve.ray import replicas as module
@@ -296,6 +301,41 @@ def test_why_a_replica_does_not_start_again_is_logged_once(
         for _ in range(4):
             asked.acquire()
     assert caplog.messages == ["a replica does not start: the bundle is not the one that was pinned."]
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself tries for minutes; what the variable names is often of yesterday."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with (
+        pytest.raises(EngineError, match=r"the Ray cluster '127.0.0.1:1' cannot be used: got ConnectionRefusedError"),
+        connected(1),
+    ):
+        pass
+
+
+def test_what_a_killed_command_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    left, running = tmp_path / "edgefuse-left", tmp_path / "edgefuse-running"
+    for folder in (left, running):
+        folder.mkdir()
+        (folder / "ray.lock").touch()
+    with FileLock(running / "ray.lock"):
+        _sweep(tmp_path)
+        assert (left.exists(), running.exists()) == (False, True)
+
+
+def test_sigterm_while_replicas_start_ends_it(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray makes an exit of it, which is no error of the code that is run."""
+
+    @contextmanager
+    def starting(*_: object) -> Iterator[dict[str, str]]:
+        sys.exit(signal.SIGTERM)
+        yield {}
+
+    monkeypatch.setattr("edgefuse.commands.serve.replicated", starting)
+    assert main(["serve", str(tiny_bundle), "--replicas", "1"]) == 0
+    assert capsys.readouterr() == ("", "")
 
 
 def test_others_are_served_with_a_token_only(tiny_bundle: Path) -> None:
