@@ -165,11 +165,18 @@ def test_several_models_are_asked_with_what_was_just_compiled(
     assert "not ok  porter, no request lost: 1 of 200" in capsys.readouterr().out
 
 
-def test_one_alone_compiles_its_models_and_leaves_their_rows(examples: Path, compiles: list[str]) -> None:
+def test_one_alone_compiles_its_models_and_leaves_their_rows(
+    examples: Path, compiles: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = iter((True, False))
+    monkeypatch.setattr(pressure, "quiet", lambda: next(quiet))
     assert command.main(words(examples, "--only", "porter")) == 1
     assert compiles[:2] == ["door", "window"]
     out = examples.parent / "out" / "systems.json"
-    assert [one.name for one in record.read(out)] == ["porter"]
+    (made,) = record.read(out)
+    assert made.name == "porter"
+    assert made.composed is not None
+    assert made.composed.busy
     assert command.main(words(examples, "--only", "door")) == 1  # the other one is in the file, and lost a request
     assert [one.name for one in record.read(out)] == ["door", "porter"]
 
