@@ -10,8 +10,9 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from edgefuse.errors import EdgefuseError, InputError
@@ -72,6 +73,22 @@ class Pace:
         return statistics.median(self._recent_s) if self._recent_s else _GUESSED_S
 
 
+class Place:
+    """A place that is held for a request while it is read, so that no other is read for the same one."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue, self.free = queue, False
+
+    def submit(self, call: Callable[[Pipeline], T]) -> Future[T]:
+        """Take the request, once; see `Queue.submit`.
+
+        Raises:
+            Draining: the queue has ended to take requests.
+        """
+        self.free = True
+        return self._queue._take(call)
+
+
 class _Request(NamedTuple):
     call: Callable[[Pipeline], Any]
     future: Future[Any]
@@ -106,7 +123,7 @@ class Queue:
         self.admitted = self.refused = self.expired = 0
         self._source, self._deadline_s = source, deadline_s
         self._waiting: deque[_Request] = deque()
-        self._running = self._unanswered = 0  # the second counts a call until its caller has the answer
+        self._held = self._running = self._unanswered = 0  # the last one counts a call until its caller has the answer
         self._draining = self._ended = False
         self._changed = threading.Condition()
         self._pace = Pace()
@@ -157,13 +174,27 @@ class Queue:
             Full: there are as many as may be.
             Draining: this ends.
         """
-        future: Future[T] = Future()
+        with self.place() as place:
+            return place.submit(call)
+
+    @contextmanager
+    def place(self) -> Iterator[Place]:
+        """Hold a place until the request is submitted to it, or the block ends.
+
+        Raises:
+            Full: there are as many as may be.
+            Draining: this ends.
+        """
         with self._changed:
             self._check()
-            self.admitted += 1
-            self._waiting.append(_Request(call, future, time.monotonic()))
-            self._changed.notify_all()
-        return future
+            self._held += 1
+        place = Place(self)
+        try:
+            yield place
+        finally:
+            if not place.free:
+                with self._changed:
+                    self._held -= 1
 
     def drain(self, timeout_s: float) -> bool:
         """Take no more requests, and wait for the answers of those that were taken.
@@ -187,16 +218,34 @@ class Queue:
         for worker in self._workers:
             worker.join()
 
-    def _check(self) -> None:
+    def _take(self, call: Callable[[Pipeline], T]) -> Future[T]:
+        """Let a request wait where a place was held for it."""
+        future: Future[T] = Future()
+        with self._changed:
+            self._held -= 1
+            self._check_going()
+            self.admitted += 1
+            self._waiting.append(_Request(call, future, time.monotonic()))
+            self._changed.notify_all()
+        return future
+
+    def _check_going(self) -> None:
         if self._draining:
             self.refused += 1
             raise Draining("this service ends, and takes no more requests", fix="ask again when it runs again")
-        if len(self._waiting) + self._running >= self.depth:
+
+    def _check(self) -> None:
+        self._check_going()
+        if self._ahead >= self.depth:
             self._forget_cancelled()
-        ahead = len(self._waiting) + self._running
+        ahead = self._ahead
         if ahead >= self.depth:
             self.refused += 1
             raise Full(self.depth, ahead * self.p50_s / len(self._workers))
+
+    @property
+    def _ahead(self) -> int:
+        return self._held + len(self._waiting) + self._running
 
     def _forget_cancelled(self) -> None:
         self._waiting = deque(request for request in self._waiting if not request.future.cancelled())

@@ -12,6 +12,7 @@ import selectors
 import socket
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 from cheroot.connections import ConnectionManager
 
-from edgefuse.serve.http.server import _Selector
+from edgefuse.serve.http.watched import _Selector
 
 Serving = Callable[..., Any]
 HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -86,6 +87,60 @@ def test_idle_connections_hold_nobody_up_and_are_bounded(serving: Serving, motio
     finally:
         for one in idle:
             one.close()
+
+
+def test_what_came_unseen_is_answered_however_many_connections_there_are(
+    serving: Serving, motion: dict[str, Any]
+) -> None:
+    client = serving(depth=1, threads=2, connections=4)
+    server, body = client.service._server, json.dumps(motion).encode()
+    request = HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    gate, asked, going_on = server.gate, threading.Event(), threading.Event()
+
+    def waiting(begin: bytes) -> Any:
+        asked.set()
+        assert going_on.wait(30)
+        return gate(begin)
+
+    server.gate = waiting
+    with ExitStack() as stack:
+        peers = []
+        for _ in range(40):  # all but the first come while nobody looks
+            peers.append(stack.enter_context(socket.create_connection(client.address, timeout=30)))
+            peers[-1].sendall(request)
+            assert asked.wait(30)
+        going_on.set()
+        found = [_first(peer) for peer in peers]
+    assert {one[9:12] for one in found} == {b"200", b"429"}, found
+    assert client.ask("POST", "/v1/predict", motion).status == 200
+
+
+def test_who_says_something_keeps_the_place_of_who_was_silent_for_longer(serving: Serving) -> None:
+    client = serving(threads=2, connections=2)
+    server, ask = client.service._server, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with ExitStack() as stack:
+        speaks, silent = (stack.enter_context(socket.create_connection(client.address, timeout=30)) for _ in range(2))
+        while len(server._connections.waiting) < 2:
+            time.sleep(0.001)
+        speaks.sendall(ask)  # it is older, so that what came has to be seen before one of them is ended
+        newcomer = stack.enter_context(socket.create_connection(client.address, timeout=30))
+        newcomer.sendall(ask)
+        assert _first(speaks) == _first(newcomer) == b"HTTP/1.1 200 OK"
+        assert _first(silent) == b""
+
+
+def test_nothing_is_waited_for_after_a_request_that_came_whole_and_was_refused(
+    serving: Serving, motion: dict[str, Any]
+) -> None:
+    client = serving()
+    server, body = client.service._server, json.dumps(motion).encode()
+    server.gate = lambda _: b"HTTP/1.1 429 Too Many Requests\r\n\r\n"
+    for head, lingers in ((b"", 0), (b"Transfer-Encoding: chunked\r\n", 1)):
+        with socket.create_connection(client.address, timeout=30) as peer:
+            peer.sendall(HEAD + head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            assert peer.recv(1000).endswith(b"\r\n\r\n")
+            assert peer.recv(1000) == b""
+            assert len(server._open) == lingers
 
 
 def test_half_requests_hold_no_thread(serving: Serving, motion: dict[str, Any]) -> None:

@@ -57,6 +57,26 @@ def test_what_is_over_the_depth_is_refused_at_once_and_a_freed_place_is_taken() 
         assert (queue.admitted, queue.refused) == (153, 1)
 
 
+def test_a_place_is_held_for_a_request_that_is_read() -> None:
+    with queued(2) as (queue, _, free):
+        with queue.place() as place:
+            with pytest.raises(Full, match="got 2 requests"):
+                queue.check()
+            taken = place.submit(lambda _: 1)
+            with pytest.raises(Full):
+                queue.check()
+        free.set()
+        assert taken.result(30) == 1
+        for _ in range(3):
+            with pytest.raises(ZeroDivisionError), queue.place():
+                raise ZeroDivisionError  # what is wrong with itself gives its place back
+        with queue.place() as place:
+            assert queue.drain(30)
+            with pytest.raises(Draining):
+                place.submit(lambda _: 2)
+        assert (queue.admitted, queue.waiting, queue._held) == (2, 0, 0)
+
+
 def test_the_pipeline_is_asked_for_at_every_call() -> None:
     with queued(3) as (queue, source, free):
         answer = queue.submit(lambda pipeline: pipeline)

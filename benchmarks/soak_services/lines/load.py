@@ -7,7 +7,7 @@ queue's depth times its p50; the others, to 429 with Retry-After. A request that
 counts as waiting.
 
 What is asked for takes a while: the picture is one of four megapixels, which the service makes small. A refusal costs
-0.3 ms of a processor, so that ten times the requests of what takes one could hardly be sent, nor refused, by a process.
+0.2 ms of a processor, so that ten times the requests of what takes one could hardly be sent, nor refused, by a process.
 """
 
 from __future__ import annotations

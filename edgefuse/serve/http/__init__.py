@@ -4,7 +4,9 @@ In the order in which a request passes through them:
 
 - `limits`: sizes and times that a client cannot exceed.
 - `wire`: requests read strictly from a connection, in bounded time.
-- `server`: connections, threads and TLS.
+- `tls`: HTTPS.
+- `watched`: the connections that wait for their client.
+- `server`: whose turn it is: of the connections, and of the threads that answer.
 - `gate`: refuses what the queue has no place for before it is read.
 - `access`: who may ask: the bearer token, and the names of this host.
 - `app`: the endpoints.

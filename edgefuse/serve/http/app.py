@@ -22,7 +22,7 @@ from edgefuse.serve.http.calls import predict
 from edgefuse.serve.http.events import Events
 from edgefuse.serve.http.limits import Limits
 from edgefuse.serve.http.metrics import Metrics
-from edgefuse.serve.queue import Queue, Source
+from edgefuse.serve.queue import Place, Queue, Source
 
 _log = logging.getLogger(__name__)
 PAGE = Path(__file__).with_name("page")
@@ -123,18 +123,18 @@ class _Endpoints:
         flag = flask.request.args.get("explain")
         if flag not in _FLAGS:
             raise InputError("'explain' is neither true nor false", got=repr(flag))
-        with self._asked() as asked:
-            return _json(predict(self._queue, asked.raw, _FLAGS[flag], self._limits.answer_s))
+        with self._asked() as (place, asked):
+            return _json(predict(place, asked.raw, _FLAGS[flag], self._limits.answer_s))
 
     def _generate(self) -> flask.Response:
-        with self._asked() as asked:
-            events = Events(self._queue, asked, self._limits.answer_s)
+        with self._asked() as (place, asked):
+            events = Events(place, asked, self._limits.answer_s)
         return flask.Response(events, mimetype="text/event-stream")
 
     @contextmanager
-    def _asked(self) -> Iterator[inputs.Asked]:
-        with self._bodies.held(flask.request.content_length or 0):
-            yield inputs.read(flask.request, self._source.pipeline.manifest.model)
+    def _asked(self) -> Iterator[tuple[Place, inputs.Asked]]:
+        with self._queue.place() as place, self._bodies.held(flask.request.content_length or 0):
+            yield place, inputs.read(flask.request, self._source.pipeline.manifest.model)
 
     def _model(self) -> flask.Response:
         pipeline = self._source.pipeline

@@ -13,24 +13,24 @@ from edgefuse.errors import InputError
 from edgefuse.runtime.pipeline import Pipeline
 from edgefuse.runtime.prediction import Prediction
 from edgefuse.serve.http.answers import Answer, Timing
-from edgefuse.serve.queue import Expired, Queue
+from edgefuse.serve.queue import Expired, Place
 
 
-def predict(queue: Queue, raw: Mapping[str, object], explain: bool, answer_s: float) -> Answer:
+def predict(place: Place, raw: Mapping[str, object], explain: bool, answer_s: float) -> Answer:
     """Return the prediction for raw inputs.
 
     Args:
-        queue: in front of the pipeline.
+        place: in the queue in front of the pipeline.
         raw: inputs by modality.
         explain: add what each modality contributed.
         answer_s: seconds that it may take; what has not begun by then is given up.
 
     Raises:
         InputError, MissingExtraError, BackendError: as for a call of a pipeline.
-        Full, Draining, Expired: as for the queue.
+        Draining, Expired: as for the queue.
     """
     asked = time.perf_counter()
-    future = queue.submit(lambda pipeline: _predicted(pipeline, raw, explain, asked))
+    future = place.submit(lambda pipeline: _predicted(pipeline, raw, explain, asked))
     try:
         return future.result(answer_s)
     except NotInTime as error:

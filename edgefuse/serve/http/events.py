@@ -19,7 +19,7 @@ from edgefuse.runtime.pipeline import Pipeline
 from edgefuse.serve.http.answers import Failure, Fault, Made, Timing, Whole
 from edgefuse.serve.http.calls import finite
 from edgefuse.serve.http.inputs import Asked
-from edgefuse.serve.queue import Expired, Queue
+from edgefuse.serve.queue import Expired, Place
 
 _Event: TypeAlias = Made | Whole | Failure | BaseException
 
@@ -28,20 +28,20 @@ class Events(Iterator[bytes]):
     """The events of one generation; closing it ends the generation.
 
     Args:
-        queue: in front of the pipeline.
+        place: in the queue in front of the pipeline.
         asked: inputs, and how tokens are chosen.
         answer_s: seconds until the first token, and from each to the next one.
 
     Raises:
         InputError, MissingExtraError, BackendError: as for `Pipeline.generate`, before the first token.
-        Full, Draining, Expired: as for the queue.
+        Draining, Expired: as for the queue.
     """
 
-    def __init__(self, queue: Queue, asked: Asked, answer_s: float) -> None:
+    def __init__(self, place: Place, asked: Asked, answer_s: float) -> None:
         self._made: SimpleQueue[_Event] = SimpleQueue()
         self._given_up = threading.Event()
         self._answer_s, self._asked_at = answer_s, time.perf_counter()
-        self._future = queue.submit(lambda pipeline: self._generate(pipeline, asked))
+        self._future = place.submit(lambda pipeline: self._generate(pipeline, asked))
         self._future.add_done_callback(self._ended)
         self._over = False
         self._next: _Event | None = self._wait()

@@ -21,7 +21,7 @@ class Limits:
         write_s: that a client may take to accept a piece of an answer.
         idle_s: that a connection may be open without a request.
         answer_s: that a request may wait for its answer.
-        connections: open at a time; the one that was idle for the longest goes for one more.
+        connections: open at a time; the one that was silent for the longest goes for one more.
         threads: requests that are read or answered at a time.
 
     Raises:

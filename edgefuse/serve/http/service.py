@@ -14,7 +14,8 @@ with needing("serving over HTTP", extra="serve"):
     from edgefuse.serve.http.app import make_app
     from edgefuse.serve.http.gate import Gate
     from edgefuse.serve.http.metrics import Metrics
-    from edgefuse.serve.http.server import Server, Tls
+    from edgefuse.serve.http.server import Server
+    from edgefuse.serve.http.tls import Tls
 from edgefuse.serve.http import access
 from edgefuse.serve.http.limits import Limits
 

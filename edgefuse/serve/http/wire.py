@@ -14,6 +14,7 @@ import json
 import re
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -33,9 +34,12 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 _SAID = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*(?=\r\n)", re.IGNORECASE)
 _CODED = re.compile(rb"\r\ntransfer-encoding", re.IGNORECASE)
 _EXPECTS = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
-_READ_BYTES = 1 << 16
 _LINE_BYTES = 256
 """Of a line that cheroot reads at a time: a head that is too large is told as such when so much more is there."""
+_FIRST_BYTES = 1 << 14
+_ROUNDS = 64
+_DISCARD = socket.MSG_TRUNC if sys.platform == "linux" else 0
+"""What comes over TCP is not even copied, as tcp(7) has it."""
 _LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -52,7 +56,7 @@ class Fields(HeaderReader):
             line = rfile.readline()
             if line == b"\r\n":
                 _check_body(found)
-                found.pop(b"Expect", None)  # `Connection` has told the client to go on, where it had to wait for that
+                found.pop(b"Expect", None)  # the client was told to go on, if it waited for that
                 return found
             name, value = _field(line)
             if name in found:
@@ -154,20 +158,30 @@ class Arrived:
 
     def __init__(self, inner: socket.socket, write_s: float) -> None:
         self._inner, self._write_s = inner, write_s
+        self._is_tls = isinstance(inner, ssl.SSLSocket)
         self.data = bytearray()
         self.late = self.ended = False
 
-    def receive(self) -> None:
-        """Take what has come."""
+    def receive(self, buffer: memoryview, *, keep: bool = True) -> int:
+        """Take what has come; how many bytes that are. Of a request that begins, no more than tells what it is.
+
+        Args:
+            buffer: that it comes into, as much as there is room for.
+            keep: for whoever reads it; or it is thrown away.
+        """
+        most = 0 if self.data or not keep else _FIRST_BYTES
+        flags = 0 if keep or self._is_tls else _DISCARD
         try:
             self._inner.setblocking(False)
-            part = self._inner.recv(_READ_BYTES)
+            count = self._inner.recv_into(buffer, most, flags)
         except _LATER:
-            return
+            return 0
         except OSError:  # the connection is broken, or does not speak TLS
-            part = b""
-        self.data += part
-        self.ended = not part
+            count = 0
+        if keep:
+            self.data += buffer[:count]
+        self.ended = not count
+        return count
 
     def recv_into(self, buffer: Any, *_: int) -> int:
         """Read of what has come; a `TimeoutError` where that ends before the request does."""
@@ -200,7 +214,7 @@ class Connection(HTTPConnection):
         rude: whether it ends with something of a request unread.
         lingering: whether what still comes is thrown away: it was refused, and would not see why if it were closed.
         crowded: whether it is refused because all requests that are coming take too much memory together.
-        seen: whether it is watched, so that something has come when it is looked at.
+        seen: whether it was looked at: one that was not is new.
         since_s: when the request that is coming began, or it began to linger, by the monotonic clock.
     """
 
@@ -208,20 +222,27 @@ class Connection(HTTPConnection):
 
     def __init__(self, server: Any, sock: socket.socket, makefile: Any = MakeFile) -> None:
         self._limits: Limits = server.limits
+        self._buffer: memoryview = server.buffer
         self.arrived = Arrived(sock, self._limits.write_s)
         self.rude = self.lingering = self.crowded = self.seen = False
         self.since_s = time.monotonic()
         self._looked = self._size = 0
+        self._told = self._expects = False
         super().__init__(server, self.arrived, MakeFile)
         server.opened(self)
 
-    def receive(self) -> None:
-        """Take what has come, without waiting."""
-        if not self.arrived.data and not self.lingering:
+    def receive(self) -> int:
+        """Take what has come, without waiting; how many bytes that are."""
+        if not self.arrived.data:
             self.since_s = time.monotonic()
-        self.arrived.receive()
-        if self.lingering:
-            self.arrived.data.clear()
+        return self.arrived.receive(self._buffer)
+
+    def discard(self) -> bool:
+        """Throw away what has come, without waiting; whether more may come."""
+        for _ in range(_ROUNDS):
+            if not self.arrived.receive(self._buffer, keep=False):
+                break
+        return not self.arrived.ended
 
     def is_ready(self) -> bool:
         """Tell whether a thread is to read the request: it has come whole, no more of it will, or it is refused."""
@@ -237,20 +258,27 @@ class Connection(HTTPConnection):
             if end < 0:
                 begin, self._looked = max(0, self._looked - 1), len(data)
                 return len(data) > self._limits.header_bytes + _LINE_BYTES or bool(_BARE_LF.search(data, begin))
-            self._size = end + len(_END) + self._body_bytes(bytes(data[: end + 2]))
-            if len(data) < self._size and _EXPECTS.search(data, 0, end + 2):
-                with suppress(OSError):
-                    self.arrived.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            body_bytes = self._body_bytes(bytes(data[: end + 2]))
+            self._told, self._size = body_bytes is not None, end + len(_END) + (body_bytes or 0)
+            self._expects = bool(_EXPECTS.search(data, 0, end + 2))
         return len(data) >= self._size
 
-    def _body_bytes(self, head: bytes) -> int:
-        """Return how many bytes to wait for; none where a strict reader will refuse the head in any case."""
+    def invite(self) -> None:
+        """Tell a client to send the body of its request, if it waits for that."""
+        if self._expects:
+            self._expects = False
+            with suppress(OSError):
+                self.arrived.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _body_bytes(self, head: bytes) -> int | None:
+        """Return how many bytes to wait for; None where it is not told, or a strict reader refuses the head anyway."""
         said = [] if _CODED.search(head) else [int(digits) for digits in _SAID.findall(head)]
-        return said[0] if len(said) == 1 and said[0] <= self._limits.body_bytes else 0
+        return said[0] if len(said) == 1 and said[0] <= self._limits.body_bytes else None
 
     def refuse(self, answer: bytes) -> None:
         """Send an answer without reading the request or waiting for the client, and end; see `close`."""
-        self.rude = True
+        came_whole = self.is_ready() and self._told and len(self.arrived.data) == self._size
+        self.rude = not came_whole  # else there is nothing to throw away
         with suppress(OSError):
             self.arrived.send_at_once(answer)
         self.close()
@@ -258,7 +286,7 @@ class Connection(HTTPConnection):
     def again(self) -> None:
         """Begin anew after an answer: what cheroot has read beyond the request is the beginning of the next one."""
         self.arrived.data[:0] = self._read_ahead()
-        self.arrived.late = False
+        self.arrived.late = self._told = self._expects = False
         self._looked = self._size = 0
         self.since_s = time.monotonic()
 
