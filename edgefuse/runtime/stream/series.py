@@ -71,8 +71,8 @@ class Series:
         self._resampling = None if same else Resampling(self._given_hz, self._model_hz)
         self._recent: deque[float] = deque(maxlen=_REMEMBERED)  # times of chunks
         self._fresh: deque[Chunk] = deque()  # those in the window that no prediction has seen, without their steps
-        self._at = self._count = 0  # of the window that was sought: the step after its last one, how many, the end
-        self._ends_s = 0.0
+        self._at = self._count = 0  # of the window that was sought: the step after its last one, and how many
+        self._ends_s = 0.0  # the time of its end
         self._encoding: Encoding | None = None
         self._serial = 0  # of the window: how often it began anew
 

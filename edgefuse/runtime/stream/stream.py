@@ -108,7 +108,7 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
                 arrays: [1, n, ...]; else what a call of the pipeline takes.
             t: seconds by the modality's clock: of the first step of a chunk, of the instant of anything else. If None,
                 it ends now, by this machine's `time.perf_counter`: a chunk of a series follows on the one before it,
-                unless it comes `reorder_s` later or earlier than that.
+                unless it comes more than `reorder_s` later or earlier.
 
         Raises:
             InputError: if there is no such modality, or the chunk or its time cannot be used. The stream goes on.

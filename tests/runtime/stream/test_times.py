@@ -146,11 +146,13 @@ def test_a_rate_that_is_not_quite_what_it_says_costs_no_step(
         assert (counts.late, counts.duplicates, counts.lost_s) == (0, 0, 0.0)
 
 
-@pytest.mark.parametrize("spread_s", [0.004, 0.010, 0.030])
-def test_chunks_without_times_follow_on_one_another_however_they_arrive(still: Pipeline, spread_s: float) -> None:
+@pytest.mark.parametrize(("spread_s", "reorder_s"), [(0.004, 0.1), (0.010, 0.1), (0.030, 0.1), (0.004, 0.0)])
+def test_chunks_without_times_follow_on_one_another_however_they_arrive(
+    still: Pipeline, spread_s: float, reorder_s: float
+) -> None:
     now, late = [0.0], np.random.default_rng(0).uniform(0, spread_s, 300)
     recorder = Recorder(still)
-    with Stream(recorder, hop_s=0.02, feeds=feeds(1000), now=lambda: now[0]) as stream:
+    with Stream(recorder, hop_s=0.02, feeds=feeds(1000, reorder_s=reorder_s), now=lambda: now[0]) as stream:
         for number in range(300):
             now[0] = 1 + number * 0.02 + late[number]
             stream.push("motion", counted(number * 20, 20))
