@@ -71,8 +71,7 @@ class Ordering:
         if self._waiting or start is None:
             return None
         count = len(steps)
-        reach = min(self._jitter, count // 2)
-        if abs(place - start) > (reach if timed else max(reach, self._horizon)):
+        if abs(place - start) > (min(self._jitter, count // 2) if timed else self._horizon):
             return None
         self.next = start + count
         self._newest = max(self._newest, self.next)
