@@ -1,4 +1,4 @@
-"""A compile, or an export, in a process of its own, for benchmarks that need bundles."""
+"""A compile, an export, or another module, in a process of its own, for benchmarks that need bundles."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def compiled(named: str, recipe: Path, folder: Path, *, jobs: int, targets: Sequ
     folder.mkdir(parents=True, exist_ok=True)
     asked = [word for name in targets for word in ("--target", name)]
     words = ["compile", str(recipe), "--out", str(folder), "--jobs", str(jobs), *asked]
-    _run(words, folder / "compile.log", f"the compile of '{named}' failed", good=_COMPILED)
+    run("edgefuse", words, folder / "compile.log", f"the compile of '{named}' failed", good=_COMPILED)
     return folder / "report.json"
 
 
@@ -47,15 +47,41 @@ def exported(named: str, recipe: Path, bundle: Path, target: str) -> None:
     """
     bundle.parent.mkdir(parents=True, exist_ok=True)
     words = ["export", str(recipe), "--target", target, "--out", str(bundle)]
-    _run(words, bundle.parent / "export.log", f"the export of '{named}' failed")
+    run("edgefuse", words, bundle.parent / "export.log", f"the export of '{named}' failed")
 
 
-def _run(words: Sequence[str], log: Path, failed: str, *, good: Sequence[int] = (0,)) -> None:
-    """Run `edgefuse`, and raise a `MeasureError` with the last line of its log where its code is not a good one."""
+def run(
+    module: str,
+    words: Sequence[str],
+    log: Path,
+    failed: str,
+    *,
+    good: Sequence[int] = (0,),
+    root: Path | None = None,
+    most_s: float | None = None,
+) -> None:
+    """Run a module in a process of its own.
+
+    Args:
+        module: its name.
+        words: of its command line.
+        log: the file for its stderr; stdout is not kept.
+        failed: the sentence that says that it failed.
+        good: its exit codes if it did not.
+        root: the folder that it is run in; this one if None.
+        most_s: that it may take; None: for ever.
+
+    Raises:
+        MeasureError: it failed, with the last line of its log.
+    """
+    command = [sys.executable, "-m", module, *words]
     with log.open("wb") as stderr:
-        done = subprocess.run(
-            [sys.executable, "-m", "edgefuse", *words], stdout=subprocess.DEVNULL, stderr=stderr, check=False
-        )
+        try:
+            done = subprocess.run(
+                command, cwd=root, stdout=subprocess.DEVNULL, stderr=stderr, timeout=most_s, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise MeasureError(failed, got="no end", expected=f"one within {most_s:g} s") from error
     if done.returncode not in good:
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [f"code {done.returncode}"]
         raise MeasureError(failed, got=said[-1])

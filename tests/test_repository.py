@@ -21,7 +21,7 @@ from edgefuse.cli import VERBS
 
 ROOT = Path(__file__).parents[1]
 MAX_WHEEL_BYTES = 1_200_000
-MAX_DEVICE_BYTES = 400_000
+MAX_DEVICE_BYTES = 410_000
 DEVICE_PARTS = (
     *("bundle", "graph", "runtime", "measure", "device", "commands"),
     *("errors.py", "files.py", "typed_json.py", "registry.py", "progress.py", "cli.py"),

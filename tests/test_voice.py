@@ -153,3 +153,12 @@ def answered(folder: Path, *words: str) -> list[dict[str, Any]]:
     done = subprocess.run([*alone, *command, *files, *paths], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_reply_that_cannot_be_written_is_told_and_a_sound_that_is_cut_off_is_heard(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot write"):
+        assistant.write(tmp_path / "nowhere" / "reply.wav", np.zeros(4, np.int16))
+    path = tmp_path / "reply.wav"
+    assistant.write(path, np.arange(4, dtype=np.int16))
+    path.write_bytes(path.read_bytes()[:-1])
+    assert assistant.read(path).tolist() == [0, 1, 2]

@@ -1,10 +1,12 @@
 """The reference models as the systems that people build, each compiled and held to what it must show: `make systems`.
 
-- `catalogue`: the models that the examples describe, and the recipe of each;
-- `record`: what is told of a system, all of it read from a compile's `report.json`;
+- `catalogue`: the models that the examples describe, the recipe of each, and what is composed of several;
+- `record`: what is told of a system, all of one model read from its compile's `report.json`;
+- `composed`: what a system of several models answers;
 - `verdicts`: what a system must show;
-- `page`: the table in `docs/systems.md`;
+- `page`: the tables in `docs/systems.md`;
 - `__main__`: the command line.
 
-Nothing here names a system: a folder of `examples/` with `models.json` and a recipe is one.
+Nothing here names a system: a folder of `examples/` with `models.json` and a recipe is one, and one with a
+`composition.json` is one of several models.
 """

@@ -1,5 +1,7 @@
 """Compile the reference models for ONNX and TFLite, and hold each to what it must show; see `docs/systems.md`.
 
+Systems that are composed of several of them follow, and are asked with the bundles that were just compiled.
+
 A run that was stopped goes on where it was: compiles find their work in the cache, and systems that are not asked for
 keep their place in the file. A system that fails does not keep the others from theirs. Exit code 1: one does not show
 what it must.
@@ -10,17 +12,19 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from benchmarks import compiling
-from benchmarks.systems import page, record
-from benchmarks.systems.catalogue import Entry, entries
+from benchmarks.systems import composed, page, record
+from benchmarks.systems.catalogue import Composition, Entry, compositions, entries
 from benchmarks.systems.record import System, Target
 from benchmarks.systems.verdicts import verdicts
+from edgefuse.commands.models import ReferenceModel
 from edgefuse.compiler.report.encoding import parse
 from edgefuse.errors import DataError, EdgefuseError, MeasureError, cited
 from edgefuse.typed_json import decode
@@ -42,22 +46,91 @@ def compiled(entry: Entry, folder: Path, jobs: int) -> Path:
     return compiling.compiled(entry.model.name, entry.recipe, folder, jobs=jobs, targets=TARGETS)
 
 
-def system_of(entry: Entry, folder: Path, jobs: int, explained: Collection[str]) -> System:
-    """Return a system with its figures and verdicts; without figures, and with the reason, if it cannot be compiled.
+class Compiles:
+    """The compiles of a run; each is done once.
 
     Args:
-        entry: the model and its recipe.
-        folder: of what is made of it.
+        known: the models and their recipes.
+        work: the folder of what is made of them, a folder each.
         jobs: at the same time.
+    """
+
+    def __init__(self, known: Sequence[Entry], work: Path, jobs: int) -> None:
+        self._known, self._work, self._jobs = {entry.name: entry for entry in known}, work, jobs
+        self._reports: dict[str, Path] = {}
+
+    def report(self, name: str) -> Path:
+        """Return the report of a model's compile.
+
+        Raises:
+            MeasureError: the compile failed.
+        """
+        if name not in self._reports:
+            self._reports[name] = compiled(self._known[name], self._work / name, self._jobs)
+        return self._reports[name]
+
+    def floats(self, name: str, target: str, folder: Path) -> Path:
+        """Return a bundle of a model's float files, which is written into a folder.
+
+        Raises:
+            MeasureError: the export failed.
+        """
+        bundle = folder / f"{name}-float.edgefuse"
+        compiling.exported(name, self._known[name].recipe, bundle, target)
+        return bundle
+
+
+class Task(NamedTuple):
+    """A system that can be asked for.
+
+    Attributes:
+        described: as it describes itself.
+        made_of: its recipe, or its models.
+        figures: makes them.
+    """
+
+    described: ReferenceModel | Composition
+    made_of: str
+    figures: Callable[[], System]
+
+
+def judged(task: Task, explained: Collection[str]) -> System:
+    """Return a system with its figures and verdicts; without figures, and with the reason, if there are none.
+
+    Args:
+        task: makes the figures.
         explained: the systems of which the page says why one modality does as well.
     """
     try:
-        report = parse(decode(compiled(entry, folder, jobs).read_bytes(), dict[str, Any]))
-        found = record.measured(entry.model, report)
-        found = msgspec.structs.replace(found, targets=dict(_with_steps(found.targets, folder)))
+        found = task.figures()
     except (EdgefuseError, OSError, msgspec.MsgspecError) as error:
-        found = msgspec.structs.replace(record.described(entry.model), failed={entry.model.name: cited(error)})
+        found = record.described(task.described)
+        found = msgspec.structs.replace(found, failed={found.name: cited(error)})
     return msgspec.structs.replace(found, verdicts=verdicts(found, explained))
+
+
+def _tasks(arguments: argparse.Namespace) -> Iterator[Task]:
+    """Yield all systems, those of one model first, since the others are composed of these."""
+    known = entries(arguments.examples)
+    compiles = Compiles(known, arguments.work, arguments.jobs)
+    for entry in known:
+        yield Task(entry.model, str(entry.recipe), partial(_of_model, entry, compiles))
+    for one in compositions(arguments.examples, [entry.name for entry in known]):
+        places = arguments.work / one.name, arguments.examples.resolve().parent
+        yield Task(one, " + ".join(one.models), partial(_of_several, one, compiles, *places))
+
+
+def _of_model(entry: Entry, compiles: Compiles) -> System:
+    report = compiles.report(entry.name)
+    found = record.measured(entry.model, parse(decode(report.read_bytes(), dict[str, Any])))
+    return msgspec.structs.replace(found, targets=dict(_with_steps(found.targets, report.parent)))
+
+
+def _of_several(one: Composition, compiles: Compiles, folder: Path, root: Path) -> System:
+    reports = [compiles.report(name) for name in one.models]
+    floats = [compiles.floats(name, one.target, folder) for name in one.models]
+    found = composed.measured(one, floats, reports, folder, root)
+    return msgspec.structs.replace(record.described(one), composed=found)
 
 
 def _with_steps(targets: Mapping[str, Target], folder: Path) -> Iterator[tuple[str, Target]]:
@@ -86,20 +159,18 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         DataError: there is no such system, or the page has no place for the table.
     """
-    known = entries(arguments.examples)
-    names = [entry.model.name for entry in known]
+    tasks = {task.described.name: task for task in _tasks(arguments)}
     for name in arguments.only or ():
-        if name not in names:
-            raise DataError("there is no such system", got=repr(name), expected=" or ".join(names))
+        if name not in tasks:
+            raise DataError("there is no such system", got=repr(name), expected=" or ".join(tasks))
     written = arguments.docs.read_text(encoding="utf-8") if arguments.docs else ""
-    found = {one.name: one for one in record.read(arguments.out) if one.name in names}
-    for entry in known:
-        if not arguments.only or entry.model.name in arguments.only:
-            print(f"{entry.model.name}: {entry.recipe}", file=sys.stderr, flush=True)
-            folder = arguments.work / entry.model.name
-            found[entry.model.name] = system_of(entry, folder, arguments.jobs, page.explained(written))
-            _told(found[entry.model.name])
-        systems = tuple(found[name] for name in names if name in found)
+    found = {one.name: one for one in record.read(arguments.out) if one.name in tasks}
+    for name, task in tasks.items():
+        if not arguments.only or name in arguments.only:
+            print(f"{name}: {task.made_of}", file=sys.stderr, flush=True)
+            found[name] = judged(task, page.explained(written))
+            _told(found[name])
+        systems = tuple(found[name] for name in tasks if name in found)
         record.write(arguments.out, systems)
         if arguments.docs:
             arguments.docs.write_text(page.with_table(written, systems), encoding="utf-8")

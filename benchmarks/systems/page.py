@@ -1,4 +1,7 @@
-"""The table of `docs/systems.md`, between two marks: a row for each system and target. The rest is written by hand."""
+"""The tables of `docs/systems.md`, between two marks. The rest is written by hand.
+
+A row for each system and target; and, in a table of their own, one for each system that is composed of several models.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeAlias
 
-from benchmarks.systems.record import System, Target, whole
+from benchmarks.systems.record import Answers, Composed, System, Target, whole
 from edgefuse.compiler.report.part import Gain
 from edgefuse.errors import DataError
 from edgefuse.measure.metrics import is_share
@@ -15,6 +18,7 @@ from edgefuse.measure.metrics import is_share
 BEGIN, END = "<!-- systems: begin (`make systems` writes this) -->", "<!-- systems: end -->"
 
 Cell: TypeAlias = Callable[[System, Target], str]
+ComposedCell: TypeAlias = Callable[[System, Composed], str]
 NOTHING = "–"
 
 
@@ -72,8 +76,47 @@ COLUMNS: Mapping[str, tuple[str, Cell]] = MappingProxyType(
 """A column of the table: the field of `systems.json` that it shows, and its cell."""
 
 
+def _right(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{part} {100 * share:.2f} %" for part, share in shares.items())
+
+
+def _lost(found: Composed) -> str:
+    shown = []
+    for part, drop in found.drop.items():
+        lost, low, high = (f"{100 * one:.2f}" for one in (drop, *found.drop_ci95[part]))
+        shown.append(f"{part} {lost} [{low}, {high}]")
+    return ", ".join(shown)
+
+
+def _rate(found: Composed, answers: Answers) -> str:
+    return f"{answers.per_second:.1f}{' (busy)' if found.busy else ''}"
+
+
+COMPOSED_COLUMNS: Mapping[str, tuple[str, ComposedCell]] = MappingProxyType(
+    {
+        "system": ("name", lambda system, found: f"`{system.name}`"),
+        "models": ("models", lambda system, found: " + ".join(f"`{name}`" for name in found.models)),
+        "target": ("target", lambda system, found: found.target),
+        "items": ("items", lambda system, found: f"{found.items:,}"),
+        "float": ("float_files", lambda system, found: _right(found.float_files.right)),
+        "after": ("compiled", lambda system, found: _right(found.compiled.right)),
+        "lost": ("drop_ci95", lambda system, found: _lost(found)),
+        "smaller": ("size_ratio", lambda system, found: f"{found.size_ratio:.2f} ×"),
+        "size": ("size_bytes", lambda system, found: f"{found.size_bytes / 1e6:.2f} MB"),
+        "replicas of each": ("replicas", lambda system, found: f"{found.replicas}"),
+        "clients": ("clients", lambda system, found: f"{found.clients}"),
+        "answers per second": ("busy", lambda system, found: _rate(found, found.compiled)),
+        "in float": ("float_files", lambda system, found: _rate(found, found.float_files)),
+        "p50": ("compiled", lambda system, found: f"{found.compiled.p50_ms:.0f} ms"),
+        "p90": ("compiled", lambda system, found: f"{found.compiled.p90_ms:.0f} ms"),
+        "shows what it must": ("verdicts", lambda system, found: _shown(system)),
+    }
+)
+"""A column of the table of composed systems: the field of `systems.json` that it shows, and its cell."""
+
+
 def table(systems: Sequence[System]) -> str:
-    """Return the table, what failed, and the reference of every system in each subset of its modalities."""
+    """Return the table, what failed, the table of composed systems, and references by subset of the modalities."""
     head = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
     rows = [
         f"| {' | '.join(cell(system, target).replace('|', '/') for _, cell in COLUMNS.values())} |"
@@ -81,7 +124,18 @@ def table(systems: Sequence[System]) -> str:
         for target in system.targets.values()
     ]
     failed = [f"- `{one.name}`, {what}: {why}" for one in systems for what, why in one.failed.items()]
-    return "\n".join([*head, *rows, *([""] if failed else []), *failed, *_subsets(systems)])
+    return "\n".join([*head, *rows, *([""] if failed else []), *failed, *_composed(systems), *_subsets(systems)])
+
+
+def _composed(systems: Sequence[System]) -> Iterator[str]:
+    told = [(system, system.composed) for system in systems if system.composed]
+    if not told:
+        return
+    yield from ("", "Composed of several models, and asked as their clients ask:", "")
+    yield from (f"| {' | '.join(COMPOSED_COLUMNS)} |", f"|{'---|' * len(COMPOSED_COLUMNS)}")
+    for system, found in told:
+        cells = (cell(system, found).replace("|", "/") for _, cell in COMPOSED_COLUMNS.values())
+        yield f"| {' | '.join(cells)} |"
 
 
 def _subsets(systems: Sequence[System]) -> Iterator[str]:

@@ -1,4 +1,7 @@
-"""What is told of a system: how its model describes itself, and figures of `report.json` as they stand there."""
+"""What is told of a system: how its model describes itself, and figures of `report.json` as they stand there.
+
+Of a system that is composed of several models: how it describes itself, and what it answered (`composed`).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.systems.catalogue import Composition
 from edgefuse.commands.models import ReferenceModel
 from edgefuse.compiler.report.part import Gain
 from edgefuse.compiler.report.schema import BundleReport, Reference, Report
@@ -60,6 +64,56 @@ class Target(Part, frozen=True, kw_only=True):
     step_overhead: float | None = None
 
 
+class Answers(Part, frozen=True, kw_only=True):
+    """What a composed system answered.
+
+    Attributes:
+        right: the share of the items of which this part of the answer was right, word for word.
+        lost: requests without an answer.
+        per_second: answers.
+        p50_ms: from a request to its answer, and
+        p90_ms: what nine tenths of them stayed below.
+    """
+
+    right: dict[str, float]
+    lost: int
+    per_second: float
+    p50_ms: float
+    p90_ms: float
+
+
+class Composed(Part, frozen=True, kw_only=True):
+    """What a system of several models came to, asked as its clients do.
+
+    Attributes:
+        models: that it is composed of.
+        target: of their bundles.
+        items: that were asked.
+        clients: that asked at a time.
+        replicas: of each model.
+        float_files: its answers with the float files of the target, which a compile holds to torch.
+        compiled: its answers with the bundles, on their default rungs.
+        drop: what was lost of the share that is right, by part of the answer, and
+        drop_ci95: its 95 % interval.
+        size_bytes: of the stage files of the bundles, frontends apart.
+        size_ratio: over the float files.
+        busy: the machine was busy before or after: throughput and times cannot be trusted.
+    """
+
+    models: tuple[str, ...]
+    target: str
+    items: int
+    clients: int
+    replicas: int
+    float_files: Answers
+    compiled: Answers
+    drop: dict[str, float]
+    drop_ci95: dict[str, tuple[float, float]]
+    size_bytes: int
+    size_ratio: float
+    busy: bool
+
+
 class System(Part, frozen=True, kw_only=True):
     """One system.
 
@@ -74,6 +128,7 @@ class System(Part, frozen=True, kw_only=True):
         bound: the subsets in which the budget limits what may be lost.
         targets: by name.
         failed: why there are no figures: of all targets, under the name of the system, or of one.
+        composed: of a system of several models, its figures, all of them; null for one model.
         verdicts: what it must show.
     """
 
@@ -87,6 +142,7 @@ class System(Part, frozen=True, kw_only=True):
     bound: tuple[str, ...] = ()
     targets: dict[str, Target] = {}
     failed: dict[str, str] = {}
+    composed: Composed | None = None
     verdicts: tuple[Verdict, ...] = ()
 
 
@@ -95,12 +151,12 @@ def whole(system: System) -> str:
     return next((one for one in system.reference or () if {*one.split("+")} == {*system.modalities}), "")
 
 
-def described(model: ReferenceModel) -> System:
-    """Return a system of which nothing is known but how its model describes itself."""
-    synthetic = model.data.synthetic
-    real = tuple(name for name in model.modalities if name not in synthetic)
-    data = Data(source=model.data.source, real=real, synthetic=synthetic)
-    return System(name=model.name, modalities=model.modalities, data=data)
+def described(one: ReferenceModel | Composition) -> System:
+    """Return a system of which nothing is known but how it describes itself."""
+    synthetic = one.data.synthetic
+    real = tuple(name for name in one.modalities if name not in synthetic)
+    data = Data(source=one.data.source, real=real, synthetic=synthetic)
+    return System(name=one.name, modalities=one.modalities, data=data)
 
 
 def measured(model: ReferenceModel, report: Report) -> System:

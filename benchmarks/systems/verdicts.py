@@ -1,10 +1,13 @@
-"""What every system must show: little lost, much smaller, and better than its best modality alone."""
+"""What every system must show: little lost, much smaller, and better than its best modality alone.
+
+One that is composed of several models: little lost in each part of its answer, and no request lost.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from benchmarks.systems.record import System, Target, Verdict, whole
+from benchmarks.systems.record import Composed, System, Target, Verdict, whole
 from edgefuse.measure.metrics import is_share
 
 POINT = 0.01
@@ -32,7 +35,8 @@ def verdicts(system: System, explained: Collection[str]) -> tuple[Verdict, ...]:
     """
     failed = (Verdict(what=f"{name} compiles", figure=why, ok=False) for name, why in system.failed.items())
     of_targets = (one for name, target in system.targets.items() for one in _of_target(system, name, target))
-    return (*failed, *of_targets, *_of_modalities(system, explained))
+    of_answers = _of_answers(system.composed) if system.composed else ()
+    return (*failed, *of_targets, *_of_modalities(system, explained), *of_answers)
 
 
 def _of_target(system: System, name: str, target: Target) -> Iterator[Verdict]:
@@ -71,3 +75,11 @@ def _of_modalities(system: System, explained: Collection[str]) -> Iterator[Verdi
     told = "" if better or system.name not in explained else "; the page says why"
     figure = f"{found[every]:.4g} against {alone[best]:.4g} by {best}{told}"
     yield Verdict(what="better than its best modality alone", figure=figure, ok=better or bool(told))
+
+
+def _of_answers(found: Composed) -> Iterator[Verdict]:
+    for part, drop in found.drop.items():
+        what, ok = f"{found.target}: at most a point of the {part} lost", drop <= POINT + 1e-9
+        yield Verdict(what=what, figure=f"{100 * drop:.2f} points", ok=ok)
+    lost = found.float_files.lost + found.compiled.lost
+    yield Verdict(what="no request lost", figure=f"{lost} of {2 * found.items}", ok=not lost)

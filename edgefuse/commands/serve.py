@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -28,6 +29,8 @@ _SPARE_THREADS = 16
 """Of HTTP, beside one for each place in the queue: else the next request would wait unseen, and not get its 429."""
 _END_S = 4.5
 """From a signal to the end: whoever starts services waits for a while and kills then."""
+_LAST_S = 0.3
+"""After it, in which what was opened is closed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,8 +71,9 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         return _serve_replicas(arguments)
     _need(arguments)
     give_back_large_blocks()
-    with ExitStack() as stack, _signals() as ended:
+    with _punctual() as leave, ExitStack() as stack:
         live = stack.enter_context(_opened(arguments))
+        ended = stack.enter_context(_signals())  # until then nothing is admitted, and they end the process
         if hasattr(signal, "SIGHUP"):
             live.on_signal()
         queue = Queue(live, arguments.queue, workers=2, deadline_s=arguments.timeout)
@@ -77,10 +81,9 @@ def run(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         addresses, closers = _start(arguments, queue, live)
         _announce(addresses, as_json=arguments.json)
         ended.get()
+        leave.start()
         if not _end(queue, closers):
-            terminal.complain("edgefuse: some answers did not end in time")
-            terminal.flush()
-            os._exit(1)  # their threads would keep the process
+            _leave()
     return 0
 
 
@@ -95,6 +98,27 @@ def _serve_replicas(arguments: argparse.Namespace) -> int:
         if end.code != signal.SIGTERM:  # as which Ray raises that signal
             raise
     return 0
+
+
+@contextmanager
+def _punctual() -> Iterator[threading.Timer]:
+    """Give a timer that ends the process if the block goes on for too long after it was started.
+
+    Whatever is closed there may wait: a bundle that is being opened in the place of another one is opened first.
+    """
+    timer = threading.Timer(_END_S + _LAST_S, _leave)
+    timer.daemon = True
+    try:
+        yield timer
+    finally:
+        timer.cancel()
+
+
+def _leave() -> None:
+    """End the process with all its threads, which would keep it."""
+    terminal.complain("edgefuse: some answers did not end in time, or what was opened could not be closed")
+    terminal.flush()
+    os._exit(1)
 
 
 def _opened(arguments: argparse.Namespace) -> Live:

@@ -43,7 +43,7 @@ def start_voice(arguments: argparse.Namespace, queue: Queue, live: Live) -> Back
     """Start the service that the arguments ask for.
 
     Args:
-        arguments: those above, and `wyoming`: the URI to listen at.
+        arguments: those above, `wyoming`: the URI to listen at, and `timeout`: seconds until an answer.
         queue: in front of the model.
         live: the pipeline that answers.
 
@@ -52,6 +52,7 @@ def start_voice(arguments: argparse.Namespace, queue: Queue, live: Live) -> Back
         MissingExtraError: zeroconf is to announce it, and is not installed.
     """
     from edgefuse.serve.wyoming.background import Background
+    from edgefuse.serve.wyoming.limits import Limits
     from edgefuse.serve.wyoming.settings import Settings
 
     settings = Settings(
@@ -60,5 +61,6 @@ def start_voice(arguments: argparse.Namespace, queue: Queue, live: Live) -> Back
         recogniser=arguments.asr,
         exposed=arguments.exposed,
         announced=arguments.announce,
+        limits=Limits(answer_s=arguments.timeout),
     )
     return Background(arguments.wyoming, queue, live, settings)

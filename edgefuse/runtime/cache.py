@@ -167,7 +167,7 @@ class Kept:
     @property
     def size_bytes(self) -> int:
         """Of all that is kept."""
-        return sum(value.nbytes for _, _, features in self._made.values() for value in features.values())
+        return sum(value.nbytes for _, _, features in list(self._made.values()) for value in features.values())
 
 
 def _is_finite(value: Array) -> bool:

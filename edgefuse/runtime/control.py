@@ -84,8 +84,13 @@ class Control:
         self._live = live
         self._process = os.getpid()
         self._listener = bound(self.path)
-        self._mine = identity(self.path)
-        self._wake, self._woken = socket.socketpair()
+        try:
+            self._mine = identity(self.path)
+            self._wake, self._woken = socket.socketpair()
+        except OSError as error:
+            self._listener.close()
+            self.path.unlink(missing_ok=True)
+            raise _not_made(self.path, reason(error)) from error
         self._thread = threading.Thread(target=self._serve, name="edgefuse-control", daemon=True)
         self._thread.start()
 
@@ -125,10 +130,10 @@ class Control:
         try:
             request = _request(_line(connection, MESSAGE_SECONDS))
         except InputError as error:
-            return Answer(False, str(error))
+            return _told(False, str(error))
         if refused := self._live.try_swap(request.bundle, request.digest):
-            return Answer(False, refused)
-        return Answer(True, f"{self._live.path} runs, digest {self._live.digest}")
+            return _told(False, refused)
+        return _told(True, f"{self._live.path} runs, digest {self._live.digest}")
 
 
 def ask(path: str | os.PathLike[str], bundle: str | None, digest: str | None, *, timeout_seconds: float = 600.0) -> str:
@@ -194,11 +199,15 @@ def bound(path: Path) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise InputError(f"the socket '{path}' cannot be made", got=reason(error)) from error
+        raise _not_made(path, reason(error)) from error
     except InputError:
         listener.close()
         raise
     return listener
+
+
+def _not_made(path: Path, got: str, fix: str | None = None) -> InputError:
+    return InputError(f"the socket '{path}' cannot be made", got=got, fix=fix)
 
 
 def _clear(path: Path) -> None:
@@ -212,7 +221,7 @@ def _clear(path: Path) -> None:
     mode = path.lstat().st_mode
     if not stat.S_ISSOCK(mode):
         kind = "a link" if stat.S_ISLNK(mode) else KINDS.get(stat.S_IFMT(mode), "a file")
-        raise InputError(f"the socket '{path}' cannot be made", got=f"{kind} there", fix="name another path")
+        raise _not_made(path, f"{kind} there", fix="name another path")
     with _unix_socket() as probe:
         try:
             probe.connect(os.fspath(path))
@@ -237,6 +246,11 @@ def _request(line: bytes) -> Request:
     if request.bundle is not None and not os.path.isabs(request.bundle):  # noqa: PTH117 - Path takes any string for a path
         raise InputError("the bundle's path is not absolute", got=repr(request.bundle), expected=expected)
     return request
+
+
+def _told(ok: bool, said: str) -> Answer:
+    """Return an answer; what is no UTF-8 in it, as a path may be, is told as `?`."""
+    return Answer(ok, said.encode("utf-8", "replace").decode())
 
 
 def _encoded(message: Request | Answer) -> bytes:

@@ -49,6 +49,7 @@ class Generation(Iterator[Token]):
             got = type(config).__name__
             raise InputError("this does not say how tokens are chosen", got=got, expected="a GenerationConfig, or None")
         self._closed = closed = Event()  # not `self`, which a generator of its own would keep
+        config.check_single()
         config.limit(decoder.output.steps)
 
         def unless_closed() -> AbstractContextManager[object]:

@@ -386,7 +386,7 @@ def load(
             `Bundle`, which is for the caller to close, after the last change of rungs.
         backend: what runs the files; the manifest's choice if None, `null` to run nothing.
         threads: how many threads inference may use; at most as many as there are processors. With two or more, several
-            new modalities are encoded side by side where that is faster, which is measured now, in at least four runs
+            new modalities are encoded side by side where that is faster, which is measured now, in at least six runs
             of the encoders and mostly less than a second.
         rung: the operating point; the bundle's default if None.
         digest: refuse the bundle unless this is its digest.

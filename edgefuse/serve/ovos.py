@@ -62,7 +62,12 @@ class IntentInContext(UtteranceTransformer):  # type: ignore[misc] # the manager
             raise InputError("the key 'threads' is no number of threads", got=repr(threads), expected="1 or more")
         self._threshold = float(threshold)
         self._live = Live(
-            path, config.get("digest"), rung=config.get("rung"), backend=config.get("backend"), threads=threads
+            path,
+            config.get("digest"),
+            rung=config.get("rung"),
+            backend=config.get("backend"),
+            threads=threads,
+            cache=False,  # no features of what was said are kept
         )
         self._roles: Roles = roles_of(self._live.pipeline.manifest.model, hears=False)
         if self._roles.replies:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from math import ceil
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from edgefuse.errors import EdgefuseError, InputError
@@ -44,7 +45,7 @@ class Full(EdgefuseError):  # noqa: N818 - a state, as in the standard library's
         super().__init__(
             "the queue is full",
             got=f"{depth} requests that wait or run",
-            fix=f"try again in {max(retry_after_s, 1):.0f} s",
+            fix=f"try again in {max(1, ceil(retry_after_s))} s",
         )
         self.retry_after_s = retry_after_s
 
@@ -110,15 +111,16 @@ class Queue:
         expired: requests that were taken and waited for too long.
 
     Raises:
-        InputError: a number is below 1, or the deadline not above 0.
+        InputError: a number is below 1, or the deadline not above 0, or longer than the system can wait.
     """
 
     def __init__(self, source: Source, depth: int, workers: int = 1, deadline_s: float | None = None) -> None:
         for name, number in (("depth", depth), ("workers", workers)):
             if number < 1:
                 raise InputError(f"a queue's {name} is too small", got=number, expected="1 or more")
-        if deadline_s is not None and not deadline_s > 0:
-            raise InputError("a queue's deadline is too short", got=f"{deadline_s} s", expected="more than 0 s")
+        if deadline_s is not None and not 0 < deadline_s <= threading.TIMEOUT_MAX:
+            longest = f"above 0 s, at most {threading.TIMEOUT_MAX:.0f} s"
+            raise InputError("a queue's deadline is out of range", got=f"{deadline_s} s", expected=longest)
         self.depth = depth
         self.admitted = self.refused = self.expired = 0
         self._source, self._deadline_s = source, deadline_s

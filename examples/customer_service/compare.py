@@ -14,23 +14,22 @@ import json
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import aiohttp
 
 from edgefuse.serve.ray.options import Options
 from edgefuse.serve.ray.service import running
+from examples.customer_service.clients import Ask, ask_all, of_desk
 from examples.customer_service.desk import desk, reply
 
 REQUESTS = (
     *("turn on the lights in the kitchen", "set the temperature to 21 degrees", "Schalte das Licht aus"),
     *("Mach den Ventilator im Schlafzimmer an", "allume la lumière", "éteins le ventilateur dans le salon"),
 )
-Ask: TypeAlias = Callable[[aiohttp.ClientSession, dict[str, str]], Awaitable[dict[str, Any]]]
 
 
 def main() -> None:
@@ -56,18 +55,6 @@ def main() -> None:
         measure("two services of a process each", of_services(classes, replies), asked, arguments.clients)
 
 
-def of_desk(url: str) -> Ask:
-    """Ask the desk."""
-
-    async def ask(session: aiohttp.ClientSession, inputs: dict[str, str]) -> dict[str, Any]:
-        async with session.post(url, json={"inputs": inputs}) as answer:
-            answer.raise_for_status()
-            found: dict[str, Any] = await answer.json()
-            return found
-
-    return ask
-
-
 def of_services(classes: str, replies: str) -> Ask:
     """Ask one service for the class and the other for the reply, at a time."""
 
@@ -88,32 +75,13 @@ def of_services(classes: str, replies: str) -> Ask:
 
 def measure(name: str, ask: Ask, asked: list[dict[str, str]], clients: int) -> None:
     """Ask everything, so many at a time, and print the first answer, throughput and times."""
-    answers, times_s, took_s = asyncio.run(_asked(ask, asked, clients))
+    answers, times_s, took_s = ask_all(ask, asked, clients)
+    if None in answers:
+        sys.exit(f"{name}: {answers.count(None)} of {len(asked)} requests got no answer")
     p50, p90 = (1e3 * statistics.quantiles(times_s, n=10, method="inclusive")[tenth] for tenth in (4, 8))
     print(name)
     print(f"  {asked[0]['text']!r}: {json.dumps(answers[0], ensure_ascii=False)}")
     print(f"  {len(asked) / took_s:.1f} answers per second, p50 {p50:.0f} ms, p90 {p90:.0f} ms", flush=True)
-
-
-async def _asked(
-    ask: Ask, asked: list[dict[str, str]], clients: int
-) -> tuple[list[dict[str, Any]], list[float], float]:
-    answers: list[dict[str, Any]] = [{}] * len(asked)
-    times_s = [0.0] * len(asked)
-    left = iter(range(len(asked)))
-
-    async def client(session: aiohttp.ClientSession) -> None:
-        for number in left:
-            began = time.perf_counter()
-            answers[number] = await ask(session, asked[number])
-            times_s[number] = time.perf_counter() - began
-
-    async with aiohttp.ClientSession() as session:
-        for inputs in asked[:clients]:
-            await ask(session, inputs)  # until all is warm
-        began = time.perf_counter()
-        await asyncio.gather(*(client(session) for _ in range(clients)))
-        return answers, times_s, time.perf_counter() - began
 
 
 @contextmanager

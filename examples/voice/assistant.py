@@ -114,16 +114,23 @@ def read(path: Path) -> Pcm:
             got=f"{kind[0]} Hz, {8 * kind[1]} bits, {kind[2]} channels",
             expected=f"{SAMPLE_RATE_HZ} Hz, 16 bits, 1 channel",
         )
-    return np.frombuffer(frames, "<i2").astype(np.int16)
+    return np.frombuffer(frames[: len(frames) // 2 * 2], "<i2").astype(np.int16)  # a file may be cut off in a sample
 
 
 def write(path: Path, pcm: Pcm) -> None:
-    """Write samples as a WAV."""
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE_HZ)
-        file.writeframes(pcm.astype("<i2").tobytes())
+    """Write samples as a WAV.
+
+    Raises:
+        DataError: the system does not allow it.
+    """
+    try:
+        with path.open("wb") as to, wave.open(to) as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(SAMPLE_RATE_HZ)
+            file.writeframes(pcm.astype("<i2").tobytes())
+    except OSError as error:
+        raise DataError(f"cannot write {path}", got=str(error), expected="a file in a folder that is there") from error
 
 
 def microphone() -> Iterator[Pcm]:

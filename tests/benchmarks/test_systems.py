@@ -160,13 +160,14 @@ def test_the_pages_columns_are_fields_of_the_json() -> None:
     fields = {field for part in (System, Target) for field in part.__struct_fields__}
     shown = {field for field, _ in page.COLUMNS.values()}
     assert shown <= fields
-    assert fields - shown == {"rung", "drop", "lower_is_better", "items", "bound", "failed"}
+    assert fields - shown == {"rung", "drop", "lower_is_better", "items", "bound", "failed", "composed"}
     text = (ROOT / "docs" / "systems.md").read_text(encoding="utf-8")
     block = text.partition(page.BEGIN)[2].partition(page.END)[0]
     assert page.with_table(text, ()).count(page.BEGIN) == 1
-    head, _, *rows = [line for line in block.splitlines() if line.startswith("|")]
-    assert [cell.strip() for cell in head.strip("|").split("|")] == list(page.COLUMNS)
-    assert all(row.count("|") == len(page.COLUMNS) + 1 for row in rows)
+    tables = [part.splitlines() for part in block.strip().split("\n\n") if part.startswith("|")]
+    for lines, columns in zip(tables, (page.COLUMNS, page.COMPOSED_COLUMNS), strict=True):
+        assert [cell.strip() for cell in lines[0].strip("|").split("|")] == list(columns)
+        assert all(line.count("|") == len(columns) + 1 for line in lines)
 
 
 def test_a_row_shows_what_the_json_has() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from numpy.lib.stride_tricks import sliding_window_view
 
 from edgefuse.datasets import intent
 from edgefuse.datasets.dialogue import grammar
@@ -14,6 +17,7 @@ from edgefuse.datasets.intent import requests
 from edgefuse.datasets.intent.items import SAMPLES
 from edgefuse.datasets.intent.requests import AREAS, INTENTS, NONE, SLOTS, VALUES, Request
 from edgefuse.errors import DataError
+from examples.voice.voice_activity import VoiceActivity, chunks_of, utterances
 
 SMALL = intent.Settings(requests=(60, 6, 6, 12))
 
@@ -85,3 +89,52 @@ def test_a_sample_is_a_pure_function_of_its_index() -> None:
 def test_another_setting_is_another_data_set() -> None:
     assert intent.load(SMALL).digest == intent.load(SMALL).digest
     assert intent.load(SMALL).digest != intent.load(intent.Settings(requests=(60, 6, 6, 12), seed=2)).digest
+
+
+def sound(items: intent.IntentItems, index: int) -> npt.NDArray[np.int16]:
+    return np.asarray(items[index].inputs["audio"], np.int16)
+
+
+@pytest.mark.usefixtures("train")
+def test_a_sound_begins_before_or_within_what_is_said() -> None:
+    clear = replace(SMALL, snr_db=(60.0, 60.0))
+    on_time, later, cut = (
+        sound(intent.items("calibration", replace(clear, before_ms=(span, span))), 0).astype(np.float32)
+        for span in (0.0, 50.0, -50.0)
+    )
+    assert np.abs(later[:800]).max() < 0.01 * np.abs(later).max()
+    scale = later[800:].std() / on_time[:-800].std()  # what is noise depends on the clip's loudness
+    np.testing.assert_allclose(later[800:], scale * on_time[:-800], atol=0.02 * np.abs(later).max())
+    np.testing.assert_allclose(cut[:-800], scale * on_time[800:], atol=0.02 * np.abs(later).max())
+
+
+@pytest.mark.usefixtures("train")
+def test_a_request_begins_elsewhere_each_time_that_it_comes() -> None:
+    """And its text and its picture do not depend on that."""
+    settings = replace(SMALL, snr_db=(60.0, 60.0), before_ms=(0.0, 500.0))
+    items, fixed = intent.items("calibration", settings, count=24), intent.items("calibration", SMALL, count=24)
+    starts = set()
+    for index in range(0, 24, 6):
+        loud = np.abs(sound(items, index).astype(np.float32))
+        starts.add(int(np.argmax(loud > 0.05 * loud.max())))
+        assert items[index].inputs["text"] == fixed[index].inputs["text"]
+        np.testing.assert_array_equal(items[index].inputs["image"], fixed[index].inputs["image"])
+    assert len(starts) == 4
+
+
+@pytest.mark.usefixtures("train")
+def test_voice_activity_begins_within_the_range_that_is_drawn_from() -> None:
+    try:
+        VoiceActivity()
+    except DataError as error:
+        pytest.skip(f"not checked: where voice activity begins: {error}")
+    items, rng = intent.items("test", replace(SMALL, before_ms=(0.0, 0.0))), np.random.default_rng(0)
+    low, high = intent.Settings().before_ms
+    within = []
+    for index in range(len(items)):
+        first, last = (np.rint(10 * rng.standard_normal(16_000 + 40 * index)).astype(np.int16) for _ in range(2))
+        whole = np.concatenate([first, sound(items, index), last])
+        said = next(utterances(chunks_of(whole)))
+        (begins,) = np.flatnonzero((sliding_window_view(whole, 64) == said[:64]).all(axis=1))
+        within.append(low <= (first.size - begins) / 16 <= high)
+    assert np.mean(within) > 0.8

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefuse.runtime.cache import FeatureCache
+from edgefuse.runtime.cache import FeatureCache, Kept
 
 Array = npt.NDArray[Any]
 
@@ -104,3 +104,18 @@ def test_a_cache_never_changes_an_answer(numbers: list[int], entries: int) -> No
     assert [cached.run(feed(n))["y"][0, 0] for n in numbers] == [2 * n for n in numbers]
     assert cache.hits + cache.misses == len(numbers)
     assert cache.misses == session.runs
+
+
+def test_the_size_of_what_is_kept_can_be_asked_for_while_more_is_kept() -> None:
+    kept = Kept()
+    kept.keys = {"image": 1, "text": 2}
+
+    class Features(dict[str, Array]):
+        """As another thread would, in between."""
+
+        def values(self) -> Any:
+            kept.keep("text", kept, {})
+            return super().values()
+
+    kept.keep("image", kept, Features(feature=np.zeros(2, np.float32)))
+    assert kept.size_bytes == 8

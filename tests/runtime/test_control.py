@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -137,6 +139,28 @@ def test_hostile_messages_are_refused_in_a_sentence(live: Live, place: Path) -> 
     assert live.pipeline is before
     assert max(counted(running)) <= 0
     assert told(place, b"{}\n")["ok"]
+
+
+def test_a_path_that_is_no_utf8_is_told_and_the_thread_lives(live: Live, place: Path) -> None:
+    odd = place / os.fsdecode(b"mod\xe8le.edgefuse")
+    shutil.move(place / "first.edgefuse", odd)
+    live.swap(odd)
+    for _ in range(2):
+        answer = told(place, b"{}\n")
+        assert answer["ok"], answer
+        assert answer["said"].startswith(f"{place}/mod?le.edgefuse runs, digest ")
+
+
+def test_where_there_is_no_descriptor_left_nothing_stays(
+    place: Path, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "socketpair", none)
+    with pytest.raises(InputError, match=r"the socket '.*/other' cannot be made: got Too many open files\."):
+        control.Control(live, place / "other")
+    assert not (place / "other").exists()
 
 
 def test_who_says_nothing_or_goes_is_left(live: Live, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,11 @@ def test_what_each_modality_added_is_not_told_of_tokens(pipeline: Pipeline) -> N
         pipeline.explain(**inputs_of(0))
 
 
+def test_several_sequences_are_refused_before_the_first_token(pipeline: Pipeline) -> None:
+    with pytest.raises(InputError, match="num_return_sequences has no effect where tokens come one after the other"):
+        pipeline.generate(GenerationConfig(num_beams=2, num_return_sequences=2), **inputs_of(0))
+
+
 def test_more_beams_find_what_is_at_least_as_likely(pipeline: Pipeline) -> None:
     for seed in range(6):
         greedy, beams = (

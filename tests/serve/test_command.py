@@ -28,15 +28,23 @@ BODY = json.dumps({"inputs": {"motion": [[[0.5, 0.25, -1.0]] * 3]}})
 
 
 @contextmanager
-def running(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Start it, and give the process and the port that it tells."""
-    command = [sys.executable, "-m", "edgefuse", "serve", *map(str, arguments), "--http", "127.0.0.1:0", "--json"]
+def running(*arguments: str | Path, before: str = "") -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Start it after some lines of Python, and give the process and the port that it tells."""
+    with started(*arguments, "--http", "127.0.0.1:0", "--json", before=before) as (process, text):
+        yield process, int(json.loads(text)["http"].rpartition(":")[2])
+
+
+@contextmanager
+def started(*arguments: str | Path, before: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start it after some lines of Python, and give the process and the first line that it writes."""
+    program = f"import sys, threading\n{before}\nfrom edgefuse.cli import main\nsys.exit(main())"
+    command = [sys.executable, "-c", program, "serve", *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         text = process.stdout.readline()
         assert text, process.communicate()
-        yield process, int(json.loads(text)["http"].rpartition(":")[2])
+        yield process, text
     finally:
         process.kill()
         process.communicate()
@@ -80,6 +88,30 @@ def test_sigterm_under_load_answers_all_that_was_admitted(tiny_bundle: Path) -> 
     assert took < 10  # it is meant to be 5; this machine may be busy
 
 
+def test_it_is_gone_in_time_whatever_cannot_be_closed(tiny_bundle: Path) -> None:
+    before = """
+from edgefuse.commands import serve
+from edgefuse.runtime.live import Live
+serve._END_S, Live.close = 2, lambda live: threading.Event().wait()
+"""
+    with running(tiny_bundle, before=before) as (process, _):
+        process.send_signal(signal.SIGTERM)
+        _, complaints = process.communicate(timeout=60)
+    assert (process.returncode, "could not be closed" in complaints) == (1, True)
+
+
+def test_a_bundle_that_is_being_opened_holds_no_end_up() -> None:
+    before = """
+from edgefuse.commands import serve
+serve._opened = lambda _: print("opening", flush=True) or threading.Event().wait()
+"""
+    with started("nowhere.edgefuse", before=before) as (process, text):
+        assert text == "opening\n"
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+
+
 def test_sighup_answers_with_what_is_there_now(tiny_bundle: Path) -> None:
     with running(tiny_bundle) as (process, port):
         before = predict(port)[1]["digest"]
@@ -94,6 +126,8 @@ def test_what_is_wrong_is_said_before_it_serves(tiny_bundle: Path, capsys: pytes
         (["--http", "nowhere"], "no address"),
         (["--tls-cert", "a"], "a certificate and its key"),
         (["--queue", "0"], "depth is too small"),
+        (["--timeout", "0"], "deadline is out of range"),
+        (["--timeout", "inf"], "deadline is out of range"),
         (["--token-file", "/nonexistent"], "token cannot be read"),
         (["--digest", "0" * 64], "digest"),
     ):

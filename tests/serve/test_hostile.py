@@ -14,6 +14,7 @@ import sys
 import termios
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -213,6 +214,19 @@ def test_what_is_coming_is_bounded_together(serving: Serving, motion: dict[str, 
             assert refused, "nobody was refused"
         assert refused[0].recv(1000).startswith(b"HTTP/1.1 429 Too Many Requests")
         assert client.ask("POST", "/v1/predict", motion).status == 200
+
+
+def test_a_list_with_text_takes_no_more_memory_than_it_has(serving: Serving) -> None:
+    client = serving()
+    for one in ("", 1, 0.5):  # NumPy gives each of them the room of the longest text
+        body = json.dumps({"inputs": {"motion": [one] * 5000 + ["x" * 5000]}}).encode()
+        tracemalloc.start()
+        try:
+            answer = client.ask("POST", "/v1/predict", body)
+            assert tracemalloc.get_traced_memory()[1] < 20e6
+        finally:
+            tracemalloc.stop()
+        assert (answer.status, "'motion' is no array" in answer.json["error"]["message"]) == (400, True)
 
 
 def test_what_was_taken_meanwhile_is_nobody_elses_and_its_number_may_be_used_again() -> None:

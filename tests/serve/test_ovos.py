@@ -32,6 +32,9 @@ for utterances in json.loads(sys.argv[1]):
         context.update(data)
     answers.append([utterances, context])
 for module in loaded.values():
+    if module._live is not None:
+        cache = module._live.pipeline.cache
+        assert (cache.hits, cache.misses) == (0, 0)  # nothing of an utterance is kept
     module.default_shutdown()
     module.default_shutdown()
     assert module.transform(["stop"], {}) == (["stop"], {})

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import threading
 import wave
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ CHROMIUM = shutil.which("chromium")
 DEVICES = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 PATIENCE_MS = 120_000
 """A busy machine is no failure."""
+FULL: dict[str, Any] = {"error": {"status": 429, "message": "the queue is full. Fix: try again in 2 s."}}
 # What a page would do that were another's: run code and styles that stand in it, and ask somebody else.
 FORBIDDEN = """async () => {
     const refused = new Set();
@@ -216,9 +218,46 @@ def test_who_has_the_token_is_served_and_what_is_wrong_is_told(serving: Serving,
         ask.click()
         expect(page.get_by_role("alert")).to_contain_text(sentence)
         expect(page.locator("#answer")).to_be_empty()
+    steps(base64.b64encode(b"[[[1, 2, 3]]]").decode())
+    page.route("**/v1/predict*", lambda route: route.fulfill(status=429, json=FULL, headers={"Retry-After": "2"}))
+    ask.click()
+    expect(page.get_by_role("alert")).to_have_text(FULL["error"]["message"])
     assert (
         page.evaluate("JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie])") == '[{},{},""]'
     )
+
+
+def test_who_has_no_mouse_keeps_the_place(serving: Serving, tmp_path: Path, visit: Callable[[str], Visit]) -> None:
+    page = visit(serving(bundle=senses(tmp_path / "senses"), answer_s=120).service.url).page
+    page.get_by_label("text", exact=True).fill("please stop")
+    ask = page.get_by_role("button", name="Ask")
+    ask.press("Enter")
+    expect(page.get_by_text("What it took")).to_be_visible()
+    expect(ask).to_be_focused()
+    seen = field(page, "image")
+    seen.get_by_role("button", name="Use the camera").press("Enter")
+    take = seen.get_by_role("button", name="Take the picture")  # the same one
+    expect(take).to_be_enabled()
+    take.press("Enter")
+    expect(seen.get_by_role("button", name="Use the camera")).to_be_focused()
+    expect(seen.locator("img")).to_be_visible()
+    seen.get_by_role("button", name="Remove").press("Enter")
+    expect(seen.locator("input")).to_be_focused()
+
+
+def test_numbers_are_told_as_exactly_as_the_model_gives_them(
+    serving: Serving, tmp_path: Path, visit: Callable[[str], Visit]
+) -> None:
+    page = visit(serving(bundle=senses(tmp_path / "senses")).service.url).page
+    told = page.evaluate(
+        """async () => {
+            const { SHOWN } = await import('./page/answers.js');
+            const values = [123456, -2.5, 0.123456, 1234567, -0.0000001234567];
+            const output = { name: 'values', labels: ['a', 'b', 'c', 'd', 'e'] };
+            return SHOWN.values(output, { outputs: { values: [values] } }).words;
+        }"""
+    )
+    assert told == "a 123456, b −2.5, c 0.1235, d 1234567, e −1.235e−7"
 
 
 class Paused:
@@ -260,7 +299,7 @@ def test_tokens_are_shown_as_they_come_until_they_are_stopped(tmp_path: Path, vi
         queue = Queue(source, 2)
         try:
             with HttpService("127.0.0.1:0", queue, source, Limits(threads=4, answer_s=120)) as service:
-                page = visit(service.url).page
+                page, _, complaints = visit(service.url)
                 page.get_by_label("text", exact=True).fill("please")
                 ask = page.get_by_role("button", name="Ask")
                 ask.click()
@@ -272,6 +311,13 @@ def test_tokens_are_shown_as_they_come_until_they_are_stopped(tmp_path: Path, vi
                 expect(page.locator(".text")).to_have_text("turn on the light")
                 expect(page.locator("#status")).to_contain_text("tokens")
                 expect(page.locator("dl")).to_contain_text("per token")
+                source.go_on.clear()
+                ask.click()
+                expect(page.locator(".text")).to_have_text("turn")
+                for one in list(service._server._open):
+                    one.arrived.shutdown(socket.SHUT_RDWR)
+                expect(page.get_by_role("alert")).to_have_text("The answer broke off.")
+                complaints.clear()
                 page.close()
         finally:
             source.go_on.set()

@@ -147,5 +147,5 @@ def test_closing_gives_those_that_wait_an_error() -> None:
 def test_a_queue_of_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="depth is too small"):
         Queue(Source(), 0)
-    with pytest.raises(InputError, match="deadline is too short"):
+    with pytest.raises(InputError, match="deadline is out of range"):
         Queue(Source(), 1, deadline_s=0)

@@ -241,8 +241,13 @@ def test_models_that_cannot_answer_are_refused(tiny_bundle: Path, bundle: Path) 
 def test_the_network_is_told_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
 
+    class TakenError(Exception):
+        """Somebody has the name already."""
+
     class AsyncZeroconf:
         async def async_register_service(self, info: object) -> None:
+            if calls:
+                raise TakenError
             calls.append(info)
 
         async def async_unregister_all_services(self) -> None:
@@ -260,13 +265,18 @@ def test_the_network_is_told_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> N
         asyncio.run(tell())
     library = types.ModuleType("zeroconf.asyncio")
     vars(library).update(AsyncZeroconf=AsyncZeroconf, AsyncServiceInfo=lambda *names, **told: (names, told))
-    monkeypatch.setitem(sys.modules, "zeroconf", types.ModuleType("zeroconf"))
+    found = types.ModuleType("zeroconf")
+    vars(found).update(Error=TakenError)
+    monkeypatch.setitem(sys.modules, "zeroconf", found)
     monkeypatch.setitem(sys.modules, "zeroconf.asyncio", library)
     asyncio.run(tell())
     names, told = calls[0]
     assert names == ("_wyoming._tcp.local.", "kitchen._wyoming._tcp.local.")
     assert told == {"addresses": [b"\xc0\x00\x02\x07"], "port": 10400}
     assert calls[1:] == ["running", "unregistered", "closed"]
+    with pytest.raises(InputError, match=r"told of the service: got kitchen at tcp://192.0.2.7:10400 \(TakenError"):
+        asyncio.run(tell())
+    assert calls[4:] == ["unregistered", "closed"]
 
 
 def test_the_command_starts_what_its_arguments_ask_for(bundle: Path) -> None:
@@ -276,9 +286,11 @@ def test_the_command_starts_what_its_arguments_ask_for(bundle: Path) -> None:
     given = parser.parse_args(
         ["--wyoming", "tcp://127.0.0.1:0", "--asr", "tcp://127.0.0.1:9", "--language", "de", "--threshold", "0.99999"]
     )
+    given.timeout = 7.0
     with edgefuse.Live(bundle) as live:
         queue = Queue(live, depth=2)
         with start_voice(given, queue, live) as service:
+            assert service._service._limits.answer_s == 7
             (info,) = asked(service.uri, Describe().event())
             assert info.data["asr"][0]["models"][0]["languages"] == ["de"]
             assert asked(service.uri, transcript("not not not not not go"))[0].type == "not-recognized"

@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -29,8 +30,8 @@ def service(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Servic
     caplog.set_level(logging.DEBUG)
     with serving(intents(tmp_path / "intents.edgefuse"), Settings(limits=QUICK)) as running:
         yield running
-        (answer,) = asked(running.uri, Recognize("go").event())
-        assert answer.type == "intent"
+        tries = (asked(running.uri, Recognize("go").event()) for _ in range(20))  # a machine may be busy
+        assert any(one.type == "intent" for answers in tries for one in answers)
     gc.collect()  # a task whose error nobody looked at tells of it when it is freed
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
     assert SECRET not in caplog.text
@@ -147,6 +148,20 @@ def test_whoever_does_not_read_is_left(tmp_path: Path) -> None:
             pass
         while service.running._service._connections:
             time.sleep(0.01)
+
+
+def test_the_end_waits_for_nobody_who_does_not_read(tmp_path: Path) -> None:
+    limits = Limits(event_s=600)
+    with serving(intents(tmp_path / "i.edgefuse"), Settings(limits=limits)) as service, connected(service) as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            peer.sendall((b'{"type": "ping", "data": {"text": "' + b"x" * 60_000 + b'"}}\n') * 1000)
+        closing = threading.Thread(target=service.running.close, args=(0.6,))
+        closing.start()
+        closing.join(60)
+        assert not closing.is_alive()
+        assert not service.running._thread.is_alive()
 
 
 class PanicError(BaseException):

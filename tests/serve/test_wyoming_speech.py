@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from wyoming.info import Describe
 from edgefuse.serve.wyoming.address import recogniser_at
 from edgefuse.serve.wyoming.hearing import Hearing
 from edgefuse.serve.wyoming.limits import Limits
-from edgefuse.serve.wyoming.recogniser import Recogniser
+from edgefuse.serve.wyoming.recogniser import Recogniser, RecogniserError
 from edgefuse.serve.wyoming.settings import Settings
 from edgefuse.serve.wyoming.sound import Format, samples_of
 from edgefuse.serve.wyoming.utterances import Utterances
@@ -88,6 +90,16 @@ def test_sound_is_forgotten_after_its_time(bundle: Path) -> None:
         while utterances._kept is not None:  # by itself: nobody asks
             time.sleep(0.01)
         assert understood(service)[1] == ["text"]
+
+
+def test_who_has_to_ask_again_finds_the_sound(service: Service) -> None:
+    heard(service)
+    with ThreadPoolExecutor() as threads, service.busy():
+        threads.submit(asked, service.uri, Transcript("go").event())
+        service.queue.taken.acquire()
+        (error,) = asked(service.uri, Transcript("stop").event())
+        assert error.data["code"] == "full"
+    assert understood(service)[1] == ["audio", "text"]
 
 
 def test_streams_that_overlap_are_not_fused(service: Service) -> None:
@@ -173,6 +185,21 @@ def test_a_recogniser_is_let_go_of_however_early_closing_is_given_up(steps: int)
     with recognising("stop") as uri:
         recogniser = Recogniser(recogniser_at(uri), Limits())
         assert asyncio.run(give_up())
+
+
+def test_a_recogniser_that_does_not_read_is_let_go_of() -> None:
+    async def go(uri: str) -> None:
+        recogniser = Recogniser(recogniser_at(uri), Limits(event_s=0.1))
+        await recogniser.open()
+        with pytest.raises(RecogniserError, match="does not listen any more"):
+            await recogniser.write(Event("audio-chunk", {}, bytes(64 << 20)))
+        assert recogniser._writer is not None
+        assert recogniser._writer.transport.get_write_buffer_size()
+        await recogniser.close()
+        assert not recogniser._writer.transport.get_write_buffer_size()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # nobody looks who comes
+        asyncio.run(go(f"tcp://127.0.0.1:{listener.getsockname()[1]}"))
 
 
 @pytest.mark.parametrize("fault", ["none", "silent", "error", "gone"])

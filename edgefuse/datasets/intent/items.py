@@ -2,7 +2,8 @@
 
 Requests are those of `home-assistant-intents`. **Speech (eSpeak NG), typing errors and pictures are synthetic.**
 Who asks for something without saying in which room means the room that is shown; else the picture shows any room, and
-does not matter. No sentence and no voice of one split is in another.
+does not matter. A sound begins a little before what is said, or a little after it, as voice activity leaves it. No
+sentence and no voice of one split is in another.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from edgefuse.datasets.dialogue.pictures import picture
 from edgefuse.datasets.dialogue.speech import SAMPLES, kept, noisy, voices
+from edgefuse.datasets.digits.espeak import SAMPLE_RATE_HZ
 from edgefuse.datasets.digits.text import misspell
 from edgefuse.datasets.intent.requests import AREAS, MAX_LENGTH, SHARES, SLOTS, Request, drawn
 from edgefuse.datasets.sample import MadeSamples, RawInput, Sample, Splits
@@ -34,13 +36,16 @@ class Settings:
         requests: of each split, in the order of `SHARES`.
         typing_errors: mean number per request.
         snr_db: range of the signal-to-noise ratio of the sound.
+        before_ms: range of the time before the first sound, drawn anew each time that a request comes; below zero, so
+            much of what is said is cut off. Of the utterances that `examples/voice/` finds, 19 in 20 begin within it.
     """
 
-    version: int = 1
+    version: int = 2
     seed: int = 47
     requests: tuple[int, int, int, int] = (5000, 300, 500, 1000)
     typing_errors: float = 1.0
     snr_db: tuple[float, float] = (5.0, 30.0)
+    before_ms: tuple[float, float] = (-64.0, 96.0)
 
 
 DEFAULT = Settings()
@@ -84,13 +89,18 @@ class IntentItems(MadeSamples):
         rng = self._rng(index, 1)
         text = self.request(index).text
         written = misspell(text, int(rng.poisson(self.settings.typing_errors)), rng)[:MAX_LENGTH]
-        said = expand(_speech(self.split, self.settings)[index % len(self.requests)])
         inputs: dict[str, RawInput] = {
             "image": picture(self.shown(index) - 1, rng),
-            "audio": noisy(said, self.settings.snr_db, rng),
+            "audio": noisy(self._said(index), self.settings.snr_db, rng),
             "text": written,
         }
         return Sample(inputs, {slot: SLOTS[slot].index(label) for slot, label in self.labels(index).items()})
+
+    def _said(self, index: int) -> npt.NDArray[np.int16]:
+        said = expand(_speech(self.split, self.settings)[index % len(self.requests)])
+        before_ms = self._rng(index, 3).uniform(*self.settings.before_ms)
+        before = round(before_ms * SAMPLE_RATE_HZ / 1000)
+        return np.pad(said, (max(before, 0), max(-before, 0)))[max(-before, 0) :][:SAMPLES]
 
     def _rng(self, index: int, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.settings.seed, list(SHARES).index(self.split), purpose, index])

@@ -30,7 +30,6 @@ from edgefuse.models.fusion import FusionModel, masked
 class Settings(fitting.Settings):
     """How `intent` is trained; in each epoch, every request comes once."""
 
-    epochs: int = 16
     learning_rate: float = 1.5e-3
 
 

@@ -75,6 +75,19 @@ class GenerationConfig:
             for name in ("length_penalty", "early_stopping"):
                 self._refuse(name, "one beam: there is nothing to compare")
 
+    def check_single(self) -> None:
+        """Refuse to make several sequences where tokens come one after the other.
+
+        Raises:
+            InputError: if `num_return_sequences` is above 1.
+        """
+        if self.num_return_sequences > 1:
+            raise InputError(
+                "num_return_sequences has no effect where tokens come one after the other, which are those of the best",
+                got=self.num_return_sequences,
+                fix="leave it out, or call `beam_search`",
+            )
+
     def limit(self, steps: int) -> int:
         """Return how many tokens are generated at most by a model that can generate `steps`.
 

@@ -7,7 +7,6 @@ from collections.abc import Generator
 
 import numpy as np
 
-from edgefuse.errors import InputError
 from edgefuse.runtime.generation.beams import Search, beam_search
 from edgefuse.runtime.generation.config import GenerationConfig
 from edgefuse.runtime.generation.sampling import distribution
@@ -35,12 +34,7 @@ def generate(
     Raises:
         InputError: if `config` asks for more tokens than that, or for several sequences; when logits are not finite.
     """
-    if config.num_return_sequences > 1:
-        raise InputError(
-            "num_return_sequences has no effect where tokens come one after the other, which are those of the best",
-            got=config.num_return_sequences,
-            fix="leave it out, or call `beam_search`",
-        )
+    config.check_single()
     if config.num_beams > 1:
         return _found(beam_search(step, state, start=start, end=end, steps=steps, config=config))
     return _chosen(step, state, start, end, config.limit(steps), config)

@@ -4,6 +4,7 @@
 - `counts`: what became of every push;
 - `clock`: the clock of a modality, on the time of the stream;
 - `ordering`: what came out of order, put in order;
+- `grid`: which step of a series is at which time;
 - `resampling`: sound at another rate, chunk by chunk;
 - `window`: the last steps of a series;
 - `source`: what a stream has of one modality;

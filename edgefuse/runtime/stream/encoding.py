@@ -39,12 +39,13 @@ class Encoding:
         """Return the step after the last one that was taken from a window; None if it has to begin anew."""
         return self._heard[1] if self._heard is not None and self._heard[0] == serial else None
 
-    def __call__(self, serial: int, at: int, steps: Array) -> Value:
+    def __call__(self, serial: int, at: int, at_s: float, steps: Array) -> Value:
         """Return the features of the window that ends at a step, or up to a chunk before.
 
         Args:
             serial: of the window.
             at: the step after the last of `steps`.
+            at_s: its time.
             steps: what follows on what was taken, or a whole window.
 
         Raises:
@@ -60,4 +61,5 @@ class Encoding:
         if encoder.encoded is None or self._heard is None:
             raise BackendError(f"the encoder of '{encoder.modality}' gave nothing", got="a whole window")
         ends = self._heard[1] - encoder.behind
-        return Value(encoder.encoded.values, ends / self._rate_hz, (serial, id(encoder), ends), encoded=True)
+        ends_s = at_s - (at - ends) / self._rate_hz
+        return Value(encoder.encoded.values, ends_s, (serial, id(encoder), ends), encoded=True)

@@ -69,6 +69,20 @@ class Feed:
             return True
         return isinstance(modality.preprocess, TensorPreprocess) and self.rate_hz is not None
 
+    def check_whole(self, modality: Modality) -> None:
+        """Refuse what only a series has.
+
+        Raises:
+            InputError: with its names.
+        """
+        given = [name for name in ("rate_hz", "window_s", "min_window_s") if getattr(self, name)]
+        if given:
+            raise InputError(
+                f"'{modality.name}' does not come in steps",
+                got=f"a feed with {' and '.join(given)}",
+                expected="a feed without, or, for an array over time, one with a rate_hz",
+            )
+
     def is_incremental(self, modality: Modality) -> bool:
         """Return whether a modality is to be encoded chunk by chunk, if it can be."""
         if not self.incremental or not self.is_series(modality):

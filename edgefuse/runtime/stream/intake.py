@@ -25,10 +25,12 @@ class Intake:
     Args:
         preprocessors: by modality, in the order of the model's.
         feeds: by modality how it comes in; what is left out comes as `Feed()` says.
-        slack_s: how far back predictions may be asked for.
+        hop_s: between predictions; see `Series`.
+        backlog: predictions that may wait.
 
     Attributes:
         sources: by modality.
+        series: the modalities that come in steps.
         counts: by modality.
         time_s: of the stream; None before the first item.
         closed: whether nothing is taken any more.
@@ -38,56 +40,59 @@ class Intake:
         MissingExtraError: if sound has to be resampled, and soxr is not installed.
     """
 
-    def __init__(self, preprocessors: Mapping[str, Preprocessor], feeds: Mapping[str, Feed], slack_s: float) -> None:
+    def __init__(
+        self, preprocessors: Mapping[str, Preprocessor], feeds: Mapping[str, Feed], hop_s: float | None, backlog: int
+    ) -> None:
         self.time_s: float | None = None
         self.closed = False
         self.counts = {name: Counts() for name in preprocessors}
         self._modalities = _modalities(preprocessors)
-        self._required = [name for name, modality in self._modalities.items() if not modality.optional]
+        self._required = {name for name, modality in self._modalities.items() if not modality.optional}
         self._reached_s = 0.0
         self._feeds = {name: feeds.get(name, Feed()) for name in preprocessors}
         self._clocks = {name: Clock(feed.jump_s) for name, feed in self._feeds.items()}
+        self.series = [name for name, feed in self._feeds.items() if feed.is_series(self._modalities[name])]
         self.sources: dict[str, Source] = {
-            name: Series(preprocessor, self._feeds[name], self.counts[name], slack_s)
+            name: Series(preprocessor, self._feeds[name], self.counts[name], hop_s, backlog)
             if name in self.series
             else Latest(preprocessor, self._feeds[name], self.counts[name])
             for name, preprocessor in preprocessors.items()
         }
 
     @property
-    def series(self) -> list[str]:
-        """The modalities that come in steps."""
-        return [name for name, feed in self._feeds.items() if feed.is_series(self._modalities[name])]
-
-    @property
     def size_bytes(self) -> int:
         """Of all buffers and items."""
         return sum(source.size_bytes for source in self.sources.values())
 
-    def push(self, modality: str, item: Any, given_s: float, lasts_s: float, now_s: float) -> bool:
+    def push(self, modality: str, item: Any, given_s: float | None, lasts_s: float, now_s: float) -> bool:
         """Take what a source has checked; return whether it is neither late nor a duplicate nor odd in time.
 
         Args:
             modality: its name.
             item: from `Source.check`.
-            given_s: its time by the modality's clock.
+            given_s: its time by the modality's clock; None if it ends now.
             lasts_s: its seconds.
             now_s: by the clock of this machine.
         """
         counts, clock, source = self.counts[modality], self._clocks[modality], self.sources[modality]
         counts.pushed += 1
-        time_s, jumped = clock.read(given_s, self.time_s, now_s - self._reached_s)
+        timed = given_s is not None
+        began_s = now_s - lasts_s if given_s is None else given_s
+        time_s, jumped = clock.read(began_s, self.time_s, now_s - self._reached_s)
         counts.jumps = clock.jumps
         if time_s is None:
             counts.late += 1
             return False
         if jumped:
             source.restart()
-        taken = source.push(item, time_s)
-        ends_s = time_s + lasts_s
-        if taken and (self.time_s is None or ends_s > self.time_s):
+        ends_s = source.push(item, time_s, timed)
+        if ends_s is None:
+            return False
+        if self.time_s is None or ends_s > self.time_s:
             self.time_s, self._reached_s = ends_s, now_s
-        return taken
+            for name in self.series:
+                self.sources[name].advance(ends_s)
+        return True
 
     def refuse(self, modality: str) -> None:
         """Count what is no valid input."""
@@ -105,25 +110,15 @@ class Intake:
         """
         if self.closed:
             return None
-        found = self._found(time_s, without)
-        if without and not found:
-            found = self._found(time_s, frozenset())
-        for name in self._required:
-            if name not in found:
-                return None
-        return found or None
+        there = [name for name, source in self.sources.items() if source.seek(time_s)]
+        chosen = [name for name in there if name not in without] or there if without else there
+        if not chosen or not self._required.issubset(chosen):
+            return None
+        return {name: self.sources[name].take() for name in chosen}
 
-    def _found(self, time_s: float, without: frozenset[str]) -> dict[str, Callable[[], Value]]:
-        return {
-            name: taken
-            for name, source in self.sources.items()
-            if name not in without and (taken := source.take(time_s)) is not None
-        }
-
-    def flush(self) -> None:
-        """Nothing more comes: what waits for something that is missing need not wait."""
-        for source in self.sources.values():
-            source.flush()
+    def flush(self) -> list[str]:
+        """Nothing more comes: what waits for something that is missing need not wait. Return of which there was any."""
+        return [name for name, source in self.sources.items() if source.flush()]
 
     @property
     def incremental(self) -> list[str]:

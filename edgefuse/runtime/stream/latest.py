@@ -52,9 +52,13 @@ class Latest:
         preprocessor: of the modality.
         feed: how it comes in.
         counts: of the modality.
+
+    Raises:
+        InputError: if the feed says what only a series has.
     """
 
     def __init__(self, preprocessor: Preprocessor, feed: Feed, counts: Counts) -> None:
+        feed.check_whole(preprocessor.modality)
         self.preprocessor = preprocessor
         self._counts = counts
         self._max_age_s = feed.age_limit_s(preprocessor.modality)
@@ -71,26 +75,25 @@ class Latest:
         """Return an item's tensors, which are the stream's own, and that it lasts no time."""
         return _prepared(raw, self.preprocessor), 0.0
 
-    def push(self, item: Any, time_s: float) -> bool:
+    def push(self, item: Any, time_s: float, timed: bool) -> float | None:
         """Take an item; see `Source`."""
-        if time_s in self._recent:
+        if timed and time_s in self._recent:
             self._counts.drop(duplicate=True)
-            return False
+            return None
         self._recent.append(time_s)
         newest_s = time_s if self._newest_s is None else self._newest_s
         if time_s < newest_s - self._reorder_s or time_s < self._passed_s:
             self._counts.late += 1
-            return False
+            return None
         if self._start_s is None:
             self._start_s = time_s
         self._newest_s = max(newest_s, time_s)
         self._items.insert(self._after(time_s), self._item(item, time_s))
-        self._expire(self._newest_s)
         while len(self._items) > 1 and (
             len(self._items) > self._max_items or sum(kept.size_bytes for kept in self._items) > self._max_bytes
         ):
             self._drop_first()
-        return True
+        return time_s
 
     @property
     def ready_s(self) -> float | None:
@@ -102,24 +105,32 @@ class Latest:
         """The time of the first item."""
         return self._start_s
 
-    def take(self, time_s: float) -> Callable[[], Value] | None:
-        """Take the item that counts at a time; see `Source`."""
+    def advance(self, time_s: float) -> None:
+        """Nothing waits for anything; see `Source`."""
+
+    def seek(self, time_s: float) -> bool:
+        """Go to the item that counts at a time; see `Source`."""
         self._expire(time_s)
         if not self._items:
-            return None
+            return False
         if len(self._items) > 1:
             for _ in range(self._after(time_s) - 1):
                 self._drop_first()
+        self._passed_s = self._items[0].time_s
+        return True
+
+    def take(self) -> Callable[[], Value]:
+        """Take that item; see `Source`."""
         item = self._items[0]
-        self._passed_s = item.time_s
         if not item.used:
             item.used = True
             self._counts.used += 1
         value = item.value
         return lambda: value
 
-    def flush(self) -> None:
+    def flush(self) -> bool:
         """Nothing waits for anything; see `Source`."""
+        return False
 
     def restart(self) -> None:
         """Begin anew; see `Source`. What is there stays, until something newer comes or it is too old."""

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 from bisect import insort_right
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from edgefuse.runtime.backends.backend import Array
-
-_REMEMBERED = 64
 
 
 @dataclass(slots=True)
 class Chunk:
-    """A chunk of a series: its first step and the one after its last, and whether a prediction has seen it."""
+    """A chunk of a series: its first step and the one after its last."""
 
     start: int
     end: int
     steps: Array
-    used: bool = False
 
 
 class Ordering:
     """Hands chunks on in the order of their steps; what comes after a gap waits for what is missing.
 
     Args:
-        horizon: steps that it waits at most: until a chunk has come that begins so much later.
+        horizon: steps that it waits at most: until a chunk has come that ends so much later.
         jitter: steps by which a chunk may miss the end of the one before without being a gap or an overlap, if that is
             no more than half of it.
         max_items: chunks that wait at most; then the gap is given up.
@@ -44,46 +39,42 @@ class Ordering:
         self._horizon, self._jitter = horizon, jitter
         self._max_items, self._max_bytes = max_items, max_bytes
         self._waiting: list[Chunk] = []
-        self._recent: deque[int] = deque(maxlen=_REMEMBERED)
         self._newest = 0
 
-    def add(self, place: int, steps: Array) -> Literal["duplicate", "late"] | None:
-        """Take a chunk; return why not, if it is not taken.
+    def add(self, place: int, steps: Array) -> bool:
+        """Take a chunk; return whether it is not late.
 
         Args:
             place: of its first step, by its time.
             steps: [n, ...]; copied if it has to wait.
         """
-        if place in self._recent:
-            return "duplicate"
-        self._recent.append(place)
         chunk = Chunk(place, place + len(steps), steps)
         self._straighten(chunk)
         if self.next is not None and chunk.end <= self.next:
-            return "late"
+            return False
         if chunk.start != self.next and self._horizon:
             chunk.steps = steps.copy()
         insort_right(self._waiting, chunk, key=lambda one: one.start)
         self.size_bytes += steps.nbytes
-        self._newest = chunk.start if self.next is None else max(self._newest, chunk.start)
-        return None
+        self._newest = chunk.end if self.next is None else max(self._newest, chunk.end)
+        return True
 
-    def follow(self, place: int, steps: Array) -> Chunk | None:
+    def follow(self, place: int, steps: Array, timed: bool) -> Chunk | None:
         """Hand a chunk on at once if nothing waits, and it follows on what was handed on; None if not: `add` it then.
 
         Args:
             place: of its first step, by its time.
             steps: [n, ...].
+            timed: whether that is the time of its data, and not of its arrival, which may be late by the horizon.
         """
         start = self.next
-        if self._waiting or start is None or place in self._recent:
+        if self._waiting or start is None:
             return None
         count = len(steps)
-        if abs(place - start) > min(self._jitter, count // 2):
+        if abs(place - start) > (min(self._jitter, count // 2) if timed else self._horizon):
             return None
-        self._recent.append(place)
-        self._newest = max(self._newest, start)
         self.next = start + count
+        self._newest = max(self._newest, self.next)
         return Chunk(start, self.next, steps)
 
     @property
@@ -95,7 +86,7 @@ class Ordering:
         """Yield (steps missing before it, chunk) of what need not wait any more; overlaps are cut.
 
         Args:
-            now: the step at which the time of the stream is; the newest chunk's if None.
+            now: the step at which the time of the stream is; the end of the newest chunk if None.
         """
         newest = self._newest if now is None else max(self._newest, now)
         while self._waiting:
@@ -103,7 +94,7 @@ class Ordering:
             self._straighten(chunk)
             gap = 0 if self.next is None else max(0, chunk.start - self.next)
             full = len(self._waiting) > self._max_items or self.size_bytes > self._max_bytes
-            if gap and newest - chunk.start < self._horizon and not full:
+            if gap and newest - chunk.end < self._horizon and not full:
                 return
             del self._waiting[0]
             self.size_bytes -= chunk.steps.nbytes
@@ -122,7 +113,6 @@ class Ordering:
         """Begin anew, wherever the next chunk is; what waited must have been taken."""
         self.next = None
         self._newest = 0
-        self._recent.clear()
 
     def drain(self) -> Iterator[tuple[int, Chunk]]:
         """Yield everything that waits."""

@@ -51,9 +51,10 @@ class Predictor:
         self.lock = Lock()
         self._holder, self._intake, self._changing = holder, intake, changing
         self._deadline_s, self._ladder, self._now = deadline_s, ladder, now
-        self._without: frozenset[str] = frozenset()
+        self._without: frozenset[str] = frozenset()  # as the ladder decided, for the rung that it chose
+        self._chosen: str | None = None
         self._kept = Kept(intake.series)
-        self._running: Callable[[], object] = lambda: None  # a weak reference: a pipeline that is let go of is freed
+        self._running: Callable[[], object] = lambda: None  # weakly: only its encoders keep a pipeline
         self._follow(holder.pipeline)
 
     @property
@@ -115,16 +116,21 @@ class Predictor:
         encoders = {name: pipeline.incremental(name) for name in self._intake.incremental if name in streaming}
         with self._changing:
             self._intake.follow(pipeline.preprocessors, encoders)
+        if pipeline.rung.name != self._chosen:  # somebody else chose it
+            self._without = frozenset()
         self._running = ref(pipeline)
 
     def _consult(self, ladder: Ladder, pipeline: Runner, now_s: float, took_s: float) -> None:
         """Tell the ladder, and do what it decides; where that cannot be done, the answer is not lost for it."""
         ladder.observe(now_s, took_s, self._deadline_s, pipeline.rung.name)
         change = ladder.decide(now_s)
-        if change is not None:
-            self._without = frozenset(change.without)
-            if change.rung != pipeline.rung.name:
-                try:
-                    self._holder.pipeline = pipeline.at(change.rung)  # type: ignore[misc] # see `Holder`
-                except EdgefuseError as error:  # such as that of a bundle that was swapped for one with other rungs
-                    _log.warning("the stream stays at the rung '%s': %s", pipeline.rung.name, str(error))
+        if change is None:
+            return
+        now = self._holder.pipeline  # another bundle may have come during the prediction
+        if change.rung != now.rung.name:
+            try:
+                self._holder.pipeline = now.at(change.rung)  # type: ignore[misc] # see `Holder`
+            except EdgefuseError as error:  # such as that of a bundle that was swapped for one with other rungs
+                _log.warning("the stream stays at the rung '%s': %s", now.rung.name, str(error))
+                return
+        self._without, self._chosen = frozenset(change.without), change.rung

@@ -1,4 +1,4 @@
-"""What a stream has of one modality: the protocol that a ring buffer, a latest item or an encoder with state keeps."""
+"""What a stream has of one modality: the protocol that a ring buffer and a latest item keep."""
 
 from __future__ import annotations
 
@@ -43,8 +43,17 @@ class Source(Protocol):
             MissingExtraError: if it needs a library that is not installed.
         """
 
-    def push(self, item: Any, time_s: float) -> bool:
-        """Take an item that begins at a time of the stream; return whether it is neither late nor a duplicate."""
+    def push(self, item: Any, time_s: float, timed: bool) -> float | None:
+        """Take an item; return the time at which it ends, as predictions go by it: None if it is late, or a duplicate.
+
+        Args:
+            item: from `check`.
+            time_s: of the stream, at which it begins.
+            timed: whether that is the time of its data, and not of its arrival.
+        """
+
+    def advance(self, time_s: float) -> None:
+        """Note that the stream has come to a time: nothing waits longer than it may for what is missing."""
 
     @property
     def ready_s(self) -> float | None:
@@ -54,14 +63,17 @@ class Source(Protocol):
     def start_s(self) -> float | None:
         """The time at which it began. None before the first item."""
 
-    def take(self, time_s: float) -> Callable[[], Value] | None:
-        """Count what there is at a time as used, and return what prepares it; None if that is nothing, or too old.
+    def seek(self, time_s: float) -> bool:
+        """Go to a time, and forget what is too old then; return whether there is something to take."""
+
+    def take(self) -> Callable[[], Value]:
+        """Count what there is at the time of `seek` as used, and return what prepares it.
 
         It is called without the lock, by one thread at a time, before the next is taken.
         """
 
-    def flush(self) -> None:
-        """Nothing more comes: what waits for something that is missing need not wait."""
+    def flush(self) -> bool:
+        """Nothing more comes: what waits for something that is missing need not wait. Return whether there was any."""
 
     def restart(self) -> None:
         """Begin anew: what comes next does not follow on what was there."""

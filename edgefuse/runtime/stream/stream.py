@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from threading import Condition, Lock
 from types import TracebackType
@@ -71,7 +72,7 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         backlog: int = 8,
         feeds: Mapping[str, Feed] | None = None,
         ladder: Ladder | None = None,
-        now: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._now = now
         deadline_s = math.inf if deadline_ms is None else _positive("deadline_ms", deadline_ms) / 1000
@@ -84,7 +85,7 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
             raise InputError("the stream's feeds make no sense", got=shown(feeds, 80), expected="a Feed by modality")
         for name in (*feeds, *([clock] if clock is not None else [])):
             self._check_name(name)
-        self._intake = Intake(holder.pipeline.preprocessors, feeds, waiting * (self._hop_s or 0.0))
+        self._intake = Intake(holder.pipeline.preprocessors, feeds, self._hop_s, 0 if hop_s is None else waiting)
         self._clock = (*self._intake.series, *self._names)[0] if clock is None and self._hop_s else clock
         self._guard = Guard()
         self._changed = Condition(Lock())
@@ -106,7 +107,8 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
             chunk: sound: float32, float64 or int16 [n], [1, n] or [n, channels], at the feed's rate; a series of
                 arrays: [1, n, ...]; else what a call of the pipeline takes.
             t: seconds by the modality's clock: of the first step of a chunk, of the instant of anything else. If None,
-                it ends now, by this machine's monotonic clock.
+                it ends now, by this machine's `time.perf_counter`: a chunk of a series follows on the one before it,
+                unless it comes more than `reorder_s` later or earlier.
 
         Raises:
             InputError: if there is no such modality, or the chunk or its time cannot be used. The stream goes on.
@@ -117,7 +119,7 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         self._check_name(modality)
         try:
             item, lasts_s = self._intake.sources[modality].check(chunk)
-            given_s = self._now() - lasts_s if t is None else _checked_time(modality, t)
+            given_s = None if t is None else _checked_time(modality, t)
         except EdgefuseError:
             with self._changed:
                 if not self._intake.closed:
@@ -174,9 +176,8 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         with self._changed:
             if not self._finished and not self._intake.closed:
                 self._finished = True
-                self._intake.flush()
-                if self._hop_s and self._clock is not None:
-                    self._is_due(self._clock, self._now())
+                flushed, now_s = self._intake.flush(), self._now()
+                any(self._is_due(name, now_s) for name in flushed)  # of all of them, one prediction is due
             self._wake()
 
     def close(self) -> None:
@@ -268,12 +269,13 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
 
     def _is_due(self, modality: str, now_s: float) -> bool:
         """Return whether something has become due with an item of a modality."""
-        if self._hop_s is None or self._clock not in (None, modality):
+        if self._hop_s is None:
             return False
         if not self._hop_s:
             time_s = self._intake.time_s
-            return time_s is not None and self._triggers.reach(time_s, time_s, now_s)
-        source = self._intake.sources[modality]
+            is_clock = self._clock in (None, modality)
+            return is_clock and time_s is not None and self._triggers.reach(time_s, time_s, now_s)
+        source = self._intake.sources[self._clock or modality]  # what waited there may have become ready with it
         ready_s, start_s = source.ready_s, source.start_s
         return ready_s is not None and start_s is not None and self._triggers.reach(ready_s, start_s, now_s)
 
@@ -282,7 +284,7 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         self._changed.notify_all()
         sleepers, self._sleepers = self._sleepers, []
         for loop, woken in sleepers:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(_settle, woken)
 
     def _next(self) -> Answer | None:

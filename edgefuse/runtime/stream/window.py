@@ -31,8 +31,15 @@ class Window:
 
     @property
     def size_bytes(self) -> int:
-        """Of the buffer; it never changes."""
+        """Of the buffer."""
         return self._buffer.nbytes
+
+    def widen(self, steps: int) -> None:
+        """Keep more steps from now on."""
+        old, count = self._buffer, self.end - self.begin
+        self._buffer = np.zeros((2 * steps, *old.shape[1:]), old.dtype)
+        self._buffer[:count] = old[self._head - count : self._head]
+        self._kept, self._head = steps, count
 
     def restart(self, at: int) -> None:
         """Forget everything; the next step is `at`."""
@@ -65,6 +72,6 @@ class Window:
         return at - first if self.begin <= first < at <= self.end else 0
 
     def last(self, at: int, steps: int) -> Array:
-        """Return a copy of the steps that end at one, [n, ...]: as many as there are, see `count`."""
+        """Return a copy of steps that end at one and are there, see `count`: [steps, ...]."""
         ends = self._head - (self.end - at)
-        return self._buffer[ends - self.count(at, steps) : ends].copy()
+        return self._buffer[ends - steps : ends].copy()

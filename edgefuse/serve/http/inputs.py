@@ -141,19 +141,30 @@ def _bytes(modality: Modality, data: bytes) -> object:
 def _array(name: str, value: object, tensor: TensorSpec) -> Array:
     """Return nested lists of numbers as an array of the type that a tensor has."""
     try:
-        found = np.array(value)
+        found = np.array(msgspec.convert(value, _lists_like(value)))
         if found.dtype.kind not in ("iuf" if tensor.dtype == "float32" else "iu"):
             raise ValueError
         if found.dtype.kind in "iu" and tensor.dtype != "float32":
             range_ = np.iinfo(tensor.dtype)
             if found.size and not (range_.min <= found.min() and found.max() <= range_.max):
                 raise ValueError
-    except (ValueError, OverflowError, TypeError, RecursionError) as error:
+    except (msgspec.ValidationError, ValueError, OverflowError, TypeError, RecursionError) as error:
         raise InputError(
             f"'{name}' is no array", got="a list", expected=f"numbers of {tensor.dtype}, all rows equally long"
         ) from error
     with np.errstate(over="ignore"):  # what is infinite then is refused by the runtime
         return found.astype(tensor.dtype)
+
+
+def _lists_like(value: object) -> Any:
+    """Return the type of lists of numbers that are nested as the first ones of a value.
+
+    NumPy would take anything, and give each item of a list with a string the room of the longest one.
+    """
+    kind: Any = int | float
+    while isinstance(value, list):
+        kind, value = list[kind], value[0] if value else None
+    return kind
 
 
 def _from_form(form: MultiDict[str, str], files: MultiDict[str, FileStorage], model: ModelSpec) -> Asked:

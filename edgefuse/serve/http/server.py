@@ -120,7 +120,8 @@ class Server(CherootServer):
 
     def finish(self, conn: Connection) -> None:
         """Give a request that has come to a thread, and end any other connection: nobody watches any more."""
-        conn.receive()
+        while conn.receive() and not conn.is_ready():
+            pass  # what has come may be more than is received at a time
         if conn.is_ready():
             self.requests.put(conn)
         else:
@@ -162,7 +163,7 @@ class Server(CherootServer):
     def _end_largest(self, conn: Connection) -> None:
         """Where all that has come takes too much memory, refuse the largest request that is not whole."""
         most = max(self.limits.bodies_bytes, self.limits.body_bytes)
-        if self._held_at_most <= most:
+        if self._held_at_most <= most or not conn.arrived.data:  # nothing was asked, and nothing is answered
             return
         with self._lock:
             self._held_at_most = sum(len(one.arrived.data) for one in self._open)

@@ -108,7 +108,10 @@ class Watched(ConnectionManager):
         Cheroot accepts one each time it looks at all of them: more than it looks a second would wait in the system.
         """
         for _ in range(self.server.limits.connections):
-            new = self._from_server_socket(self.server.socket)  # type: ignore[attr-defined] # its types do not have it
+            try:
+                new = self._from_server_socket(self.server.socket)  # type: ignore[attr-defined] # its types lack it
+            except OSError:  # it has ended already, or there is no descriptor for it: others go on
+                continue
             if new is None:
                 return
             yield new

@@ -34,6 +34,8 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 _SAID = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*(?=\r\n)", re.IGNORECASE)
 _CODED = re.compile(rb"\r\ntransfer-encoding", re.IGNORECASE)
 _EXPECTS = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
+_CLOSES = re.compile(rb"(?:^|,)[ \t]*close[ \t]*(?:,|$)", re.IGNORECASE)
+_OLD = re.compile(rb"[^\n]* HTTP/1\.0\r\n")
 _LINE_BYTES = 256
 """Of a line that cheroot reads at a time: a head that is too large is told as such when so much more is there."""
 _FIRST_BYTES = 1 << 14
@@ -101,17 +103,19 @@ class Request(HTTPRequest):
             super().parse_request()
 
     def read_request_line(self) -> bool:
-        """Read the request line, and answer where it is wrong; whether it is right."""
+        """Read the first line, and answer where it is wrong; whether it is right."""
         try:
             return bool(super().read_request_line())  # type: ignore[no-untyped-call]
-        except ValueError:  # as the host of a URL that begins with a bracket alone
-            self.simple_response("400 Bad Request", "The request line cannot be read.")
+        except ValueError:  # of a target with brackets: to Python, an address of IPv6
+            self.simple_response("400 Bad Request", "The target of the request is malformed.")
             return False
 
     def read_request_headers(self) -> bool:
         """Read the fields, and answer where they are wrong; whether they are right."""
         if not super().read_request_headers():  # type: ignore[no-untyped-call]
             return False
+        if _CLOSES.search(self.inheaders.get(b"Connection", b"")):  # cheroot knows it as the one word in small letters
+            self.close_connection = True
         if b"Transfer-Encoding" in self.inheaders:
             self.simple_response("411 Length Required", "A request says its length: send Content-Length.")
             return False
@@ -210,6 +214,10 @@ class Arrived:
         self._inner.setblocking(False)
         self._inner.send(data)
 
+    def shutdown(self, how: int) -> None:
+        """Shut down; TLS stays around what is still sent, which `SSLSocket.shutdown` would let go without it."""
+        socket.socket.shutdown(self._inner, how)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
@@ -268,15 +276,15 @@ class Connection(HTTPConnection):
                 return len(data) > self._limits.header_bytes + _LINE_BYTES or bool(_BARE_LF.search(data, begin))
             body_bytes = self._body_bytes(bytes(data[: end + 2]))
             self._told, self._size = body_bytes is not None, end + len(_END) + (body_bytes or 0)
-            self._expects = bool(_EXPECTS.search(data, 0, end + 2))
+            self._expects = bool(_EXPECTS.search(data, 0, end + 2)) and not _OLD.match(data)
         return len(data) >= self._size
 
     def invite(self) -> None:
-        """Tell a client to send the body of its request, if it waits for that."""
+        """Tell a client to send the body of its request, if it waits for that; it is not waited for."""
         if self._expects:
             self._expects = False
             with suppress(OSError):
-                self.arrived.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self.arrived.send_at_once(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _body_bytes(self, head: bytes) -> int | None:
         """Return how many bytes to wait for; None where it is not told, or a strict reader refuses the head anyway."""
@@ -314,5 +322,6 @@ class Connection(HTTPConnection):
                 if self.server.watch(self):
                     return
         self.server.closed(self)
+        self.arrived.data.clear()  # cheroot keeps a circle of objects, which holds it until the next collection
         with suppress(OSError):  # the client was faster
             super().close()

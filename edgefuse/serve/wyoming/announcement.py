@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
-from edgefuse.errors import InputError, needing
+from edgefuse.errors import InputError, cited, needing
 from edgefuse.serve.wyoming.address import Address
 
 SERVICE = "_wyoming._tcp.local."
@@ -23,7 +23,7 @@ async def announced(address: Address, name: str) -> AsyncIterator[None]:
         name: of the service in the network.
 
     Raises:
-        InputError: nobody else can reach it.
+        InputError: nobody else can reach it, the network has its name already, or there is none.
         MissingExtraError: the library zeroconf is not installed.
     """
     if address.local:
@@ -33,16 +33,23 @@ async def announced(address: Address, name: str) -> AsyncIterator[None]:
             fix="listen on an exposed address",
         )
     with needing("telling the network of a service", extra="zeroconf"):
+        import zeroconf
         from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
-    told = [ipaddress.ip_address(_reachable(address.host)).packed]
-    info = AsyncServiceInfo(SERVICE, f"{name}.{SERVICE}", addresses=told, port=address.port)
-    zeroconf = AsyncZeroconf()
-    try:
-        await zeroconf.async_register_service(info)
+    async with AsyncExitStack() as stack:
+        try:
+            told = [ipaddress.ip_address(_reachable(address.host)).packed]
+            info = AsyncServiceInfo(SERVICE, f"{name}.{SERVICE}", addresses=told, port=address.port)
+            telling = AsyncZeroconf()
+            stack.push_async_callback(telling.async_close)
+            stack.push_async_callback(telling.async_unregister_all_services)
+            await telling.async_register_service(info)
+        except (OSError, zeroconf.Error) as error:
+            raise InputError(
+                "the network cannot be told of the service",
+                got=f"{name} at {address} ({cited(error)})",
+                expected="a network, and a name that nobody else has there",
+            ) from error
         yield
-    finally:
-        await zeroconf.async_unregister_all_services()
-        await zeroconf.async_close()
 
 
 def _reachable(host: str) -> str:

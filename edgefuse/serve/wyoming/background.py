@@ -11,6 +11,9 @@ from edgefuse.serve.queue import Queue, Source
 from edgefuse.serve.wyoming.service import Wyoming
 from edgefuse.serve.wyoming.settings import Settings
 
+_GRACE_S = 0.2
+"""In which the event loop ends after its service."""
+
 
 class Background:
     """Serves from when it is made until it is closed; a context manager that closes itself.
@@ -40,16 +43,20 @@ class Background:
         self._loop, self._closing = self._started.result()
         self.uri = self._service.uri
 
-    def close(self, timeout_s: float = 5.0) -> None:
+    def close(self, timeout_s: float = 5.0) -> bool:
         """Listen no more, answer what was asked, and end; closing twice is harmless.
 
         Args:
-            timeout_s: after which what is not answered yet is given up.
+            timeout_s: as for `Wyoming.stop`.
+
+        Returns:
+            Whether it ended: the system may still be asked for the address of a recogniser, and cannot be stopped.
         """
         if self._thread.is_alive():
             self._timeout_s = timeout_s
             self._loop.call_soon_threadsafe(self._closing.set)
-            self._thread.join()
+            self._thread.join(timeout_s + _GRACE_S)
+        return not self._thread.is_alive()
 
     def __enter__(self) -> Background:
         return self

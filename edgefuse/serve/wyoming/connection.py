@@ -153,7 +153,9 @@ class Connection:
         await self._write(Pong(fields(event, _Pinged).text).event())
 
     async def _understand(self, event: Event) -> None:
-        given = self._given(fields(event, _Said).text)
+        said = fields(event, _Said)
+        self._shared.queue.check()  # whoever has to ask again finds the sound of it
+        given = self._given(said.text)
         if self._shared.roles.replies:
             await self._reply(given)
         else:

@@ -70,12 +70,18 @@ class Recogniser:
                 raise RecogniserError("the speech recogniser reports an error", got=event.data.get("text"))
 
     async def close(self) -> None:
-        """Disconnect; closing twice is harmless. It closes before it waits, since waiting may be cancelled."""
+        """Disconnect, at once if it does not take what is still to be sent; closing twice is harmless.
+
+        It closes before it waits, since waiting may be cancelled.
+        """
         if self._writer is None:
             return
         self._writer.close()
-        with suppress(OSError, asyncio.TimeoutError):
-            await asyncio.wait_for(self._writer.wait_closed(), self._limits.event_s)
+        try:
+            with suppress(OSError, asyncio.TimeoutError):
+                await asyncio.wait_for(self._writer.wait_closed(), self._limits.event_s)
+        finally:
+            self._writer.transport.abort()
 
     def _lost(self, what: str, error: Exception | None) -> NoReturn:
         _log.warning("the speech recogniser %s %s (%s)", shown(str(self._address)), what, type(error).__name__)

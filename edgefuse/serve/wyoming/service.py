@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,8 @@ from edgefuse.serve.wyoming.limits import CrowdedError
 from edgefuse.serve.wyoming.roles import roles_of
 from edgefuse.serve.wyoming.settings import Settings
 
+_LETTING_GO_S = 0.5
+"""At the end of stopping, for connections that are given up: one whose peer does not read would be waited for."""
 _TURNS = 16
 """Of the event loop: a connection takes a few of them from being accepted to the end of an event that has come."""
 
@@ -75,8 +78,9 @@ class Wyoming:
         """Listen no more, answer what was asked, and close all connections; stopping twice is harmless.
 
         Args:
-            timeout_s: after which what is not answered yet is given up.
+            timeout_s: after which nothing is waited for; what is not answered 0.5 s before that, is given up.
         """
+        ends_s = time.monotonic() + timeout_s
         await self._ending.aclose()
         for _ in range(_TURNS):  # what has come up to now is read
             await asyncio.sleep(0)
@@ -85,10 +89,11 @@ class Wyoming:
             if not connection.busy:
                 task.cancel()
         tasks = list(self._connections.values())
-        if tasks:
-            await asyncio.wait(tasks, timeout=timeout_s)
-        for task in tasks:
-            task.cancel()
+        for until_s in (ends_s - _LETTING_GO_S, ends_s):
+            if tasks:
+                await asyncio.wait(tasks, timeout=max(0.0, until_s - time.monotonic()))
+            for task in tasks:
+                task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._shared.utterances.forget()
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,58 @@ def test_a_change_to_a_rung_that_is_not_there_costs_no_answer(tiny: Pipeline, ca
     with caplog.at_level(logging.WARNING), Stream(held, hop_s=None, ladder=Gone()) as stream:
         stream.push("text", "go", 0.0)
         stream.push("image", picture(), 0.0)
-        assert [stream.predict().rung for _ in range(2)] == ["float", "float"]
+        found = [stream.predict() for _ in range(2)]
+        assert [answer.rung for answer in found] == ["float", "float"]
+        assert [set(answer.ages) for answer in found] == 2 * [{"image", "text"}], "and it leaves nothing out"
     assert held.pipeline is tiny
     assert "the stream stays at the rung 'float': this bundle has no such rung: got 'gone'" in caplog.text
+
+
+def test_who_chooses_another_rung_gets_what_a_ladder_left_out(tiny: Pipeline) -> None:
+    held = Held(tiny)
+    with Stream(held, hop_s=None, ladder=Once()) as stream:
+        stream.push("text", "go", 0.0)
+        stream.push("image", picture(), 0.0)
+        found = [stream.predict() for _ in range(3)]
+        held.pipeline = held.pipeline.at("float")
+        found += [stream.predict() for _ in range(2)]
+    assert [answer.rung for answer in found] == ["float", "float", "small", "float", "float"]
+    both = {"image", "text"}
+    assert [set(answer.ages) for answer in found] == [both, both, {"image"}, both, both]
+
+
+def test_a_ladder_chooses_a_rung_of_the_bundle_that_has_come_meanwhile(load_tiny: Callable[..., Pipeline]) -> None:
+    class Meanwhile(Once):
+        def decide(self, now_s: float) -> Down | None:
+            if len(self.seen) == 2:  # during that prediction
+                held.pipeline = second
+            return super().decide(now_s)
+
+    with (
+        load_tiny() as first,
+        load_tiny() as second,
+        Stream(held := Held(first), hop_s=None, ladder=Meanwhile()) as one,
+    ):
+        one.push("text", "go", 0.0)
+        assert [one.predict().rung for _ in range(3)] == ["float", "float", "small"]
+        assert held.pipeline._opened is second._opened
+
+
+def test_a_loop_that_closes_at_that_moment_costs_a_pusher_nothing(tiny: Pipeline) -> None:
+    class Closing:
+        def is_closed(self) -> bool:
+            return False
+
+        def call_soon_threadsafe(self, *_: object) -> None:
+            raise RuntimeError("Event loop is closed")
+
+    loop: Any = Closing()
+    woken: asyncio.Future[None] = asyncio.Future(loop=asyncio.new_event_loop())
+    with tiny.stream() as stream:
+        stream._sleepers.append((loop, woken))
+        assert stream.push("text", "go", 0.0)
+        assert stream.poll() is not None
+    woken.get_loop().close()
 
 
 def test_who_gives_up_while_a_prediction_is_made_leaves_it_to_the_next(tiny: Pipeline) -> None:
@@ -118,6 +168,43 @@ def test_what_waits_behind_a_gap_is_predicted_from_when_nothing_more_comes(tiny:
         assert [round(answer.time_s, 2) for answer in stream] == [0.04, 0.06, 0.08]
         assert stream.counts["motion"].used == 2
         assert stream.counts["motion"].lost_s == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(("clock", "due"), [(None, [0.08]), ("motion", [0.08]), ("text", [])])
+def test_without_a_hop_one_more_is_due_of_what_waited(tiny: Pipeline, clock: str | None, due: list[float]) -> None:
+    feeds = {"motion": Feed(rate_hz=100, reorder_s=1.0)}
+    with tiny.stream(clock=clock, feeds=feeds) as stream:
+        stream.push("motion", motion(2), 0.0)
+        stream.push("motion", motion(4), 0.04)
+        while stream.poll() is not None:
+            pass
+        stream.finish()
+        found = list(stream)
+    assert [round(answer.time_s, 6) for answer in found] == due
+    assert all(answer.ages["motion"] == 0.0 for answer in found)
+
+
+def test_a_feed_of_a_picture_says_nothing_of_steps(tiny: Pipeline) -> None:
+    wrong: list[tuple[str, dict[str, Any], str]] = [
+        ("image", {"rate_hz": 30}, "'image' does not come in steps: got a feed with rate_hz, expected a feed without"),
+        ("text", {"window_s": 1, "min_window_s": 1}, "'text' does not come in steps: got a feed with window_s and min"),
+        (
+            "motion",
+            {"window_s": 1},
+            "'motion' does not come in steps: got a feed with window_s, expected a feed without",
+        ),
+    ]
+    for modality, given, sentence in wrong:
+        with pytest.raises(InputError) as refusal:
+            tiny.stream(feeds={modality: Feed(**given)})
+        assert str(refusal.value).startswith(sentence)
+
+
+def test_a_closed_stream_keeps_no_encoder(tiny: Pipeline) -> None:
+    with tiny.stream(feeds=MOTION) as stream:
+        series: Any = stream._intake.sources["motion"]
+        series._encoding = object()
+    assert series._encoding is None
 
 
 def test_numbers_of_numpy_are_numbers(hearing: Pipeline) -> None:

@@ -31,7 +31,7 @@ def test_a_window_holds_the_last_steps(kept: int, lengths: list[int], asked: int
             first = max(at - asked, 100)
             if window.begin <= first < at <= end:
                 assert count == at - first
-                np.testing.assert_array_equal(window.last(at, asked), everything[first - 100 : at - 100])
+                np.testing.assert_array_equal(window.last(at, count), everything[first - 100 : at - 100])
             else:
                 assert count == 0
 
@@ -45,7 +45,7 @@ def test_steps_come_in_order_and_once(chunks: list[tuple[int, int]], horizon: in
     taken = handed = 0
     next_step = None
     for place, length in chunks:
-        taken += ordering.add(place, np.full(length, place, np.float32)) is None
+        taken += ordering.add(place, np.full(length, place, np.float32))
         for gap, chunk in ordering.ready():
             assert chunk.end - chunk.start == len(chunk.steps)
             assert gap == (0 if next_step is None else max(0, chunk.start - next_step))
@@ -100,6 +100,29 @@ def test_a_pause_is_no_jump_and_a_clock_may_begin_elsewhere() -> None:
     clock.read(0.0, None, 0.0)
     assert clock.read(60.0, 0.1, 59.8) == (60.0, False), "the machine's clock went on, too"
     assert Clock(jump_s=5.0).read(9_000.0, 60.0, 0.0) == (60.0, False)
+
+
+def test_what_comes_rarely_gets_over_a_jump_as_soon() -> None:
+    clock = Clock(jump_s=5.0)
+    read = [clock.read(at + (3600.0 if at >= 20 else 0.0), at, 0.0)[0] for at in (0.0, 10.0, 20.0, 30.0, 40.0)]
+    assert read == [0.0, 10.0, None, 30.0, 40.0]
+    quiet = Clock(jump_s=5.0)
+    assert quiet.read(0.0, 0.0, 0.0)[0] == 0.0
+    assert [quiet.read(3600.0 + at, 0.0, at)[0] for at in (10.0, 30.0)] == [None, 0.0], "by the machine's clock, too"
+    odd = Clock(jump_s=5.0)
+    assert [odd.read(given, at, 0.0)[0] for given, at in ((0.0, 0.0), (900.0, 1.0), (950.0, 2.0))] == [0.0, None, None]
+
+
+def test_a_clock_that_falls_behind_is_set_and_what_was_held_back_keeps_its_times() -> None:
+    slow = Clock(jump_s=5.0)
+    lags = [at - (slow.read(0.99 * at, at, 0.0)[0] or 0.0) for at in np.arange(0.0, 3000.0, 0.1).tolist()]
+    assert max(lags) < 5.2
+    assert slow.jumps == 5
+    held = Clock(jump_s=5.0)
+    assert held.read(0.0, 0.0, 0.0)[0] == 0.0
+    times = [step / 10 for step in range(1, 200)]
+    assert [held.read(time_s, 20.0 + time_s / 2, 0.0)[0] for time_s in times] == times, "it catches up"
+    assert held.jumps == 0
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,7 @@ def test_a_slow_consumer_skips_and_a_time_without_data_is_none(hearing: Pipeline
             stream.push("picture", np.zeros((4, 4), np.uint8), step / 100)
         assert list(answers(stream)) == []
         assert (stream.skipped, stream.predictions) == (10, 0), "sound is required"
+        assert stream.counts["picture"].used == 0, "no prediction saw one"
         with pytest.raises(InputError, match=r"the stream has nothing to predict from: expected data that are not too"):
             stream.predict()
 

@@ -11,7 +11,7 @@ function percent(share) {
 
 function number(value) {
   if (value === null) return 'infinite';
-  return `${+value.toPrecision(4)}`.replace('-', '−');
+  return `${+value.toPrecision(Math.abs(value) < 1e4 ? 4 : 7)}`.replaceAll('-', '−'); // 7: all that float32 has
 }
 
 function signed(value, digits = 1) {

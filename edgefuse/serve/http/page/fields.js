@@ -71,11 +71,17 @@ class Media extends Field {
     const input = this.find('input');
     input.accept = this.kind.accept;
     input.addEventListener('change', () => input.files[0] && this.take(input.files[0]));
-    this.find('.remove').addEventListener('click', () => this.take(null));
-    const device = this.find('.device');
+    const [remove, device] = ['.remove', '.device'].map((part) => this.find(part));
+    remove.addEventListener('click', () => {
+      const byKey = remove.matches(':focus-visible');
+      this.take(null);
+      if (byKey) input.focus(); // what had it is gone
+    });
     device.hidden = !this.kind.device;
     device.textContent = this.kind.button;
-    device.addEventListener('click', () => (this.finish ? this.finish() : this.begin()));
+    device.addEventListener('click', () => {
+      if (!device.matches('[aria-disabled=true]')) (this.finish ?? this.begin).call(this);
+    });
     this.find('meter').setAttribute('aria-label', 'Level of the microphone');
     this.take(null);
   }
@@ -113,7 +119,7 @@ class Media extends Field {
 
   async begin() {
     const device = this.find('.device');
-    device.disabled = true;
+    device.setAttribute('aria-disabled', true);
     try {
       this.take(null);
       await (this.kind.device === 'camera' ? this.film() : this.record());
@@ -121,7 +127,7 @@ class Media extends Field {
       this.leave?.();
       this.note(error.message);
     } finally {
-      device.disabled = false;
+      device.setAttribute('aria-disabled', false);
     }
   }
 

@@ -21,9 +21,8 @@ async function call(path, options = {}) {
   }
   if (response.ok) return response;
   const told = await response.json().catch(() => null);
-  const again = response.headers.get('Retry-After');
   const sentence = told?.error?.message ?? `The service answered with the status ${response.status}.`;
-  throw Object.assign(new Error(again ? `${sentence} Try again in ${again} s.` : sentence), { status: response.status });
+  throw Object.assign(new Error(sentence), { status: response.status });
 }
 
 function complain(error) {
@@ -60,7 +59,8 @@ async function ask() {
   complain(null);
   asking = new AbortController();
   const busy = (on) => {
-    $('go').disabled = on;
+    $('go').setAttribute('aria-disabled', on); // not `disabled`: whoever asks by a key would lose the place
+    if (document.activeElement === $('stop')) $('go').focus();
     $('stop').hidden = !on;
     $('answered').setAttribute('aria-busy', on);
   };
@@ -110,7 +110,10 @@ async function generated(options) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch((error) => {
+      if (error.name === 'AbortError') throw error;
+      return { done: true };
+    });
     if (done) throw new Error('The answer broke off.');
     const events = (rest + value).split('\n\n');
     rest = events.pop();
@@ -137,7 +140,7 @@ $('access').addEventListener('submit', (event) => {
 });
 $('ask').addEventListener('submit', (event) => {
   event.preventDefault();
-  if (!$('go').disabled) ask();
+  if (!$('go').matches('[aria-disabled=true]')) ask();
 });
 $('stop').addEventListener('click', () => asking.abort());
 

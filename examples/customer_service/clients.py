@@ -1,0 +1,76 @@
+"""Clients of the desk: each asks, waits for the answer, and asks again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import aiohttp
+
+Ask: TypeAlias = Callable[[aiohttp.ClientSession, dict[str, str]], Awaitable[dict[str, Any]]]
+_LOST = (aiohttp.ClientError, asyncio.TimeoutError)
+_WAIT = aiohttp.ClientTimeout(total=60.0)
+
+
+class Asked(NamedTuple):
+    """What came of requests, in their order.
+
+    Attributes:
+        answers: None for one that was refused or got no answer.
+        times_s: from each request to the end of its answer.
+        took_s: all of them together.
+    """
+
+    answers: list[dict[str, Any] | None]
+    times_s: list[float]
+    took_s: float
+
+
+def of_desk(url: str) -> Ask:
+    """Ask the desk."""
+
+    async def ask(session: aiohttp.ClientSession, inputs: dict[str, str]) -> dict[str, Any]:
+        async with session.post(url, json={"inputs": inputs}) as answer:
+            answer.raise_for_status()
+            found: dict[str, Any] = await answer.json()
+            return found
+
+    return ask
+
+
+def ask_all(ask: Ask, requests: Sequence[dict[str, str]], clients: int) -> Asked:
+    """Ask everything, by so many clients at a time; as many requests before, untimed, until all is warm.
+
+    Args:
+        ask: how one request is asked.
+        requests: the inputs of each.
+        clients: that ask at a time.
+
+    Raises:
+        aiohttp.ClientError, asyncio.TimeoutError: there is no answer to begin with.
+    """
+    return asyncio.run(_asked(ask, requests, clients))
+
+
+async def _asked(ask: Ask, requests: Sequence[dict[str, str]], clients: int) -> Asked:
+    answers: list[dict[str, Any] | None] = [None] * len(requests)
+    times_s = [0.0] * len(requests)
+    left = iter(range(len(requests)))
+
+    async def client(session: aiohttp.ClientSession) -> None:
+        for number in left:
+            began = time.perf_counter()
+            try:
+                answers[number] = await ask(session, requests[number])
+            except _LOST:
+                answers[number] = None
+            times_s[number] = time.perf_counter() - began
+
+    async with aiohttp.ClientSession(timeout=_WAIT) as session:
+        for inputs in requests[:clients]:
+            await ask(session, inputs)
+        began = time.perf_counter()
+        await asyncio.gather(*(client(session) for _ in range(clients)))
+        return Asked(answers, times_s, time.perf_counter() - began)
