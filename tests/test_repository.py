@@ -20,7 +20,7 @@ from edgefuse import registry
 from edgefuse.cli import VERBS
 
 ROOT = Path(__file__).parents[1]
-MAX_WHEEL_BYTES = 1_200_000
+MAX_WHEEL_BYTES = 1_250_000
 MAX_DEVICE_BYTES = 410_000
 DEVICE_PARTS = (
     *("bundle", "graph", "runtime", "measure", "device", "commands"),
