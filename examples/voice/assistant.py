@@ -142,7 +142,7 @@ def microphone() -> Iterator[Pcm]:
     try:
         import sounddevice
     except (ImportError, OSError) as error:  # the latter where PortAudio is missing
-        what = "the microphone needs the package 'sounddevice'"
+        what = "the microphone needs the package 'sounddevice', and on Linux PortAudio"
         raise DataError(what, got=str(error), fix="pip install sounddevice, or give --wav FILE") from error
     try:
         with sounddevice.RawInputStream(SAMPLE_RATE_HZ, CHUNK, dtype="int16", channels=1) as stream:
