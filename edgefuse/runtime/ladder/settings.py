@@ -38,7 +38,7 @@ class Settings:
     may_drop: tuple[str, ...] = ()
     most_missed: float = 0.1
     fits: float = 0.85
-    window_s: float = 1.0
+    window_s: float = 2.0
     hold_s: float = 5.0
     calm_s: float = 2.0
     trial_s: float = 10.0

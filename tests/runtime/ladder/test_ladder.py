@@ -60,6 +60,12 @@ def test_a_device_that_is_a_little_slower_pays_for_the_next_rung_only(manifest: 
     assert [change.rung for _, change in found.changes] == ["reduced-1", "fast"]
 
 
+def test_a_slow_moment_is_no_reason_to_go_down(manifest: Manifest) -> None:
+    found = run(manifest, Ladder(manifest), lambda now_s: 0.5 if 3.0 <= now_s % 5 < 3.12 else 1.0, 30.0)
+    assert found.missed(0.0, 30.0) > 0.02
+    assert not found.changes
+
+
 def test_it_does_not_follow_a_device_that_changes_all_the_time(manifest: Manifest) -> None:
     found = run(manifest, Ladder(manifest), lambda now_s: 1.0 if now_s % 8 < 4 else 0.5, 120.0)
     assert found.changes
