@@ -123,7 +123,8 @@ def picture() -> str:
 
 
 def dropped(page: Page, name: str, kind: str, data: str) -> None:
-    """Drop a file on the page, beside its fields."""
+    """Drop a file on the page, beside its fields, which are there when the model is known."""
+    expect(page.locator(".field").first).to_be_visible()
     file = page.evaluate_handle(
         """([name, type, data]) => {
             const given = new DataTransfer();
