@@ -158,13 +158,13 @@ def _start(
             closers.append(voice.close)
         if _speaks_http(arguments):
             from edgefuse.serve.http.access import read_token
-            from edgefuse.serve.http.limits import Limits
+            from edgefuse.serve.http.limits import BODIES, Limits
             from edgefuse.serve.http.service import HttpService
 
             body_bytes = arguments.max_body << 20
             limits = Limits(
                 body_bytes=body_bytes,
-                bodies_bytes=4 * body_bytes,
+                bodies_bytes=BODIES * body_bytes,
                 answer_s=arguments.timeout,
                 threads=queue.depth + _SPARE_THREADS,
             )

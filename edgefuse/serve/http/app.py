@@ -20,7 +20,7 @@ from edgefuse.serve.http import access, faults, inputs, openapi
 from edgefuse.serve.http.answers import Failure, Fault, Health, Model
 from edgefuse.serve.http.calls import predict
 from edgefuse.serve.http.events import Events
-from edgefuse.serve.http.limits import Limits
+from edgefuse.serve.http.limits import TOO_MANY_BYTES, Limits
 from edgefuse.serve.http.metrics import Metrics
 from edgefuse.serve.queue import Place, Queue, Source
 
@@ -55,7 +55,7 @@ class _Bodies:
     def held(self, size: int) -> Iterator[None]:
         with self._lock:
             if size > self._left:
-                raise TooManyRequests("This service reads as many bytes as it takes at a time.")
+                raise TooManyRequests(TOO_MANY_BYTES)
             self._left -= size
         try:
             yield

@@ -6,6 +6,11 @@ from dataclasses import dataclass, fields
 
 from edgefuse.errors import InputError
 
+BODIES = 4
+"""Of the largest size, that all requests may have together, where nobody says otherwise."""
+TOO_MANY_BYTES = "This service reads as many bytes as it takes at a time."
+"""Told to whoever is refused for that."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -29,7 +34,7 @@ class Limits:
     """
 
     body_bytes: int = 16 << 20
-    bodies_bytes: int = 64 << 20
+    bodies_bytes: int = BODIES * body_bytes
     header_bytes: int = 16 << 10
     fields: int = 64
     parts: int = 32

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 from cheroot.makefile import MakeFile
 from cheroot.server import HeaderReader, HTTPConnection, HTTPRequest
 
-from edgefuse.serve.http.limits import Limits
+from edgefuse.serve.http.limits import TOO_MANY_BYTES, Limits
 
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -98,7 +98,7 @@ class Request(HTTPRequest):
     def parse_request(self) -> None:
         """Read the request line and the fields."""
         if self.conn.crowded:
-            self.simple_response("429 Too Many Requests", "This service reads as many bytes as it takes at a time.")
+            self.simple_response("429 Too Many Requests", TOO_MANY_BYTES)
         else:
             super().parse_request()
 

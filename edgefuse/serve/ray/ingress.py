@@ -19,6 +19,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTim
 from edgefuse.errors import EdgefuseError
 from edgefuse.serve.http import faults
 from edgefuse.serve.http.gate import INFERRING
+from edgefuse.serve.http.limits import BODIES, TOO_MANY_BYTES, Limits
 from edgefuse.serve.queue import Full, Pace
 from edgefuse.serve.ray.options import Options
 from edgefuse.serve.ray.proxy import PASSED_ON
@@ -30,10 +31,8 @@ LOOKUPS = 32
 """Requests without inference that may wait or run at a time, beside those with it."""
 _HOP = {"connection", "content-length"}
 """Fields that Ray's proxy writes itself; but for HEAD, which has the length of the body that it does not have."""
-_READ_S = 10.0
-"""From the head of a request to its last byte, as `edgefuse.serve.http` has it."""
-_BODIES = 4
-"""Of the largest size, that all requests together may have."""
+_READ_S = Limits.read_s
+"""From the head of a request to its last byte."""
 _SLASH = re.compile(b"%2F", re.IGNORECASE)
 
 
@@ -109,8 +108,8 @@ class Ingress:
             self._bytes += len(part)
             if len(body) > self._options.body_bytes:
                 raise RequestEntityTooLarge
-            if self._bytes > _BODIES * self._options.body_bytes:
-                raise TooManyRequests("This service reads as many bytes as it takes at a time.")
+            if self._bytes > BODIES * self._options.body_bytes:
+                raise TooManyRequests(TOO_MANY_BYTES)
 
 
 def asked_by(request: Request) -> Asked:
