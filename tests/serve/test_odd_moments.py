@@ -74,7 +74,7 @@ def test_a_target_that_is_none_is_no_error_of_ours(
 
 def _knows(client: Any, peer: socket.socket) -> bool:
     """Tell whether a service has seen a connection."""
-    return any(one.remote_port == peer.getsockname()[1] and one.seen for one in client.service._server._open)
+    return any(one.remote_port == peer.getsockname()[1] and one.seen for one in list(client.service._server._open))
 
 
 def test_who_asks_nothing_is_answered_nothing(serving: Serving, motion: dict[str, Any]) -> None:
