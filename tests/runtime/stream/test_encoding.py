@@ -15,7 +15,7 @@ from edgefuse.errors import InputError
 from edgefuse.runtime.pipeline import Pipeline
 from edgefuse.runtime.stream.feed import Feed
 from edgefuse.runtime.stream.stream import Stream
-from tests.runtime.stream.test_stream import in_chunks
+from tests.runtime.stream.pushes import in_chunks
 from tests.streaming import RATE_HZ, SAMPLES, STEPS, listening
 
 Sound = npt.NDArray[np.float32]

@@ -17,7 +17,7 @@ from edgefuse.runtime.pipeline import Pipeline
 from edgefuse.runtime.stream.answer import Answer
 from edgefuse.runtime.stream.feed import Feed
 from edgefuse.runtime.stream.stream import Stream
-from tests.runtime.stream.test_stream import MOTION, Down, Held, Once, motion, picture, sound
+from tests.runtime.stream.pushes import MOTION, Down, Held, Once, motion, picture, sound
 from tests.runtime.test_forks import in_child
 
 

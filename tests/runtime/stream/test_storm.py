@@ -14,7 +14,7 @@ from edgefuse.bundle.spec import Modality
 from edgefuse.errors import InputError
 from edgefuse.runtime.pipeline import Pipeline
 from edgefuse.runtime.stream.stream import Stream
-from tests.runtime.stream.test_stream import Held
+from tests.runtime.stream.pushes import Held
 
 PUSHES = 10_000
 

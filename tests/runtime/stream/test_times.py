@@ -19,7 +19,7 @@ from edgefuse.runtime.stream.answer import Answer
 from edgefuse.runtime.stream.feed import Feed
 from edgefuse.runtime.stream.stream import Stream
 from tests import tiny as made
-from tests.runtime.stream.test_stream import answers, picture
+from tests.runtime.stream.pushes import answers, picture
 
 Array = npt.NDArray[Any]
 
