@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgefuse.bundle.spec import Bounded, EmbeddingOutput, ModelSpec, tensor
+from edgefuse.compiler.check.batches import mixing
 from edgefuse.export.onnx.target import OnnxTarget
 from edgefuse.stages.examples import masks_of
 from edgefuse.stages.found import find
@@ -161,3 +162,43 @@ def test_stages_are_held_to_the_module_at_sizes_that_it_decides_on_and_its_line_
         r"decided at 'test_batches\.py:\d+: if steps\.shape\[1\] < 4:'",
         note,
     )
+
+
+class _Counted(nn.Module):
+    """Learned tokens beside what was heard and felt, for as many samples as `len` says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sound, self.motion, self.head = nn.Linear(8, 64), nn.Linear(6, 64), nn.Linear(128, 4)
+        self.tokens = nn.Parameter(torch.randn(1, 4, 64))
+
+    def forward(self, sound: Tensor, motion: Tensor) -> Tensor:
+        tokens = self.tokens.expand(len(sound), -1, -1)
+        heard, felt = (torch.cat([y, tokens], 1).relu().mean(1) for y in (self.sound(sound), self.motion(motion)))
+        logits: Tensor = self.head(torch.cat([heard, felt], 1))
+        return logits
+
+
+class _Looped(_Counted):
+    """Goes through the samples one by one, which torch writes out for as many as it traces."""
+
+    def forward(self, sound: Tensor, motion: Tensor) -> Tensor:
+        tokens = torch.stack([self.tokens[0] for _ in range(len(sound))])
+        heard, felt = (torch.cat([y, tokens], 1).relu().mean(1) for y in (self.sound(sound), self.motion(motion)))
+        logits: Tensor = self.head(torch.cat([heard, felt], 1))
+        return logits
+
+
+def test_a_batch_that_the_model_counts_stays_open() -> None:
+    made = find(_Counted(), described(SOUND, MOTION))
+    assert [stage.spec.name for stage in made.stages] == ["sound_encoder", "motion_encoder", "fusion"]
+    assert made.notes == ()
+    assert not mixing(made.stages)
+
+
+def test_stages_of_a_model_that_takes_batches_take_them_too() -> None:
+    made = find(_Looped(), described(SOUND, MOTION))
+    assert made.notes[-1] == (
+        "one stage, because it takes batches, and torch traces it for one sample alone: it fixes the batch"
+    )
+    assert not mixing(made.stages)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from edgefuse.bundle.manifest import PruningStep
 from edgefuse.bundle.spec import Bounded, EmbeddingOutput, ModelSpec, image, tensor
 from edgefuse.bundle.wiring import check_model, check_stages
-from edgefuse.compiler.check.batches import mixing
 from edgefuse.errors import ModelError
 from edgefuse.prune.persist import restore, save
 from edgefuse.prune.structured import StructuredPruner
@@ -276,46 +275,6 @@ def test_a_module_called_by_position_stays_one_stage() -> None:
     made = found(Positional(), described(SOUND, MOTION))
     assert names(made) == ["model"]
     assert "by position" in made.notes[0]
-
-
-class _Counted(nn.Module):
-    """Learned tokens beside what was heard and felt, for as many samples as `len` says."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sound, self.motion, self.head = nn.Linear(8, 64), nn.Linear(6, 64), nn.Linear(128, 4)
-        self.tokens = nn.Parameter(torch.randn(1, 4, 64))
-
-    def forward(self, sound: Tensor, motion: Tensor) -> Tensor:
-        tokens = self.tokens.expand(len(sound), -1, -1)
-        heard, felt = (torch.cat([y, tokens], 1).relu().mean(1) for y in (self.sound(sound), self.motion(motion)))
-        logits: Tensor = self.head(torch.cat([heard, felt], 1))
-        return logits
-
-
-class _Looped(_Counted):
-    """Goes through the samples one by one, which torch writes out for as many as it traces."""
-
-    def forward(self, sound: Tensor, motion: Tensor) -> Tensor:
-        tokens = torch.stack([self.tokens[0] for _ in range(len(sound))])
-        heard, felt = (torch.cat([y, tokens], 1).relu().mean(1) for y in (self.sound(sound), self.motion(motion)))
-        logits: Tensor = self.head(torch.cat([heard, felt], 1))
-        return logits
-
-
-def test_a_batch_that_the_model_counts_stays_open() -> None:
-    made = find(_Counted(), described(SOUND, MOTION))
-    assert [stage.spec.name for stage in made.stages] == ["sound_encoder", "motion_encoder", "fusion"]
-    assert made.notes == ()
-    assert not mixing(made.stages)
-
-
-def test_stages_of_a_model_that_takes_batches_take_them_too() -> None:
-    made = find(_Looped(), described(SOUND, MOTION))
-    assert made.notes[-1] == (
-        "one stage, because it takes batches, and torch traces it for one sample alone: it fixes the batch"
-    )
-    assert not mixing(made.stages)
 
 
 class _Pooled(nn.Module):
