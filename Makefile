@@ -1,11 +1,11 @@
-# make demo    compile the reference model for ONNX and TFLite, run it on files, report to out/demo
-# make compress  prune, recover and compile both reference models, with reports to out/digits and out/assistant
+# make demo    compile the reference model `digits` for ONNX and TFLite, run it on files, report to out/demo
+# make compress  prune, recover and compile `digits` and `assistant`, with reports to out/digits and out/assistant
 # make test    run the test suite: side by side (TEST_JOBS=N), then alone what measures time
 # make test-exhaustive  the further variants of what `make test` tries once: other processors, kills, damage of each kind
 # make test-all  everything below once, in small where the whole takes long: what .ci/run calls
 # make attack  hostile inputs of every kind, from a random seed (SEED=N sets it), to out/attack.json
 # make check   lint, types, import contracts
-# make train   make the weights of the reference model from scratch, to out/train
+# make train   make the weights of `digits` from scratch, to out/train; each model in examples/ has a train.py
 # make systems  compile the reference models and hold each to what it must show, to out/systems.json and docs/systems.md
 # make soak    hold a process that runs for long to what it must show, to out/soak.json
 # make soak-services  hold the services and the voice assistant to what they must show, to out/soak-services.json
