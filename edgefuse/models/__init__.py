@@ -4,6 +4,7 @@
 - `streaming`: `Streaming`, for encoders that can be run on a stream;
 - `fusion`: `FusionModel`;
 - `pretrained`: folders of pretrained models;
+- `reference`: what the reference models share;
 - `digits`: the reference model `digits`;
 - `assistant`: the reference model `assistant`;
 - `classifier`: the reference model `classifier`;

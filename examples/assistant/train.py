@@ -12,14 +12,12 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from edgefuse.datasets import stamps
 from edgefuse.models.assistant import build
 from edgefuse.models.assistant.model import trained_state
 from edgefuse.models.assistant.training import Epoch, TrainSettings, accuracy_by_subset, embed, fit, matching
-from edgefuse.models.digits.training import TrainSettings as Determinism
-from edgefuse.models.digits.training import make_deterministic
+from edgefuse.models.reference.loop import make_deterministic
+from edgefuse.models.reference.weights import save
 
 HERE = Path(__file__).parent
 
@@ -39,16 +37,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder for assistant.safetensors and training.json")
     arguments = parser.parse_args()
     settings = replace(TrainSettings(), epochs=arguments.epochs)
-    make_deterministic(Determinism(threads=settings.threads, seed=settings.seed))
+    make_deterministic(settings.seed, settings.threads)
     model = build(dropout=settings.fusion_dropout)
     recordings = len(stamps.items("train"))
     print("encoding the data", file=sys.stderr, flush=True)
     data = embed(model, stamps.items("train", count=settings.turns * recordings))
     parts = {split: embed(model, stamps.items(split)) for split in ("validation", "test", "known")}
     curve = fit(model, data, parts["validation"], settings, report)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    save_file(trained_state(model), arguments.out / "assistant.safetensors")
-    (arguments.out / "assistant.safetensors").chmod(0o644)  # written for the owner alone
+    save(trained_state(model), arguments.out / "assistant.safetensors")
     record = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),

@@ -13,15 +13,13 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from edgefuse.datasets.scenes import Scenes, Settings, load_captions
 from edgefuse.datasets.scenes.captions import Caption, Guess, spelled
 from edgefuse.models.captioning import build
 from edgefuse.models.captioning.model import trained_state
 from edgefuse.models.captioning.training import Epoch, TrainSettings, embed, fit, judged, scores_by_subset
-from edgefuse.models.digits.training import TrainSettings as Determinism
-from edgefuse.models.digits.training import make_deterministic
+from edgefuse.models.reference.loop import make_deterministic
+from edgefuse.models.reference.weights import save
 
 HERE = Path(__file__).parent
 SLICE = 100
@@ -53,7 +51,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder for captioning.safetensors and training.json")
     arguments = parser.parse_args()
     settings, chosen = replace(TrainSettings(), epochs=arguments.epochs), Settings()
-    make_deterministic(Determinism(threads=settings.threads, seed=settings.seed))
+    make_deterministic(settings.seed, settings.threads)
     model = build(dropout=settings.dropout)
     print("encoding the scenes", file=sys.stderr, flush=True)
     scenes = {split: Scenes(split, chosen) for split in ("train", "validation", "test")}
@@ -65,9 +63,7 @@ def main() -> None:
         lambda: {name: found["token_accuracy"] for name, found in judge(sentences=False).items()},
         *(settings, report),
     )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    save_file(trained_state(model), arguments.out / "captioning.safetensors")
-    (arguments.out / "captioning.safetensors").chmod(0o644)  # written for the owner alone
+    save(trained_state(model), arguments.out / "captioning.safetensors")
     seen = [scenes["train"].caption(index) for index in range(GUESSED_FROM)]
     record = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -13,8 +13,6 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from edgefuse.datasets import clothing
 from edgefuse.models.classifier import build
 from edgefuse.models.classifier.training import (
@@ -24,16 +22,10 @@ from edgefuse.models.classifier.training import (
     logits_by_subset,
     recall_by_label,
 )
-from edgefuse.models.digits.training import (
-    Batch,
-    Epoch,
-    Prepare,
-    Preprocess,
-    accuracy_by_subset,
-    collate,
-    fit,
-    make_deterministic,
-)
+from edgefuse.models.digits.training import Epoch, accuracy_by_subset, fit
+from edgefuse.models.reference.batches import Batch, Prepare, Preprocess, collate
+from edgefuse.models.reference.loop import make_deterministic
+from edgefuse.models.reference.weights import save
 
 HERE = Path(__file__).parent
 CURVE_ITEMS = 500
@@ -61,17 +53,14 @@ def main() -> None:
     pictures = arguments.items or settings.schedule.epoch_items
     schedule = replace(settings.schedule, epochs=arguments.epochs, max_epochs=arguments.epochs, epoch_items=pictures)
     settings = replace(settings, schedule=schedule)
-    make_deterministic(schedule)
+    make_deterministic(schedule.seed, schedule.threads)
     model = build()
     prepare = Preprocess(model)
     samples = clothing.items("train", count=schedule.epochs * pictures)
     validation = batches(clothing.items("validation", count=min(CURVE_ITEMS, pictures)), prepare)
     loss = FocalLoss(balanced_weights(clothing.Settings().counts(), settings.balance), settings.focus)
     curve = fit(model, samples, validation, prepare, schedule, report, forward=logits_by_subset, loss=loss)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(state, arguments.out / "classifier.safetensors")
-    (arguments.out / "classifier.safetensors").chmod(0o644)  # written for the owner alone
+    save(model.state_dict(), arguments.out / "classifier.safetensors")
     test = batches(clothing.items("test", count=arguments.items), prepare)
     record = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

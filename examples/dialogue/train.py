@@ -13,14 +13,13 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
 from edgefuse.datasets import dialogue
 from edgefuse.datasets.dialogue.items import guessed
 from edgefuse.models.dialogue import build
 from edgefuse.models.dialogue.training import Batch, Settings, collate, fit, scores_by_subset
-from edgefuse.models.digits.training import Prepare, Preprocess
+from edgefuse.models.reference.batches import Prepare, Preprocess
+from edgefuse.models.reference.loop import make_deterministic
+from edgefuse.models.reference.weights import save
 
 HERE = Path(__file__).parent
 
@@ -43,17 +42,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder for dialogue.safetensors and training.json")
     arguments = parser.parse_args()
     settings = replace(Settings(), epochs=arguments.epochs)
-    torch.manual_seed(settings.seed)
-    torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(1)
+    make_deterministic(settings.seed, threads=1)
     model = build()
     prepare = Preprocess(model)
     per_epoch = arguments.items or dialogue.Settings().commands[0]
     fit(model, dialogue.items("train", count=settings.epochs * per_epoch), prepare, settings, report)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(state, arguments.out / "dialogue.safetensors")
-    (arguments.out / "dialogue.safetensors").chmod(0o644)  # written for the owner alone
+    save(model.state_dict(), arguments.out / "dialogue.safetensors")
     train, test = dialogue.items("train"), dialogue.items("test", count=arguments.items)
     replies = [[items.reply(index) for index in range(len(items))] for items in (train, test)]
     scores = scores_by_subset(model, batches(test, prepare))

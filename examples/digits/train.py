@@ -14,22 +14,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from edgefuse.datasets import digits
 from edgefuse.datasets.digits import DigitItems
 from edgefuse.models.digits import build
-from edgefuse.models.digits.training import (
-    Batch,
-    Epoch,
-    Prepare,
-    Preprocess,
-    TrainSettings,
-    accuracy_by_subset,
-    collate,
-    fit,
-    make_deterministic,
-)
+from edgefuse.models.digits.training import Epoch, TrainSettings, accuracy_by_subset, fit
+from edgefuse.models.reference.batches import Batch, Prepare, Preprocess, collate
+from edgefuse.models.reference.loop import make_deterministic
+from edgefuse.models.reference.weights import save
 
 HERE = Path(__file__).parent
 
@@ -62,17 +54,14 @@ def main() -> None:
         max_epochs=arguments.max_epochs,
         epoch_items=arguments.epoch_items,
     )
-    make_deterministic(settings)
+    make_deterministic(settings.seed, settings.threads)
     model = build()
     prepare = Preprocess(model)
     samples = digits.items("train", count=settings.max_epochs * settings.epoch_items)
     validation = batches(digits.items("validation", count=arguments.items), prepare)
     model.encoders["image"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a CPU
     curve = fit(model, samples, validation, prepare, settings, report)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(state, arguments.out / "digits.safetensors")
-    (arguments.out / "digits.safetensors").chmod(0o644)  # written for the owner alone
+    save(model.state_dict(), arguments.out / "digits.safetensors")
     model = build(arguments.out / "digits.safetensors")
     record = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

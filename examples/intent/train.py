@@ -14,14 +14,13 @@ from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
 from edgefuse.datasets import intent
 from edgefuse.datasets.intent.requests import SLOTS
-from edgefuse.models.digits.training import Prepare, Preprocess
 from edgefuse.models.intent import build
 from edgefuse.models.intent.training import Batch, Settings, begin, collate, fit, scores_by_subset
+from edgefuse.models.reference.batches import Prepare, Preprocess
+from edgefuse.models.reference.loop import make_deterministic
+from edgefuse.models.reference.weights import save
 
 HERE = Path(__file__).parent
 
@@ -54,18 +53,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder for intent.safetensors and training.json")
     arguments = parser.parse_args()
     settings = replace(Settings(), epochs=arguments.epochs)
-    torch.manual_seed(settings.seed)
-    torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(1)
+    make_deterministic(settings.seed, threads=1)
     model = build()
     begin(model, HERE.parent / "dialogue" / "dialogue.safetensors")
     prepare = Preprocess(model)
     per_epoch = arguments.items or intent.Settings().requests[0]
     fit(model, intent.items("train", count=settings.epochs * per_epoch), prepare, settings, report)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(state, arguments.out / "intent.safetensors")
-    (arguments.out / "intent.safetensors").chmod(0o644)  # written for the owner alone
+    save(model.state_dict(), arguments.out / "intent.safetensors")
     train, test = intent.items("train"), intent.items("test", count=arguments.items)
     scores = scores_by_subset(model, batches(test, prepare))
     record = {

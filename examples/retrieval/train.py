@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from edgefuse.datasets import stamps
@@ -22,8 +21,8 @@ from edgefuse.datasets.stamps.pairs import Pairs, pairs
 from edgefuse.models import assistant
 from edgefuse.models.assistant.model import MAX_LENGTH
 from edgefuse.models.assistant.training import Embeddings, embed
-from edgefuse.models.digits.training import TrainSettings as Determinism
-from edgefuse.models.digits.training import make_deterministic
+from edgefuse.models.reference.loop import make_deterministic
+from edgefuse.models.reference.weights import save
 from edgefuse.models.retrieval import build
 from edgefuse.models.retrieval.model import Retrieval, trained_state
 from edgefuse.models.retrieval.names import class_names
@@ -87,7 +86,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder for retrieval.safetensors and training.json")
     arguments = parser.parse_args()
     settings = replace(TrainSettings(), steps=arguments.steps)
-    make_deterministic(Determinism(threads=settings.threads, seed=settings.seed))
+    make_deterministic(settings.seed, settings.threads)
     print("encoding the data", file=sys.stderr, flush=True)
     encoders, items = assistant.build(), stamps.items("train")
     data = embed(encoders, stamps.items("train", count=settings.turns * len(items)))
@@ -100,9 +99,7 @@ def main() -> None:
     begin(model, names)
     before = {split: judged(model, parts[split], pairs(split)) for split in parts}
     losses = fit(model, _plain(data), same, names, settings, report)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    save_file(trained_state(model), arguments.out / "retrieval.safetensors")
-    (arguments.out / "retrieval.safetensors").chmod(0o644)  # written for the owner alone
+    save(trained_state(model), arguments.out / "retrieval.safetensors")
     record = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_parameters": sum(value.numel() for value in trained_state(model).values()),

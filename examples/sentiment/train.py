@@ -13,11 +13,9 @@ from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from edgefuse.datasets import sentiment as data
-from edgefuse.models.digits.training import TrainSettings as Determinism
-from edgefuse.models.digits.training import make_deterministic
+from edgefuse.models.reference.loop import make_deterministic
+from edgefuse.models.reference.weights import save
 from edgefuse.models.sentiment import build
 from edgefuse.models.sentiment.model import trained_state
 from edgefuse.models.sentiment.training import Epoch, TrainSettings, embed, fit, scores_by_subset
@@ -58,15 +56,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder for sentiment.safetensors and training.json")
     arguments = parser.parse_args()
     settings = replace(TrainSettings(), epochs=arguments.epochs)
-    make_deterministic(Determinism(threads=settings.threads, seed=settings.seed))
+    make_deterministic(settings.seed, settings.threads)
     model = build(dropout=settings.fusion_dropout)
     print("encoding the data", file=sys.stderr, flush=True)
     chosen = data.Settings()
     parts = {split: embed(model, data.items(split, chosen)) for split in ("train", "validation", "test")}
     curve = fit(model, parts["train"], parts["validation"], settings, report)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    save_file(trained_state(model), arguments.out / "sentiment.safetensors")
-    (arguments.out / "sentiment.safetensors").chmod(0o644)  # written for the owner alone
+    save(trained_state(model), arguments.out / "sentiment.safetensors")
     record = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),

@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torchmetrics.functional.text import bleu_score
 
 from edgefuse.datasets import sequence
 from edgefuse.datasets.sequence.words import LABELS
-from edgefuse.models.digits.training import Preprocess, make_deterministic
-from edgefuse.models.digits.training import TrainSettings as Determinism
+from edgefuse.models.reference.batches import Preprocess
+from edgefuse.models.reference.loop import make_deterministic
+from edgefuse.models.reference.weights import save
 from edgefuse.models.seq2seq import build
 from edgefuse.models.seq2seq.layers import VideoEncoder
 from edgefuse.models.seq2seq.training import (
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder for seq2seq.safetensors and training.json")
     arguments = parser.parse_args()
     settings = replace(TrainSettings(), epochs=arguments.epochs, clips=arguments.clips)
-    make_deterministic(Determinism(threads=settings.threads, seed=settings.seed))
+    make_deterministic(settings.seed, settings.threads)
     model = build()
     seeing = model.encoders["video"]
     assert isinstance(seeing, VideoEncoder)
@@ -92,9 +92,7 @@ def main() -> None:
             "first_of_test": scores(answered(trained, given["test"].rows(torch.arange(SLICE)))),
         }
         if not ignored:
-            arguments.out.mkdir(parents=True, exist_ok=True)
-            save_file(trained.state_dict(), arguments.out / "seq2seq.safetensors")
-            (arguments.out / "seq2seq.safetensors").chmod(0o644)  # written for the owner alone
+            save(trained.state_dict(), arguments.out / "seq2seq.safetensors")
     (arguments.out / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

@@ -13,12 +13,10 @@ from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from edgefuse.datasets.scenes import SPLITS, Scenes, Settings, load_questions, question_items
 from edgefuse.datasets.scenes.questions import WORDINGS, guessed, guesses
-from edgefuse.models.digits.training import TrainSettings as Determinism
-from edgefuse.models.digits.training import make_deterministic
+from edgefuse.models.reference.loop import make_deterministic
+from edgefuse.models.reference.weights import save
 from edgefuse.models.vqa import build
 from edgefuse.models.vqa.training import Epoch, TrainSettings, accuracy, embed, fit, fit_encoder
 
@@ -56,7 +54,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder for vqa.safetensors and training.json")
     arguments = parser.parse_args()
     settings, chosen = replace(TrainSettings(), epochs=arguments.epochs), Settings()
-    make_deterministic(Determinism(threads=settings.threads, seed=settings.seed))
+    make_deterministic(settings.seed, settings.threads)
     model = build(dropout=settings.dropout)
     scenes = {split: Scenes(split, chosen) for split in ("train", "validation", "test")}
     curve = [fit_encoder(model, scenes["train"], scenes["validation"], settings)]
@@ -74,9 +72,7 @@ def main() -> None:
         lambda: {name: scores["all"] for name, scores in judge("validation").items()},
         *(settings, report),
     )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    save_file(model.state_dict(), arguments.out / "vqa.safetensors")
-    (arguments.out / "vqa.safetensors").chmod(0o644)  # written for the owner alone
+    save(model.state_dict(), arguments.out / "vqa.safetensors")
     record = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "settings": asdict(settings),

@@ -17,6 +17,7 @@ from edgefuse.models.assistant.audio import AudioEncoder, MelFrontend
 from edgefuse.models.assistant.matching import recall
 from edgefuse.models.assistant.text import TextEncoder
 from edgefuse.models.fusion import FusionModel
+from edgefuse.models.reference.weights import load
 from edgefuse.stages.explicit import split
 
 
@@ -86,17 +87,17 @@ def test_mel_frontend_raises_what_is_faint_to_eighty_decibels_below_the_loudest(
 
 def test_missing_weight_file_is_named(tmp_path: Path, model: FusionModel) -> None:
     with pytest.raises(DataError, match="weight file of 'assistant' is missing: got no file"):
-        assistant.load_trained(model, tmp_path / "none.safetensors")
+        load(model, tmp_path / "none.safetensors")
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path, model: FusionModel) -> None:
     save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(DataError, match=r"'other.safetensors' does not hold the weights of 'assistant': got Error"):
-        assistant.load_trained(model, tmp_path / "other.safetensors")
+        load(model, tmp_path / "other.safetensors")
     state = {name: torch.zeros(3) for name in assistant.trained_state(model)}
     save_file(state, tmp_path / "wrong.safetensors")
     with pytest.raises(DataError, match=r"'wrong\.safetensors' does not hold the weights of 'assistant'"):
-        assistant.load_trained(model, tmp_path / "wrong.safetensors")
+        load(model, tmp_path / "wrong.safetensors")
 
 
 def test_minilm_takes_its_weights_under_other_names(monkeypatch: pytest.MonkeyPatch, model: FusionModel) -> None:

@@ -23,8 +23,8 @@ from edgefuse.models.captioning.training import (
     scores_by_subset,
     teacher_forced,
 )
-from edgefuse.models.digits.training import Preprocess
 from edgefuse.models.fusion import FusionModel
+from edgefuse.models.reference.batches import Preprocess
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from edgefuse.errors import DataError
 from edgefuse.models import FusionModel, classifier
 from edgefuse.models.classifier.model import Classifier
 from edgefuse.models.classifier.training import FocalLoss, balanced_weights, logits_by_subset
-from edgefuse.models.digits.training import Preprocess, collate
+from edgefuse.models.reference.batches import Preprocess, collate
 from edgefuse.stages.found import find
 
 

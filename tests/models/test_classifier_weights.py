@@ -11,7 +11,8 @@ from edgefuse.datasets import clothing
 from edgefuse.errors import DataError
 from edgefuse.models import classifier
 from edgefuse.models.classifier.training import logits_by_subset
-from edgefuse.models.digits.training import Preprocess, accuracy_by_subset, collate
+from edgefuse.models.digits.training import accuracy_by_subset
+from edgefuse.models.reference.batches import Preprocess, collate
 
 FOLDER = Path(__file__).parents[2] / "examples" / "classifier"
 

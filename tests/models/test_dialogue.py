@@ -18,8 +18,8 @@ from edgefuse.errors import DataError
 from edgefuse.models import dialogue
 from edgefuse.models.dialogue.decoder import TransformerDecoder
 from edgefuse.models.dialogue.training import IGNORED, Batch, Settings, collate, decoded, fit, scores_by_subset
-from edgefuse.models.digits.training import Preprocess
 from edgefuse.models.fusion import FusionModel
+from edgefuse.models.reference.batches import Preprocess
 
 SMALL = data.Settings(commands=(20, 4, 4, 4))
 

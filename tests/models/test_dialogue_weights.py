@@ -12,7 +12,7 @@ from edgefuse.datasets import dialogue as data
 from edgefuse.errors import DataError
 from edgefuse.models import dialogue
 from edgefuse.models.dialogue.training import collate, scores_by_subset
-from edgefuse.models.digits.training import Preprocess
+from edgefuse.models.reference.batches import Preprocess
 
 FOLDER = Path(__file__).parents[2] / "examples" / "dialogue"
 SUBSETS = ["image+audio+text", "image+audio", "image+text", "audio+text", "image", "audio", "text"]

@@ -13,7 +13,8 @@ from edgefuse.datasets import digits as data
 from edgefuse.errors import DataError
 from edgefuse.models import digits
 from edgefuse.models.digits.encoders import AudioEncoder
-from edgefuse.models.digits.training import Preprocess, accuracy_by_subset, collate
+from edgefuse.models.digits.training import accuracy_by_subset
+from edgefuse.models.reference.batches import Preprocess, collate
 
 FOLDER = Path(__file__).parents[2] / "examples" / "digits"
 

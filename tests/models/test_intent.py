@@ -17,9 +17,9 @@ from edgefuse.datasets.dialogue.speech import SAMPLES
 from edgefuse.datasets.intent.requests import SLOTS
 from edgefuse.errors import DataError
 from edgefuse.models import intent
-from edgefuse.models.digits.training import Preprocess
 from edgefuse.models.fusion import FusionModel
 from edgefuse.models.intent.training import Batch, Settings, begin, collate, fit, scores_by_subset
+from edgefuse.models.reference.batches import Preprocess
 
 SMALL = data.Settings(requests=(20, 4, 4, 4))
 

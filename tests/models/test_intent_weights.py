@@ -11,8 +11,8 @@ import pytest
 from edgefuse.datasets import intent as data
 from edgefuse.errors import DataError
 from edgefuse.models import intent
-from edgefuse.models.digits.training import Preprocess
 from edgefuse.models.intent.training import collate, scores_by_subset
+from edgefuse.models.reference.batches import Preprocess
 
 FOLDER = Path(__file__).parents[2] / "examples" / "intent"
 SUBSETS = ["image+audio+text", "image+audio", "image+text", "audio+text", "image", "audio", "text"]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgefuse.models.digits.training import Preprocess, collate
 from edgefuse.models.fusion import FusionModel
+from edgefuse.models.reference.batches import Preprocess, collate
 from edgefuse.models.sentiment import model as sentiment
 from edgefuse.models.sentiment import three
 from edgefuse.models.sentiment.model import is_trained, trained_state

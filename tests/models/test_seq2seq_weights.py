@@ -15,7 +15,7 @@ from edgefuse.datasets.digits import images
 from edgefuse.datasets.sequence.words import LABELS
 from edgefuse.errors import DataError
 from edgefuse.models import seq2seq
-from edgefuse.models.digits.training import Preprocess
+from edgefuse.models.reference.batches import Preprocess
 from edgefuse.models.seq2seq.training import answered, encoded
 
 FOLDER = Path(__file__).parents[2] / "examples" / "seq2seq"

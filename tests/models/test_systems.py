@@ -21,7 +21,7 @@ from edgefuse.errors import DataError
 from edgefuse.export.target import Lowered
 from edgefuse.export.tensorrt import builder
 from edgefuse.models import FusionModel
-from edgefuse.models.digits.training import Preprocess
+from edgefuse.models.reference.batches import Preprocess
 from tests.export.tensorrt_builder import needs_builder
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.slow]

@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from edgefuse.bundle import spec
 from edgefuse.datasets.sample import Sample
 from edgefuse.errors import DataError
-from edgefuse.models.digits.training import TrainSettings, collate, fit, make_deterministic
+from edgefuse.models.digits.training import TrainSettings, fit
 from edgefuse.models.fusion import FusionModel
+from edgefuse.models.reference import loop
+from edgefuse.models.reference.batches import collate
+from edgefuse.models.reference.loop import make_deterministic
 
 SETTINGS = TrainSettings(epochs=4, epoch_items=64, batch=16, learning_rate=0.02, patience=1, max_epochs=8, threads=1)
 
@@ -63,14 +66,14 @@ def prepare(sample: Sample) -> Mapping[str, npt.NDArray[Any]]:
 
 def run(data: Sequence[Sample]) -> tuple[FusionModel, list[float]]:
     """Train from scratch and return the model and its losses."""
-    make_deterministic(SETTINGS)
+    make_deterministic(SETTINGS.seed, SETTINGS.threads)
     model = build()
     curve = fit(model, data, [collate(samples(50), prepare)], prepare, SETTINGS)
     return model, [point.loss for point in curve]
 
 
 def test_training_learns_every_subset_and_stops() -> None:
-    make_deterministic(SETTINGS)
+    make_deterministic(SETTINGS.seed, SETTINGS.threads)
     model = build()
     seen: list[int] = []
     validation = [collate(samples(50), prepare)]
@@ -93,3 +96,35 @@ def test_training_twice_gives_the_same_weights() -> None:
 def test_empty_batch_is_refused() -> None:
     with pytest.raises(DataError, match="a batch has no samples: got none, expected at least one"):
         collate([], prepare)
+
+
+def test_each_loss_is_computed_after_the_step_before_it_and_each_epoch_after_it_was_told() -> None:
+    weight = nn.Parameter(torch.tensor([2.0]))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        torch.optim.SGD([weight]), 0.5, total_steps=3, cycle_momentum=False, div_factor=10, final_div_factor=10
+    )
+    step = loop.Step([weight], schedule, gradient_norm=0.1)
+    events: list[str] = []
+    weights: list[float] = []
+
+    def losses(epoch: int) -> Iterator[Tensor]:
+        for _ in range(2):
+            events.append(f"loss of {epoch}")
+            weights.append(weight.item())
+            yield 3 * weight.sum()
+
+    def epochs() -> Iterator[int]:
+        for epoch in (1, 2):
+            events.append(f"epoch {epoch}")
+            yield epoch
+
+    curve = loop.fit(epochs(), losses, step, lambda epoch, loss, _: (epoch, loss), lambda point: events.append("told"))
+    assert events == [
+        *("epoch 1", "loss of 1", "loss of 1", "told"),
+        *("epoch 2", "loss of 2", "loss of 2", "told"),
+    ]
+    assert [epoch for epoch, _ in curve] == [1, 2]
+    assert [loss for _, loss in curve] == pytest.approx([3 * sum(weights[:2]) / 2, 3 * sum(weights[2:]) / 2])
+    assert sorted(weights, reverse=True) == weights
+    last = weights[-1] - weight.item()
+    assert last == pytest.approx(0.1 * schedule.get_last_lr()[0], rel=1e-2), "a clipped gradient at the last rate"

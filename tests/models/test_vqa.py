@@ -11,8 +11,8 @@ from edgefuse.datasets.scenes import QuestionItems, Scenes, items
 from edgefuse.datasets.scenes.material import Material
 from edgefuse.datasets.scenes.names import ANSWERS, COLOURS, KINDS
 from edgefuse.models import vqa
-from edgefuse.models.digits.training import Preprocess, collate
 from edgefuse.models.fusion import FusionModel
+from edgefuse.models.reference.batches import Preprocess, collate
 from edgefuse.models.vqa.training import Reader, TrainSettings, accuracy, answers, embed, fit, fit_encoder, shown
 
 SHORT = TrainSettings(encoder_scenes=32, encoder_batch=16, scenes=16, epochs=2, batch=8, questions=2)

@@ -11,18 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from edgefuse.bundle import spec
 from edgefuse.datasets.stamps import CATEGORIES
-from edgefuse.errors import DataError
 from edgefuse.models.assistant import pretrained
 from edgefuse.models.assistant.audio import AudioEncoder
 from edgefuse.models.assistant.fusion import EMBEDDING, MODALITIES, WIDTH, AttentionFusion
 from edgefuse.models.assistant.image import ImageEncoder
 from edgefuse.models.assistant.text import TextEncoder
 from edgefuse.models.fusion import FusionModel
+from edgefuse.models.reference.weights import load
 
 PIXELS = 160
 SAMPLE_RATE_HZ = 16_000
@@ -72,23 +71,13 @@ def build(weights: str | Path | None = None, dropout: float = 0.0) -> FusionMode
     pretrained.load_audio(audio)
     pretrained.load_text(text)
     if weights is not None:
-        load_trained(model, Path(weights))
+        load(model, Path(weights))
     return model.eval()
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the weights that training made: everything but the pretrained backbones."""
     return {name: value.contiguous() for name, value in model.state_dict().items() if ".backbone." not in name}
-
-
-def load_trained(model: FusionModel, path: Path) -> None:
-    """Load what `trained_state` gave; `DataError` if there is no such file or it holds something else."""
-    if not path.is_file():
-        raise DataError(f"the weight file of '{model.spec.name}' is missing", got=f"no file '{path}'")
-    try:
-        model.load_state_dict(load_file(path))
-    except RuntimeError as error:
-        raise DataError(f"'{path.name}' does not hold the weights of '{model.spec.name}'", got=str(error)) from error
 
 
 def _spare_pretrained(_model: nn.Module, keys: Any) -> None:

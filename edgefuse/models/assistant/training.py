@@ -9,7 +9,6 @@ several views of a stamp in a batch, all of them are right answers (arXiv:2004.1
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -22,8 +21,10 @@ from edgefuse.bundle.spec import subset_name
 from edgefuse.datasets.stamps import StampItems
 from edgefuse.models.assistant.fusion import MODALITIES
 from edgefuse.models.assistant.matching import recall
-from edgefuse.models.digits.training import Preprocess
 from edgefuse.models.fusion import FusionModel
+from edgefuse.models.reference import loop
+from edgefuse.models.reference.batches import Preprocess, stacked, subset_rows
+from edgefuse.models.reference.loop import Step
 
 
 @dataclass(frozen=True)
@@ -119,16 +120,15 @@ def embed(model: FusionModel, items: StampItems, indices: Sequence[int] | None =
     parts: dict[str, list[Tensor]] = {name: [] for name in MODALITIES}
     for start in range(0, len(chosen), batch):
         samples = [items[index] for index in chosen[start : start + batch]]
-        prepared = [prepare(sample) for sample in samples]
-        stacked = {key: torch.from_numpy(np.concatenate([one[key] for one in prepared])) for key in prepared[0]}
+        tensors = stacked(samples, prepare)
         for name in ("image", "audio"):
             encoder = model.encoders[name]
-            tensor = next(value for key, value in stacked.items() if key.startswith(f"{name}."))
+            tensor = next(value for key, value in tensors.items() if key.startswith(f"{name}."))
             parts[name].append(encoder.embed(encoder.frontend(tensor)))  # type: ignore[operator]
         for row, sample in enumerate(samples):
             text = str(sample.inputs["text"])
             if text not in texts:
-                ids, length = stacked["text.ids"][row : row + 1], stacked["text.length"][row : row + 1]
+                ids, length = tensors["text.ids"][row : row + 1], tensors["text.length"][row : row + 1]
                 texts[text] = model.encoders["text"].embed(ids, length)  # type: ignore[operator]
             parts["text"].append(texts[text])
     return Embeddings(
@@ -143,8 +143,7 @@ def fuse_subsets(model: FusionModel, inputs: Mapping[str, Tensor]) -> dict[str, 
     features = {name: model.encoders[name].decide(inputs[name]) for name in MODALITIES}  # type: ignore[operator]
     count = len(inputs[MODALITIES[0]])
     subsets = model.spec.subsets()
-    rows = torch.tensor([[float(name in subset) for name in MODALITIES] for subset in subsets])
-    present = rows.repeat_interleave(count, dim=0)
+    present = subset_rows(model.spec).repeat_interleave(count, dim=0)
     repeated = {name: feature.repeat(len(subsets), 1) for name, feature in features.items()}
     logits, points = model.fusion(repeated, present)
     pairs = zip(logits.split(count), points.split(count), strict=True)
@@ -173,32 +172,24 @@ def fit(
     for name in MODALITIES:
         model.encoders[name].get_submodule("backbone").requires_grad_(False)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(trained, weight_decay=settings.weight_decay)
     steps = settings.epochs * (len(data.stamps) // settings.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=settings.learning_rate, total_steps=steps, pct_start=0.2, div_factor=10, final_div_factor=10
     )
-    curve: list[Epoch] = []
-    start = time.monotonic()
-    for epoch in range(1, settings.epochs + 1):
+
+    def losses(epoch: int) -> Iterator[Tensor]:
         model.train()
-        losses: list[float] = []
         for inputs, stamps, categories in _batches(data, epoch, settings):
-            loss = _loss(model, inputs, stamps, categories, settings)
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(trained, settings.gradient_norm)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
+            yield _loss(model, inputs, stamps, categories, settings)
+
+    def judge(epoch: int, loss: float, seconds: float) -> Epoch:
         accuracy = accuracy_by_subset(model, validation)
         mean = sum(accuracy.values()) / len(accuracy)
-        seconds = round(time.monotonic() - start, 1)
-        point = Epoch(epoch, sum(losses) / len(losses), accuracy, mean, matching(model, validation)["audio"], seconds)
-        curve.append(point)
-        if progress is not None:
-            progress(point)
-    return curve
+        return Epoch(epoch, loss, accuracy, mean, matching(model, validation)["audio"], seconds)
+
+    step = Step(trained, schedule, settings.gradient_norm)
+    return loop.fit(range(1, settings.epochs + 1), losses, step, judge, progress)
 
 
 @torch.inference_mode()

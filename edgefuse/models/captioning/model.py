@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from edgefuse.bundle import spec
 from edgefuse.datasets.scenes import captions, names
-from edgefuse.models.assistant.model import load_trained
 from edgefuse.models.captioning.decoder import CaptionDecoder
 from edgefuse.models.captioning.encoders import ImageEncoder, PrefixEncoder
 from edgefuse.models.captioning.fusion import MapFusion
 from edgefuse.models.fusion import FusionModel
+from edgefuse.models.reference.weights import load
 
 PIXELS = 160
 
@@ -69,7 +69,7 @@ def build(weights: str | Path | None = None, dropout: float = 0.0) -> FusionMode
     assert isinstance(image, ImageEncoder)
     image.load_pretrained()
     if weights is not None:
-        load_trained(model, Path(weights))
+        load(model, Path(weights))
     return model.eval()
 
 

@@ -6,8 +6,7 @@ prefix. The decoder's LSTM runs over whole sentences at once, with the weights o
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +22,8 @@ from edgefuse.models.captioning.fusion import MODALITIES
 from edgefuse.models.captioning.model import model_spec
 from edgefuse.models.decoder import unrolled
 from edgefuse.models.fusion import FusionModel
+from edgefuse.models.reference import loop
+from edgefuse.models.reference.loop import Step
 from edgefuse.runtime.preprocess import Preprocessor
 
 _NO_TARGET = -100  # torch's losses leave it out
@@ -158,29 +159,21 @@ def fit(
         optimizer, settings.learning_rate, total_steps=settings.epochs * steps, pct_start=0.2, final_div_factor=40
     )
     read = Reader(model)
-    curve: list[Epoch] = []
-    begin = time.monotonic()
-    for epoch in range(settings.epochs):
+
+    def losses(epoch: int) -> Iterator[Tensor]:
         model.train()
         model.encoders["image"].eval()
-        rng = np.random.default_rng([settings.seed, epoch])
-        order = rng.permutation(len(maps))[: steps * settings.batch]
-        losses: list[float] = []
-        for rows in np.split(order, steps):
-            said = read([scenes.caption(int(row), epoch) for row in rows])
-            loss = _loss(model, maps[torch.from_numpy(rows)], said, _present(len(rows), settings, rng))
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(trained, settings.gradient_norm)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
+        rng = np.random.default_rng([settings.seed, epoch - 1])
+        for rows in np.split(rng.permutation(len(maps))[: steps * settings.batch], steps):
+            said = read([scenes.caption(int(row), epoch - 1) for row in rows])
+            yield _loss(model, maps[torch.from_numpy(rows)], said, _present(len(rows), settings, rng))
+
+    def judge(epoch: int, loss: float, seconds: float) -> Epoch:
         model.eval()
-        point = Epoch(epoch + 1, sum(losses) / len(losses), validation(), round(time.monotonic() - begin, 1))
-        curve.append(point)
-        if progress is not None:
-            progress(point)
-    return curve
+        return Epoch(epoch, loss, validation(), seconds)
+
+    step = Step(trained, schedule, settings.gradient_norm)
+    return loop.fit(range(1, settings.epochs + 1), losses, step, judge, progress)
 
 
 def fused(model: FusionModel, maps: Tensor, said: Sentences, present: Tensor) -> dict[str, Tensor]:

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from edgefuse.bundle import spec
 from edgefuse.datasets.clothing.names import LABELS, MAX_LENGTH, tokenizer, vocabulary_size
-from edgefuse.errors import DataError
 from edgefuse.models.classifier.layers import Bert, Pictures, Waveform
+from edgefuse.models.reference.weights import load
 
 WIDTH = 192
 
@@ -94,11 +93,5 @@ def build(weights: str | Path | None = None) -> Classifier:
     """
     model = Classifier()
     if weights is not None:
-        path = Path(weights)
-        if not path.is_file():
-            raise DataError("the weight file of 'classifier' is missing", got=f"no file '{path}'")
-        try:
-            model.load_state_dict(load_file(path))
-        except RuntimeError as error:
-            raise DataError(f"'{path.name}' does not hold the weights of 'classifier'", got=str(error)) from error
+        load(model, Path(weights))
     return model.eval()

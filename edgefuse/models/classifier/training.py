@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from edgefuse.bundle.spec import subset_name
 from edgefuse.datasets.clothing.names import LABELS
 from edgefuse.models.classifier.model import Classifier
-from edgefuse.models.digits.training import Batch, TrainSettings
+from edgefuse.models.digits.training import TrainSettings
+from edgefuse.models.reference.batches import Batch, subset_rows
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,7 @@ def logits_by_subset(model: Classifier, batch: Batch) -> dict[str, Tensor]:
     with torch.autocast("cpu", torch.bfloat16, enabled=model.training):
         features = [feature.to(torch.float32) for feature in model.encode(*tensors)]
     subsets = model.spec.subsets()
-    rows = [[float(modality.name in subset) for modality in model.spec.modalities] for subset in subsets]
-    present = torch.tensor(rows).repeat_interleave(len(batch.targets), dim=0)
+    present = subset_rows(model.spec).repeat_interleave(len(batch.targets), dim=0)
     logits = model.fuse([feature.repeat(len(subsets), 1) for feature in features], present)
     parts = torch.split(logits, len(batch.targets))
     return {subset_name(subset): part for subset, part in zip(subsets, parts, strict=True)}

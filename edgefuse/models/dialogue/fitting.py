@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgefuse.datasets.sample import MadeSamples, Sample
-from edgefuse.models.digits.training import Prepare
 from edgefuse.models.fusion import FusionModel
+from edgefuse.models.reference import loop
+from edgefuse.models.reference.batches import subset_rows
+from edgefuse.models.reference.loop import Step
 
 B = TypeVar("B", bound="Inputs")
 
@@ -50,7 +51,7 @@ class Inputs:
 
 Features: TypeAlias = Mapping[str, Tensor]
 Progress: TypeAlias = Callable[[int, float, float], None]
-"""Is told the epoch, its mean loss and the seconds since the beginning."""
+"""Is told the epoch, its mean loss and the seconds until its last step."""
 
 
 def fit(
@@ -75,41 +76,24 @@ def fit(
     """
     per_epoch = len(samples) // settings.epochs
     steps = per_epoch // settings.batch
-    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=settings.epochs * steps, pct_start=0.2
     )
-    begun = time.monotonic()
-    for epoch in range(settings.epochs):
+
+    def losses(epoch: int) -> Iterator[Tensor]:
         model.train()
         for name in frozen:
             model.encoders[name].eval()
-        losses = []
-        for chosen, partly in _drawn(model, samples, epoch, per_epoch, settings):
+        for chosen, partly in _drawn(model, samples, epoch - 1, per_epoch, settings):
             batch = collate(chosen)
             features = {name: _encoded(model, name, batch, name in frozen) for name in model.encoders}
             twice = {name: torch.cat([feature, feature]) for name, feature in features.items()}
-            loss = loss_of(twice, torch.cat([torch.ones_like(partly), partly]), batch)
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        progress(epoch + 1, sum(losses) / len(losses), time.monotonic() - begun)
+            yield loss_of(twice, torch.cat([torch.ones_like(partly), partly]), batch)
+
+    step = Step(list(model.parameters()), schedule, gradient_norm=1.0)
+    loop.fit(range(1, settings.epochs + 1), losses, step, progress)
     model.eval()
-
-
-def rows(model: FusionModel) -> Tensor:
-    """Return a row of `present` for every admissible subset."""
-    names = [modality.name for modality in model.spec.modalities]
-    return torch.tensor([[float(name in subset) for name in names] for subset in model.spec.subsets()])
-
-
-def stacked(samples: Sequence[Sample], prepare: Prepare) -> dict[str, Tensor]:
-    """Return the inputs of samples, stacked; `prepare` gives arrays with a batch of one first."""
-    prepared = [prepare(sample) for sample in samples]
-    return {name: torch.from_numpy(np.concatenate([item[name] for item in prepared])) for name in prepared[0]}
 
 
 def _encoded(model: FusionModel, name: str, batch: Inputs, frozen: bool) -> Tensor:
@@ -122,7 +106,7 @@ def _drawn(
 ) -> Iterator[tuple[list[Sample], Tensor]]:
     """Give the samples of each batch of an epoch, with a random subset of the modalities for each."""
     rng = np.random.default_rng([settings.seed, epoch])
-    subsets = rows(model)
+    subsets = subset_rows(model.spec)
     order = rng.permutation(per_epoch) + epoch * per_epoch
     for start in range(0, per_epoch - settings.batch + 1, settings.batch):
         chosen = [samples[int(index)] for index in order[start : start + settings.batch]]

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from edgefuse.bundle import spec
 from edgefuse.datasets.dialogue.commands import MAX_LENGTH
 from edgefuse.datasets.dialogue.items import END, START, STEPS, labels
 from edgefuse.datasets.dialogue.speech import SAMPLES
 from edgefuse.datasets.digits.espeak import SAMPLE_RATE_HZ
 from edgefuse.datasets.digits.text import tokenizer, vocabulary_size
-from edgefuse.errors import DataError
 from edgefuse.models.dialogue.decoder import MemoryFusion, TransformerDecoder
 from edgefuse.models.dialogue.encoders import AudioEncoder, ImageEncoder, TextEncoder
 from edgefuse.models.fusion import FusionModel
+from edgefuse.models.reference.weights import load
 
 WIDTH = 96
 
@@ -53,11 +51,5 @@ def build(weights: str | Path | None = None) -> FusionModel:
     assets = {"tokenizer.json": tokenizer().to_str().encode()}
     model = FusionModel(described, encoders, MemoryFusion(tuple(encoders), WIDTH, 0.1), decoder=decoder, assets=assets)
     if weights is not None:
-        path = Path(weights)
-        if not path.is_file():
-            raise DataError("the weight file of 'dialogue' is missing", got=f"no file '{path}'")
-        try:
-            model.load_state_dict(load_file(path))
-        except RuntimeError as error:
-            raise DataError(f"'{path.name}' does not hold the weights of 'dialogue'", got=str(error)) from error
+        load(model, Path(weights))
     return model.eval()

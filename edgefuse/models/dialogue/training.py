@@ -15,9 +15,9 @@ from edgefuse.datasets.dialogue.items import START, STEPS, DialogueItems
 from edgefuse.datasets.sample import Sample
 from edgefuse.models.dialogue import fitting
 from edgefuse.models.dialogue.decoder import TransformerDecoder
-from edgefuse.models.dialogue.fitting import Features, Inputs, Progress, Settings, rows, stacked
-from edgefuse.models.digits.training import Prepare
+from edgefuse.models.dialogue.fitting import Features, Inputs, Progress, Settings
 from edgefuse.models.fusion import FusionModel, masked
+from edgefuse.models.reference.batches import Prepare, stacked, subset_rows
 
 __all__ = ["Batch", "Score", "Settings", "collate", "decoded", "fit", "scores_by_subset"]
 
@@ -105,7 +105,7 @@ def scores_by_subset(model: FusionModel, batches: Sequence[Batch]) -> dict[str, 
     model.eval()
     found: dict[str, Score] = {}
     features = [{name: model.encode(name, batch.inputs) for name in model.encoders} for batch in batches]
-    for subset, row in zip(model.spec.subsets(), rows(model), strict=True):
+    for subset, row in zip(model.spec.subsets(), subset_rows(model.spec), strict=True):
         right, whole, counted = 0, 0, 0
         for batch, encoded in zip(batches, features, strict=True):
             logits = decoded(model, encoded, row.expand(len(batch.tokens), -1), batch.tokens)

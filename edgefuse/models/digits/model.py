@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from edgefuse.bundle import spec
 from edgefuse.datasets.digits.text import MAX_LENGTH, tokenizer, vocabulary_size
-from edgefuse.errors import DataError
 from edgefuse.models.digits.encoders import CLASSES, AttentionFusion, AudioEncoder, ImageEncoder, TextEncoder
 from edgefuse.models.fusion import FusionModel
+from edgefuse.models.reference.weights import load
 
 
 def model_spec() -> spec.ModelSpec:
@@ -41,11 +39,5 @@ def build(weights: str | Path | None = None) -> FusionModel:
     assets = {"tokenizer.json": tokenizer().to_str().encode()}
     model = FusionModel(model_spec(), encoders, AttentionFusion(), assets=assets)
     if weights is not None:
-        path = Path(weights)
-        if not path.is_file():
-            raise DataError("the weight file of 'digits' is missing", got=f"no file '{path}'")
-        try:
-            model.load_state_dict(load_file(path))
-        except RuntimeError as error:
-            raise DataError(f"'{path.name}' does not hold the weights of 'digits'", got=str(error)) from error
+        load(model, Path(weights))
     return model.eval()

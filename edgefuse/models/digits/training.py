@@ -7,27 +7,22 @@ goes on at the last learning rate until the mean validation accuracy over all su
 
 from __future__ import annotations
 
-import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from edgefuse.bundle.spec import ModelSpec, subset_name
+from edgefuse.bundle.spec import subset_name
 from edgefuse.datasets.sample import Sample
-from edgefuse.errors import DataError
 from edgefuse.models.fusion import FusionModel
-from edgefuse.runtime.preprocess import Preprocessor
+from edgefuse.models.reference import loop
+from edgefuse.models.reference.batches import Batch, Prepare, collate, subset_rows
+from edgefuse.models.reference.loop import Step, decayed
 
-logger = logging.getLogger(__name__)
-
-Prepare = Callable[[Sample], Mapping[str, npt.NDArray[Any]]]
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Of logits float32 [N, classes] and targets int64 [N]."""
 
@@ -66,19 +61,6 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Prepared samples.
-
-    Attributes:
-        inputs: `"<modality>.<tensor>"` to a tensor with the batch first, as `FusionModel.encode` takes them.
-        targets: int64 [B].
-    """
-
-    inputs: Mapping[str, Tensor]
-    targets: Tensor
-
-
-@dataclass(frozen=True)
 class Epoch:
     """One point of the training curve.
 
@@ -99,32 +81,6 @@ class Epoch:
     seconds: float
 
 
-class Described(Protocol):
-    """What a model says of its inputs."""
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The modalities and the outputs."""
-
-    @property
-    def assets(self) -> Mapping[str, bytes]:
-        """Files that preprocessing needs, by name."""
-
-
-class Preprocess:
-    """Turn samples into the tensors of a model's modalities, with the code that a device runs."""
-
-    def __init__(self, model: Described) -> None:
-        self._readers = {m.name: Preprocessor(m, model.assets.__getitem__) for m in model.spec.modalities}
-
-    def __call__(self, sample: Sample) -> dict[str, npt.NDArray[Any]]:
-        """Return every tensor, a batch of one, under `"<modality>.<tensor>"` or `"<modality>.length"`."""
-        tensors: dict[str, npt.NDArray[Any]] = {}
-        for name, read in self._readers.items():
-            tensors.update(read(sample.inputs[name]))
-        return tensors
-
-
 @dataclass
 class _Best:
     mean_accuracy: float = -1.0
@@ -135,22 +91,6 @@ class _Best:
 M = TypeVar("M", bound=nn.Module)
 Forward = Callable[[M, Batch], dict[str, Tensor]]
 """Encodes every modality once and fuses under every admissible subset; gives logits [B, classes] by subset."""
-
-
-def make_deterministic(settings: TrainSettings) -> None:
-    """Seed torch and hold it to deterministic algorithms; call it before the model is built."""
-    torch.manual_seed(settings.seed)
-    torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(settings.threads)
-
-
-def collate(samples: Sequence[Sample], prepare: Prepare) -> Batch:
-    """Prepare samples and stack them; `prepare` gives arrays with a batch of one first."""
-    if not samples:
-        raise DataError("a batch has no samples", got="none", expected="at least one")
-    prepared = [prepare(sample) for sample in samples]
-    inputs = {name: torch.from_numpy(np.concatenate([item[name] for item in prepared])) for name in prepared[0]}
-    return Batch(inputs, torch.tensor([sample.target for sample in samples], dtype=torch.int64))
 
 
 def fit(
@@ -181,43 +121,46 @@ def fit(
     """
     logits_of: Forward[Any] = forward or logits_by_subset
     loss_of = loss or nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
-    steps = math.ceil(settings.epoch_items / settings.batch)
-    optimizer = _optimizer(model, settings)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        max_lr=settings.learning_rate,
-        total_steps=settings.epochs * steps,
-        pct_start=settings.warm_up,
-        div_factor=10,
-        final_div_factor=10,
-    )
-    curve: list[Epoch] = []
+    step = _step(model, settings)
     best = _Best()
-    start = time.monotonic()
-    for epoch in range(1, settings.max_epochs + 1):
-        batches = _batches(samples, epoch, prepare, settings)
-        mean_loss = _run_epoch(model, batches, optimizer, schedule, settings, logits_of, loss_of)
+
+    def epochs() -> Iterator[int]:
+        for epoch in range(1, settings.max_epochs + 1):
+            yield epoch
+            if epoch >= settings.epochs and epoch - best.epoch >= settings.patience:
+                return
+
+    def losses(epoch: int) -> Iterator[Tensor]:
+        model.train()
+        for batch in _batches(samples, epoch, prepare, settings):
+            logits = logits_of(model, batch)
+            yield loss_of(torch.cat(list(logits.values())), batch.targets.repeat(len(logits)))
+
+    def judge(epoch: int, mean_loss: float, seconds: float) -> Epoch:
         accuracy = accuracy_by_subset(model, validation, forward)
         mean = sum(accuracy.values()) / len(accuracy)
-        rate = float(optimizer.param_groups[0]["lr"])
-        point = Epoch(epoch, mean_loss, rate, accuracy, mean, round(time.monotonic() - start, 1))
-        curve.append(point)
         if mean > best.mean_accuracy:
-            best = _Best(mean, epoch, {name: value.clone() for name, value in model.state_dict().items()})
-        if progress is not None:
-            progress(point)
-        if epoch >= settings.epochs and epoch - best.epoch >= settings.patience:
-            break
+            best.mean_accuracy, best.epoch = mean, epoch
+            best.state = {name: value.clone() for name, value in model.state_dict().items()}
+        rate = float(step.schedule.get_last_lr()[0])
+        return Epoch(epoch, mean_loss, rate, accuracy, mean, seconds)
+
+    curve = loop.fit(epochs(), losses, step, judge, progress)
     model.load_state_dict(best.state)
     model.eval()
     return curve
 
 
-def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    decayed = [p for p in model.parameters() if p.squeeze().dim() > 1]
-    others = [p for p in model.parameters() if p.squeeze().dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+def _step(model: nn.Module, settings: TrainSettings) -> Step:
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        torch.optim.AdamW(decayed(model, settings.weight_decay)),
+        max_lr=settings.learning_rate,
+        total_steps=settings.epochs * math.ceil(settings.epoch_items / settings.batch),
+        pct_start=settings.warm_up,
+        div_factor=10,
+        final_div_factor=10,
+    )
+    return Step(list(model.parameters()), schedule, settings.gradient_norm)
 
 
 def _batches(samples: Sequence[Sample], epoch: int, prepare: Prepare, settings: TrainSettings) -> Iterator[Batch]:
@@ -229,39 +172,13 @@ def _batches(samples: Sequence[Sample], epoch: int, prepare: Prepare, settings: 
         yield collate([samples[int(index) % len(samples)] for index in chosen], prepare)
 
 
-def _run_epoch(
-    model: M,
-    batches: Iterator[Batch],
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.OneCycleLR,
-    settings: TrainSettings,
-    logits_of: Forward[M],
-    loss_of: Loss,
-) -> float:
-    """Train on the batches of an epoch and return the mean loss."""
-    model.train()
-    losses: list[float] = []
-    for batch in batches:
-        logits = logits_of(model, batch)
-        loss = loss_of(torch.cat(list(logits.values())), batch.targets.repeat(len(logits)))
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_norm)
-        optimizer.step()
-        if schedule.last_epoch < schedule.total_steps - 1:
-            schedule.step()
-        losses.append(loss.item())
-    return sum(losses) / len(losses)
-
-
 def logits_by_subset(model: FusionModel, batch: Batch) -> dict[str, Tensor]:
     """Encode every modality once and fuse under every admissible subset; return logits [B, classes] by subset."""
     names = [modality.name for modality in model.spec.modalities]
     features = {name: model.encode(name, batch.inputs) for name in names}
     count = len(batch.targets)
     subsets = model.spec.subsets()
-    rows = torch.tensor([[float(name in subset) for name in names] for subset in subsets])
-    present = rows.repeat_interleave(count, dim=0)
+    present = subset_rows(model.spec).repeat_interleave(count, dim=0)
     fused: dict[str, Tensor] = {}
     for column, name in enumerate(names):
         feature = features[name].repeat(len(subsets), *([1] * (features[name].dim() - 1)))

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from edgefuse.bundle import spec
 from edgefuse.datasets.dialogue.speech import SAMPLES
 from edgefuse.datasets.digits.espeak import SAMPLE_RATE_HZ
 from edgefuse.datasets.digits.text import tokenizer, vocabulary_size
 from edgefuse.datasets.intent.requests import MAX_LENGTH, SLOTS
-from edgefuse.errors import DataError
 from edgefuse.models.dialogue.encoders import AudioEncoder, ImageEncoder, TextEncoder
 from edgefuse.models.fusion import FusionModel
 from edgefuse.models.intent.fusion import SlotFusion
+from edgefuse.models.reference.weights import load
 
 WIDTH = 96
 
@@ -51,11 +49,5 @@ def build(weights: str | Path | None = None) -> FusionModel:
     fusion = SlotFusion(tuple(encoders), [len(labels) for labels in SLOTS.values()], WIDTH, dropout=0.1)
     model = FusionModel(model_spec(), encoders, fusion, assets={"tokenizer.json": tokenizer().to_str().encode()})
     if weights is not None:
-        path = Path(weights)
-        if not path.is_file():
-            raise DataError("the weight file of 'intent' is missing", got=f"no file '{path}'")
-        try:
-            model.load_state_dict(load_file(path))
-        except RuntimeError as error:
-            raise DataError(f"'{path.name}' does not hold the weights of 'intent'", got=str(error)) from error
+        load(model, Path(weights))
     return model.eval()

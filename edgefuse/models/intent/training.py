@@ -21,9 +21,9 @@ from edgefuse.datasets.intent.requests import SLOTS
 from edgefuse.datasets.sample import Sample
 from edgefuse.errors import DataError
 from edgefuse.models.dialogue import fitting
-from edgefuse.models.dialogue.fitting import Features, Inputs, Progress, rows, stacked
-from edgefuse.models.digits.training import Prepare
+from edgefuse.models.dialogue.fitting import Features, Inputs, Progress
 from edgefuse.models.fusion import FusionModel, masked
+from edgefuse.models.reference.batches import Prepare, stacked, subset_rows
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def scores_by_subset(model: FusionModel, batches: Sequence[Batch]) -> dict[str, 
     model.eval()
     features = [{name: model.encode(name, batch.inputs) for name in model.encoders} for batch in batches]
     found: dict[str, Score] = {}
-    for subset, row in zip(model.spec.subsets(), rows(model), strict=True):
+    for subset, row in zip(model.spec.subsets(), subset_rows(model.spec), strict=True):
         right = []
         for batch, encoded in zip(batches, features, strict=True):
             logits = answered(model, encoded, row.expand(len(batch.targets), -1))

@@ -15,18 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from edgefuse.bundle import spec
 from edgefuse.datasets.packages import fetch
-from edgefuse.errors import DataError
 from edgefuse.models.assistant import pretrained
 from edgefuse.models.assistant.audio import AudioEncoder
 from edgefuse.models.assistant.image import WIDTH as IMAGE_WIDTH
 from edgefuse.models.assistant.image import ImageEncoder
 from edgefuse.models.assistant.model import MAX_LENGTH, PIXELS, SAMPLE_RATE_HZ, SAMPLES
 from edgefuse.models.assistant.text import TextEncoder
+from edgefuse.models.reference.weights import load
 
 SIZE = 256
 CLASSES = 1000
@@ -141,13 +140,7 @@ def build(weights: str | Path | None = None) -> Retrieval:
     theirs = torch.load(fetch(*pretrained.MOBILENET), map_location="cpu", weights_only=True)
     model.pictures.classifier.load_state_dict({kind: theirs[f"classifier.1.{kind}"] for kind in ("weight", "bias")})
     if weights is not None:
-        path = Path(weights)
-        if not path.is_file():
-            raise DataError("the weight file of 'retrieval' is missing", got=f"no file '{path}'")
-        try:
-            model.load_state_dict(load_file(path))
-        except RuntimeError as error:
-            raise DataError(f"'{path.name}' does not hold the weights of 'retrieval'", got=str(error)) from error
+        load(model, Path(weights))
     return model.eval()
 
 

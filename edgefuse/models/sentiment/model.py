@@ -18,9 +18,9 @@ from edgefuse.datasets.sentiment import LABELS
 from edgefuse.datasets.sentiment.speech import SAMPLE_RATE_HZ, SAMPLES
 from edgefuse.models.assistant import pretrained
 from edgefuse.models.assistant.audio import AudioEncoder
-from edgefuse.models.assistant.model import load_trained
 from edgefuse.models.assistant.text import LAYERS
 from edgefuse.models.fusion import FusionModel
+from edgefuse.models.reference.weights import load
 from edgefuse.models.sentiment.fusion import WIDTH, ConcatenationFusion
 from edgefuse.models.sentiment.text import TextEncoder
 
@@ -67,7 +67,7 @@ def build(weights: str | Path | None = None, dropout: float = 0.0) -> FusionMode
     pretrained.load_audio(audio)
     pretrained.load_text(text)
     if weights is not None:
-        load_trained(model, Path(weights))
+        load(model, Path(weights))
     return model.eval()
 
 

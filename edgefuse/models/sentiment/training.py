@@ -6,8 +6,7 @@ sentences, and sound alone and both together on those of the batch that are said
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,8 @@ from edgefuse.bundle.spec import subset_name
 from edgefuse.datasets.sentiment import LABELS, SentimentItems
 from edgefuse.models.assistant.audio import AudioEncoder
 from edgefuse.models.fusion import FusionModel
+from edgefuse.models.reference import loop
+from edgefuse.models.reference.loop import Step
 from edgefuse.models.sentiment.fusion import MODALITIES
 from edgefuse.models.sentiment.model import is_trained
 from edgefuse.models.sentiment.text import TextEncoder
@@ -158,25 +159,18 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=rates, total_steps=steps, pct_start=0.2, div_factor=10, final_div_factor=10
     )
-    curve: list[Epoch] = []
-    start = time.monotonic()
-    for epoch in range(1, settings.epochs + 1):
+
+    def losses(epoch: int) -> Iterator[Tensor]:
         model.train()
-        losses: list[float] = []
         for rows in _batches(data, epoch, settings):
-            loss = _loss(model, data, rows, settings)
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_([*layer, *others], settings.gradient_norm)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
+            yield _loss(model, data, rows, settings)
+
+    def judge(epoch: int, loss: float, seconds: float) -> Epoch:
         accuracy = {name: found["accuracy"] for name, found in scores_by_subset(model, validation).items()}
-        point = Epoch(epoch, sum(losses) / len(losses), accuracy, round(time.monotonic() - start, 1))
-        curve.append(point)
-        if progress is not None:
-            progress(point)
-    return curve
+        return Epoch(epoch, loss, accuracy, seconds)
+
+    step = Step([*layer, *others], schedule, settings.gradient_norm)
+    return loop.fit(range(1, settings.epochs + 1), losses, step, judge, progress)
 
 
 @torch.inference_mode()

@@ -9,13 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from edgefuse.bundle import spec
 from edgefuse.datasets.sequence import words
 from edgefuse.datasets.sequence.items import FRAMES, FRAMES_PER_SECOND, SIZE, STEPS
-from edgefuse.errors import DataError
 from edgefuse.models.fusion import FusionModel
+from edgefuse.models.reference.weights import load
 from edgefuse.models.seq2seq.decoder import StepDecoder
 from edgefuse.models.seq2seq.layers import WIDTH, StepFusion, TextEncoder, VideoEncoder
 
@@ -54,11 +53,5 @@ def build(weights: str | Path | None = None) -> FusionModel:
         assets={"tokenizer.json": words.tokenizer().to_str().encode()},
     )
     if weights is not None:
-        path = Path(weights)
-        if not path.is_file():
-            raise DataError("the weight file of 'seq2seq' is missing", got=f"no file '{path}'")
-        try:
-            model.load_state_dict(load_file(path))
-        except RuntimeError as error:
-            raise DataError(f"'{path.name}' does not hold the weights of 'seq2seq'", got=str(error)) from error
+        load(model, Path(weights))
     return model.eval()

@@ -7,7 +7,6 @@ is computed once for all clips, and the rest learns to answer: every step is giv
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,8 +18,10 @@ from edgefuse.datasets.sequence import SequenceItems
 from edgefuse.datasets.sequence.items import STEPS
 from edgefuse.datasets.sequence.words import END
 from edgefuse.models.decoder import decoded
-from edgefuse.models.digits.training import Prepare
 from edgefuse.models.fusion import FusionModel
+from edgefuse.models.reference import loop
+from edgefuse.models.reference.batches import Prepare, stacked
+from edgefuse.models.reference.loop import Step, decayed
 from edgefuse.models.seq2seq.decoder import StepDecoder
 from edgefuse.models.seq2seq.layers import WIDTH_FRAME, VideoEncoder
 from edgefuse.models.seq2seq.model import OUTPUT
@@ -133,7 +134,7 @@ def fit_frames(encoder: VideoEncoder, items: SequenceItems, settings: TrainSetti
     head = nn.Linear(WIDTH_FRAME, 10)
     both = nn.ModuleList([encoder, head])
     steps = settings.frame_epochs * len(items) // settings.batch
-    step_of = _steps(both, settings.frame_rate, steps, settings)
+    step_of = _step(both, settings.frame_rate, steps, settings)
     encoder.train()
     right: list[float] = []
     for step in range(steps):
@@ -173,8 +174,7 @@ def _firsts(items: SequenceItems) -> range:
 
 def _chunk(model: FusionModel, items: SequenceItems, chosen: Iterable[int], prepare: Prepare) -> Clips:
     samples = [items[index] for index in chosen]
-    prepared = [prepare(sample) for sample in samples]
-    inputs = {name: torch.from_numpy(np.concatenate([item[name] for item in prepared])) for name in prepared[0]}
+    inputs = stacked(samples, prepare)
     targets = torch.full((len(samples), STEPS), FILLING, dtype=torch.int64)
     for row, sample in zip(targets, samples, strict=True):
         row[: len(sample.target)] = torch.tensor(sample.target)
@@ -199,30 +199,25 @@ def fit(
     """
     per_epoch = len(clips.ids) // settings.batch
     trained = nn.ModuleList([model.encoders["text"], _decoder(model)])
-    step_of = _steps(trained, settings.learning_rate, settings.epochs * per_epoch, settings)
-    curve: list[Point] = []
-    start = time.monotonic()
-    for epoch in range(1, settings.epochs + 1):
+
+    def losses(epoch: int) -> Iterator[Tensor]:
         trained.train()
         order = torch.from_numpy(np.random.default_rng([settings.seed, epoch]).permutation(len(clips.ids)))
-        losses = []
         for chosen in order[: per_epoch * settings.batch].reshape(per_epoch, settings.batch):
             part = clips.rows(chosen)
             logits = answer(model, part, part.targets.clamp(min=0))
-            losses.append(
-                step_of(
-                    nn.functional.cross_entropy(
-                        logits.flatten(0, 1),
-                        part.targets.flatten(),
-                        label_smoothing=settings.label_smoothing,
-                        ignore_index=FILLING,
-                    )
-                )
+            yield nn.functional.cross_entropy(
+                logits.flatten(0, 1),
+                part.targets.flatten(),
+                label_smoothing=settings.label_smoothing,
+                ignore_index=FILLING,
             )
-        accuracy = answered(model, validation).accuracy
-        curve.append(Point(epoch, sum(losses) / len(losses), accuracy, round(time.monotonic() - start, 1)))
-        if progress is not None:
-            progress(curve[-1])
+
+    def judge(epoch: int, loss: float, seconds: float) -> Point:
+        return Point(epoch, loss, answered(model, validation).accuracy, seconds)
+
+    step = _step(trained, settings.learning_rate, settings.epochs * per_epoch, settings)
+    curve = loop.fit(range(1, settings.epochs + 1), losses, step, judge, progress)
     model.eval()
     return curve
 
@@ -263,22 +258,13 @@ def _decoder(model: FusionModel) -> StepDecoder:
     return model.decoder
 
 
-def _steps(module: nn.Module, rate: float, steps: int, settings: TrainSettings) -> Callable[[Tensor], float]:
-    """Return what makes one step of the optimizer from a loss, and returns the loss."""
-    matrices = [p for p in module.parameters() if p.dim() > 1]
-    others = [p for p in module.parameters() if p.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=rate)
+def _step(module: nn.Module, rate: float, steps: int, settings: TrainSettings) -> Step:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=rate, total_steps=steps, pct_start=settings.warm_up, div_factor=10, final_div_factor=10
+        torch.optim.AdamW(decayed(module, settings.weight_decay)),
+        max_lr=rate,
+        total_steps=steps,
+        pct_start=settings.warm_up,
+        div_factor=10,
+        final_div_factor=10,
     )
-
-    def step(loss: Tensor) -> float:
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(module.parameters(), settings.gradient_norm)
-        optimizer.step()
-        schedule.step()
-        return loss.item()
-
-    return step
+    return Step(list(module.parameters()), schedule, settings.gradient_norm)

@@ -7,8 +7,8 @@ from pathlib import Path
 from edgefuse.bundle import spec
 from edgefuse.datasets.scenes import names, questions
 from edgefuse.datasets.scenes.composition import SIZE
-from edgefuse.models.assistant.model import load_trained
 from edgefuse.models.fusion import FusionModel
+from edgefuse.models.reference.weights import load
 from edgefuse.models.vqa.encoders import ImageEncoder, QuestionEncoder
 from edgefuse.models.vqa.fusion import FilmFusion
 
@@ -43,5 +43,5 @@ def build(weights: str | Path | None = None, dropout: float = 0.0) -> FusionMode
         assets={"tokenizer.json": names.tokenizer(words).to_str().encode()},
     )
     if weights is not None:
-        load_trained(model, Path(weights))
+        load(model, Path(weights))
     return model.eval()

@@ -8,8 +8,7 @@ as well as that can be done.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +21,8 @@ from edgefuse.datasets.scenes.composition import PLACES, Scene
 from edgefuse.datasets.scenes.names import COLOURS, KINDS
 from edgefuse.datasets.scenes.questions import Question
 from edgefuse.models.fusion import FusionModel
+from edgefuse.models.reference import loop
+from edgefuse.models.reference.loop import Step
 from edgefuse.models.vqa.encoders import CHANNELS
 from edgefuse.models.vqa.fusion import MODALITIES
 from edgefuse.runtime.preprocess import Preprocessor
@@ -151,27 +152,25 @@ def fit_encoder(model: FusionModel, scenes: Scenes, validation: Scenes, settings
     """
     encoder, head = model.encoders["image"], PlacesHead()
     steps = settings.encoder_scenes // settings.encoder_batch
-    step = _Optimizer([*encoder.parameters(), *head.parameters()], steps, settings)
-    begin = time.monotonic()
-    encoder.train()
-    losses: list[float] = []
-    for start in range(settings.scenes, settings.scenes + steps * settings.encoder_batch, settings.encoder_batch):
-        run = range(start, start + settings.encoder_batch)
-        wanted = _wanted(scenes, run)
-        told = head(model.encode("image", {"image.pixels": _pixels(scenes, run)}))
-        loss = sum(map(nn.functional.cross_entropy, told, wanted), torch.zeros(()))
-        step(loss)
-        losses.append(loss.item())
-    model.eval()
-    run = range(200)
-    with torch.inference_mode():
-        told = head(embed(model, validation, len(run)).to(torch.float32))
-    right = [
-        float((one.argmax(1) == other).float().mean())
-        for one, other in zip(told, _wanted(validation, run), strict=True)
-    ]
-    found = dict(zip(("kind", "colour"), right, strict=True))
-    return Epoch(0, sum(losses) / len(losses), found, round(time.monotonic() - begin, 1))
+    step = _step([*encoder.parameters(), *head.parameters()], steps, settings)
+
+    def losses(_: int) -> Iterator[Tensor]:
+        encoder.train()
+        for start in range(settings.scenes, settings.scenes + steps * settings.encoder_batch, settings.encoder_batch):
+            run = range(start, start + settings.encoder_batch)
+            told = head(model.encode("image", {"image.pixels": _pixels(scenes, run)}))
+            yield sum(map(nn.functional.cross_entropy, told, _wanted(scenes, run)), torch.zeros(()))
+
+    def judge(epoch: int, loss: float, seconds: float) -> Epoch:
+        model.eval()
+        run = range(200)
+        with torch.inference_mode():
+            told = head(embed(model, validation, len(run)).to(torch.float32))
+        both = zip(("kind", "colour"), told, _wanted(validation, run), strict=True)
+        right = {name: float((one.argmax(1) == other).float().mean()) for name, one, other in both}
+        return Epoch(epoch, loss, right, seconds)
+
+    return loop.fit([0], losses, step, judge)[0]
 
 
 @torch.inference_mode()
@@ -212,30 +211,26 @@ def fit(
     """
     parts = [model.encoders["question"], model.fusion]
     steps = len(maps) // settings.batch
-    step = _Optimizer([p for part in parts for p in part.parameters()], settings.epochs * steps, settings)
+    step = _step([p for part in parts for p in part.parameters()], settings.epochs * steps, settings)
     read = Reader(model)
-    curve: list[Epoch] = []
-    begin = time.monotonic()
-    for epoch in range(settings.epochs):
+
+    def losses(epoch: int) -> Iterator[Tensor]:
         for part in parts:
             part.train()
-        rng = np.random.default_rng([settings.seed, epoch])
-        losses: list[float] = []
+        rng = np.random.default_rng([settings.seed, epoch - 1])
+        numbers = range((epoch - 1) * settings.questions, epoch * settings.questions)
         for rows in np.split(rng.permutation(len(maps))[: steps * settings.batch], steps):
-            numbers = range(epoch * settings.questions, (epoch + 1) * settings.questions)
             asked = read([scenes.question(int(row), number) for row in rows for number in numbers])
             absent = rng.choice(3, len(asked.targets), p=[1 - 2 * settings.absent, *2 * [settings.absent]])
             present = torch.from_numpy(np.stack([absent != 1, absent != 2], axis=1).astype(np.float32))
             told = answers(model, maps[torch.from_numpy(rows)], asked, present)
-            loss = nn.functional.cross_entropy(told, asked.targets)
-            step(loss)
-            losses.append(loss.item())
+            yield nn.functional.cross_entropy(told, asked.targets)
+
+    def judge(epoch: int, loss: float, seconds: float) -> Epoch:
         model.eval()
-        point = Epoch(epoch + 1, sum(losses) / len(losses), validation(), round(time.monotonic() - begin, 1))
-        curve.append(point)
-        if progress is not None:
-            progress(point)
-    return curve
+        return Epoch(epoch, loss, validation(), seconds)
+
+    return loop.fit(range(1, settings.epochs + 1), losses, step, judge, progress)
 
 
 def answers(model: FusionModel, maps: Tensor, asked: Asked, present: Tensor) -> Tensor:
@@ -281,22 +276,15 @@ def accuracy(
     return found
 
 
-class _Optimizer:
-    """AdamW with clipped gradients in a one-cycle schedule; called with a loss, it makes a step."""
-
-    def __init__(self, trained: Sequence[nn.Parameter], steps: int, settings: TrainSettings) -> None:
-        self._trained, self._norm = trained, settings.gradient_norm
-        self._optimizer = torch.optim.AdamW(trained, weight_decay=settings.weight_decay)
-        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self._optimizer, settings.learning_rate, total_steps=steps, pct_start=0.2, final_div_factor=40
-        )
-
-    def __call__(self, loss: Tensor) -> None:
-        self._optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self._trained, self._norm)
-        self._optimizer.step()
-        self._schedule.step()
+def _step(trained: Sequence[nn.Parameter], steps: int, settings: TrainSettings) -> Step:
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        torch.optim.AdamW(trained, weight_decay=settings.weight_decay),
+        settings.learning_rate,
+        total_steps=steps,
+        pct_start=0.2,
+        final_div_factor=40,
+    )
+    return Step(trained, schedule, settings.gradient_norm)
 
 
 def _pixels(scenes: Scenes, run: Sequence[int]) -> Tensor:
