@@ -15,6 +15,7 @@
 - `graph`: the stage graph over opened files;
 - `incremental`: a modality encoded chunk by chunk;
 - `opened`: a bundle opened: what the pipelines at its rungs share;
+- `batch`: several items, one after the other;
 - `pipeline`: its view at a rung: raw inputs in, a prediction out;
 - `prediction`: a prediction;
 - `contributions`: what each modality added to it;

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgefuse.bundle.reader import Bundle, is_pinned, open_bundle
 from edgefuse.bundle.spec import largest
-from edgefuse.errors import BundleError, EdgefuseError, InputError, shown
+from edgefuse.errors import BundleError, InputError, shown
 from edgefuse.runtime.backends.backend import Array, SessionOptions
 from edgefuse.runtime.graph import Graph
 from edgefuse.runtime.graph import Inputs as Inputs
@@ -90,18 +90,12 @@ class Pipeline:
             MissingExtraError: if an input needs a media library that is not installed.
             BackendError: if a runtime cannot run a stage, or the bundle was opened before this process was forked.
         """
+        from edgefuse.runtime.batch import each, keywords  # which other programs do without
+
         self._guard.check()
-        if not isinstance(items, Iterable):
-            raise _no_items(items)
-        prepared: list[Inputs] = []
-        for number, item in enumerate(items):
-            with _numbering(number):
-                prepared.append(self.preprocess(**_checked(item)))
-        answers: list[Prediction] = []
-        for number, inputs in enumerate(prepared):
-            with _numbering(number):
-                answers.append(Prediction(outputs=self.infer(inputs), spec=self.manifest.model.outputs))
-        return answers
+        prepared = each(items, lambda item: self.preprocess(**keywords(item)))
+        spec = self.manifest.model.outputs
+        return [Prediction(outputs=outputs, spec=spec) for outputs in each(prepared, self.infer)]
 
     def at(self, rung: str | None) -> Pipeline:
         """Return a pipeline at another rung of the same open bundle; this one stays as it is.
@@ -342,31 +336,6 @@ class _Held:
 
 def _closed() -> InputError:
     return InputError("this pipeline is closed", fix="load the bundle again")
-
-
-def _no_items(items: object) -> InputError:
-    return InputError("a batch is no list of items", got=type(items).__name__, expected="one mapping for each item")
-
-
-def _checked(item: object) -> Mapping[str, object]:
-    if isinstance(item, Mapping) and all(isinstance(name, str) for name in item):
-        return item
-    raise InputError(
-        "an item of a batch is no mapping from modalities to inputs",
-        got=type(item).__name__,
-        expected="one mapping for each item",
-        fix="pipeline.batch([{'image': …}, {'image': …}])",
-    )
-
-
-@contextmanager
-def _numbering(number: int) -> Iterator[None]:
-    """Put the number of an item at the head of each error."""
-    try:
-        yield
-    except EdgefuseError as error:
-        error.args = (f"item {number}: {error}",)
-        raise
 
 
 def load(
