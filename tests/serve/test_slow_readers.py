@@ -76,10 +76,10 @@ def test_who_is_fast_at_first_may_not_be_slow_for_longer(monkeypatch: pytest.Mon
 
 
 def test_a_slow_phone_has_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """10 kB a second, in pieces, and for as long as it takes."""
-    client = Slow(monkeypatch, accepts_bytes=10_000, takes_s=1.0)
+    """12 kB a second, in pieces, and for as long as it takes."""
+    client = Slow(monkeypatch, accepts_bytes=12_000, takes_s=1.0)
     assert sent(client, 1_000_000) == 1_000_000
-    assert client.now_s == pytest.approx(100, abs=1)
+    assert client.now_s == pytest.approx(1_000_000 / 12_000, abs=1)
 
 
 def test_who_makes_an_answer_may_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:

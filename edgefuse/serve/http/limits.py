@@ -43,7 +43,7 @@ class Limits:
     parts: int = 32
     read_s: float = 10.0
     write_s: float = 5.0
-    write_bytes_per_s: int = 8 << 10
+    write_bytes_per_s: int = 10_000
     idle_s: float = 30.0
     answer_s: float = 30.0
     connections: int = 256
