@@ -3,6 +3,7 @@
 `reader.open_bundle` and `writer.write_bundle` are the way in and out; docs/bundle-format.md specifies the format.
 
 - `outputs`: what a model gives, as typed data;
+- `tensors`: names, types and shapes;
 - `spec`: modalities, outputs and stages as typed data;
 - `scheme`: the grammar of precisions;
 - `manifest`: the typed manifest;

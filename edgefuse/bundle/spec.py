@@ -6,7 +6,6 @@ from a bundle's manifest). They import nothing but msgspec.
 
 from __future__ import annotations
 
-import math
 from itertools import combinations
 from typing import Literal, TypeAlias
 
@@ -20,67 +19,17 @@ from edgefuse.bundle.outputs import Output as Output
 from edgefuse.bundle.outputs import Record as Record
 from edgefuse.bundle.outputs import TokensOutput as TokensOutput
 from edgefuse.bundle.outputs import ValuesOutput as ValuesOutput
+from edgefuse.bundle.tensors import Bounded as Bounded
+from edgefuse.bundle.tensors import Bucketed as Bucketed
+from edgefuse.bundle.tensors import Declared as Declared
+from edgefuse.bundle.tensors import Dim as Dim
+from edgefuse.bundle.tensors import DType as DType
+from edgefuse.bundle.tensors import TensorSpec as TensorSpec
+from edgefuse.bundle.tensors import largest as largest
+from edgefuse.bundle.tensors import spelled as spelled
 from edgefuse.errors import ModelError
 
-DType: TypeAlias = Literal["float32", "uint8", "int32"]
-Declared: TypeAlias = DType | Literal["int64", "bool"]
-"""What a user may say of an input: truth values and torch's int64 are int32 in files and on devices."""
 Role: TypeAlias = Literal["frontend", "encoder", "fusion", "decoder", "model"]
-
-
-class Bounded(Record, frozen=True, kw_only=True, tag_field="dim", tag="bounded"):
-    """A dimension that may take any size from 1 to `max`."""
-
-    max: int
-
-
-class Bucketed(Record, frozen=True, kw_only=True, tag_field="dim", tag="bucketed"):
-    """A dimension that takes one of a few fixed sizes, in ascending order."""
-
-    sizes: tuple[int, ...]
-
-
-Dim: TypeAlias = int | Bounded | Bucketed
-
-
-def largest(dim: Dim) -> int:
-    """Return the largest size that a dimension may take."""
-    if isinstance(dim, Bounded):
-        return dim.max
-    return dim.sizes[-1] if isinstance(dim, Bucketed) else dim
-
-
-def spelled(shape: tuple[Dim, ...]) -> str:
-    """Spell a shape: `[1, <=50, 40]` with an upper bound, `[1, 32|64]` with buckets."""
-    sizes = (
-        f"<={dim.max}" if isinstance(dim, Bounded) else "|".join(map(str, getattr(dim, "sizes", (dim,))))
-        for dim in shape
-    )
-    return f"[{', '.join(sizes)}]"
-
-
-class TensorSpec(Record, frozen=True, kw_only=True):
-    """The name, type and shape of a tensor; between stages it is called an interface.
-
-    Attributes:
-        name: unique within its owner (a modality or a stage).
-        dtype: the element type.
-        shape: dimensions with the batch (1 when deployed) first.
-    """
-
-    name: str
-    dtype: DType = "float32"
-    shape: tuple[Dim, ...]
-
-    @property
-    def max_shape(self) -> tuple[int, ...]:
-        """The shape with every dimension at its largest."""
-        return tuple(largest(dim) for dim in self.shape)
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the largest array."""
-        return math.prod(self.max_shape) * (1 if self.dtype == "uint8" else 4)
 
 
 class ImagePreprocess(Record, frozen=True, kw_only=True, tag_field="kind", tag="image"):
