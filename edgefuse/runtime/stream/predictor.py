@@ -29,7 +29,7 @@ class Predictor:
         intake: of the stream.
         changing: held while the intake is used.
         deadline_s: from when a prediction is due to its answer; infinite if there is none.
-        ladder: is told how long each prediction took, had it been asked for when it was due.
+        ladder: is told how long each prediction took, without pauses of those who ask.
         now: the clock of this machine, in seconds.
 
     Attributes:
@@ -54,7 +54,7 @@ class Predictor:
         self._deadline_s, self._ladder, self._now = deadline_s, ladder, now
         self._without: frozenset[str] = frozenset()  # as the ladder decided, for the rung that it chose
         self._chosen: str | None = None
-        self._ended_s = self._free_s = -math.inf  # of the last prediction, and had each been asked for when it was due
+        self._ended_s = self._free_s = -math.inf  # when the last prediction was made, and had nobody paused
         self._kept = Kept(intake.series)
         self._running: Callable[[], object] = lambda: None  # weakly: only its encoders keep a pipeline
         self._follow(holder.pipeline)
@@ -127,17 +127,20 @@ class Predictor:
         self._running = ref(pipeline)
 
     def _own_s(self, due_s: float, asked_s: float, now_s: float) -> float:
-        """Return how long a prediction would have taken, had it and those before it been asked for when they were due.
+        """Return how long a prediction would have taken, had nobody paused before asking for it or for those before it.
 
-        No rung makes up for the time in which nobody asks. (The recursion of Lindley, *The theory of queues with a
-        single server*, 1952.)
+        No rung makes up for a pause. What passes between an answer and the next request while that is due counts up to
+        half of the deadline, since a faster rung does make up for work that comes with each answer. (The recursion of
+        Lindley, *The theory of queues with a single server*, 1952.)
 
         Args:
             due_s: when it was due.
             asked_s: when somebody asked for it.
             now_s: when it was there.
         """
-        self._free_s = max(self._free_s, due_s) + now_s - max(due_s, asked_s, self._ended_s)
+        could_s = max(due_s, self._ended_s)
+        begun_s = max(could_s, asked_s)
+        self._free_s = max(self._free_s, due_s) + min(begun_s - could_s, self._deadline_s / 2) + now_s - begun_s
         self._ended_s = now_s
         return self._free_s - due_s
 

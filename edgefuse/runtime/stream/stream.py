@@ -54,8 +54,8 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         hop_s: of that modality's time between two predictions; 0: at each push; None: only when `predict` is called.
         backlog: predictions that may wait; the oldest of more are skipped.
         feeds: by modality how it comes in; what is left out comes as `Feed()` says.
-        ladder: is told how long each prediction took, had it been asked for when it was due, and decides at which rung
-            the next one runs.
+        ladder: is told how long each prediction took, without pauses of whoever asks, and decides at which rung the
+            next one runs.
         now: the clock of this machine, in seconds.
 
     Raises:

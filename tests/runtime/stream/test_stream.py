@@ -251,21 +251,35 @@ class Clocked:
         return self._pipeline.infer(inputs)
 
 
-def test_a_ladder_is_not_told_of_the_time_in_which_nobody_asks(tiny: Pipeline) -> None:
+def test_a_ladder_is_not_told_of_pauses_in_which_nobody_asks(tiny: Pipeline) -> None:
     now, ladder = [0.0], Still()
     held = Held(Clocked(tiny, now))  # type: ignore[arg-type] # which does what it does
     with Stream(held, 100, ladder=ladder, now=lambda: now[0]) as stream:
         for due_s in (1.0, 1.1, 1.2):
             now[0] = due_s
             stream.push("image", picture(), due_s)
-        now[0] = 1.3  # whoever iterates was busy until now: no rung helps against that
+        now[0] = 1.3  # whoever iterates was busy until now: of that, half of the deadline counts
         assert [answer.missed for answer in answers(stream)] == [True, True, True]
-        assert [took_s for took_s, _ in ladder.seen] == pytest.approx([0.02, 0.02, 0.02])
+        assert [took_s for took_s, _ in ladder.seen] == pytest.approx([0.07, 0.02, 0.02])
         for due_s in (2.0, 2.01, 2.02):
             now[0] = due_s
             stream.push("image", picture(), due_s)
-        list(answers(stream))  # the second waits for the first, and the third for both
-        assert [took_s for took_s, _ in ladder.seen[3:]] == pytest.approx([0.02, 0.03, 0.04])
+        list(answers(stream))  # the first was asked for after 0.02, the second waits for it, the third for both
+        assert [took_s for took_s, _ in ladder.seen[3:]] == pytest.approx([0.04, 0.05, 0.06])
+
+
+def test_a_ladder_is_told_where_work_on_each_answer_leaves_too_little_time(tiny: Pipeline) -> None:
+    now, ladder = [0.0], Still()
+    held = Held(Clocked(tiny, now))  # type: ignore[arg-type] # which does what it does
+    with Stream(held, 100, ladder=ladder, now=lambda: now[0]) as stream:
+        for due_s in (1.0, 1.05, 1.1, 1.15):
+            now[0] = due_s
+            stream.push("image", picture(), due_s)
+        now[0] = 1.0
+        for _ in range(4):
+            assert stream.poll() is not None
+            now[0] += 0.04  # which with 0.02 for the prediction is more than 0.05
+        assert [took_s for took_s, _ in ladder.seen] == pytest.approx([0.02, 0.03, 0.04, 0.05])
 
 
 def test_a_deadline_is_counted_from_when_a_prediction_was_due(tiny: Pipeline) -> None:
