@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.soak_services.service import address_of
 from edgefuse.errors import MeasureError
 
 _REPLICA = ["ray::ServeReplica:default:bundle"]
@@ -56,8 +57,7 @@ def replicated(bundle: Path, *words: str) -> Iterator[Replicated]:
         told = process.stdout.readline()
         if not told:
             raise MeasureError("the service does not start", got=f"exit code {process.wait()}")
-        host, _, port = json.loads(told)["http"].removeprefix("http://").rpartition(":")
-        yield Replicated(process, host, int(port))
+        yield Replicated(process, *address_of(json.loads(told)["http"]))
     finally:
         process.terminate()
         try:

@@ -86,7 +86,7 @@ def serving(bundle: Path, *words: str) -> Iterator[Service]:
             process = subprocess.Popen(command, cwd=folder, env=os.environ | own, stdout=subprocess.PIPE, stderr=stderr)
         try:
             told = _told(process, log)
-            yield Service(process, _address(told["http"]), _address(told["wyoming"]), folder, log)
+            yield Service(process, address_of(told["http"]), address_of(told["wyoming"]), folder, log)
         finally:
             _end(process)
 
@@ -101,7 +101,8 @@ def _told(process: subprocess.Popen[bytes], log: Path) -> dict[str, str]:
     return {str(name): str(value) for name, value in json.loads(text).items()}
 
 
-def _address(url: str) -> Address:
+def address_of(url: str) -> Address:
+    """Return host and port of a URL that a service prints."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None

@@ -88,7 +88,9 @@ class IntentInContext(UtteranceTransformer):  # type: ignore[misc] # the manager
         try:
             pipeline = live.pipeline
             found = recognise(pipeline, {self._roles.text: utterances[0]}, self._threshold)
-        except EdgefuseError as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - the assistant goes on, also after a panic in a runtime
             LOG.error(f"{NAME} tells nothing of an utterance: {type(error).__name__}")
             return utterances, {}
         told = {"intent": found.intent, "slots": found.slots, "probability": found.probability}

@@ -10,6 +10,7 @@ from pathlib import Path
 from edgefuse.errors import InputError
 
 VARIABLE = "EDGEFUSE_TOKEN"
+WRONG_TOKEN = "The token is missing or wrong: send Authorization: Bearer TOKEN."
 _LEAST, _MOST = 16, 4096
 
 
@@ -90,7 +91,12 @@ def url_of(host: str, port: object, *, secure: bool) -> str:
         port: at which it listens.
         secure: whether it speaks TLS.
     """
-    return f"{'https' if secure else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{'https' if secure else 'http'}://{written(host, port)}"
+
+
+def written(host: str, port: object) -> str:
+    """Return host and port as `parse_address` reads them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def parse_address(text: str) -> tuple[str, int]:

@@ -94,7 +94,7 @@ class _Endpoints:
         if self._token is None or request.path == "/healthz" or request.endpoint in ("_page", "page"):
             return
         if not access.is_authorised(self._token, request.headers.get("Authorization")):
-            raise Unauthorized("The token is missing or wrong: send Authorization: Bearer TOKEN.")
+            raise Unauthorized(access.WRONG_TOKEN)
 
     def _finish(self, response: flask.Response) -> flask.Response:
         response.headers.update(_FIELDS)
@@ -113,9 +113,7 @@ class _Endpoints:
             message = faults.UNEXPECTED
         response = _json(Failure(error=Fault(status=status, message=message)), status)
         if isinstance(error, HTTPException):
-            response.headers.extend((k, v) for k, v in error.get_headers() if k in ("Allow", "WWW-Authenticate"))
-        if status == 401:
-            response.headers["WWW-Authenticate"] = "Bearer"
+            response.headers.extend((k, v) for k, v in error.get_headers() if k == "Allow")
         response.headers.update(fields)
         return response
 
@@ -133,8 +131,9 @@ class _Endpoints:
 
     @contextmanager
     def _asked(self) -> Iterator[tuple[Place, inputs.Asked]]:
-        with self._queue.place() as place, self._bodies.held(flask.request.content_length or 0):
-            yield place, inputs.read(flask.request, self._source.pipeline.manifest.model)
+        size = flask.request.content_length or 0
+        with faults.panics_caught(), self._queue.place() as place, self._bodies.held(size):
+            yield place, inputs.read(flask.request, self._source.pipeline.manifest.model, self._limits.values)
 
     def _model(self) -> flask.Response:
         pipeline = self._source.pipeline

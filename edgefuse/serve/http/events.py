@@ -6,6 +6,7 @@ one that goes away ends the generation before its next token.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -16,11 +17,13 @@ import msgspec
 
 from edgefuse.errors import EdgefuseError
 from edgefuse.runtime.pipeline import Pipeline
+from edgefuse.serve.http import faults
 from edgefuse.serve.http.answers import Failure, Fault, Made, Timing, Whole
 from edgefuse.serve.http.calls import finite
 from edgefuse.serve.http.inputs import Asked
 from edgefuse.serve.queue import Expired, Place
 
+_log = logging.getLogger(__name__)
 _Event: TypeAlias = Made | Whole | Failure | BaseException
 
 
@@ -53,8 +56,7 @@ class Events(Iterator[bytes]):
             raise StopIteration
         event, self._next = self._next or self._wait(), None
         if isinstance(event, BaseException):  # the status was sent long ago
-            message = str(event) if isinstance(event, EdgefuseError) else "an error of this service"
-            event = Failure(error=Fault(status=500, message=message))
+            event = Failure(error=Fault(status=500, message=_told(event)))
         self._over = not isinstance(event, Made)
         name = "token" if isinstance(event, Made) else "done" if isinstance(event, Whole) else "error"
         return b"event: %s\ndata: %s\n\n" % (name.encode(), msgspec.json.encode(event))
@@ -99,3 +101,11 @@ class Events(Iterator[bytes]):
                     timing=timing,
                 )
             )
+
+
+def _told(error: BaseException) -> str:
+    """Return what is said of an error in the middle of a generation, and log one that is not ours."""
+    if isinstance(error, EdgefuseError):
+        return str(error)
+    _log.error("a generation ended by an error: %s", faults.where(error))
+    return faults.UNEXPECTED

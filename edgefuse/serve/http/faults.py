@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from werkzeug.exceptions import ClientDisconnected, HTTPException, TooManyRequests
+from werkzeug.exceptions import ClientDisconnected, HTTPException, TooManyRequests, Unauthorized
 
 from edgefuse.errors import EdgefuseError, InputError, MissingExtraError
 from edgefuse.serve.queue import Draining, Expired, Full
 
 UNEXPECTED = "An error of this service; its log says which."
+
+
+class PanicError(Exception):
+    """A runtime panicked: its cause is no `Exception`, and would end a connection without an answer."""
+
+
+@contextmanager
+def panics_caught() -> Iterator[None]:
+    """Within the block, turn what a runtime in Rust raises where it panics into an error that is answered.
+
+    Raises:
+        PanicError: it did. What tells a thread or the process to end is raised as it is.
+    """
+    try:
+        yield
+    except (Exception, GeneratorExit, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise PanicError from error
 
 
 def status(error: Exception) -> tuple[int, dict[str, str]]:
@@ -21,6 +42,8 @@ def status(error: Exception) -> tuple[int, dict[str, str]]:
         return 429, {"Retry-After": str(max(1, math.ceil(getattr(error, "retry_after_s", 1))))}
     if isinstance(error, Draining | Expired):
         return 503, {"Retry-After": "1"}
+    if isinstance(error, Unauthorized):
+        return 401, {"WWW-Authenticate": "Bearer"}
     if isinstance(error, HTTPException):
         return error.code or 500, {}
     if isinstance(error, MissingExtraError):
@@ -30,6 +53,8 @@ def status(error: Exception) -> tuple[int, dict[str, str]]:
 
 def where(error: BaseException) -> str:
     """Return what kind of error it is and where it was raised: its words may hold what a client sent."""
+    if isinstance(error, PanicError) and error.__cause__ is not None:
+        error = error.__cause__
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -5,17 +5,22 @@ Python is one processor: where ten times as many requests come as can be answere
 
 from __future__ import annotations
 
+import re
 import time
 from http import HTTPStatus
 
+from werkzeug.exceptions import Unauthorized
+
+from edgefuse.serve.http.access import WRONG_TOKEN, is_authorised
 from edgefuse.serve.http.faults import status
 from edgefuse.serve.http.metrics import Metrics
-from edgefuse.serve.http.wire import refusal
+from edgefuse.serve.http.wire import END, refusal
 from edgefuse.serve.queue import Draining, Full, Queue
 
 INFERRING = ("/v1/predict", "/v1/generate")
 """What is posted there waits for inference; everything else is answered beside it."""
 _BEGINNINGS = tuple((f"POST {path}{end}".encode(), path) for path in INFERRING for end in " ?")
+_GIVEN = re.compile(rb"\r\nauthorization:([^\r\n]*)\r\n", re.IGNORECASE)
 
 
 class Gate:
@@ -24,25 +29,48 @@ class Gate:
     Args:
         queue: in front of the pipeline.
         metrics: count what is refused here.
+        token: that requests must have, if any.
     """
 
-    def __init__(self, queue: Queue, metrics: Metrics) -> None:
-        self._queue, self._metrics = queue, metrics
+    def __init__(self, queue: Queue, metrics: Metrics, token: str | None = None) -> None:
+        self._queue, self._metrics, self._token = queue, metrics, token
 
-    def __call__(self, begin: bytes) -> bytes | None:
-        """Return the answer to a request for which there is no place; None if it is to be read.
+    def __call__(self, begun: bytearray) -> bytes | None:
+        """Return the answer to a request without the token, or for which there is no place; None if it is to be read.
+
+        Who has no token does not hear how much there is to do. So where there is one, the whole head has to come first.
 
         Args:
-            begin: its first bytes; enough for the path.
+            begun: what has come of it; enough for the path.
         """
-        path = next((path for beginning, path in _BEGINNINGS if begin.startswith(beginning)), None)
+        path = next((path for beginning, path in _BEGINNINGS if begun.startswith(beginning)), None)
         if path is None:
             return None
         began = time.perf_counter()
         try:
+            if self._token is not None and not self._has_token(begun, self._token):
+                return None
             self._queue.check()
-        except (Full, Draining) as error:
+        except (Unauthorized, Full, Draining) as error:
             code, fields = status(error)
             self._metrics.count(path, code, time.perf_counter() - began)
-            return refusal(f"{code} {HTTPStatus(code).phrase}", str(error), fields)
+            message = str(getattr(error, "description", None) or error)
+            return refusal(f"{code} {HTTPStatus(code).phrase}", message, fields)
         return None
+
+    @staticmethod
+    def _has_token(begun: bytearray, token: str) -> bool:
+        """Tell whether a request has the token; not yet where its head has not come.
+
+        A field that stands twice is refused by whoever reads the request, as are heads that can be read in two ways.
+
+        Raises:
+            Unauthorized: it has none, or another one.
+        """
+        end = begun.find(END)
+        if end < 0:
+            return False
+        given = _GIVEN.search(begun, 0, end + 2)
+        if given is None or not is_authorised(token, given[1].decode("latin-1").strip()):
+            raise Unauthorized(WRONG_TOKEN)
+        return True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import threading
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +26,11 @@ from edgefuse.runtime.preprocess.array_file import read_array
 _ARRAY = b"\x93NUMPY"
 CONFIG = "config"
 """The part of a form that says how tokens are chosen."""
+_CONFIG_BYTES = 1 << 16
+_PER_VALUE = (b",", b"[", b"{")
+"""A value of JSON is the first one or stands behind one of these."""
+_parsing = threading.Lock()
+"""Held while a body of JSON is in memory as objects of Python, which take up to 30 times as much."""
 
 
 class Asked(NamedTuple):
@@ -39,20 +45,44 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     config: dict[str, Any] = {}
 
 
-def read(request: Request, model: ModelSpec) -> Asked:
+def read(request: Request, model: ModelSpec, values: int) -> Asked:
     """Return what a request asks of a model.
+
+    Args:
+        request: whose body has come whole.
+        model: that it is for.
+        values: of a body of JSON, at most.
 
     Raises:
         InputError: it cannot be understood.
         werkzeug.exceptions.HTTPException: it is too large, of another type, or did not come in time.
     """
     if request.mimetype == "application/json":
-        body = _parsed(request.get_data(cache=False))
-        raw = {name: _from_json(model, name, value) for name, value in body.inputs.items() if value is not None}
-        return Asked(raw, _config(body.config))
+        data = request.get_data(cache=False)
+        _check_values(data, values)
+        with _parsing:
+            return _from_body(data, model)
     if request.mimetype == "multipart/form-data":
         return _from_form(request.form, request.files, model)
     raise UnsupportedMediaType("A body is application/json or multipart/form-data.")
+
+
+def _check_values(data: bytes, most: int) -> None:
+    """Refuse a body of more values than may be, before any of them is made. Signs in a text count as well."""
+    found = 1 + sum(data.count(sign) for sign in _PER_VALUE)
+    if found > most:
+        raise InputError(
+            "the body holds too many values",
+            got=found,
+            expected=f"at most {most} numbers, texts and lists",
+            fix="send a large array as a .npy file, in base64 or as a part of a form",
+        )
+
+
+def _from_body(data: bytes, model: ModelSpec) -> Asked:
+    body = _parsed(data)
+    raw = {name: _from_json(model, name, value) for name, value in body.inputs.items() if value is not None}
+    return Asked(raw, _config(body.config))
 
 
 def _parsed(data: bytes) -> _Body:
@@ -191,6 +221,9 @@ def _check_single(parts: Iterable[tuple[str, object]]) -> None:
 
 
 def _settings(text: str) -> dict[str, object]:
+    if len(text) > _CONFIG_BYTES:
+        expected = f"at most {_CONFIG_BYTES}"
+        raise InputError(f"the part '{CONFIG}' is too long", got=f"{len(text)} characters", expected=expected)
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:

@@ -10,6 +10,8 @@ BODIES = 4
 """Of the largest size, that all requests may have together, where nobody says otherwise."""
 TOO_MANY_BYTES = "This service reads as many bytes as it takes at a time."
 """Told to whoever is refused for that."""
+_VALUES = 2 << 20
+_BYTES_A_VALUE = 8
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Limits:
         fields: header fields of one request.
         parts: of a multipart form.
         read_s: from the first byte of a request to its last one.
-        write_s: that a client may take to accept a piece of an answer.
+        write_s: that a client may fall behind `write_bytes_per_s` in accepting an answer.
+        write_bytes_per_s: at which a client has to accept an answer, at the least, while more of it waits to be sent.
         idle_s: that a connection may be open without a request.
         answer_s: that a request may wait for its answer.
         connections: open at a time; the one that was silent for the longest goes for one more.
@@ -40,6 +43,7 @@ class Limits:
     parts: int = 32
     read_s: float = 10.0
     write_s: float = 5.0
+    write_bytes_per_s: int = 10_000
     idle_s: float = 30.0
     answer_s: float = 30.0
     connections: int = 256
@@ -50,3 +54,8 @@ class Limits:
             value = getattr(self, field.name)
             if not value > 0:
                 raise InputError(f"the limit '{field.name}' is too small", got=value, expected="more than 0")
+
+    @property
+    def values(self) -> int:
+        """Of a body of JSON: numbers, texts, lists and objects. While it is read, each takes 40 to 160 bytes."""
+        return max(_VALUES, self.body_bytes // _BYTES_A_VALUE)

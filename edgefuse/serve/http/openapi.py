@@ -23,10 +23,13 @@ _ALWAYS = {
     413: "The request, or its header, is too large.",
     414: "The path is too long.",
     421: "The request is for another host.",
+    429: "The service has as much to do as it takes; Retry-After says in how many seconds to try again.",
+    500: "An error of this service; its log says which.",
+    501: "The request has a transfer coding other than chunked.",
+    505: "The version of HTTP is neither 1.0 nor 1.1.",
 }
 _OF_BODIES = {
     415: "The body is neither JSON nor a form, or holds media that this service cannot read.",
-    429: "The service has as much to do as it takes; Retry-After says in how many seconds to try again.",
     503: "The service ends, or the answer did not come in time.",
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -28,6 +29,9 @@ _log = logging.getLogger(__name__)
 _BACKLOG = 128
 _BEGIN_BYTES = 32
 _BUFFER_BYTES = 1 << 18
+_SENT_BYTES = 1 << 16
+"""Of an answer that the system keeps: it tells that there is room when a third of them is gone, which a slow client
+has to accept within `Limits.write_s`. By itself it keeps up to 4 MB."""
 _CROWDED = refusal("429 Too Many Requests", "This service has as many connections as it takes.", {"Retry-After": "1"})
 
 
@@ -38,7 +42,7 @@ class Server(CherootServer):
         address: host and port; of port 0, `bind_addr` has the real one after `prepare`.
         app: the application.
         limits: of each client, and of all of them.
-        gate: is given the first bytes of each request, when they come and again when all of it has; what it returns is
+        gate: is given what has come of each request, when that begins and whenever there is more; what it returns is
             the answer, and the rest of the request is thrown away.
         tls: for HTTPS.
 
@@ -54,7 +58,7 @@ class Server(CherootServer):
         address: tuple[str, int],
         app: Any,
         limits: Limits,
-        gate: Callable[[bytes], bytes | None],
+        gate: Callable[[bytearray], bytes | None],
         tls: Tls | None = None,
     ) -> None:
         super().__init__(
@@ -93,6 +97,7 @@ class Server(CherootServer):
         """Listen."""
         os.environ.pop("LISTEN_PID", None)  # cheroot would take whatever has the number 3 for a socket of ours
         super().prepare()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SENT_BYTES)  # of those that it accepts
         self._connections.close()
         self._connections = Watched(self)
 
@@ -148,7 +153,7 @@ class Server(CherootServer):
             conn.close()
             return
         begun = len(arrived.data) >= _BEGIN_BYTES and not conn.crowded
-        if begun and (answer := self.gate(bytes(arrived.data[:_BEGIN_BYTES]))) is not None:
+        if begun and (answer := self.gate(arrived.data)) is not None:
             conn.refuse(answer)
             return
         if not conn.is_ready():

@@ -57,7 +57,7 @@ class HttpService:
         host, port = access.address_for(address, token)
         metrics = Metrics(queue)
         app = make_app(queue, source, limits, metrics, token)
-        self._server = Server((host, port), app, limits, Gate(queue, metrics), Tls(*tls) if tls else None)
+        self._server = Server((host, port), app, limits, Gate(queue, metrics, token), Tls(*tls) if tls else None)
         try:
             self._server.prepare()
         except OSError as error:

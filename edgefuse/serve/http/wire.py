@@ -29,7 +29,8 @@ _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _ONCE = (b"Content-Length", b"Transfer-Encoding", b"Host", b"Authorization", b"Content-Type", b"Expect")
-_END = b"\r\n\r\n"
+END = b"\r\n\r\n"
+"""Of a head."""
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _SAID = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*(?=\r\n)", re.IGNORECASE)
 _CODED = re.compile(rb"\r\ntransfer-encoding", re.IGNORECASE)
@@ -42,6 +43,8 @@ _FIRST_BYTES = 1 << 14
 _ROUNDS = 64
 _DISCARD = socket.MSG_TRUNC if sys.platform == "linux" else 0
 """What comes over TCP is not even copied, as tcp(7) has it."""
+_PIECE_BYTES = 1 << 14
+"""That is sent at a time: over TLS, all of it is accepted or none."""
 _LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -125,9 +128,13 @@ class Request(HTTPRequest):
         return True
 
     def send_headers(self) -> None:
-        """Send the status and fields; after an error the rest of the request is not read, and the connection ends."""
+        """Send the status and fields.
+
+        After an error, or where it does not come, the rest of the request is not read, and the connection ends.
+        """
         unread: int = getattr(self.rfile, "remaining", 0)
-        if unread and int(self.status[:3]) >= 400:
+        arrived = self.conn.arrived
+        if unread and (int(self.status[:3]) >= 400 or arrived.late or arrived.ended):
             self.close_connection = self.conn.rude = True
         super().send_headers()
 
@@ -166,10 +173,12 @@ class Arrived:
         data: what has come and was not read yet.
         late: the time in which more may come is over.
         ended: the client sends no more.
+        behind_s: by how much the client accepts an answer later than it has to.
     """
 
-    def __init__(self, inner: socket.socket, write_s: float) -> None:
-        self._inner, self._write_s = inner, write_s
+    def __init__(self, inner: socket.socket, limits: Limits) -> None:
+        self._inner, self._limits = inner, limits
+        self.behind_s = 0.0
         self._is_tls = isinstance(inner, ssl.SSLSocket)
         self.data = bytearray()
         self.late = self.ended = False
@@ -204,15 +213,37 @@ class Arrived:
         del self.data[:count]
         return count
 
-    def send(self, data: bytes, *arguments: Any) -> int:
-        """Send; a `TimeoutError` where the client does not accept it."""
-        self._inner.settimeout(self._write_s)
-        return self._inner.send(data, *arguments)
+    def send(self, data: bytes) -> int:
+        """Send all of it; a `TimeoutError` where the client falls too far behind in accepting it.
 
-    def send_at_once(self, data: bytes) -> None:
-        """Send what the client accepts without being waited for."""
+        Only the time counts in which it is waited for: whoever makes an answer, or has to get a turn, may be slow.
+        """
+        rest = memoryview(data)
+        while rest:
+            piece = rest[:_PIECE_BYTES]
+            try:
+                sent = self.send_at_once(piece)
+            except _LATER:
+                sent = self._send_in_time(piece)
+            self.behind_s = max(0.0, self.behind_s - sent / self._limits.write_bytes_per_s)
+            rest = rest[sent:]
+        return len(data)
+
+    def _send_in_time(self, piece: memoryview) -> int:
+        """Send what the client accepts of a piece, and wait for that; how many bytes it was."""
+        left_s, began = self._limits.write_s - self.behind_s, time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("timed out")
+        self._inner.settimeout(left_s)
+        try:
+            return self._inner.send(piece)
+        finally:
+            self.behind_s += time.monotonic() - began
+
+    def send_at_once(self, data: bytes | memoryview) -> int:
+        """Send what the client accepts without being waited for; how many bytes it was."""
         self._inner.setblocking(False)
-        self._inner.send(data)
+        return self._inner.send(data)
 
     def shutdown(self, how: int) -> None:
         """Shut down; TLS stays around what is still sent, which `SSLSocket.shutdown` would let go without it."""
@@ -239,7 +270,7 @@ class Connection(HTTPConnection):
     def __init__(self, server: Any, sock: socket.socket, makefile: Any = MakeFile) -> None:
         self._limits: Limits = server.limits
         self._buffer: memoryview = server.buffer
-        self.arrived = Arrived(sock, self._limits.write_s)
+        self.arrived = Arrived(sock, self._limits)
         self.rude = self.lingering = self.crowded = self.seen = False
         self.since_s = time.monotonic()
         self._looked = self._size = 0
@@ -270,12 +301,12 @@ class Connection(HTTPConnection):
     def _is_whole(self) -> bool:
         data = self.arrived.data
         if not self._size:
-            end = data.find(_END, max(0, self._looked - len(_END)))
+            end = data.find(END, max(0, self._looked - len(END)))
             if end < 0:
                 begin, self._looked = max(0, self._looked - 1), len(data)
                 return len(data) > self._limits.header_bytes + _LINE_BYTES or bool(_BARE_LF.search(data, begin))
             body_bytes = self._body_bytes(bytes(data[: end + 2]))
-            self._told, self._size = body_bytes is not None, end + len(_END) + (body_bytes or 0)
+            self._told, self._size = body_bytes is not None, end + len(END) + (body_bytes or 0)
             self._expects = bool(_EXPECTS.search(data, 0, end + 2)) and not _OLD.match(data)
         return len(data) >= self._size
 
@@ -303,6 +334,7 @@ class Connection(HTTPConnection):
         """Begin anew after an answer: what cheroot has read beyond the request is the beginning of the next one."""
         self.arrived.data[:0] = self._read_ahead()
         self.arrived.late = self._told = self._expects = False
+        self.arrived.behind_s = 0.0
         self._looked = self._size = 0
         self.since_s = time.monotonic()
 

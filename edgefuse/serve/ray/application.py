@@ -52,7 +52,7 @@ def application(
         graceful_shutdown_wait_loop_s=0.1,
         logging_config=LOGGING,
     )
-    return deployed(ingress.Ingress).bind(replicated(bundle, options, token, name), options)
+    return deployed(ingress.Ingress).bind(replicated(bundle, options, token, name), options, token)
 
 
 def replicated(

@@ -14,10 +14,16 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout, TooManyRequests
+from werkzeug.exceptions import (
+    HTTPException,
+    RequestEntityTooLarge,
+    RequestTimeout,
+    TooManyRequests,
+    Unauthorized,
+)
 
 from edgefuse.errors import EdgefuseError
-from edgefuse.serve.http import faults
+from edgefuse.serve.http import access, faults
 from edgefuse.serve.http.gate import INFERRING
 from edgefuse.serve.http.limits import BODIES, TOO_MANY_BYTES, Limits
 from edgefuse.serve.queue import Full, Pace
@@ -42,10 +48,11 @@ class Ingress:
     Args:
         replicas: the deployment of `Replica`.
         options: with which it was deployed.
+        token: that requests for inference must have before they take a place; replicas look at that of all requests.
     """
 
-    def __init__(self, replicas: DeploymentHandle[Any], options: Options) -> None:
-        self._replicas, self._options = Replicas(replicas, options), options
+    def __init__(self, replicas: DeploymentHandle[Any], options: Options, token: str | None = None) -> None:
+        self._replicas, self._options, self._token = Replicas(replicas, options), options, token
         self._held = self._lookups = self._bytes = 0
         self._pace = Pace()  # of the latest requests, with all that waited before them
 
@@ -78,6 +85,8 @@ class Ingress:
             self._lookups -= 1
 
     async def _inferred(self, request: Request, asked: Asked) -> Answered:
+        if self._token is not None and not access.is_authorised(self._token, asked.fields.get("Authorization")):
+            raise Unauthorized(access.WRONG_TOKEN)
         if self._held >= self._options.depth:
             raise Full(self._held, self._pace.p50_s)
         self._held += 1

@@ -97,21 +97,20 @@ def running(app: Application, address: str, cpus: int, tls: tuple[Path, Path] | 
         EngineError: the cluster cannot be used, or the application does not start.
     """
     host, port = access.parse_address(address)
-    if starts_here():  # else Ray's proxy listens on another machine, perhaps, and reads the files there
-        _check_free(address)
-        if tls is not None:
-            Tls(*tls)
-    listening: dict[str, object] = {"host": host, "port": port or _free(host)}
+    if tls is not None and starts_here():  # else Ray's proxy reads the files on another machine, perhaps
+        Tls(*tls)
+    port = port or _free(host)
+    listening: dict[str, object] = {"host": host, "port": port}
     if tls is not None:
         listening |= {"ssl_certfile": str(tls[0]), "ssl_keyfile": str(tls[1])}
     stack = ExitStack()
     try:
-        with _aside(sys.stderr):
+        with _taken(host, port), _aside(sys.stderr):
             stack.enter_context(connected(max(1, cpus), proxy.VARIABLES))
             _refuse_others()
             stack.callback(serve.shutdown)
             _start(app, listening, stack)
-        yield access.url_of(host, listening["port"], secure=tls is not None)
+        yield access.url_of(host, port, secure=tls is not None)
     finally:
         with _aside(StringIO()):  # Ray says that it kills its controller, which it was asked for
             stack.close()
@@ -211,12 +210,29 @@ def _check_memory(replicas: int) -> None:
         )
 
 
-def _check_free(address: str) -> None:
-    """Raise where somebody listens: the proxies of Ray share a port, even those of different clusters."""
-    try:
-        _bind(*access.parse_address(address))
-    except OSError as error:
-        raise InputError("the replicas cannot listen", got=f"{address} ({error.strerror or error})") from error
+@contextmanager
+def _taken(host: str, port: int) -> Iterator[None]:
+    """Within the block, in which Ray's proxy begins to listen, no other command has one begin at the same port.
+
+    Proxies of Ray share a port, even those of different clusters. So it must be free, and stay so until the proxy
+    listens, some seconds later: meanwhile a name in the system (Linux, unix(7)) stands for it, which ends with us.
+
+    Raises:
+        InputError: somebody listens there, or begins to.
+    """
+    if not starts_here():  # the proxy listens on another machine, perhaps
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            if sys.platform == "linux":
+                name = stack.enter_context(closing(socket.socket(socket.AF_UNIX)))
+                name.bind(f"\0edgefuse-replicas-{port}")
+            _bind(host, port)
+        except OSError as error:
+            why = f"{access.written(host, port)} ({error.strerror or error})"
+            raise InputError("the replicas cannot listen", got=why) from error
+        yield
 
 
 def _bind(host: str, port: int) -> None:
