@@ -183,8 +183,11 @@ def _token() -> dict[str, str]:
     """Return what tells the token that all processes of a cluster have to know, unless the user's variables do."""
     if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         return {}
-    users = Path.home() / ".ray" / "auth_token"
-    return {"RAY_AUTH_TOKEN_PATH": str(users)} if users.is_file() else {"RAY_AUTH_TOKEN": _own_token()}
+    with suppress(RuntimeError):  # a user without a home, such as one that a container knows by number alone
+        users = Path.home() / ".ray" / "auth_token"
+        if users.is_file():
+            return {"RAY_AUTH_TOKEN_PATH": str(users)}
+    return {"RAY_AUTH_TOKEN": _own_token()}
 
 
 @cache

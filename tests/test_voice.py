@@ -6,7 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -115,8 +117,44 @@ def test_another_kind_of_sound_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="got 8000 Hz, 16 bits, 1 channels, expected 16000 Hz, 16 bits, 1 channel"):
         assistant.read(tmp_path / "slow.wav")
     (tmp_path / "none.wav").write_bytes(b"RIFF")
-    with pytest.raises(DataError, match="cannot read"):
-        assistant.read(tmp_path / "none.wav")
+    for name, got in (("none.wav", "a file that ends within its header"), ("gone.wav", "No such file or directory")):
+        with pytest.raises(DataError, match=rf"cannot read .*{name}: got {got}, expected a WAV .* Fix: ffmpeg"):
+            assistant.read(tmp_path / name)
+
+
+def test_a_sound_out_of_a_pipe_is_read_whatever_length_it_claims(tmp_path: Path) -> None:
+    """Whoever writes into a pipe cannot go back to say how much it was: 4 GB, whose room a small device has not."""
+    assistant.write(tmp_path / "piped.wav", np.arange(100, dtype=np.int16))
+    content = bytearray((tmp_path / "piped.wav").read_bytes())
+    content[4:8] = content[40:44] = b"\xff" * 4
+    (tmp_path / "piped.wav").write_bytes(content)
+    tracemalloc.start()
+    try:
+        np.testing.assert_array_equal(assistant.read(tmp_path / "piped.wav"), np.arange(100))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_bundle_of_another_model_is_refused_before_anybody_speaks(tiny_bundle: Path) -> None:
+    got = "got one from image, text, motion to logits, expected one from audio to intent, area, domain, value"
+    with (
+        edgefuse.load(tiny_bundle) as pipeline,
+        pytest.raises(DataError, match=f"the bundle is of another model: {got}"),
+    ):
+        assistant.check(pipeline)
+
+
+@pytest.mark.usefixtures("fetched")
+def test_a_sound_in_which_nobody_speaks_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edgefuse, "load", nullcontext)  # no bundle is asked
+    monkeypatch.setattr(assistant, "check", lambda _: None)
+    assistant.write(tmp_path / "quiet.wav", np.zeros(16_000, np.int16))
+    monkeypatch.setattr(sys, "argv", ["assistant", "any.edgefuse", "--wav", str(tmp_path / "quiet.wav")])
+    assert assistant.main() == 0
+    assert capsys.readouterr().err == f"assistant: nobody speaks in {tmp_path / 'quiet.wav'}\n"
 
 
 def test_a_recogniser_that_is_not_there_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

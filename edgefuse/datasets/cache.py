@@ -53,11 +53,17 @@ def cache_folder() -> Path:
 
     It is absolute, since workers and tools stand elsewhere. A relative `XDG_CACHE_HOME` is ignored, as its
     specification says.
+
+    Raises:
+        CacheError: none of them is set, and this user has no home, such as one that a container knows by number alone.
     """
     if chosen := os.environ.get("EDGEFUSE_CACHE"):
         return Path(chosen).absolute()
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "edgefuse"
+    try:
+        return (base if base.is_absolute() else Path.home() / ".cache") / "edgefuse"
+    except RuntimeError as error:
+        raise CacheError("there is no folder for the cache", got="a user without a home", fix=_ANOTHER) from error
 
 
 def digest(key: object) -> str:

@@ -1,6 +1,7 @@
 """What runs on the device.
 
 - `processor`: this machine's CPU;
+- `quota`: what the system lets this process use;
 - `pressure`: how busy the machine is;
 - `signals`: the device: which machine it is, its condition, what rungs cost on it;
 - `preprocess`: from raw inputs to tensors;

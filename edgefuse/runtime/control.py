@@ -23,7 +23,7 @@ from typing import Protocol
 
 import msgspec
 
-from edgefuse.errors import BundleError, InputError
+from edgefuse.errors import BundleError, InputError, cited
 from edgefuse.files import KINDS, reason
 from edgefuse.typed_json import decode
 
@@ -147,7 +147,7 @@ def ask(path: str | os.PathLike[str], bundle: str | None, digest: str | None, *,
 
     Raises:
         BundleError: it refuses the bundle, with its sentence; the old one stays.
-        InputError: nothing listens there, or what does gives no such answer.
+        InputError: nothing listens there, or what does gives no such answer, or not in time.
     """
     try:
         line = _encoded(Request(bundle, digest))
@@ -159,12 +159,19 @@ def ask(path: str | os.PathLike[str], bundle: str | None, digest: str | None, *,
             connection.settimeout(timeout_seconds)
             connection.connect(os.fspath(path))
             connection.sendall(line)
-            answer = decode(_line(connection, timeout_seconds), Answer)
-        except (OSError, msgspec.MsgspecError, RecursionError) as error:
+        except OSError as error:
             raise InputError(
                 f"no process answers at the socket '{os.fspath(path)}'",
                 got=reason(error),
                 expected="one that called live.listen",
+            ) from error
+        try:
+            answer = decode(_line(connection, timeout_seconds), Answer)
+        except (InputError, msgspec.MsgspecError, RecursionError) as error:
+            raise InputError(
+                f"the process at the socket '{os.fspath(path)}' gave no answer",
+                got=cited(error),
+                fix="look into its log: it may have ended, or be opening the bundle yet",
             ) from error
     if not answer.ok:
         raise BundleError(answer.said)

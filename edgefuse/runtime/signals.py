@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import re
 import subprocess
@@ -21,11 +22,18 @@ from edgefuse.bundle.manifest import Figure, Machine
 from edgefuse.bundle.spec import Record
 from edgefuse.errors import MeasureError
 from edgefuse.files import read_regular
+from edgefuse.runtime import quota
 from edgefuse.runtime.pressure import Pressure
 from edgefuse.runtime.processor import ROOT, processor
 from edgefuse.typed_json import decode
 
 logger = logging.getLogger(__name__)
+
+_NO_SENSORS = frozenset({"PMIC-Die"})
+"""Thermal zones that say one number at any temperature: this one, of Jetsons, 100 degrees."""
+_HOLDS_CLOCKS = ("cpu", "gpu", "processor", "freq", "idle", "powerclamp", "throttle", "balanced")
+"""Parts of the names of cooling devices that slow processors down, in lower case. Others dim a screen, charge a battery
+slowly, or say how a limit is set, and may be at work on a cold device."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +47,9 @@ class Condition:
         clocks_pinned: whether the lowest clock equals the highest, as `jetson_clocks` sets it.
         temperatures_c: by name of the thermal zone.
         throttled: how often the first core was throttled by heat since the start.
-        cooling: what the kernel holds back right now against heat, by name: "2 of 5" steps.
+        cooling: which clocks the kernel holds back right now against heat, by name: "2 of 5" steps.
         power_mode: of a Jetson: `nvpmodel`'s name for it, or its number where only that can be read.
-        memory_bytes, available_bytes: what there is, and what a program can still get.
+        memory_bytes, available_bytes: what there is, and what this process can still get.
     """
 
     board: str | None
@@ -98,12 +106,12 @@ def condition(*, root: Path = ROOT) -> Condition:
 
 
 def temperatures_c(root: Path = ROOT) -> dict[str, float]:
-    """Return the temperatures of the thermal zones by name."""
+    """Return the temperatures of the thermal zones by name; the highest of several that share one, as sockets do."""
     zones: dict[str, float] = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        reading = _number(zone / "temp")
-        if reading is not None:
-            zones[_line(zone / "type") or zone.name] = reading / 1000
+        reading, name = _number(zone / "temp"), _line(zone / "type") or zone.name
+        if reading is not None and name not in _NO_SENSORS:
+            zones[name] = max(reading / 1000, zones.get(name, -math.inf))
     return zones
 
 
@@ -114,28 +122,45 @@ def throttle_count(root: Path = ROOT) -> int | None:
 
 
 def cooling(root: Path = ROOT) -> dict[str, str]:
-    """Return the cooling devices that are at work, fans apart: they hold nothing back."""
-    found: dict[str, str] = {}
+    """Return the cooling devices that hold clocks back now; those of one name as one, the steps of the furthest."""
+    steps: dict[str, tuple[float, float]] = {}
     for device in sorted((root / "sys/class/thermal").glob("cooling_device*")):
         now, most, kind = _number(device / "cur_state"), _number(device / "max_state"), _line(device / "type") or ""
-        if now and most and "fan" not in kind.lower():
-            found[kind or device.name] = f"{now:.0f} of {most:.0f}"
-    return found
+        holds = any(part in kind.lower() for part in _HOLDS_CLOCKS) and "fan" not in kind.lower()
+        if holds and now and now > 0 and most:  # -1 is intel_powerclamp, before Linux 6.3, while it does nothing
+            steps[kind] = max((now, most), steps.get(kind, (0.0, 0.0)))
+    return {kind: f"{now:.0f} of {most:.0f}" for kind, (now, most) in steps.items()}
+
+
+def firmware_holds_back(root: Path = ROOT) -> bool | None:
+    """Tell whether the firmware of a Raspberry Pi holds clocks back now, which it does without the kernel.
+
+    None elsewhere. (Raspberry Pi documentation, `vcgencmd get_throttled`: bit 1, the clock is capped; 2, throttled; 3,
+    beyond the soft limit of temperature.)
+    """
+    word = _line(root / "sys/devices/platform/soc/soc:firmware/get_throttled") or ""
+    return bool(int(word, 16) & 0b1110) if re.fullmatch(r"(0x)?[0-9a-fA-F]{1,16}", word) else None
 
 
 def available_bytes(root: Path = ROOT) -> int | None:
-    """Return what a program can still get of the memory."""
-    return _memory(root, "MemAvailable")
+    """Return what this process can still get of the machine's memory, and of what its control groups may have."""
+    found = (_memory(root, "MemAvailable"), quota.left_bytes(root=root))
+    return min((one for one in found if one is not None), default=None)
 
 
 def battery(root: Path = ROOT) -> float | None:
-    """Return the charge of the battery, 0 to 1; None where there is none, or it is not being used up."""
+    """Return the charge of the batteries, 0 to 1: their mean; None where there is none, or none is being used up.
+
+    Where there are several, one may be used up while another, as yet full, waits.
+    """
+    charges: list[float] = []
+    used_up = False
     for supply in sorted((root / "sys/class/power_supply").glob("*")):
         charge = _number(supply / "capacity")
-        # That of a mouse or a pen has the scope of a device.
-        if charge is not None and _line(supply / "status") == "Discharging" and _line(supply / "scope") != "Device":
-            return min(max(charge / 100, 0.0), 1.0)
-    return None
+        if charge is not None and _line(supply / "scope") != "Device":  # which that of a mouse or a pen has
+            charges.append(min(max(charge / 100, 0.0), 1.0))
+            used_up = used_up or _line(supply / "status") == "Discharging"
+    return sum(charges) / len(charges) if used_up else None
 
 
 def _memory(root: Path, field: str) -> int | None:

@@ -21,6 +21,8 @@ from typing import Any
 
 import aiohttp
 
+from edgefuse.errors import EdgefuseError, InputError
+from edgefuse.files import reason
 from edgefuse.serve.ray.options import Options
 from edgefuse.serve.ray.service import running
 from examples.customer_service.clients import Ask, ask_all, of_desk
@@ -32,7 +34,7 @@ REQUESTS = (
 )
 
 
-def main() -> None:
+def main() -> int:
     """Print an answer, and throughput and times of both ways."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("intent", type=Path, metavar="INTENT", help="the bundle that names the class")
@@ -43,8 +45,24 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8, help="that ask at a time (default: 8)")
     parser.add_argument("--requests", type=int, default=400, help="in all (default: 400)")
     arguments = parser.parse_args()
+    if min(arguments.replicas, arguments.clients, arguments.requests - 1) < 1:
+        parser.error("--replicas and --clients are 1 or more, --requests 2 or more")
+    try:
+        compare(arguments)
+    except EdgefuseError as error:
+        print(f"compare: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Ask both ways the same.
+
+    Raises:
+        EdgefuseError: a file cannot be read, or what is to answer does not start.
+    """
     files = {name: getattr(arguments, name) for name in ("image", "audio") if getattr(arguments, name)}
-    shown = {name: base64.b64encode(path.read_bytes()).decode() for name, path in files.items()}
+    shown = {name: encoded(path) for name, path in files.items()}
     asked = [shown | {"text": REQUESTS[number % len(REQUESTS)]} for number in range(arguments.requests)]
     options = Options(replicas=arguments.replicas, cpus=0.5, depth=4 * arguments.clients)
     app = desk(arguments.intent.resolve(), arguments.dialogue.resolve(), options)
@@ -53,6 +71,18 @@ def main() -> None:
     with ExitStack() as stack:
         classes, replies = (stack.enter_context(single(path)) for path in (arguments.intent, arguments.dialogue))
         measure("two services of a process each", of_services(classes, replies), asked, arguments.clients)
+
+
+def encoded(path: Path) -> str:
+    """Return a file as a client sends it, in base64.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return base64.b64encode(path.read_bytes()).decode()
+    except OSError as error:
+        raise InputError(f"cannot read {path}", got=reason(error)) from error
 
 
 def of_services(classes: str, replies: str) -> Ask:
@@ -103,4 +133,4 @@ def single(bundle: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,6 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from werkzeug.exceptions import RequestTimeout
 
+from edgefuse.bundle.reader import open_bundle
+from edgefuse.bundle.spec import ClassOutput, TokensOutput
+from edgefuse.errors import InputError
 from edgefuse.serve.ray.application import LOGGING, replicated
 from edgefuse.serve.ray.ingress import refusal
 from edgefuse.serve.ray.options import Options
@@ -95,10 +98,26 @@ def desk(classes: Path, replies: Path, options: Options) -> Application:
         classes: the bundle that names the class.
         replies: the bundle that makes the reply.
         options: of the replicas of each.
+
+    Raises:
+        BundleError: one of them cannot be read.
+        InputError: it does something else.
     """
+    _check(classes, replies)
     deployed = serve.deployment(
         max_ongoing_requests=2 * options.depth, ray_actor_options={"num_cpus": 0}, logging_config=LOGGING
     )
     return deployed(Desk).bind(
         replicated(classes, options, name="classes"), replicated(replies, options, name="replies"), options
     )
+
+
+def _check(classes: Path, replies: Path) -> None:
+    """Refuse bundles in another order, or of other models, before any process is started for them."""
+    with open_bundle(classes) as one, open_bundle(replies) as other:
+        named, made = one.manifest.model.outputs, other.manifest.model.outputs
+    fix = "name the bundle of classes first, and then that of replies"
+    if not any(isinstance(output, ClassOutput) for output in named):
+        raise InputError(f"the bundle {classes} names no class", got=", ".join(one.name for one in named), fix=fix)
+    if not any(isinstance(output, TokensOutput) and output.start is not None for output in made):
+        raise InputError(f"the bundle {replies} makes no reply", got=", ".join(one.name for one in made), fix=fix)

@@ -9,10 +9,12 @@ It keeps what `composition.json` promises `make systems`: the models' bundles in
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import msgspec
 
+from edgefuse.errors import EdgefuseError
 from edgefuse.serve.ray.options import Options
 from edgefuse.serve.ray.service import running
 from examples.customer_service.clients import Asked, ask_all, of_desk
@@ -20,8 +22,8 @@ from examples.customer_service.desk import desk
 from examples.customer_service.items import Item, items
 
 
-def main() -> None:
-    """Ask all items, and write what came of them."""
+def main() -> int:
+    """Judge a desk of two bundles."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("intent", type=Path, metavar="INTENT", help="the bundle that names the class")
     parser.add_argument("dialogue", type=Path, metavar="DIALOGUE", help="the bundle that makes the reply")
@@ -30,6 +32,20 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8, help="that ask at a time (default: 8)")
     parser.add_argument("--items", type=int, default=800, help="of the test split (default: all 800)")
     arguments = parser.parse_args()
+    try:
+        judge(arguments)
+    except EdgefuseError as error:
+        print(f"quality: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def judge(arguments: argparse.Namespace) -> None:
+    """Ask all items, and write what came of them.
+
+    Raises:
+        EdgefuseError: the items cannot be made, or the desk does not start.
+    """
     judged = items(arguments.items)
     options = Options(replicas=arguments.replicas, cpus=0.5, depth=4 * arguments.clients)
     app = desk(arguments.intent.resolve(), arguments.dialogue.resolve(), options)
@@ -56,4 +72,4 @@ def told(judged: list[Item], asked: Asked) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,6 +14,7 @@ import time
 import wave
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,17 @@ import edgefuse
 from edgefuse.bundle.spec import ClassOutput
 from edgefuse.datasets.dialogue.commands import LANGUAGES
 from edgefuse.datasets.digits.espeak import Utterance, synthesise
+from edgefuse.datasets.intent.requests import SLOTS
 from edgefuse.errors import DataError, EdgefuseError
+from edgefuse.files import reason
 from edgefuse.runtime.prediction import Prediction
 from examples.voice.recognition import RECOGNISERS, Recogniser
 from examples.voice.replies import not_understood, reply
 from examples.voice.voice_activity import CHUNK, SAMPLE_RATE_HZ, Pcm, chunks_of, utterances
 
 _VOICES = {"en": "en-us", "de": "de", "fr": "fr"}
+_CONVERT = "ffmpeg -i SOUND -ar 16000 -ac 1 -c:a pcm_s16le asked.wav"
+_FRAMES = 1 << 16  # read at a time, since a WAV out of a pipe claims to have 4 GB
 
 
 def main() -> int:
@@ -48,14 +53,36 @@ def main() -> int:
         recogniser = RECOGNISERS[arguments.recogniser]() if arguments.recogniser else None
         sound = microphone() if arguments.wav is None else chunks_of(read(arguments.wav))
         with edgefuse.load(arguments.bundle) as pipeline:
+            check(pipeline)
+            heard = False
             for said in utterances(sound):
                 answer(pipeline, said, recogniser, arguments)
+                heard = True
+        if not heard:
+            print(f"assistant: nobody speaks in {arguments.wav}", file=sys.stderr)
     except EdgefuseError as error:
         print(f"assistant: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 0
     return 0
+
+
+def check(pipeline: edgefuse.Pipeline) -> None:
+    """Refuse a bundle of another model.
+
+    Raises:
+        DataError: it takes no sound, or has not the outputs, with the labels, that replies are made of.
+    """
+    model = pipeline.manifest.model
+    labels = {output.name: output.labels for output in model.outputs if isinstance(output, ClassOutput)}
+    if "audio" not in pipeline.preprocessors or any(labels.get(name) != SLOTS[name] for name in SLOTS):
+        raise DataError(
+            "the bundle is of another model",
+            got=f"one from {', '.join(pipeline.preprocessors)} to {', '.join(one.name for one in model.outputs)}",
+            expected=f"one from audio to {', '.join(SLOTS)}",
+            fix="edgefuse export examples/intent/recipe.toml --target onnx -o intent.edgefuse",
+        )
 
 
 def answer(pipeline: edgefuse.Pipeline, said: Pcm, recogniser: Recogniser | None, asked: argparse.Namespace) -> None:
@@ -105,14 +132,16 @@ def read(path: Path) -> Pcm:
     try:
         with wave.open(str(path)) as file:
             kind = (file.getframerate(), file.getsampwidth(), file.getnchannels())
-            frames = file.readframes(file.getnframes())
+            frames = b"".join(iter(partial(file.readframes, _FRAMES), b""))
     except (OSError, EOFError, wave.Error) as error:
-        raise DataError(f"cannot read {path}", got=str(error), expected="a WAV") from error
+        got = reason(error) or "a file that ends within its header"
+        raise DataError(f"cannot read {path}", got=got, expected="a WAV of 16-bit samples", fix=_CONVERT) from error
     if kind != (SAMPLE_RATE_HZ, 2, 1):
         raise DataError(
             f"{path} is of another kind",
             got=f"{kind[0]} Hz, {8 * kind[1]} bits, {kind[2]} channels",
             expected=f"{SAMPLE_RATE_HZ} Hz, 16 bits, 1 channel",
+            fix=_CONVERT,
         )
     return np.frombuffer(frames[: len(frames) // 2 * 2], "<i2").astype(np.int16)  # a file may be cut off in a sample
 
@@ -130,7 +159,8 @@ def write(path: Path, pcm: Pcm) -> None:
             file.setframerate(SAMPLE_RATE_HZ)
             file.writeframes(pcm.astype("<i2").tobytes())
     except OSError as error:
-        raise DataError(f"cannot write {path}", got=str(error), expected="a file in a folder that is there") from error
+        expected = "a file in a folder that is there"
+        raise DataError(f"cannot write {path}", got=reason(error), expected=expected) from error
 
 
 def microphone() -> Iterator[Pcm]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgefuse.datasets import packages
-from edgefuse.errors import DataError
+from edgefuse.errors import CacheError, DataError
 from tests.attack import damage
 
 CONTENT = b"seven"
@@ -127,3 +127,16 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDGEFUSE_CACHE", "here")
     assert packages.cache_folder() == tmp_path / "here"  # workers may stand elsewhere
+
+
+def test_a_user_without_a_home_is_told_what_to_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", none)
+    for name in ("EDGEFUSE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(CacheError, match=r"no folder for the cache: got a user without a home\. Fix: name another"):
+        packages.cache_folder()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert packages.cache_folder() == tmp_path / "edgefuse"

@@ -67,6 +67,14 @@ def test_the_folder_is_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert EngineCache().folder == tmp_path / "home" / ".cache" / "edgefuse" / "engines"
 
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", none)
+    assert EngineCache(tmp_path).folder == tmp_path
+    with pytest.raises(BackendError, match=r"no folder to keep engines in: got a user without a home\. Fix: set XDG"):
+        EngineCache()
+
 
 @pytest.mark.parametrize("size", [0, 10, 18, 60, -2048, -1])
 def test_a_truncated_engine_is_refused(cache: EngineCache, kept: Path, size: int) -> None:

@@ -23,7 +23,7 @@ from edgefuse.datasets.dialogue.commands import tenth, words
 from edgefuse.datasets.intent.requests import INTENTS, SHARES
 from edgefuse.errors import DataError
 from edgefuse.typed_json import decode
-from examples.customer_service import clients, items, quality
+from examples.customer_service import clients, compare, items, quality
 from examples.customer_service.desk import reply
 from tests.serve import voice
 
@@ -51,6 +51,27 @@ def test_both_ways_give_the_same_class_and_reply(tmp_path: Path) -> None:
     assert answer == same
     assert figures.endswith("ms")
     assert others.endswith("ms")
+
+
+def test_bundles_in_another_order_are_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes, replies = voice.intents(tmp_path / "intents.edgefuse"), voice.replies(tmp_path / "replies.edgefuse")
+    for bundles, said in (
+        ((replies, replies), f"the bundle {replies} names no class: got "),
+        ((classes, classes), f"the bundle {classes} makes no reply: got "),
+        ((classes, tmp_path / "gone.edgefuse"), f"the bundle '{tmp_path / 'gone.edgefuse'}' "),
+    ):
+        monkeypatch.setattr(sys, "argv", ["compare", *map(str, bundles)])
+        assert compare.main() == 2
+        assert capsys.readouterr().err.startswith(f"compare: error: {said}")
+    monkeypatch.setattr(sys, "argv", ["compare", str(classes), str(replies), "--image", str(tmp_path / "gone.png")])
+    assert compare.main() == 2
+    assert "gone.png: got No such file or directory." in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["compare", str(classes), str(replies), "--requests", "1"])
+    with pytest.raises(SystemExit):
+        compare.main()
+    assert "--requests 2 or more" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@
 - `reading`: what a device says of itself at one moment, and where that comes from;
 - `replay`: readings that were written down;
 - `system`: readings of this device;
-- `quota`: how many processors the system lets this process use;
 - `settings`: the limits, and how long it waits;
 - `alarms`: which limits a reading is beyond, and for how long;
 - `window`: the last predictions and their deadlines;

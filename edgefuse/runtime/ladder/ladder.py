@@ -40,7 +40,7 @@ class Ladder:
 
     Attributes:
         steps: what there is to be at, the first one without any trouble.
-        answered: how many predictions were observed at each step.
+        answered: how many predictions were observed at each step, since these are its steps.
 
     Raises:
         InputError: if a modality that the settings let it leave out cannot be left out.
@@ -112,7 +112,6 @@ class Ladder:
         """
         if now_s - self._read_s >= self._settings.every_s:
             self._reading, self._read_s = self._read(now_s), now_s
-            self._alarms.look(now_s, self._reading)
         held_s = now_s - self._changed_s
         if held_s > self._settings.trial_s:
             self._waits_s[self._at] = self._settings.first_wait_s
@@ -147,14 +146,16 @@ class Ladder:
             self._begin(rung)
 
     def _read(self, now_s: float) -> Reading:
-        """Return what the device says now: nothing, where asking it fails."""
+        """Return what the device says now, held against the limits: nothing, where it fails or cannot be held."""
         try:
-            return self._signals.read(now_s)
-        except Exception as error:  # noqa: BLE001 - a user's own code may raise anything, and predictions go on
+            reading = self._signals.read(now_s)
+            self._alarms.look(now_s, reading)
+        except Exception as error:  # noqa: BLE001 - a user's own code may raise or return anything; predictions go on
             if not self._deaf:
                 logger.warning("the ladder goes on without a reading of the device: %s", cited(error))
-            self._deaf = True
-            return Reading()
+            self._deaf, reading = True, Reading()
+            self._alarms.look(now_s, reading)
+        return reading
 
     def _down(self, alarm: str | None) -> tuple[int, str] | None:
         """Return the step further down that is needed, and why; None if none is, or there is none."""

@@ -15,8 +15,8 @@ class Reading:
         processors: how many the system lets this process use; less than 1 where it has a part of one.
         temperature_c: of the hottest thermal zone.
         throttled: whether clocks are held back against heat.
-        available_bytes: of memory, what a program can still get.
-        battery: its charge, 0 to 1; None where there is none, or it is being charged.
+        available_bytes: of memory, what this process can still get, within the limits of its control groups.
+        battery: its charge, 0 to 1, the mean of several; None where there is none, or none is being used up.
     """
 
     load: float | None = None

@@ -62,3 +62,7 @@ class Settings:
             object.__setattr__(self, name, number)
         if not self.fits:
             raise InputError("fits of a ladder is out of range", got=self.fits, expected="more than 0")
+        if not isinstance(self.may_drop, list | tuple):  # the letters of a string are names, too
+            got, expected = repr(self.may_drop), "a tuple of their names, as in ('image',)"
+            raise InputError("may_drop of a ladder is no list of modalities", got=got, expected=expected)
+        object.__setattr__(self, "may_drop", tuple(self.may_drop))

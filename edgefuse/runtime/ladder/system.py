@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from edgefuse.runtime import pressure, signals
-from edgefuse.runtime.ladder.quota import processors
 from edgefuse.runtime.ladder.reading import Reading
 from edgefuse.runtime.processor import ROOT
+from edgefuse.runtime.quota import processors
 
 
 @dataclass
@@ -51,12 +51,13 @@ class System:
         return min(max((used_s - before[1]) / (now_s - before[0]) / (os.cpu_count() or 1), 0.0), 1.0)
 
     def _held_back(self) -> bool | None:
-        """Tell whether the kernel holds clocks back, or a core was throttled since the last reading."""
+        """Tell whether kernel or firmware hold clocks back, or the first core was throttled since the last reading."""
         count, before = signals.throttle_count(self.root), self._throttled
         self._throttled = count
-        if signals.cooling(self.root):
+        held = signals.firmware_holds_back(self.root)
+        if held or signals.cooling(self.root):
             return True
-        return None if count is None or before is None else count > before
+        return held if count is None or before is None else count > before
 
 
 def _by_psutil(known: Reading) -> Reading:
@@ -71,5 +72,5 @@ def _by_psutil(known: Reading) -> Reading:
         load=psutil.cpu_percent(interval=None) / 100,
         processors=known.processors,
         available_bytes=psutil.virtual_memory().available,
-        battery=battery.percent / 100 if battery and not battery.power_plugged else None,
+        battery=battery.percent / 100 if battery and battery.power_plugged is False else None,  # None: not known
     )

@@ -77,7 +77,7 @@ class Ladder(Protocol):
 
         Args:
             now_s: by the clock of this machine.
-            took_s: from when it was due to the answer.
+            took_s: from when it was due to the answer, without pauses of whoever asks.
             deadline_s: that it was to take at most; infinite if the stream has none.
             rung: at which it ran.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Hashable
 from threading import Condition, Lock
 from weakref import ref
@@ -28,7 +29,7 @@ class Predictor:
         intake: of the stream.
         changing: held while the intake is used.
         deadline_s: from when a prediction is due to its answer; infinite if there is none.
-        ladder: is told how long each prediction took.
+        ladder: is told how long each prediction took, without pauses of those who ask.
         now: the clock of this machine, in seconds.
 
     Attributes:
@@ -53,6 +54,7 @@ class Predictor:
         self._deadline_s, self._ladder, self._now = deadline_s, ladder, now
         self._without: frozenset[str] = frozenset()  # as the ladder decided, for the rung that it chose
         self._chosen: str | None = None
+        self._ended_s = self._free_s = -math.inf  # when the last prediction was made, and had nobody paused
         self._kept = Kept(intake.series)
         self._running: Callable[[], object] = lambda: None  # weakly: only its encoders keep a pipeline
         self._follow(holder.pipeline)
@@ -62,8 +64,12 @@ class Predictor:
         """Of the features that it keeps."""
         return self._kept.size_bytes
 
-    def answer(self, due: Due) -> Answer | None:
+    def answer(self, due: Due, asked_s: float) -> Answer | None:
         """Return the prediction at a time; None if there is nothing to predict from, or the stream is closed.
+
+        Args:
+            due: the time, and when it became due.
+            asked_s: when somebody asked for it, by the clock of this machine: before it was due, or after.
 
         Raises:
             InputError: if the pipeline was closed, or now is that of a bundle with other inputs.
@@ -86,7 +92,7 @@ class Predictor:
             self.predictions += 1
             self.missed += missed
             if self._ladder is not None:
-                self._consult(self._ladder, pipeline, now_s, took_s)
+                self._consult(self._ladder, pipeline, now_s, self._own_s(due.since_s, asked_s, now_s))
             return Answer(
                 outputs=outputs,
                 spec=pipeline.manifest.model.outputs,
@@ -119,6 +125,24 @@ class Predictor:
         if pipeline.rung.name != self._chosen:  # somebody else chose it
             self._without = frozenset()
         self._running = ref(pipeline)
+
+    def _own_s(self, due_s: float, asked_s: float, now_s: float) -> float:
+        """Return how long a prediction would have taken, had nobody paused before asking for it or for those before it.
+
+        No rung makes up for a pause. What passes between an answer and the next request while that is due counts up to
+        half of the deadline, since a faster rung does make up for work that comes with each answer. (The recursion of
+        Lindley, *The theory of queues with a single server*, 1952.)
+
+        Args:
+            due_s: when it was due.
+            asked_s: when somebody asked for it.
+            now_s: when it was there.
+        """
+        could_s = max(due_s, self._ended_s)
+        begun_s = max(could_s, asked_s)
+        self._free_s = max(self._free_s, due_s) + min(begun_s - could_s, self._deadline_s / 2) + now_s - begun_s
+        self._ended_s = now_s
+        return self._free_s - due_s
 
     def _consult(self, ladder: Ladder, pipeline: Runner, now_s: float, took_s: float) -> None:
         """Tell the ladder, and do what it decides; where that cannot be done, the answer is not lost for it."""

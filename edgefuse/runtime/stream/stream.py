@@ -54,7 +54,8 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         hop_s: of that modality's time between two predictions; 0: at each push; None: only when `predict` is called.
         backlog: predictions that may wait; the oldest of more are skipped.
         feeds: by modality how it comes in; what is left out comes as `Feed()` says.
-        ladder: is told how long each prediction took, and decides at which rung the next one runs.
+        ladder: is told how long each prediction took, without pauses of whoever asks, and decides at which rung the
+            next one runs.
         now: the clock of this machine, in seconds.
 
     Raises:
@@ -148,7 +149,8 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
         with self._changed:
             self._check_open()
             time_s = self._intake.time_s if t is None else _checked_time("a prediction", t)
-        answer = None if time_s is None else self._predictor.answer(Due(time_s, self._now()))
+            now_s = self._now()
+        answer = None if time_s is None else self._predictor.answer(Due(time_s, now_s), now_s)
         if answer is None:
             self._check_open()  # it may have been closed meanwhile
             raise InputError("the stream has nothing to predict from", expected="data that are not too old")
@@ -164,11 +166,7 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
             BackendError: if a runtime cannot run a stage.
         """
         self._guard.check()
-        if self._ahead:
-            with self._changed:
-                if self._ahead:
-                    return self._made_ahead()
-        return self._next()
+        return self._polled(self._now())
 
     def finish(self) -> None:
         """Take no more; iterators end after what is due. What waits for something that is missing waits no longer."""
@@ -222,20 +220,21 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
 
     def __next__(self) -> Answer:
         self._guard.check()
+        asked_s = self._now()
         while True:
             with self._changed:
                 while not (self._triggers or self._ahead or self._ended):
                     self._changed.wait()
                 if self._ended:
                     raise StopIteration
-            if (answer := self.poll()) is not None:
+            if (answer := self._polled(asked_s)) is not None:
                 return answer
 
     async def __anext__(self) -> Answer:
         import asyncio  # which most devices do without
 
         self._guard.check()
-        loop = asyncio.get_running_loop()
+        loop, asked_s = asyncio.get_running_loop(), self._now()
         while True:
             sleeper = loop, loop.create_future()
             with self._changed:
@@ -245,7 +244,7 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
                     return self._made_ahead()
                 if self._triggers and not self._working:
                     self._worker = self._worker or _one_thread()
-                    self._worker.submit(self._work)
+                    self._worker.submit(self._work, asked_s)
                     self._working = True
                 self._sleepers.append(sleeper)
             try:
@@ -287,23 +286,31 @@ class Stream(Iterator[Answer], AsyncIterator[Answer]):
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(_settle, woken)
 
-    def _next(self) -> Answer | None:
+    def _polled(self, asked_s: float) -> Answer | None:
+        """Return what was made ahead, or make the next one; `asked_s`: when somebody asked for it."""
+        if self._ahead:
+            with self._changed:
+                if self._ahead:
+                    return self._made_ahead()
+        return self._next(asked_s)
+
+    def _next(self, asked_s: float) -> Answer | None:
         """Make the prediction that has been due for the longest time."""
         while True:
             with self._changed:
                 due = None if self._intake.closed else self._triggers.take()
             if due is None:
                 return None
-            if (answer := self._predictor.answer(due)) is not None:
+            if (answer := self._predictor.answer(due, asked_s)) is not None:
                 return answer
             with self._changed:
                 self._triggers.skipped += 1
 
-    def _work(self) -> None:
+    def _work(self, asked_s: float) -> None:
         """Make a prediction that is due, in the stream's thread: who asked may have given up, and another gets it."""
         made: Answer | Exception | None
         try:
-            made = self._next()
+            made = self._next(asked_s)
         except Exception as error:  # noqa: BLE001 - whoever asks next raises it
             made = error
         with self._changed:

@@ -12,7 +12,7 @@ import pytest
 
 from edgefuse.bundle.manifest import Manifest
 from edgefuse.errors import BundleError, InputError
-from edgefuse.runtime.ladder import Change, Ladder, Reading, Replay, Settings, Step, steps_of
+from edgefuse.runtime.ladder import Change, Ladder, Reading, Replay, Settings, Signals, Step, steps_of
 from tests.runtime.ladder.simulated import ACCURACY, PERIOD_S, TIMES_MS, manifest_of, run
 
 FULL = "image+text+motion"
@@ -237,6 +237,12 @@ def test_settings_out_of_range_are_refused(field: str, value: float, expected: s
         replace(Settings(), **{field: value})  # type: ignore[arg-type]
 
 
+def test_one_name_is_no_list_of_modalities() -> None:
+    with pytest.raises(InputError, match="may_drop of a ladder is no list of modalities: got 'image', expected a"):
+        Settings(may_drop="image")  # type: ignore[arg-type] # which a string is not
+    assert Settings(may_drop=["image"]).may_drop == ("image",)  # type: ignore[arg-type]
+
+
 def test_predictions_take_bounded_memory_and_deadlines_may_be_none_or_over(manifest: Manifest) -> None:
     ladder = Ladder(manifest)
     for number in range(20_000):
@@ -288,9 +294,19 @@ class Broken:
         raise KeyError("sensor\n0")
 
 
-def test_signals_that_fail_are_no_reading_and_said_once(manifest: Manifest, caplog: pytest.LogCaptureFixture) -> None:
-    ladder = Ladder(manifest, Broken())
+class Odd:
+    """A device's own signals, which are no readings."""
+
+    def read(self, now_s: float) -> Reading:
+        return {"temperature_c": 50.0}  # type: ignore[return-value] # as their author may write
+
+
+@pytest.mark.parametrize(("signals", "error"), [(Broken(), "KeyError: "), (Odd(), "AttributeError: ")])
+def test_signals_that_fail_are_no_reading_and_said_once(
+    signals: Signals, error: str, manifest: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    ladder = Ladder(manifest, signals)
     with caplog.at_level(logging.WARNING, "edgefuse.runtime.ladder"):
         assert predict(ladder, 0.0, 5.0) == []
     (record,) = caplog.records
-    assert record.getMessage().startswith("the ladder goes on without a reading of the device: KeyError: ")
+    assert record.getMessage().startswith(f"the ladder goes on without a reading of the device: {error}")

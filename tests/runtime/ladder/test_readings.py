@@ -11,8 +11,8 @@ import pytest
 
 from edgefuse.errors import InputError
 from edgefuse.runtime.ladder import Reading, Replay, System
-from edgefuse.runtime.ladder.quota import processors
 from edgefuse.runtime.processor import available_processors
+from edgefuse.runtime.quota import processors
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -67,6 +67,104 @@ def test_a_battery_that_is_charged_or_of_a_mouse_is_none(tmp_path: Path, supply:
     assert System(tmp_path).read(0.0).battery is None
 
 
+def test_of_two_batteries_the_full_one_counts_too(tmp_path: Path) -> None:
+    """As in some laptops, one is used up while the other one waits."""
+    write(tmp_path, "proc/meminfo", "")
+    for name, charge, status in (("BAT0", "95", "Not charging"), ("BAT1", "5", "Discharging")):
+        write(tmp_path, f"sys/class/power_supply/{name}/capacity", f"{charge}\n")
+        write(tmp_path, f"sys/class/power_supply/{name}/status", f"{status}\n")
+    assert System(tmp_path).read(0.0).battery == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "left"),
+    [
+        ("0::/app/inner", {"app/memory.max": "1000", "app/memory.current": "900", "app/inner/memory.max": "max"}, 100),
+        ("0::/", {"memory.max": "1000", "memory.current": "1000", "memory.stat": "anon 600\nactive_file 300\n"}, 300),
+        (
+            "4:memory:/docker/ab",  # which the container sees as the top
+            {
+                "memory/memory.limit_in_bytes": "1000",
+                "memory/memory.usage_in_bytes": "800",
+                "memory/memory.stat": "inactive_file 1\ntotal_inactive_file 50\ntotal_active_file 25\n",
+            },
+            275,
+        ),
+        (
+            "4:memory:/",
+            {"memory/memory.limit_in_bytes": "9223372036854771712", "memory/memory.usage_in_bytes": "5"},
+            None,
+        ),
+        ("0::/", {"memory.max": "nonsense", "memory.current": "1"}, None),
+        ("2:cpu:/", {"memory.max": "10", "memory.current": "1"}, None),
+        ("0::/", {"memory.max": "5000000", "memory.current": "1"}, None),  # more than there is
+    ],
+    ids=["v2, above", "v2, files", "v1", "v1, none", "nonsense", "another controller", "more than the machine's"],
+)
+def test_memory_is_what_the_groups_of_the_process_leave(
+    tmp_path: Path, groups: str, files: dict[str, str], left: int | None
+) -> None:
+    write(tmp_path, "proc/meminfo", "MemAvailable:   2000 kB\n")
+    write(tmp_path, "proc/self/cgroup", groups + "\n")
+    for name, text in files.items():
+        write(tmp_path, f"sys/fs/cgroup/{name}", text + "\n")
+    assert System(tmp_path).read(0.0).available_bytes == (2_048_000 if left is None else left)
+
+
+@pytest.mark.parametrize(
+    ("kind", "now", "throttled"),
+    [
+        ("Processor", "2", True),
+        ("cpufreq-cpu0", "1", True),
+        ("devfreq-17000000.gpu", "1", True),
+        ("intel_powerclamp", "20", True),
+        ("intel_powerclamp", "-1", None),  # it does nothing
+        ("LCD", "5", None),  # the screen is dimmed
+        ("TCC Offset", "10", None),  # how a limit is set
+        ("BAT0", "3", None),  # charged slowly
+        ("hot-surface-alert", "1", None),  # a Jetson warns of a warm case from 70 degrees on
+        ("cpu-fan", "3", None),
+    ],
+)
+def test_a_cooling_device_that_slows_no_processor_down_holds_no_clock_back(
+    tmp_path: Path, kind: str, now: str, throttled: bool | None
+) -> None:
+    write(tmp_path, "proc/meminfo", "")
+    for name, text in (("type", kind), ("cur_state", now), ("max_state", "50")):
+        write(tmp_path, f"sys/class/thermal/cooling_device0/{name}", f"{text}\n")
+    assert System(tmp_path).read(0.0).throttled is throttled
+
+
+@pytest.mark.parametrize(
+    ("word", "throttled"),
+    [("0", False), ("e0000", False), ("e0002", True), ("0x80008", True), ("1", False), ("?", None)],
+)
+def test_the_firmware_of_a_raspberry_pi_tells_what_it_does_now(
+    tmp_path: Path, word: str, throttled: bool | None
+) -> None:
+    """And what it has done since the start (the upper bits), or that the voltage is low (the first)."""
+    write(tmp_path, "proc/meminfo", "")
+    write(tmp_path, "sys/devices/platform/soc/soc:firmware/get_throttled", f"{word}\n")
+    assert System(tmp_path).read(0.0).throttled is throttled
+
+
+@pytest.mark.parametrize(
+    ("zones", "hottest"),
+    [
+        ((("x86_pkg_temp", "95000"), ("x86_pkg_temp", "40000")), 95.0),  # two sockets
+        ((("CPU-therm", "34000"), ("PMIC-Die", "100000")), 34.0),  # a Jetson Nano
+    ],
+)
+def test_the_hottest_zone_that_measures_counts(
+    tmp_path: Path, zones: tuple[tuple[str, str], ...], hottest: float
+) -> None:
+    write(tmp_path, "proc/meminfo", "")
+    for number, (kind, temperature) in enumerate(zones):
+        write(tmp_path, f"sys/class/thermal/thermal_zone{number}/type", f"{kind}\n")
+        write(tmp_path, f"sys/class/thermal/thermal_zone{number}/temp", f"{temperature}\n")
+    assert System(tmp_path).read(0.0).temperature_c == hottest
+
+
 @pytest.mark.parametrize(
     ("groups", "files", "expected"),
     [
@@ -101,13 +199,15 @@ def test_a_system_without_proc_is_asked_by_psutil(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "psutil", psutil)
     known = System(tmp_path).read(0.0)
     assert known == Reading(load=0.4, processors=available_processors(), available_bytes=123, battery=0.3)
+    psutil.sensors_battery = lambda: SimpleNamespace(percent=10, power_plugged=None)
+    assert System(tmp_path).read(0.0).battery is None, "it is not known whether it is used up"
     monkeypatch.setitem(sys.modules, "psutil", None)
     assert System(tmp_path).read(0.0) == Reading(processors=available_processors())
 
 
 def test_written_readings_come_back_at_their_times(tmp_path: Path) -> None:
     path = tmp_path / "hot.csv"
-    path.write_text("now_s,temperature_c,throttled,battery\n1,60,0,\n2.5,90,1,0.3\n")
+    path.write_text("\ufeffnow_s,temperature_c,throttled,battery\n1,60,0,\n2.5,90,1,0.3\n", encoding="utf-8")  # Excel's
     replay = Replay.of_csv(path)
     assert replay.read(0.9) == Reading()
     assert replay.read(2.4) == Reading(temperature_c=60.0, throttled=False)
@@ -122,7 +222,10 @@ def test_written_readings_come_back_at_their_times(tmp_path: Path) -> None:
         ("now_s,load\n,0.5\n", "line 2 of .* has no time"),
         ("now_s,load\n2,0.5\n1,0.5\n", "out of order"),
         ("now_s,load\nnan,0.5\n", "out of order"),
-        ("now_s\n1,2\n", "no known column"),
+        ("now_s\n1,2\n", "line 2 of .* is in no known column: got 2 values or more, expected now_s, load"),
+        ("now_s,load\n1,0.5\n\n2,much\n", "'load' in line 4 of .* is no number"),
+        ("now_s,load\n1,55\n", "'load' in line 2 of .* is out of range: got 55.0, expected a share from 0 to 1"),
+        ("now_s,throttled\n1,0.5\n", "'throttled' in line 2 of .* is out of range: got 0.5, expected 0 or 1"),
         ("now_s,load\n1," + 200_000 * "0" + "\n", "cannot be read: got .*field larger than field limit"),
     ],
 )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from edgefuse.errors import InputError
+from edgefuse.runtime.graph import Inputs
 from edgefuse.runtime.pipeline import Pipeline
 from edgefuse.runtime.stream.answer import Answer
 from edgefuse.runtime.stream.feed import Feed
@@ -227,6 +228,58 @@ def test_a_ladder_is_told_and_obeyed(tiny: Pipeline) -> None:
         assert all(0 < took < 60 and deadline == 0.25 for took, deadline in ladder.seen)
         stream.push("text", "stop", 9.0)
         assert set(stream.predict(10.5).ages) == {"text"}, "it is left out only where something else is there"
+
+
+class Still(Once):
+    """A ladder that listens alone."""
+
+    def decide(self, now_s: float) -> None:
+        return None
+
+
+class Clocked:
+    """A pipeline of which each prediction takes a fiftieth of a second by a clock."""
+
+    def __init__(self, pipeline: Pipeline, clock: list[float]) -> None:
+        self._pipeline, self._clock = pipeline, clock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pipeline, name)
+
+    def infer(self, inputs: Inputs) -> dict[str, Array]:
+        self._clock[0] += 0.02
+        return self._pipeline.infer(inputs)
+
+
+def test_a_ladder_is_not_told_of_pauses_in_which_nobody_asks(tiny: Pipeline) -> None:
+    now, ladder = [0.0], Still()
+    held = Held(Clocked(tiny, now))  # type: ignore[arg-type] # which does what it does
+    with Stream(held, 100, ladder=ladder, now=lambda: now[0]) as stream:
+        for due_s in (1.0, 1.1, 1.2):
+            now[0] = due_s
+            stream.push("image", picture(), due_s)
+        now[0] = 1.3  # whoever iterates was busy until now: of that, half of the deadline counts
+        assert [answer.missed for answer in answers(stream)] == [True, True, True]
+        assert [took_s for took_s, _ in ladder.seen] == pytest.approx([0.07, 0.02, 0.02])
+        for due_s in (2.0, 2.01, 2.02):
+            now[0] = due_s
+            stream.push("image", picture(), due_s)
+        list(answers(stream))  # the first was asked for after 0.02, the second waits for it, the third for both
+        assert [took_s for took_s, _ in ladder.seen[3:]] == pytest.approx([0.04, 0.05, 0.06])
+
+
+def test_a_ladder_is_told_where_work_on_each_answer_leaves_too_little_time(tiny: Pipeline) -> None:
+    now, ladder = [0.0], Still()
+    held = Held(Clocked(tiny, now))  # type: ignore[arg-type] # which does what it does
+    with Stream(held, 100, ladder=ladder, now=lambda: now[0]) as stream:
+        for due_s in (1.0, 1.05, 1.1, 1.15):
+            now[0] = due_s
+            stream.push("image", picture(), due_s)
+        now[0] = 1.0
+        for _ in range(4):
+            assert stream.poll() is not None
+            now[0] += 0.04  # which with 0.02 for the prediction is more than 0.05
+        assert [took_s for took_s, _ in ladder.seen] == pytest.approx([0.02, 0.03, 0.04, 0.05])
 
 
 def test_a_deadline_is_counted_from_when_a_prediction_was_due(tiny: Pipeline) -> None:

@@ -71,13 +71,24 @@ def jetpack(root: Path = Path("/")) -> str:
     return ""
 
 
+def _users_cache() -> Path:
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        return Path(chosen) if chosen.startswith("/") else Path.home() / ".cache"
+    except RuntimeError as error:  # such as one that a container knows by number alone
+        fix = "set XDG_CACHE_HOME to a folder of this user's own"
+        raise BackendError("there is no folder to keep engines in", got="a user without a home", fix=fix) from error
+
+
 class EngineCache:
-    """Engines by key in a folder of the user's own: `$XDG_CACHE_HOME/edgefuse/engines`, or in `~/.cache`."""
+    """Engines by key in a folder of the user's own: `$XDG_CACHE_HOME/edgefuse/engines`, or in `~/.cache`.
+
+    Raises:
+        BackendError: if there is no such folder: the user has no home.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
-        home = os.environ.get("XDG_CACHE_HOME", "")
-        base = Path(home) if home.startswith("/") else Path.home() / ".cache"
-        self.folder = folder or base / "edgefuse" / "engines"
+        self.folder = folder or _users_cache() / "edgefuse" / "engines"
 
     def read(self, key: EngineKey) -> memoryview | None:
         """Return the engine of a key; None if it was never built.
