@@ -58,12 +58,14 @@ compress: $(VENV)/.compile
 
 # PYTEST_ARGS narrows it: PYTEST_ARGS=tests/cli. A narrow choice may hold nothing that measures time: pytest ends with 5.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m 'not timing and not exhaustive' --durations=20 $(PYTEST_ARGS)
-	$(BIN)/python -m pytest -m timing $(or $(PYTEST_ARGS),$(TIMING)) || test $$? -eq 5
+	$(BIN)/python -m pytest $(TEST_LIMIT) -n $(TEST_JOBS) --dist worksteal -m 'not timing and not exhaustive' --durations=20 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(TEST_LIMIT) -m timing $(or $(PYTEST_ARGS),$(TIMING)) || test $$? -eq 5
+# In seconds, for each test: one that hangs fails, and the others go on.
+TEST_LIMIT = --timeout 1800
 TIMING = $$(grep -rlE 'mark\.timing' tests --include='test_*.py')
 
 test-exhaustive: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m exhaustive --durations=20 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(TEST_LIMIT) -n $(TEST_JOBS) --dist worksteal -m exhaustive --durations=20 $(PYTEST_ARGS)
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m tests.targets

@@ -45,6 +45,7 @@ Array = npt.NDArray[Any]
 CALLERS = 4
 MAX_GROWTH_BYTES = 2_000_000
 _WARMUP = 0.2
+_ENDING_SECONDS = 20.0
 
 
 class Source(Protocol):
@@ -134,7 +135,7 @@ class Run:
 
 def counted(before: tuple[int, int] = (0, 0)) -> tuple[int, int]:
     """Return by how many descriptors and threads this process has more; a thread that ended may take a moment."""
-    deadline = time.monotonic() + 1
+    deadline = time.monotonic() + _ENDING_SECONDS
     while True:
         now = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))  # noqa: PTH208
         if before == (0, 0) or (now[0] <= before[0] and now[1] <= before[1]) or time.monotonic() > deadline:

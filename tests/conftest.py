@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Generator, Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 from hypothesis.internal.constants_ast import Constants
 
@@ -21,10 +22,14 @@ from edgefuse.bundle.spec import ModelSpec, StageSpec
 from tests import tiny, tiny_tflite
 
 # The same examples at every run of `make test`; `make attack` asks for the other profile, and a seed. A busy machine
-# is not a failure: no deadline.
-settings.register_profile("fixed", deadline=None, derandomize=True)
-settings.register_profile("random", deadline=None, print_blob=True)
+# is not a failure: no deadline, and examples may be slow in the making.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fixed", settings.get_profile("patient"), derandomize=True)
+settings.register_profile("random", settings.get_profile("patient"), print_blob=True)
 settings.load_profile("fixed")
+
+TORCHS_FIRST_SEED = 67280421310721
+"""Of its generator, when it is imported."""
 
 # Tests run side by side: more threads than one each would wait for each other. Read when torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -41,6 +46,13 @@ def pytest_sessionstart() -> None:
     """Take from Hypothesis what it draws from the constants of loaded modules: which are depends on what ran before."""
     if settings.default is not None and settings.default.derandomize:
         providers._get_local_constants = Constants
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Let torch draw in each test what it draws in a process of its own: which tests ran before is chance."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.default_generator.manual_seed(TORCHS_FIRST_SEED)
 
 
 @pytest.hookimpl(trylast=True)

@@ -161,7 +161,7 @@ def check_stopping(place: Place, command: Sequence[str], number: signal.Signals)
             assert process.poll() is None
         assert list((place.root / "t").glob("edgefuse-*/*.edgefuse"))
         os.killpg(process.pid, number)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=600)
     assert (process.returncode, said.splitlines()[-1]) == (130, b"edgefuse: interrupted")
     assert place.left() == []
 

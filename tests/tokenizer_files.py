@@ -1,13 +1,17 @@
-"""Small `tokenizer.json` files of every kind of model, trained by the library itself on a few sentences."""
+"""Small `tokenizer.json` files of every kind of model, trained by the library itself on a few sentences.
+
+The library finds another vocabulary each time, so that what was found once is kept in `trained_tokenizers.json`:
+`python -m tests.tokenizer_files` trains anew.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
-import os
 import struct
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -46,22 +50,31 @@ def charsmap(replacements: Mapping[str, str]) -> str:
     return base64.b64encode(struct.pack(f"<{1 + len(units)}I", 4 * len(units), *units) + texts).decode()
 
 
-def _trained(tokenizer: Tokenizer, trainer: Any) -> Tokenizer:
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # who forks later must not have threads
-    try:
+_PLACE = Path(__file__).with_name("trained_tokenizers.json")
+_trains = False
+
+
+@cache
+def _found() -> dict[str, dict[str, Any]]:
+    """Return what training found, by the kind of tokenizer."""
+    return {} if _trains else dict(json.loads(_PLACE.read_text(encoding="utf-8")))
+
+
+def _trained(kind: str, tokenizer: Tokenizer, trainer: Any) -> Tokenizer:
+    """Return a tokenizer with the vocabulary that the trainer found for it."""
+    if _trains:
         tokenizer.train_from_iterator(SENTENCES * 4, trainer)
-    finally:
-        os.environ.pop("TOKENIZERS_PARALLELISM")
-        os.environ.update({} if before is None else {"TOKENIZERS_PARALLELISM": before})
-    return tokenizer
+        parts = json.loads(tokenizer.to_str())
+        _found()[kind] = {name: parts[name] for name in ("added_tokens", "model")}
+    return Tokenizer.from_str(json.dumps(json.loads(tokenizer.to_str()) | _found()[kind]))
 
 
 def _word_piece() -> Tokenizer:
     built = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     built.normalizer = normalizers.BertNormalizer()
     built.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    _trained(built, trainers.WordPieceTrainer(vocab_size=400, special_tokens=list(SPECIAL), show_progress=False))
+    trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=list(SPECIAL), show_progress=False)
+    built = _trained("WordPiece", built, trainer)
     built.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
@@ -80,7 +93,8 @@ def _word_level() -> Tokenizer:
     built = Tokenizer(models.WordLevel(unk_token="<unk>"))
     built.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase(), normalizers.Strip()])
     built.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
-    return _trained(built, trainers.WordLevelTrainer(vocab_size=300, special_tokens=["<unk>"], show_progress=False))
+    trainer = trainers.WordLevelTrainer(vocab_size=300, special_tokens=["<unk>"], show_progress=False)
+    return _trained("WordLevel", built, trainer)
 
 
 def _characters() -> Tokenizer:
@@ -95,7 +109,7 @@ def _characters() -> Tokenizer:
 def _bytes() -> Tokenizer:
     built = Tokenizer(models.BPE())
     built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    _byte_pairs(built, ["<s>", "<pad>", "</s>"])
+    built = _byte_pairs("BPE of bytes", built, ["<s>", "<pad>", "</s>"])
     built.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     return built
 
@@ -105,19 +119,19 @@ def _chat() -> Tokenizer:
     built.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(CHAT), "isolated")
     built.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
-    _byte_pairs(built, ["<|begin|>"])
+    built = _byte_pairs("BPE for chat", built, ["<|begin|>"])
     begin = processors.TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", 0)])
     built.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), begin])
     built.add_tokens([AddedToken("<tool>", lstrip=True, rstrip=True), AddedToken("Fox", single_word=True)])
     return built
 
 
-def _byte_pairs(built: Tokenizer, special: list[str]) -> None:
+def _byte_pairs(kind: str, built: Tokenizer, special: list[str]) -> Tokenizer:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    _trained(
-        built,
-        trainers.BpeTrainer(vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
+    return _trained(kind, built, trainer)
 
 
 def _prefixed() -> Tokenizer:
@@ -126,7 +140,8 @@ def _prefixed() -> Tokenizer:
     parts = [normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]
     built.normalizer = normalizers.Sequence(parts)
     built.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Digits(True)])
-    return _trained(built, trainers.BpeTrainer(vocab_size=400, special_tokens=["[UNK]"], show_progress=False, **marks))
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["[UNK]"], show_progress=False, **marks)
+    return _trained("BPE with marks", built, trainer)
 
 
 def _unigram() -> Tokenizer:
@@ -135,10 +150,8 @@ def _unigram() -> Tokenizer:
     built.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), spaces])
     built.pre_tokenizer = pre_tokenizers.Metaspace()
     special = ["<s>", "</s>", "<unk>"]
-    _trained(
-        built,
-        trainers.UnigramTrainer(vocab_size=300, unk_token="<unk>", special_tokens=special, show_progress=False),
-    )
+    trainer = trainers.UnigramTrainer(vocab_size=300, unk_token="<unk>", special_tokens=special, show_progress=False)
+    built = _trained("Unigram", built, trainer)
     built.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
     return built
 
@@ -204,3 +217,10 @@ def tokenizer_file(kind: str) -> bytes:
     """Return the bytes of a file of one of `KINDS`."""
     built = _KINDS[kind]()
     return built if isinstance(built, bytes) else built.to_str().encode()
+
+
+if __name__ == "__main__":
+    _trains = True
+    for make in _KINDS.values():
+        make()
+    _PLACE.write_text(json.dumps(_found(), ensure_ascii=False) + "\n", encoding="utf-8")

@@ -51,7 +51,7 @@ class Area:
             It runs in the parent, so it must not start threads (sessions of runtimes): what it imports is warm.
         tries: how many attempts `make attack` makes; fewer only where it is finite.
         short: how many `make test` makes.
-        max_seconds: after which an attempt counts as hung.
+        max_seconds: after which an attempt counts as hung; the slowest takes one, where nothing else runs.
         max_rss_bytes: what the child may take at the most.
         taken: whether some inputs must be taken: where all are refused, attempts do not reach what they attack.
         finite: whether `attempts` may end before `tries` by itself.
@@ -62,7 +62,7 @@ class Area:
     attempts: Callable[[random.Random, Path], Iterator[Attempt]]
     tries: int
     short: int
-    max_seconds: float = 5.0
+    max_seconds: float = 30.0
     max_rss_bytes: int = MAX_RSS_BYTES
     taken: bool = True
     finite: bool = False

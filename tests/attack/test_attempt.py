@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import os
@@ -22,6 +23,8 @@ from tests.attack.rows import assail
 
 ROOT = Path(__file__).parents[2]
 SOON = 0.5
+LATE = 4.0
+"""Seconds: what hangs is stopped soon where nothing else is tried, and late where a busy machine may take a while."""
 
 
 class Panic(BaseException):
@@ -130,6 +133,7 @@ def test_what_eats_memory_is_stopped() -> None:
     def eat() -> None:
         while True:
             eaten.append(bytearray(os.urandom(1 << 20)) * 16)
+            time.sleep(0.01)  # who looks at it gets a processor, however busy they are
 
     limit = tried(lambda: None).rss_bytes + (200 << 20)
     outcome = attempt(Attempt("eat", eat), 60.0, limit)
@@ -152,11 +156,12 @@ def test_nothing_that_an_attempt_starts_stays(tmp_path: Path) -> None:
 
     assert tried(leave).result == "accepted_equal"
     left = Path("/proc") / (tmp_path / "pid").read_text() / "status"
-    for _ in range(200):
-        if not left.exists() or "State:\tZ" in left.read_text():
-            return
-        time.sleep(0.05)
-    raise AssertionError(left.read_text())
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for _ in range(2000):
+            if "State:\tZ" in left.read_text():
+                return
+            time.sleep(0.05)
+        raise AssertionError(left.read_text())
 
 
 def test_a_row_counts_every_kind_and_is_not_right_for_one_that_broke_something() -> None:
@@ -165,7 +170,7 @@ def test_a_row_counts_every_kind_and_is_not_right_for_one_that_broke_something()
         for run in (refuse, refuse, lambda: None, fail(ValueError("no")), loop, crash, lambda: None):
             yield Attempt(f"number {source.random()}", run)
 
-    row, shown = assail(Area("mixed", attempts, tries=9, short=9, max_seconds=SOON), 6, seed=1)
+    row, shown = assail(Area("mixed", attempts, tries=9, short=9, max_seconds=LATE), 6, seed=1)
     assert {
         name: row[name] for name in ("tried", "refused", "accepted_equal", "crashed", "hung", "uncaught", "ok")
     } == {
@@ -178,9 +183,9 @@ def test_a_row_counts_every_kind_and_is_not_right_for_one_that_broke_something()
         "ok": False,
     }
     assert (row["missing"], [line.split(": ")[1] for line in shown]) == (0, ["uncaught", "hung", "crashed"])
-    again, the_same = assail(Area("mixed", attempts, tries=9, short=9, max_seconds=SOON), 4, seed=1)
+    again, the_same = assail(Area("mixed", attempts, tries=9, short=9, max_seconds=LATE), 4, seed=1)
     assert (again["uncaught"], the_same) == (1, shown[:1])
-    assert row["seconds_worst"] >= SOON
+    assert row["seconds_worst"] >= LATE
 
 
 def test_an_area_that_tries_nothing_is_not_right() -> None:

@@ -43,7 +43,9 @@ def toy() -> Subject:
 
 
 def budget(**changes: Any) -> measuring.Budget:
-    return measuring.Budget(**({"rounds": 2, "seconds": 5.0, "max_batch": 64, "ends": time.monotonic() + 60} | changes))
+    return measuring.Budget(
+        **({"rounds": 2, "seconds": 5.0, "max_batch": 64, "ends": time.monotonic() + 600} | changes)
+    )
 
 
 def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -120,7 +120,7 @@ def test_opening_and_closing_leaves_no_descriptor(archive: Path, folder: Path) -
         with pytest.raises(BundleError):
             open_bundle(path, digest="0" * 64)
     after = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0  # noqa: PTH208
-    assert after == before
+    assert after <= before  # what tests before left behind may be closed meanwhile
 
 
 @settings(max_examples=10, deadline=None)

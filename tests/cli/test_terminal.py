@@ -198,7 +198,8 @@ def test_a_stdout_that_takes_nothing_is_one_sentence(words: str, unbuffered: str
 
 
 def test_a_reader_that_went_away_is_141() -> None:
-    done = shell("{ edgefuse models; echo $? >&2; } | exec true")
+    filled = "(while echo; do :; done) 2>/dev/null"  # until it has gone
+    done = shell(f"{{ {filled}; edgefuse models; echo $? >&2; }} | exec true")
     assert done.stderr == b"141\n"
 
 

@@ -76,7 +76,8 @@ def test_results_come_in_order_from_other_processes(
         found = engine.map(jobs.Square(), range(6), "square")
     assert [square for square, _ in found] == [0, 1, 4, 9, 16, 25]
     assert os.getpid() not in {process for _, process in found}
-    assert [record.message for record in caplog.records] == [f"squared {item}" for item in range(6)]
+    told = [record.message for record in caplog.records if record.name == "jobs"]
+    assert told == [f"squared {item}" for item in range(6)]
     assert steps[-1] == (6, 6, "square")
     assert len(steps) <= 6
 
@@ -211,7 +212,7 @@ def test_no_worker_is_left_behind(tmp_path: Path, how: signal.Signals) -> None:
     assert how == signal.SIGKILL or b"KeyboardInterrupt" in written
     workers = [int(path.name) for path in tmp_path.iterdir()]
     assert len(workers) == 2
-    for _ in range(200):
+    for _ in range(2000):
         if not any(_runs(worker) for worker in workers):
             return
         time.sleep(0.05)

@@ -111,7 +111,7 @@ def refuse(place: Place, what: str) -> None:
         describe(place)
     assert caught.value.exit_code == 2
     assert "Fix: " in str(caught.value)
-    assert place.left() == []
+    place.wait(lambda: not place.left())  # who gave up waits two seconds for the device, which may be slow
 
 
 def test_a_host_key_that_changed(on_path: Place) -> None:
@@ -173,7 +173,7 @@ def test_a_full_disk(on_path: Place, blocks: int) -> None:
     on_path.behave(before=f"ulimit -f {blocks}")
     with pytest.raises(DeviceError, match=r"there is no room on the device: got '.*'.* Fix: free some there"):
         describe(on_path, model=bytes(500_000))
-    assert on_path.left() == []
+    on_path.wait(lambda: not on_path.left())
 
 
 def test_no_folder_for_temporary_files(on_path: Place) -> None:
@@ -191,7 +191,7 @@ def test_a_damaged_report(on_path: Place) -> None:
 def test_a_device_that_vanishes(place: Place, tiny_bundle: Path) -> None:
     process = start(place, tiny_bundle)
     place.cut()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 2
     assert "the connection to " in said.splitlines()[-1]
     assert " was lost: got " in said.splitlines()[-1]
@@ -202,12 +202,13 @@ def test_what_is_killed_over_there(place: Place, tiny_bundle: Path) -> None:
     process = start(place, tiny_bundle)
     (folder,) = place.left()
     for path in Path("/proc").glob("[0-9]*/cwd"):
-        if path.exists() and path.resolve() == folder and b"python" in (path.parent / "comm").read_bytes():
-            os.kill(int(path.parent.name), signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
+        with contextlib.suppress(OSError):  # it has ended by now
+            if path.readlink() == folder and b"python" in (path.parent / "comm").read_bytes():
+                os.kill(int(path.parent.name), signal.SIGKILL)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 2
     assert "the task was killed on the device: got exit code 137" in said.splitlines()[-1]
-    assert place.left() == []
+    place.wait(lambda: not place.left())
 
 
 def test_what_the_agent_had_started_goes_with_it(tmp_path: Path) -> None:
@@ -224,13 +225,13 @@ def test_what_the_agent_had_started_goes_with_it(tmp_path: Path) -> None:
     python.write_text(f"#!/bin/sh\nexec {sys.executable} {agent}\n")
     python.chmod(0o755)
     done = subprocess.run(
-        ["sh", "-c", _script(str(room), str(python))], check=False, timeout=60, stdin=subprocess.DEVNULL
+        ["sh", "-c", _script(str(room), str(python))], check=False, timeout=600, stdin=subprocess.DEVNULL
     )
     assert done.returncode == 128 + signal.SIGKILL
     assert list(room.iterdir()) == []
     child = Path("/proc") / note.read_text() / "stat"
-    with contextlib.suppress(FileNotFoundError):
-        for _ in range(1000):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for _ in range(6000):
             if child.read_text().rpartition(") ")[2][0] in "ZX":
                 break
             time.sleep(0.01)
@@ -252,7 +253,7 @@ def test_what_is_written_while_the_agent_ends_goes_too(tmp_path: Path) -> None:
         "time.sleep(100)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([sys.executable, "-c", script], cwd=room, env=environment, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], cwd=room, env=environment, check=False, timeout=600)
     assert done.returncode == -signal.SIGKILL
     for _ in range(6000):  # a busy disk takes seconds for as many folders
         if not room.exists():
@@ -265,7 +266,7 @@ def test_what_is_written_while_the_agent_ends_goes_too(tmp_path: Path) -> None:
 def test_nothing_stays_when_this_side_is_stopped(place: Place, tiny_bundle: Path, number: int, code: int) -> None:
     process = start(place, tiny_bundle)
     process.send_signal(number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert process.returncode == code
     if number == signal.SIGINT:
         assert place.left() == []
@@ -280,7 +281,7 @@ def test_the_agent_goes_when_it_hears_nothing(tmp_path: Path) -> None:
         assert agent.stdin is not None
         agent.stdin.write(b"\n")
         agent.stdin.flush()
-        assert agent.wait(60) == -signal.SIGALRM
+        assert agent.wait(600) == -signal.SIGALRM
 
 
 @pytest.mark.parametrize(

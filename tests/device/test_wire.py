@@ -97,8 +97,9 @@ def test_the_end_is_told(start: Start) -> None:
 
 def test_a_complaint_is_kept_at_both_ends_and_not_without_bound(start: Start) -> None:
     wire = start("echo first >&2; yes >&2 & head -c 1; kill $!; wait $! 2>/dev/null; echo last >&2; echo said")
-    with pytest.raises(Silence):
-        wire.line(99, 30, soon(0.3))
+    while len(wire.complaint.text()) <= 1 << 15:  # which is all that is kept
+        with pytest.raises(Silence):
+            wire.line(99, 30, soon(0.3))
     wire.send([b"x"], 30, soon())
     assert wire.line(99, 30, soon()) == b"xsaid"
     wire.end(30)
@@ -117,18 +118,19 @@ def test_an_excerpt_of_little_is_all_of_it() -> None:
 def test_nothing_of_a_command_stays(start: Start, tmp_path: Path) -> None:
     note = tmp_path / "note"
     wire = start(
-        f"trap '' HUP INT TERM; sleep 60 & echo $! > {note}.new; mv {note}.new {note}; echo ready; wait; sleep 60"
+        f"trap '' HUP INT TERM; sleep 600 & echo $! > {note}.new; mv {note}.new {note}; echo ready; wait; sleep 600"
     )
     assert wire.line(99, 30, soon()) == b"ready"
     before = len(list(Path("/proc/self/fd").iterdir()))
     began = time.monotonic()
     assert (wire.end(0.2), wire.killed) == (-signal.SIGKILL, True)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 300
     assert len(list(Path("/proc/self/fd").iterdir())) <= before - 3
     child = Path("/proc") / note.read_text().strip() / "stat"
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         while child.read_text().rpartition(") ")[2][0] not in "ZX":
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 300
+            time.sleep(0.01)
     assert wire.end(30) == -signal.SIGKILL, "ending twice is harmless"
 
 
@@ -152,8 +154,8 @@ def test_after_the_end_no_stream_is_touched(start: Start, tmp_path: Path) -> Non
 
 
 def test_a_nudge_never_waits(start: Start) -> None:
-    wire = start("exec sleep 60")
+    wire = start("exec sleep 600")
     began = time.monotonic()
     for _ in range(70_000):  # more than a pipe holds
         wire.nudge(b"\n")
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 300

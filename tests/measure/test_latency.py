@@ -59,10 +59,11 @@ def test_a_single_stream_has_the_calls_that_a_p99_needs() -> None:
 
 
 def test_a_run_has_the_rounds_and_the_seconds_that_were_asked_for() -> None:
+    began = time.perf_counter()
     latencies = Interleaved(settle=0, min_rounds=2, min_seconds=0.2)({"nap": lambda: time.sleep(0.004)})
     assert latencies.rounds >= 2
     assert latencies.milliseconds("nap").min() >= 4
-    assert latencies.milliseconds("nap").sum() >= 150
+    assert time.perf_counter() - began >= 0.2
 
 
 def test_a_run_ends_at_its_limit_with_the_rounds_that_a_median_needs() -> None:
@@ -218,7 +219,10 @@ def test_calls_that_give_their_processor_away_have_one_clock() -> None:
             pass
 
     timing = Interleaved(min_rounds=5, min_seconds=0)
-    assert list(timing({"nap": lambda: time.sleep(0.004), "work": work}).processor) == ["work"]
+    for _ in range(10):  # another thread of this process may ask for it, but not each time
+        if clocks := list(timing({"nap": lambda: time.sleep(0.004), "work": work}).processor):
+            break
+    assert clocks == ["work"]
 
 
 def test_contenders_are_opened_anew_for_every_third_and_the_interval_holds_what_each_opening_says() -> None:

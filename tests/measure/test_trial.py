@@ -80,13 +80,19 @@ def test_a_hang_is_one_sentence_and_leaves_no_process(tiny_bundle: Path, monkeyp
     monkeypatch.setattr(subprocess, "Popen", remembered)
     monkeypatch.setattr(trial, "_DYING_SECONDS", 0.1)
     hostile(monkeypatch, "time.sleep(1000)")
-    with pytest.raises(BackendError) as caught:
-        check(tiny_bundle, seconds=10)
-    assert str(caught.value) == (
-        f"the stage file '{FILES[1]}' keeps the backend 'onnx' busy: got no answer within 10 s in a process of its "
-        "own. Fix: do not use this bundle here; get it from its author again."
+    seconds, begun = 2, ""
+    while FILES[1] not in begun:  # on a busy machine it takes longer until the process comes to that file
+        seconds *= 2
+        assert seconds < 1000
+        try:
+            check(tiny_bundle, seconds=seconds)
+        except BackendError as error:
+            begun = str(error)
+    assert begun == (
+        f"the stage file '{FILES[1]}' keeps the backend 'onnx' busy: got no answer within {seconds} s in a process of "
+        "its own. Fix: do not use this bundle here; get it from its author again."
     )
-    assert started[0].returncode == -signal.SIGKILL
+    assert [process.returncode for process in started] == [-signal.SIGKILL] * len(started)
 
 
 def test_what_python_says_is_for_the_check_in_this_process(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +157,7 @@ def test_verify_names_the_file_and_ends_with_2(
 
 def test_no_thread_stays(tiny_bundle: Path) -> None:
     check(tiny_bundle)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(thread.name.endswith("(read)") for thread in threading.enumerate()) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not [thread for thread in threading.enumerate() if thread.name.endswith("(read)")]

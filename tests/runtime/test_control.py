@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import socket
 import stat
@@ -14,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,8 @@ def told(place: Path, message: bytes, *, ends: bool = False) -> dict[str, Any]:
     """Send bytes, and return the answer."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(place / "socket"))
-        connection.sendall(message)
+        with suppress(BrokenPipeError):  # it may have given up waiting by now: its answer is there all the same
+            connection.sendall(message)
         if ends:
             connection.shutdown(socket.SHUT_WR)
         with connection.makefile("rb") as answer:
@@ -164,8 +167,11 @@ def test_where_there_is_no_descriptor_left_nothing_stays(
 
 
 def test_who_says_nothing_or_goes_is_left(live: Live, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "MESSAGE_SECONDS", 0.05)
-    assert "did not come: got timed out" in told(place, b'{"bundle": ')["said"]
+    with monkeypatch.context() as patched:
+        patched.setattr(control, "MESSAGE_SECONDS", 0.05)
+        said = told(place, b'{"bundle": ')["said"]
+    # Which of the two it is depends on whether the bytes came before the time was over.
+    assert re.search(r"did not come: got timed out|is one line: got 11 bytes without its end", said)
     for message in (b"", b'{"bundle": "/a"}\n'):
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(place / "socket"))

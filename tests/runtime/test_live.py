@@ -135,7 +135,7 @@ def test_what_is_wrong_is_refused_and_the_old_one_stays(
         assert live.path == first
         np.testing.assert_array_equal(logits(live.pipeline, tiny_raw), before)
         gc.collect()
-        assert counted(files) == (0, 0)
+        assert max(counted(files)) <= 0  # what tests before left behind may end meanwhile
     assert f"{first} (digest {digest_of(first)[:12]}, rung 'float') goes on: the bundle" in caplog.text
 
 
@@ -196,7 +196,7 @@ def test_nothing_is_lost_while_bundles_and_rungs_change(
     live.close()
     del callers, live, turns, change
     gc.collect()
-    assert counted(before) == (0, 0)
+    assert max(counted(before)) <= 0
 
 
 def test_what_was_replaced_is_freed(first: Path, other: Path, tiny_raw: Raw) -> None:
@@ -260,7 +260,7 @@ def test_sighup_opens_the_same_path_again(
         del before
     assert signal.getsignal(signal.SIGHUP) is handler
     gc.collect()
-    assert counted(running)[1] == 0
+    assert counted(running)[1] <= 0
 
 
 def test_a_bug_does_not_end_the_thread_that_reloads(

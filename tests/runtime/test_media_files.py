@@ -92,7 +92,7 @@ def test_a_folder_that_takes_the_place_of_a_file_leaks_no_descriptor(
     before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(InputError, match=r"a\.npy' \(Is a directory\)"):
         read(path)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before  # what tests before left may be closed meanwhile
 
 
 @everywhere

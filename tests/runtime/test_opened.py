@@ -257,7 +257,7 @@ def test_nothing_is_lost_while_rungs_change_and_bundles_are_loaded(archive: Path
     assert not callers.lost
     assert callers.answered
     holder.pipeline.close()
-    assert counted(before) == (0, 0)
+    assert max(counted(before)) <= 0  # what tests before left behind may end meanwhile
 
 
 def test_a_batch_answers_as_single_calls_do(load_tiny: Load, tiny_raw: Raw) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -221,15 +220,18 @@ def crowded() -> Iterator[None]:
     """This process and four busy ones on one processor."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
-    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
-    time.sleep(0.5)
+    code = "print(flush=True)\nwhile True: pass"
+    running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(4)]
     try:
+        for process in running:
+            assert process.stdout is not None
+            process.stdout.readline()
         yield
     finally:
         os.sched_setaffinity(0, before)
         for process in running:
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 @pytest.mark.timing

@@ -291,4 +291,4 @@ def _redirected(number: int, path: Path) -> Callable[[], bytes]:
     return path.read_bytes
 
 
-AREA = Area("command_line", attempts, tries=_TRIES, short=_AT_ONCE, max_seconds=20.0)
+AREA = Area("command_line", attempts, tries=_TRIES, short=_AT_ONCE)

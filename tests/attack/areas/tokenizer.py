@@ -269,4 +269,4 @@ def _numbers(parts: Mapping[str, Any]) -> set[int]:
     return numbers | {token["id"] for token in parts.get("added_tokens") or ()}
 
 
-AREA = Area("tokenizer", attempts, tries=1_500, short=60, max_seconds=15.0, max_rss_bytes=1 << 30)
+AREA = Area("tokenizer", attempts, tries=1_500, short=60, max_rss_bytes=1 << 30)
