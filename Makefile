@@ -39,6 +39,8 @@ SEED ?=
 OUT ?= out
 DIST ?= dist
 BIN := $(VENV)/bin
+# A test that hangs fails after half an hour, and the others go on.
+PYTEST := $(BIN)/python -m pytest --timeout 1800
 # What is compiled, compared and checked elsewhere, by recipe. A pruned model's bundles lie in $(OUT) by its recipe's folder.
 COMPRESS ?= examples/digits/pruned.toml examples/assistant/pruned.toml
 PEERS ?= examples/digits/recipe.toml examples/assistant/recipe.toml
@@ -58,14 +60,12 @@ compress: $(VENV)/.compile
 
 # PYTEST_ARGS narrows it: PYTEST_ARGS=tests/cli. A narrow choice may hold nothing that measures time: pytest ends with 5.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(TEST_LIMIT) -n $(TEST_JOBS) --dist worksteal -m 'not timing and not exhaustive' --durations=20 $(PYTEST_ARGS)
-	$(BIN)/python -m pytest $(TEST_LIMIT) -m timing $(or $(PYTEST_ARGS),$(TIMING)) || test $$? -eq 5
-# In seconds, for each test: one that hangs fails, and the others go on.
-TEST_LIMIT = --timeout 1800
+	$(PYTEST) -n $(TEST_JOBS) --dist worksteal -m 'not timing and not exhaustive' --durations=20 $(PYTEST_ARGS)
+	$(PYTEST) -m timing $(or $(PYTEST_ARGS),$(TIMING)) || test $$? -eq 5
 TIMING = $$(grep -rlE 'mark\.timing' tests --include='test_*.py')
 
 test-exhaustive: $(VENV)/.dev
-	$(BIN)/python -m pytest $(TEST_LIMIT) -n $(TEST_JOBS) --dist worksteal -m exhaustive --durations=20 $(PYTEST_ARGS)
+	$(PYTEST) -n $(TEST_JOBS) --dist worksteal -m exhaustive --durations=20 $(PYTEST_ARGS)
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m tests.targets
@@ -74,7 +74,7 @@ test-all: $(VENV)/.dev
 attack: $(VENV)/.dev
 	set -e; seed=$(or $(SEED),$$($(BIN)/python -c 'import secrets; print(secrets.randbelow(2**32))')); \
 	$(BIN)/python -m tests.attack --jobs $(JOBS) --seed $$seed --out $(OUT)/attack.json $(ATTACK_ARGS); \
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m hypothesis --hypothesis-profile random --hypothesis-seed $$seed \
+	$(PYTEST) -n $(TEST_JOBS) --dist worksteal -m hypothesis --hypothesis-profile random --hypothesis-seed $$seed \
 	$$(grep -rlw given tests --include='test_*.py')
 
 check: $(VENV)/.dev

@@ -276,8 +276,7 @@ class Queue:
         if not future.set_running_or_notify_cancel():
             self._ran()
         elif self._deadline_s is not None and waited_s > self._deadline_s:
-            self.expired += 1
-            self._ran()
+            self._ran(expired=1)
             future.set_exception(
                 Expired(
                     "the request waited for too long and was not begun",
@@ -295,8 +294,9 @@ class Queue:
                 self._ran(time.monotonic() - began_s)
                 future.set_result(answer)
 
-    def _ran(self, took_s: float | None = None) -> None:
+    def _ran(self, took_s: float | None = None, *, expired: int = 0) -> None:
         with self._changed:
             self._running -= 1
+            self.expired += expired
             if took_s is not None:
                 self._pace.add(took_s)

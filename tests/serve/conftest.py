@@ -5,8 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -70,6 +71,23 @@ class Client(NamedTuple):
             except ConnectionResetError:
                 pass
             return b"".join(parts)
+
+    @contextmanager
+    def busy(self) -> Iterator[threading.Event]:
+        """Keep the model from answering until the event is set that is given, or the block ends: also by an error."""
+        begun, free = threading.Event(), threading.Event()
+
+        def wait(_: object) -> None:
+            begun.set()
+            free.wait()
+
+        done = self.queue.submit(wait)
+        try:
+            assert begun.wait(60)
+            yield free
+        finally:
+            free.set()
+            done.result(60)
 
 
 @pytest.fixture

@@ -61,31 +61,34 @@ def predict(port: int) -> tuple[int, Any]:
 
 
 def test_sigterm_under_load_answers_all_that_was_admitted(tiny_bundle: Path) -> None:
-    def load(process: subprocess.Popen[str], port: int) -> list[int]:
-        seen: list[int] = []
+    seen: list[int] = []
+
+    def load(process: subprocess.Popen[str], port: int) -> None:
         while process.poll() is None:  # the port may be somebody else's afterwards
             try:
                 seen.append(predict(port)[0])
             except ConnectionRefusedError:
-                return seen
+                return
             except (ConnectionError, http.client.HTTPException):  # accepted by the system, never read
                 seen.append(0)
-                return seen
-        return seen
+                return
 
-    with running(tiny_bundle, "--queue", "4") as (process, port), ThreadPoolExecutor(8) as clients:
+    patient = "from edgefuse.commands import serve\nserve._END_S = 60"  # how long it takes is for the benchmarks to say
+    with (
+        ThreadPoolExecutor(8) as clients,  # whose work is over when the process is
+        running(tiny_bundle, "--queue", "4", before=patient) as (process, port),
+    ):
         loads = [clients.submit(load, process, port) for _ in range(8)]
-        time.sleep(1.0)
-        began = time.monotonic()
+        while seen.count(200) <= 8:
+            assert not any(one.done() for one in loads)
+            time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        _, complaints = process.communicate(timeout=30)
-        took = time.monotonic() - began
-        statuses = [status for one in loads for status in one.result()]
+        _, complaints = process.communicate(timeout=120)
+    for one in loads:
+        one.result()
     assert process.returncode == 0, complaints
-    assert statuses.count(200) > 8
-    assert set(statuses) <= {200, 429, 503, 0}
+    assert set(seen) <= {200, 429, 503, 0}
     assert "did not end in time" not in complaints
-    assert took < 10  # it is meant to be 5; this machine may be busy
 
 
 def test_it_is_gone_in_time_whatever_cannot_be_closed(tiny_bundle: Path) -> None:

@@ -8,11 +8,11 @@ import json
 import socket
 import ssl
 import subprocess
-import threading
 import time
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -145,15 +145,8 @@ def test_the_model_its_description_and_figures_are_told(serving: Serving, motion
 
 
 def test_what_is_over_the_queue_gets_429_with_a_time(serving: Serving, motion: dict[str, Any]) -> None:
-    client, free, began = serving(depth=2), threading.Event(), threading.Event()
-
-    def hold(_: object) -> bool:
-        began.set()
-        return free.wait(30)
-
-    held = client.queue.submit(hold)
-    assert began.wait(30)
-    with ThreadPoolExecutor(8) as clients:
+    client = serving(depth=2)
+    with ThreadPoolExecutor(8) as clients, client.busy() as free:
         asked = [clients.submit(client.ask, "POST", "/v1/predict", motion) for _ in range(8)]
         while sum(one.done() for one in asked) < 7:
             time.sleep(0.01)
@@ -162,31 +155,22 @@ def test_what_is_over_the_queue_gets_429_with_a_time(serving: Serving, motion: d
     assert sorted(answer.status for answer in answers) == [200, *[429] * 7]
     refused = [answer for answer in answers if answer.status == 429]
     assert all(int(answer.fields["Retry-After"]) >= 1 for answer in refused)
-    held.result(30)
 
 
 def test_what_is_over_the_queue_is_refused_unread_and_everything_else_goes_on(
     serving: Serving, motion: dict[str, Any]
 ) -> None:
-    client, free, began = serving(depth=1), threading.Event(), threading.Event()
-
-    def hold(_: object) -> bool:
-        began.set()
-        return free.wait(30)
-
-    held = client.queue.submit(hold)
-    assert began.wait(30)
-    for _ in range(2):  # its JSON is not looked at
-        refused = client.ask("POST", "/v1/predict?explain=true", b"{")
-        assert (refused.status, refused.fields["Connection"], refused.fields["Retry-After"]) == (429, "close", "1")
-        assert refused.json["error"]["message"].startswith("the queue is full: got 1 requests that wait or run")
-    assert client.ask("POST", "/v1/predicted", b"{").status == 404
-    assert client.ask("GET", "/v1/model").status == 200
-    figures = client.ask("GET", "/metrics").body.decode()
-    assert 'edgefuse_http_requests_total{endpoint="/v1/predict",status="429"} 2.0' in figures
-    assert "edgefuse_queue_refused_total 2.0" in figures
-    free.set()
-    held.result(30)
+    client = serving(depth=1)
+    with client.busy():
+        for _ in range(2):  # its JSON is not looked at
+            refused = client.ask("POST", "/v1/predict?explain=true", b"{")
+            assert (refused.status, refused.fields["Connection"], refused.fields["Retry-After"]) == (429, "close", "1")
+            assert refused.json["error"]["message"].startswith("the queue is full: got 1 requests that wait or run")
+        assert client.ask("POST", "/v1/predicted", b"{").status == 404
+        assert client.ask("GET", "/v1/model").status == 200
+        figures = client.ask("GET", "/metrics").body.decode()
+        assert 'edgefuse_http_requests_total{endpoint="/v1/predict",status="429"} 2.0' in figures
+        assert "edgefuse_queue_refused_total 2.0" in figures
     assert client.ask("POST", "/v1/predict", motion).status == 200
 
 
@@ -198,11 +182,9 @@ def test_a_service_that_drains_says_so(serving: Serving, motion: dict[str, Any])
 
 
 def test_an_answer_that_does_not_come_is_given_up(serving: Serving, motion: dict[str, Any]) -> None:
-    client, free = serving(answer_s=0.2), threading.Event()
-    held = client.queue.submit(lambda _: free.wait(30))
-    assert client.ask("POST", "/v1/predict", motion).status == 503
-    free.set()
-    held.result(30)
+    client = serving(answer_s=0.2)
+    with client.busy():
+        assert client.ask("POST", "/v1/predict", motion).status == 503
 
 
 def test_only_who_has_the_token_is_answered(serving: Serving, motion: dict[str, Any]) -> None:
@@ -250,13 +232,13 @@ def test_https(serving: Serving, tmp_path: Path, motion: dict[str, Any]) -> None
     subprocess.run([*command, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
     client = serving(tls=(certificate, key))
     context = ssl.create_default_context(cafile=str(certificate))
-    silent = [socket.create_connection(client.address) for _ in range(3)]  # no handshake holds us up
     request = urllib.request.Request(f"{client.service.url}/v1/predict", json.dumps(motion).encode())
     request.add_header("Content-Type", "application/json")
-    with urllib.request.urlopen(request, context=context, timeout=30) as answer:
-        assert json.load(answer)["label"]
-    assert b"200 OK" not in client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    for one in silent:
-        one.close()
+    with ExitStack() as stack:
+        for _ in range(3):  # no handshake holds us up
+            stack.enter_context(socket.create_connection(client.address))
+        with urllib.request.urlopen(request, context=context, timeout=30) as answer:
+            assert json.load(answer)["label"]
+        assert b"200 OK" not in client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     with pytest.raises(InputError, match="cannot be used"):
         serving(tls=(key, certificate))

@@ -31,15 +31,8 @@ def test_an_answer_after_the_end_is_not_sent_without_tls(
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
     subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    client, began, free = serving(tls=(certificate, key)), threading.Event(), threading.Event()
-
-    def hold(_: object) -> None:
-        began.set()
-        free.wait(60)
-
-    client.queue.submit(hold)
-    assert began.wait(60)
-    pool, shut = client.service._server.requests, threading.Event()
+    client, shut = serving(tls=(certificate, key)), threading.Event()
+    pool = client.service._server.requests
     force = pool._force_close
 
     def forced(conn: Any) -> None:
@@ -51,7 +44,11 @@ def test_an_answer_after_the_end_is_not_sent_without_tls(
     context = ssl.create_default_context(cafile=str(certificate))
     context.check_hostname = False
     body = json.dumps(motion).encode()
-    with context.wrap_socket(socket.create_connection(client.address, timeout=60)) as peer:
+    with (
+        client.busy() as free,
+        socket.create_connection(client.address, timeout=60) as connection,
+        context.wrap_socket(connection) as peer,
+    ):
         peer.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         while client.queue.waiting < 1:
             time.sleep(0.01)
@@ -79,11 +76,10 @@ def _knows(client: Any, peer: socket.socket) -> bool:
 
 def test_who_asks_nothing_is_answered_nothing(serving: Serving, motion: dict[str, Any]) -> None:
     """Also where whole requests that wait for a thread take all memory that there is for those that come."""
-    client, going_on = serving(depth=8, threads=1, body_bytes=1000, bodies_bytes=1000), threading.Event()
+    client = serving(depth=8, threads=1, body_bytes=1000, bodies_bytes=1000)
     server, body = client.service._server, json.dumps(motion).encode().ljust(900)
     request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
-    held = client.queue.submit(lambda _: going_on.wait(60))
-    with ExitStack() as stack:
+    with ExitStack() as stack, client.busy() as free:
         peers = [stack.enter_context(socket.create_connection(client.address, timeout=60)) for _ in range(3)]
         for peer in peers:
             peer.sendall(request)
@@ -92,8 +88,7 @@ def test_who_asks_nothing_is_answered_nothing(serving: Serving, motion: dict[str
         silent = stack.enter_context(socket.create_connection(client.address, timeout=60))
         while not _knows(client, silent):
             time.sleep(0.01)
-        going_on.set()
-        held.result()
+        free.set()
         assert [peer.recv(15) for peer in peers] == [b"HTTP/1.1 200 OK"] * 3
         silent.sendall(ASK)
         assert silent.recv(15) == b"HTTP/1.1 200 OK"
@@ -112,7 +107,7 @@ def test_an_old_client_is_not_told_to_go_on(serving: Serving, motion: dict[str, 
 @pytest.mark.parametrize("value", [b"Close", b"close, TE"])
 def test_who_wants_the_connection_closed_gets_it_so(serving: Serving, value: bytes) -> None:
     client = serving(idle_s=60)
-    with socket.create_connection(client.address, timeout=10) as peer:
+    with socket.create_connection(client.address, timeout=30) as peer:
         peer.sendall(ASK.replace(b"\r\n\r\n", b"\r\nConnection: " + value + b"\r\n\r\n"))
         with peer.makefile("rb") as answer:
             assert answer.read().startswith(b"HTTP/1.1 200 OK")

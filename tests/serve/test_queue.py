@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import wait
@@ -115,6 +116,25 @@ def test_what_waited_past_its_deadline_gets_an_error() -> None:
         queue.close()
 
 
+class Slow(int):
+    """A count that takes its time to grow, and so is lost where two count at once."""
+
+    def __add__(self, other: int) -> Slow:
+        time.sleep(0.05)
+        return Slow(int(self) + other)
+
+
+def test_what_several_workers_count_is_whole() -> None:
+    queue = Queue(Source(), 8, workers=4, deadline_s=1e-9)
+    queue.expired = Slow(0)
+    try:
+        late = [queue.submit(lambda _: "late") for _ in range(8)]
+        assert {type(one.exception(30)) for one in late} == {Expired}
+        assert queue.expired == 8
+    finally:
+        queue.close()
+
+
 def test_an_error_is_the_callers_and_the_queue_goes_on() -> None:
     with queued(3) as (queue, _, free):
         free.set()
@@ -138,10 +158,13 @@ def test_draining_answers_what_was_admitted_and_takes_no_more() -> None:
 def test_closing_gives_those_that_wait_an_error() -> None:
     with queued(2) as (queue, _, free):
         left = queue.submit(lambda _: 1)
-        threading.Timer(0.05, free.set).start()
-        queue.close()
+        closing = threading.Thread(target=queue.close)
+        closing.start()
         with pytest.raises(Draining, match="ended before"):
-            left.result(0)
+            left.result(30)
+        assert closing.is_alive()  # what runs has its answer first
+        free.set()
+        closing.join()
 
 
 def test_a_queue_of_nothing_is_refused() -> None:

@@ -10,12 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -38,6 +38,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timing]
 """One process after the other, in this order: they share a cluster, which takes all processors to start."""
 TOKEN = 32 * "5e"
 """Of the cluster."""
+T = TypeVar("T")
 BODY = {"inputs": {"motion": [[[0.5, 0.25, -1.0]] * 3], "text": "please stop"}}
 
 
@@ -152,7 +153,10 @@ def served(
         yield Served(process, int(json.loads(text)["http"].rpartition(":")[2]), bundle)
     finally:
         process.terminate()
-        process.communicate(timeout=120)
+        try:
+            process.communicate(timeout=120)
+        finally:
+            process.kill()
 
 
 def test_it_answers_like_the_http_service(served: Served) -> None:
@@ -301,8 +305,7 @@ def test_no_request_is_lost_with_a_replica(served: Served) -> None:
             next(stop)
         return seen
 
-    before = served.replicas
-    assert len(before) == 2
+    before = until(lambda: both(served))
     with ThreadPoolExecutor(12) as clients:
         loads: list[Future[list[Answered]]] = [clients.submit(load) for _ in range(12)]
         try:
@@ -315,7 +318,7 @@ def test_no_request_is_lost_with_a_replica(served: Served) -> None:
     assert {answer.status for answer in answers} == {200}
     assert all(answer.json["outputs"] == expected for answer in answers)
     assert min(before) not in served.replicas
-    until(lambda: len(served.replicas) == 2)  # Ray puts another one in its place
+    until(lambda: both(served))  # Ray puts another one in its place
 
 
 def after(counter: count[int], more: int) -> None:
@@ -324,12 +327,18 @@ def after(counter: count[int], more: int) -> None:
     until(lambda: next(counter) - begin > more)
 
 
-def until(condition: Any) -> None:
-    """Wait for three minutes at most."""
+def both(served: Served) -> set[int]:
+    """The two replicas; none where one of them has not begun, or bears another name while it does something else."""
+    return found if len(found := served.replicas) == 2 else set()
+
+
+def until(condition: Callable[[], T]) -> T:
+    """Wait for three minutes at most, and return what it is."""
     ends = time.monotonic() + 180
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < ends
         time.sleep(0.1)
+    return found
 
 
 def test_nothing_phones_home_and_nobody_else_is_let_in(served: Served) -> None:

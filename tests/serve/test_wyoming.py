@@ -53,7 +53,7 @@ def test_home_assistant_sets_up_and_asks(bundle: Path) -> None:
         host, port = "127.0.0.1", int(service.uri.rpartition(":")[2])
 
         async def describe() -> Info:
-            async with AsyncTcpClient(host, port, connect_timeout=5, read_timeout=5) as client:
+            async with AsyncTcpClient(host, port, connect_timeout=30, read_timeout=30) as client:
                 await client.write_event(Describe().event())
                 event = await client.read_event()
                 assert event is not None

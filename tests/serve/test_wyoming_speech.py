@@ -189,8 +189,9 @@ def test_a_recogniser_is_let_go_of_however_early_closing_is_given_up(steps: int)
 
 def test_a_recogniser_that_does_not_read_is_let_go_of() -> None:
     async def go(uri: str) -> None:
-        recogniser = Recogniser(recogniser_at(uri), Limits(event_s=0.1))
+        recogniser = Recogniser(recogniser_at(uri), Limits())
         await recogniser.open()
+        recogniser._limits = Limits(event_s=0.1)  # to be reached, it has its time
         with pytest.raises(RecogniserError, match="does not listen any more"):
             await recogniser.write(Event("audio-chunk", {}, bytes(64 << 20)))
         assert recogniser._writer is not None
@@ -209,9 +210,10 @@ def test_a_recogniser_that_fails_is_told_and_text_goes_on(bundle: Path, fault: s
             return None
         raise ConnectionError
 
+    limits = Limits(answer_s=2 if fault == "silent" else 30, linger_s=30)
     with recognising(fail) as uri:
         there = "tcp://127.0.0.1:9" if fault == "none" else uri
-        with serving(bundle, Settings(recogniser=there, limits=Limits(answer_s=0.5))) as service:
+        with serving(bundle, Settings(recogniser=there, limits=limits)) as service:
             (error,) = asked(service.uri, TRANSCRIBE, START, CHUNK, STOP)
             assert (error.type, error.data["code"]) == ("error", "recogniser")
             assert there not in error.data["text"]
@@ -232,7 +234,7 @@ def test_a_recogniser_that_fails_is_told_and_text_goes_on(bundle: Path, fault: s
     ids=range(7),
 )
 def test_sound_that_is_not_taken_is_refused(bundle: Path, events: tuple[Event, ...], why: str) -> None:
-    limits = Limits(utterance_s=0.5)
+    limits = Limits(utterance_s=0.5, linger_s=30)
     with recognising("stop") as uri, serving(bundle, Settings(recogniser=uri, limits=limits)) as service:
         (error,) = asked(service.uri, *events)
         assert (error.type, error.data["code"]) == ("error", "input")
@@ -257,8 +259,8 @@ def test_too_many_streams_are_refused(bundle: Path) -> None:
 
         holding = threading.Thread(target=lambda: asyncio.run(hold()))
         holding.start()
-        began.wait()
         try:
+            assert began.wait(60)
             assert asked(service.uri, TRANSCRIBE, START)[0].data["code"] == "full"
         finally:
             ended.set()

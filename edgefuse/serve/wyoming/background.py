@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from types import TracebackType
 
 from edgefuse.serve.queue import Queue, Source
@@ -54,7 +55,8 @@ class Background:
         """
         if self._thread.is_alive():
             self._timeout_s = timeout_s
-            self._loop.call_soon_threadsafe(self._closing.set)
+            with suppress(RuntimeError):  # its loop was closed already
+                self._loop.call_soon_threadsafe(self._closing.set)
             self._thread.join(timeout_s + _GRACE_S)
         return not self._thread.is_alive()
 
