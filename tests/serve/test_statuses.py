@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import socket
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,15 +63,8 @@ def test_what_is_answered_is_documented(serving: Callable[..., Client]) -> None:
 
 
 def test_who_has_no_token_hears_nothing_of_the_queue(serving: Callable[..., Client], motion: dict[str, Any]) -> None:
-    client, free, began = serving(depth=1, token=TOKEN), threading.Event(), threading.Event()
-
-    def hold(_: object) -> None:
-        began.set()
-        free.wait(60)
-
-    held = client.queue.submit(hold)
-    assert began.wait(60)
-    try:
+    client = serving(depth=1, token=TOKEN)
+    with client.busy():
         for fields in ({}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": f"Basic {TOKEN}"}):
             refused = client.ask("POST", "/v1/predict", motion, **fields)
             assert (refused.status, refused.fields["WWW-Authenticate"]) == (401, "Bearer")
@@ -81,9 +73,6 @@ def test_who_has_no_token_hears_nothing_of_the_queue(serving: Callable[..., Clie
         head = f"POST /v1/predict HTTP/1.1\r\n{HOST}aUTHORIZATION:\t Bearer {TOKEN} \r\nContent-Length: 9\r\n\r\n"
         assert client.send(head.encode()).startswith(b"HTTP/1.1 429 ")  # unread, as before
         assert client.send(head.replace("Bearer", "bear").encode()).startswith(b"HTTP/1.1 401 ")
-    finally:
-        free.set()
-        held.result(60)
     good = client.ask("POST", "/v1/predict", motion, Authorization=f"Bearer {TOKEN}")
     assert good.status == 200
     figures = client.ask("GET", "/metrics", Authorization=f"Bearer {TOKEN}").body.decode()

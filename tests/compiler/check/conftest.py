@@ -119,9 +119,13 @@ class Shares(Fusion):
 
 
 def model(encoders, modalities):
-    torch.manual_seed(0)
     described = spec.ModelSpec(name="moves", modalities=modalities, outputs=(spec.ClassOutput(labels=LABELS),))
-    return FusionModel(described, encoders, Fusion(tuple(encoders))).eval()
+    made = FusionModel(described, encoders, Fusion(tuple(encoders))).eval()
+    torch.manual_seed(0)  # the same weights each time, also those that the encoders drew before
+    for part in made.modules():
+        if hasattr(part, "reset_parameters"):
+            part.reset_parameters()
+    return made
 
 
 MOTION, WORDS = spec.tensor("motion", shape=(1, 8, 6)), spec.tensor("words", shape=(1, 5), dtype="int32")
