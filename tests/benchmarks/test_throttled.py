@@ -29,13 +29,16 @@ def test_work_is_done_at_the_rung_that_the_ladder_says(tiny_bundle: Path) -> Non
     assert len(found.due_s) == 10
     assert found.late == [False] * 10
     assert found.right == [1.0] * 10
+    assert [due_s for due_s, _ in found.processor_s] == found.due_s
+    assert all(taken_s > 0 for _, taken_s in found.processor_s)
     assert sum(ladder.answered) == len(found.right)
 
 
 def record(missed: tuple[float, float], changes: list[tuple[float, str]], right: float) -> Record:
     """Return a run of 50 s with a step each 0.1 s, late between two times."""
     due_s = [number / 10 for number in range(500)]
-    return Record(due_s, [missed[0] <= one < missed[1] for one in due_s], [right] * 500, changes)
+    taken_s = [(one, 0.02 if 20 <= one < 21 else 0.01) for one in due_s]
+    return Record(due_s, [missed[0] <= one < missed[1] for one in due_s], [right] * 500, changes, taken_s)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +64,7 @@ def test_what_a_record_shows(
     assert found["missed_without"] == 1.0
     assert found["accuracy_promised"] == pytest.approx(0.95)
     assert found["missed_after"] == 0.0
+    assert found["processor_ms"] == pytest.approx({"p50": 10.0, "p90": 10.0, "p99": 20.0})
 
 
 def test_a_process_that_was_stopped_by_turns_runs_again() -> None:

@@ -16,6 +16,8 @@ from itertools import pairwise
 from statistics import mean, median
 from typing import Any
 
+import numpy as np
+
 import edgefuse
 from benchmarks.soak.line import Line, Setting
 from benchmarks.soak.throttle import Throttle, throttle
@@ -52,17 +54,31 @@ class Work:
 
 @dataclass
 class Record:
-    """What became of each step: when it was due, whether it was late, and its share of right answers, if it had any."""
+    """What became of each step.
+
+    Attributes:
+        due_s: when it was due.
+        late: whether it was late, or left out.
+        right: the share of right answers, of each that was not left out.
+        changes: of the rung.
+        processor_s: when each that was not left out was due, and the processor time that it took.
+    """
 
     due_s: list[float] = field(default_factory=list)
     late: list[bool] = field(default_factory=list)
     right: list[float] = field(default_factory=list)
     changes: list[tuple[float, str]] = field(default_factory=list)
+    processor_s: list[tuple[float, float]] = field(default_factory=list)
 
     def missed(self, from_s: float, to_s: float) -> float:
         """Return the share of the steps due between two times that were late."""
         found = [late for due_s, late in zip(self.due_s, self.late, strict=True) if from_s <= due_s < to_s]
         return mean(found) if found else math.nan
+
+    def processor_ms(self, from_s: float, to_s: float) -> dict[str, float]:
+        """Return what the steps due between two times took of the processor: a machine may be slower by itself."""
+        found = [taken_s for due_s, taken_s in self.processor_s if from_s <= due_s < to_s]
+        return {f"p{share}": 1000 * float(np.percentile(found, share)) for share in (50, 90, 99) if found}
 
     @property
     def rest_s(self) -> float:
@@ -107,13 +123,14 @@ def drive(
         if clock() >= due_s + work.period_s:
             found.late.append(True)
             continue
-        right = 0
+        right, before_s = 0, time.thread_time()
         for _ in range(work.count):
             inputs, target = work.items[taken % len(work.items)]
             (logits,) = pipeline.infer(inputs).values()
             right += int(logits.argmax()) == target
             taken += 1
         now_s = clock()
+        found.processor_s.append((due_s - begun_s, time.thread_time() - before_s))
         found.late.append(now_s > due_s + work.period_s)
         found.right.append(right / work.count)
         if ladder is not None:
@@ -168,6 +185,7 @@ def figures(with_ladder: Record, without: Record, ladder: Ladder, work: Work) ->
         "missed_without": without.missed(*settled),
         "missed_before": with_ladder.missed(0.0, BEFORE_S),
         "missed_after": with_ladder.missed(end_s + BACK_S, math.inf),
+        "processor_ms": with_ladder.processor_ms(*settled),
         "changes": [f"{now_s:.1f} s: {rung}" for now_s, rung in with_ladder.changes],
         "shortest_rest_s": with_ladder.rest_s if math.isfinite(with_ladder.rest_s) else None,
         "back_after_s": back_s if math.isfinite(back_s) else None,
