@@ -1,13 +1,18 @@
-"""Clients of the desk: each asks, waits for the answer, and asks again."""
+"""Clients of the desk: each asks, waits for the answer, and asks again; and what commands with such clients share."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import aiohttp
+
+from edgefuse.errors import EdgefuseError
 
 Ask: TypeAlias = Callable[[aiohttp.ClientSession, dict[str, str]], Awaitable[dict[str, Any]]]
 _LOST = (aiohttp.ClientError, asyncio.TimeoutError)
@@ -26,6 +31,26 @@ class Asked(NamedTuple):
     answers: list[dict[str, Any] | None]
     times_s: list[float]
     took_s: float
+
+
+def arguments_of(description: str | None) -> argparse.ArgumentParser:
+    """Return what commands that ask a desk of two bundles take."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("intent", type=Path, metavar="INTENT", help="the bundle that names the class")
+    parser.add_argument("dialogue", type=Path, metavar="DIALOGUE", help="the bundle that makes the reply")
+    parser.add_argument("--replicas", type=int, default=2, help="of each bundle (default: 2)")
+    parser.add_argument("--clients", type=int, default=8, help="that ask at a time (default: 8)")
+    return parser
+
+
+def outcome(command: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
+    """Run a command, and return its exit code; an error of ours is told in its sentence."""
+    try:
+        command(arguments)
+    except EdgefuseError as error:
+        print(f"{command.__name__}: error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def of_desk(url: str) -> Ask:

@@ -21,11 +21,11 @@ from typing import Any
 
 import aiohttp
 
-from edgefuse.errors import EdgefuseError, InputError
+from edgefuse.errors import InputError
 from edgefuse.files import reason
 from edgefuse.serve.ray.options import Options
 from edgefuse.serve.ray.service import running
-from examples.customer_service.clients import Ask, ask_all, of_desk
+from examples.customer_service.clients import Ask, arguments_of, ask_all, of_desk, outcome
 from examples.customer_service.desk import desk, reply
 
 REQUESTS = (
@@ -36,23 +36,14 @@ REQUESTS = (
 
 def main() -> int:
     """Print an answer, and throughput and times of both ways."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("intent", type=Path, metavar="INTENT", help="the bundle that names the class")
-    parser.add_argument("dialogue", type=Path, metavar="DIALOGUE", help="the bundle that makes the reply")
+    parser = arguments_of(__doc__)
     parser.add_argument("--image", type=Path, help="a picture that goes with every request")
     parser.add_argument("--audio", type=Path, help="a sound that goes with every request")
-    parser.add_argument("--replicas", type=int, default=2, help="of each bundle (default: 2)")
-    parser.add_argument("--clients", type=int, default=8, help="that ask at a time (default: 8)")
     parser.add_argument("--requests", type=int, default=400, help="in all (default: 400)")
     arguments = parser.parse_args()
     if min(arguments.replicas, arguments.clients, arguments.requests - 1) < 1:
         parser.error("--replicas and --clients are 1 or more, --requests 2 or more")
-    try:
-        compare(arguments)
-    except EdgefuseError as error:
-        print(f"compare: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return outcome(compare, arguments)
 
 
 def compare(arguments: argparse.Namespace) -> None:

@@ -14,33 +14,22 @@ from pathlib import Path
 
 import msgspec
 
-from edgefuse.errors import EdgefuseError
 from edgefuse.serve.ray.options import Options
 from edgefuse.serve.ray.service import running
-from examples.customer_service.clients import Asked, ask_all, of_desk
+from examples.customer_service.clients import Asked, arguments_of, ask_all, of_desk, outcome
 from examples.customer_service.desk import desk
 from examples.customer_service.items import Item, items
 
 
 def main() -> int:
     """Judge a desk of two bundles."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("intent", type=Path, metavar="INTENT", help="the bundle that names the class")
-    parser.add_argument("dialogue", type=Path, metavar="DIALOGUE", help="the bundle that makes the reply")
+    parser = arguments_of(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the file that is written")
-    parser.add_argument("--replicas", type=int, default=2, help="of each bundle (default: 2)")
-    parser.add_argument("--clients", type=int, default=8, help="that ask at a time (default: 8)")
     parser.add_argument("--items", type=int, default=800, help="of the test split (default: all 800)")
-    arguments = parser.parse_args()
-    try:
-        judge(arguments)
-    except EdgefuseError as error:
-        print(f"quality: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return outcome(quality, parser.parse_args())
 
 
-def judge(arguments: argparse.Namespace) -> None:
+def quality(arguments: argparse.Namespace) -> None:
     """Ask all items, and write what came of them.
 
     Raises:

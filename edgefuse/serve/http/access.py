@@ -10,7 +10,6 @@ from pathlib import Path
 from edgefuse.errors import InputError
 
 VARIABLE = "EDGEFUSE_TOKEN"
-WRONG_TOKEN = "The token is missing or wrong: send Authorization: Bearer TOKEN."
 _LEAST, _MOST = 16, 4096
 
 

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import flask
 import msgspec
-from werkzeug.exceptions import HTTPException, MisdirectedRequest, NotFound, TooManyRequests, Unauthorized
+from werkzeug.exceptions import HTTPException, MisdirectedRequest, NotFound, TooManyRequests
 
 from edgefuse.errors import InputError
 from edgefuse.serve.http import access, faults, inputs, openapi
@@ -93,8 +93,7 @@ class _Endpoints:
             raise MisdirectedRequest("Without a token, this service answers this machine under its own names alone.")
         if self._token is None or request.path == "/healthz" or request.endpoint in ("_page", "page"):
             return
-        if not access.is_authorised(self._token, request.headers.get("Authorization")):
-            raise Unauthorized(access.WRONG_TOKEN)
+        faults.check_token(self._token, request.headers.get("Authorization"))
 
     def _finish(self, response: flask.Response) -> flask.Response:
         response.headers.update(_FIELDS)

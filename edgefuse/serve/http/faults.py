@@ -10,9 +10,20 @@ from pathlib import Path
 from werkzeug.exceptions import ClientDisconnected, HTTPException, TooManyRequests, Unauthorized
 
 from edgefuse.errors import EdgefuseError, InputError, MissingExtraError
+from edgefuse.serve.http.access import is_authorised
 from edgefuse.serve.queue import Draining, Expired, Full
 
 UNEXPECTED = "An error of this service; its log says which."
+
+
+def check_token(token: str, header: str | None) -> None:
+    """Refuse who has not the token in the field `Authorization`.
+
+    Raises:
+        Unauthorized: it is missing, or another one.
+    """
+    if not is_authorised(token, header):
+        raise Unauthorized("The token is missing or wrong: send Authorization: Bearer TOKEN.")
 
 
 class PanicError(Exception):

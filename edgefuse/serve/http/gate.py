@@ -11,8 +11,7 @@ from http import HTTPStatus
 
 from werkzeug.exceptions import Unauthorized
 
-from edgefuse.serve.http.access import WRONG_TOKEN, is_authorised
-from edgefuse.serve.http.faults import status
+from edgefuse.serve.http.faults import check_token, status
 from edgefuse.serve.http.metrics import Metrics
 from edgefuse.serve.http.wire import END, refusal
 from edgefuse.serve.queue import Draining, Full, Queue
@@ -71,6 +70,5 @@ class Gate:
         if end < 0:
             return False
         given = _GIVEN.search(begun, 0, end + 2)
-        if given is None or not is_authorised(token, given[1].decode("latin-1").strip()):
-            raise Unauthorized(WRONG_TOKEN)
+        check_token(token, given and given[1].decode("latin-1").strip())
         return True

@@ -14,16 +14,10 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from werkzeug.exceptions import (
-    HTTPException,
-    RequestEntityTooLarge,
-    RequestTimeout,
-    TooManyRequests,
-    Unauthorized,
-)
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout, TooManyRequests
 
 from edgefuse.errors import EdgefuseError
-from edgefuse.serve.http import access, faults
+from edgefuse.serve.http import faults
 from edgefuse.serve.http.gate import INFERRING
 from edgefuse.serve.http.limits import BODIES, TOO_MANY_BYTES, Limits
 from edgefuse.serve.queue import Full, Pace
@@ -85,8 +79,8 @@ class Ingress:
             self._lookups -= 1
 
     async def _inferred(self, request: Request, asked: Asked) -> Answered:
-        if self._token is not None and not access.is_authorised(self._token, asked.fields.get("Authorization")):
-            raise Unauthorized(access.WRONG_TOKEN)
+        if self._token is not None:
+            faults.check_token(self._token, asked.fields.get("Authorization"))
         if self._held >= self._options.depth:
             raise Full(self._held, self._pace.p50_s)
         self._held += 1
