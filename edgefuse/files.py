@@ -1,4 +1,4 @@
-"""Files that others may have put there: opened without waiting, read within a bound."""
+"""Files that others may have put there: opened without waiting, read within a bound; and where a user has caches."""
 
 from __future__ import annotations
 
@@ -23,6 +23,18 @@ KINDS = {
 def reason(error: Exception) -> str:
     """Return why the system refused something, without the number and the path that Python adds."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def users_cache() -> Path | None:
+    """Return the folder of this user's caches: `$XDG_CACHE_HOME`, or `~/.cache`; None for a user without a home.
+
+    A relative `XDG_CACHE_HOME` is ignored, as its specification says.
+    """
+    chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return chosen if chosen.is_absolute() else Path.home() / ".cache"
+    except RuntimeError:  # such as one that a container knows by number alone
+        return None
 
 
 def open_unfollowed(path: str, flags: int) -> int:

@@ -27,7 +27,7 @@ from filelock import FileLock
 from edgefuse.datasets import seal
 from edgefuse.datasets.seal import Broken, Signature
 from edgefuse.errors import CacheError
-from edgefuse.files import OTHERS_WRITE
+from edgefuse.files import OTHERS_WRITE, users_cache
 from edgefuse.typed_json import decode
 
 __all__ = ["Cache", "cache_folder", "digest", "open_cache", "put"]
@@ -51,19 +51,16 @@ _whole: dict[Path, Signature] = {}
 def cache_folder() -> Path:
     """Return the cache folder: `EDGEFUSE_CACHE`, else `edgefuse` under `XDG_CACHE_HOME` or `~/.cache`.
 
-    It is absolute, since workers and tools stand elsewhere. A relative `XDG_CACHE_HOME` is ignored, as its
-    specification says.
+    It is absolute, since workers and tools stand elsewhere.
 
     Raises:
         CacheError: none of them is set, and this user has no home, such as one that a container knows by number alone.
     """
     if chosen := os.environ.get("EDGEFUSE_CACHE"):
         return Path(chosen).absolute()
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        return (base if base.is_absolute() else Path.home() / ".cache") / "edgefuse"
-    except RuntimeError as error:
-        raise CacheError("there is no folder for the cache", got="a user without a home", fix=_ANOTHER) from error
+    if (base := users_cache()) is None:
+        raise CacheError("there is no folder for the cache", got="a user without a home", fix=_ANOTHER)
+    return base / "edgefuse"
 
 
 def digest(key: object) -> str:

@@ -22,7 +22,7 @@ import msgspec
 from edgefuse.bundle.manifest import BuildPlan
 from edgefuse.bundle.spec import Record
 from edgefuse.errors import BackendError, EngineFileError
-from edgefuse.files import OTHERS_WRITE, open_unfollowed
+from edgefuse.files import OTHERS_WRITE, open_unfollowed, users_cache
 from edgefuse.typed_json import decode
 
 _MAGIC = b"edgefuse engine 1"
@@ -71,13 +71,11 @@ def jetpack(root: Path = Path("/")) -> str:
     return ""
 
 
-def _users_cache() -> Path:
-    chosen = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        return Path(chosen) if chosen.startswith("/") else Path.home() / ".cache"
-    except RuntimeError as error:  # such as one that a container knows by number alone
+def _folder() -> Path:
+    if (base := users_cache()) is None:
         fix = "set XDG_CACHE_HOME to a folder of this user's own"
-        raise BackendError("there is no folder to keep engines in", got="a user without a home", fix=fix) from error
+        raise BackendError("there is no folder to keep engines in", got="a user without a home", fix=fix)
+    return base / "edgefuse" / "engines"
 
 
 class EngineCache:
@@ -88,7 +86,7 @@ class EngineCache:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or _users_cache() / "edgefuse" / "engines"
+        self.folder = folder or _folder()
 
     def read(self, key: EngineKey) -> memoryview | None:
         """Return the engine of a key; None if it was never built.
